@@ -1,0 +1,128 @@
+/*
+ * The seam: what a hypervisor sees of the processor.
+ *
+ * One vmx_cpu is one logical processor in VMX root operation. Everything goes
+ * through the VMX instructions, VMCS fields and capability MSRs of the SDM,
+ * plus the state that VMX leaves to the hypervisor to switch (GPRs, CR2, DR0-3
+ * and DR6, XCR0, XSAVE state, MSRs that are not in the VMCS). Nothing else of
+ * the processor is visible: no TLB, no decoder. A second execution engine or a
+ * real VT-x back end would implement this header and nothing more.
+ *
+ * Host-physical addresses are this process's virtual addresses; MAXPHYADDR of
+ * the processor is 52 for host-physical addresses.
+ *
+ * Context: a vmx_cpu belongs to one thread at a time (the hypervisor
+ * serialises); only vmx_kick() may be called from anywhere, signal handlers
+ * included.
+ */
+#ifndef USERKVM_CPU_VMX_ISA_H
+#define USERKVM_CPU_VMX_ISA_H
+
+#include "lib/types.h"
+#include "sdm/exit_reasons.h"
+#include "sdm/vmcs_fields.h"
+#include "sdm/vmx.h"
+
+struct vmx_machine; /* what the logical processors of one machine share */
+struct vmx_cpu;
+
+#define VMCS_REVISION_ID 0x756b766dU /* "ukvm": first dword of a VMCS region */
+#define VMX_HOST_MAXPHYADDR 52
+
+/* -ENOMEM. A machine outlives its processors. */
+must_check int vmx_machine_create(struct vmx_machine **out);
+void vmx_machine_destroy(struct vmx_machine *m);
+
+/* A logical processor in VMX root operation, state as after RESET. -ENOMEM. */
+must_check int vmx_cpu_create(struct vmx_machine *m, struct vmx_cpu **out);
+void vmx_cpu_destroy(struct vmx_cpu *cpu);
+
+/* How a VMX instruction ended (SDM "VMX Instruction Reference", conventions). */
+enum vmx_result {
+	VMX_SUCCEED,
+	VMX_FAIL_INVALID, /* no current VMCS */
+	VMX_FAIL_VALID,	  /* reason in VM_INSTRUCTION_ERROR of the current VMCS */
+	VMX_BUS_ERROR,	  /* vmlaunch/vmresume only: see vmx_bus_error_address() */
+};
+
+must_check enum vmx_result vmclear(struct vmx_cpu *cpu, hpa_t vmcs);
+must_check enum vmx_result vmptrld(struct vmx_cpu *cpu, hpa_t vmcs);
+hpa_t vmptrst(struct vmx_cpu *cpu); /* ~0 when there is none */
+must_check enum vmx_result vmread(struct vmx_cpu *cpu, uint32_t field, uint64_t *value);
+must_check enum vmx_result vmwrite(struct vmx_cpu *cpu, uint32_t field, uint64_t value);
+must_check enum vmx_result invept(struct vmx_cpu *cpu, uint64_t type, uint64_t eptp);
+must_check enum vmx_result invvpid(struct vmx_cpu *cpu, uint64_t type, uint16_t vpid, gva_t gla);
+
+/*
+ * Run the guest of the current VMCS until it leaves non-root operation.
+ * VMX_SUCCEED: a VM exit (or failed entry, bit 31 of VM_EXIT_REASON) happened;
+ *   the exit-information fields say which. Host state is not loaded: the C
+ *   caller is the host.
+ * VMX_BUS_ERROR: guest memory behind a valid EPT mapping could not be accessed
+ *   (the client unmapped or truncated it). Guest state is saved at the start of
+ *   the instruction that needed it, as for an interrupt; VM_EXIT_REASON is
+ *   EXTERNAL_INTERRUPT; the hypervisor should drop the mapping and re-enter.
+ */
+must_check enum vmx_result vmlaunch(struct vmx_cpu *cpu);
+must_check enum vmx_result vmresume(struct vmx_cpu *cpu);
+hpa_t vmx_bus_error_address(struct vmx_cpu *cpu);
+
+/*
+ * An interprocessor interrupt for the hypervisor: the guest leaves at the next
+ * instruction-block boundary with EXIT_REASON_EXTERNAL_INTERRUPT; if the
+ * processor is not in the guest, the next entry leaves at once, before its
+ * first instruction. Any thread; async-signal-safe.
+ */
+void vmx_kick(struct vmx_cpu *cpu);
+/* Withdraw a kick that is still to be taken (owner thread only). */
+void vmx_kick_clear(struct vmx_cpu *cpu);
+
+/* The CPUID instruction in root operation. */
+void vmx_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t regs[4]);
+
+/*
+ * RDMSR and WRMSR in root operation: VMX capability MSRs (read), and the MSRs
+ * that the guest shares with the host because the VMCS does not switch them:
+ * STAR, LSTAR, CSTAR, SYSCALL_MASK, KERNEL_GS_BASE, TSC_AUX, XSS, TSC (read).
+ * -EINVAL where the instruction would raise #GP.
+ */
+must_check int vmx_rdmsr(struct vmx_cpu *cpu, uint32_t msr, uint64_t *value);
+must_check int vmx_wrmsr(struct vmx_cpu *cpu, uint32_t msr, uint64_t value);
+/* A capability MSR without a processor at hand (module set-up). */
+uint64_t vmx_capability_msr(uint32_t msr);
+
+/* State VMX leaves in the registers: valid between exit and entry. */
+uint64_t *vmx_gprs(struct vmx_cpu *cpu); /* 16, hardware order; [RSP] unused: VMCS */
+uint64_t vmx_get_cr2(struct vmx_cpu *cpu);
+void vmx_set_cr2(struct vmx_cpu *cpu, uint64_t v);
+uint64_t vmx_get_dr(struct vmx_cpu *cpu, unsigned nr); /* 0..3, 6 */
+void vmx_set_dr(struct vmx_cpu *cpu, unsigned nr, uint64_t v);
+uint64_t vmx_get_xcr0(struct vmx_cpu *cpu);
+void vmx_set_xcr0(struct vmx_cpu *cpu, uint64_t v);
+/* The guest's XSAVE area (standard format, host layout). */
+void *vmx_xsave_area(struct vmx_cpu *cpu, size_t *size_bytes);
+
+/*
+ * Memory that the guest executes may have been written behind the processor's
+ * back (by the client, by DMA): decoded code is verified again before its next
+ * use. To be called on each KVM_RUN.
+ */
+void vmx_sync_code(struct vmx_cpu *cpu);
+/* The same, when a range of host memory changes its meaning (any thread). */
+void vmx_invalidate_code(struct vmx_machine *m, hpa_t start, uint64_t size_bytes);
+
+/* Counters of this processor, for people; they never influence it. */
+#define VMX_CPU_COUNTERS(F)                                        \
+	F(instructions) F(blocks_run) F(blocks_decoded) F(tlb_fills) \
+	F(tlb_flushes) F(exits) F(code_invalidations)
+struct vmx_counters {
+#define VMX_COUNTER_FIELD(n) uint64_t n;
+	VMX_CPU_COUNTERS(VMX_COUNTER_FIELD)
+#undef VMX_COUNTER_FIELD
+};
+const struct vmx_counters *vmx_cpu_counters(struct vmx_cpu *cpu);
+
+/* "interp" or "jit" (USERKVM_ENGINE). */
+const char *vmx_engine_name(void);
+
+#endif

@@ -1,0 +1,87 @@
+/*
+ * The in-process interrupt controllers: local APIC, IOAPIC, 8259 pair, 8254.
+ * (Linux: arch/x86/kvm/{lapic,ioapic,i8259,i8254,irq,irq_comm}.c)
+ *
+ * Locks: pic and ioapic have one each; an APIC is owned by its vCPU's thread,
+ * its IRR and ISR bitmaps are atomics that any thread may set. News for a vCPU
+ * travels as KVM_REQ_EVENT + kvm_vcpu_kick().
+ */
+#ifndef USERKVM_IRQ_IRQ_H
+#define USERKVM_IRQ_IRQ_H
+
+#include "virt/irq_routing.h"
+#include "virt/kvm.h"
+
+/* What the local APIC must ask of the x86 room. */
+struct kvm_lapic_ops {
+	uint64_t (*read_guest_tsc)(struct kvm_vcpu *vcpu);
+	uint64_t (*guest_tsc_khz)(struct kvm_vcpu *vcpu);
+	/* guest CPUID: x2APIC offered, APIC offered, TSC-deadline offered */
+	bool (*has_x2apic)(struct kvm_vcpu *vcpu);
+	void (*apicbase_changed)(struct kvm_vcpu *vcpu); /* CPUID.1:EDX.APIC follows */
+};
+void kvm_irq_register(const struct kvm_lapic_ops *ops); /* once; also registers routing */
+
+/* KVM API: KVM_CREATE_IRQCHIP: PIC, IOAPIC, default routing. -EEXIST, -EINVAL (vCPUs exist), -ENOMEM. kvm->lock held. */
+must_check int kvm_irqchip_create(struct kvm *kvm);
+void kvm_irqchip_destroy(struct kvm *kvm);
+/* KVM_CAP_SPLIT_IRQCHIP: local APICs only, the client has IOAPIC and PIC. */
+must_check int kvm_irqchip_create_split(struct kvm *kvm, uint32_t nr_pins);
+static inline bool irqchip_in_kernel(struct kvm *kvm)
+{
+	return kvm->vpic != NULL || kvm->irqchip_split;
+}
+static inline bool pic_in_kernel(struct kvm *kvm) { return kvm->vpic != NULL; }
+must_check int kvm_vm_ioctl_get_irqchip(struct kvm *kvm, struct kvm_irqchip *chip);
+must_check int kvm_vm_ioctl_set_irqchip(struct kvm *kvm, const struct kvm_irqchip *chip);
+
+/* PIT. KVM_CREATE_PIT(2), KVM_{GET,SET}_PIT(2), KVM_REINJECT_CONTROL. */
+must_check int kvm_create_pit(struct kvm *kvm, uint32_t flags);
+void kvm_free_pit(struct kvm *kvm);
+int kvm_vm_ioctl_get_pit2(struct kvm *kvm, struct kvm_pit_state2 *ps);
+int kvm_vm_ioctl_set_pit2(struct kvm *kvm, const struct kvm_pit_state2 *ps);
+int kvm_vm_ioctl_reinject(struct kvm *kvm, const struct kvm_reinject_control *c);
+
+/* Local APIC life. kvm_create_lapic only when irqchip_in_kernel(). */
+must_check int kvm_create_lapic(struct kvm_vcpu *vcpu);
+void kvm_free_lapic(struct kvm_vcpu *vcpu);
+void kvm_lapic_reset(struct kvm_vcpu *vcpu, bool init_event);
+
+/* What the run loop asks (irq.c of Linux). Owner thread. */
+bool kvm_cpu_has_interrupt(struct kvm_vcpu *vcpu);	/* LAPIC, or PIC through LINT0/ExtINT */
+bool kvm_cpu_has_injectable_intr(struct kvm_vcpu *vcpu);
+int kvm_cpu_get_interrupt(struct kvm_vcpu *vcpu);	/* vector taken in service, or -1 */
+bool kvm_apic_accept_pic_intr(struct kvm_vcpu *vcpu);
+bool kvm_cpu_has_pending_timer(struct kvm_vcpu *vcpu);
+void kvm_inject_pending_timer_irqs(struct kvm_vcpu *vcpu);
+int kvm_lapic_find_highest_irr(struct kvm_vcpu *vcpu);	/* -1 none */
+bool kvm_apic_init_sipi_pending(struct kvm_vcpu *vcpu);
+/* Takes pending INIT / SIPI: bits 0 INIT, 1 SIPI; vector in *sipi_vector. */
+unsigned kvm_apic_take_init_sipi(struct kvm_vcpu *vcpu, uint8_t *sipi_vector);
+
+/* TPR, base, EOI, registers. */
+uint64_t kvm_lapic_get_cr8(struct kvm_vcpu *vcpu);
+void kvm_lapic_set_tpr(struct kvm_vcpu *vcpu, uint64_t cr8);
+void kvm_lapic_set_eoi(struct kvm_vcpu *vcpu);
+uint64_t kvm_get_apic_base(struct kvm_vcpu *vcpu);
+must_check int kvm_set_apic_base(struct kvm_vcpu *vcpu, uint64_t value, bool host_initiated); /* 1: #GP */
+void kvm_apic_update_ppr(struct kvm_vcpu *vcpu);
+/* xAPIC registers at the APIC base: 0 taken, -EOPNOTSUPP not the APIC's page (or x2APIC/disabled). */
+must_check int kvm_lapic_mmio_read(struct kvm_vcpu *vcpu, gpa_t addr, int len, void *val);
+must_check int kvm_lapic_mmio_write(struct kvm_vcpu *vcpu, gpa_t addr, int len, const void *val);
+/* x2APIC MSRs 800h-8ffh: 0, or 1 for #GP. */
+must_check int kvm_x2apic_msr_read(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data);
+must_check int kvm_x2apic_msr_write(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t data);
+uint64_t kvm_get_lapic_tscdeadline_msr(struct kvm_vcpu *vcpu);
+void kvm_set_lapic_tscdeadline_msr(struct kvm_vcpu *vcpu, uint64_t data);
+must_check int kvm_apic_get_state(struct kvm_vcpu *vcpu, struct kvm_lapic_state *s);
+must_check int kvm_apic_set_state(struct kvm_vcpu *vcpu, const struct kvm_lapic_state *s);
+/* LINT1 as NMI: KVM_NMI goes to the vCPU itself; this is the APIC's say. */
+void kvm_apic_nmi_wd_deliver(struct kvm_vcpu *vcpu);
+
+/* MSI: KVM API: KVM_SIGNAL_MSI. > 0 delivered, 0 blocked by the guest, < 0 error. */
+int kvm_send_userspace_msi(struct kvm *kvm, const struct kvm_msi *msi);
+/* KVM API: KVM_IRQ_LINE(_STATUS). */
+int kvm_vm_ioctl_irq_line(struct kvm *kvm, struct kvm_irq_level *irq);
+
+#endif

@@ -1,0 +1,110 @@
+/*
+ * What the instruction semantics need from whoever embeds them, and the
+ * helpers every handler is written with.
+ *
+ * Two embedders: the processor (src/cpu, with TLB, paging, VMX) and the
+ * hypervisor's MMIO emulator (src/x86/emulate.c, whose TLB is always empty and
+ * whose mem() serves devices). There is one x86, not two.
+ */
+#ifndef USERKVM_ISA_ISA_H
+#define USERKVM_ISA_ISA_H
+
+#include "isa/cpu_state.h"
+#include "isa/insn.h"
+
+enum isa_access {
+	ISA_READ = 1,
+	ISA_WRITE = 2,
+	ISA_RMW = 3,	    /* read, and write permission checked first */
+	ISA_IMPLICIT = 4,   /* or-ed: implicit supervisor access (GDT, IDT, TSS, …) */
+};
+
+struct isa_decoded; /* the decoder's own result, isa/decoder.h */
+
+struct isa_ops {
+	/*
+	 * Slow path of every data access that misses the TLB.
+	 * Returns a host pointer through which [lin, lin+size) may be accessed
+	 * as `how` says: guest memory itself, or `bounce` (>= size bytes),
+	 * filled with the current bytes where how includes ISA_READ. All checks
+	 * a write needs are made here. Where it returned bounce for a write,
+	 * the caller finishes with mem_commit(), which cannot fault.
+	 * Leaves by unwinding on a fault or VM exit. size <= 64.
+	 */
+	void *(*mem)(struct cpu_state *cs, uint64_t lin, unsigned size,
+		     enum isa_access how, void *bounce);
+	void (*mem_commit)(struct cpu_state *cs, uint64_t lin, unsigned size,
+			   const void *bounce);
+	/* Deliver cs->exception; cs->cur is the faulting instruction. */
+	void (*raise)(struct cpu_state *cs) __attribute__((noreturn));
+	/*
+	 * Handler of an instruction the isa room does not own (system
+	 * instructions: segments, far transfers, CRs, I/O, HLT, CPUID, …), with
+	 * *i filled in; may change i->flags/extra/aux. NULL: raise #UD.
+	 */
+	isa_fn *(*system)(const struct isa_decoded *d, struct isa_insn *i);
+};
+
+/* RIP of the running instruction, and of the one after it. */
+static inline uint64_t isa_rip(const struct cpu_state *cs)
+{
+	return cs->block_rip + cs->cur->off;
+}
+
+static inline uint64_t isa_next_rip(const struct cpu_state *cs, const struct isa_insn *i)
+{
+	return cs->block_rip + i->off + i->len;
+}
+
+/* Raise a fault: fills cs->exception and unwinds through ops->raise. */
+void isa_raise(struct cpu_state *cs, enum exception_vector v) __attribute__((noreturn));
+void isa_raise_error(struct cpu_state *cs, enum exception_vector v, uint32_t error_code)
+	__attribute__((noreturn));
+
+/* Effective address (offset) of the memory operand, truncated to adsize. */
+uint64_t isa_ea(const struct cpu_state *cs, const struct isa_insn *i);
+
+/*
+ * Segment offset to linear address, with every check of a data access of
+ * `size` bytes: in 64-bit mode base of FS/GS only (canonicality is the slow
+ * path's); else limit, type and null checks: #SS(0) for SS, #GP(0) otherwise.
+ */
+uint64_t isa_linear(struct cpu_state *cs, enum sreg seg, uint64_t offset, unsigned size,
+		    enum isa_access how);
+
+/*
+ * Data accesses by linear address; size 1, 2, 4 or 8 (load and store), any
+ * size up to 64 (_bytes). Inline TLB look-up first, ops->mem() behind it.
+ * Aligned ones up to 8 bytes are single-copy atomic.
+ */
+uint64_t isa_load(struct cpu_state *cs, uint64_t lin, unsigned size);
+void isa_store(struct cpu_state *cs, uint64_t lin, unsigned size, uint64_t v);
+void isa_load_bytes(struct cpu_state *cs, uint64_t lin, void *buf, unsigned size);
+void isa_store_bytes(struct cpu_state *cs, uint64_t lin, const void *buf, unsigned size);
+
+/* The stack, at the current stack width; RSP moves only if the access works. */
+void isa_push(struct cpu_state *cs, unsigned size, uint64_t v);
+uint64_t isa_pop(struct cpu_state *cs, unsigned size);
+
+/* The r/m operand of `size` bytes, register (dst or src as `reg`) or memory. */
+uint64_t isa_read_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size);
+void isa_write_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size, uint64_t v);
+
+/* A GPR write of `size` bytes with the architecture's zero-extension rule. */
+static inline void isa_set_gpr(struct cpu_state *cs, unsigned reg, unsigned size, uint64_t v)
+{
+	switch (size) {
+	case 1: cs->gpr[reg] = (cs->gpr[reg] & ~0xffULL) | (v & 0xff); break;
+	case 2: cs->gpr[reg] = (cs->gpr[reg] & ~0xffffULL) | (v & 0xffff); break;
+	case 4: cs->gpr[reg] = (uint32_t)v; break;
+	default: cs->gpr[reg] = v; break;
+	}
+}
+
+/*
+ * CPUID as the engines implement it: the host's own leaf, masked to what works
+ * here (DESIGN: a masked view of the silicon). No VMX, no hypervisor leaves.
+ */
+void isa_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t regs[4]);
+
+#endif

@@ -1,0 +1,88 @@
+/*
+ * Messages: see log.h. Each message is formatted into a buffer of its own and
+ * leaves by one write(2), so lines of several threads do not mix.
+ */
+#include "lib/log.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "lib/error.h"
+
+static const char *const class_name[LOG_CLASSES] = {
+	[LOG_ERRORS] = "errors",
+	[LOG_INFO] = "info",
+	[LOG_DEBUG] = "debug",
+};
+
+bool log_enabled(enum log_class c)
+{
+	const char *want = getenv("USERKVM_LOG");
+	size_t len = strlen(class_name[c]);
+
+	while (want && *want) {
+		size_t n = strcspn(want, ",");
+
+		if (n == len && strncmp(want, class_name[c], n) == 0)
+			return true;
+		want += n + (want[n] == ',');
+	}
+	return false;
+}
+
+static void emit(const char *prefix, const char *fmt, va_list ap)
+{
+	char buf[512];
+	int n = snprintf(buf, sizeof(buf), "userkvm: %s", prefix);
+	int m = vsnprintf(buf + n, sizeof(buf) - (size_t)n - 1, fmt, ap);
+
+	if (m < 0)
+		return;
+	n += m;
+	if (n > (int)sizeof(buf) - 2)
+		n = (int)sizeof(buf) - 2;
+	buf[n++] = '\n';
+	/* stderr may be closed; there is nobody left to tell. */
+	if (write(STDERR_FILENO, buf, (size_t)n) < 0)
+		return;
+}
+
+void log_line(enum log_class c, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!log_enabled(c))
+		return;
+	va_start(ap, fmt);
+	emit("", fmt, ap);
+	va_end(ap);
+}
+
+void log_always(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	emit("", fmt, ap);
+	va_end(ap);
+}
+
+int err_born_at(int e, const char *file, int line, const char *fmt, ...)
+{
+	char prefix[128];
+	va_list ap;
+	int saved = errno;
+
+	if (log_enabled(LOG_ERRORS)) {
+		snprintf(prefix, sizeof(prefix), "%s:%d: %s: ", file, line,
+			 strerror(e));
+		va_start(ap, fmt);
+		emit(prefix, fmt, ap);
+		va_end(ap);
+	}
+	errno = saved;
+	return -e;
+}

@@ -1,0 +1,23 @@
+/*
+ * Messages to stderr, never to stdout (it is the client's).
+ *
+ * USERKVM_LOG is a comma list: errors (every err_born), info, debug. A broken
+ * VM is always reported. Callable from any thread; not from a signal handler.
+ */
+#ifndef USERKVM_LIB_LOG_H
+#define USERKVM_LIB_LOG_H
+
+#include <stdbool.h>
+
+enum log_class { LOG_ERRORS, LOG_INFO, LOG_DEBUG, LOG_CLASSES };
+
+bool log_enabled(enum log_class c);
+
+/* One line "userkvm: …" on stderr when the class is enabled. */
+void log_line(enum log_class c, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+
+/* One line on stderr always: for what the user must see. */
+void log_always(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+#endif

@@ -1,0 +1,131 @@
+/*
+ * The hypervisor's MMU: guest-physical memory as page tables of our own.
+ * (Linux: arch/x86/kvm/mmu.)
+ *
+ * A vCPU's MMU context (struct kvm_mmu) is a table of operations chosen by
+ * kvm_init_mmu(): init_kvm_tdp_mmu (EPT), init_kvm_softmmu (shadow paging) or
+ * init_kvm_nested_mmu (while L2 runs). Nothing outside asks "is this EPT?".
+ *
+ * TDP MMU: one root per (address space, level, A/D) is shared by the VM's
+ * vCPUs. Faults are handled in parallel: mmu_lock for reading, entries changed
+ * by compare-exchange, tables freed after a grace period. Zapping a slot takes
+ * the lock for writing.
+ */
+#ifndef USERKVM_MMU_MMU_H
+#define USERKVM_MMU_MMU_H
+
+#include "virt/kvm.h"
+
+#define INVALID_PAGE (~(hpa_t)0)
+
+/* What a page fault came to (Linux RET_PF_*). */
+enum ret_pf {
+	RET_PF_CONTINUE,
+	RET_PF_RETRY,	 /* start the guest again, it will fault again or not */
+	RET_PF_EMULATE,	 /* MMIO: emulate the instruction */
+	RET_PF_INVALID,	 /* the MMIO entry is stale: treat as a fault */
+	RET_PF_FIXED,
+	RET_PF_SPURIOUS,
+};
+
+/* Guest registers the MMU must look at, supplied by the x86 room. */
+struct kvm_mmu_guest_ops {
+	uint64_t (*get_cr0)(struct kvm_vcpu *vcpu);
+	uint64_t (*get_cr3)(struct kvm_vcpu *vcpu);
+	uint64_t (*get_cr4)(struct kvm_vcpu *vcpu);
+	uint64_t (*get_efer)(struct kvm_vcpu *vcpu);
+	uint64_t (*get_rflags)(struct kvm_vcpu *vcpu);
+	uint64_t (*get_pdptr)(struct kvm_vcpu *vcpu, int index);
+	int (*get_maxphyaddr)(struct kvm_vcpu *vcpu); /* guest CPUID 80000008h */
+	int (*get_cpl)(struct kvm_vcpu *vcpu);
+	bool (*is_smm)(struct kvm_vcpu *vcpu);
+};
+
+/* What the MMU asks of the vendor room (vmx), so that it knows no VMCS. */
+struct kvm_mmu_vendor_ops {
+	/* set_tdp_cr3 / vmx_set_cr3: root_hpa is the *host-physical address of the EPT root*. */
+	void (*set_cr3)(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level);
+	void (*flush_tlb_current)(struct kvm_vcpu *vcpu); /* INVEPT of the current EPTP */
+};
+
+struct kvm_page_fault_info { /* x86_exception of the guest walk */
+	uint8_t vector;
+	uint16_t error_code;
+	uint64_t address;
+};
+
+struct kvm_mmu {
+	/* chosen at init */
+	int (*page_fault)(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault);
+	gpa_t (*gva_to_gpa)(struct kvm_vcpu *vcpu, gva_t gva, uint32_t access,
+			    struct kvm_page_fault_info *exception);
+	void (*set_cr3)(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level);
+	uint64_t (*get_cr3)(struct kvm_vcpu *vcpu);
+	void (*sync_roots)(struct kvm_vcpu *vcpu); /* NULL: nothing can be unsync */
+	bool direct_map;
+
+	hpa_t root_hpa; /* (o) INVALID_PAGE: kvm_mmu_load() before the next entry */
+	int root_level; /* of our tables: 4 or 5 */
+	int guest_level; /* of the guest's: 0 (no paging), 2, 3, 4 */
+	uint32_t role;
+};
+
+/* Module knobs (USERKVM_PARAMS), read once. */
+struct kvm_mmu_params {
+	bool ept, eptad, tdp_mmu, eager_page_split, nx_huge_pages;
+};
+const struct kvm_mmu_params *kvm_mmu_params(void);
+
+void kvm_mmu_register_guest(const struct kvm_mmu_guest_ops *g, const struct kvm_mmu_vendor_ops *v);
+must_check int kvm_mmu_init_vm(struct kvm *kvm);
+void kvm_mmu_uninit_vm(struct kvm *kvm);
+must_check int kvm_mmu_create(struct kvm_vcpu *vcpu);
+void kvm_mmu_destroy(struct kvm_vcpu *vcpu);
+/* Choose the context for the guest's mode; called after CR0/CR4/EFER changes (kvm_mmu_reset_context). */
+void kvm_init_mmu(struct kvm_vcpu *vcpu);
+void kvm_mmu_reset_context(struct kvm_vcpu *vcpu);
+/* Drop this vCPU's root; the next entry loads one. */
+void kvm_mmu_unload(struct kvm_vcpu *vcpu);
+
+/* kvm_mmu_reload: only when root_hpa == INVALID_PAGE. -ENOMEM. */
+must_check int kvm_mmu_load(struct kvm_vcpu *vcpu);
+must_check static inline int kvm_mmu_reload(struct kvm_vcpu *vcpu)
+{
+	if (likely(vcpu->mmu->root_hpa != INVALID_PAGE))
+		return 0;
+	return kvm_mmu_load(vcpu);
+}
+
+/*
+ * The way in for EPT violations and misconfigurations.
+ * error_code: PFERR_* as KVM makes it of the exit qualification.
+ * Returns 1: re-enter the guest. 0: exit to the client, run->exit_reason is
+ * set. < 0: -EFAULT (the client's memory is gone) and the like, KVM_RUN's value.
+ * KVM_MMU_EMULATE (2): MMIO, the caller emulates the instruction at gpa.
+ */
+#define KVM_MMU_EMULATE 2
+must_check int kvm_mmu_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code);
+/* EPT misconfiguration at gpa: emulate, retry (stale generation), or -EINVAL (reserved bits: KVM bug). */
+enum ret_pf handle_mmio_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa);
+
+/* Drop every translation of host memory [start, end), of every VM of this process. Any thread. */
+void kvm_mmu_invalidate_hva_range(hva_t start, hva_t end);
+
+/*
+ * The hypervisor's walk of the guest's page tables (for emulation).
+ * access: PFERR_USER/WRITE/FETCH bits. INVALID_PAGE with *exception filled
+ * when the guest would get #PF.
+ */
+#define kvm_mmu_gva_to_gpa(vcpu, gva, access, e) ((vcpu)->mmu->gva_to_gpa((vcpu), (gva), (access), (e)))
+
+/* Every table reachable once, counters true, leaves inside slots, formats legal: number of faults found. */
+int mmu_check(struct kvm *kvm);
+
+/* Bytes of page tables, and leaves by level (1..3), for people and the bench. */
+struct kvm_mmu_usage {
+	uint64_t table_pages;
+	uint64_t leaves[4];
+};
+void kvm_mmu_usage(struct kvm *kvm, struct kvm_mmu_usage *u);
+
+#endif

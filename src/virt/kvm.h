@@ -1,0 +1,203 @@
+/*
+ * The VM and its vCPUs, as far as they are not x86: life cycle, requests and
+ * kicks, the run state machine. (Linux: struct kvm, struct kvm_vcpu.)
+ *
+ * Lock order, outer to inner:
+ *   kvm->lock > vcpu->mutex > kvm->slots_lock > kvm->irq_lock > mmu_lock
+ * RCU (liburcu) protects memslots, buses, the irq routing table and freed page
+ * tables. A thread that runs in the guest is not in a read-side section.
+ *
+ * Field letters: (c) constant after create, (o) owner vCPU thread only,
+ * [s] slots_lock, [l] kvm->lock, (r) RCU, (a) atomic.
+ */
+#ifndef USERKVM_VIRT_KVM_H
+#define USERKVM_VIRT_KVM_H
+
+#include <linux/kvm.h>
+#include <pthread.h>
+
+#include "lib/types.h"
+#include "virt/memslot.h"
+
+#define KVM_MAX_VCPUS 1024
+#define KVM_MAX_VCPU_IDS 4096
+#define KVM_ADDRESS_SPACE_NUM 2 /* 0 normal, 1 SMM */
+#define KVM_VCPU_MMAP_PAGES 3	/* kvm_run, PIO data, coalesced ring */
+
+enum kvm_bus_id { KVM_MMIO_BUS, KVM_PIO_BUS, KVM_FAST_MMIO_BUS, KVM_NR_BUSES };
+
+struct kvm_io_bus;
+struct kvm_irq_routing_table;
+struct kvm_vcpu;
+
+struct kvm {
+	uint64_t mm_id; /* (c) host_mm_id() of the creator: kvm->mm */
+	pthread_mutex_t lock;
+	pthread_mutex_t slots_lock;
+	pthread_mutex_t irq_lock;
+	struct kvm_memslots *memslots[KVM_ADDRESS_SPACE_NUM]; /* (r)[s] */
+	struct kvm_vcpu *vcpus[KVM_MAX_VCPUS];		      /* (r)[l] by index */
+	uint32_t nr_vcpus;				      /* (a) published vCPUs */
+	struct kvm_io_bus *buses[KVM_NR_BUSES];		      /* (r)[s] */
+	struct kvm_irq_routing_table *irq_routing;	      /* (r) irq_lock */
+	uint32_t refcount;				      /* (a) fds and vCPUs */
+	bool dead;					      /* (a) broken invariant: -EIO from every ioctl */
+	/*
+	 * Invalidation sequence (Linux mmu_invalidate_seq): a page fault samples
+	 * it before looking at the client's mapping and starts over if it moved.
+	 */
+	uint64_t mmu_invalidate_seq;	    /* (a) */
+	uint32_t mmu_invalidate_in_progress; /* (a) */
+
+	struct kvm_mmu_vm *mmu_vm; /* (c) mmu room's part */
+	struct kvm_irqfds *irqfds; /* (c) eventfd part */
+	void *coalesced;	   /* (c) coalesced MMIO part */
+	/* irq room's chips; NULL without KVM_CREATE_IRQCHIP / _PIT2 */
+	struct kvm_pic *vpic;
+	struct kvm_ioapic *vioapic;
+	struct kvm_pit *vpit;
+	bool irqchip_split;	   /* [l] KVM_CAP_SPLIT_IRQCHIP: local APICs only */
+	uint32_t nr_reserved_ioapic_pins;
+	struct kvm_arch *arch; /* (c) x86 room's part */
+};
+
+/* What a vCPU thread is doing (Linux vcpu->mode). */
+enum kvm_vcpu_mode { OUTSIDE_GUEST_MODE, IN_GUEST_MODE, EXITING_GUEST_MODE };
+
+/* Requests: bits of vcpu->requests, served in this order before each entry. */
+#define KVM_REQUESTS(F)       \
+	F(VM_DEAD)            \
+	F(TLB_FLUSH)          \
+	F(MMU_RELOAD)         \
+	F(MMU_SYNC)           \
+	F(CLOCK_UPDATE)       \
+	F(MASTERCLOCK_UPDATE) \
+	F(REPORT_TPR_ACCESS)  \
+	F(TRIPLE_FAULT)       \
+	F(EVENT)              \
+	F(NMI)                \
+	F(SMI)                \
+	F(PENDING_TIMER)      \
+	F(UNBLOCK)            \
+	F(SCAN_IOAPIC)        \
+	F(IOAPIC_EOI_EXIT)    \
+	F(OUTSIDE_GUEST)
+enum kvm_request {
+#define KVM_REQ_ENUM(n) KVM_REQ_##n,
+	KVM_REQUESTS(KVM_REQ_ENUM)
+#undef KVM_REQ_ENUM
+	KVM_NR_REQUESTS
+};
+
+struct kvm_vcpu {
+	struct kvm *kvm;     /* (c) */
+	uint32_t vcpu_id;    /* (c) the client's number: APIC id */
+	uint32_t vcpu_idx;   /* (c) position in kvm->vcpus */
+	struct kvm_run *run; /* (c) the mmap-able pages; shared with the client */
+	int run_memfd;	     /* (c) the file behind them */
+	pthread_mutex_t mutex; /* one vCPU ioctl at a time */
+	uint64_t requests;   /* (a) bits of enum kvm_request */
+	int mode;	     /* (a) enum kvm_vcpu_mode */
+	uint32_t wake_word;  /* (a) futex that kvm_vcpu_block() sleeps on */
+	bool blocked;	     /* (a) sleeping in kvm_vcpu_block() */
+	uint32_t signal_seen; /* (a) a client signal handler ran on this thread in KVM_RUN */
+
+	/* sigset of KVM_SET_SIGNAL_MASK (kernel sigset, 64 bits) (o) */
+	bool sigset_active;
+	uint64_t sigset;
+
+	/* last-used memslot index per address space (o) */
+	uint32_t last_used_slot[KVM_ADDRESS_SPACE_NUM];
+
+	/* Interrupts the processor of a vCPU in guest mode (vmx_kick). (c) */
+	void (*kick_processor)(struct kvm_vcpu *vcpu);
+
+	struct kvm_mmu *mmu;	 /* (o) current MMU context, mmu room */
+	struct kvm_mmu_vcpu *mmu_vcpu; /* (c) mmu room's part */
+	struct kvm_lapic *apic;	 /* (c) irq room; NULL without in-kernel irqchip */
+	struct vcpu_vmx *vmx;	 /* (c) vmx room's part */
+	struct kvm_vcpu_arch *arch; /* (c) x86 room's part */
+
+	/* counters in KVM_GET_STATS_FD's terms; (a) relaxed */
+	struct kvm_vcpu_stat {
+		uint64_t exits, io_exits, mmio_exits, signal_exits, halt_exits, irq_exits,
+			request_irq_exits, irq_window_exits, nmi_window_exits, host_state_reload,
+			irq_injections, nmi_injections, hypercalls, insn_emulation, fpu_reload,
+			pf_taken, pf_fixed, pf_emulate, pf_spurious, pf_fast, pf_mmio_spte_created,
+			pf_guest, tlb_flush, invlpg, halt_wakeup, l1d_flush, guest_mode;
+	} stat;
+};
+
+/* --- VM --- */
+
+/*
+ * kvm_create_vm: memslots for both address spaces, buses, locks, then
+ * kvm_arch_init_vm() through `arch_init`. -ENOMEM.
+ */
+must_check int kvm_create_vm(struct kvm **out);
+void kvm_get_kvm(struct kvm *kvm);
+void kvm_put_kvm(struct kvm *kvm); /* the last one destroys */
+/* A broken invariant: message on stderr, every later ioctl gives -EIO. */
+void kvm_vm_bugged(struct kvm *kvm, const char *why);
+
+/* Hooks the x86 room registers once, so that virt knows no x86. */
+struct kvm_arch_ops {
+	int (*init_vm)(struct kvm *kvm);
+	void (*destroy_vm)(struct kvm *kvm);
+	int (*vcpu_create)(struct kvm_vcpu *vcpu);
+	void (*vcpu_destroy)(struct kvm_vcpu *vcpu);
+	/* The vCPU has something to do, so that HLT should end. */
+	bool (*vcpu_runnable)(struct kvm_vcpu *vcpu);
+};
+void kvm_register_arch(const struct kvm_arch_ops *ops);
+
+/* --- vCPUs --- */
+
+/*
+ * kvm_vm_ioctl_create_vcpu up to, not including, the fd: -EINVAL (id),
+ * -EEXIST, -ENOMEM. run_memfd is created here with KVM_VCPU_MMAP_PAGES pages.
+ */
+must_check int kvm_create_vcpu(struct kvm *kvm, uint32_t id, struct kvm_vcpu **out);
+struct kvm_vcpu *kvm_get_vcpu_by_id(struct kvm *kvm, uint32_t id);
+
+static inline struct kvm_vcpu *kvm_get_vcpu(struct kvm *kvm, uint32_t idx)
+{
+	return idx < __atomic_load_n(&kvm->nr_vcpus, __ATOMIC_ACQUIRE) ? kvm->vcpus[idx] : NULL;
+}
+
+#define kvm_for_each_vcpu(idx, vcpu, kvm) \
+	for ((idx) = 0; ((vcpu) = kvm_get_vcpu((kvm), (idx))) != NULL; (idx)++)
+
+/* --- requests, kicks, blocking --- */
+
+static inline void kvm_make_request(enum kvm_request r, struct kvm_vcpu *vcpu)
+{
+	__atomic_fetch_or(&vcpu->requests, BIT_ULL(r), __ATOMIC_SEQ_CST);
+}
+
+static inline bool kvm_test_request(enum kvm_request r, struct kvm_vcpu *vcpu)
+{
+	return __atomic_load_n(&vcpu->requests, __ATOMIC_RELAXED) & BIT_ULL(r);
+}
+
+static inline bool kvm_check_request(enum kvm_request r, struct kvm_vcpu *vcpu)
+{
+	if (likely(!kvm_test_request(r, vcpu)))
+		return false;
+	return __atomic_fetch_and(&vcpu->requests, ~BIT_ULL(r), __ATOMIC_SEQ_CST) & BIT_ULL(r);
+}
+
+/* Make a vCPU in the guest leave it and one that sleeps wake. Any thread, signal-safe. */
+void kvm_vcpu_kick(struct kvm_vcpu *vcpu);
+void kvm_vcpu_wake_up(struct kvm_vcpu *vcpu);
+/* Request on every vCPU; returns after each running one has left guest mode. */
+void kvm_make_all_cpus_request(struct kvm *kvm, enum kvm_request r);
+void kvm_flush_remote_tlbs(struct kvm *kvm);
+
+/*
+ * Sleep until arch_ops.vcpu_runnable(), kvm_vcpu_kick() or a client signal.
+ * 0, or -EINTR when a client's handler ran (signal_seen).
+ */
+int kvm_vcpu_block(struct kvm_vcpu *vcpu);
+
+#endif

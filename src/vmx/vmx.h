@@ -1,0 +1,149 @@
+/*
+ * KVM's use of VMX: programming the VMCS, entering, the table of exit
+ * handlers, event injection. (Linux: arch/x86/kvm/vmx.)
+ *
+ * The VMCS is written by vmwrite only; the processor is cpu/vmx_isa.h and
+ * nothing else. What an exit handler needs of the rest of KVM (CPUID, MSRs,
+ * port I/O, emulation, …) it asks through struct vmx_services, so that the
+ * arrow stays x86 -> vmx.
+ *
+ * Context: all functions with a vcpu: owner thread (vcpu->mutex held), unless
+ * it says otherwise.
+ */
+#ifndef USERKVM_VMX_VMX_H
+#define USERKVM_VMX_VMX_H
+
+#include "cpu/vmx_isa.h"
+#include "sdm/regs.h"
+#include "virt/kvm.h"
+
+struct vcpu_vmx;
+
+/* Module knobs (USERKVM_PARAMS), read once, cut down to what the processor has. */
+struct vmx_params {
+	bool unrestricted_guest, vpid, pml, preemption_timer, flexpriority;
+};
+const struct vmx_params *vmx_params(void);
+
+/*
+ * Exit handlers return: 1 re-enter, 0 leave KVM_RUN with run->exit_reason set,
+ * < 0 KVM_RUN's error. All services follow it unless said otherwise.
+ */
+struct vmx_services {
+	int (*emulate_cpuid)(struct kvm_vcpu *vcpu);
+	int (*emulate_rdmsr)(struct kvm_vcpu *vcpu);
+	int (*emulate_wrmsr)(struct kvm_vcpu *vcpu);
+	int (*emulate_halt)(struct kvm_vcpu *vcpu); /* RIP already past HLT */
+	int (*emulate_hypercall)(struct kvm_vcpu *vcpu);
+	int (*emulate_xsetbv)(struct kvm_vcpu *vcpu);
+	int (*emulate_invpcid)(struct kvm_vcpu *vcpu, uint64_t type, gva_t desc);
+	int (*emulate_rdpmc)(struct kvm_vcpu *vcpu);
+	/* IN/OUT without a string prefix: port, size 1/2/4. Skips the instruction itself. */
+	int (*fast_pio)(struct kvm_vcpu *vcpu, uint16_t port, int size, bool in);
+	/* Whole-instruction emulation at RIP (string I/O, MMIO at gpa when has_gpa). */
+	int (*emulate_instruction)(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa);
+	int (*task_switch)(struct kvm_vcpu *vcpu, uint16_t selector, int source, bool has_error_code,
+			   uint32_t error_code, int idt_vector);
+	/* CR and DR writes by the guest: 0 done, 1 the guest gets #GP(0). */
+	int (*set_cr)(struct kvm_vcpu *vcpu, int nr, uint64_t value);
+	uint64_t (*get_cr8)(struct kvm_vcpu *vcpu);
+	int (*set_dr)(struct kvm_vcpu *vcpu, int nr, uint64_t value);
+	uint64_t (*get_dr)(struct kvm_vcpu *vcpu, int nr);
+	/* Queue for injection at the next entry. */
+	void (*queue_exception)(struct kvm_vcpu *vcpu, uint8_t vector, bool has_error_code,
+				uint32_t error_code, bool has_payload, uint64_t payload);
+	/* IDT-vectoring: an event was on its way when the exit happened; deliver it again. */
+	void (*requeue_exception)(struct kvm_vcpu *vcpu, uint8_t vector, bool has_error_code,
+				  uint32_t error_code);
+	void (*requeue_interrupt)(struct kvm_vcpu *vcpu, uint8_t vector, bool soft);
+	void (*requeue_nmi)(struct kvm_vcpu *vcpu);
+	/* The guest debugger's say on #DB, #BP: run->exit_reason = KVM_EXIT_DEBUG. */
+	bool (*guest_debug_exit)(struct kvm_vcpu *vcpu, uint8_t vector, uint64_t dr6);
+};
+void vmx_register_services(const struct vmx_services *s);
+
+/* vmx_create_vcpu: VPID, VMCS, controls, logical processor. -ENOMEM. */
+must_check int vmx_create_vcpu(struct kvm_vcpu *vcpu, struct vmx_machine *machine);
+void vmx_free_vcpu(struct kvm_vcpu *vcpu);
+/* State after RESET (init_event: INIT) as far as the VMCS holds it. */
+void vmx_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event);
+struct vmx_cpu *vmx_processor(struct kvm_vcpu *vcpu);
+
+/*
+ * vmx_vcpu_run: flush dirty registers, enter, save exit state.
+ * 0, or -errno for a failed VMLAUNCH/VMRESUME (run->exit_reason then says
+ * KVM_EXIT_FAIL_ENTRY and the function returns 0 through vmx_handle_exit).
+ */
+must_check int vmx_vcpu_run(struct kvm_vcpu *vcpu);
+must_check int vmx_handle_exit(struct kvm_vcpu *vcpu);
+uint32_t vmx_exit_reason(struct kvm_vcpu *vcpu);
+/* IDT-vectoring and NMI-unblocking after an exit: requeues through services. */
+void vmx_complete_interrupts(struct kvm_vcpu *vcpu);
+void vmx_cancel_injection(struct kvm_vcpu *vcpu);
+
+/* Registers. General ones: the processor's own array, RSP included (cached). */
+uint64_t *vmx_regs(struct kvm_vcpu *vcpu); /* 16; RSP valid; after writing RSP call vmx_set_rsp */
+void vmx_set_rsp(struct kvm_vcpu *vcpu, uint64_t v);
+uint64_t vmx_get_rip(struct kvm_vcpu *vcpu);
+void vmx_set_rip(struct kvm_vcpu *vcpu, uint64_t v);
+uint64_t vmx_get_rflags(struct kvm_vcpu *vcpu);
+void vmx_set_rflags(struct kvm_vcpu *vcpu, uint64_t v);
+void vmx_get_segment(struct kvm_vcpu *vcpu, struct kvm_segment *s, enum sreg nr);
+void vmx_set_segment(struct kvm_vcpu *vcpu, const struct kvm_segment *s, enum sreg nr);
+void vmx_get_tr_ldt(struct kvm_vcpu *vcpu, struct kvm_segment *tr, struct kvm_segment *ldt);
+void vmx_set_tr_ldt(struct kvm_vcpu *vcpu, const struct kvm_segment *tr, const struct kvm_segment *ldt);
+void vmx_get_gdt_idt(struct kvm_vcpu *vcpu, struct kvm_dtable *gdt, struct kvm_dtable *idt);
+void vmx_set_gdt_idt(struct kvm_vcpu *vcpu, const struct kvm_dtable *gdt, const struct kvm_dtable *idt);
+int vmx_get_cpl(struct kvm_vcpu *vcpu);
+bool vmx_is_64bit_code(struct kvm_vcpu *vcpu); /* CS.L with EFER.LMA */
+
+/* Guest control registers: the guest's values (shadow and mask applied). */
+uint64_t vmx_get_cr0(struct kvm_vcpu *vcpu);
+uint64_t vmx_get_cr3(struct kvm_vcpu *vcpu);
+uint64_t vmx_get_cr4(struct kvm_vcpu *vcpu);
+uint64_t vmx_get_efer(struct kvm_vcpu *vcpu);
+/* Set what the hardware shall run with: no architectural checks, no MMU reset (x86 does both). */
+void vmx_set_cr0(struct kvm_vcpu *vcpu, uint64_t v);
+void vmx_set_guest_cr3(struct kvm_vcpu *vcpu, uint64_t v); /* marks the VMCS copy stale */
+void vmx_set_cr4(struct kvm_vcpu *vcpu, uint64_t v);
+void vmx_set_efer(struct kvm_vcpu *vcpu, uint64_t v);
+void vmx_set_dr7(struct kvm_vcpu *vcpu, uint64_t v);
+uint64_t vmx_get_dr7(struct kvm_vcpu *vcpu);
+void vmx_get_pdptrs(struct kvm_vcpu *vcpu, uint64_t pdptrs[4]);
+void vmx_set_pdptrs(struct kvm_vcpu *vcpu, const uint64_t pdptrs[4]);
+
+/* vmx_set_cr3 of the walk-through: builds and loads the EPTP, and GUEST_CR3 where it is stale. */
+void vmx_set_cr3(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level);
+uint64_t construct_eptp(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level);
+void vmx_flush_tlb_current(struct kvm_vcpu *vcpu); /* INVEPT single context, the current EPTP */
+void vmx_flush_tlb_guest(struct kvm_vcpu *vcpu);   /* INVVPID single context */
+
+/* MSRs the VMCS or the processor holds: 0, or 1 when vmx does not know the MSR. */
+must_check int vmx_get_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data);
+must_check int vmx_set_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t data);
+/* Whether the guest may touch the MSR without an exit (MSR bitmap). */
+void vmx_set_msr_intercept(struct kvm_vcpu *vcpu, uint32_t msr, bool read, bool write, bool intercept);
+
+void vmx_write_tsc_offset(struct kvm_vcpu *vcpu, uint64_t offset);
+void vmx_write_tsc_multiplier(struct kvm_vcpu *vcpu, uint64_t multiplier); /* 48 fraction bits */
+
+/* Events. Shadow masks: KVM_X86_SHADOW_INT_MOV_SS, KVM_X86_SHADOW_INT_STI of <asm/kvm.h>. */
+uint32_t vmx_get_interrupt_shadow(struct kvm_vcpu *vcpu);
+void vmx_set_interrupt_shadow(struct kvm_vcpu *vcpu, uint32_t mask);
+bool vmx_interrupt_allowed(struct kvm_vcpu *vcpu);
+bool vmx_nmi_allowed(struct kvm_vcpu *vcpu);
+bool vmx_get_nmi_mask(struct kvm_vcpu *vcpu);
+void vmx_set_nmi_mask(struct kvm_vcpu *vcpu, bool masked);
+void vmx_inject_exception(struct kvm_vcpu *vcpu, uint8_t vector, bool has_error_code, uint32_t error_code);
+void vmx_inject_irq(struct kvm_vcpu *vcpu, uint8_t vector, bool soft);
+void vmx_inject_nmi(struct kvm_vcpu *vcpu);
+void vmx_enable_irq_window(struct kvm_vcpu *vcpu);
+void vmx_enable_nmi_window(struct kvm_vcpu *vcpu);
+/* KVM_SET_GUEST_DEBUG or #MC/#DB policy changed. */
+void vmx_update_exception_bitmap(struct kvm_vcpu *vcpu);
+void vmx_set_monitor_trap(struct kvm_vcpu *vcpu, bool on);
+
+/* RIP past the instruction that exited; clears the interrupt shadow. */
+void vmx_skip_emulated_instruction(struct kvm_vcpu *vcpu);
+
+#endif

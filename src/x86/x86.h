@@ -1,0 +1,219 @@
+/*
+ * The x86 vCPU: it joins the rooms. Registers, CPUID, MSRs, clock, the run
+ * loop, MMIO and port I/O. (Linux: arch/x86/kvm/{x86,cpuid,emulate,mtrr}.c)
+ *
+ * Files: vcpu.c (life, reset), run.c (requests, vcpu_enter_guest, KVM_RUN),
+ * event.c (queued exceptions, interrupts, NMI), regs.c (CR/DR/segments and
+ * their ioctls), fpu.c, cpuid.c, msr.c, mtrr.c, clock.c, pio.c, mmio.c,
+ * emulate.c (isa room over guest memory and devices), hypercall.c, debug.c.
+ */
+#ifndef USERKVM_X86_X86_H
+#define USERKVM_X86_X86_H
+
+#include "irq/irq.h"
+#include "mmu/mmu.h"
+#include "sdm/regs.h"
+#include "virt/kvm.h"
+#include "vmx/vmx.h"
+
+#define KVM_MAX_CPUID_ENTRIES 256
+#define KVM_MAX_MCE_BANKS 32
+
+struct pvclock_vcpu_time_info; /* x86/clock.h */
+
+struct kvm_arch {
+	struct vmx_machine *machine; /* (c) */
+	gpa_t tss_addr;		     /* [l] KVM_SET_TSS_ADDR */
+	gpa_t identity_map_addr;     /* [l] KVM_SET_IDENTITY_MAP_ADDR */
+	/* kvmclock: guest ns = host boottime ns + kvmclock_offset; guarded by clock_lock */
+	pthread_mutex_t clock_lock;
+	int64_t kvmclock_offset;
+	uint64_t default_tsc_khz;
+	uint64_t disabled_exits; /* [l] KVM_CAP_X86_DISABLE_EXITS */
+	bool exception_payload_enabled, triple_fault_event, user_space_msr_enabled;
+	uint32_t user_space_msr_mask; /* KVM_MSR_EXIT_REASON_* */
+	void *msr_filter;	     /* (r) KVM_X86_SET_MSR_FILTER, msr.c */
+	uint64_t hypercall_exit_enabled;
+	bool x2apic_format, x2apic_broadcast_quirk_disabled;
+	uint64_t disabled_quirks;
+	uint32_t bsp_vcpu_id;
+};
+
+/* One event waiting to be delivered (Linux: kvm_queued_exception). */
+struct kvm_queued_exception {
+	bool pending;  /* not yet put in the VMCS; side effects (CR2, DR6) not applied */
+	bool injected; /* on its way: deliver again if the entry did not complete */
+	bool has_error_code, has_payload;
+	uint8_t vector;
+	uint32_t error_code;
+	uint64_t payload;
+};
+struct kvm_queued_interrupt {
+	bool injected, soft;
+	uint8_t nr;
+};
+
+struct kvm_vcpu_arch {
+	/* CPUID the client set */
+	struct kvm_cpuid_entry2 *cpuid_entries; /* (o) */
+	int cpuid_nent;
+	int maxphyaddr;
+	uint64_t guest_supported_xcr0;
+
+	/* control state that is not in the VMCS */
+	uint64_t cr8;	  /* without in-kernel APIC */
+	uint64_t apic_base; /* with or without an in-kernel APIC: irq room keeps its own when there is one */
+	uint64_t xcr0, ia32_xss;
+	uint64_t db[4], dr6, dr7, eff_db[4];
+	uint32_t guest_debug; /* KVM_GUESTDBG_* */
+	uint64_t guest_debug_dr7;
+	uint64_t singlestep_rip;
+
+	/* events (event.c) */
+	struct kvm_queued_exception exception;
+	struct kvm_queued_interrupt interrupt;
+	uint32_t nmi_queued; /* (a) raised by anybody */
+	uint32_t nmi_pending;
+	bool nmi_injected;
+	bool smi_pending, smm;
+	uint64_t smbase;
+	bool request_irq_window; /* run->request_interrupt_window */
+
+	/* life */
+	int mp_state; /* KVM_MP_STATE_* (a) */
+	bool tpr_access_reporting;
+	gpa_t vapic_addr;
+
+	/* clock */
+	uint64_t virtual_tsc_khz, tsc_offset, tsc_scaling_ratio, tsc_adjust;
+	uint64_t pv_time_msr;	/* MSR_KVM_SYSTEM_TIME value, bit 0 enable */
+	uint64_t wall_clock_msr;
+	bool pvclock_set_guest_stopped;
+	uint32_t pv_version;
+
+	/* MSRs with storage only (msr.c) */
+	uint64_t ia32_misc_enable, arch_capabilities, microcode_version, spec_ctrl, smbase_msr;
+	uint64_t mtrr_fixed[11], mtrr_var[16], mtrr_deftype, pat;
+	uint64_t mcg_cap, mcg_status, mcg_ctl, mcg_ext_ctl, mce_banks[KVM_MAX_MCE_BANKS * 4];
+	uint64_t hwcr, de_cfg, osvw_length, osvw_status, platform_info, misc_features;
+	uint64_t steal_msr, pv_eoi_msr, async_pf_msr, poll_control;
+
+	/* unfinished business of the last exit to the client (mmio.c, pio.c, msr.c) */
+	int (*complete_userspace_io)(struct kvm_vcpu *vcpu);
+	struct {
+		int count; /* repetitions still in run->… */
+		int size;
+		bool in;
+		uint16_t port;
+		uint64_t linear_rip;
+	} pio;
+	struct kvm_emulator *emulator; /* (c) emulate.c's own */
+};
+
+/* --- life (vcpu.c) --- */
+void kvm_x86_init(void);	/* registers with virt, mmu, vmx, irq; idempotent */
+void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event);
+
+/* --- KVM_RUN (run.c) --- */
+/* KVM API: KVM_RUN. vcpu->mutex held. 0, -EINTR, -EFAULT, -EAGAIN, … */
+must_check int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu);
+
+/* --- events (event.c) --- */
+void kvm_queue_exception(struct kvm_vcpu *vcpu, uint8_t vector);
+void kvm_queue_exception_e(struct kvm_vcpu *vcpu, uint8_t vector, uint32_t error_code);
+void kvm_queue_exception_p(struct kvm_vcpu *vcpu, uint8_t vector, uint64_t payload);
+void kvm_inject_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_fault_info *fault);
+void kvm_inject_gp(struct kvm_vcpu *vcpu, uint32_t error_code);
+void kvm_inject_nmi(struct kvm_vcpu *vcpu); /* any thread */
+int kvm_vcpu_ioctl_interrupt(struct kvm_vcpu *vcpu, const struct kvm_interrupt *irq);
+int kvm_vcpu_ioctl_get_events(struct kvm_vcpu *vcpu, struct kvm_vcpu_events *e);
+int kvm_vcpu_ioctl_set_events(struct kvm_vcpu *vcpu, const struct kvm_vcpu_events *e);
+
+/* --- registers and their ioctls (regs.c, fpu.c, debug.c) --- */
+/* Architectural writes by the guest or emulator: 0, or 1 for #GP(0). */
+must_check int kvm_set_cr0(struct kvm_vcpu *vcpu, uint64_t v);
+must_check int kvm_set_cr3(struct kvm_vcpu *vcpu, uint64_t v);
+must_check int kvm_set_cr4(struct kvm_vcpu *vcpu, uint64_t v);
+must_check int kvm_set_cr8(struct kvm_vcpu *vcpu, uint64_t v);
+uint64_t kvm_get_cr8(struct kvm_vcpu *vcpu);
+must_check int kvm_set_efer(struct kvm_vcpu *vcpu, uint64_t v, bool host_initiated);
+must_check int kvm_set_dr(struct kvm_vcpu *vcpu, int nr, uint64_t v);
+uint64_t kvm_get_dr(struct kvm_vcpu *vcpu, int nr);
+must_check int kvm_set_xcr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t v);
+bool kvm_load_pdptrs(struct kvm_vcpu *vcpu, uint64_t cr3); /* false: #GP */
+int kvm_vcpu_ioctl_get_regs(struct kvm_vcpu *vcpu, struct kvm_regs *r);
+int kvm_vcpu_ioctl_set_regs(struct kvm_vcpu *vcpu, const struct kvm_regs *r);
+int kvm_vcpu_ioctl_get_sregs(struct kvm_vcpu *vcpu, struct kvm_sregs *s);
+int kvm_vcpu_ioctl_set_sregs(struct kvm_vcpu *vcpu, const struct kvm_sregs *s);
+int kvm_vcpu_ioctl_get_sregs2(struct kvm_vcpu *vcpu, struct kvm_sregs2 *s);
+int kvm_vcpu_ioctl_set_sregs2(struct kvm_vcpu *vcpu, const struct kvm_sregs2 *s);
+int kvm_vcpu_ioctl_translate(struct kvm_vcpu *vcpu, struct kvm_translation *t);
+int kvm_vcpu_ioctl_get_fpu(struct kvm_vcpu *vcpu, struct kvm_fpu *f);
+int kvm_vcpu_ioctl_set_fpu(struct kvm_vcpu *vcpu, const struct kvm_fpu *f);
+int kvm_vcpu_ioctl_get_xsave(struct kvm_vcpu *vcpu, struct kvm_xsave *x);
+int kvm_vcpu_ioctl_set_xsave(struct kvm_vcpu *vcpu, const struct kvm_xsave *x);
+int kvm_vcpu_ioctl_get_xcrs(struct kvm_vcpu *vcpu, struct kvm_xcrs *x);
+int kvm_vcpu_ioctl_set_xcrs(struct kvm_vcpu *vcpu, const struct kvm_xcrs *x);
+int kvm_vcpu_ioctl_get_debugregs(struct kvm_vcpu *vcpu, struct kvm_debugregs *d);
+int kvm_vcpu_ioctl_set_debugregs(struct kvm_vcpu *vcpu, const struct kvm_debugregs *d);
+int kvm_vcpu_ioctl_get_mpstate(struct kvm_vcpu *vcpu, struct kvm_mp_state *s);
+int kvm_vcpu_ioctl_set_mpstate(struct kvm_vcpu *vcpu, const struct kvm_mp_state *s);
+int kvm_vcpu_ioctl_set_guest_debug(struct kvm_vcpu *vcpu, const struct kvm_guest_debug *d);
+
+/* --- CPUID (cpuid.c) --- */
+/* KVM API: KVM_GET_SUPPORTED_CPUID / _EMULATED_: fills up to *nent entries; -E2BIG. */
+int kvm_dev_ioctl_get_cpuid(struct kvm_cpuid_entry2 *entries, uint32_t *nent, bool emulated);
+int kvm_vcpu_ioctl_set_cpuid(struct kvm_vcpu *vcpu, const struct kvm_cpuid_entry *e, uint32_t nent);
+int kvm_vcpu_ioctl_set_cpuid2(struct kvm_vcpu *vcpu, const struct kvm_cpuid_entry2 *e, uint32_t nent);
+int kvm_vcpu_ioctl_get_cpuid2(struct kvm_vcpu *vcpu, struct kvm_cpuid_entry2 *e, uint32_t *nent);
+/* What the guest's CPUID instruction gives (out-of-range and dynamic bits included). */
+void kvm_cpuid(struct kvm_vcpu *vcpu, uint32_t *eax, uint32_t *ebx, uint32_t *ecx, uint32_t *edx);
+const struct kvm_cpuid_entry2 *kvm_find_cpuid_entry(struct kvm_vcpu *vcpu, uint32_t function, uint32_t index);
+int kvm_emulate_cpuid(struct kvm_vcpu *vcpu);
+enum cpuid_reg { CPUID_EAX, CPUID_EBX, CPUID_ECX, CPUID_EDX };
+bool guest_cpuid_bit(struct kvm_vcpu *vcpu, uint32_t function, uint32_t index, enum cpuid_reg reg, int bit);
+/* Control-register bits the guest may set, from its CPUID. */
+uint64_t kvm_cr4_guest_reserved_bits(struct kvm_vcpu *vcpu);
+uint64_t kvm_efer_reserved_bits(struct kvm_vcpu *vcpu);
+
+/* --- MSRs (msr.c, mtrr.c, clock.c) --- */
+/* 0, or 1 for "no such MSR / bad value" (#GP for the guest, stop for the ioctl). */
+int kvm_get_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t *data, bool host_initiated);
+int kvm_set_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t data, bool host_initiated);
+int kvm_get_msr_feature(uint32_t index, uint64_t *data); /* KVM_GET_MSRS on /dev/kvm */
+int kvm_emulate_rdmsr(struct kvm_vcpu *vcpu);
+int kvm_emulate_wrmsr(struct kvm_vcpu *vcpu);
+/* The index lists: fills up to *nmsrs; -E2BIG with *nmsrs set. */
+int kvm_msr_index_list(uint32_t *indices, uint32_t *nmsrs);
+int kvm_msr_feature_index_list(uint32_t *indices, uint32_t *nmsrs);
+int kvm_vm_ioctl_set_msr_filter(struct kvm *kvm, const struct kvm_msr_filter *f);
+int kvm_vcpu_ioctl_x86_setup_mce(struct kvm_vcpu *vcpu, uint64_t mcg_cap);
+int kvm_mtrr_get_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t *data);
+int kvm_mtrr_set_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t data);
+
+/* --- clock (clock.c) --- */
+void kvm_clock_init_vm(struct kvm *kvm);
+void kvm_guest_time_update(struct kvm_vcpu *vcpu); /* KVM_REQ_CLOCK_UPDATE */
+int kvm_clock_set_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t data);
+int kvm_vm_ioctl_get_clock(struct kvm *kvm, struct kvm_clock_data *c);
+int kvm_vm_ioctl_set_clock(struct kvm *kvm, const struct kvm_clock_data *c);
+int kvm_set_tsc_khz(struct kvm_vcpu *vcpu, uint32_t khz); /* 0 = host's */
+uint64_t kvm_read_guest_tsc(struct kvm_vcpu *vcpu);
+void kvm_write_guest_tsc(struct kvm_vcpu *vcpu, uint64_t tsc);
+int kvm_vcpu_ioctl_kvmclock_ctrl(struct kvm_vcpu *vcpu);
+
+/* --- I/O and emulation (pio.c, mmio.c, emulate.c, hypercall.c) --- */
+int kvm_fast_pio(struct kvm_vcpu *vcpu, uint16_t port, int size, bool in);
+/* Emulate the instruction at RIP; see struct vmx_services. */
+int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa);
+int kvm_task_switch(struct kvm_vcpu *vcpu, uint16_t selector, int source, bool has_error_code,
+		    uint32_t error_code, int idt_vector);
+int kvm_emulate_hypercall(struct kvm_vcpu *vcpu);
+int kvm_emulate_halt(struct kvm_vcpu *vcpu);
+
+/* --- capabilities (caps.c): what KVM_CHECK_EXTENSION says; kvm NULL on /dev/kvm --- */
+int kvm_check_extension(struct kvm *kvm, long ext);
+int kvm_vm_ioctl_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap);
+int kvm_vcpu_ioctl_enable_cap(struct kvm_vcpu *vcpu, const struct kvm_enable_cap *cap);
+
+#endif
