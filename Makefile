@@ -18,6 +18,7 @@ demo: all
 
 check: all
 	@scripts/deps check
+	@scripts/demo-files $(BUILD)/demo
 	@tests/run $(BUILD)
 
 bench: all
@@ -35,6 +36,7 @@ format:
 # All tests under address and undefined-behaviour sanitizers.
 sanitize:
 	@scripts/deps check
+	@scripts/demo-files build-sanitize/demo
 	@$(MAKE) --no-print-directory all BUILD=build-sanitize \
 		MESON_ARGS='-Db_sanitize=address,undefined -Db_lundef=false'
 	@SANITIZE=1 tests/run build-sanitize
