@@ -369,7 +369,7 @@ unsigned isa_insn_text(const uint8_t *bytes, size_t nr_bytes, enum isa_code_mode
 	    ZYAN_SUCCESS(ZydisFormatterInit(&f, ZYDIS_FORMATTER_STYLE_INTEL)) &&
 	    ZYAN_SUCCESS(ZydisFormatterFormatInstruction(&f, &insn, operands,
 							 insn.operand_count_visible, buf, size,
-							 rip)))
+							 rip, NULL)))
 		return insn.length;
 	for (k = 0; k + 1 < size && bad[k]; k++)
 		buf[k] = bad[k];
