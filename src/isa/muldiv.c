@@ -147,17 +147,17 @@ HANDLER(idiv32)
 HANDLER(idiv64)
 {
 	int64_t v = SRC(int64_t);
-	uint64_t lo = cs->gpr[RAX], hi = cs->gpr[RDX];
-	bool neg = (int64_t)hi < 0;
-	uint64_t mag = v < 0 ? 0 - (uint64_t)v : (uint64_t)v, q, r;
+	uint64_t nlo = cs->gpr[RAX], nhi = cs->gpr[RDX];
+	bool neg = (int64_t)nhi < 0;
+	uint64_t mag = v < 0 ? 0 - (uint64_t)v : (uint64_t)v, quot, rem;
 
 	if (neg) {
-		lo = 0 - lo;
-		hi = ~hi + (lo == 0);
+		nlo = 0 - nlo;
+		nhi = ~nhi + (nlo == 0);
 	}
-	DIVIDE_ERROR_IF(hi >= mag);
-	__asm__("divq %[m]" : "=a"(q), "=d"(r) : [m] "r"(mag), "a"(lo), "d"(hi) : "cc");
-	DIVIDE_ERROR_IF(q > (uint64_t)INT64_MAX + (neg != (v < 0)));
+	DIVIDE_ERROR_IF(nhi >= mag);
+	__asm__("divq %[m]" : "=a"(quot), "=d"(rem) : [m] "r"(mag), "a"(nlo), "d"(nhi) : "cc");
+	DIVIDE_ERROR_IF(quot > (uint64_t)INT64_MAX + (neg != (v < 0)));
 	DIV_HOST(idiv, 64, uint64_t, "q");
 }
 
