@@ -106,9 +106,9 @@ struct vmx_cpu {
 #define CPU_KICK_VECTOR 0xf2
 
 /* Bits of cs->exit_request. */
-#define CPU_REQ_KICK 0x1u   /* vmx_kick() */
+#define CPU_REQ_KICK 0x4u   /* vmx_kick() */
 #define CPU_REQ_STALE 0x2u  /* cpu->stale[] to be worked off */
-#define CPU_REQ_CHECK 0x4u  /* own: look at windows, traps, activity */
+#define CPU_REQ_CHECK 0x1u  /* own: look at windows, traps, activity */
 #define CPU_REQ_WTAGS 0x8u  /* a page became code elsewhere: drop write tags */
 
 enum cpu_unwind_reason {
