@@ -153,7 +153,6 @@ void cpu_debug_trap(struct vmx_cpu *cpu, uint64_t dr6_bits)
 		cpu->pending_dbg |= dr6_bits;
 		if (dr6_bits & 0xf)
 			cpu->pending_dbg |= BIT_ULL(12);
-		cpu_recheck(cpu);
 		return;
 	}
 	ex.payload |= cpu->pending_dbg & (0xf | DR6_BS);

@@ -412,7 +412,6 @@ static void commit_iret_flags(struct vmx_cpu *cpu, uint64_t flags, unsigned size
 	if (!(cs->dr7 & 0xff))
 		flags &= ~X86_FLAGS_RF;
 	cpu_set_rflags(cs, (old & ~mask) | (flags & mask));
-	cpu_recheck(cpu);
 }
 
 /* IRET ends blocking by NMI, virtual or not. */

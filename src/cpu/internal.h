@@ -177,12 +177,6 @@ static inline bool cpu_selector_null(uint16_t selector)
 	return (selector & ~3) == 0;
 }
 
-/* Something the loop looks at between blocks changed: windows, TF, activity, shadows. */
-static inline void cpu_recheck(struct vmx_cpu *cpu)
-{
-	__atomic_store_n(&cpu->cs.exit_request, 1, __ATOMIC_RELAXED);
-}
-
 /* A segment or system descriptor, taken apart. */
 struct cpu_descriptor {
 	uint64_t raw;

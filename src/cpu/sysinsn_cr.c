@@ -366,6 +366,5 @@ void sysinsn_mov_to_dr(struct cpu_state *cs, const struct isa_insn *i)
 		cs->dr6 = (v & (0xf | DR6_BD | DR6_BS | DR6_BT)) | DR6_ACTIVE_LOW;
 	else
 		cs->dr7 = (v & 0xffff2bffULL) | DR7_FIXED_1;
-	cpu_recheck(cpu_of(cs));
 	cpu_next(cs, i);
 }

@@ -27,7 +27,6 @@ void sysinsn_sti(struct cpu_state *cs, const struct isa_insn *i)
 	if (!(cs->rflags & X86_FLAGS_IF)) {
 		cs->rflags |= X86_FLAGS_IF;
 		cpu_of(cs)->interruptibility |= (uint32_t)GUEST_INTR_STATE_STI;
-		cpu_recheck(cpu_of(cs));
 	}
 	cpu_next(cs, i);
 }
@@ -81,7 +80,5 @@ void sysinsn_popf(struct cpu_state *cs, const struct isa_insn *i)
 	cpu_set_rflags(cs, v);
 	if ((old ^ v) & X86_FLAGS_AC)
 		cpu_mode_changed(cpu);
-	if ((v & ~old) & (X86_FLAGS_IF | X86_FLAGS_TF))
-		cpu_recheck(cpu);
 	cpu_next(cs, i);
 }

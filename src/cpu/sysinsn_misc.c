@@ -14,7 +14,6 @@ void sysinsn_hlt(struct cpu_state *cs, const struct isa_insn *i)
 	if (cpu->primary & CPU_BASED_HLT_EXITING)
 		cpu_vmexit_insn(cpu, EXIT_REASON_HLT, 0);
 	cpu->activity = GUEST_ACTIVITY_HLT;
-	cpu_recheck(cpu);
 	cpu_next(cs, i);
 }
 

@@ -28,7 +28,6 @@ static void ss_loaded(struct cpu_state *cs, const struct isa_insn *i)
 
 	cpu_mode_changed(cpu);
 	cpu->interruptibility |= (uint32_t)GUEST_INTR_STATE_MOV_SS;
-	cpu_recheck(cpu);
 	cpu_next(cs, i);
 }
 

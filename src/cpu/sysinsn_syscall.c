@@ -83,7 +83,6 @@ void sysinsn_sysret(struct cpu_state *cs, const struct isa_insn *i)
 	cpu_flat_cs(cpu, (uint16_t)((selector + (to64 ? 16 : 0)) | 3), 3, to64);
 	cpu_flat_ss(cpu, (uint16_t)((selector + 8) | 3), 3);
 	cpu_mode_changed(cpu);
-	cpu_recheck(cpu);
 }
 
 void sysinsn_sysenter(struct cpu_state *cs, const struct isa_insn *i)
