@@ -73,6 +73,7 @@ struct isa_exception {
 struct cpu_state {
 	/* --- hot: addressed by every instruction, and by emitted code --- */
 	uint64_t gpr[NR_GPRS];
+	uint64_t zero;		     /* always 0: an absent base or index register */
 	uint64_t rip;
 	uint64_t block_rip;	     /* RIP of the running block's first instruction */
 	const struct isa_insn *cur;  /* the running instruction */
@@ -113,6 +114,8 @@ struct cpu_state {
 } __attribute__((aligned(64)));
 
 static_assert(offsetof(struct cpu_state, fpu_loaded) < 256, "hot state within 256 bytes");
+static_assert(offsetof(struct cpu_state, gpr) == 0, "register offsets of isa_insn start at gpr[0]");
+static_assert(offsetof(struct cpu_state, zero) == NR_GPRS * 8, "zero follows the registers");
 
 /* LAHF/SETO form of the arithmetic flags. */
 #define CC_OF BIT_ULL(0)
