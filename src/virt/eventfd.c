@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #include "lib/error.h"
-#include "virt/internal.h"
+#include "virt/eventfd.h"
 
 #define FIRST_OWN_FD 512
 

@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "lib/error.h"
-#include "virt/internal.h"
+#include "virt/eventfd.h"
 #include "virt/iodev.h"
 
 struct ioeventfd {

@@ -24,7 +24,7 @@
 #include "host/thread.h"
 #include "lib/error.h"
 #include "lib/rcu.h"
-#include "virt/internal.h"
+#include "virt/eventfd.h"
 #include "virt/iodev.h"
 #include "virt/irq_routing.h"
 

@@ -1,8 +1,8 @@
 /*
  * What irqfds and ioeventfds share: holding on to a client's eventfd.
  */
-#ifndef USERKVM_VIRT_INTERNAL_H
-#define USERKVM_VIRT_INTERNAL_H
+#ifndef USERKVM_VIRT_EVENTFD_H
+#define USERKVM_VIRT_EVENTFD_H
 
 #include "lib/types.h"
 
