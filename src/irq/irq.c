@@ -11,6 +11,7 @@ void kvm_irq_register(const struct kvm_lapic_ops *ops)
 {
 	lapic_ops = ops;
 	kvm_register_routing(kvm_set_routing_entry);
+	kvm_register_irq_quiesce(kvm_free_pit);
 }
 
 bool kvm_apic_accept_pic_intr(struct kvm_vcpu *vcpu)

@@ -33,6 +33,19 @@ void kvm_register_routing(kvm_set_routing_entry_fn *fn)
 	set_entry = fn;
 }
 
+static void (*quiesce)(struct kvm *kvm);
+
+void kvm_register_irq_quiesce(void (*fn)(struct kvm *kvm))
+{
+	quiesce = fn;
+}
+
+void kvm_irq_quiesce(struct kvm *kvm)
+{
+	if (quiesce)
+		quiesce(kvm);
+}
+
 static const struct kvm_irq_routing_table *table_of(struct kvm *kvm)
 {
 	return __atomic_load_n(&kvm->irq_routing, __ATOMIC_ACQUIRE);

@@ -35,6 +35,9 @@ struct kvm_kernel_irq_routing_entry {
 typedef int kvm_set_routing_entry_fn(struct kvm *kvm, struct kvm_kernel_irq_routing_entry *e,
 				     const struct kvm_irq_routing_entry *ue);
 void kvm_register_routing(kvm_set_routing_entry_fn *fn);
+/* What must stop before the vCPUs are destroyed: the PIT's timer. */
+void kvm_register_irq_quiesce(void (*fn)(struct kvm *kvm));
+void kvm_irq_quiesce(struct kvm *kvm);
 
 /*
  * KVM API: KVM_SET_GSI_ROUTING: replaces the whole table. -EINVAL: no in-kernel
