@@ -320,7 +320,7 @@ static void memory_operand(const struct op *o, struct test_case *t, unsigned reg
 {
 	bool sib = (base & 7) == 4 || index != 4;
 	unsigned scale = rnd() % 4;
-	int32_t disp = (int32_t)(rnd() % 3 == 0 ? rnd() : (int64_t)(rnd() % 256) - 128);
+	int64_t disp = rnd() % 3 == 0 ? (int32_t)rnd() : (int)(rnd() % 256) - 128;
 	bool disp8 = disp == (int8_t)disp && rnd() % 2;
 	uint64_t target = place(o);
 
@@ -328,7 +328,7 @@ static void memory_operand(const struct op *o, struct test_case *t, unsigned reg
 	if (sib)
 		put(t, scale << 6 | (index & 7) << 3 | (base & 7), 1);
 	put(t, (uint32_t)disp, disp8 ? 1 : 4);
-	t->gpr[base] = target - (uint64_t)(int64_t)disp;
+	t->gpr[base] = target - (uint64_t)disp;
 	if (index == 4)
 		return;
 	t->gpr[index] = rnd() % 4 ? rnd() % 1000 : rnd();
@@ -447,7 +447,7 @@ static void build(const struct op *o, struct test_case *t)
 	}
 	if ((o->flags & DIVIDE) && rnd() % 4) {
 		/* mostly divisions that work */
-		t->gpr[RDX] = rnd() % 2 ? 0 : rnd() % 5 - 2;
+		t->gpr[RDX] = rnd() % 2 ? (uint64_t)0 : rnd() % 5 - 2;
 		if (t->size == 1)
 			t->gpr[RAX] &= 0xff;
 	}
@@ -546,10 +546,27 @@ static bool run_case(const struct op *o, bool bounce)
 	return true;
 }
 
+/* After cmocka, which installs its own before each test. */
+static void catch_faults(void)
+{
+	static uint8_t alt_stack[65536];
+	stack_t ss = { .ss_sp = alt_stack, .ss_size = sizeof(alt_stack) };
+	struct sigaction sa = {
+		.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER,
+	};
+
+	sigaltstack(&ss, NULL);
+	sigaction(SIGFPE, &sa, NULL);
+	sigaction(SIGSEGV, &sa, NULL);
+	sigaction(SIGILL, &sa, NULL);
+	sigaction(SIGBUS, &sa, NULL);
+}
+
 static void agrees(bool bounce, unsigned rounds)
 {
 	unsigned k, n, nr = 0, skipped = 0;
 
+	catch_faults();
 	for (k = 0; k < ARRAY_SIZE(ops); k++) {
 		unsigned done = 0;
 
@@ -590,18 +607,10 @@ int main(void)
 		cmocka_unit_test(integer_instructions_agree_with_silicon),
 		cmocka_unit_test(integer_instructions_through_bounce_agree_with_silicon),
 	};
-	static uint8_t alt_stack[65536];
-	stack_t ss = { .ss_sp = alt_stack, .ss_size = sizeof(alt_stack) };
-	struct sigaction sa = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
 	uint8_t *page;
 
 	if (getenv("ISA_TEST_SEED"))
 		seed = strtoull(getenv("ISA_TEST_SEED"), NULL, 0) | 1;
-	sigaltstack(&ss, NULL);
-	sigaction(SIGFPE, &sa, NULL);
-	sigaction(SIGSEGV, &sa, NULL);
-	sigaction(SIGILL, &sa, NULL);
-	sigaction(SIGBUS, &sa, NULL);
 	code = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	page = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (code == MAP_FAILED || page == MAP_FAILED)
