@@ -43,3 +43,11 @@ void vmx_get_exit_info(struct kvm_vcpu *vcpu, uint64_t info[5])
 	info[3] = vmcs_read32(vcpu, VM_EXIT_INTR_INFO);
 	info[4] = vmcs_read32(vcpu, VM_EXIT_INTR_ERROR_CODE);
 }
+
+bool vmx_entry_failed(struct kvm_vcpu *vcpu)
+{
+	const struct vcpu_vmx *vmx = vcpu->vmx;
+
+	return (vmx->result != VMX_SUCCEED && vmx->result != VMX_BUS_ERROR) ||
+	       (vmx->exit_reason & VMX_EXIT_REASONS_FAILED_VMENTRY);
+}

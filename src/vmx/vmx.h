@@ -84,6 +84,8 @@ struct vmx_cpu *vmx_processor(struct kvm_vcpu *vcpu);
  */
 must_check int vmx_vcpu_run(struct kvm_vcpu *vcpu);
 must_check int vmx_handle_exit(struct kvm_vcpu *vcpu);
+/* The last VMLAUNCH/VMRESUME did not get into the guest: nothing was injected. */
+bool vmx_entry_failed(struct kvm_vcpu *vcpu);
 uint32_t vmx_exit_reason(struct kvm_vcpu *vcpu);
 /* IDT-vectoring and NMI-unblocking after an exit: requeues through services. */
 void vmx_complete_interrupts(struct kvm_vcpu *vcpu);
