@@ -73,6 +73,7 @@ struct isa_exception {
 struct cpu_state {
 	/* --- hot: addressed by every instruction, and by emitted code --- */
 	uint64_t gpr[NR_GPRS];
+	uint64_t zero;		     /* always 0: an absent base or index register */
 	uint64_t rip;
 	uint64_t block_rip;	     /* RIP of the running block's first instruction */
 	const struct isa_insn *cur;  /* the running instruction */
@@ -107,12 +108,23 @@ struct cpu_state {
 		uint32_t mxcsr;
 		uint16_t fcw;
 	} host_fpu;
+	/*
+	 * The guest's last x87 instruction: the silicon has seen our stub's
+	 * address instead. Goes to and from the image in isa_fpu_(un)load().
+	 */
+	struct {
+		uint64_t ip; /* offset of the instruction */
+		uint64_t dp; /* offset of its memory operand, of the last that had one */
+		uint16_t op; /* low bits of the opcode's first byte << 8 | ModRM */
+	} x87;
 
 	/* A buffer for operands that have no host pointer of their own. */
 	uint8_t bounce[64] __attribute__((aligned(64)));
 } __attribute__((aligned(64)));
 
 static_assert(offsetof(struct cpu_state, fpu_loaded) < 256, "hot state within 256 bytes");
+static_assert(offsetof(struct cpu_state, gpr) == 0, "register offsets of isa_insn start at gpr[0]");
+static_assert(offsetof(struct cpu_state, zero) == NR_GPRS * 8, "zero follows the registers");
 
 /* LAHF/SETO form of the arithmetic flags. */
 #define CC_OF BIT_ULL(0)

@@ -34,7 +34,9 @@ typedef void isa_fn(struct cpu_state *cs, const struct isa_insn *i);
 struct isa_insn {
 	isa_fn *fn;
 	uint64_t imm;	   /* immediate, sign- or zero-extended as the opcode does;
-			      target RIP displacement of relative branches */
+			      displacement from the next RIP of relative branches;
+			      far pointer: selector << 32 | offset;
+			      ENTER: level << 16 | size */
 	int64_t disp;	   /* displacement, or the whole moffs */
 	void *extra;	   /* handler's own: silicon stub, second-level data */
 	uint16_t mnemonic; /* ZydisMnemonic */
@@ -43,8 +45,9 @@ struct isa_insn {
 	uint8_t flags;
 	uint8_t opsize;	   /* operand size in bytes: 1 2 4 8 */
 	uint8_t adsize;	   /* address size in bytes: 2 4 8 */
-	uint8_t dst;	   /* register operand numbers in encoding order, or ISA_NO_REG */
-	uint8_t src;
+	uint8_t dst;	   /* number of the first explicit operand, if a register of
+			      any kind (segment, control, …), else ISA_NO_REG */
+	uint8_t src;	   /* the next explicit register operand after the first operand */
 	uint8_t base;	   /* ISA_NO_REG where absent */
 	uint8_t index;
 	uint8_t scale;	   /* 1 2 4 8 */
@@ -53,8 +56,31 @@ struct isa_insn {
 	uint8_t map;	   /* opcode map: 0 one byte, 1 0f, 2 0f38, 3 0f3a */
 	uint8_t modrm;	   /* raw, where there is one */
 	uint8_t cond;	   /* condition code 0..15 of Jcc, SETcc, CMOVcc */
-	uint8_t memsize;   /* bytes of the memory operand, where it is not opsize */
+	uint8_t memsize;   /* bytes of the memory operand; 0: register form */
 	uint8_t aux;	   /* handler's own */
+
+	/*
+	 * For the handlers of this room. reg and rm are ModRM's fields with the
+	 * REX bits (without ModRM: rm is the opcode's register); *_off are byte
+	 * offsets from cs->gpr[0], those of AH..BH included where opsize is 1.
+	 */
+	uint8_t reg;
+	uint8_t rm;
+	uint8_t reg_off;
+	uint8_t rm_off;
+	uint8_t ea_form;   /* enum isa_ea_form */
+	uint8_t base_off;  /* offset of base and index, of cpu_state.zero where absent */
+	uint8_t index_off;
+	uint8_t shift;	   /* log2(scale) */
+};
+static_assert(sizeof(struct isa_insn) == 64, "one cache line");
+
+/* How the linear address of the memory operand is computed (isa/mem.h). */
+enum isa_ea_form {
+	ISA_EA_BASE, /* 64-bit, flat segment: base + disp */
+	ISA_EA_SIB,  /* 64-bit, flat segment: base + (index << shift) + disp */
+	ISA_EA_RIP,  /* 64-bit, flat segment: next RIP + disp */
+	ISA_EA_SLOW, /* everything else */
 };
 
 enum isa_decode_result {
@@ -71,8 +97,16 @@ enum isa_decode_result {
  * out:   filled (off = 0) unless ISA_DECODE_PARTIAL.
  * Calls Zydis, hence libc: cs->fpu_loaded must be 0 on this thread.
  */
-enum isa_decode_result isa_decode(const uint8_t *bytes, size_t nr_bytes,
+must_check enum isa_decode_result isa_decode(const uint8_t *bytes, size_t nr_bytes,
 				  enum isa_code_mode mode, const struct isa_ops *ops,
 				  struct isa_insn *out);
+
+/*
+ * The instruction's text in Intel syntax, for traces: `buf` of size `size`
+ * always ends up a string. Returns the instruction's length, 0 if there is
+ * none ("(bad)"). Calls Zydis: as isa_decode().
+ */
+unsigned isa_insn_text(const uint8_t *bytes, size_t nr_bytes, enum isa_code_mode mode,
+		       uint64_t rip, char *buf, size_t size);
 
 #endif

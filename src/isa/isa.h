@@ -61,32 +61,18 @@ void isa_raise(struct cpu_state *cs, enum exception_vector v) __attribute__((nor
 void isa_raise_error(struct cpu_state *cs, enum exception_vector v, uint32_t error_code)
 	__attribute__((noreturn));
 
-/* Effective address (offset) of the memory operand, truncated to adsize. */
-uint64_t isa_ea(const struct cpu_state *cs, const struct isa_insn *i);
-
 /*
- * Segment offset to linear address, with every check of a data access of
- * `size` bytes: in 64-bit mode base of FS/GS only (canonicality is the slow
- * path's); else limit, type and null checks: #SS(0) for SS, #GP(0) otherwise.
+ * Memory: inline functions over the software TLB, isa/mem.h (included below).
+ *   isa_ea      effective address (offset) of the memory operand
+ *   isa_linear  segment offset to linear address, checked
+ *   isa_load, isa_store, isa_load_bytes, isa_store_bytes  by linear address
  */
-uint64_t isa_linear(struct cpu_state *cs, enum sreg seg, uint64_t offset, unsigned size,
-		    enum isa_access how);
-
-/*
- * Data accesses by linear address; size 1, 2, 4 or 8 (load and store), any
- * size up to 64 (_bytes). Inline TLB look-up first, ops->mem() behind it.
- * Aligned ones up to 8 bytes are single-copy atomic.
- */
-uint64_t isa_load(struct cpu_state *cs, uint64_t lin, unsigned size);
-void isa_store(struct cpu_state *cs, uint64_t lin, unsigned size, uint64_t v);
-void isa_load_bytes(struct cpu_state *cs, uint64_t lin, void *buf, unsigned size);
-void isa_store_bytes(struct cpu_state *cs, uint64_t lin, const void *buf, unsigned size);
 
 /* The stack, at the current stack width; RSP moves only if the access works. */
 void isa_push(struct cpu_state *cs, unsigned size, uint64_t v);
 uint64_t isa_pop(struct cpu_state *cs, unsigned size);
 
-/* The r/m operand of `size` bytes, register (dst or src as `reg`) or memory. */
+/* The operand ModRM.rm names, of `size` bytes: memory, or register i->rm. */
 uint64_t isa_read_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size);
 void isa_write_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size, uint64_t v);
 
@@ -106,5 +92,15 @@ static inline void isa_set_gpr(struct cpu_state *cs, unsigned reg, unsigned size
  * here (DESIGN: a masked view of the silicon). No VMX, no hypervisor leaves.
  */
 void isa_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t regs[4]);
+
+/* Is the address canonical for the current paging depth (CR4.LA57)? */
+static inline bool isa_canonical(const struct cpu_state *cs, uint64_t lin)
+{
+	if (likely(((int64_t)(lin << 16) >> 16) == (int64_t)lin))
+		return true;
+	return (cs->cr4 & X86_CR4_LA57) && ((int64_t)(lin << 7) >> 7) == (int64_t)lin;
+}
+
+#include "isa/mem.h"
 
 #endif

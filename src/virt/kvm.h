@@ -28,6 +28,8 @@ enum kvm_bus_id { KVM_MMIO_BUS, KVM_PIO_BUS, KVM_FAST_MMIO_BUS, KVM_NR_BUSES };
 
 struct kvm_io_bus;
 struct kvm_irq_routing_table;
+struct kvm_irq_ack_notifier;
+struct ioeventfd;
 struct kvm_vcpu;
 
 struct kvm {
@@ -40,6 +42,7 @@ struct kvm {
 	uint32_t nr_vcpus;				      /* (a) published vCPUs */
 	struct kvm_io_bus *buses[KVM_NR_BUSES];		      /* (r)[s] */
 	struct kvm_irq_routing_table *irq_routing;	      /* (r) irq_lock */
+	struct kvm_irq_ack_notifier *irq_ack_notifiers;	      /* (r) irq_lock */
 	uint32_t nr_created_vcpus;			      /* [l] with those being made */
 	uint64_t nr_memslot_pages;			      /* [s] of all slots */
 	uint32_t refcount;				      /* (a) fds and vCPUs */
@@ -53,7 +56,8 @@ struct kvm {
 
 	struct kvm_mmu_vm *mmu_vm; /* (c) mmu room's part */
 	struct kvm_irqfds *irqfds; /* (c) eventfd part */
-	void *coalesced;	   /* (c) coalesced MMIO part */
+	struct ioeventfd *ioeventfds; /* [s] */
+	void *coalesced;	   /* [s] coalesced MMIO part */
 	/* irq room's chips; NULL without KVM_CREATE_IRQCHIP / _PIT2 */
 	struct kvm_pic *vpic;
 	struct kvm_ioapic *vioapic;

@@ -64,11 +64,16 @@ static void kvm_destroy_vm(struct kvm *kvm)
 {
 	uint32_t i;
 
+	/* Nobody may look for a vCPU from here on. */
 	kvm_irqfd_release(kvm);
+	kvm_irq_quiesce(kvm);
 	for (i = 0; i < kvm->nr_vcpus; i++)
 		kvm_vcpu_destroy(kvm->vcpus[i]);
 	if (arch_ops->destroy_vm)
 		arch_ops->destroy_vm(kvm);
+	for (i = 0; i < KVM_NR_BUSES; i++)
+		kvm_io_bus_destroy(kvm, (enum kvm_bus_id)i);
+	kvm_coalesced_mmio_free(kvm);
 	kvm_free_irq_routing(kvm);
 	kvm_free_memslots(kvm);
 	pthread_mutex_destroy(&kvm->irq_lock);

@@ -10,6 +10,8 @@
 #ifndef USERKVM_X86_X86_H
 #define USERKVM_X86_X86_H
 
+#include <signal.h>
+
 #include "irq/irq.h"
 #include "mmu/mmu.h"
 #include "sdm/regs.h"
@@ -87,6 +89,10 @@ struct kvm_vcpu_arch {
 	bool smi_pending, smm;
 	uint64_t smbase;
 	bool request_irq_window; /* run->request_interrupt_window */
+	int pending_external_vector; /* KVM_INTERRUPT with a split irqchip; -1 none */
+	int pending_ioapic_eoi;	     /* vector of KVM_EXIT_IOAPIC_EOI */
+	bool pv_unhalted;	     /* (a) KVM_HC_KICK_CPU ends the next HLT */
+	sigset_t outer_sigset;	     /* the thread's mask outside KVM_RUN, with sigset_active */
 
 	/* life */
 	int mp_state; /* KVM_MP_STATE_* (a) */
@@ -127,6 +133,7 @@ struct kvm_vcpu_arch {
 /* --- life (vcpu.c) --- */
 void kvm_x86_init(void);	/* registers with virt, mmu, vmx, irq; idempotent */
 void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event);
+void kvm_vcpu_deliver_sipi_vector(struct kvm_vcpu *vcpu, uint8_t vector);
 
 /*
  * The vCPU's share of regs.c, cpuid.c, msr.c and clock.c: values after power
@@ -140,6 +147,14 @@ void kvm_x86_state_destroy_vm(struct kvm *kvm);
 /* --- KVM_RUN (run.c) --- */
 /* KVM API: KVM_RUN. vcpu->mutex held. 0, -EINTR, -EFAULT, -EAGAIN, … */
 must_check int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu);
+
+/*
+ * For the wrapper of the client's signal handlers: this thread is in KVM_RUN
+ * with KVM_SET_SIGNAL_MASK in force, and the signal is blocked outside: it must
+ * stay pending after the run, and the handler must not see it now.
+ * Async-signal-safe.
+ */
+bool kvm_signal_blocked_outside(int signo);
 
 /* --- events (event.c) --- */
 void kvm_queue_exception(struct kvm_vcpu *vcpu, uint8_t vector);

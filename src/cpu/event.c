@@ -1,0 +1,458 @@
+/*
+ * Events: exceptions, interrupts and software interrupts on their way through
+ * the IDT.
+ *
+ *   ops->raise ──► cpu_exception ──► exception bitmap ──► VM exit
+ *                       │ merge with an event in delivery: #DF, triple fault
+ *   INT n ─► cpu_software_event ─►  cpu_deliver_event ◄── VM entry, interrupts
+ *
+ * Invariants
+ * 1. cpu->event is active exactly from the beginning of a delivery to its
+ *    completion. A VM exit on the way reports it as IDT-vectoring information;
+ *    an exception on the way is merged with it.
+ * 2. cs->rip is the interrupted address throughout (the instruction itself for
+ *    faults and software events), and cs->cur is a dummy with off 0 at that
+ *    address, so that isa_rip() holds whoever asks.
+ * 3. Nothing is committed before all of the frame is written.
+ *
+ * Source: SDM Vol. 3, "Interrupt and Exception Handling", "Interrupt 8—Double
+ * Fault Exception", "Information for VM Exits During Event Delivery"; Vol. 2,
+ * INT n.
+ *
+ * Locks: none; runs on the vCPU's thread.
+ */
+#include "cpu/internal.h"
+
+#define IDT_ERROR(vector) ((uint16_t)((vector) << 3 | 2))
+
+/* What isa_rip() sees while an event is delivered. */
+static const struct isa_insn delivery_insn;
+
+/* --- exceptions: intercept, merge --- */
+
+enum exception_class { BENIGN, CONTRIBUTORY, PAGE_FAULT, DOUBLE_FAULT };
+
+static enum exception_class classify(unsigned vector)
+{
+	switch (vector) {
+	case X86_TRAP_DE:
+	case X86_TRAP_TS:
+	case X86_TRAP_NP:
+	case X86_TRAP_SS:
+	case X86_TRAP_GP:
+		return CONTRIBUTORY;
+	case X86_TRAP_PF:
+	case X86_TRAP_VE:
+		return PAGE_FAULT;
+	case X86_TRAP_DF:
+		return DOUBLE_FAULT;
+	default:
+		return BENIGN;
+	}
+}
+
+/* SDM table "Conditions for Generating a Double Fault"; second while delivering first. */
+static bool makes_double_fault(enum exception_class first, enum exception_class second)
+{
+	return (first == CONTRIBUTORY && second == CONTRIBUTORY) ||
+	       (first == PAGE_FAULT && (second == CONTRIBUTORY || second == PAGE_FAULT));
+}
+
+static bool intercepted(const struct vmx_cpu *cpu, unsigned vector, uint32_t error_code)
+{
+	bool bit = (cpu->exception_bitmap >> vector) & 1;
+
+	if (vector == X86_TRAP_PF)
+		return bit == ((error_code & cpu->pf_mask) == cpu->pf_match);
+	return bit;
+}
+
+/* The interruption information of an event, for exits. */
+static uint32_t intr_info(const struct vmx_cpu *cpu, unsigned vector, enum intr_type type,
+			  bool has_error_code)
+{
+	uint32_t info = (uint32_t)(INTR_INFO_VALID_MASK | vector |
+				   FIELD_PREP(INTR_INFO_INTR_TYPE_MASK, type));
+
+	if (has_error_code && !cpu_real(cpu))
+		info |= (uint32_t)INTR_INFO_DELIVER_CODE_MASK;
+	return info;
+}
+
+static void exit_exception(struct vmx_cpu *cpu, const struct isa_exception *ex)
+	__attribute__((noreturn));
+static void exit_exception(struct vmx_cpu *cpu, const struct isa_exception *ex)
+{
+	struct cpu_exit e = { .reason = EXIT_REASON_EXCEPTION_NMI, .rip = cpu->cs.rip };
+
+	e.intr_info = intr_info(cpu, ex->vector, INTR_TYPE_HARD_EXCEPTION, ex->has_error_code);
+	if (ex->has_error_code && !cpu_real(cpu))
+		e.intr_error = ex->error_code;
+	if (ex->vector == X86_TRAP_PF || ex->vector == X86_TRAP_DB)
+		e.qualification = ex->payload;
+	cpu_vmexit(cpu, &e);
+}
+
+static void triple_fault(struct vmx_cpu *cpu) __attribute__((noreturn));
+static void triple_fault(struct vmx_cpu *cpu)
+{
+	struct cpu_exit e = { .reason = EXIT_REASON_TRIPLE_FAULT, .rip = cpu->cs.rip };
+
+	cpu->event.active = false; /* such an exit is not "during event delivery" */
+	cpu_vmexit(cpu, &e);
+}
+
+/* The registers that carry news of an exception which the guest will see. */
+static void exception_payload(struct vmx_cpu *cpu, const struct isa_exception *ex)
+{
+	struct cpu_state *cs = &cpu->cs;
+
+	if (ex->vector == X86_TRAP_PF) {
+		cs->cr2 = ex->payload;
+	} else if (ex->vector == X86_TRAP_DB) {
+		cs->dr6 = (cs->dr6 & ~0xfULL) |
+			  (ex->payload & (0xf | DR6_BD | DR6_BS | DR6_BT)) | DR6_ACTIVE_LOW;
+		cs->dr7 &= ~DR7_GD;
+		cpu->debugctl &= ~3ULL; /* LBR, BTF */
+	}
+}
+
+void cpu_exception(struct vmx_cpu *cpu, const struct isa_exception *exception)
+{
+	struct isa_exception ex = *exception; /* may be cs->exception, which delivery overwrites */
+	struct cpu_event ev = { 0 };
+	enum exception_class first = BENIGN;
+
+	if (intercepted(cpu, ex.vector, ex.error_code))
+		exit_exception(cpu, &ex);
+	exception_payload(cpu, &ex);
+	if (cpu->event.active && cpu->event.type == INTR_TYPE_HARD_EXCEPTION)
+		first = classify(cpu->event.vector);
+	if (first == DOUBLE_FAULT && classify(ex.vector) != BENIGN)
+		triple_fault(cpu);
+	if (makes_double_fault(first, classify(ex.vector))) {
+		ex = (struct isa_exception){ .vector = X86_TRAP_DF, .has_error_code = true };
+		if (intercepted(cpu, X86_TRAP_DF, 0)) {
+			cpu->event.active = false; /* nor is this one */
+			exit_exception(cpu, &ex);
+		}
+	}
+	ev.vector = ex.vector;
+	ev.type = INTR_TYPE_HARD_EXCEPTION;
+	ev.has_error_code = ex.has_error_code;
+	ev.error_code = ex.error_code;
+	cpu_deliver_event(cpu, &ev);
+}
+
+void cpu_debug_trap(struct vmx_cpu *cpu, uint64_t dr6_bits)
+{
+	struct isa_exception ex = { .vector = X86_TRAP_DB, .payload = dr6_bits };
+
+	if (cpu->interruptibility & GUEST_INTR_STATE_MOV_SS) {
+		/* Held back until after the next instruction. */
+		cpu->pending_dbg |= dr6_bits;
+		if (dr6_bits & 0xf)
+			cpu->pending_dbg |= BIT_ULL(12);
+		return;
+	}
+	ex.payload |= cpu->pending_dbg & (0xf | DR6_BS);
+	cpu->pending_dbg = 0;
+	cpu_exception(cpu, &ex);
+}
+
+void cpu_software_event(struct vmx_cpu *cpu, unsigned vector, enum intr_type type,
+			unsigned insn_len)
+{
+	struct cpu_event ev = { .vector = (uint8_t)vector, .type = (uint8_t)type,
+				.insn_len = insn_len };
+	bool single_step = (cpu->cs.rflags & X86_FLAGS_TF) != 0;
+
+	/* INT n with a vector below 32 is no exception: no intercept. */
+	if (type != INTR_TYPE_SOFT_INTR && intercepted(cpu, vector, 0)) {
+		struct cpu_exit e = { .reason = EXIT_REASON_EXCEPTION_NMI, .rip = cpu->cs.rip,
+				      .insn_len = insn_len };
+
+		e.intr_info = intr_info(cpu, vector, type, false);
+		cpu_vmexit(cpu, &e);
+	}
+	cpu_deliver_event(cpu, &ev);
+	/* The transfer cleared TF: no single-step trap follows the instruction. */
+	if (single_step)
+		cpu_unwind(cpu);
+}
+
+/* --- delivery --- */
+
+/* A delivery in progress. */
+struct delivery {
+	const struct cpu_event *ev;
+	uint64_t rip;	/* to be pushed */
+	uint64_t flags; /* to be pushed */
+	uint64_t offset;
+	uint16_t selector;
+	unsigned gate_type;
+	unsigned ist;
+	bool error_code;
+	struct cpu_descriptor code;
+};
+
+static bool software(const struct cpu_event *ev)
+{
+	return ev->type == INTR_TYPE_SOFT_INTR || ev->type == INTR_TYPE_SOFT_EXCEPTION ||
+	       ev->type == INTR_TYPE_PRIV_SW_EXCEPTION;
+}
+
+/* RF in the pushed flags: set for faults, so that the restart passes its breakpoint. */
+static bool sets_rf(const struct cpu_event *ev)
+{
+	return ev->type == INTR_TYPE_HARD_EXCEPTION && ev->vector != X86_TRAP_DB &&
+	       ev->vector != X86_TRAP_DF && ev->vector != X86_TRAP_MC;
+}
+
+static void finish(struct vmx_cpu *cpu, uint64_t clear_flags)
+{
+	struct cpu_state *cs = &cpu->cs;
+
+	cs->rflags &= ~clear_flags;
+	cpu->event.active = false;
+	cpu->interruptibility &= ~(uint32_t)(GUEST_INTR_STATE_STI | GUEST_INTR_STATE_MOV_SS);
+	cpu->activity = GUEST_ACTIVITY_ACTIVE;
+	cpu_mode_changed(cpu);
+}
+
+static void deliver_real(struct vmx_cpu *cpu, const struct delivery *d)
+{
+	struct cpu_state *cs = &cpu->cs;
+	struct cpu_stack st;
+	uint32_t entry;
+
+	if (d->ev->vector * 4 + 3U > cs->idtr.limit)
+		isa_raise_error(cs, X86_TRAP_GP, IDT_ERROR(d->ev->vector) | cpu_ext_bit(cpu));
+	entry = (uint32_t)cpu_sys_load(cpu, cs->idtr.base + d->ev->vector * 4, 4);
+	cpu_stack_current(cpu, &st);
+	cpu_stack_push(&st, 2, d->flags);
+	cpu_stack_push(&st, 2, cs->seg[SREG_CS].selector);
+	cpu_stack_push(&st, 2, d->rip);
+	cpu_stack_commit(&st);
+	cpu_load_seg_real(cpu, SREG_CS, (uint16_t)(entry >> 16));
+	cs->rip = entry & 0xffff;
+	finish(cpu, X86_FLAGS_IF | X86_FLAGS_TF | X86_FLAGS_AC | X86_FLAGS_RF);
+}
+
+/* INT n, INT3, INTO: the gate's DPL; then presence, of gates of every kind. */
+static void check_idt_gate(struct vmx_cpu *cpu, const struct delivery *d, uint32_t ar)
+{
+	uint16_t error = IDT_ERROR(d->ev->vector);
+
+	if ((d->ev->type == INTR_TYPE_SOFT_INTR || d->ev->type == INTR_TYPE_SOFT_EXCEPTION) &&
+	    cpu_ar_dpl(ar) < cpu->cs.cpl)
+		isa_raise_error(&cpu->cs, X86_TRAP_GP, error);
+	if (!(ar & VMX_AR_P))
+		isa_raise_error(&cpu->cs, X86_TRAP_NP, error | cpu_ext_bit(cpu));
+}
+
+/* The code segment of an interrupt or trap gate. */
+static void check_handler_code(struct vmx_cpu *cpu, struct delivery *d)
+{
+	if (cpu_selector_null(d->selector))
+		cpu_selector_fault(cpu, X86_TRAP_GP, 0);
+	if (!cpu_descriptor_read(cpu, d->selector, &d->code))
+		cpu_selector_fault(cpu, X86_TRAP_GP, d->selector);
+	if (!cpu_ar_code(d->code.ar) || cpu_ar_dpl(d->code.ar) > cpu->cs.cpl)
+		cpu_selector_fault(cpu, X86_TRAP_GP, d->selector);
+	if (cpu_ia32e(cpu) && (d->code.ar & (VMX_AR_L | VMX_AR_DB)) != VMX_AR_L)
+		cpu_selector_fault(cpu, X86_TRAP_GP, d->selector);
+	if (!(d->code.ar & VMX_AR_P))
+		cpu_selector_fault(cpu, X86_TRAP_NP, d->selector);
+}
+
+static bool goes_inward(const struct vmx_cpu *cpu, const struct delivery *d)
+{
+	return !cpu_ar_conforming(d->code.ar) && cpu_ar_dpl(d->code.ar) < cpu->cs.cpl;
+}
+
+static void commit_handler(struct vmx_cpu *cpu, struct delivery *d, unsigned cpl)
+{
+	struct cpu_state *cs = &cpu->cs;
+	uint64_t clear = X86_FLAGS_TF | X86_FLAGS_NT | X86_FLAGS_RF | X86_FLAGS_VM;
+
+	if (!(d->gate_type & 1)) /* interrupt gate */
+		clear |= X86_FLAGS_IF;
+	cpu_segment_commit(&cs->seg[SREG_CS], &d->code, (uint16_t)((d->selector & ~3) | cpl));
+	cs->cpl = (uint8_t)cpl;
+	cs->rip = d->offset;
+	finish(cpu, clear);
+}
+
+/* --- protected mode, 16- and 32-bit gates --- */
+
+static void read_gate_legacy(struct vmx_cpu *cpu, struct delivery *d)
+{
+	uint16_t error = IDT_ERROR(d->ev->vector);
+	struct cpu_descriptor gate;
+
+	if (d->ev->vector * 8 + 7U > cpu->cs.idtr.limit)
+		isa_raise_error(&cpu->cs, X86_TRAP_GP, error | cpu_ext_bit(cpu));
+	cpu_descriptor_parse(&gate, cpu_sys_load(cpu, cpu->cs.idtr.base + d->ev->vector * 8, 8));
+	d->gate_type = cpu_ar_type(gate.ar);
+	if (gate.ar & VMX_AR_S ||
+	    (d->gate_type != SYS_TASK_GATE && (d->gate_type & 6) != 6))
+		isa_raise_error(&cpu->cs, X86_TRAP_GP, error | cpu_ext_bit(cpu));
+	check_idt_gate(cpu, d, gate.ar);
+	if (d->gate_type == SYS_TASK_GATE)
+		cpu_task_gate(cpu, &gate, TASK_SWITCH_GATE);
+	d->selector = (uint16_t)(gate.raw >> 16);
+	d->offset = gate.raw & 0xffff;
+	if (d->gate_type & 8)
+		d->offset |= (gate.raw >> 32) & 0xffff0000;
+}
+
+static void push_frame_legacy(struct vmx_cpu *cpu, struct cpu_stack *st, struct delivery *d)
+{
+	unsigned size = d->gate_type & 8 ? 4 : 2;
+
+	cpu_stack_push(st, size, d->flags);
+	cpu_stack_push(st, size, cpu->cs.seg[SREG_CS].selector);
+	cpu_stack_push(st, size, d->rip);
+	if (d->error_code)
+		cpu_stack_push(st, size, d->ev->error_code);
+	cpu_check_rip(cpu, d->code.ar, d->code.limit, d->offset);
+	cpu_descriptor_set_accessed(cpu, &d->code);
+}
+
+static void deliver_inner(struct vmx_cpu *cpu, struct delivery *d)
+{
+	static const uint8_t v86_order[] = { SREG_GS, SREG_FS, SREG_DS, SREG_ES };
+	struct cpu_state *cs = &cpu->cs;
+	unsigned pl = cpu_ar_dpl(d->code.ar), size = d->gate_type & 8 ? 4 : 2;
+	struct cpu_segment ss;
+	struct cpu_stack st;
+	uint64_t sp;
+	bool v86 = cpu_v86(cpu);
+
+	if (v86 && pl != 0)
+		cpu_selector_fault(cpu, X86_TRAP_GP, d->selector);
+	cpu_tss_stack(cpu, pl, 0, &ss, &sp);
+	cpu_stack_inner(cpu, &st, &ss, sp, pl);
+	for (unsigned n = 0; v86 && n < ARRAY_SIZE(v86_order); n++)
+		cpu_stack_push(&st, size, cs->seg[v86_order[n]].selector);
+	cpu_stack_push(&st, size, cs->seg[SREG_SS].selector);
+	cpu_stack_push(&st, size, cs->gpr[RSP]);
+	push_frame_legacy(cpu, &st, d);
+
+	for (unsigned n = 0; v86 && n < ARRAY_SIZE(v86_order); n++)
+		cpu_segment_null(&cs->seg[v86_order[n]], 0, 0);
+	cs->seg[SREG_SS] = ss;
+	cpu_stack_commit(&st);
+	commit_handler(cpu, d, pl);
+}
+
+static void deliver_legacy(struct vmx_cpu *cpu, struct delivery *d)
+{
+	struct cpu_stack st;
+
+	read_gate_legacy(cpu, d);
+	check_handler_code(cpu, d);
+	if (goes_inward(cpu, d)) {
+		deliver_inner(cpu, d);
+		return;
+	}
+	if (cpu_v86(cpu))
+		cpu_selector_fault(cpu, X86_TRAP_GP, d->selector);
+	cpu_stack_current(cpu, &st);
+	push_frame_legacy(cpu, &st, d);
+	cpu_stack_commit(&st);
+	commit_handler(cpu, d, cpu->cs.cpl);
+}
+
+/* --- IA-32e mode --- */
+
+static void read_gate_long(struct vmx_cpu *cpu, struct delivery *d)
+{
+	uint16_t error = IDT_ERROR(d->ev->vector);
+	gva_t lin = cpu->cs.idtr.base + d->ev->vector * 16U;
+	struct cpu_descriptor gate;
+
+	if (d->ev->vector * 16 + 15U > cpu->cs.idtr.limit)
+		isa_raise_error(&cpu->cs, X86_TRAP_GP, error | cpu_ext_bit(cpu));
+	cpu_descriptor_parse(&gate, cpu_sys_load(cpu, lin, 8));
+	d->gate_type = cpu_ar_type(gate.ar);
+	if (gate.ar & VMX_AR_S || (d->gate_type & 14) != 14)
+		isa_raise_error(&cpu->cs, X86_TRAP_GP, error | cpu_ext_bit(cpu));
+	check_idt_gate(cpu, d, gate.ar);
+	d->selector = (uint16_t)(gate.raw >> 16);
+	d->ist = (unsigned)(gate.raw >> 32) & 7;
+	d->offset = (gate.raw & 0xffff) | ((gate.raw >> 32) & 0xffff0000) |
+		    cpu_sys_load(cpu, lin + 8, 8) << 32;
+}
+
+static void deliver_long(struct vmx_cpu *cpu, struct delivery *d)
+{
+	struct cpu_state *cs = &cpu->cs;
+	struct cpu_segment ss;
+	struct cpu_stack st;
+	unsigned cpl = cs->cpl;
+	uint64_t sp;
+	bool inward;
+
+	read_gate_long(cpu, d);
+	check_handler_code(cpu, d);
+	inward = goes_inward(cpu, d);
+	if (inward)
+		cpl = cpu_ar_dpl(d->code.ar);
+	if (inward || d->ist)
+		cpu_tss_stack(cpu, cpl, d->ist, &ss, &sp);
+	if (!inward)
+		ss = cs->seg[SREG_SS];
+	if (!inward && !d->ist)
+		sp = cs->gpr[RSP];
+	cpu_stack_inner(cpu, &st, &ss, sp & ~15ULL, cpl);
+	st.ss_error = cpu_ext_bit(cpu);
+
+	cpu_stack_push(&st, 8, cs->seg[SREG_SS].selector);
+	cpu_stack_push(&st, 8, cs->gpr[RSP]);
+	cpu_stack_push(&st, 8, d->flags);
+	cpu_stack_push(&st, 8, cs->seg[SREG_CS].selector);
+	cpu_stack_push(&st, 8, d->rip);
+	if (d->error_code)
+		cpu_stack_push(&st, 8, d->ev->error_code);
+	cpu_check_rip(cpu, d->code.ar, d->code.limit, d->offset);
+	cpu_descriptor_set_accessed(cpu, &d->code);
+
+	cs->seg[SREG_SS] = ss;
+	cs->gpr[RSP] = st.sp;
+	commit_handler(cpu, d, cpl);
+}
+
+void cpu_deliver_event(struct vmx_cpu *cpu, const struct cpu_event *event)
+{
+	struct cpu_state *cs = &cpu->cs;
+	struct delivery d = { 0 };
+
+	cpu->event = *event;
+	cpu->event.active = true;
+	if (cpu_real(cpu))
+		cpu->event.has_error_code = false;
+	cs->cur = &delivery_insn;
+	cs->block_rip = cs->rip;
+	if (event->type == INTR_TYPE_NMI_INTR)
+		cpu->interruptibility |= (uint32_t)GUEST_INTR_STATE_NMI;
+
+	d.ev = &cpu->event;
+	d.error_code = cpu->event.has_error_code;
+	d.rip = cs->rip + (software(event) ? event->insn_len : 0);
+	if (!cpu_code64(cpu))
+		d.rip = (uint32_t)d.rip;
+	d.flags = cpu_rflags(cs) | (sets_rf(event) ? X86_FLAGS_RF : 0);
+
+	/* Virtual-8086 mode without VME: INT n needs IOPL 3. */
+	if (cpu_v86(cpu) && event->type == INTR_TYPE_SOFT_INTR && cpu_iopl(cpu) < 3)
+		isa_raise_error(cs, X86_TRAP_GP, 0);
+
+	if (cpu_real(cpu))
+		deliver_real(cpu, &d);
+	else if (cpu_ia32e(cpu))
+		deliver_long(cpu, &d);
+	else
+		deliver_legacy(cpu, &d);
+}

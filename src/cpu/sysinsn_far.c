@@ -1,0 +1,82 @@
+/*
+ * Handlers of far transfers: JMP, CALL, RET, IRET, INT n, INT1, INT3, INTO.
+ * The work is in far.c and event.c.
+ *
+ * Source: SDM Vol. 2, these instructions. Locks: none.
+ */
+#include "cpu/internal.h"
+
+/* The m16:16, m16:32 or m16:64 operand, or the immediate pointer. */
+static uint16_t far_pointer(struct cpu_state *cs, const struct isa_insn *i, uint64_t *offset)
+{
+	gva_t lin;
+
+	if (!(i->flags & ISA_MEM)) {
+		*offset = i->imm;
+		return (uint16_t)i->disp;
+	}
+	lin = isa_linear(cs, i->seg, isa_ea(cs, i), i->opsize + 2U, ISA_READ);
+	*offset = isa_load(cs, lin, i->opsize);
+	return (uint16_t)isa_load(cs, lin + i->opsize, 2);
+}
+
+void sysinsn_jmp_far(struct cpu_state *cs, const struct isa_insn *i)
+{
+	uint64_t offset;
+	uint16_t selector = far_pointer(cs, i, &offset);
+
+	cpu_far_jmp(cpu_of(cs), selector, offset, i->opsize);
+}
+
+void sysinsn_call_far(struct cpu_state *cs, const struct isa_insn *i)
+{
+	uint64_t offset;
+	uint16_t selector = far_pointer(cs, i, &offset);
+
+	cpu_far_call(cpu_of(cs), selector, offset, i->opsize, isa_next_rip(cs, i));
+}
+
+void sysinsn_ret_far(struct cpu_state *cs, const struct isa_insn *i)
+{
+	cpu_far_ret(cpu_of(cs), i->opsize, i->opcode == 0xca ? (uint16_t)i->imm : 0);
+}
+
+void sysinsn_iret(struct cpu_state *cs, const struct isa_insn *i)
+{
+	cpu_iret(cpu_of(cs), i->opsize);
+}
+
+static void software_event(struct cpu_state *cs, const struct isa_insn *i, unsigned vector,
+			   enum intr_type type)
+{
+	cs->rip = isa_rip(cs);
+	cpu_software_event(cpu_of(cs), vector, type, i->len);
+}
+
+void sysinsn_int_n(struct cpu_state *cs, const struct isa_insn *i)
+{
+	/* Before anything else: virtual-8086 mode leaves INT n to the monitor. */
+	if (cpu_v86(cpu_of(cs)) && cpu_iopl(cpu_of(cs)) < 3)
+		isa_raise_error(cs, X86_TRAP_GP, 0);
+	software_event(cs, i, (uint8_t)i->imm, INTR_TYPE_SOFT_INTR);
+}
+
+void sysinsn_int1(struct cpu_state *cs, const struct isa_insn *i)
+{
+	software_event(cs, i, X86_TRAP_DB, INTR_TYPE_PRIV_SW_EXCEPTION);
+}
+
+void sysinsn_int3(struct cpu_state *cs, const struct isa_insn *i)
+{
+	software_event(cs, i, X86_TRAP_BP, INTR_TYPE_SOFT_EXCEPTION);
+}
+
+void sysinsn_into(struct cpu_state *cs, const struct isa_insn *i)
+{
+	if (cs->code_mode == ISA_CODE64)
+		isa_raise(cs, X86_TRAP_UD);
+	if (cs->cc & CC_OF)
+		software_event(cs, i, X86_TRAP_OF, INTR_TYPE_SOFT_EXCEPTION);
+	else
+		cpu_next(cs, i);
+}

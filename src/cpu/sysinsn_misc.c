@@ -1,0 +1,118 @@
+/*
+ * The rest: HLT, PAUSE, CPUID, INVLPG, INVPCID, caches, MONITOR, MWAIT, fences.
+ *
+ * Source: SDM Vol. 2, these instructions; Vol. 3, "Instructions That Cause VM
+ * Exits Unconditionally" and "Conditionally". Locks: none.
+ */
+#include "cpu/internal.h"
+
+void sysinsn_hlt(struct cpu_state *cs, const struct isa_insn *i)
+{
+	struct vmx_cpu *cpu = cpu_of(cs);
+
+	cpu_require_cpl0(cs);
+	if (cpu->primary & CPU_BASED_HLT_EXITING)
+		cpu_vmexit_insn(cpu, EXIT_REASON_HLT, 0);
+	cpu->activity = GUEST_ACTIVITY_HLT;
+	cpu_next(cs, i);
+}
+
+void sysinsn_pause(struct cpu_state *cs, const struct isa_insn *i)
+{
+	if (cpu_of(cs)->primary & CPU_BASED_PAUSE_EXITING)
+		cpu_vmexit_insn(cpu_of(cs), EXIT_REASON_PAUSE_INSTRUCTION, 0);
+	__builtin_ia32_pause();
+}
+
+void sysinsn_cpuid(struct cpu_state *cs, const struct isa_insn *i)
+{
+	cpu_vmexit_insn(cpu_of(cs), EXIT_REASON_CPUID, 0); /* always */
+}
+
+/* INVLPG looks at no limit: an address that is none invalidates nothing. */
+void sysinsn_invlpg(struct cpu_state *cs, const struct isa_insn *i)
+{
+	struct vmx_cpu *cpu = cpu_of(cs);
+	gva_t lin = isa_ea(cs, i);
+
+	cpu_require_cpl0(cs);
+	if (!cpu_code64(cpu))
+		lin = (uint32_t)(lin + cs->seg[i->seg].base);
+	else if (i->seg >= SREG_FS)
+		lin += cs->seg[i->seg].base;
+	if (cpu->primary & CPU_BASED_INVLPG_EXITING)
+		cpu_vmexit_insn(cpu, EXIT_REASON_INVLPG, lin);
+	if (cpu_canonical(lin))
+		cpu_tlb_invlpg(cpu, lin);
+	cpu_next(cs, i);
+}
+
+enum invpcid_type { INVPCID_ADDRESS, INVPCID_CONTEXT, INVPCID_ALL_GLOBAL, INVPCID_ALL };
+
+void sysinsn_invpcid(struct cpu_state *cs, const struct isa_insn *i)
+{
+	struct vmx_cpu *cpu = cpu_of(cs);
+	uint64_t type, pcid, address;
+	gva_t lin;
+
+	if (!(cpu->secondary & SECONDARY_EXEC_ENABLE_INVPCID))
+		isa_raise(cs, X86_TRAP_UD);
+	cpu_require_cpl0(cs);
+	if (cpu->primary & CPU_BASED_INVLPG_EXITING)
+		cpu_vmexit_mem(cpu, EXIT_REASON_INVPCID, (uint32_t)i->src << 28);
+	lin = isa_linear(cs, i->seg, isa_ea(cs, i), 16, ISA_READ);
+	pcid = isa_load(cs, lin, 8);
+	address = isa_load(cs, lin + 8, 8);
+	type = cpu_code64(cpu) ? cs->gpr[i->src] : (uint32_t)cs->gpr[i->src];
+	if (type > INVPCID_ALL || pcid >> 12 ||
+	    (type == INVPCID_ADDRESS && !cpu_canonical(address)) ||
+	    (type <= INVPCID_CONTEXT && pcid && !(cs->cr4 & X86_CR4_PCIDE)))
+		isa_raise_error(cs, X86_TRAP_GP, 0);
+	cpu_tlb_invpcid(cpu, (unsigned)type, (uint16_t)pcid, address);
+	cpu_next(cs, i);
+}
+
+/* Caches are coherent here: WBINVD has nothing to do. */
+void sysinsn_wbinvd(struct cpu_state *cs, const struct isa_insn *i)
+{
+	cpu_require_cpl0(cs);
+	if (cpu_of(cs)->secondary & SECONDARY_EXEC_WBINVD_EXITING)
+		cpu_vmexit_insn(cpu_of(cs), EXIT_REASON_WBINVD, 0);
+}
+
+void sysinsn_invd(struct cpu_state *cs, const struct isa_insn *i)
+{
+	cpu_require_cpl0(cs);
+	cpu_vmexit_insn(cpu_of(cs), EXIT_REASON_INVD, 0); /* always */
+}
+
+/* CLFLUSH, CLFLUSHOPT, CLWB: the checks of a byte load. */
+void sysinsn_clflush(struct cpu_state *cs, const struct isa_insn *i)
+{
+	(void)isa_load(cs, isa_linear(cs, i->seg, isa_ea(cs, i), 1, ISA_READ), 1);
+}
+
+/* A hint that never faults. */
+void sysinsn_cldemote(struct cpu_state *cs, const struct isa_insn *i)
+{
+}
+
+/* CPUID does not offer MONITOR and MWAIT; their exits exist all the same. */
+void sysinsn_monitor(struct cpu_state *cs, const struct isa_insn *i)
+{
+	if (cs->cpl == 0 && cpu_of(cs)->primary & CPU_BASED_MONITOR_EXITING)
+		cpu_vmexit_insn(cpu_of(cs), EXIT_REASON_MONITOR_INSTRUCTION, 0);
+	isa_raise(cs, X86_TRAP_UD);
+}
+
+void sysinsn_mwait(struct cpu_state *cs, const struct isa_insn *i)
+{
+	if (cs->cpl == 0 && cpu_of(cs)->primary & CPU_BASED_MWAIT_EXITING)
+		cpu_vmexit_insn(cpu_of(cs), EXIT_REASON_MWAIT_INSTRUCTION, 0);
+	isa_raise(cs, X86_TRAP_UD);
+}
+
+void sysinsn_fence(struct cpu_state *cs, const struct isa_insn *i)
+{
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+}

@@ -1,0 +1,120 @@
+/*
+ * SYSCALL, SYSRET, SYSENTER, SYSEXIT.
+ *
+ * Outside 64-bit mode SYSCALL and SYSRET are #UD on Intel's processors and
+ * work on AMD's; the guest's CPUID shows the host's vendor, so that decides.
+ * SYSENTER works in every mode, as on Intel's.
+ *
+ * Source: SDM Vol. 2, these instructions; AMD64 APM Vol. 3, SYSCALL and SYSRET
+ * (legacy and compatibility mode). Locks: none.
+ */
+#include "cpu/internal.h"
+
+static bool amd_vendor(void)
+{
+	static uint32_t ecx; /* of leaf 0; cannot be 0 once read */
+	uint32_t regs[4], v = READ_ONCE(ecx);
+
+	if (!v) {
+		isa_cpuid(0, 0, regs);
+		v = regs[2];
+		WRITE_ONCE(ecx, v);
+	}
+	return v == 0x444d4163 /* AuthenticAMD */ || v == 0x656e6975 /* HygonGenuine */;
+}
+
+static void require_syscall(struct cpu_state *cs)
+{
+	if (!(cs->efer & EFER_SCE) || (cs->code_mode != ISA_CODE64 && !amd_vendor()))
+		isa_raise(cs, X86_TRAP_UD);
+}
+
+/* Flags that go while RFLAGS is masked: RF always. */
+static void mask_rflags(struct cpu_state *cs, uint64_t clear)
+{
+	uint64_t flags = cpu_rflags(cs) & ~(clear | X86_FLAGS_RF);
+
+	cpu_set_rflags(cs, flags);
+}
+
+void sysinsn_syscall(struct cpu_state *cs, const struct isa_insn *i)
+{
+	struct vmx_cpu *cpu = cpu_of(cs);
+	uint64_t next = isa_next_rip(cs, i);
+	uint16_t selector = (uint16_t)(cpu->msr.star >> 32) & 0xfffc;
+	bool from64 = cpu_code64(cpu);
+
+	require_syscall(cs);
+	if (cpu_ia32e(cpu)) {
+		cs->gpr[RCX] = from64 ? next : (uint32_t)next;
+		cs->gpr[R11] = cpu_rflags(cs) & ~X86_FLAGS_RF;
+		mask_rflags(cs, cpu->msr.fmask);
+		cs->rip = from64 ? cpu->msr.lstar : cpu->msr.cstar;
+		cpu_flat_cs(cpu, selector, 0, true);
+	} else {
+		cs->gpr[RCX] = (uint32_t)next;
+		mask_rflags(cs, X86_FLAGS_IF | X86_FLAGS_VM);
+		cs->rip = (uint32_t)cpu->msr.star;
+		cpu_flat_cs(cpu, selector, 0, false);
+	}
+	cpu_flat_ss(cpu, (uint16_t)(selector + 8), 0);
+	cpu_mode_changed(cpu);
+}
+
+/* What SYSRET takes over from R11. */
+#define SYSRET_FLAGS                                                                     \
+	(X86_FLAGS_ARITH | X86_FLAGS_TF | X86_FLAGS_IF | X86_FLAGS_DF | X86_FLAGS_IOPL | \
+	 X86_FLAGS_NT | X86_FLAGS_AC | X86_FLAGS_VIF | X86_FLAGS_VIP | X86_FLAGS_ID)
+
+void sysinsn_sysret(struct cpu_state *cs, const struct isa_insn *i)
+{
+	struct vmx_cpu *cpu = cpu_of(cs);
+	uint16_t selector = (uint16_t)(cpu->msr.star >> 48);
+	bool to64 = i->opsize == 8;
+
+	require_syscall(cs);
+	if (cs->cpl != 0 || cpu_real(cpu) || (to64 && !cpu_canonical(cs->gpr[RCX])))
+		isa_raise_error(cs, X86_TRAP_GP, 0);
+	if (cpu_ia32e(cpu))
+		cpu_set_rflags(cs, cs->gpr[R11] & SYSRET_FLAGS);
+	else
+		cs->rflags |= X86_FLAGS_IF;
+	cs->rip = to64 ? cs->gpr[RCX] : (uint32_t)cs->gpr[RCX];
+	cpu_flat_cs(cpu, (uint16_t)((selector + (to64 ? 16 : 0)) | 3), 3, to64);
+	cpu_flat_ss(cpu, (uint16_t)((selector + 8) | 3), 3);
+	cpu_mode_changed(cpu);
+}
+
+void sysinsn_sysenter(struct cpu_state *cs, const struct isa_insn *i)
+{
+	struct vmx_cpu *cpu = cpu_of(cs);
+	uint16_t selector = (uint16_t)cpu->sysenter_cs & 0xfffc;
+	bool long_mode = cpu_ia32e(cpu);
+
+	if (cpu_real(cpu) || selector == 0)
+		isa_raise_error(cs, X86_TRAP_GP, 0);
+	mask_rflags(cs, X86_FLAGS_IF | X86_FLAGS_VM);
+	cs->gpr[RSP] = long_mode ? cpu->sysenter_esp : (uint32_t)cpu->sysenter_esp;
+	cs->rip = long_mode ? cpu->sysenter_eip : (uint32_t)cpu->sysenter_eip;
+	cpu_flat_cs(cpu, selector, 0, long_mode);
+	cpu_flat_ss(cpu, (uint16_t)(selector + 8), 0);
+	cpu_mode_changed(cpu);
+}
+
+void sysinsn_sysexit(struct cpu_state *cs, const struct isa_insn *i)
+{
+	struct vmx_cpu *cpu = cpu_of(cs);
+	uint16_t selector = (uint16_t)cpu->sysenter_cs & 0xfffc;
+	bool to64 = i->opsize == 8;
+
+	if (cpu_real(cpu) || selector == 0 || cs->cpl != 0)
+		isa_raise_error(cs, X86_TRAP_GP, 0);
+	if (to64 && (!cpu_canonical(cs->gpr[RCX]) || !cpu_canonical(cs->gpr[RDX])))
+		isa_raise_error(cs, X86_TRAP_GP, 0);
+	selector = (uint16_t)(selector + (to64 ? 32 : 16));
+	cs->gpr[RSP] = to64 ? cs->gpr[RCX] : (uint32_t)cs->gpr[RCX];
+	cs->rip = to64 ? cs->gpr[RDX] : (uint32_t)cs->gpr[RDX];
+	cpu_flat_cs(cpu, selector | 3, 3, to64);
+	cpu_flat_ss(cpu, (uint16_t)((selector + 8) | 3), 3);
+	cpu_mode_changed(cpu);
+}

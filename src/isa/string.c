@@ -1,0 +1,257 @@
+/*
+ * MOVS STOS LODS CMPS SCAS, alone and with REP.
+ *
+ * Invariants
+ * 1. rCX, rSI and rDI are committed after every chunk or element: a fault finds
+ *    them at the element that faults. The flags of CMPS and SCAS are committed
+ *    at the end only (SDM Vol. 2, "REP": a fault restores EFLAGS).
+ * 2. A repetition ends its block. It leaves early, to run again, when somebody
+ *    asks (exit_request), after REP_BUDGET bytes, and after one element when
+ *    single-stepped.
+ * 3. The bulk path runs the host's own instruction of the same element size,
+ *    forwards, within one page on either side: overlap behaves as the guest's.
+ *
+ * Locks: none.
+ */
+#include "isa/decoder.h"
+#include "isa/internal.h"
+
+#define REP_BUDGET 65536 /* bytes between two looks at the world */
+
+ISA_INLINE uint64_t address_mask(const struct isa_insn *i)
+{
+	return i->adsize == 8 ? ~0ULL : i->adsize == 4 ? 0xffffffff : 0xffff;
+}
+
+ISA_INLINE uint64_t step(const struct cpu_state *cs, unsigned size)
+{
+	return (cs->rflags & X86_FLAGS_DF) ? 0 - (uint64_t)size : size;
+}
+
+ISA_INLINE void advance(struct cpu_state *cs, const struct isa_insn *i, unsigned reg,
+			uint64_t by)
+{
+	isa_set_gpr(cs, reg, i->adsize, cs->gpr[reg] + by);
+}
+
+/* Linear addresses of the element at seg:rSI (override applied) and ES:rDI. */
+ISA_INLINE uint64_t source(struct cpu_state *cs, const struct isa_insn *i, unsigned size)
+{
+	return isa_linear(cs, i->seg, cs->gpr[RSI] & address_mask(i), size, ISA_READ);
+}
+
+ISA_INLINE uint64_t destination(struct cpu_state *cs, const struct isa_insn *i, unsigned size,
+				enum isa_access how)
+{
+	return isa_linear(cs, SREG_ES, cs->gpr[RDI] & address_mask(i), size, how);
+}
+
+/* --- one element --- */
+#define COMPARE(bits, T, sfx)                                                          \
+	ISA_INLINE uint16_t compare##bits(T a, T b)                                    \
+	{                                                                              \
+		uint16_t cc;                                                           \
+		__asm__("cmp" sfx " %[b], %[a]" GET_FLAGS                              \
+			: "=a"(cc) : [a] "r"(a), [b] "r"(b) : "cc");                   \
+		return cc;                                                             \
+	}
+
+#define ONE_SIZE(bits, T, S, sfx)                                                      \
+	COMPARE(bits, T, sfx)                                                          \
+	HANDLER(movs##bits)                                                            \
+	{                                                                              \
+		uint64_t v = isa_load(cs, source(cs, i, sizeof(T)), sizeof(T));        \
+		isa_store(cs, destination(cs, i, sizeof(T), ISA_WRITE), sizeof(T), v); \
+		advance(cs, i, RSI, step(cs, sizeof(T)));                              \
+		advance(cs, i, RDI, step(cs, sizeof(T)));                              \
+	}                                                                              \
+	HANDLER(stos##bits)                                                            \
+	{                                                                              \
+		isa_store(cs, destination(cs, i, sizeof(T), ISA_WRITE), sizeof(T),     \
+			  cs->gpr[RAX]);                                               \
+		advance(cs, i, RDI, step(cs, sizeof(T)));                              \
+	}                                                                              \
+	HANDLER(lods##bits)                                                            \
+	{                                                                              \
+		T v = (T)isa_load(cs, source(cs, i, sizeof(T)), sizeof(T));            \
+		SET_REG(cs, 0, T, v);                                                  \
+		advance(cs, i, RSI, step(cs, sizeof(T)));                              \
+	}                                                                              \
+	ISA_INLINE uint16_t cmps_cc##bits(struct cpu_state *cs, const struct isa_insn *i) \
+	{                                                                              \
+		T a = (T)isa_load(cs, source(cs, i, sizeof(T)), sizeof(T));            \
+		T b = (T)isa_load(cs, destination(cs, i, sizeof(T), ISA_READ), sizeof(T)); \
+		advance(cs, i, RSI, step(cs, sizeof(T)));                              \
+		advance(cs, i, RDI, step(cs, sizeof(T)));                              \
+		return compare##bits(a, b);                                            \
+	}                                                                              \
+	ISA_INLINE uint16_t scas_cc##bits(struct cpu_state *cs, const struct isa_insn *i) \
+	{                                                                              \
+		T b = (T)isa_load(cs, destination(cs, i, sizeof(T), ISA_READ), sizeof(T)); \
+		advance(cs, i, RDI, step(cs, sizeof(T)));                              \
+		return compare##bits((T)cs->gpr[RAX], b);                              \
+	}                                                                              \
+	HANDLER(cmps##bits) { cs->cc = cmps_cc##bits(cs, i); }                         \
+	HANDLER(scas##bits) { cs->cc = scas_cc##bits(cs, i); }
+ISA_SIZES(ONE_SIZE)
+
+/* --- repetition --- */
+
+/* Must a repetition that has `done` bytes behind it let go? */
+ISA_INLINE bool leave_early(const struct cpu_state *cs, uint64_t done)
+{
+	return READ_ONCE(cs->exit_request) || (cs->rflags & X86_FLAGS_TF) || done >= REP_BUDGET;
+}
+
+/*
+ * Elements that may be done at once from seg:offset: within the page, the
+ * address size and the segment. 0: go by element. *lin is where they start.
+ */
+static uint64_t chunk(struct cpu_state *cs, const struct isa_insn *i, enum sreg seg,
+		      uint64_t offset, unsigned size, uint64_t count, enum isa_access how,
+		      uint64_t *lin)
+{
+	uint64_t room, n = count;
+
+	if (!isa_linear_ok(cs, seg, offset, size, how, lin))
+		return 0;
+	room = PAGE_SIZE - (*lin & ~PAGE_MASK);
+	if (i->adsize != 8)
+		room = min_u64(room, address_mask(i) - offset + 1);
+	n = min_u64(n, room / size);
+	if (!n || !isa_linear_ok(cs, seg, offset, n * size, how, lin))
+		return 0;
+	return n;
+}
+
+static uint64_t chunk_source(struct cpu_state *cs, const struct isa_insn *i, unsigned size,
+			     uint64_t count, const void **p)
+{
+	uint64_t lin, n = chunk(cs, i, i->seg, cs->gpr[RSI] & address_mask(i), size, count,
+				ISA_READ, &lin);
+
+	*p = n ? isa_tlb_read(cs, lin, 1) : NULL;
+	return *p ? n : 0;
+}
+
+static uint64_t chunk_destination(struct cpu_state *cs, const struct isa_insn *i,
+				  unsigned size, uint64_t count, void **p)
+{
+	uint64_t lin, n = chunk(cs, i, SREG_ES, cs->gpr[RDI] & address_mask(i), size, count,
+				ISA_WRITE, &lin);
+
+	*p = n ? isa_tlb_write(cs, lin, 1) : NULL;
+	return *p ? n : 0;
+}
+
+ISA_INLINE bool bulk_allowed(const struct cpu_state *cs)
+{
+	return !(cs->rflags & (X86_FLAGS_DF | X86_FLAGS_TF));
+}
+
+#define BULK_SIZE(bits, T, S, sfx)                                                     \
+	static uint64_t bulk_movs##bits(struct cpu_state *cs, const struct isa_insn *i, \
+					uint64_t count)                                \
+	{                                                                              \
+		const void *src;                                                       \
+		void *dst;                                                             \
+		uint64_t n, c;                                                         \
+		n = chunk_source(cs, i, sizeof(T), count, &src);                       \
+		if (n)                                                                 \
+			n = chunk_destination(cs, i, sizeof(T), n, &dst);              \
+		if (!n)                                                                \
+			return 0;                                                      \
+		c = n;                                                                 \
+		__asm__ volatile("rep movs" sfx                                        \
+				 : "+S"(src), "+D"(dst), "+c"(c) : : "memory");        \
+		advance(cs, i, RSI, n * sizeof(T));                                    \
+		advance(cs, i, RDI, n * sizeof(T));                                    \
+		return n;                                                              \
+	}                                                                              \
+	static uint64_t bulk_stos##bits(struct cpu_state *cs, const struct isa_insn *i, \
+					uint64_t count)                                \
+	{                                                                              \
+		void *dst;                                                             \
+		uint64_t n = chunk_destination(cs, i, sizeof(T), count, &dst), c = n;  \
+		if (!n)                                                                \
+			return 0;                                                      \
+		__asm__ volatile("rep stos" sfx                                        \
+				 : "+D"(dst), "+c"(c) : "a"(cs->gpr[RAX]) : "memory"); \
+		advance(cs, i, RDI, n * sizeof(T));                                    \
+		return n;                                                              \
+	}                                                                              \
+	ISA_INLINE uint64_t bulk_lods##bits(struct cpu_state *cs, const struct isa_insn *i, \
+					    uint64_t count)                            \
+	{                                                                              \
+		return 0;                                                              \
+	}
+ISA_SIZES(BULK_SIZE)
+
+/* MOVS, STOS, LODS: until rCX is 0. */
+#define REP(op, bits, T)                                                               \
+	HANDLER(rep_##op##bits)                                                        \
+	{                                                                              \
+		uint64_t count = cs->gpr[RCX] & address_mask(i), done = 0, n;          \
+		while (count) {                                                        \
+			n = bulk_allowed(cs) ? bulk_##op##bits(cs, i, count) : 0;      \
+			if (!n) {                                                      \
+				op##bits(cs, i);                                       \
+				n = 1;                                                 \
+			}                                                              \
+			count -= n;                                                    \
+			done += n * sizeof(T);                                         \
+			isa_set_gpr(cs, RCX, i->adsize, count);                        \
+			if (count && leave_early(cs, done)) {                          \
+				cs->rip = isa_rip(cs);                                 \
+				return;                                                \
+			}                                                              \
+		}                                                                      \
+		cs->rip = isa_next_rip(cs, i);                                         \
+	}
+
+/* CMPS, SCAS: until rCX is 0 or ZF says stop. */
+#define REP_COMPARE(op, bits, T)                                                       \
+	HANDLER(rep_##op##bits)                                                        \
+	{                                                                              \
+		uint64_t count = cs->gpr[RCX] & address_mask(i), done = 0;             \
+		uint32_t cc = cs->cc, stop = (i->flags & ISA_REPNE) ? CC_ZF : 0;       \
+		cs->rip = isa_next_rip(cs, i);                                         \
+		while (count) {                                                        \
+			cc = op##_cc##bits(cs, i);                                     \
+			count--;                                                       \
+			done += sizeof(T);                                             \
+			isa_set_gpr(cs, RCX, i->adsize, count);                        \
+			if ((cc & CC_ZF) == stop)                                      \
+				break;                                                 \
+			if (count && leave_early(cs, done)) {                          \
+				cs->rip = isa_rip(cs);                                 \
+				break;                                                 \
+			}                                                              \
+		}                                                                      \
+		cs->cc = cc;                                                           \
+	}
+
+#define REP_SIZE(bits, T, S, sfx)                                                      \
+	REP(movs, bits, T) REP(stos, bits, T) REP(lods, bits, T)                       \
+	REP_COMPARE(cmps, bits, T) REP_COMPARE(scas, bits, T)
+ISA_SIZES(REP_SIZE)
+
+struct string_forms {
+	struct by_size one, rep;
+};
+#define FORMS(op) { BY_SIZE(op), BY_SIZE(rep_##op) }
+
+/* a4 a5 MOVS, a6 a7 CMPS, aa ab STOS, ac ad LODS, ae af SCAS */
+isa_fn *isa_pick_string(const struct isa_decoded *d, struct isa_insn *i)
+{
+	static const struct string_forms forms[6] = {
+		[0] = FORMS(movs), [1] = FORMS(cmps), [3] = FORMS(stos),
+		[4] = FORMS(lods), [5] = FORMS(scas),
+	};
+	const struct string_forms *f = &forms[(i->opcode - 0xa4) >> 1];
+
+	if (!(i->flags & (ISA_REP | ISA_REPNE)))
+		return by_size(&f->one, i->opsize);
+	i->flags |= ISA_ENDS_BLOCK;
+	return by_size(&f->rep, i->opsize);
+}
