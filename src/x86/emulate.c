@@ -290,6 +290,7 @@ static void emulator_mem_commit(struct cpu_state *cs, uint64_t lin, unsigned siz
 		isa_fpu_load(cs);
 }
 
+static void emulator_raise(struct cpu_state *cs) __attribute__((noreturn));
 static void emulator_raise(struct cpu_state *cs)
 {
 	leave(emulator_of(cs), OUT_EXCEPTION);

@@ -2,9 +2,11 @@
  * Hypercalls (KVM API: "KVM Hypercalls"; number in RAX, arguments in RBX, RCX,
  * RDX, RSI, result in RAX) and HLT.
  */
-#include <linux/kvm_para.h>
-
 #include "x86/run.h"
+
+/* after sdm/regs.h: its macros have the names of some of our enumerators */
+#include <errno.h>
+#include <linux/kvm_para.h>
 
 /* KVM_HC_KICK_CPU: wake the vCPU with this APIC id out of a paravirtual spinlock's HLT. */
 static void kick_cpu(struct kvm_vcpu *vcpu, uint64_t apicid)

@@ -138,7 +138,7 @@ static int serve_requests(struct kvm_vcpu *vcpu)
 	}
 	if (kvm_check_request(KVM_REQ_IOAPIC_EOI_EXIT, vcpu)) {
 		vcpu->run->exit_reason = KVM_EXIT_IOAPIC_EOI;
-		vcpu->run->eoi.vector = vcpu->arch->pending_ioapic_eoi;
+		vcpu->run->eoi.vector = kvm_lapic_pending_ioapic_eoi(vcpu);
 		return 0;
 	}
 	if (kvm_check_request(KVM_REQ_PENDING_TIMER, vcpu))

@@ -8,6 +8,7 @@
  */
 #include <string.h>
 
+#include "lib/error.h"
 #include "sdm/paging.h"
 #include "x86/run.h"
 

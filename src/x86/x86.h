@@ -90,7 +90,6 @@ struct kvm_vcpu_arch {
 	uint64_t smbase;
 	bool request_irq_window; /* run->request_interrupt_window */
 	int pending_external_vector; /* KVM_INTERRUPT with a split irqchip; -1 none */
-	int pending_ioapic_eoi;	     /* vector of KVM_EXIT_IOAPIC_EOI */
 	bool pv_unhalted;	     /* (a) KVM_HC_KICK_CPU ends the next HLT */
 	sigset_t outer_sigset;	     /* the thread's mask outside KVM_RUN, with sigset_active */
 
