@@ -4,8 +4,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "abi/abi.h"
 #include "abi/internal.h"
@@ -14,48 +12,17 @@
 
 /* --- KVM_RUN and its signals --- */
 
-/* The thread's KVM_RUN while KVM_SET_SIGNAL_MASK has another mask in force. */
-static __thread struct {
-	bool active;
-	uint64_t outside; /* what the client blocks when it is not in KVM_RUN */
-} run_signals;
-
-/* The kernel's 64-bit set; new NULL: only look. */
-static uint64_t signal_mask(const uint64_t *new)
-{
-	uint64_t old = 0;
-
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, new, &old, sizeof(old));
-	return old;
-}
-
 bool abi_signal_ends_run_only(int signo)
 {
-	return run_signals.active && signo >= 1 && signo <= 64 &&
-	       (run_signals.outside >> (signo - 1) & 1);
+	return kvm_signal_blocked_outside(signo);
 }
 
 static long run(struct abi_call *c)
 {
-	struct kvm_vcpu *vcpu = c->vcpu;
-	long r;
-
-	if (!vcpu->run->immediate_exit)
-		vcpu->arch->has_run = true;
-	kvm_msr_filter_sync(vcpu);
-	if (likely(!vcpu->sigset_active))
-		return kvm_arch_vcpu_ioctl_run(vcpu);
-	/*
-	 * A signal that is unblocked only here ends the run; its handler waits
-	 * until the client unblocks it (see abi_signal_ends_run_only).
-	 */
-	run_signals.outside = signal_mask(NULL);
-	run_signals.active = true;
-	signal_mask(&vcpu->sigset);
-	r = kvm_arch_vcpu_ioctl_run(vcpu);
-	signal_mask(&run_signals.outside);
-	run_signals.active = false;
-	return r;
+	if (!c->vcpu->run->immediate_exit)
+		c->vcpu->arch->has_run = true;
+	kvm_msr_filter_sync(c->vcpu);
+	return kvm_arch_vcpu_ioctl_run(c->vcpu);
 }
 
 static long set_sigmask(struct abi_call *c)
