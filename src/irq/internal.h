@@ -51,6 +51,7 @@ struct kvm_lapic {
 	uint32_t esr_pending;	 /* (a) errors since the last write of ESR */
 	int pending_extint;	 /* (a) split irqchip: vector of KVM_INTERRUPT, -1 none */
 	uint8_t pending_ioapic_eoi;
+	gpa_t vapic_addr; /* KVM_SET_VAPIC_ADDR, 0 none; owner */
 	pthread_mutex_t timer_lock;
 	struct lapic_timer timer;
 };

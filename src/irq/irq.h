@@ -100,6 +100,15 @@ must_check int kvm_apic_set_state(struct kvm_vcpu *vcpu, const struct kvm_lapic_
 /* LINT1 as NMI: KVM_NMI goes to the vCPU itself; this is the APIC's say. */
 void kvm_apic_nmi_wd_deliver(struct kvm_vcpu *vcpu);
 
+/*
+ * KVM API: KVM_SET_VAPIC_ADDR: the TPR shared with a patched guest (lapic_vapic.c). addr 0
+ * ends it. -EINVAL: no in-process APIC, or no memory there. The syncs belong right after
+ * each exit and right before each entry.
+ */
+must_check int kvm_lapic_set_vapic_addr(struct kvm_vcpu *vcpu, gpa_t addr);
+void kvm_lapic_sync_from_vapic(struct kvm_vcpu *vcpu);
+void kvm_lapic_sync_to_vapic(struct kvm_vcpu *vcpu);
+
 /* MSI: KVM API: KVM_SIGNAL_MSI. > 0 delivered, 0 blocked by the guest, < 0 error. */
 int kvm_send_userspace_msi(struct kvm *kvm, const struct kvm_msi *msi);
 /* KVM API: KVM_IRQ_LINE(_STATUS). */
