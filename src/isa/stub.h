@@ -31,7 +31,8 @@ struct silicon_desc {
 	uint8_t nr_elems;
 	uint8_t index_size;    /* gathers: bytes of an index */
 	uint8_t scale_shift;
-	uint8_t extra[6];      /* zero */
+	uint8_t uses_mmx;      /* has an operand that shares registers with the x87 */
+	uint8_t extra[5];      /* zero */
 };
 static_assert(sizeof(struct silicon_desc) == 40, "no padding: compared as bytes");
 

@@ -262,6 +262,8 @@ void random_state(struct state *s)
 	s->x.fsw = (uint16_t)(rnd() & 0x7f00);
 	if (!(rnd() & 7))
 		s->x.fsw |= (uint16_t)(rnd() & 0x7f);
+	if (s->x.fsw & ~s->x.fcw & 0x3f) /* ES and B are a summary, which XRSTOR recomputes */
+		s->x.fsw |= 0x8080;
 	s->x.ftw = (uint8_t)(rnd() & 3 ? 0xff : rnd());
 	s->x.mxcsr = (uint32_t)(rnd() & 0xe040) | (rnd() & 7 ? 0x1f80 : rnd() & 0x1f80) |
 		     (rnd() & 3 ? 0 : rnd() & 0x3f);
