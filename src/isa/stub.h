@@ -47,7 +47,7 @@ struct silicon_op {
 
 /*
  * The stub with this code and description. NULL: the host refuses executable
- * memory or SILICON_MAX_BYTES of different stubs exist (logged).
+ * memory or 2 GiB of different stubs exist (said once on stderr).
  * Takes the arena's lock; calls libc: not while the guest's FPU is loaded.
  */
 const struct silicon_op *silicon_get(const struct silicon_desc *desc, const uint8_t *code,

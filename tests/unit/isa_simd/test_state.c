@@ -234,6 +234,9 @@ static void saved_areas_equal_the_bare_processors(void **state)
 
 		random_state(&a);
 		a.x.fip = a.x.fdp = 0;
+		a.x.xstate_bv = rnd() & 7;
+		if (rnd() & 1)
+			a.x.mxcsr = MXCSR_DEFAULT;
 		b = a;
 		memset(area(), 0x5c, 832);
 		memset(area() + 512, 0, 64);
@@ -279,6 +282,8 @@ static void restored_state_equals_the_bare_processors(void **state)
 		in.x.xstate_bv = rnd() & 7;
 		if (!(rnd() & 3)) /* compacted */
 			in.x.xcomp_bv = 1ULL << 63 | (rnd() & 7);
+		else if (!(rnd() & 7))
+			in.x.xcomp_bv = 1ULL << (rnd() % 10);
 		if (!(rnd() & 15))
 			in.x.header_reserved[rnd() % 6] = 1;
 		if (!(rnd() & 15))
@@ -397,6 +402,26 @@ static void load_across_pages_sees_both(void **state)
 	assert_memory_equal(st.x.xmm[0], want, 16);
 }
 
+static void operand_that_vanishes_in_a_stub_leaves_the_state_as_it_was(void **state)
+{
+	struct state in;
+
+	begin();
+	st.gpr[RBX] = (uint64_t)(uintptr_t)harness_mem + PAGE_SIZE;
+	st.x.mxcsr = 0x1fa0;
+	st.x.fcw = 0x27f;
+	in = st;
+	harness_vanish = true;
+	assert_int_equal(RUN64(&st, 0x0f, 0x11, 0x03), X86_TRAP_PF); /* movups [rbx], xmm0 */
+	harness_vanish = false;
+	assert_int_equal(harness_cs.fpu_loaded, 0);
+	assert_memory_equal(st.x.xmm, in.x.xmm, sizeof(in.x.xmm));
+	assert_memory_equal(st.x.ymm_high, in.x.ymm_high, sizeof(in.x.ymm_high));
+	assert_int_equal(st.x.mxcsr, in.x.mxcsr);
+	assert_int_equal(st.x.fcw, in.x.fcw);
+	assert_int_equal(st.x.ftw, in.x.ftw);
+}
+
 static void guest_registers_survive_between_stubs(void **state)
 {
 	struct isa_xsave_image before;
@@ -471,6 +496,7 @@ int main(void)
 		cmocka_unit_test(masked_out_elements_do_not_fault),
 		cmocka_unit_test(gather_that_faults_changes_nothing),
 		cmocka_unit_test(load_across_pages_sees_both),
+		cmocka_unit_test(operand_that_vanishes_in_a_stub_leaves_the_state_as_it_was),
 		cmocka_unit_test(guest_registers_survive_between_stubs),
 		cmocka_unit_test(image_of_nonsense_loads_without_a_fault),
 		cmocka_unit_test(cpuid_offers_no_more_than_is_implemented),
