@@ -96,8 +96,8 @@ isa_fn *isa_pick_xadd(const struct isa_decoded *d, struct isa_insn *i)
 
 /*
  * --- CMPXCHG: memory is written back even when the comparison fails ---
- * 32 bits: only the register that takes a new value is zero-extended
- * (SDM Vol. 2, "CMPXCHG"; on silicon, rAX is left alone when equal).
+ * 32 bits: only the register that takes a new value is zero-extended, as
+ * observed on silicon (SDM Vol. 2, "CMPXCHG", does not say).
  */
 #define NAME8 "%b"
 #define NAME16 "%w"
@@ -131,7 +131,6 @@ isa_fn *isa_pick_xadd(const struct isa_decoded *d, struct isa_insn *i)
 		if (cc & CC_ZF) {                                                      \
 			SET_REG(cs, i->rm_off, T, ISA_REG(cs, i->reg_off, T));         \
 		} else {                                                               \
-			SET_REG(cs, i->rm_off, T, d);                                  \
 			SET_REG(cs, 0, T, d);                                          \
 		}                                                                      \
 	}                                                                              \

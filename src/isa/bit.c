@@ -31,7 +31,7 @@ ISA_INLINE uint64_t bit_linear(struct cpu_state *cs, const struct isa_insn *i, i
 	{                                                                              \
 		uint16_t cc = (uint16_t)cs->cc;                                        \
 		__asm__ volatile(SET_FLAGS lock #op sfx " %[n], %[p]" GET_FLAGS        \
-				 : [p] "+m"(*p), "+a"(cc)                              \
+				 : [p] "+m"(*p), "+&a"(cc)                              \
 				 : [n] "r"((T)(n & (bits - 1))) : "cc", "memory");     \
 		cs->cc = cc;                                                           \
 	}
@@ -42,7 +42,7 @@ ISA_INLINE uint64_t bit_linear(struct cpu_state *cs, const struct isa_insn *i, i
 		T d = ISA_REG(cs, i->rm_off, T);                                       \
 		uint16_t cc = (uint16_t)cs->cc;                                        \
 		__asm__(SET_FLAGS #op sfx " %[n], %[d]" GET_FLAGS                      \
-			: [d] "+r"(d), "+a"(cc) : [n] "r"(n) : "cc");                  \
+			: [d] "+r"(d), "+&a"(cc) : [n] "r"(n) : "cc");                  \
 		cs->cc = cc;                                                           \
 		SET_REG(cs, i->rm_off, T, d);                                          \
 	}                                                                              \
@@ -79,7 +79,7 @@ ISA_INLINE uint64_t bit_linear(struct cpu_state *cs, const struct isa_insn *i, i
 	{                                                                              \
 		uint16_t cc = (uint16_t)cs->cc;                                        \
 		__asm__(SET_FLAGS "bt" sfx " %[n], %[d]" GET_FLAGS                     \
-			: "+a"(cc) : [d] "r"(d), [n] "r"(n) : "cc");                   \
+			: "+&a"(cc) : [d] "r"(d), [n] "r"(n) : "cc");                   \
 		cs->cc = cc;                                                           \
 	}                                                                              \
 	HANDLER(bt_rr##bits)                                                           \
@@ -143,7 +143,7 @@ isa_fn *isa_pick_bt(const struct isa_decoded *d, struct isa_insn *i)
 		T v = (T)isa_read_rm(cs, i, sizeof(T)), d = ISA_REG(cs, i->reg_off, T); \
 		uint16_t cc = (uint16_t)cs->cc;                                        \
 		__asm__(SET_FLAGS #op sfx " %[v], %[d]" GET_FLAGS                      \
-			: [d] "+r"(d), "+a"(cc) : [v] "r"(v) : "cc");                  \
+			: [d] "+r"(d), "+&a"(cc) : [v] "r"(v) : "cc");                  \
 		cs->cc = cc;                                                           \
 		SET_REG(cs, i->reg_off, T, d);                                         \
 	}
@@ -158,7 +158,7 @@ isa_fn *isa_pick_bt(const struct isa_decoded *d, struct isa_insn *i)
 		T v = (T)isa_read_rm(cs, i, sizeof(T)), d = ISA_REG(cs, i->reg_off, T); \
 		uint16_t cc = (uint16_t)cs->cc;                                        \
 		__asm__(SET_FLAGS #op sfx " %[v], %[d]" GET_FLAGS                      \
-			: [d] "+r"(d), "+a"(cc) : [v] "r"(v) : "cc");                  \
+			: [d] "+r"(d), "+&a"(cc) : [v] "r"(v) : "cc");                  \
 		cs->cc = cc;                                                           \
 		if (v)                                                                 \
 			SET_REG(cs, i->reg_off, T, d);                                 \
@@ -224,7 +224,7 @@ isa_fn *isa_pick_crc32(const struct isa_decoded *d, struct isa_insn *i)
 		T v = (T)isa_read_rm(cs, i, sizeof(T)), d = ISA_REG(cs, i->reg_off, T); \
 		uint16_t cc = (uint16_t)cs->cc;                                        \
 		__asm__(SET_FLAGS #op " %[v], %[d]" GET_FLAGS                          \
-			: [d] "+r"(d), "+a"(cc) : [v] "r"(v) : "cc");                  \
+			: [d] "+r"(d), "+&a"(cc) : [v] "r"(v) : "cc");                  \
 		cs->cc = cc;                                                           \
 		SET_REG(cs, i->reg_off, T, d);                                         \
 	}

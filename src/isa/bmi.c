@@ -19,7 +19,7 @@
 		T m = READ_RM(T), s = SRC(T), r;                                       \
 		uint16_t cc = (uint16_t)cs->cc;                                        \
 		__asm__(SET_FLAGS #op " " text GET_FLAGS                               \
-			: [r] "=&r"(r), "+a"(cc) : [m] "r"(m), [s] "r"(s) : "cc");     \
+			: [r] "=&r"(r), "+&a"(cc) : [m] "r"(m), [s] "r"(s) : "cc");     \
 		cs->cc = cc;                                                           \
 		SET_REG(cs, 8 * i->dst, T, r);                                         \
 	}
@@ -40,7 +40,7 @@
 		T m = READ_RM(T), r;                                                   \
 		uint16_t cc = (uint16_t)cs->cc;                                        \
 		__asm__(SET_FLAGS #op " %[m], %[r]" GET_FLAGS                          \
-			: [r] "=&r"(r), "+a"(cc) : [m] "r"(m) : "cc");                 \
+			: [r] "=&r"(r), "+&a"(cc) : [m] "r"(m) : "cc");                 \
 		cs->cc = cc;                                                           \
 		SET_REG(cs, 8 * i->dst, T, r);                                         \
 	}

@@ -11,15 +11,19 @@
 
 #define SRC(T) ((T)isa_read_rm(cs, i, sizeof(T)))
 
-/* One-operand multiply: AX = AL * src. */
+/*
+ * One-operand multiply. Of the flags only CF and OF are defined; some silicon
+ * leaves the others alone, some computes them: the guest's are loaded first.
+ */
 #define MUL8(op)                                                                       \
 	HANDLER(op##8)                                                                 \
 	{                                                                              \
 		uint8_t v = SRC(uint8_t);                                              \
-		uint16_t ax = (uint8_t)cs->gpr[RAX], cc;                               \
-		__asm__(#op "b %[v]\n\tmovw %%ax, %[r]" GET_FLAGS                      \
-			: [r] "=&r"(ax), "=a"(cc) : [v] "r"(v), "a"(ax) : "cc");       \
-		ISA_REG(cs, 0, uint16_t) = ax;                                         \
+		uint16_t ax = (uint16_t)cs->gpr[RAX], cc = (uint16_t)cs->cc, r;        \
+		__asm__(SET_FLAGS "movw %[ax], %%ax\n\t" #op "b %[v]"                  \
+			"\n\tmovw %%ax, %[r]" GET_FLAGS                                \
+			: [r] "=&r"(r), "+&a"(cc) : [v] "r"(v), [ax] "r"(ax) : "cc");   \
+		ISA_REG(cs, 0, uint16_t) = r;                                          \
 		cs->cc = cc;                                                           \
 	}
 MUL8(mul)
@@ -29,11 +33,12 @@ MUL8(imul)
 #define MUL_WIDE(op, bits, T, sfx)                                                     \
 	HANDLER(op##bits)                                                              \
 	{                                                                              \
-		T v = SRC(T), lo = (T)cs->gpr[RAX], hi;                                \
-		uint16_t cc;                                                           \
-		__asm__(#op sfx " %[v]\n\tmov %%" AX_NAME##bits ", %[lo]" GET_FLAGS    \
-			: [lo] "=&r"(lo), "=d"(hi), "=a"(cc)                           \
-			: [v] "r"(v), "a"(lo) : "cc");                                 \
+		T v = SRC(T), acc = (T)cs->gpr[RAX], lo, hi;                           \
+		uint16_t cc = (uint16_t)cs->cc;                                        \
+		__asm__(SET_FLAGS "mov %[acc], %%" AX_NAME##bits "\n\t" #op sfx " %[v]" \
+			"\n\tmov %%" AX_NAME##bits ", %[lo]" GET_FLAGS                 \
+			: [lo] "=&r"(lo), "=&d"(hi), "+&a"(cc)                          \
+			: [v] "r"(v), [acc] "r"(acc) : "cc");                          \
 		SET_REG(cs, 8 * RAX, T, lo);                                           \
 		SET_REG(cs, 8 * RDX, T, hi);                                           \
 		cs->cc = cc;                                                           \
@@ -46,9 +51,9 @@ MUL8(imul)
 #define IMUL_REG(bits, T, sfx)                                                         \
 	ISA_INLINE T imul_val##bits(struct cpu_state *cs, T d, T v)                    \
 	{                                                                              \
-		uint16_t cc;                                                           \
-		__asm__("imul" sfx " %[v], %[d]" GET_FLAGS                             \
-			: [d] "+r"(d), "=a"(cc) : [v] "r"(v) : "cc");                  \
+		uint16_t cc = (uint16_t)cs->cc;                                        \
+		__asm__(SET_FLAGS "imul" sfx " %[v], %[d]" GET_FLAGS                   \
+			: [d] "+r"(d), "+&a"(cc) : [v] "r"(v) : "cc");                  \
 		cs->cc = cc;                                                           \
 		return d;                                                              \
 	}                                                                              \
@@ -75,7 +80,7 @@ ISA_SIZES_WLQ(MUL_SIZE)
 		T q;                                                                   \
 		__asm__(SET_FLAGS "mov %[lo], %%" AX_NAME##bits "\n\t" #op sfx " %[v]" \
 			"\n\tmov %%" AX_NAME##bits ", %[q]" GET_FLAGS                  \
-			: "+a"(cc), "+d"(hi), [q] "=&r"(q)                             \
+			: "+&a"(cc), "+d"(hi), [q] "=&r"(q)                             \
 			: [lo] "r"(lo), [v] "r"(v) : "cc");                            \
 		SET_REG(cs, 8 * RAX, T, q);                                            \
 		SET_REG(cs, 8 * RDX, T, hi);                                           \
@@ -87,7 +92,7 @@ ISA_SIZES_WLQ(MUL_SIZE)
 		uint16_t ax = (uint16_t)cs->gpr[RAX], cc = (uint16_t)cs->cc, q;        \
 		__asm__(SET_FLAGS "movw %[ax], %%ax\n\t" #op "b %[v]"                  \
 			"\n\tmovw %%ax, %[q]" GET_FLAGS                                \
-			: "+a"(cc), [q] "=&r"(q) : [ax] "r"(ax), [v] "r"(v) : "cc");   \
+			: "+&a"(cc), [q] "=&r"(q) : [ax] "r"(ax), [v] "r"(v) : "cc");   \
 		ISA_REG(cs, 0, uint16_t) = q;                                          \
 		cs->cc = cc;                                                           \
 	} while (0)

@@ -15,7 +15,7 @@
 	{                                                                              \
 		uint16_t cc = (uint16_t)cs->cc;                                        \
 		__asm__(SET_FLAGS #op sfx " %%cl, %[d]" GET_FLAGS                      \
-			: [d] "+r"(d), "+a"(cc) : "c"(n) : "cc");                      \
+			: [d] "+r"(d), "+&a"(cc) : "c"(n) : "cc");                      \
 		cs->cc = cc;                                                           \
 		return d;                                                              \
 	}
@@ -75,7 +75,7 @@ isa_fn *isa_pick_shift(const struct isa_decoded *d, struct isa_insn *i)
 	{                                                                              \
 		uint16_t cc = (uint16_t)cs->cc;                                        \
 		__asm__(SET_FLAGS #op sfx " %%cl, %[v], %[d]" GET_FLAGS                \
-			: [d] "+r"(d), "+a"(cc) : [v] "r"(v), "c"(n) : "cc");          \
+			: [d] "+r"(d), "+&a"(cc) : [v] "r"(v), "c"(n) : "cc");          \
 		cs->cc = cc;                                                           \
 		return d;                                                              \
 	}

@@ -14,7 +14,7 @@
 		T *p = isa_rmw(cs, lin, sizeof(T));                                    \
 		uint16_t cc = (uint16_t)cs->cc;                                        \
 		__asm__ volatile(before lock op sfx " %[p]" after                      \
-				 : [p] "+m"(*p), [cc] "+a"(cc) : : "cc", "memory");    \
+				 : [p] "+m"(*p), [cc] "+&a"(cc) : : "cc", "memory");    \
 		cs->cc = cc;                                                           \
 		isa_rmw_end(cs, lin, sizeof(T), p);                                    \
 	}
@@ -25,7 +25,7 @@
 		T d = ISA_REG(cs, i->rm_off, T);                                       \
 		uint16_t cc = (uint16_t)cs->cc;                                        \
 		__asm__(before #op sfx " %[d]" after                                   \
-			: [d] "+r"(d), [cc] "+a"(cc) : : "cc");                        \
+			: [d] "+r"(d), [cc] "+&a"(cc) : : "cc");                        \
 		cs->cc = cc;                                                           \
 		SET_REG(cs, i->rm_off, T, d);                                          \
 	}                                                                              \
