@@ -108,6 +108,15 @@ struct cpu_state {
 		uint32_t mxcsr;
 		uint16_t fcw;
 	} host_fpu;
+	/*
+	 * The guest's last x87 instruction: the silicon has seen our stub's
+	 * address instead. Goes to and from the image in isa_fpu_(un)load().
+	 */
+	struct {
+		uint64_t ip; /* offset of the instruction */
+		uint64_t dp; /* offset of its memory operand, of the last that had one */
+		uint16_t op; /* low bits of the opcode's first byte << 8 | ModRM */
+	} x87;
 
 	/* A buffer for operands that have no host pointer of their own. */
 	uint8_t bounce[64] __attribute__((aligned(64)));

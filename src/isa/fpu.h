@@ -12,13 +12,54 @@
 
 #include "isa/cpu_state.h"
 
+/* The image in cs->xsave: SDM Vol. 1, "Managing State Using the XSAVE Feature Set". */
+struct isa_xsave_image {
+	uint16_t fcw, fsw;
+	uint8_t ftw; /* abridged: bit n set: register n is not empty */
+	uint8_t pad;
+	uint16_t fop;
+	uint64_t fip, fdp;
+	uint32_t mxcsr, mxcsr_mask;
+	uint64_t st[8][2];  /* 10 bytes each */
+	uint64_t xmm[16][2];
+	uint64_t reserved[12];
+	uint64_t xstate_bv, xcomp_bv, header_reserved[6];
+	uint64_t ymm_high[16][2];
+};
+
+#define MXCSR_DEFAULT 0x1f80u
+#define MXCSR_VALID 0xffffu /* what is not here raises #GP: no MISALIGNSSE */
+#define FCW_DEFAULT 0x37fu
+
+static_assert(offsetof(struct isa_xsave_image, xmm) == 160, "FXSAVE layout");
+static_assert(offsetof(struct isa_xsave_image, xstate_bv) == 512, "XSAVE header");
+static_assert(sizeof(struct isa_xsave_image) == 832, "ISA_XSAVE_SIZE");
+
 /* Bytes of cs->xsave (x87, SSE, AVX: XCR0 = 7), a multiple of 64. */
 #define ISA_XSAVE_SIZE 832
 
-/* The state after RESET/INIT of the FPU: FCW 37fh (INIT: 40h kept), MXCSR 1f80h. */
+/*
+ * Initial configuration of every state component (XSTATE_BV = 0): FCW 37fh as
+ * after FNINIT, MXCSR 1f80h. Whatever was loaded is dropped.
+ */
 void isa_fpu_init(struct cpu_state *cs);
+/*
+ * Image to registers, and back. load: fpu_loaded must be 0; the host's MXCSR and
+ * x87 control word are kept aside. What KVM_SET_XSAVE or a bug may have left
+ * in the image cannot make it fault: reserved header bytes and MXCSR bits are
+ * cleared first. unload: fpu_loaded must be 1; afterwards the image is complete
+ * (data of components that XSTATE_BV says are initial included) and the
+ * registers are as the C ABI wants them. Both are general registers only.
+ */
 void isa_fpu_load(struct cpu_state *cs);
 void isa_fpu_unload(struct cpu_state *cs);
+
+/*
+ * The image with the data of every component valid, initial ones included;
+ * unloads first. XSTATE_BV still says which are initial: set a component's bit
+ * after changing it.
+ */
+struct isa_xsave_image *isa_fpu_image(struct cpu_state *cs);
 
 static inline void isa_fpu_sync(struct cpu_state *cs)
 {
@@ -27,9 +68,20 @@ static inline void isa_fpu_sync(struct cpu_state *cs)
 }
 
 /*
+ * For a signal handler that will not return: the kernel has put the registers
+ * into the signal frame and given the handler initial ones. Brings the guest's
+ * state back from the frame into cs->xsave; fpu_loaded becomes 0. Must be
+ * called before every non-local jump out of a handler while fpu_loaded is 1,
+ * or the guest's x87/SSE/AVX state is lost. Async-signal-safe.
+ */
+void isa_fpu_rescue(struct cpu_state *cs, void *ucontext);
+
+/*
  * Called by the process's SIGFPE/SIGILL/… dispatcher (host/fault.h): when the
  * program counter is inside a silicon stub of this thread's running
- * cpu_state, arranges that the guest gets #XM, #MF, #DE or #UD and returns true.
+ * cpu_state, arranges that the guest gets #XM, #MF, #UD or
+ * (misaligned operand, SIGSEGV from #GP) #GP(0) when the signal handler returns,
+ * and returns true. False: not a stub's, or a page fault on guest memory.
  */
 bool isa_silicon_fault(struct cpu_state *cs, int signo, void *ucontext);
 

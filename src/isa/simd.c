@@ -1,0 +1,470 @@
+/*
+ * Handlers of x87, MMX, SSE and AVX instructions: availability and alignment
+ * checks in C, the instruction itself in a silicon stub (isa/stub.h).
+ *
+ * Invariants
+ * 1. Order: #UD and #NM, then #GP of alignment, then the memory operand's
+ *    faults, then the FPU is loaded, then the stub runs. Nothing between
+ *    loading and the stub can unload it again.
+ * 2. A stub that reads or writes guest memory itself may take SIGSEGV there
+ *    (client memory vanished): the silicon then has changed nothing, and the
+ *    processor unwinds (isa_fpu_rescue()).
+ * 3. A store that went to the bounce buffer is committed only if silicon
+ *    would have written: not after a fault, nor after an x87 store that an
+ *    unmasked exception stopped.
+ *
+ * Locks: none; runs on the vCPU's thread, general registers only.
+ */
+#include <cpuid.h>
+
+#include "isa/fpu.h"
+#include "isa/isa.h"
+#include "isa/simd.h"
+#include "isa/simd_encode.h"
+#include "isa/stub.h"
+#include "lib/copy.h"
+
+/* --- availability: SDM Vol. 3, "System Programming for Instruction Set Extensions" --- */
+static bool protected_mode(const struct cpu_state *cs)
+{
+	return cs->code_mode == ISA_CODE64 ||
+	       ((cs->cr0 & X86_CR0_PE) && !(cs->rflags & X86_FLAGS_VM));
+}
+
+static void __attribute__((noinline, noreturn))
+simd_unavailable(struct cpu_state *cs, enum simd_class class)
+{
+	bool ud = false;
+
+	switch (class) {
+	case SIMD_SSE:
+		ud = (cs->cr0 & X86_CR0_EM) || !(cs->cr4 & X86_CR4_OSFXSR);
+		break;
+	case SIMD_MMX:
+		ud = cs->cr0 & X86_CR0_EM;
+		break;
+	case SIMD_AVX:
+		ud = !(cs->cr4 & X86_CR4_OSXSAVE) || (~cs->xcr0 & SIMD_AVX_XCR0) ||
+		     !protected_mode(cs);
+		break;
+	case SIMD_X87:
+	case SIMD_FWAIT:
+		break;
+	}
+	isa_raise(cs, ud ? X86_TRAP_UD : X86_TRAP_NM);
+}
+
+ISA_INLINE void check_available(struct cpu_state *cs, enum simd_class class)
+{
+	bool ok;
+
+	switch (class) {
+	case SIMD_SSE:
+		ok = !(cs->cr0 & (X86_CR0_EM | X86_CR0_TS)) && (cs->cr4 & X86_CR4_OSFXSR);
+		break;
+	case SIMD_AVX:
+		ok = !(cs->cr0 & X86_CR0_TS) && (cs->cr4 & X86_CR4_OSXSAVE) &&
+		     !(~cs->xcr0 & SIMD_AVX_XCR0) && protected_mode(cs);
+		break;
+	case SIMD_FWAIT:
+		ok = (~cs->cr0 & (X86_CR0_MP | X86_CR0_TS)) != 0;
+		break;
+	default:
+		ok = !(cs->cr0 & (X86_CR0_EM | X86_CR0_TS));
+		break;
+	}
+	if (unlikely(!ok))
+		simd_unavailable(cs, class);
+}
+
+void simd_check(struct cpu_state *cs, enum simd_class class)
+{
+	check_available(cs, class);
+}
+
+/* --- running a stub --- */
+static void __attribute__((noinline, noreturn)) simd_fault(struct cpu_state *cs, uint64_t status)
+{
+	enum exception_vector v = (enum exception_vector)(status - 1);
+
+	if (v == X86_TRAP_XM && !(cs->cr4 & X86_CR4_OSXMMEXCPT))
+		v = X86_TRAP_UD;
+	if (v == X86_TRAP_GP)
+		isa_raise_error(cs, v, 0);
+	isa_raise(cs, v);
+}
+
+ISA_INLINE void run(struct cpu_state *cs, silicon_fn *fn, void *mem)
+{
+	uint64_t status;
+
+	if (unlikely(!cs->fpu_loaded))
+		isa_fpu_load(cs);
+	status = fn(mem, cs);
+	if (unlikely(status))
+		simd_fault(cs, status);
+}
+
+ISA_INLINE uint64_t checked_operand(struct cpu_state *cs, const struct isa_insn *i,
+				    const struct silicon_desc *desc, enum isa_access how)
+{
+	uint64_t lin = isa_operand(cs, i, desc->mem_size, how);
+
+	if (unlikely(lin & desc->align_mask))
+		isa_raise_error(cs, X86_TRAP_GP, 0);
+	return lin;
+}
+
+/* cs->x87 after a non-control x87 instruction. */
+ISA_INLINE void note_x87(struct cpu_state *cs, const struct isa_insn *i,
+			 const struct silicon_desc *desc, bool mem)
+{
+	if (!desc->notes_ip)
+		return;
+	cs->x87.ip = isa_rip(cs);
+	cs->x87.op = desc->x87_op;
+	if (mem)
+		cs->x87.dp = isa_ea(cs, i);
+}
+
+/*
+ * An x87 store stopped by an unmasked exception leaves memory alone, and which
+ * ones stop differs between processors: so a bounce buffer is filled with a
+ * mark first, and looked at where such an exception is pending afterwards.
+ */
+#define X87_STORE_MARK 0x93c5a6719d2be84full
+
+static void mark_bounce(struct cpu_state *cs)
+{
+	((uint64_t *)cs->bounce)[0] = X87_STORE_MARK;
+	((uint64_t *)cs->bounce)[1] = X87_STORE_MARK;
+}
+
+static bool __attribute__((noinline)) x87_stored(const struct cpu_state *cs, unsigned size)
+{
+	const uint64_t mark = X87_STORE_MARK;
+	uint16_t fsw, fcw;
+
+	__asm__ volatile("fnstsw %0\n\tfnstcw %1" : "=m"(fsw), "=m"(fcw));
+	if (likely(!(fsw & ~fcw & 0x3f)))
+		return true;
+	for (unsigned n = 0; n < size; n++)
+		if (cs->bounce[n] != (uint8_t)(mark >> (8 * (n & 7))))
+			return true;
+	return false;
+}
+
+ISA_INLINE void run_reg(struct cpu_state *cs, const struct isa_insn *i, enum simd_class class)
+{
+	const struct silicon_op *op = i->extra;
+
+	check_available(cs, class);
+	run(cs, op->run, NULL);
+	if (class == SIMD_X87)
+		note_x87(cs, i, &op->desc, false);
+}
+
+ISA_INLINE void run_load(struct cpu_state *cs, const struct isa_insn *i, enum simd_class class)
+{
+	const struct silicon_op *op = i->extra;
+	uint64_t lin;
+	void *p;
+
+	check_available(cs, class);
+	lin = checked_operand(cs, i, &op->desc, ISA_READ);
+	p = isa_tlb_read(cs, lin, op->desc.mem_size);
+	if (unlikely(!p))
+		p = cs->ops->mem(cs, lin, op->desc.mem_size, ISA_READ, cs->bounce);
+	run(cs, op->run, p);
+	if (class == SIMD_X87)
+		note_x87(cs, i, &op->desc, true);
+}
+
+ISA_INLINE void run_store(struct cpu_state *cs, const struct isa_insn *i, enum simd_class class)
+{
+	const struct silicon_op *op = i->extra;
+	uint64_t lin;
+	void *p;
+
+	check_available(cs, class);
+	lin = checked_operand(cs, i, &op->desc, ISA_WRITE);
+	p = isa_tlb_write(cs, lin, op->desc.mem_size);
+	if (unlikely(!p))
+		p = cs->ops->mem(cs, lin, op->desc.mem_size, ISA_WRITE, cs->bounce);
+	if (class == SIMD_X87 && unlikely(p == cs->bounce))
+		mark_bounce(cs);
+	run(cs, op->run, p);
+	if (class == SIMD_X87)
+		note_x87(cs, i, &op->desc, true);
+	if (unlikely(p == cs->bounce) &&
+	    (class != SIMD_X87 || x87_stored(cs, op->desc.mem_size)))
+		cs->ops->mem_commit(cs, lin, op->desc.mem_size, p);
+}
+
+#define HANDLERS(name, class)                                               \
+	static void name##_reg(struct cpu_state *cs, const struct isa_insn *i)   \
+	{                                                                   \
+		run_reg(cs, i, class);                                      \
+	}                                                                   \
+	static void name##_load(struct cpu_state *cs, const struct isa_insn *i)  \
+	{                                                                   \
+		run_load(cs, i, class);                                     \
+	}                                                                   \
+	static void name##_store(struct cpu_state *cs, const struct isa_insn *i) \
+	{                                                                   \
+		run_store(cs, i, class);                                    \
+	}
+HANDLERS(sse, SIMD_SSE)
+HANDLERS(avx, SIMD_AVX)
+HANDLERS(mmx, SIMD_MMX)
+HANDLERS(x87, SIMD_X87)
+
+static void fwait_reg(struct cpu_state *cs, const struct isa_insn *i)
+{
+	run_reg(cs, i, SIMD_FWAIT);
+}
+
+/* FNINIT also forgets the last instruction. */
+static void x87_fninit(struct cpu_state *cs, const struct isa_insn *i)
+{
+	run_reg(cs, i, SIMD_X87);
+	cs->x87.ip = 0;
+	cs->x87.dp = 0;
+	cs->x87.op = 0;
+}
+
+enum simd_form { FORM_REG, FORM_LOAD, FORM_STORE, NR_FORMS };
+
+static isa_fn *const simd_fn[NR_SIMD_CLASSES][NR_FORMS] = {
+	[SIMD_SSE] = { sse_reg, sse_load, sse_store },
+	[SIMD_AVX] = { avx_reg, avx_load, avx_store },
+	[SIMD_MMX] = { mmx_reg, mmx_load, mmx_store },
+	[SIMD_X87] = { x87_reg, x87_load, x87_store },
+	[SIMD_FWAIT] = { fwait_reg, NULL, NULL },
+};
+
+/* LDMXCSR: the host may allow bits (MISALIGNSSE) that the guest has not. */
+ISA_INLINE void ldmxcsr(struct cpu_state *cs, const struct isa_insn *i, enum simd_class class)
+{
+	uint32_t v;
+
+	check_available(cs, class);
+	v = (uint32_t)isa_load(cs, isa_operand(cs, i, 4, ISA_READ), 4);
+	if (v & ~MXCSR_VALID)
+		isa_raise_error(cs, X86_TRAP_GP, 0);
+	if (!cs->fpu_loaded)
+		isa_fpu_load(cs);
+	__asm__ volatile("ldmxcsr %0" : : "m"(v));
+}
+
+static void sse_ldmxcsr(struct cpu_state *cs, const struct isa_insn *i)
+{
+	ldmxcsr(cs, i, SIMD_SSE);
+}
+
+static void avx_ldmxcsr(struct cpu_state *cs, const struct isa_insn *i)
+{
+	ldmxcsr(cs, i, SIMD_AVX);
+}
+
+/* LFENCE, MFENCE, SFENCE: ordering is the host's own. */
+static void fence(struct cpu_state *cs, const struct isa_insn *i)
+{
+	__sync_synchronize();
+}
+
+/* --- choosing, while decoding --- */
+static enum simd_class class_of_legacy(const struct isa_decoded *d)
+{
+	bool mmx = false, xmm = false;
+
+	for (unsigned n = 0; n < d->insn.operand_count; n++) {
+		const ZydisDecodedOperand *o = &d->operands[n];
+		ZydisRegisterClass c;
+
+		if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
+			continue;
+		c = ZydisRegisterGetClass(o->reg.value);
+		mmx |= c == ZYDIS_REGCLASS_MMX;
+		xmm |= c == ZYDIS_REGCLASS_XMM;
+	}
+	return mmx && !xmm ? SIMD_MMX : SIMD_SSE;
+}
+
+/* The set an instruction belongs to; false: not one of this file's. */
+static bool find_class(const struct isa_decoded *d, enum simd_class *class)
+{
+	switch (d->insn.meta.isa_set) {
+	case ZYDIS_ISA_SET_X87:
+	case ZYDIS_ISA_SET_FCMOV:
+	case ZYDIS_ISA_SET_SSE3X87:
+		*class = d->insn.mnemonic == ZYDIS_MNEMONIC_FWAIT ? SIMD_FWAIT : SIMD_X87;
+		return true;
+	case ZYDIS_ISA_SET_PPRO: /* FCOMI and its like, but CMOV and RDPMC as well */
+		*class = SIMD_X87;
+		return d->insn.meta.category == ZYDIS_CATEGORY_X87_ALU;
+	case ZYDIS_ISA_SET_PENTIUMMMX:
+		*class = SIMD_MMX;
+		return true;
+	case ZYDIS_ISA_SET_SSE:
+	case ZYDIS_ISA_SET_SSE2:
+	case ZYDIS_ISA_SET_SSE2MMX:
+	case ZYDIS_ISA_SET_SSE3:
+	case ZYDIS_ISA_SET_SSSE3:
+	case ZYDIS_ISA_SET_SSSE3MMX:
+	case ZYDIS_ISA_SET_SSE4:
+	case ZYDIS_ISA_SET_SSE42:
+	case ZYDIS_ISA_SET_SSE4A:
+	case ZYDIS_ISA_SET_SSEMXCSR:
+	case ZYDIS_ISA_SET_AES:
+	case ZYDIS_ISA_SET_PCLMULQDQ:
+	case ZYDIS_ISA_SET_SHA:
+	case ZYDIS_ISA_SET_GFNI:
+		*class = class_of_legacy(d);
+		return true;
+	case ZYDIS_ISA_SET_AVX:
+	case ZYDIS_ISA_SET_AVX2:
+	case ZYDIS_ISA_SET_AVX2GATHER:
+	case ZYDIS_ISA_SET_AVXAES:
+	case ZYDIS_ISA_SET_FMA:
+	case ZYDIS_ISA_SET_F16C:
+	case ZYDIS_ISA_SET_VAES:
+	case ZYDIS_ISA_SET_VPCLMULQDQ:
+	case ZYDIS_ISA_SET_AVX_GFNI:
+		*class = SIMD_AVX;
+		return d->insn.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+	default:
+		return false;
+	}
+}
+
+const ZydisDecodedOperand *simd_memory_operand(const struct isa_decoded *d)
+{
+	for (unsigned n = 0; n < d->insn.operand_count; n++)
+		if (d->operands[n].type == ZYDIS_OPERAND_TYPE_MEMORY)
+			return &d->operands[n];
+	return NULL;
+}
+
+/* Does a legacy 16-byte operand of exception type 1, 2 or 4 not need alignment? */
+static bool unaligned_by_name(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_MOVUPS: case ZYDIS_MNEMONIC_MOVUPD:
+	case ZYDIS_MNEMONIC_MOVDQU: case ZYDIS_MNEMONIC_LDDQU:
+	case ZYDIS_MNEMONIC_PCMPESTRI: case ZYDIS_MNEMONIC_PCMPESTRM:
+	case ZYDIS_MNEMONIC_PCMPISTRI: case ZYDIS_MNEMONIC_PCMPISTRM:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* SHA's operands need alignment on Intel's silicon; AMD's (as observed, Zen 4) does not check. */
+static bool sha_aligned(void)
+{
+	static int8_t known; /* 1 yes, -1 no; CPUID may be slow in a virtual machine */
+	unsigned a, b, c, d;
+
+	if (!known) {
+		__cpuid(0, a, b, c, d);
+		known = c == signature_INTEL_ecx ? 1 : -1;
+	}
+	return known > 0;
+}
+
+/* SDM Vol. 2, "Exception Classification" (exception types 1, 2 and 4). */
+static uint8_t alignment_mask(const struct isa_decoded *d, unsigned mem_size)
+{
+	switch (d->insn.mnemonic) {
+	case ZYDIS_MNEMONIC_VMOVAPS: case ZYDIS_MNEMONIC_VMOVAPD:
+	case ZYDIS_MNEMONIC_VMOVDQA: case ZYDIS_MNEMONIC_VMOVNTPS:
+	case ZYDIS_MNEMONIC_VMOVNTPD: case ZYDIS_MNEMONIC_VMOVNTDQ:
+	case ZYDIS_MNEMONIC_VMOVNTDQA:
+		return (uint8_t)(mem_size - 1);
+	default:
+		break;
+	}
+	if (d->insn.meta.isa_set == ZYDIS_ISA_SET_SHA && !sha_aligned())
+		return 0;
+	if (d->insn.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && mem_size == 16 &&
+	    !unaligned_by_name(d->insn.mnemonic))
+		return 15;
+	return 0;
+}
+
+/* x87 instructions that leave FIP, FDP and FOP alone. */
+static bool x87_control(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_FNINIT: case ZYDIS_MNEMONIC_FNCLEX:
+	case ZYDIS_MNEMONIC_FLDCW: case ZYDIS_MNEMONIC_FNSTCW:
+	case ZYDIS_MNEMONIC_FNSTSW: case ZYDIS_MNEMONIC_FWAIT:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* Instructions with a handler of their own. */
+static isa_fn *special(const struct isa_decoded *d, struct isa_insn *i)
+{
+	switch (d->insn.mnemonic) {
+	case ZYDIS_MNEMONIC_LDMXCSR:
+		return sse_ldmxcsr;
+	case ZYDIS_MNEMONIC_VLDMXCSR:
+		return avx_ldmxcsr;
+	case ZYDIS_MNEMONIC_LFENCE:
+	case ZYDIS_MNEMONIC_MFENCE:
+	case ZYDIS_MNEMONIC_SFENCE:
+		return fence;
+	default:
+		break;
+	}
+	isa_fn *fn = isa_x87_env_handler(d, i);
+
+	if (!fn)
+		fn = isa_xsave_handler(d, i);
+	return fn ? fn : isa_simd_masked_handler(d, i);
+}
+
+isa_fn *isa_simd_handler(const struct isa_decoded *d, struct isa_insn *i)
+{
+	const ZydisDecodedOperand *mem = simd_memory_operand(d);
+	struct silicon_desc desc = { 0 };
+	struct emitter e = { .n = 0 };
+	enum simd_form form = FORM_REG;
+	enum simd_class class;
+	isa_fn *fn = special(d, i);
+
+	if (fn)
+		return fn;
+	if (!find_class(d, &class))
+		return NULL;
+	switch (d->insn.mnemonic) { /* general registers only: not ours */
+	case ZYDIS_MNEMONIC_CRC32:
+	case ZYDIS_MNEMONIC_MOVNTI:
+		return NULL;
+	case ZYDIS_MNEMONIC_FNINIT:
+		fn = x87_fninit;
+		break;
+	default:
+		break;
+	}
+	if (mem) {
+		desc.mem_size = mem->size / 8;
+		desc.align_mask = alignment_mask(d, desc.mem_size);
+		form = mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE ? FORM_STORE : FORM_LOAD;
+		assert(desc.mem_size && desc.mem_size <= 32);
+	}
+	if (class == SIMD_X87 && !x87_control(d->insn.mnemonic)) {
+		desc.notes_ip = 1;
+		desc.x87_op = (uint16_t)((d->insn.opcode & 7) << 8 |
+					 d->bytes[d->insn.raw.modrm.offset]);
+	}
+	emit_silicon(&e, d);
+	i->extra = (void *)silicon_get(&desc, e.b, e.n);
+	if (!i->extra)
+		return NULL;
+	return fn ? fn : simd_fn[class][form];
+}
