@@ -1,0 +1,280 @@
+/*
+ * VM entry: VMLAUNCH and VMRESUME (SDM Vol. 3, "VM Entries").
+ *
+ *   launch state -> controls (7) -> host state (8) -> guest state (33)
+ *     -> load -> MSR area (34) -> injection -> the interpreter
+ *
+ * Invariants
+ * 1. Nothing of the processor changes before all checks have passed.
+ * 2. Event injection happens inside the interpreter (cpu->inject), because
+ *    delivery may fault and exit.
+ */
+#include "cpu/internal.h"
+#include "host/fault.h"
+#include "host/memory.h"
+#include "lib/log.h"
+
+#include <x86intrin.h>
+
+static void load_segments(struct cpu_state *cs, const struct vmcs *v)
+{
+#define LOAD(S, seg_)                                        \
+	(seg_).selector = (uint16_t)v->GUEST_##S##_SELECTOR; \
+	(seg_).base = v->GUEST_##S##_BASE;                   \
+	(seg_).limit = (uint32_t)v->GUEST_##S##_LIMIT;       \
+	(seg_).ar = (uint32_t)v->GUEST_##S##_AR_BYTES
+	LOAD(ES, cs->seg[SREG_ES]);
+	LOAD(CS, cs->seg[SREG_CS]);
+	LOAD(SS, cs->seg[SREG_SS]);
+	LOAD(DS, cs->seg[SREG_DS]);
+	LOAD(FS, cs->seg[SREG_FS]);
+	LOAD(GS, cs->seg[SREG_GS]);
+	LOAD(LDTR, cs->ldtr);
+	LOAD(TR, cs->tr);
+#undef LOAD
+	cs->gdtr.base = v->GUEST_GDTR_BASE;
+	cs->gdtr.limit = (uint32_t)v->GUEST_GDTR_LIMIT;
+	cs->idtr.base = v->GUEST_IDTR_BASE;
+	cs->idtr.limit = (uint32_t)v->GUEST_IDTR_LIMIT;
+	cs->cpl = (uint8_t)FIELD_GET(VMX_AR_DPL_MASK, cs->seg[SREG_SS].ar);
+}
+
+/* The execution controls, cached for as long as the guest runs. */
+static void load_execution_controls(struct vmx_cpu *cpu, const struct vmcs *v)
+{
+	cpu->pin = (uint32_t)v->PIN_BASED_VM_EXEC_CONTROL;
+	cpu->primary = (uint32_t)v->CPU_BASED_VM_EXEC_CONTROL;
+	cpu->secondary = cpu->primary & CPU_BASED_ACTIVATE_SECONDARY_CONTROLS
+				 ? (uint32_t)v->SECONDARY_VM_EXEC_CONTROL : 0;
+	cpu->entry_controls = (uint32_t)v->VM_ENTRY_CONTROLS;
+	cpu->exit_controls = (uint32_t)v->VM_EXIT_CONTROLS;
+	cpu->exception_bitmap = (uint32_t)v->EXCEPTION_BITMAP;
+	cpu->pf_mask = (uint32_t)v->PAGE_FAULT_ERROR_CODE_MASK;
+	cpu->pf_match = (uint32_t)v->PAGE_FAULT_ERROR_CODE_MATCH;
+	cpu->cr0_mask = v->CR0_GUEST_HOST_MASK;
+	cpu->cr0_shadow = v->CR0_READ_SHADOW;
+	cpu->cr4_mask = v->CR4_GUEST_HOST_MASK;
+	cpu->cr4_shadow = v->CR4_READ_SHADOW;
+	cpu->tsc_offset = cpu->primary & CPU_BASED_USE_TSC_OFFSETTING ? v->TSC_OFFSET : 0;
+	cpu->tsc_multiplier = cpu->secondary & SECONDARY_EXEC_TSC_SCALING
+				      ? v->TSC_MULTIPLIER : BIT_ULL(48);
+	cpu->io_bitmap_a = cpu->io_bitmap_b = cpu->msr_bitmap = NULL;
+	if (cpu->primary & CPU_BASED_USE_IO_BITMAPS) {
+		cpu->io_bitmap_a = __va(v->IO_BITMAP_A);
+		cpu->io_bitmap_b = __va(v->IO_BITMAP_B);
+	}
+	if (cpu->primary & CPU_BASED_USE_MSR_BITMAPS)
+		cpu->msr_bitmap = __va(v->MSR_BITMAP);
+	cpu->eptp = cpu->secondary & SECONDARY_EXEC_ENABLE_EPT ? v->EPT_POINTER : 0;
+	cpu->vpid = cpu->secondary & SECONDARY_EXEC_ENABLE_VPID
+			    ? (uint16_t)v->VIRTUAL_PROCESSOR_ID : 0;
+	cpu->preemption_deadline = ~0ULL;
+	if (cpu->pin & PIN_BASED_VMX_PREEMPTION_TIMER)
+		cpu->preemption_deadline =
+			__rdtsc() + (v->VMX_PREEMPTION_TIMER_VALUE << CPU_PREEMPTION_TIMER_RATE);
+}
+
+static void load_control_registers(struct vmx_cpu *cpu, const struct vmcs *v)
+{
+	struct cpu_state *cs = &cpu->cs;
+
+	cs->cr0 = v->GUEST_CR0 | X86_CR0_ET;
+	cs->cr3 = v->GUEST_CR3;
+	cs->cr4 = v->GUEST_CR4;
+	if (cpu->entry_controls & VM_ENTRY_LOAD_DEBUG_CONTROLS) {
+		cs->dr7 = (v->GUEST_DR7 & ~0xd000ULL) | DR7_FIXED_1;
+		cpu->debugctl = v->GUEST_IA32_DEBUGCTL;
+	}
+	cpu->sysenter_cs = v->GUEST_SYSENTER_CS;
+	cpu->sysenter_esp = v->GUEST_SYSENTER_ESP;
+	cpu->sysenter_eip = v->GUEST_SYSENTER_EIP;
+	if (cpu->entry_controls & VM_ENTRY_LOAD_IA32_PAT)
+		cpu->pat = v->GUEST_IA32_PAT;
+	if (cpu->entry_controls & VM_ENTRY_LOAD_IA32_EFER) {
+		cs->efer = v->GUEST_IA32_EFER;
+	} else {
+		cs->efer &= ~(EFER_LMA | (cs->cr0 & X86_CR0_PG ? EFER_LME : 0));
+		if (cpu->entry_controls & VM_ENTRY_IA32E_MODE)
+			cs->efer |= EFER_LMA | EFER_LME;
+	}
+}
+
+static void load_pdptrs(struct vmx_cpu *cpu, const struct vmcs *v)
+{
+	const struct cpu_state *cs = &cpu->cs;
+
+	if (!(cs->cr0 & X86_CR0_PG) || !(cs->cr4 & X86_CR4_PAE) || (cs->efer & EFER_LMA))
+		return;
+	if (cpu->secondary & SECONDARY_EXEC_ENABLE_EPT) {
+		cpu->pdptr[0] = v->GUEST_PDPTR0;
+		cpu->pdptr[1] = v->GUEST_PDPTR1;
+		cpu->pdptr[2] = v->GUEST_PDPTR2;
+		cpu->pdptr[3] = v->GUEST_PDPTR3;
+	} else {
+		const uint64_t *table = __va(cs->cr3 & 0xffffffe0);
+
+		for (int n = 0; n < 4; n++)
+			cpu->pdptr[n] = table[n];
+	}
+}
+
+/* VM_ENTRY_INTR_INFO_FIELD -> cpu->event, to be delivered by the interpreter. */
+static void load_injection(struct vmx_cpu *cpu, const struct vmcs *v)
+{
+	uint64_t info = v->VM_ENTRY_INTR_INFO_FIELD;
+	uint8_t type = (uint8_t)FIELD_GET(INTR_INFO_INTR_TYPE_MASK, info);
+	bool soft = type == INTR_TYPE_SOFT_INTR || type == INTR_TYPE_SOFT_EXCEPTION ||
+		    type == INTR_TYPE_PRIV_SW_EXCEPTION;
+
+	cpu->inject = false;
+	cpu->event.active = false;
+	if (!(info & INTR_INFO_VALID_MASK))
+		return;
+	cpu->event = (struct cpu_event){
+		.active = true,
+		.has_error_code = info & INTR_INFO_DELIVER_CODE_MASK,
+		.vector = (uint8_t)info,
+		.type = type,
+		.error_code = (uint32_t)v->VM_ENTRY_EXCEPTION_ERROR_CODE,
+		.insn_len = soft ? (uint32_t)v->VM_ENTRY_INSTRUCTION_LEN : 0,
+	};
+	cpu->inject = true;
+	cpu->epoch++; /* a device may have written memory and announce it now */
+}
+
+void cpu_load_guest(struct vmx_cpu *cpu)
+{
+	const struct vmcs *v = cpu->vmcs;
+	struct cpu_state *cs = &cpu->cs;
+
+	load_execution_controls(cpu, v);
+	load_control_registers(cpu, v);
+	load_segments(cs, v);
+	load_pdptrs(cpu, v);
+	cs->gpr[RSP] = v->GUEST_RSP;
+	cs->rip = v->GUEST_RIP;
+	cpu_set_rflags(cs, v->GUEST_RFLAGS);
+	cpu->interruptibility = (uint32_t)v->GUEST_INTERRUPTIBILITY_INFO;
+	cpu->activity = (uint32_t)v->GUEST_ACTIVITY_STATE;
+	cpu->pending_dbg = v->GUEST_PENDING_DBG_EXCEPTIONS;
+	cpu->mtf_pending = false;
+	cpu->shadow = 0;
+	cpu->resume_flag = 0;
+	load_injection(cpu, v);
+	if (!cpu->vpid)
+		cpu_tlb_entry_flush(cpu);
+	cpu_mode_changed(cpu);
+	cpu_at_boundary(cpu);
+}
+
+/* Index of the first MSR (from 1) that cannot be loaded; 0: all were. */
+static uint32_t load_msr_area(struct vmx_cpu *cpu)
+{
+	const struct vmcs *v = cpu->vmcs;
+	const struct {
+		uint32_t index, reserved;
+		uint64_t value;
+	} *area = __va(v->VM_ENTRY_MSR_LOAD_ADDR);
+
+	for (uint32_t n = 0; n < v->VM_ENTRY_MSR_LOAD_COUNT; n++)
+		if (area[n].reserved || vmx_wrmsr(cpu, area[n].index, area[n].value))
+			return n + 1;
+	return 0;
+}
+
+/*
+ * First chance at the thread's SEGV, BUS, FPE and ILL while the guest runs.
+ * The context is changed rather than left by a jump: the guest's SIMD state is
+ * in the frame and comes back with it.
+ */
+static void bus_error_landing(struct vmx_cpu *cpu)
+{
+	cpu->unwind_reason = CPU_UNWIND_BUS_ERROR;
+	__builtin_longjmp(cpu->cs.unwind, 1);
+}
+
+#define LOWEST_CLIENT_ADDRESS 0x10000
+#define RED_ZONE 128
+
+static bool guest_fault(void *owner, int signo, siginfo_t *si, void *ucontext)
+{
+	struct vmx_cpu *cpu = owner;
+	greg_t *regs = ((ucontext_t *)ucontext)->uc_mcontext.gregs;
+	bool memory = (signo == SIGSEGV || signo == SIGBUS) && si->si_code > 0 &&
+		      si->si_code != SI_KERNEL &&
+		      (uintptr_t)si->si_addr >= LOWEST_CLIENT_ADDRESS;
+
+	if (!memory || (uintptr_t)si->si_addr == (uintptr_t)regs[REG_RIP])
+		return isa_silicon_fault(&cpu->cs, signo, ucontext);
+	cpu->bus_error = (hpa_t)(uintptr_t)si->si_addr;
+	regs[REG_RDI] = (greg_t)(uintptr_t)cpu;
+	regs[REG_RSP] = ((regs[REG_RSP] - RED_ZONE) & ~15LL) - 8;
+	regs[REG_RIP] = (greg_t)(uintptr_t)bus_error_landing;
+	return true;
+}
+
+static enum vmx_result enter(struct vmx_cpu *cpu)
+{
+	struct cpu_exit e = { .reason = EXIT_REASON_EXTERNAL_INTERRUPT };
+	bool exited;
+
+	cpu->in_guest = true;
+	host_fault_set_hook(guest_fault, cpu);
+	exited = cpu_interp(cpu);
+	host_fault_set_hook(NULL, NULL);
+	if (exited)
+		return VMX_SUCCEED;
+	e.rip = isa_rip(&cpu->cs);
+	cpu_save_exit(cpu, &e);
+	return VMX_BUS_ERROR;
+}
+
+static enum vmx_result vm_entry(struct vmx_cpu *cpu, bool launch)
+{
+	uint64_t qualification = 0;
+	struct vmcs *v = cpu->vmcs;
+	const char *why;
+	uint32_t bad_msr;
+
+	if (!v)
+		return VMX_FAIL_INVALID;
+	if (launch && v->launched)
+		return vmx_fail(cpu, VMXERR_VMLAUNCH_NONCLEAR_VMCS);
+	if (!launch && !v->launched)
+		return vmx_fail(cpu, VMXERR_VMRESUME_NONLAUNCHED_VMCS);
+	why = cpu_check_controls(v);
+	if (why) {
+		log_line(LOG_ERRORS, "VM entry: control fields: %s", why);
+		return vmx_fail(cpu, VMXERR_ENTRY_INVALID_CONTROL_FIELD);
+	}
+	why = cpu_check_host_state(v);
+	if (why) {
+		log_line(LOG_ERRORS, "VM entry: host state: %s", why);
+		return vmx_fail(cpu, VMXERR_ENTRY_INVALID_HOST_STATE_FIELD);
+	}
+	why = cpu_check_guest_state(v, &qualification);
+	if (why) {
+		log_line(LOG_ERRORS, "VM entry: guest state: %s", why);
+		cpu_ring_dump(cpu, why);
+		cpu_failed_entry(cpu, EXIT_REASON_INVALID_STATE, qualification);
+		return VMX_SUCCEED;
+	}
+	cpu_load_guest(cpu);
+	bad_msr = load_msr_area(cpu);
+	if (bad_msr) {
+		cpu_failed_entry(cpu, EXIT_REASON_MSR_LOAD_FAIL, bad_msr);
+		return VMX_SUCCEED;
+	}
+	v->launched = 1;
+	return enter(cpu);
+}
+
+enum vmx_result vmlaunch(struct vmx_cpu *cpu)
+{
+	return vm_entry(cpu, true);
+}
+
+enum vmx_result vmresume(struct vmx_cpu *cpu)
+{
+	return vm_entry(cpu, false);
+}

@@ -1,0 +1,171 @@
+/*
+ * What the instruction semantics ask of the processor (isa_ops): the slow path
+ * of data accesses, raising exceptions, and implicit supervisor accesses.
+ *
+ * Invariants
+ * 1. Every page of an access is translated, with every check it needs, before
+ *    a byte is written: a handler that faults has changed nothing.
+ * 2. A write to a page with decoded code drops what it overlaps before the
+ *    caller gets its pointer; nothing is decoded until the instruction ends.
+ * 3. Host-contiguous pages need no bounce buffer, so locked instructions stay
+ *    the host's own even across a page boundary.
+ *
+ * General registers only: no libc mem*.
+ */
+#include "cpu/internal.h"
+
+/* Never turned into a call of memcpy. */
+static void copy_bytes(void *dst, const void *src, size_t n)
+{
+	__asm__ volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(n) : : "memory");
+}
+
+static bool canonical(uint64_t lin)
+{
+	return (uint64_t)((int64_t)(lin << 16) >> 16) == lin;
+}
+
+/* #SS for references through the stack segment, #GP otherwise. */
+static void raise_noncanonical(struct cpu_state *cs, uint64_t lin)
+{
+	const struct isa_insn *i = cs->cur;
+	bool stack = i->flags & ISA_MEM ? i->seg == SREG_SS : lin - cs->gpr[RSP] + 64 < 128;
+
+	isa_raise_error(cs, stack ? X86_TRAP_SS : X86_TRAP_GP, 0);
+}
+
+static uint64_t check_linear(struct vmx_cpu *cpu, uint64_t lin, unsigned size,
+			     enum isa_access how)
+{
+	struct cpu_state *cs = &cpu->cs;
+	bool wide = cs->code_mode == ISA_CODE64 ||
+		    ((how & ISA_IMPLICIT) && (cs->efer & EFER_LMA));
+
+	if (!wide)
+		lin = (uint32_t)lin;
+	else if (unlikely(!canonical(lin) || !canonical(lin + size - 1)))
+		raise_noncanonical(cs, lin);
+	if (cs->cpl == 3 && !(how & ISA_IMPLICIT) && (cs->rflags & X86_FLAGS_AC) &&
+	    (cs->cr0 & X86_CR0_AM) && size <= 8 && (lin & (size - 1)) && !(size & (size - 1)))
+		isa_raise_error(cs, X86_TRAP_AC, 0);
+	return lin;
+}
+
+static uint8_t *translate(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint32_t access,
+			  enum cpu_priv priv)
+{
+	uint8_t *host = cpu_translate(cpu, lin, access, priv);
+
+	if (access & CPU_WRITE)
+		cpu_code_written(cpu, (hpa_t)host, size);
+	return host;
+}
+
+static void *mem_crossing(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint32_t access,
+			  enum cpu_priv priv, void *bounce)
+{
+	uint32_t first = (uint32_t)(PAGE_SIZE - (lin & ~PAGE_MASK));
+	uint64_t next = lin + first;
+	uint8_t *part[2];
+	struct cpu_commit *c;
+
+	if (cpu->cs.code_mode != ISA_CODE64 && !(cpu->cs.efer & EFER_LMA))
+		next = (uint32_t)next;
+	/* both first: translating the second page may fault */
+	part[0] = cpu_translate(cpu, lin, access, priv);
+	part[1] = cpu_translate(cpu, next, access, priv);
+	if (access & CPU_WRITE) {
+		cpu_code_written(cpu, (hpa_t)part[0], first);
+		cpu_code_written(cpu, (hpa_t)part[1], size - first);
+	}
+	if (part[0] + first == part[1])
+		return part[0];
+	if (access & CPU_READ) {
+		copy_bytes(bounce, part[0], first);
+		copy_bytes((uint8_t *)bounce + first, part[1], size - first);
+	}
+	if (access & CPU_WRITE) {
+		c = &cpu->commit[cpu->next_commit++ % ARRAY_SIZE(cpu->commit)];
+		c->lin = lin;
+		c->size = size;
+		c->first = first;
+		c->part[0] = part[0];
+		c->part[1] = part[1];
+	}
+	return bounce;
+}
+
+static void *cpu_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum isa_access how,
+		     void *bounce)
+{
+	struct vmx_cpu *cpu = cpu_of(cs);
+	enum cpu_priv priv = cpu_data_priv(cpu, how);
+	uint32_t access = how & (ISA_READ | ISA_WRITE);
+
+	lin = check_linear(cpu, lin, size, how);
+	if (unlikely((lin & ~PAGE_MASK) + size > PAGE_SIZE))
+		return mem_crossing(cpu, lin, size, access, priv, bounce);
+	return translate(cpu, lin, size, access, priv);
+}
+
+static void cpu_mem_commit(struct cpu_state *cs, uint64_t lin, unsigned size, const void *bounce)
+{
+	struct vmx_cpu *cpu = cpu_of(cs);
+
+	if (cs->code_mode != ISA_CODE64 && !(cs->efer & EFER_LMA))
+		lin = (uint32_t)lin;
+	for (uint32_t n = 1; n <= ARRAY_SIZE(cpu->commit); n++) {
+		struct cpu_commit *c = &cpu->commit[(cpu->next_commit - n) % ARRAY_SIZE(cpu->commit)];
+
+		if (c->lin != lin || c->size != size)
+			continue;
+		copy_bytes(c->part[0], bounce, c->first);
+		copy_bytes(c->part[1], (const uint8_t *)bounce + c->first, size - c->first);
+		return;
+	}
+	assert(!"commit without its access");
+}
+
+static __attribute__((noreturn)) void cpu_raise(struct cpu_state *cs)
+{
+	struct vmx_cpu *cpu = cpu_of(cs);
+
+	cs->rip = isa_rip(cs);
+	cpu->unwind_reason = CPU_UNWIND_EXCEPTION;
+	__builtin_longjmp(cs->unwind, 1);
+}
+
+uint64_t cpu_sys_load(struct vmx_cpu *cpu, gva_t lin, unsigned size)
+{
+	uint64_t bounce = 0;
+	const void *p = cpu_mem(&cpu->cs, lin, size, ISA_READ | ISA_IMPLICIT, &bounce);
+
+	switch (size) {
+	case 1: return *(const uint8_t *)p;
+	case 2: return *(const uint16_t *)p;
+	case 4: return *(const uint32_t *)p;
+	default: return *(const uint64_t *)p;
+	}
+}
+
+void cpu_sys_store(struct vmx_cpu *cpu, gva_t lin, unsigned size, uint64_t v)
+{
+	uint64_t bounce = 0;
+	void *p = cpu_mem(&cpu->cs, lin, size, ISA_WRITE | ISA_IMPLICIT, &bounce);
+
+	switch (size) {
+	case 1: *(uint8_t *)p = (uint8_t)v; break;
+	case 2: *(uint16_t *)p = (uint16_t)v; break;
+	case 4: *(uint32_t *)p = (uint32_t)v; break;
+	default: *(uint64_t *)p = v; break;
+	}
+	if (p == &bounce)
+		cpu_mem_commit(&cpu->cs, lin, size, &bounce);
+}
+
+const struct isa_ops cpu_isa_ops = {
+	.mem = cpu_mem,
+	.mem_commit = cpu_mem_commit,
+	.raise = cpu_raise,
+	.system = cpu_block_system,
+};

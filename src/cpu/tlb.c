@@ -1,0 +1,403 @@
+/*
+ * The software TLB.
+ *
+ *   cpu->tlb -- ctx[8], one for each (VPID, PCID, EP4TA) in use
+ *                 |- sub[supervisor under SMAP | supervisor | user]
+ *                 |    e[512]     what look-ups (and emitted code) test
+ *                 |    side[512]  what flushes and checkers need
+ *                 |    filled[]   indices in use, so that a flush costs what was filled
+ *                 `- pde[64]    guest paging-structure cache
+ *            `- ept[2048]  guest-physical -> host, all contexts
+ *
+ * Invariants
+ * 1. An entry with any tag other than TLB_NO_ACCESS is in its sub-table's
+ *    filled[] (cpu_tlb_check()).
+ * 2. A tag allows its access with nothing left to do: A and D bits are set in
+ *    guest and EPT entries, and for writing no code was decoded from the page.
+ * 3. A context was filled under one paging mode (`mode`): CR0.PG/WP, CR4, EFER.
+ *    Selecting it under another one empties it first.
+ * 4. cs->tlb is a sub-table of the current context, or empty[] while every data
+ *    access has to be looked at (alignment checks).
+ *
+ * Locks: none, owner thread only. Other threads ask by cs->exit_request.
+ */
+#include "cpu/internal.h"
+#include "lib/error.h"
+#include "sdm/ept.h"
+#include "sdm/paging.h"
+
+#include <stdlib.h>
+
+static const struct isa_tlb_entry no_entry = {
+	TLB_NO_ACCESS, TLB_NO_ACCESS, TLB_NO_ACCESS, 0,
+};
+
+static void clear_entry(struct tlb_sub *s, unsigned index)
+{
+	s->e[index] = no_entry;
+}
+
+static void flush_sub(struct tlb_sub *s)
+{
+	for (uint32_t n = 0; n < s->nr_filled; n++) {
+		clear_entry(s, s->filled[n]);
+		s->side[s->filled[n]].listed = false;
+	}
+	s->nr_filled = 0;
+}
+
+static void flush_pde(struct tlb_context *c)
+{
+	for (unsigned n = 0; n < PDE_CACHE_ENTRIES; n++)
+		c->pde[n].tag = 0;
+}
+
+static void flush_context(struct tlb_context *c)
+{
+	for (int p = 0; p < NR_PRIVS; p++)
+		flush_sub(&c->sub[p]);
+	flush_pde(c);
+}
+
+/* Drop all but global entries. */
+static void flush_nonglobal(struct tlb_context *c)
+{
+	for (int p = 0; p < NR_PRIVS; p++) {
+		struct tlb_sub *s = &c->sub[p];
+		uint32_t kept = 0;
+
+		for (uint32_t n = 0; n < s->nr_filled; n++) {
+			uint16_t x = s->filled[n];
+
+			if (s->side[x].global) {
+				s->filled[kept++] = x;
+				continue;
+			}
+			clear_entry(s, x);
+			s->side[x].listed = false;
+		}
+		s->nr_filled = kept;
+	}
+	flush_pde(c);
+}
+
+/* Drop what translates gva, all fragments of a larger page included. */
+static void flush_address(struct tlb_context *c, gva_t gva, bool globals_only)
+{
+	for (int p = 0; p < NR_PRIVS; p++) {
+		struct tlb_sub *s = &c->sub[p];
+
+		for (uint32_t n = 0; n < s->nr_filled; n++) {
+			uint16_t x = s->filled[n];
+			const struct isa_tlb_entry *e = &s->e[x];
+			uint64_t tag = e->read_tag != TLB_NO_ACCESS ? e->read_tag :
+				       e->exec_tag != TLB_NO_ACCESS ? e->exec_tag : e->write_tag;
+
+			if (globals_only && !s->side[x].global)
+				continue;
+			if (!((tag ^ gva) >> s->side[x].page_shift))
+				clear_entry(s, x);
+		}
+	}
+	flush_pde(c);
+}
+
+int cpu_tlb_create(struct vmx_cpu *cpu)
+{
+	struct cpu_tlb *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		return err_born(ENOMEM, "no memory for a TLB");
+	for (unsigned n = 0; n < ISA_TLB_ENTRIES; n++) {
+		t->empty[n] = no_entry;
+		for (unsigned c = 0; c < TLB_NR_CONTEXTS; c++)
+			for (int p = 0; p < NR_PRIVS; p++)
+				t->ctx[c].sub[p].e[n] = no_entry;
+	}
+	t->ept_gen = 1;
+	t->cur = &t->ctx[0];
+	cpu->tlb = t;
+	cpu->cs.tlb = t->empty;
+	cpu->fetch_tlb = t->empty;
+	return 0;
+}
+
+bool cpu_tlb_check(const struct cpu_tlb *t)
+{
+	for (unsigned c = 0; c < TLB_NR_CONTEXTS; c++) {
+		for (int p = 0; p < NR_PRIVS; p++) {
+			const struct tlb_sub *s = &t->ctx[c].sub[p];
+			uint32_t listed = 0;
+
+			for (unsigned n = 0; n < ISA_TLB_ENTRIES; n++) {
+				const struct isa_tlb_entry *e = &s->e[n];
+				bool live = e->read_tag != TLB_NO_ACCESS ||
+					    e->write_tag != TLB_NO_ACCESS ||
+					    e->exec_tag != TLB_NO_ACCESS;
+
+				listed += s->side[n].listed;
+				if (live && !s->side[n].listed)
+					return false;
+				if (e->read_tag != TLB_NO_ACCESS &&
+				    ((e->read_tag >> PAGE_SHIFT) & (ISA_TLB_ENTRIES - 1)) != n)
+					return false;
+			}
+			if (listed != s->nr_filled)
+				return false;
+		}
+	}
+	return true;
+}
+
+/* --- selecting a context --- */
+
+static uint64_t paging_mode(const struct cpu_state *cs)
+{
+	uint64_t cr4 = cs->cr4 & (X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_SMEP |
+				  X86_CR4_SMAP | X86_CR4_PCIDE | X86_CR4_LA57);
+	uint64_t efer = cs->efer & (EFER_NX | EFER_LMA);
+
+	return (cs->cr0 & (X86_CR0_PG | X86_CR0_WP)) | cr4 << 32 | efer << 44;
+}
+
+static struct tlb_context *find_context(struct vmx_cpu *cpu, uint16_t pcid, uint64_t eptp)
+{
+	struct cpu_tlb *t = cpu->tlb;
+	struct tlb_context *oldest = &t->ctx[0];
+
+	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
+		struct tlb_context *c = &t->ctx[n];
+
+		if (c->used && c->vpid == cpu->vpid && c->pcid == pcid && c->eptp == eptp)
+			return c;
+		if (!c->used)
+			oldest = c;
+		else if (oldest->used && c->last_use < oldest->last_use)
+			oldest = c;
+	}
+	flush_context(oldest);
+	oldest->used = true;
+	oldest->vpid = cpu->vpid;
+	oldest->pcid = pcid;
+	oldest->eptp = eptp;
+	return oldest;
+}
+
+static void select_context(struct vmx_cpu *cpu)
+{
+	const struct cpu_state *cs = &cpu->cs;
+	uint16_t pcid = cs->cr4 & X86_CR4_PCIDE ? (uint16_t)(cs->cr3 & CR3_PCID_MASK) : 0;
+	uint64_t eptp = cpu->secondary & SECONDARY_EXEC_ENABLE_EPT ? cpu->eptp : 0;
+	uint64_t mode = paging_mode(cs);
+	struct tlb_context *c = cpu->tlb->cur;
+
+	if (!c->used || c->vpid != cpu->vpid || c->pcid != pcid || c->eptp != eptp) {
+		c = find_context(cpu, pcid, eptp);
+		cpu->tlb->cur = c;
+		c->last_use = ++cpu->tlb->clock;
+	}
+	if (c->mode != mode) {
+		flush_context(c);
+		c->mode = mode;
+	}
+}
+
+enum cpu_priv cpu_data_priv(const struct vmx_cpu *cpu, enum isa_access how)
+{
+	const struct cpu_state *cs = &cpu->cs;
+	bool smap = (cs->cr4 & X86_CR4_SMAP) && (cs->cr0 & X86_CR0_PG);
+
+	if (how & ISA_IMPLICIT)
+		return smap ? PRIV_SUPER_SMAP : PRIV_SUPER;
+	if (cs->cpl == 3)
+		return PRIV_USER;
+	return smap && !(cs->rflags & X86_FLAGS_AC) ? PRIV_SUPER_SMAP : PRIV_SUPER;
+}
+
+static void select_code(struct vmx_cpu *cpu)
+{
+	struct cpu_state *cs = &cpu->cs;
+	const struct cpu_segment *code = &cs->seg[SREG_CS];
+	bool long_mode = cs->efer & EFER_LMA;
+
+	if (long_mode && (code->ar & VMX_AR_L)) {
+		cs->code_mode = cs->stack_mode = ISA_CODE64;
+		cpu->code_base = 0;
+		cpu->code_mask = ~0ULL;
+		cpu->fetch_end = ~0ULL;
+		return;
+	}
+	cs->code_mode = code->ar & VMX_AR_DB ? ISA_CODE32 : ISA_CODE16;
+	cs->stack_mode = cs->seg[SREG_SS].ar & VMX_AR_DB ? ISA_CODE32 : ISA_CODE16;
+	cpu->code_base = code->base;
+	cpu->code_mask = 0xffffffff;
+	cpu->fetch_end = (uint64_t)code->limit + 1;
+}
+
+void cpu_mode_changed(struct vmx_cpu *cpu)
+{
+	struct cpu_state *cs = &cpu->cs;
+	enum cpu_priv priv;
+
+	select_context(cpu);
+	select_code(cpu);
+	priv = cpu_data_priv(cpu, ISA_READ);
+	cpu->fetch_tlb = cpu->tlb->cur->sub[priv].e;
+	cs->tlb = cpu->fetch_tlb;
+	if (cs->cpl == 3 && (cs->cr0 & X86_CR0_AM) && (cs->rflags & X86_FLAGS_AC))
+		cs->tlb = cpu->tlb->empty;
+}
+
+/* --- filling --- */
+
+uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv)
+{
+	struct tlb_sub *s = &cpu->tlb->cur->sub[priv];
+	unsigned index = (unsigned)(gva >> PAGE_SHIFT) & (ISA_TLB_ENTRIES - 1);
+	struct isa_tlb_entry *e = &s->e[index];
+	struct tlb_side *side = &s->side[index];
+	gva_t page = gva & PAGE_MASK;
+	struct cpu_walk_result r;
+
+	if ((!(access & CPU_READ) || e->read_tag == page) &&
+	    (!(access & CPU_WRITE) || e->write_tag == page) &&
+	    (!(access & CPU_EXEC) || e->exec_tag == page))
+		return (uint8_t *)(gva + e->addend);
+
+	cpu_walk(cpu, gva, access, priv, &r);
+	cpu->counters.tlb_fills++;
+	if ((r.rights & CPU_WRITE) && cpu_page_is_code(cpu, r.host))
+		r.rights &= ~(uint32_t)CPU_WRITE;
+	e->read_tag = r.rights & CPU_READ ? page : TLB_NO_ACCESS;
+	e->write_tag = r.rights & CPU_WRITE ? page : TLB_NO_ACCESS;
+	e->exec_tag = r.rights & CPU_EXEC ? page : TLB_NO_ACCESS;
+	e->addend = r.host - page;
+	side->gpa = r.gpa;
+	side->ept_leaf = r.ept_leaf;
+	side->page_shift = r.page_shift;
+	side->global = r.global;
+	if (!side->listed) {
+		side->listed = true;
+		s->filled[s->nr_filled++] = (uint16_t)index;
+	}
+	return (uint8_t *)(gva + e->addend);
+}
+
+/* --- dropping --- */
+
+void cpu_tlb_flush_all(struct vmx_cpu *cpu)
+{
+	struct cpu_tlb *t = cpu->tlb;
+
+	cpu->counters.tlb_flushes++;
+	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++)
+		if (t->ctx[n].used && t->ctx[n].vpid == cpu->vpid)
+			flush_context(&t->ctx[n]);
+	cpu_mode_changed(cpu);
+}
+
+void cpu_tlb_flush_cr3(struct vmx_cpu *cpu, uint64_t new_cr3)
+{
+	struct cpu_state *cs = &cpu->cs;
+	bool pcide = cs->cr4 & X86_CR4_PCIDE;
+
+	cs->cr3 = new_cr3 & ~CR3_NOFLUSH;
+	cpu_mode_changed(cpu);
+	if (pcide && (new_cr3 & CR3_NOFLUSH))
+		return;
+	cpu->counters.tlb_flushes++;
+	flush_nonglobal(cpu->tlb->cur);
+}
+
+void cpu_tlb_invlpg(struct vmx_cpu *cpu, gva_t gva)
+{
+	struct cpu_tlb *t = cpu->tlb;
+
+	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
+		struct tlb_context *c = &t->ctx[n];
+
+		if (c->used && c->vpid == cpu->vpid)
+			flush_address(c, gva, c->pcid != t->cur->pcid);
+	}
+}
+
+enum { INVPCID_ADDRESS, INVPCID_SINGLE, INVPCID_ALL, INVPCID_ALL_NONGLOBAL };
+
+void cpu_tlb_invpcid(struct vmx_cpu *cpu, unsigned type, uint16_t pcid, gva_t gva)
+{
+	struct cpu_tlb *t = cpu->tlb;
+
+	cpu->counters.tlb_flushes++;
+	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
+		struct tlb_context *c = &t->ctx[n];
+
+		if (!c->used || c->vpid != cpu->vpid)
+			continue;
+		if (type == INVPCID_ALL)
+			flush_context(c);
+		else if (type == INVPCID_ALL_NONGLOBAL || (type == INVPCID_SINGLE && c->pcid == pcid))
+			flush_nonglobal(c);
+		else if (type == INVPCID_ADDRESS && c->pcid == pcid)
+			flush_address(c, gva, false);
+	}
+}
+
+void cpu_tlb_entry_flush(struct vmx_cpu *cpu)
+{
+	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++)
+		if (cpu->tlb->ctx[n].used && cpu->tlb->ctx[n].vpid == 0)
+			flush_context(&cpu->tlb->ctx[n]);
+}
+
+/* INVEPT: guest-physical and combined mappings. */
+void cpu_tlb_drop_ept(struct vmx_cpu *cpu, uint64_t eptp, bool all)
+{
+	struct cpu_tlb *t = cpu->tlb;
+
+	cpu->counters.tlb_flushes++;
+	t->ept_gen++;
+	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
+		struct tlb_context *c = &t->ctx[n];
+
+		/* EP4TA: bits 51:12 of the EPTP */
+		if (c->used && c->eptp && (all || !((c->eptp ^ eptp) & EPTP_ROOT_MASK)))
+			flush_context(c);
+	}
+}
+
+void cpu_tlb_drop_vpid(struct vmx_cpu *cpu, unsigned type, uint16_t vpid, gva_t gla)
+{
+	cpu->counters.tlb_flushes++;
+	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
+		struct tlb_context *c = &cpu->tlb->ctx[n];
+
+		if (!c->used || !c->vpid)
+			continue;
+		if (type != INVVPID_ALL_CONTEXT && c->vpid != vpid)
+			continue;
+		if (type == INVVPID_INDIVIDUAL_ADDRESS)
+			flush_address(c, gla, false);
+		else if (type == INVVPID_SINGLE_CONTEXT_RETAINING_GLOBALS)
+			flush_nonglobal(c);
+		else
+			flush_context(c);
+	}
+}
+
+void cpu_tlb_drop_write(struct vmx_cpu *cpu, hpa_t page)
+{
+	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
+		for (int p = 0; p < NR_PRIVS; p++) {
+			struct tlb_sub *s = &cpu->tlb->ctx[n].sub[p];
+
+			for (uint32_t k = 0; k < s->nr_filled; k++) {
+				struct isa_tlb_entry *e = &s->e[s->filled[k]];
+
+				if (e->write_tag == TLB_NO_ACCESS)
+					continue;
+				if (!page || e->write_tag + e->addend == page)
+					e->write_tag = TLB_NO_ACCESS;
+			}
+		}
+	}
+}

@@ -1,0 +1,347 @@
+/*
+ * The rest of the seam: creating machines and processors, INVEPT, INVVPID,
+ * kicks, root-operation CPUID and MSRs, and the registers VMX does not switch.
+ *
+ * Locks: machine->lock guards the list of processors and what they ask of each
+ * other; everything else belongs to the processor's thread.
+ */
+#include "cpu/internal.h"
+#include "host/fault.h"
+#include "host/memory.h"
+#include "lib/error.h"
+#include "sdm/ept.h"
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <x86intrin.h>
+
+/* --- machines --- */
+
+int vmx_machine_create(struct vmx_machine **out)
+{
+	struct vmx_machine *m = calloc(1, sizeof(*m));
+	pthread_mutex_t *lock = malloc(sizeof(*lock));
+
+	if (!m || !lock) {
+		free(m);
+		free(lock);
+		return err_born(ENOMEM, "no memory for a machine");
+	}
+	pthread_mutex_init(lock, NULL);
+	m->lock_storage = lock;
+	*out = m;
+	return 0;
+}
+
+void vmx_machine_destroy(struct vmx_machine *m)
+{
+	if (!m)
+		return;
+	for (size_t n = 0; n < MACHINE_CODE_BUCKETS; n++) {
+		while (m->code[n]) {
+			struct machine_code_page *p = m->code[n];
+
+			m->code[n] = p->next;
+			free(p);
+		}
+	}
+	pthread_mutex_destroy(m->lock_storage);
+	free(m->lock_storage);
+	free(m);
+}
+
+void machine_lock(struct vmx_machine *m)
+{
+	pthread_mutex_lock(m->lock_storage);
+}
+
+void machine_unlock(struct vmx_machine *m)
+{
+	pthread_mutex_unlock(m->lock_storage);
+}
+
+/* Its code pages were not registered while it was alone: all of it is stale. */
+static void machine_add(struct vmx_machine *m, struct vmx_cpu *cpu)
+{
+	machine_lock(m);
+	for (struct vmx_cpu *o = m->cpus; o; o = o->next) {
+		o->nr_stale = ARRAY_SIZE(o->stale) + 1;
+		__atomic_fetch_or(&o->cs.exit_request, CPU_REQ_STALE | CPU_REQ_WTAGS,
+				  __ATOMIC_SEQ_CST);
+	}
+	cpu->next = m->cpus;
+	m->cpus = cpu;
+	WRITE_ONCE(m->nr_cpus, m->nr_cpus + 1);
+	machine_unlock(m);
+}
+
+static void machine_remove(struct vmx_machine *m, struct vmx_cpu *cpu)
+{
+	machine_lock(m);
+	for (struct vmx_cpu **p = &m->cpus; *p; p = &(*p)->next) {
+		if (*p == cpu) {
+			*p = cpu->next;
+			WRITE_ONCE(m->nr_cpus, m->nr_cpus - 1);
+			break;
+		}
+	}
+	machine_unlock(m);
+}
+
+/* --- processors --- */
+
+#define PAT_RESET 0x0007040600070406ULL
+#define CR0_RESET (X86_CR0_CD | X86_CR0_NW | X86_CR0_ET)
+
+/* SDM "IA-32 and Intel 64 Processor States Following Power-up, Reset, or INIT". */
+static void reset_state(struct vmx_cpu *cpu)
+{
+	struct cpu_state *cs = &cpu->cs;
+
+	for (int n = 0; n < NR_SREGS; n++)
+		cs->seg[n] = (struct cpu_segment){ .limit = 0xffff, .ar = 0x93 };
+	cs->seg[SREG_CS] = (struct cpu_segment){ 0xffff0000, 0xffff, 0x9b, 0xf000 };
+	cs->ldtr = (struct cpu_segment){ .limit = 0xffff, .ar = 0x82 };
+	cs->tr = (struct cpu_segment){ .limit = 0xffff, .ar = 0x8b };
+	cs->gdtr.limit = cs->idtr.limit = 0xffff;
+	cs->rip = 0xfff0;
+	cpu_set_rflags(cs, X86_FLAGS_FIXED);
+	cs->cr0 = CR0_RESET;
+	cs->xcr0 = XFEATURE_MASK_FP;
+	cs->dr6 = DR6_ACTIVE_LOW;
+	cs->dr7 = DR7_FIXED_1;
+	cpu->pat = PAT_RESET;
+	cpu->preemption_deadline = ~0ULL;
+	cpu->tsc_multiplier = BIT_ULL(48);
+	isa_fpu_init(cs);
+	cpu_at_boundary(cpu);
+}
+
+int vmx_cpu_create(struct vmx_machine *m, struct vmx_cpu **out)
+{
+	struct vmx_cpu *cpu = aligned_alloc(64, ALIGN_UP(sizeof(*cpu), (size_t)64));
+	int err;
+
+	if (!cpu)
+		return err_born(ENOMEM, "no memory for a processor");
+	memset(cpu, 0, sizeof(*cpu));
+	cpu->machine = m;
+	cpu->cs.ops = &cpu_isa_ops;
+	cpu->cs.owner = cpu;
+	cpu->cs.unwind = cpu->unwind_buf;
+	cpu->cs.xsave = aligned_alloc(64, ISA_XSAVE_SIZE);
+	if (!cpu->cs.xsave) {
+		err = err_born(ENOMEM, "no memory for an XSAVE area");
+		goto out_free;
+	}
+	memset(cpu->cs.xsave, 0, ISA_XSAVE_SIZE);
+	err = host_fault_init();
+	if (!err)
+		err = cpu_tlb_create(cpu);
+	if (!err)
+		err = cpu_blocks_create(cpu);
+	if (err)
+		goto out_free;
+	reset_state(cpu);
+	cpu_ring_create(cpu);
+	machine_add(m, cpu);
+	*out = cpu;
+	return 0;
+out_free:
+	free(cpu->tlb);
+	free(cpu->cs.xsave);
+	free(cpu);
+	return err;
+}
+
+void vmx_cpu_destroy(struct vmx_cpu *cpu)
+{
+	if (!cpu)
+		return;
+	machine_remove(cpu->machine, cpu);
+	cpu_blocks_destroy(cpu);
+	free(cpu->tlb);
+	free(cpu->ring);
+	free(cpu->cs.xsave);
+	free(cpu);
+}
+
+/* --- invalidation instructions --- */
+
+enum vmx_result invept(struct vmx_cpu *cpu, uint64_t type, uint64_t eptp)
+{
+	bool all = type == INVEPT_ALL_CONTEXT;
+
+	if (!all && type != INVEPT_SINGLE_CONTEXT)
+		return vmx_fail(cpu, VMXERR_INVALID_OPERAND_TO_INVEPT_INVVPID);
+	if (!all && (FIELD_GET(EPTP_WALK_MASK, eptp) != 3 || (eptp >> VMX_HOST_MAXPHYADDR) ||
+		     ((eptp & EPTP_MEMTYPE_MASK) != MT_WRBACK &&
+		      (eptp & EPTP_MEMTYPE_MASK) != MT_UNCACHEABLE)))
+		return vmx_fail(cpu, VMXERR_INVALID_OPERAND_TO_INVEPT_INVVPID);
+	cpu_tlb_drop_ept(cpu, eptp, all);
+	return VMX_SUCCEED;
+}
+
+enum vmx_result invvpid(struct vmx_cpu *cpu, uint64_t type, uint16_t vpid, gva_t gla)
+{
+	bool canonical = (uint64_t)((int64_t)(gla << 16) >> 16) == gla;
+
+	if (type > INVVPID_SINGLE_CONTEXT_RETAINING_GLOBALS ||
+	    (type != INVVPID_ALL_CONTEXT && !vpid) ||
+	    (type == INVVPID_INDIVIDUAL_ADDRESS && !canonical))
+		return vmx_fail(cpu, VMXERR_INVALID_OPERAND_TO_INVEPT_INVVPID);
+	cpu_tlb_drop_vpid(cpu, (unsigned)type, vpid, gla);
+	return VMX_SUCCEED;
+}
+
+/* --- kicks and code --- */
+
+void vmx_kick(struct vmx_cpu *cpu)
+{
+	__atomic_store_n(&cpu->kick, 1, __ATOMIC_SEQ_CST);
+	__atomic_fetch_or(&cpu->cs.exit_request, CPU_REQ_KICK, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&cpu->asleep, __ATOMIC_SEQ_CST))
+		syscall(SYS_futex, &cpu->cs.exit_request, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+void vmx_kick_clear(struct vmx_cpu *cpu)
+{
+	__atomic_store_n(&cpu->kick, 0, __ATOMIC_SEQ_CST);
+	__atomic_fetch_and(&cpu->cs.exit_request, ~CPU_REQ_KICK, __ATOMIC_SEQ_CST);
+}
+
+void vmx_sync_code(struct vmx_cpu *cpu)
+{
+	cpu->epoch++;
+}
+
+hpa_t vmx_bus_error_address(struct vmx_cpu *cpu)
+{
+	return cpu->bus_error;
+}
+
+/* --- CPUID and MSRs of root operation --- */
+
+void vmx_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t regs[4])
+{
+	isa_cpuid(leaf, subleaf, regs);
+}
+
+static bool is_capability(uint32_t msr)
+{
+	return msr >= MSR_IA32_VMX_BASIC && msr <= MSR_IA32_VMX_TRUE_ENTRY_CTLS;
+}
+
+/* The MSR, if it is one that guest and host share; NULL otherwise. */
+static uint64_t *shared_msr(struct vmx_cpu *cpu, uint32_t msr)
+{
+	switch (msr) {
+	case MSR_STAR: return &cpu->msr.star;
+	case MSR_LSTAR: return &cpu->msr.lstar;
+	case MSR_CSTAR: return &cpu->msr.cstar;
+	case MSR_SYSCALL_MASK: return &cpu->msr.fmask;
+	case MSR_KERNEL_GS_BASE: return &cpu->msr.kernel_gs_base;
+	case MSR_TSC_AUX: return &cpu->msr.tsc_aux;
+	case MSR_IA32_XSS: return &cpu->msr.xss;
+	default: return NULL;
+	}
+}
+
+int vmx_rdmsr(struct vmx_cpu *cpu, uint32_t msr, uint64_t *value)
+{
+	uint64_t *p = shared_msr(cpu, msr);
+
+	if (p)
+		*value = *p;
+	else if (is_capability(msr))
+		*value = vmx_capability_msr(msr);
+	else if (msr == MSR_IA32_TSC)
+		*value = __rdtsc();
+	else
+		return err_born(EINVAL, "RDMSR %#x", msr);
+	return 0;
+}
+
+int vmx_wrmsr(struct vmx_cpu *cpu, uint32_t msr, uint64_t value)
+{
+	uint64_t *p = shared_msr(cpu, msr);
+	bool address = msr == MSR_LSTAR || msr == MSR_CSTAR || msr == MSR_KERNEL_GS_BASE;
+
+	if (!p)
+		return err_born(EINVAL, "WRMSR %#x", msr);
+	if (address && (uint64_t)((int64_t)(value << 16) >> 16) != value)
+		return err_born(EINVAL, "WRMSR %#x: not canonical", msr);
+	if ((msr == MSR_SYSCALL_MASK || msr == MSR_TSC_AUX) && value >> 32)
+		return err_born(EINVAL, "WRMSR %#x: reserved bits", msr);
+	if (msr == MSR_IA32_XSS && value)
+		return err_born(EINVAL, "WRMSR IA32_XSS: no supervisor state is offered");
+	*p = value;
+	return 0;
+}
+
+int cpu_msr_area_read(struct vmx_cpu *cpu, uint32_t msr, uint64_t *value)
+{
+	if (msr == MSR_EFER)
+		*value = cpu->cs.efer;
+	else if (msr == MSR_IA32_CR_PAT)
+		*value = cpu->pat;
+	else
+		return vmx_rdmsr(cpu, msr, value);
+	return 0;
+}
+
+/* --- registers that VMX does not switch --- */
+
+uint64_t *vmx_gprs(struct vmx_cpu *cpu)
+{
+	return cpu->cs.gpr;
+}
+
+uint64_t vmx_get_cr2(struct vmx_cpu *cpu)
+{
+	return cpu->cs.cr2;
+}
+
+void vmx_set_cr2(struct vmx_cpu *cpu, uint64_t v)
+{
+	cpu->cs.cr2 = v;
+}
+
+uint64_t vmx_get_dr(struct vmx_cpu *cpu, unsigned nr)
+{
+	return nr < 4 ? cpu->cs.dr[nr] : cpu->cs.dr6;
+}
+
+void vmx_set_dr(struct vmx_cpu *cpu, unsigned nr, uint64_t v)
+{
+	if (nr < 4)
+		cpu->cs.dr[nr] = v;
+	else
+		cpu->cs.dr6 = v;
+}
+
+uint64_t vmx_get_xcr0(struct vmx_cpu *cpu)
+{
+	return cpu->cs.xcr0;
+}
+
+void vmx_set_xcr0(struct vmx_cpu *cpu, uint64_t v)
+{
+	cpu->cs.xcr0 = v;
+}
+
+void *vmx_xsave_area(struct vmx_cpu *cpu, size_t *size_bytes)
+{
+	if (size_bytes)
+		*size_bytes = ISA_XSAVE_SIZE;
+	return cpu->cs.xsave;
+}
+
+const struct vmx_counters *vmx_cpu_counters(struct vmx_cpu *cpu)
+{
+	return &cpu->counters;
+}

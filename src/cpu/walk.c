@@ -1,0 +1,501 @@
+/*
+ * The two-dimensional page walk: linear address -> guest-physical address
+ * through the guest's tables, each of whose entries (and the final page) is
+ * itself translated guest-physical -> host-physical through EPT (SDM Vol. 3,
+ * "Paging", "The Extended Page Table Mechanism").
+ *
+ *   CR3 -> PML4E -> PDPTE -> PDE -> PTE -> page       guest tables (gpa)
+ *    |       |        |       |      |      |
+ *   EPT     EPT      EPT     EPT    EPT    EPT        4 loads each
+ *
+ * Invariants
+ * 1. Nothing is changed before the access is known to be allowed: accessed and
+ *    dirty bits are set last, by compare-exchange; a lost race walks again.
+ * 2. A fault found with the help of a cached entry is not reported before a
+ *    walk without caches has found it too.
+ * 3. Failing functions do not return: they raise #PF or leave by VM exit.
+ *
+ * Locks: none; the tables belong to the guest and the hypervisor, who change
+ * them under our feet with single stores.
+ */
+#include "cpu/internal.h"
+#include "host/memory.h"
+#include "sdm/ept.h"
+#include "sdm/paging.h"
+
+static_assert(CPU_READ == EPT_READ && CPU_WRITE == EPT_WRITE && CPU_EXEC == EPT_EXEC,
+	      "access bits are EPT's");
+
+/* --- EPT --- */
+
+static void ept_violation(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, uint32_t rights,
+			  gva_t gla, bool final)
+{
+	struct cpu_exit e = {
+		.reason = EXIT_REASON_EPT_VIOLATION,
+		.qualification = access | (uint64_t)(rights & EPT_RWX) << 3,
+		.gpa = gpa,
+		.rip = isa_rip(&cpu->cs),
+	};
+
+	if (gla != CPU_NO_GLA) {
+		e.qualification |= EPT_VIOLATION_GVA_IS_VALID;
+		if (final)
+			e.qualification |= EPT_VIOLATION_GVA_TRANSLATED;
+		e.gla = gla;
+	}
+	cpu_vmexit(cpu, &e);
+}
+
+static void ept_misconfig(struct vmx_cpu *cpu, gpa_t gpa)
+{
+	struct cpu_exit e = {
+		.reason = EXIT_REASON_EPT_MISCONFIG,
+		.gpa = gpa,
+		.rip = isa_rip(&cpu->cs),
+	};
+
+	cpu_vmexit(cpu, &e);
+}
+
+static bool ept_is_leaf(uint64_t e, int level)
+{
+	return level == 1 || (level <= 3 && (e & EPT_PAGE_SIZE));
+}
+
+/* SDM "EPT Misconfigurations", for a present entry. */
+static bool ept_entry_bad(uint64_t e, int level)
+{
+	uint64_t type = FIELD_GET(EPT_MEMTYPE_MASK, e);
+
+	if ((e & (EPT_READ | EPT_WRITE)) == EPT_WRITE)
+		return true;
+	if (!ept_is_leaf(e, level))
+		return e & (EPT_MEMTYPE_MASK | EPT_IPAT | (level == 4 ? EPT_PAGE_SIZE : 0));
+	if (type == 2 || type == 3 || type == 7)
+		return true;
+	return e & EPT_ADDR_MASK & ~(~0ULL << (12 + 9 * (level - 1)));
+}
+
+static bool entry_or(uint64_t *p, uint64_t old, uint64_t bits)
+{
+	if ((old & bits) == bits)
+		return true;
+	return __atomic_compare_exchange_n(p, &old, old | bits, false, __ATOMIC_SEQ_CST,
+					   __ATOMIC_RELAXED);
+}
+
+/*
+ * One walk of the EPT tables. False: an accessed or dirty flag changed while
+ * it was being set; walk again.
+ */
+static bool ept_walk(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla, bool final,
+		     struct cpu_ept_result *out)
+{
+	uint64_t *table = __va(cpu->eptp & EPTP_ROOT_MASK);
+	bool ad = cpu->eptp & EPTP_AD_ENABLE;
+	uint64_t *pte[5], val[5];
+	uint32_t rights = EPT_RWX;
+	int level = (int)FIELD_GET(EPTP_WALK_MASK, cpu->eptp) + 1, top = level;
+
+	if (gpa >> (12 + 9 * level))
+		ept_violation(cpu, gpa, access, 0, gla, final);
+	for (;; level--) {
+		uint64_t *p = &table[(gpa >> (12 + 9 * (level - 1))) & 511];
+		uint64_t e = __atomic_load_n(p, __ATOMIC_ACQUIRE);
+
+		pte[level - 1] = p;
+		val[level - 1] = e;
+		if (!(e & EPT_RWX))
+			ept_violation(cpu, gpa, access, 0, gla, final);
+		if (ept_entry_bad(e, level))
+			ept_misconfig(cpu, gpa);
+		rights &= (uint32_t)e;
+		if (ept_is_leaf(e, level))
+			break;
+		table = __va(e & EPT_ADDR_MASK);
+	}
+	if (access & ~rights)
+		ept_violation(cpu, gpa, access, rights, gla, final);
+	if (ad) {
+		bool dirty = access & CPU_WRITE;
+
+		for (int l = top; l >= level; l--) {
+			uint64_t bits = EPT_ACCESSED;
+
+			if (l == level && dirty)
+				bits |= EPT_DIRTY;
+			if (!entry_or(pte[l - 1], val[l - 1], bits))
+				return false;
+		}
+		if (!dirty && !(val[level - 1] & EPT_DIRTY))
+			rights &= ~(uint32_t)CPU_WRITE;
+	}
+	out->host = (val[level - 1] & EPT_ADDR_MASK) |
+		    (gpa & PAGE_MASK & ~(~0ULL << (12 + 9 * (level - 1))));
+	out->rights = rights;
+	out->leaf = pte[level - 1];
+	return true;
+}
+
+static struct ept_cache_entry *ept_cache_slot(struct cpu_tlb *t, gpa_t gpa)
+{
+	return &t->ept[(gpa >> PAGE_SHIFT) & (EPT_CACHE_ENTRIES - 1)];
+}
+
+void cpu_ept_translate(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla, bool final,
+		       struct cpu_ept_result *out)
+{
+	struct ept_cache_entry *c;
+
+	if (!(cpu->secondary & SECONDARY_EXEC_ENABLE_EPT)) {
+		out->host = gpa & PAGE_MASK;
+		out->rights = EPT_RWX;
+		out->leaf = NULL;
+		return;
+	}
+	c = ept_cache_slot(cpu->tlb, gpa);
+	if (c->tag == (gpa & PAGE_MASK) + 1 && c->eptp == cpu->eptp &&
+	    c->gen == cpu->tlb->ept_gen && !(access & ~c->r.rights)) {
+		*out = c->r;
+		return;
+	}
+	c->tag = 0; /* a violation ends cached mappings of the address */
+	while (!ept_walk(cpu, gpa, access, gla, final, &c->r))
+		;
+	c->tag = (gpa & PAGE_MASK) + 1;
+	c->eptp = cpu->eptp;
+	c->gen = cpu->tlb->ept_gen;
+	*out = c->r;
+}
+
+/* --- guest tables --- */
+
+/* What is being walked for, and what has been gathered on the way. */
+struct walk {
+	struct vmx_cpu *cpu;
+	gva_t gva;
+	uint32_t access;
+	enum cpu_priv priv;
+	bool wide; /* 8-byte entries */
+	uint64_t rights; /* PTE_RW and PTE_US as AND, PTE_XD as OR */
+	int nr;
+	struct {
+		void *p;
+		gpa_t gpa;
+		uint64_t val;
+	} seen[4];
+};
+
+static bool nx_enabled(const struct cpu_state *cs)
+{
+	return (cs->efer & EFER_NX) && (cs->cr4 & X86_CR4_PAE);
+}
+
+static void page_fault(struct walk *w, uint32_t error)
+{
+	struct cpu_state *cs = &w->cpu->cs;
+
+	if (w->access & CPU_WRITE)
+		error |= PFERR_WRITE_MASK;
+	if (w->priv == PRIV_USER)
+		error |= PFERR_USER_MASK;
+	if ((w->access & CPU_EXEC) && (nx_enabled(cs) || (cs->cr4 & X86_CR4_SMEP)))
+		error |= PFERR_FETCH_MASK;
+	cs->exception = (struct isa_exception){
+		.vector = X86_TRAP_PF,
+		.has_error_code = true,
+		.error_code = error,
+		.payload = w->gva,
+	};
+	cs->ops->raise(cs);
+}
+
+/*
+ * Access of the walk to a guest paging-structure entry. With EPT A/D flags it
+ * counts as a write (SDM "Accessed and Dirty Flags for EPT").
+ */
+static void *entry_pointer(struct walk *w, gpa_t gpa, uint32_t access)
+{
+	struct cpu_ept_result r;
+
+	if (w->cpu->eptp & EPTP_AD_ENABLE)
+		access = CPU_READ | CPU_WRITE;
+	cpu_ept_translate(w->cpu, gpa, access, w->gva, false, &r);
+	return (void *)(r.host + (gpa & ~PAGE_MASK));
+}
+
+static uint64_t read_entry(struct walk *w, gpa_t table, unsigned index)
+{
+	gpa_t gpa = table + index * (w->wide ? 8U : 4U);
+	void *p = entry_pointer(w, gpa, CPU_READ);
+	uint64_t e = w->wide ? __atomic_load_n((uint64_t *)p, __ATOMIC_ACQUIRE)
+			     : __atomic_load_n((uint32_t *)p, __ATOMIC_ACQUIRE);
+
+	w->seen[w->nr].p = p;
+	w->seen[w->nr].gpa = gpa;
+	w->seen[w->nr].val = e;
+	w->nr++;
+	return e;
+}
+
+/* Reserved bits of a present entry (MAXPHYADDR is 52, so no address bits). */
+static uint64_t reserved_bits(const struct walk *w, int level, bool leaf)
+{
+	const struct cpu_state *cs = &w->cpu->cs;
+	uint64_t r = 0;
+
+	if (!w->wide)
+		return leaf && level == 2 ? BIT_ULL(21) : 0;
+	if (!(cs->efer & EFER_NX))
+		r |= PTE_XD;
+	if (!(cs->efer & EFER_LMA))
+		r |= GENMASK_ULL(62, 52);
+	if (level == 4)
+		r |= PTE_PS;
+	if (leaf && level == 3)
+		r |= GENMASK_ULL(29, 13);
+	if (leaf && level == 2)
+		r |= GENMASK_ULL(20, 13);
+	return r;
+}
+
+static void add_rights(struct walk *w, uint64_t e)
+{
+	w->rights &= e | ~(PTE_RW | PTE_US);
+	w->rights |= e & PTE_XD;
+}
+
+static bool set_bits(struct walk *w, int n, uint64_t bits)
+{
+	uint64_t old = w->seen[n].val;
+
+	if ((old & bits) == bits)
+		return true;
+	/* setting A or D is a write for EPT as well */
+	w->seen[n].p = entry_pointer(w, w->seen[n].gpa, CPU_WRITE);
+	w->seen[n].val |= bits;
+	if (w->wide)
+		return entry_or(w->seen[n].p, old, bits);
+	uint32_t old32 = (uint32_t)old;
+	return __atomic_compare_exchange_n((uint32_t *)w->seen[n].p, &old32,
+					   old32 | (uint32_t)bits, false, __ATOMIC_SEQ_CST,
+					   __ATOMIC_RELAXED);
+}
+
+/* The rights that `priv` has to a page with these combined bits. */
+static uint32_t page_rights(const struct vmx_cpu *cpu, uint64_t bits, enum cpu_priv priv)
+{
+	const struct cpu_state *cs = &cpu->cs;
+	bool user_page = bits & PTE_US;
+	uint32_t r = CPU_READ;
+
+	if (priv == PRIV_USER) {
+		if (!user_page)
+			return 0;
+		if (bits & PTE_RW)
+			r |= CPU_WRITE;
+	} else {
+		if ((bits & PTE_RW) || !(cs->cr0 & X86_CR0_WP))
+			r |= CPU_WRITE;
+		if (priv == PRIV_SUPER_SMAP && user_page)
+			r = 0;
+	}
+	if (!((bits & PTE_XD) && nx_enabled(cs)) &&
+	    !(priv != PRIV_USER && user_page && (cs->cr4 & X86_CR4_SMEP)))
+		r |= CPU_EXEC;
+	return r;
+}
+
+static struct pde_cache_entry *pde_slot(struct vmx_cpu *cpu, gva_t gva)
+{
+	return &cpu->tlb->cur->pde[(gva >> 21) & (PDE_CACHE_ENTRIES - 1)];
+}
+
+/* What a completed descent says. */
+struct leaf {
+	uint64_t e;
+	gpa_t gpa; /* of the 4 KiB page */
+	int level;
+	bool cached; /* a cached PDE was used */
+	bool fault;
+	uint32_t error;
+};
+
+static gpa_t leaf_gpa(const struct walk *w, uint64_t e, int level)
+{
+	unsigned shift = level == 1 ? 12 : w->wide ? (level == 2 ? 21 : 30) : 22;
+	uint64_t low = ~(~0ULL << shift);
+	gpa_t base = e & PTE_ADDR_MASK & ~low;
+
+	if (!w->wide && level == 2) /* PSE-36: bits 20:13 are address bits 39:32 */
+		base = (e & 0xffc00000) | FIELD_GET(GENMASK_ULL(20, 13), e) << 32;
+	return base | (w->gva & low & PAGE_MASK);
+}
+
+/* Go down from `level`, whose table is at `table`. */
+static struct leaf descend(struct walk *w, gpa_t table, int level, bool cached)
+{
+	struct cpu_state *cs = &w->cpu->cs;
+	unsigned bits = w->wide ? 9 : 10;
+	struct leaf l = { .cached = cached };
+
+	for (;; level--) {
+		unsigned index = (unsigned)(w->gva >> (12 + bits * (unsigned)(level - 1))) &
+				 ((1U << bits) - 1);
+		uint64_t e = read_entry(w, table, index);
+		bool leaf = level == 1 ||
+			    (level == 2 && (e & PTE_PS) && (w->wide || (cs->cr4 & X86_CR4_PSE))) ||
+			    (level == 3 && (e & PTE_PS));
+
+		l.fault = true;
+		if (!(e & PTE_P))
+			return l;
+		if (e & reserved_bits(w, level, leaf)) {
+			l.error = PFERR_PRESENT_MASK | PFERR_RSVD_MASK;
+			return l;
+		}
+		l.fault = false;
+		add_rights(w, e);
+		if (leaf) {
+			l.e = e;
+			l.level = level;
+			l.gpa = leaf_gpa(w, e, level);
+			return l;
+		}
+		table = w->wide ? e & PTE_ADDR_MASK : e & 0xfffff000;
+	}
+}
+
+/* Where the walk starts: the tables of the current paging mode. */
+static struct leaf walk_tables(struct walk *w)
+{
+	struct vmx_cpu *cpu = w->cpu;
+	struct cpu_state *cs = &cpu->cs;
+
+	w->nr = 0;
+	w->rights = PTE_RW | PTE_US;
+	if (!(cs->cr4 & X86_CR4_PAE))
+		return descend(w, cs->cr3 & 0xfffff000, 2, false);
+	if (!(cs->efer & EFER_LMA)) {
+		uint64_t pdpte = cpu->pdptr[(w->gva >> 30) & 3];
+
+		if (!(pdpte & PTE_P))
+			return (struct leaf){ .fault = true };
+		return descend(w, pdpte & PTE_ADDR_MASK, 2, false);
+	}
+	return descend(w, cs->cr3 & PTE_ADDR_MASK, 4, false);
+}
+
+static struct leaf walk_cached(struct walk *w)
+{
+	const struct pde_cache_entry *c = pde_slot(w->cpu, w->gva);
+
+	if (!w->wide || c->tag != (w->gva >> 21) + 1)
+		return walk_tables(w);
+	w->nr = 0;
+	w->rights = c->rights;
+	return descend(w, c->table, 1, true);
+}
+
+/* Remember the page table of a finished, fully accessed descent. */
+static void remember_pde(struct walk *w, const struct leaf *l)
+{
+	struct pde_cache_entry *c = pde_slot(w->cpu, w->gva);
+	uint64_t rights = PTE_RW | PTE_US;
+
+	if (!w->wide || l->cached || l->level != 1)
+		return;
+	for (int n = 0; n < w->nr - 1; n++) {
+		rights &= w->seen[n].val | ~(PTE_RW | PTE_US);
+		rights |= w->seen[n].val & PTE_XD;
+	}
+	c->table = w->seen[w->nr - 2].val & PTE_ADDR_MASK;
+	c->rights = rights;
+	c->tag = (w->gva >> 21) + 1;
+}
+
+/* Check the access and set A and D. False: walk again. */
+static bool finish(struct walk *w, const struct leaf *l, uint32_t *rights)
+{
+	bool dirty = w->access & CPU_WRITE;
+
+	*rights = page_rights(w->cpu, w->rights, w->priv);
+	if (w->access & ~*rights) {
+		if (l->cached)
+			return false;
+		page_fault(w, PFERR_PRESENT_MASK);
+	}
+	for (int n = 0; n < w->nr; n++) {
+		bool last = n == w->nr - 1;
+
+		if (!set_bits(w, n, PTE_A | (last && dirty ? PTE_D : 0)))
+			return false;
+	}
+	if (!dirty && !(l->e & PTE_D))
+		*rights &= ~(uint32_t)CPU_WRITE;
+	return true;
+}
+
+static void walk_paged(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
+		       struct cpu_walk_result *out)
+{
+	struct walk w = {
+		.cpu = cpu, .gva = gva, .access = access, .priv = priv,
+		.wide = cpu->cs.cr4 & X86_CR4_PAE,
+	};
+	struct leaf l = walk_cached(&w);
+
+	for (;;) {
+		if (!l.fault && finish(&w, &l, &out->rights))
+			break;
+		if (l.fault && !l.cached)
+			page_fault(&w, l.error);
+		pde_slot(cpu, gva)->tag = 0;
+		l = walk_tables(&w);
+	}
+	remember_pde(&w, &l);
+	out->gpa = l.gpa;
+	out->page_shift = l.level == 1 ? 12 : w.wide ? (l.level == 2 ? 21 : 30) : 22;
+	out->global = (l.e & PTE_G) && (cpu->cs.cr4 & X86_CR4_PGE);
+}
+
+void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
+	      struct cpu_walk_result *out)
+{
+	struct cpu_ept_result r;
+
+	if (cpu->cs.cr0 & X86_CR0_PG) {
+		walk_paged(cpu, gva, access, priv, out);
+	} else {
+		out->gpa = gva & PAGE_MASK;
+		out->rights = CPU_READ | CPU_WRITE | CPU_EXEC;
+		out->page_shift = 12;
+		out->global = false;
+	}
+	cpu_ept_translate(cpu, out->gpa | (gva & ~PAGE_MASK), access, gva, true, &r);
+	out->host = r.host;
+	out->ept_leaf = r.leaf;
+	out->rights &= r.rights;
+}
+
+/* --- PDPTEs --- */
+
+#define PDPTE_RESERVED (GENMASK_ULL(2, 1) | GENMASK_ULL(8, 5) | GENMASK_ULL(63, 52))
+
+bool cpu_load_pdptrs(struct vmx_cpu *cpu, uint64_t cr3)
+{
+	gpa_t table = cr3 & 0xffffffe0;
+	struct cpu_ept_result r;
+	uint64_t v[4];
+
+	cpu_ept_translate(cpu, table, CPU_READ, CPU_NO_GLA, false, &r);
+	for (unsigned n = 0; n < 4; n++) {
+		v[n] = READ_ONCE(((uint64_t *)(r.host + (table & ~PAGE_MASK)))[n]);
+		if ((v[n] & PTE_P) && (v[n] & PDPTE_RESERVED))
+			return false;
+	}
+	for (unsigned n = 0; n < 4; n++)
+		cpu->pdptr[n] = v[n];
+	return true;
+}

@@ -1,0 +1,218 @@
+/*
+ * Signals our own work can raise (SEGV BUS FPE ILL), and whose they are.
+ *
+ *   signal -> in one of the guarded copies?  -> its fix-up: -EFAULT
+ *          -> the thread's running processor? -> its hook
+ *          -> the client's own action, as if we were not there
+ *
+ * Invariants
+ * 1. The handler looks at nothing but the context, a thread-local hook and the
+ *    client's actions: async-signal-safe.
+ * 2. client[] is what the client believes is installed; written under `lock`,
+ *    read by the handler as a copy taken field by field (a client that changes
+ *    its handler while it faults gets either).
+ */
+#include "host/fault.h"
+
+#include "lib/error.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+static const int owned[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL };
+
+static struct {
+	pthread_mutex_t lock;
+	bool installed;
+	struct sigaction client[_NSIG];
+} fault = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static __thread struct {
+	host_fault_hook *fn;
+	void *owner;
+} hook __attribute__((tls_model("initial-exec")));
+
+void host_fault_set_hook(host_fault_hook *fn, void *owner)
+{
+	hook.owner = owner;
+	hook.fn = fn;
+}
+
+/* --- guarded accesses: each may fault at one instruction only --- */
+
+extern char host_copy_access[], host_cmpxchg64_access[], host_cmpxchg32_access[];
+extern char host_access_failed[];
+int host_guarded_copy(void *dst, const void *src, size_t n);
+int host_guarded_cmpxchg64(uint64_t *p, uint64_t old, uint64_t val);
+int host_guarded_cmpxchg32(uint32_t *p, uint32_t old, uint32_t val);
+
+__asm__(".pushsection .text\n"
+	".hidden host_guarded_copy, host_guarded_cmpxchg64, host_guarded_cmpxchg32\n"
+	".hidden host_copy_access, host_cmpxchg64_access, host_cmpxchg32_access\n"
+	".hidden host_access_failed\n"
+	".globl host_guarded_copy, host_guarded_cmpxchg64, host_guarded_cmpxchg32\n"
+	".globl host_copy_access, host_cmpxchg64_access, host_cmpxchg32_access\n"
+	".globl host_access_failed\n"
+	"host_guarded_copy:\n"
+	"	mov %rdx, %rcx\n"
+	"host_copy_access:\n"
+	"	rep movsb\n"
+	"	xor %eax, %eax\n"
+	"	ret\n"
+	"host_guarded_cmpxchg64:\n"
+	"	mov %rsi, %rax\n"
+	"host_cmpxchg64_access:\n"
+	"	lock cmpxchg %rdx, (%rdi)\n"
+	"	sete %al\n"
+	"	movzbl %al, %eax\n"
+	"	ret\n"
+	"host_guarded_cmpxchg32:\n"
+	"	mov %esi, %eax\n"
+	"host_cmpxchg32_access:\n"
+	"	lock cmpxchg %edx, (%rdi)\n"
+	"	sete %al\n"
+	"	movzbl %al, %eax\n"
+	"	ret\n"
+	"host_access_failed:\n"
+	"	mov $-1, %eax\n"
+	"	ret\n"
+	".popsection\n");
+
+static int born(int r, const void *p)
+{
+	return r < 0 ? err_born(EFAULT, "client memory at %p", p) : r;
+}
+
+int host_copy_from(void *dst, const void *client_src, size_t n)
+{
+	return born(host_guarded_copy(dst, client_src, n), client_src);
+}
+
+int host_copy_to(void *client_dst, const void *src, size_t n)
+{
+	return born(host_guarded_copy(client_dst, src, n), client_dst);
+}
+
+int host_cmpxchg64(uint64_t *client_p, uint64_t old, uint64_t val)
+{
+	return born(host_guarded_cmpxchg64(client_p, old, val), client_p);
+}
+
+int host_cmpxchg32(uint32_t *client_p, uint32_t old, uint32_t val)
+{
+	return born(host_guarded_cmpxchg32(client_p, old, val), client_p);
+}
+
+/* --- the handler --- */
+
+static bool fix_up(ucontext_t *uc)
+{
+	greg_t *rip = &uc->uc_mcontext.gregs[REG_RIP];
+
+	if (*rip != (greg_t)(uintptr_t)host_copy_access &&
+	    *rip != (greg_t)(uintptr_t)host_cmpxchg64_access &&
+	    *rip != (greg_t)(uintptr_t)host_cmpxchg32_access)
+		return false;
+	*rip = (greg_t)(uintptr_t)host_access_failed;
+	return true;
+}
+
+/* The libc's own sigaction(), even where ours stands in front of it. */
+static int real_sigaction(int signo, const struct sigaction *act, struct sigaction *old)
+{
+	static int (*next)(int, const struct sigaction *, struct sigaction *);
+
+	if (!next)
+		next = (__typeof__(next))dlsym(RTLD_NEXT, "sigaction");
+	return next ? next(signo, act, old) : sigaction(signo, act, old);
+}
+
+/* No handler of the client's: let the kernel do what it would have done. */
+static void default_action(int signo, const siginfo_t *si)
+{
+	struct sigaction dfl = { .sa_handler = SIG_DFL };
+
+	real_sigaction(signo, &dfl, NULL);
+	if (si->si_code <= 0) /* sent, not raised by an instruction that will run again */
+		syscall(SYS_tgkill, getpid(), (int)syscall(SYS_gettid), signo);
+}
+
+static void chain(int signo, siginfo_t *si, void *ucontext)
+{
+	struct sigaction act = fault.client[signo];
+	sigset_t mask = act.sa_mask;
+
+	if (act.sa_handler == SIG_IGN && si->si_code <= 0)
+		return;
+	if (act.sa_handler == SIG_DFL || act.sa_handler == SIG_IGN) {
+		default_action(signo, si);
+		return;
+	}
+	if (act.sa_flags & (int)SA_RESETHAND)
+		fault.client[signo].sa_handler = SIG_DFL;
+	if (!(act.sa_flags & SA_NODEFER))
+		sigaddset(&mask, signo);
+	pthread_sigmask(SIG_BLOCK, &mask, NULL); /* sigreturn restores */
+	if (act.sa_flags & SA_SIGINFO)
+		act.sa_sigaction(signo, si, ucontext);
+	else
+		act.sa_handler(signo);
+}
+
+static void on_fault(int signo, siginfo_t *si, void *ucontext)
+{
+	int saved = errno;
+
+	if ((signo == SIGSEGV || signo == SIGBUS) && si->si_code > 0 && fix_up(ucontext))
+		return;
+	if (hook.fn && si->si_code > 0 && hook.fn(hook.owner, signo, si, ucontext))
+		return;
+	chain(signo, si, ucontext);
+	errno = saved;
+}
+
+int host_fault_init(void)
+{
+	struct sigaction act = { .sa_sigaction = on_fault,
+				 .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
+	int err = 0;
+
+	sigemptyset(&act.sa_mask);
+	pthread_mutex_lock(&fault.lock);
+	for (size_t n = 0; !fault.installed && n < ARRAY_SIZE(owned); n++) {
+		if (real_sigaction(owned[n], &act, &fault.client[owned[n]])) {
+			err = err_born(errno, "sigaction of signal %d", owned[n]);
+			break;
+		}
+	}
+	fault.installed = !err;
+	pthread_mutex_unlock(&fault.lock);
+	return err;
+}
+
+/* --- the client's view --- */
+
+bool host_fault_owns(int signo)
+{
+	for (size_t n = 0; n < ARRAY_SIZE(owned); n++)
+		if (owned[n] == signo)
+			return fault.installed;
+	return false;
+}
+
+int host_client_action(int signo, const struct sigaction *act, struct sigaction *old)
+{
+	if (!host_fault_owns(signo))
+		return err_born(EINVAL, "signal %d is not ours", signo);
+	pthread_mutex_lock(&fault.lock);
+	if (old)
+		*old = fault.client[signo];
+	if (act)
+		fault.client[signo] = *act;
+	pthread_mutex_unlock(&fault.lock);
+	return 0;
+}

@@ -1,0 +1,123 @@
+/* VMCS regions: what the instructions accept and how they refuse. */
+#include "machine.h"
+
+#define STATE struct machine *t = *state
+
+static void vmptrld_of_wrong_revision_fails_with_11(void **state)
+{
+	STATE;
+	struct vmcs *other = test_pages(4096);
+
+	other->revision_id = 1;
+	assert_int_equal(vmptrld(t->cpu, (hpa_t)other), VMX_FAIL_VALID);
+	assert_int_equal(R(t, VM_INSTRUCTION_ERROR), VMXERR_VMPTRLD_INCORRECT_VMCS_REVISION_ID);
+	assert_int_equal(vmptrst(t->cpu), (hpa_t)t->vmcs);
+}
+
+static void unaligned_region_fails_with_9_and_2(void **state)
+{
+	STATE;
+
+	assert_int_equal(vmptrld(t->cpu, (hpa_t)t->vmcs + 8), VMX_FAIL_VALID);
+	assert_int_equal(R(t, VM_INSTRUCTION_ERROR), VMXERR_VMPTRLD_INVALID_ADDRESS);
+	assert_int_equal(vmclear(t->cpu, (hpa_t)t->vmcs + 8), VMX_FAIL_VALID);
+	assert_int_equal(R(t, VM_INSTRUCTION_ERROR), VMXERR_VMCLEAR_INVALID_ADDRESS);
+}
+
+static void without_current_vmcs_all_fail_invalid(void **state)
+{
+	STATE;
+	uint64_t v;
+
+	assert_int_equal(vmclear(t->cpu, (hpa_t)t->vmcs), VMX_SUCCEED);
+	assert_int_equal(vmptrst(t->cpu), ~0ULL);
+	assert_int_equal(vmread(t->cpu, GUEST_RIP, &v), VMX_FAIL_INVALID);
+	assert_int_equal(vmwrite(t->cpu, GUEST_RIP, 0), VMX_FAIL_INVALID);
+	assert_int_equal(vmlaunch(t->cpu), VMX_FAIL_INVALID);
+	assert_int_equal(invept(t->cpu, 9, 0), VMX_FAIL_INVALID);
+}
+
+static void write_to_read_only_field_fails_with_13(void **state)
+{
+	STATE;
+
+	assert_int_equal(vmwrite(t->cpu, VM_EXIT_REASON, 1), VMX_FAIL_VALID);
+	assert_int_equal(R(t, VM_INSTRUCTION_ERROR), VMXERR_VMWRITE_READ_ONLY_VMCS_COMPONENT);
+}
+
+static void unsupported_fields_fail_with_12(void **state)
+{
+	static const uint32_t none[] = { 0x0004, 0x2fff, POSTED_INTR_NV, GUEST_BNDCFGS,
+					 GUEST_RIP | 1, GUEST_CS_LIMIT | 1 };
+	STATE;
+	uint64_t v;
+
+	for (size_t n = 0; n < ARRAY_SIZE(none); n++) {
+		assert_int_equal(vmread(t->cpu, none[n], &v), VMX_FAIL_VALID);
+		assert_int_equal(R(t, VM_INSTRUCTION_ERROR), VMXERR_UNSUPPORTED_VMCS_COMPONENT);
+	}
+}
+
+static void high_half_of_64_bit_field_is_its_upper_32_bits(void **state)
+{
+	STATE;
+
+	W(TSC_OFFSET, 0x1111222233334444);
+	assert_int_equal(R(t, TSC_OFFSET | 1), 0x11112222);
+	W(TSC_OFFSET | 1, 0xaaaabbbb);
+	assert_int_equal(R(t, TSC_OFFSET), 0xaaaabbbb33334444);
+}
+
+static void fields_are_truncated_to_their_width(void **state)
+{
+	STATE;
+
+	W(GUEST_CS_SELECTOR, 0x12345678);
+	assert_int_equal(R(t, GUEST_CS_SELECTOR), 0x5678);
+	W(GUEST_CS_LIMIT, 0x123456789a);
+	assert_int_equal(R(t, GUEST_CS_LIMIT), 0x3456789a);
+}
+
+static void launch_state_decides_between_launch_and_resume(void **state)
+{
+	STATE;
+
+	CODE(t, 0xf4);
+	assert_int_equal(vmresume(t->cpu), VMX_FAIL_VALID);
+	assert_int_equal(R(t, VM_INSTRUCTION_ERROR), VMXERR_VMRESUME_NONLAUNCHED_VMCS);
+	vmx_kick(t->cpu);
+	assert_int_equal(vmlaunch(t->cpu), VMX_SUCCEED);
+	assert_int_equal(vmlaunch(t->cpu), VMX_FAIL_VALID);
+	assert_int_equal(R(t, VM_INSTRUCTION_ERROR), VMXERR_VMLAUNCH_NONCLEAR_VMCS);
+}
+
+static void every_allowed_0_control_is_also_allowed_1(void **state)
+{
+	static const uint32_t msrs[] = { MSR_IA32_VMX_PINBASED_CTLS, MSR_IA32_VMX_PROCBASED_CTLS,
+					 MSR_IA32_VMX_EXIT_CTLS, MSR_IA32_VMX_ENTRY_CTLS,
+					 MSR_IA32_VMX_PROCBASED_CTLS2 };
+
+	for (size_t n = 0; n < ARRAY_SIZE(msrs); n++) {
+		uint64_t cap = vmx_capability_msr(msrs[n]);
+
+		assert_int_equal((uint32_t)cap & ~(uint32_t)(cap >> 32), 0);
+	}
+	assert_int_equal(vmx_capability_msr(MSR_IA32_VMX_BASIC) & BIT_ULL(31), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST_REAL(vmptrld_of_wrong_revision_fails_with_11),
+		TEST_REAL(unaligned_region_fails_with_9_and_2),
+		TEST_REAL(without_current_vmcs_all_fail_invalid),
+		TEST_REAL(write_to_read_only_field_fails_with_13),
+		TEST_REAL(unsupported_fields_fail_with_12),
+		TEST_REAL(high_half_of_64_bit_field_is_its_upper_32_bits),
+		TEST_REAL(fields_are_truncated_to_their_width),
+		TEST_REAL(launch_state_decides_between_launch_and_resume),
+		TEST_REAL(every_allowed_0_control_is_also_allowed_1),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
