@@ -1,7 +1,7 @@
 /*
  * vCPUs that fault in parallel while slots come, go, move and are logged, and
- * the client invalidates: the tables stay consistent, no frame is lost, and no
- * vCPU uses a translation whose taking away has returned.
+ * the client invalidates: the tables stay consistent and no frame is lost.
+ * (That a shoot-down waits for whom it must is virt's test_request.)
  */
 #include "fixture.h"
 
