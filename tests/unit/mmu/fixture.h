@@ -69,7 +69,7 @@ static struct kvm *vm;
 static struct kvm_vcpu *vcpu;
 static uint64_t frames_before;
 
-static int setup(void **state)
+static inline int setup(void **state)
 {
 	memset(&fake, 0, sizeof(fake));
 	fake.maxphyaddr = 46;
@@ -83,7 +83,7 @@ static int setup(void **state)
 	return 0;
 }
 
-static int teardown(void **state)
+static inline int teardown(void **state)
 {
 	assert_int_equal(mmu_check(vm), 0);
 	kvm_put_kvm(vm);
