@@ -87,7 +87,7 @@ static void masked_timer_stays_silent(void **state)
 
 static void tsc_deadline_fires_at_the_guests_tsc(void **state)
 {
-	uint64_t deadline = fix_tsc(cpu[0]) + host_tsc_khz() * 5;
+	uint64_t five_ms = host_tsc_khz() * 5, deadline = fix_tsc(cpu[0]) + five_ms;
 
 	apic_write(0, APIC_LVTT, APIC_LVT_TIMER_TSCDEADLINE | 0xec);
 	apic_write(0, APIC_TMICT, 1000); /* ignored in this mode */
