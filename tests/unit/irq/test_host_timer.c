@@ -94,13 +94,13 @@ static void callback_may_rearm_and_destroy_its_own_timer(void **state)
 	assert_int_equal(a.left, 0);
 }
 
-static volatile int slow_state;
+static int slow_state; /* (a) */
 
 static void slow(void *arg)
 {
-	slow_state = 1;
+	__atomic_store_n(&slow_state, 1, __ATOMIC_SEQ_CST);
 	sleep_ns(20 * MS);
-	slow_state = 2;
+	__atomic_store_n(&slow_state, 2, __ATOMIC_SEQ_CST);
 }
 
 static void cancel_waits_for_a_running_callback(void **state)
@@ -109,7 +109,7 @@ static void cancel_waits_for_a_running_callback(void **state)
 
 	assert_int_equal(host_timer_create(slow, NULL, &t), 0);
 	host_timer_arm(t, 0);
-	WAIT_FOR(slow_state == 1);
+	WAIT_FOR(__atomic_load_n(&slow_state, __ATOMIC_SEQ_CST) == 1);
 	host_timer_cancel(t);
 	assert_int_equal(slow_state, 2);
 	host_timer_destroy(t);

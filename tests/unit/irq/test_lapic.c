@@ -108,6 +108,28 @@ static void illegal_vector_is_reported_in_esr_after_a_write(void **state)
 	assert_int_equal(apic_read(0, APIC_ESR), 0);
 }
 
+static void reserved_register_is_an_error_and_a_read_only_one_is_not(void **state)
+{
+	apic_enable(0);
+	apic_write(0, APIC_LVR, 0);
+	assert_int_equal(apic_read(0, APIC_LVR), 0x50014);
+	assert_int_equal(apic_read(0, APIC_EOI), 0);
+	apic_write(0, APIC_ESR, 0);
+	assert_int_equal(apic_read(0, APIC_ESR), 0);
+	apic_write(0, 0x3a0, 1);
+	apic_write(0, APIC_ESR, 0);
+	assert_int_equal(apic_read(0, APIC_ESR), APIC_ESR_ILLEGAL_REGISTER);
+}
+
+static void error_lvt_with_an_illegal_vector_does_not_recurse(void **state)
+{
+	apic_enable(0);
+	apic_write(0, APIC_LVTERR, 0x03);
+	apic_write(0, APIC_ICR, APIC_DEST_SELF | 0x0f);
+	apic_write(0, APIC_ESR, 0);
+	assert_int_equal(apic_read(0, APIC_ESR), APIC_ESR_SEND_ILLEGAL | APIC_ESR_RECV_ILLEGAL);
+}
+
 static void apic_base_allows_only_legal_mode_changes(void **state)
 {
 	uint64_t base = 0xfee00000;
@@ -223,6 +245,8 @@ int main(void)
 		T(tpr_holds_back_its_class_and_cr8_mirrors_it),
 		T(software_disable_masks_the_lvts),
 		T(illegal_vector_is_reported_in_esr_after_a_write),
+		T(reserved_register_is_an_error_and_a_read_only_one_is_not),
+		T(error_lvt_with_an_illegal_vector_does_not_recurse),
 		T(apic_base_allows_only_legal_mode_changes),
 		T(x2apic_mode_uses_msrs_and_32_bit_ids),
 		T(page_of_an_absent_apic_reads_as_ones),

@@ -125,11 +125,11 @@ static void irq_line_reports_status(void **state)
 	kvm_put_kvm(other);
 }
 
-static volatile bool stop;
+static bool stop; /* (a) */
 
 static void *driver(void *arg)
 {
-	while (!stop) {
+	while (!__atomic_load_n(&stop, __ATOMIC_SEQ_CST)) {
 		line(20, 1);
 		line(20, 0);
 	}
@@ -146,7 +146,7 @@ static void routing_can_change_while_lines_move(void **state)
 	assert_int_equal(pthread_create(&t, NULL, driver, NULL), 0);
 	for (int i = 0; i < 300; i++)
 		assert_int_equal(route(&e[i % 2], 1), 0);
-	stop = true;
+	__atomic_store_n(&stop, true, __ATOMIC_SEQ_CST);
 	pthread_join(t, NULL);
 	assert_int_equal(route(&e[1], 1), 0);
 	assert_int_equal(line(20, 1), 1);
