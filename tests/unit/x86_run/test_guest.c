@@ -309,14 +309,20 @@ static void immediate_exit_is_eintr_before_the_first_instruction(void **state)
 	assert_int_equal(vm_regs(v).rip, CODE);
 }
 
+/* cmocka puts its own handler in the place of the library's for each test. */
+static struct sigaction fault_action;
+
 static void unmapped_client_memory_is_efault(void **state)
 {
 	struct vm *v = *state;
+	struct sigaction cmockas;
 	static const uint8_t code[] = { 0xa0, 0x00, 0x90, 0xf4 }; /* mov al, [9000h] */
 
 	vm_code(v, CODE, code, sizeof(code));
 	assert_int_equal(munmap(v->ram + 0x9000, 4096), 0);
+	sigaction(SIGSEGV, &fault_action, &cmockas);
 	assert_int_equal(kvm_arch_vcpu_ioctl_run(v->vcpu), -EFAULT);
+	sigaction(SIGSEGV, &cmockas, NULL);
 	assert_int_equal(vm_regs(v).rip, CODE);
 }
 
@@ -358,6 +364,12 @@ int main(void)
 		T(unmapped_client_memory_is_efault),
 		T(single_step_stops_after_each_instruction),
 	};
+	struct vm first;
+
+	/* the first VM installs the fault handlers */
+	vm_create(&first, false);
+	sigaction(SIGSEGV, NULL, &fault_action);
+	vm_destroy(&first);
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
