@@ -12,7 +12,10 @@
 #define KVM_VALID_QUIRKS KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT
 #define KVM_VALID_GUESTDBG                                                              \
 	(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP |         \
-	 KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP)
+	 KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP |    \
+	 KVM_GUESTDBG_BLOCKIRQ)
+#define KVM_HC_MAP_GPA_RANGE 12 /* <linux/kvm_para.h>, whose MSR names are macros */
+#define KVM_VALID_HYPERCALL_EXITS (1u << KVM_HC_MAP_GPA_RANGE)
 
 static const struct {
 	long ext;
@@ -50,6 +53,9 @@ static const struct {
 	{ KVM_CAP_EXCEPTION_PAYLOAD, 1 },
 	{ KVM_CAP_SET_GUEST_DEBUG, 1 },
 	{ KVM_CAP_SET_GUEST_DEBUG2, KVM_VALID_GUESTDBG },
+	{ KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1 },
+	{ KVM_CAP_SYNC_REGS, KVM_SYNC_X86_VALID_FIELDS },
+	{ KVM_CAP_EXIT_HYPERCALL, KVM_VALID_HYPERCALL_EXITS },
 	{ KVM_CAP_GET_MSR_FEATURES, 1 },
 	{ KVM_CAP_MSR_PLATFORM_INFO, 1 },
 	{ KVM_CAP_X86_USER_SPACE_MSR, 1 },
@@ -163,6 +169,14 @@ int kvm_vm_ioctl_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 		return 0;
 	case KVM_CAP_EXCEPTION_PAYLOAD:
 		ka->exception_payload_enabled = arg;
+		return 0;
+	case KVM_CAP_X86_TRIPLE_FAULT_EVENT:
+		ka->triple_fault_event = arg;
+		return 0;
+	case KVM_CAP_EXIT_HYPERCALL:
+		if (arg & ~(uint64_t)KVM_VALID_HYPERCALL_EXITS)
+			return err_born(EINVAL, "hypercall exits %#lx", (unsigned long)arg);
+		ka->hypercall_exit_enabled = arg;
 		return 0;
 	case KVM_CAP_X86_USER_SPACE_MSR:
 		if (arg & ~(uint64_t)(KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN |
