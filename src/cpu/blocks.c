@@ -536,9 +536,9 @@ static struct cpu_block *decode_block(struct vmx_cpu *cpu, gva_t lin, const uint
 			return decode_scratch(cpu, lin, host);
 	}
 	b->key = (hpa_t)host | (uint64_t)cpu->cs.code_mode << MODE_SHIFT;
-	link_block(cpu, b, (hpa_t)host, &s);
 	c->free = (uint8_t *)b->end + b->nr_bytes;
 	c->free = (uint8_t *)(((uintptr_t)c->free + 15) & ~15ULL);
+	link_block(cpu, b, (hpa_t)host, &s);
 	cpu->counters.blocks_decoded++;
 	return b;
 }

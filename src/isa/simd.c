@@ -15,6 +15,8 @@
  *
  * Locks: none; runs on the vCPU's thread, general registers only.
  */
+#include <cpuid.h>
+
 #include "isa/fpu.h"
 #include "isa/isa.h"
 #include "isa/simd.h"
@@ -126,17 +128,30 @@ ISA_INLINE void note_x87(struct cpu_state *cs, const struct isa_insn *i,
 }
 
 /*
- * Did the x87 store that just ran write its operand? An unmasked invalid
- * operation, overflow or underflow leaves memory alone (SDM Vol. 1, "x87 FPU
- * Floating-Point Exception Conditions"); such a flag was not pending before.
+ * An x87 store stopped by an unmasked exception leaves memory alone, and which
+ * ones stop differs between processors: so a bounce buffer is filled with a
+ * mark first, and looked at where such an exception is pending afterwards.
  */
-static bool __attribute__((noinline)) x87_stored(void)
+#define X87_STORE_MARK 0x93c5a6719d2be84full
+
+static void mark_bounce(struct cpu_state *cs)
 {
-	const uint16_t stops = 0x01 | 0x08 | 0x10;
+	((uint64_t *)cs->bounce)[0] = X87_STORE_MARK;
+	((uint64_t *)cs->bounce)[1] = X87_STORE_MARK;
+}
+
+static bool __attribute__((noinline)) x87_stored(const struct cpu_state *cs, unsigned size)
+{
+	const uint64_t mark = X87_STORE_MARK;
 	uint16_t fsw, fcw;
 
 	__asm__ volatile("fnstsw %0\n\tfnstcw %1" : "=m"(fsw), "=m"(fcw));
-	return !(fsw & ~fcw & stops);
+	if (likely(!(fsw & ~fcw & 0x3f)))
+		return true;
+	for (unsigned n = 0; n < size; n++)
+		if (cs->bounce[n] != (uint8_t)(mark >> (8 * (n & 7))))
+			return true;
+	return false;
 }
 
 ISA_INLINE void run_reg(struct cpu_state *cs, const struct isa_insn *i, enum simd_class class)
@@ -176,10 +191,13 @@ ISA_INLINE void run_store(struct cpu_state *cs, const struct isa_insn *i, enum s
 	p = isa_tlb_write(cs, lin, op->desc.mem_size);
 	if (unlikely(!p))
 		p = cs->ops->mem(cs, lin, op->desc.mem_size, ISA_WRITE, cs->bounce);
+	if (class == SIMD_X87 && unlikely(p == cs->bounce))
+		mark_bounce(cs);
 	run(cs, op->run, p);
 	if (class == SIMD_X87)
 		note_x87(cs, i, &op->desc, true);
-	if (unlikely(p == cs->bounce) && (class != SIMD_X87 || x87_stored()))
+	if (unlikely(p == cs->bounce) &&
+	    (class != SIMD_X87 || x87_stored(cs, op->desc.mem_size)))
 		cs->ops->mem_commit(cs, lin, op->desc.mem_size, p);
 }
 
@@ -342,6 +360,19 @@ static bool unaligned_by_name(ZydisMnemonic m)
 	}
 }
 
+/* SHA's operands need alignment on Intel's silicon; AMD's (as observed, Zen 4) does not check. */
+static bool sha_aligned(void)
+{
+	static int8_t known; /* 1 yes, -1 no; CPUID may be slow in a virtual machine */
+	unsigned a, b, c, d;
+
+	if (!known) {
+		__cpuid(0, a, b, c, d);
+		known = c == signature_INTEL_ecx ? 1 : -1;
+	}
+	return known > 0;
+}
+
 /* SDM Vol. 2, "Exception Classification" (exception types 1, 2 and 4). */
 static uint8_t alignment_mask(const struct isa_decoded *d, unsigned mem_size)
 {
@@ -354,6 +385,8 @@ static uint8_t alignment_mask(const struct isa_decoded *d, unsigned mem_size)
 	default:
 		break;
 	}
+	if (d->insn.meta.isa_set == ZYDIS_ISA_SET_SHA && !sha_aligned())
+		return 0;
 	if (d->insn.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && mem_size == 16 &&
 	    !unaligned_by_name(d->insn.mnemonic))
 		return 15;

@@ -62,6 +62,23 @@ static uint8_t abridged_tags(uint16_t full)
 	return (uint8_t)tags;
 }
 
+/* The image holds ST(0)..ST(7); a new TOP gives the same registers other names. */
+static void rename_registers(struct isa_xsave_image *x, unsigned new_top)
+{
+	unsigned turn = (new_top - FSW_TOP(x->fsw)) & 7;
+
+	while (turn--) {
+		uint64_t low = x->st[0][0], high = x->st[0][1];
+
+		for (unsigned n = 0; n < 7; n++) {
+			x->st[n][0] = x->st[n + 1][0];
+			x->st[n][1] = x->st[n + 1][1];
+		}
+		x->st[7][0] = low;
+		x->st[7][1] = high;
+	}
+}
+
 static bool real_format(const struct cpu_state *cs)
 {
 	return !(cs->cr0 & X86_CR0_PE) || (cs->rflags & X86_FLAGS_VM);
@@ -104,6 +121,7 @@ static void take_env(struct cpu_state *cs, const struct isa_insn *i, struct isa_
 
 	for (unsigned n = 0; n < 7; n++)
 		copy_bytes(&e[n], bytes + n * (i->aux ? 2 : 4), i->aux ? 2 : 4);
+	rename_registers(x, FSW_TOP(e[1]));
 	x->fcw = (uint16_t)((e[0] & FCW_WRITABLE) | FCW_ONE);
 	x->fsw = (uint16_t)(e[1] & ~(FSW_ES | FSW_B));
 	if (x->fsw & ~x->fcw & X87_EXCEPTIONS)
@@ -179,6 +197,7 @@ static void fnsave(struct cpu_state *cs, const struct isa_insn *i)
 	simd_store_area(cs, lin, buf, size);
 	x = isa_fpu_image(cs);
 	/* As FNINIT: register contents stay, all tagged empty. */
+	rename_registers(x, 0);
 	x->fcw = FCW_DEFAULT;
 	x->fsw = 0;
 	x->ftw = 0;

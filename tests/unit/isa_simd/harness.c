@@ -1,0 +1,275 @@
+/* See harness.h. */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include "harness.h"
+#include "isa/decoder.h"
+
+/* The trampoline's own memory; names are used from assembly. */
+struct native {
+	uint64_t gpr[NR_GPRS];
+	uint64_t flags, host_rsp;
+	uint64_t pad[6];
+	struct isa_xsave_image x __attribute__((aligned(64)));
+};
+static_assert(offsetof(struct native, flags) == 128, "assembly");
+static_assert(offsetof(struct native, x) == 192, "assembly");
+struct native harness_native __attribute__((visibility("hidden")));
+extern uint8_t harness_slot[16] __attribute__((visibility("hidden")));
+void harness_trampoline(void) __attribute__((visibility("hidden")));
+
+#define GPRS(X)                                                                     \
+	X("rcx", 1) X("rdx", 2) X("rbx", 3) X("rbp", 5) X("rsi", 6) X("rdi", 7)     \
+	X("r8", 8) X("r9", 9) X("r10", 10) X("r11", 11) X("r12", 12) X("r13", 13)   \
+	X("r14", 14) X("r15", 15) X("rax", 0)
+#define LOAD(r, n) "mov harness_native+8*" #n "(%rip), %" r "\n"
+#define STORE(r, n) "mov %" r ", harness_native+8*" #n "(%rip)\n"
+
+__asm__(".pushsection .text\n.balign 4096\n"
+	".hidden harness_trampoline\n.globl harness_trampoline\nharness_trampoline:\n"
+	"push %rbx\npush %rbp\npush %r12\npush %r13\npush %r14\npush %r15\n"
+	"mov %rsp, harness_native+136(%rip)\n"
+	"mov $7, %eax\nxor %edx, %edx\n"
+	"xrstor64 harness_native+192(%rip)\n"
+	"pushq harness_native+128(%rip)\npopfq\n" GPRS(LOAD)
+	".hidden harness_slot\n.globl harness_slot\nharness_slot: .fill 16, 1, 0x90\n" GPRS(STORE)
+	"pushfq\npopq harness_native+128(%rip)\n"
+	"mov $7, %eax\nxor %edx, %edx\n"
+	"xsave64 harness_native+192(%rip)\n"
+	"fninit\npush $0x1f80\nldmxcsr (%rsp)\npop %rax\nvzeroupper\ncld\n"
+	"mov harness_native+136(%rip), %rsp\n"
+	"pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\nret\n"
+	".balign 4096\n.popsection\n");
+
+uint8_t *harness_mem;
+struct cpu_state harness_cs;
+unsigned harness_mem_calls;
+uint64_t harness_fault_page;
+
+static sigjmp_buf native_jump;
+static volatile sig_atomic_t in_native, native_vector;
+static jmp_buf raise_jump;
+static struct isa_tlb_entry tlb[ISA_TLB_ENTRIES];
+static struct isa_xsave_image image __attribute__((aligned(64)));
+
+uint64_t rnd(void)
+{
+	static uint64_t s = 0x9e3779b97f4a7c15;
+
+	s ^= s << 13;
+	s ^= s >> 7;
+	s ^= s << 17;
+	return s * 0x2545f4914f6cdd1d;
+}
+
+static void on_signal(int signo, siginfo_t *si, void *ucv)
+{
+	ucontext_t *uc = ucv;
+
+	if (in_native) {
+		native_vector = (int)uc->uc_mcontext.gregs[REG_TRAPNO];
+		siglongjmp(native_jump, 1);
+	}
+	if (isa_silicon_fault(&harness_cs, signo, ucv))
+		return;
+	signal(signo, SIG_DFL); /* a defect: let it kill the test */
+}
+
+/* --- the embedder of harness_cs --- */
+static void ops_raise(struct cpu_state *cs) __attribute__((noreturn));
+static void ops_raise(struct cpu_state *cs)
+{
+	longjmp(raise_jump, 1);
+}
+
+static void *ops_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum isa_access how,
+		     void *bounce)
+{
+	uint64_t base = (uint64_t)(uintptr_t)harness_mem;
+
+	isa_fpu_sync(cs); /* we may do what we like, and this file is ordinary C */
+	harness_mem_calls++;
+	if (lin < base || lin + size > base + MEM_BYTES ||
+	    (harness_fault_page && lin + size > harness_fault_page &&
+	     lin < harness_fault_page + PAGE_SIZE))
+		isa_raise_error(cs, X86_TRAP_PF, (how & ISA_WRITE) ? 2 : 0);
+	memset(bounce, 0xa5, 64); /* what lies beyond the operand is noise */
+	if (how & ISA_READ)
+		memcpy(bounce, (void *)(uintptr_t)lin, size);
+	return bounce;
+}
+
+static void ops_commit(struct cpu_state *cs, uint64_t lin, unsigned size, const void *bounce)
+{
+	isa_fpu_sync(cs);
+	memcpy((void *)(uintptr_t)lin, bounce, size);
+}
+
+static const struct isa_ops ops = {
+	.mem = ops_mem, .mem_commit = ops_commit, .raise = ops_raise,
+};
+
+void harness_init(void)
+{
+	struct sigaction sa = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_NODEFER };
+	uintptr_t page = (uintptr_t)harness_slot & PAGE_MASK;
+
+	if (!harness_mem)
+		harness_mem = mmap(NULL, MEM_BYTES, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	if (harness_mem == MAP_FAILED ||
+	    mprotect((void *)page, PAGE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC)) {
+		perror("harness");
+		exit(1);
+	}
+	sigaction(SIGSEGV, &sa, NULL);
+	sigaction(SIGBUS, &sa, NULL);
+	sigaction(SIGILL, &sa, NULL);
+	sigaction(SIGFPE, &sa, NULL);
+}
+
+int run_native(const uint8_t *bytes, unsigned n, struct state *s)
+{
+	memset(harness_slot, 0x90, 16);
+	memcpy(harness_slot, bytes, n);
+	memcpy(harness_native.gpr, s->gpr, sizeof(s->gpr));
+	harness_native.flags = s->flags | 0x202;
+	memcpy(&harness_native.x, &s->x, sizeof(s->x));
+	memcpy(harness_mem + PAGE_SIZE - 128, s->mem, sizeof(s->mem));
+	if (sigsetjmp(native_jump, 1)) {
+		in_native = 0;
+		return native_vector;
+	}
+	in_native = 1;
+	harness_trampoline();
+	in_native = 0;
+	memcpy(s->gpr, harness_native.gpr, sizeof(s->gpr));
+	s->flags = harness_native.flags & X86_FLAGS_ARITH;
+	memcpy(&s->x, &harness_native.x, sizeof(s->x));
+	memcpy(s->mem, harness_mem + PAGE_SIZE - 128, sizeof(s->mem));
+	return NO_FAULT;
+}
+
+void harness_reset(enum isa_code_mode mode)
+{
+	struct cpu_state *cs = &harness_cs;
+
+	memset(cs, 0, sizeof(*cs));
+	cs->ops = &ops;
+	cs->tlb = tlb;
+	cs->xsave = &image;
+	cs->code_mode = (uint8_t)mode;
+	cs->stack_mode = (uint8_t)mode;
+	cs->cr0 = X86_CR0_PE | X86_CR0_NE | X86_CR0_ET | X86_CR0_MP | X86_CR0_PG;
+	cs->cr4 = X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_OSXSAVE | X86_CR4_PAE;
+	cs->xcr0 = 7;
+	for (unsigned n = 0; n < NR_SREGS; n++) {
+		cs->seg[n].limit = 0xffffffff;
+		cs->seg[n].ar = VMX_AR_S | VMX_AR_TYPE_WRITABLE | 1;
+	}
+	isa_fpu_init(cs);
+}
+
+static void map_memory(enum memory_kind kind)
+{
+	for (unsigned n = 0; n < ISA_TLB_ENTRIES; n++)
+		tlb[n] = (struct isa_tlb_entry){ TLB_NO_ACCESS, TLB_NO_ACCESS, TLB_NO_ACCESS, 0 };
+	if (kind == MEM_BOUNCE)
+		return;
+	for (unsigned n = 0; n < MEM_BYTES / PAGE_SIZE; n++) {
+		uint64_t page = (uint64_t)(uintptr_t)harness_mem + n * PAGE_SIZE;
+
+		if (page == harness_fault_page)
+			continue;
+		tlb[(page >> PAGE_SHIFT) % ISA_TLB_ENTRIES] =
+			(struct isa_tlb_entry){ page, page, page, 0 };
+	}
+}
+
+int run_handler(const uint8_t *bytes, unsigned n, struct state *s, enum isa_code_mode mode,
+		enum memory_kind kind)
+{
+	static struct isa_insn i;
+	struct cpu_state *cs = &harness_cs;
+	volatile int vector = NO_FAULT;
+
+	memcpy(harness_mem + PAGE_SIZE - 128, s->mem, sizeof(s->mem));
+	map_memory(kind);
+	memset(&i, 0, sizeof(i));
+	if (isa_decode(bytes, n, mode, &ops, &i) != ISA_DECODE_OK)
+		return X86_TRAP_UD;
+	memcpy(cs->gpr, s->gpr, sizeof(s->gpr));
+	cpu_set_rflags(cs, s->flags);
+	memcpy(cs->xsave, &s->x, sizeof(s->x));
+	cs->fpu_loaded = 0;
+	cs->cur = &i;
+	cs->block_rip = 0x1000;
+	if (setjmp(raise_jump))
+		vector = cs->exception.vector;
+	else
+		i.fn(cs, &i);
+	isa_fpu_sync(cs);
+	memcpy(s->gpr, cs->gpr, sizeof(s->gpr));
+	s->flags = cpu_rflags(cs) & X86_FLAGS_ARITH;
+	memcpy(&s->x, cs->xsave, sizeof(s->x));
+	memcpy(s->mem, harness_mem + PAGE_SIZE - 128, sizeof(s->mem));
+	return vector;
+}
+
+/* --- inputs --- */
+static uint64_t random_lane(void)
+{
+	static const uint64_t nice[] = {
+		0, 0x8000000000000000, 0x3ff0000000000000, 0x7ff0000000000000, 0x7ff8000000000001,
+		0x7ff0000000000001, 0x0000000000000001, 0x3f8000003f800000, 0x7f80000000000000,
+		0x7fc00000ffc00001, 0x7f80000100000001, 0x4049000040490000, 0x0010000000000000,
+		0x4330000000000000, 0x4b0000004f000000, 0xffffffffffffffff, 0x41e0000000000000,
+	};
+	uint64_t r = rnd();
+
+	switch (r & 3) {
+	case 0: return nice[(r >> 8) % ARRAY_SIZE(nice)];
+	case 1: return (rnd() & 0x800fffffffffffff) | 0x3fe0000000000000 | (r >> 3 & 0x30) << 48;
+	case 2: return (rnd() & 0x807fffff807fffff) | 0x3f0000003f000000;
+	default: return rnd();
+	}
+}
+
+void random_state(struct state *s)
+{
+	memset(&s->x, 0, sizeof(s->x));
+	for (unsigned n = 0; n < NR_GPRS; n++)
+		s->gpr[n] = rnd() >> (rnd() & 63);
+	s->flags = rnd() & X86_FLAGS_ARITH;
+	for (unsigned n = 0; n < 16; n++)
+		for (unsigned k = 0; k < 2; k++) {
+			s->x.xmm[n][k] = random_lane();
+			s->x.ymm_high[n][k] = random_lane();
+		}
+	for (unsigned n = 0; n < 8; n++) {
+		uint64_t r = rnd();
+
+		s->x.st[n][0] = random_lane() | (r & 7 ? 1ULL << 63 : 0);
+		s->x.st[n][1] = r & 0x70 ? 0x3ff0 + (r >> 8 & 0x4f) + (r >> 16 & 0x8000)
+					 : r >> 20 & 0xffff;
+	}
+	s->x.fcw = (uint16_t)(0x40 | (rnd() & 0xf00) | (rnd() & 7 ? 0x3f : rnd() & 0x3f));
+	s->x.fsw = (uint16_t)(rnd() & 0x7f00);
+	if (!(rnd() & 7))
+		s->x.fsw |= (uint16_t)(rnd() & 0x7f);
+	s->x.ftw = (uint8_t)(rnd() & 3 ? 0xff : rnd());
+	s->x.mxcsr = (uint32_t)(rnd() & 0xe040) | (rnd() & 7 ? 0x1f80 : rnd() & 0x1f80) |
+		     (rnd() & 3 ? 0 : rnd() & 0x3f);
+	s->x.mxcsr_mask = 0xffff;
+	s->x.xstate_bv = 7;
+	for (unsigned n = 0; n < sizeof(s->mem); n += 8) {
+		uint64_t v = random_lane();
+
+		memcpy(s->mem + n, &v, 8);
+	}
+}

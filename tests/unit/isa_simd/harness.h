@@ -1,0 +1,46 @@
+/*
+ * One instruction, two ways: through its decoded handler on a cpu_state, and
+ * directly on this processor by a trampoline that loads registers, flags and
+ * XSAVE state, runs the bytes and stores everything again.
+ *
+ * Guest-linear addresses are host addresses; guest memory is `mem` below
+ * 4 GiB, so that 32-bit code can be run too.
+ */
+#ifndef TEST_ISA_SIMD_HARNESS_H
+#define TEST_ISA_SIMD_HARNESS_H
+
+#include "isa/fpu.h"
+#include "isa/isa.h"
+
+#define NO_FAULT (-1)
+#define MEM_BYTES 8192u
+
+struct state {
+	uint64_t gpr[NR_GPRS];
+	uint64_t flags; /* arithmetic ones, RFLAGS layout */
+	struct isa_xsave_image x __attribute__((aligned(64)));
+	uint8_t mem[256]; /* of the memory operand's surroundings */
+};
+
+extern uint8_t *harness_mem; /* two pages, readable and writable */
+
+/* At the start of each test: cmocka has put its own signal handlers there. */
+void harness_init(void);
+/* Run on the bare processor. Returns the vector of a fault, or NO_FAULT. */
+int run_native(const uint8_t *bytes, unsigned n, struct state *s);
+
+enum memory_kind { MEM_DIRECT, MEM_BOUNCE };
+extern struct cpu_state harness_cs;
+/* A 64-bit (or 32-bit) kernel with everything enabled. */
+void harness_reset(enum isa_code_mode mode);
+/* Decode and run on harness_cs; s is input and output as for run_native(). */
+int run_handler(const uint8_t *bytes, unsigned n, struct state *s, enum isa_code_mode mode,
+		enum memory_kind kind);
+/* Error code of the last exception, linear address and count of mem() calls. */
+extern unsigned harness_mem_calls;
+extern uint64_t harness_fault_page; /* page that raises #PF, 0 none */
+
+uint64_t rnd(void);
+void random_state(struct state *s);
+
+#endif
