@@ -25,6 +25,11 @@ bool preload_is_dev_kvm(const char *path)
 	return path && strcmp(path, "/dev/kvm") == 0;
 }
 
+bool preload_is_empty(const char *path)
+{
+	return path && !*path;
+}
+
 /* --- open --- */
 
 static mode_t mode_of(int flags, va_list ap)

@@ -26,5 +26,7 @@
 
 /* Exactly "/dev/kvm". NULL is not. */
 bool preload_is_dev_kvm(const char *path);
+/* "", as with AT_EMPTY_PATH. NULL is not. */
+bool preload_is_empty(const char *path);
 
 #endif

@@ -56,7 +56,7 @@ DEFINE_FSTAT(fstat64, stat64)
 	{                                                                              \
 		if (preload_is_dev_kvm(path))                                          \
 			return answer((struct stat *)st);                              \
-		if ((flags & AT_EMPTY_PATH) && path && !*path && abi_is_system_fd(dirfd)) \
+		if ((flags & AT_EMPTY_PATH) && preload_is_empty(path) && abi_is_system_fd(dirfd)) \
 			return answer((struct stat *)st);                              \
 		return REAL(name)(dirfd, path, st, flags);                             \
 	}
@@ -91,7 +91,7 @@ DEFINE_FXSTAT(__fxstat64, stat64)
 EXPORT int statx(int dirfd, const char *path, int flags, unsigned int mask, struct statx *sx)
 {
 	bool ours = preload_is_dev_kvm(path) ||
-		    ((flags & AT_EMPTY_PATH) && path && !*path && abi_is_system_fd(dirfd));
+		    ((flags & AT_EMPTY_PATH) && preload_is_empty(path) && abi_is_system_fd(dirfd));
 
 	if (!ours)
 		return REAL(statx)(dirfd, path, flags, mask, sx);
