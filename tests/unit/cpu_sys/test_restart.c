@@ -78,6 +78,18 @@ static void random_state(void)
 		poke(STACK_AT + n * size, size, interesting());
 		poke(0x5000 + n * size, size, interesting());
 	}
+	if (rnd() & 1) { /* a frame that IRET and RET may like */
+		static const uint16_t code[] = { SEL_CODE0, SEL_CODE3, SEL_CODE64, SEL_CODE64_3 };
+		static const uint16_t data[] = { SEL_DATA0, SEL_DATA3 };
+		unsigned size = rnd() & 1 ? 4 : 8;
+
+		poke(STACK_AT, size, rnd() & 1 ? rnd() : CODE_AT);
+		poke(STACK_AT + size, size, code[rnd() % 4]);
+		poke(STACK_AT + 2 * size, size, rnd());
+		poke(STACK_AT + 3 * size, size, interesting());
+		poke(STACK_AT + 4 * size, size, data[rnd() % 2]);
+		cs->gpr[RSP] = STACK_AT;
+	}
 	cs->cr4 |= rnd() & (X86_CR4_FSGSBASE | X86_CR4_DE | X86_CR4_TSD | X86_CR4_UMIP);
 	if (rnd() & 1)
 		cpu->primary = (uint32_t)rnd();
@@ -125,12 +137,15 @@ static void faults_and_exits_leave_every_register_alone(void **state)
 
 	for (unsigned n = 0; n < CASES; n++) {
 		const uint8_t *op = opcodes[rnd() % ARRAY_SIZE(opcodes)];
+		static const uint8_t iret[3] = { 0xcf };
 		uint8_t bytes[15];
 		struct registers before, after;
 		unsigned at = 0, disp;
 		enum outcome r;
 
 		random_state();
+		if (!(rnd() & 7))
+			op = iret;
 		if (!(rnd() & 3))
 			bytes[at++] = 0x66;
 		if (cpu->cs.code_mode == ISA_CODE64 && rnd() & 1)
