@@ -21,30 +21,42 @@ static inline void *__va(hpa_t pa)
 
 /*
  * Zeroed, page-aligned 4 KiB frames for page tables, VMCS regions, bitmaps.
- * NULL when there is no memory. Thread-safe. Kept in a per-process pool.
+ * NULL when there is no memory. Thread-safe. Kept in a per-process pool that
+ * grows by 2 MiB and is never given back.
  */
 void *host_frame_alloc(void);
-void host_frame_free(void *frame);
+void host_frame_free(void *frame); /* NULL is allowed */
 /* Frames in use, for accounting and leak checks. */
 uint64_t host_frames_in_use(void);
 
 /*
  * Fault the client's page at hva in, as get_user_pages would: demand zero,
  * copy on write, file, hugetlbfs, userfaultfd (waits). With `write`, for
- * writing. 0; -EFAULT not mapped or not permitted; -EHWPOISON.
- * *writable (may be NULL): the page may be written even if only a read was asked.
+ * writing. 0; -EFAULT not mapped, not permitted or poisoned.
+ * *writable (may be NULL): the page may be written even if only a read was
+ * asked. False may be pessimistic (no /proc); then a write asks again.
  */
 must_check int host_fault_in(hva_t hva, bool write, bool *writable);
 
 /*
- * Largest power-of-two mapping size (4 KiB, 2 MiB, 1 GiB) that one EPT leaf at
- * hva may cover as far as the client's mapping is concerned: in userkvm any
- * range of one VMA with uniform permissions is contiguous "physical" memory.
- * Bounded by [start, start+size) of the memslot.
+ * Largest mapping level (1 4 KiB, 2 2 MiB, 3 1 GiB; at most max_level) that one
+ * EPT leaf at hva may have as far as the client's mapping is concerned: any
+ * range of uniform permissions is contiguous "physical" memory in userkvm.
+ * Bounded by [start, start + size_bytes) of the memslot. The answer comes from
+ * a snapshot of the client's mappings and may be out of date: a processor that
+ * then meets a hole reports a bus error, host_mapping_changed() follows.
  */
 int host_mapping_level(hva_t hva, hva_t start, uint64_t size_bytes, int max_level);
 
-/* Number of this address space: changes in a forked child (DESIGN: -EIO). */
+/*
+ * The client's mapping at hva: its bounds and whether it may be written.
+ * False when there is none (readable), or when it cannot be known.
+ */
+bool host_mapping_find(hva_t hva, hva_t *start, hva_t *end, bool *writable);
+/* The client changed its mappings: forget the snapshot. Not in an RCU section. */
+void host_mapping_changed(void);
+
+/* Number of this address space: changes in a forked child (DESIGN: -EIO). Never 0. */
 uint64_t host_mm_id(void);
 
 #endif

@@ -19,6 +19,18 @@ struct kvm_lapic_ops {
 	/* guest CPUID: x2APIC offered, APIC offered, TSC-deadline offered */
 	bool (*has_x2apic)(struct kvm_vcpu *vcpu);
 	void (*apicbase_changed)(struct kvm_vcpu *vcpu); /* CPUID.1:EDX.APIC follows */
+	/* The rest may be NULL; what then holds is in brackets. Any thread for the injectors. */
+	void (*inject_nmi)(struct kvm_vcpu *vcpu);	  /* [KVM_REQ_NMI alone] */
+	void (*inject_smi)(struct kvm_vcpu *vcpu);	  /* [KVM_REQ_SMI alone] */
+	bool (*has_tsc_deadline)(struct kvm_vcpu *vcpu); /* [yes] */
+	int (*maxphyaddr)(struct kvm_vcpu *vcpu);	  /* [52] */
+	bool (*is_bsp)(struct kvm_vcpu *vcpu);		  /* [vcpu_id 0] */
+	/* KVM_CAP_X2APIC_API's two flags [off, off] */
+	bool (*x2apic_format)(struct kvm *kvm);
+	bool (*x2apic_broadcast_quirk_disabled)(struct kvm *kvm);
+	/* KVM_CAP_DISABLE_QUIRKS: LAPIC_MMIO_HOLE, LINT0_REENABLED [quirks on] */
+	bool (*mmio_hole_quirk_disabled)(struct kvm *kvm);
+	bool (*lint0_quirk_disabled)(struct kvm *kvm);
 };
 void kvm_irq_register(const struct kvm_lapic_ops *ops); /* once; also registers routing */
 
@@ -63,10 +75,19 @@ unsigned kvm_apic_take_init_sipi(struct kvm_vcpu *vcpu, uint8_t *sipi_vector);
 uint64_t kvm_lapic_get_cr8(struct kvm_vcpu *vcpu);
 void kvm_lapic_set_tpr(struct kvm_vcpu *vcpu, uint64_t cr8);
 void kvm_lapic_set_eoi(struct kvm_vcpu *vcpu);
+/* Split irqchip: the vector to report when KVM_REQ_IOAPIC_EOI_EXIT is served (KVM_EXIT_IOAPIC_EOI). */
+uint8_t kvm_lapic_pending_ioapic_eoi(struct kvm_vcpu *vcpu);
+/* Split irqchip: KVM_INTERRUPT is the client's PIC. 0, or -EEXIST while one waits. */
+must_check int kvm_lapic_set_userspace_extint(struct kvm_vcpu *vcpu, uint8_t vector);
+bool kvm_cpu_has_extint(struct kvm_vcpu *vcpu); /* PIC (ours, or the client's) through LINT0 */
 uint64_t kvm_get_apic_base(struct kvm_vcpu *vcpu);
 must_check int kvm_set_apic_base(struct kvm_vcpu *vcpu, uint64_t value, bool host_initiated); /* 1: #GP */
 void kvm_apic_update_ppr(struct kvm_vcpu *vcpu);
-/* xAPIC registers at the APIC base: 0 taken, -EOPNOTSUPP not the APIC's page (or x2APIC/disabled). */
+/*
+ * xAPIC registers at the APIC base: 0 taken, -EOPNOTSUPP not the APIC's page. The
+ * page of a disabled or x2APIC-mode APIC reads as ones (KVM_X86_QUIRK_LAPIC_MMIO_HOLE),
+ * or is not ours without that quirk.
+ */
 must_check int kvm_lapic_mmio_read(struct kvm_vcpu *vcpu, gpa_t addr, int len, void *val);
 must_check int kvm_lapic_mmio_write(struct kvm_vcpu *vcpu, gpa_t addr, int len, const void *val);
 /* x2APIC MSRs 800h-8ffh: 0, or 1 for #GP. */

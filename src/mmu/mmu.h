@@ -10,6 +10,10 @@
  * vCPUs. Faults are handled in parallel: mmu_lock for reading, entries changed
  * by compare-exchange, tables freed after a grace period. Zapping a slot takes
  * the lock for writing.
+ *
+ * Files: mmu.c (contexts, roots, life), fault.c (page faults, MMIO), tdp_mmu.c
+ * (tables: map, zap, write-protect), slots.c (memslot listener, invalidation by
+ * host address), guest_walk.c, check.c, dump.c; spte.h is the entry format.
  */
 #ifndef USERKVM_MMU_MMU_H
 #define USERKVM_MMU_MMU_H
@@ -76,18 +80,37 @@ struct kvm_mmu_params {
 };
 const struct kvm_mmu_params *kvm_mmu_params(void);
 
+/* Once, before the first VM. The tables must live for ever. */
 void kvm_mmu_register_guest(const struct kvm_mmu_guest_ops *g, const struct kvm_mmu_vendor_ops *v);
+/* The VM's part: roots, counters, its place among the VMs that follow client memory. -ENOMEM. */
 must_check int kvm_mmu_init_vm(struct kvm *kvm);
+/* After the last vCPU's kvm_mmu_destroy(): frees every table. */
 void kvm_mmu_uninit_vm(struct kvm *kvm);
+/*
+ * The vCPU's part, context not yet chosen (kvm_init_mmu). -ENOMEM;
+ * -EOPNOTSUPP with ept=0, there is no shadow MMU yet.
+ */
 must_check int kvm_mmu_create(struct kvm_vcpu *vcpu);
 void kvm_mmu_destroy(struct kvm_vcpu *vcpu);
-/* Choose the context for the guest's mode; called after CR0/CR4/EFER changes (kvm_mmu_reset_context). */
+/*
+ * Choose the context for the guest's mode: paging mode of gva_to_gpa, address
+ * space (vcpu->as_id, from is_smm). Drops nothing.
+ */
 void kvm_init_mmu(struct kvm_vcpu *vcpu);
+/*
+ * After CR0/CR4/EFER or SMM changes: kvm_init_mmu(), and the root is dropped
+ * where it is no longer the right one (Linux drops it always; a TDP root does
+ * not depend on the guest's paging mode).
+ */
 void kvm_mmu_reset_context(struct kvm_vcpu *vcpu);
 /* Drop this vCPU's root; the next entry loads one. */
 void kvm_mmu_unload(struct kvm_vcpu *vcpu);
 
-/* kvm_mmu_reload: only when root_hpa == INVALID_PAGE. -ENOMEM. */
+/*
+ * A root for the next entry, handed to the vendor (set_cr3), and the TLB
+ * flushed: the root may have changed while we did not use it.
+ * kvm_mmu_reload: only when root_hpa == INVALID_PAGE. -ENOMEM.
+ */
 must_check int kvm_mmu_load(struct kvm_vcpu *vcpu);
 must_check static inline int kvm_mmu_reload(struct kvm_vcpu *vcpu)
 {
@@ -106,19 +129,37 @@ must_check static inline int kvm_mmu_reload(struct kvm_vcpu *vcpu)
 #define KVM_MMU_EMULATE 2
 must_check int kvm_mmu_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code);
 /* EPT misconfiguration at gpa: emulate, retry (stale generation), or -EINVAL (reserved bits: KVM bug). */
-enum ret_pf handle_mmio_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa);
+/* RET_PF_EMULATE, RET_PF_RETRY, RET_PF_INVALID or -EINVAL. */
+must_check int handle_mmio_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa);
 
-/* Drop every translation of host memory [start, end), of every VM of this process. Any thread. */
+/*
+ * Drop every translation of host memory [start, end), of every VM of this
+ * process: the client has changed, or is about to change, its mapping; or the
+ * processor met a bus error there. Any thread outside guest mode and RCU
+ * sections, no lock of a VM held. May sleep.
+ */
 void kvm_mmu_invalidate_hva_range(hva_t start, hva_t end);
 
 /*
  * The hypervisor's walk of the guest's page tables (for emulation).
- * access: PFERR_USER/WRITE/FETCH bits. INVALID_PAGE with *exception filled
+ * access: PFERR_USER/WRITE/FETCH bits; no USER at CPL 3 is an implicit
+ * supervisor access (RFLAGS.AC does not help it). Sets accessed and dirty bits.
+ * The address is taken as canonical. INVALID_PAGE with *exception filled
  * when the guest would get #PF.
  */
 #define kvm_mmu_gva_to_gpa(vcpu, gva, access, e) ((vcpu)->mmu->gva_to_gpa((vcpu), (gva), (access), (e)))
 
-/* Every table reachable once, counters true, leaves inside slots, formats legal: number of faults found. */
+/*
+ * The tables as text for people, one call of line() for each run of alike
+ * leaves. Takes mmu_lock.
+ */
+void kvm_mmu_dump(struct kvm *kvm, void (*line)(void *arg, const char *text), void *arg);
+
+/*
+ * Every table reachable once, counters true, leaves inside slots, formats
+ * legal: number of faults found (each told with USERKVM_LOG=info). Takes
+ * slots_lock and mmu_lock; not inside an RCU section.
+ */
 int mmu_check(struct kvm *kvm);
 
 /* Bytes of page tables, and leaves by level (1..3), for people and the bench. */

@@ -26,6 +26,9 @@
 #define PFERR_RSVD_MASK BIT_ULL(3)
 #define PFERR_FETCH_MASK BIT_ULL(4)
 #define PFERR_PK_MASK BIT_ULL(5)
+/* KVM's own, of an EPT violation: the final access, or one to a guest paging structure. */
+#define PFERR_GUEST_FINAL_MASK BIT_ULL(32)
+#define PFERR_GUEST_PAGE_MASK BIT_ULL(33)
 
 #define CR3_PCID_MASK GENMASK_ULL(11, 0)
 #define CR3_NOFLUSH BIT_ULL(63)

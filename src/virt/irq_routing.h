@@ -35,9 +35,21 @@ struct kvm_kernel_irq_routing_entry {
 typedef int kvm_set_routing_entry_fn(struct kvm *kvm, struct kvm_kernel_irq_routing_entry *e,
 				     const struct kvm_irq_routing_entry *ue);
 void kvm_register_routing(kvm_set_routing_entry_fn *fn);
+/* What must stop before the vCPUs are destroyed: the PIT's timer. */
+void kvm_register_irq_quiesce(void (*fn)(struct kvm *kvm));
+void kvm_irq_quiesce(struct kvm *kvm);
 
+/*
+ * KVM API: KVM_SET_GSI_ROUTING: replaces the whole table. -EINVAL: no in-kernel
+ * irqchip, flags, GSI >= KVM_MAX_IRQ_ROUTES, a GSI twice on one chip or beside an
+ * MSI, an entry the irq room refuses. -ENOMEM. The table is as it was on error.
+ * May sleep for a grace period; takes irq_lock.
+ */
 must_check int kvm_set_irq_routing(struct kvm *kvm, const struct kvm_irq_routing_entry *entries,
 				   uint32_t nr, uint32_t flags);
+/* The same without asking for an irqchip: for its creation. */
+must_check int __kvm_set_irq_routing(struct kvm *kvm, const struct kvm_irq_routing_entry *entries,
+				     uint32_t nr, uint32_t flags);
 void kvm_free_irq_routing(struct kvm *kvm);
 /* Drive a GSI: as `set` above, summed over the entries of the GSI. Any thread of ours. */
 int kvm_set_irq(struct kvm *kvm, int irq_source_id, uint32_t gsi, int level);
@@ -51,9 +63,15 @@ struct kvm_irq_ack_notifier {
 	uint32_t gsi;
 	void (*irq_acked)(struct kvm_irq_ack_notifier *kian);
 };
+/* Takes irq_lock; unregistering waits until no callback runs. Callbacks must not block. */
 void kvm_register_irq_ack_notifier(struct kvm *kvm, struct kvm_irq_ack_notifier *kian);
 void kvm_unregister_irq_ack_notifier(struct kvm *kvm, struct kvm_irq_ack_notifier *kian);
 void kvm_notify_acked_irq(struct kvm *kvm, uint32_t irqchip, uint32_t pin);
 bool kvm_irq_has_notifier(struct kvm *kvm, uint32_t irqchip, uint32_t pin);
+void kvm_notify_acked_gsi(struct kvm *kvm, int gsi);
+/* Calls fn for each MSI entry with gsi < nr_gsis until it returns true. fn must not block. */
+void kvm_irq_for_each_msi(struct kvm *kvm, uint32_t nr_gsis,
+			  bool (*fn)(const struct kvm_kernel_irq_routing_entry *e, void *arg),
+			  void *arg);
 
 #endif

@@ -28,6 +28,8 @@ enum kvm_bus_id { KVM_MMIO_BUS, KVM_PIO_BUS, KVM_FAST_MMIO_BUS, KVM_NR_BUSES };
 
 struct kvm_io_bus;
 struct kvm_irq_routing_table;
+struct kvm_irq_ack_notifier;
+struct ioeventfd;
 struct kvm_vcpu;
 
 struct kvm {
@@ -40,6 +42,9 @@ struct kvm {
 	uint32_t nr_vcpus;				      /* (a) published vCPUs */
 	struct kvm_io_bus *buses[KVM_NR_BUSES];		      /* (r)[s] */
 	struct kvm_irq_routing_table *irq_routing;	      /* (r) irq_lock */
+	struct kvm_irq_ack_notifier *irq_ack_notifiers;	      /* (r) irq_lock */
+	uint32_t nr_created_vcpus;			      /* [l] with those being made */
+	uint64_t nr_memslot_pages;			      /* [s] of all slots */
 	uint32_t refcount;				      /* (a) fds and vCPUs */
 	bool dead;					      /* (a) broken invariant: -EIO from every ioctl */
 	/*
@@ -51,7 +56,8 @@ struct kvm {
 
 	struct kvm_mmu_vm *mmu_vm; /* (c) mmu room's part */
 	struct kvm_irqfds *irqfds; /* (c) eventfd part */
-	void *coalesced;	   /* (c) coalesced MMIO part */
+	struct ioeventfd *ioeventfds; /* [s] */
+	void *coalesced;	   /* [s] coalesced MMIO part */
 	/* irq room's chips; NULL without KVM_CREATE_IRQCHIP / _PIT2 */
 	struct kvm_pic *vpic;
 	struct kvm_ioapic *vioapic;
@@ -93,6 +99,7 @@ struct kvm_vcpu {
 	struct kvm *kvm;     /* (c) */
 	uint32_t vcpu_id;    /* (c) the client's number: APIC id */
 	uint32_t vcpu_idx;   /* (c) position in kvm->vcpus */
+	uint32_t as_id; /* (o) address space it uses: 1 in SMM; kvm_init_mmu() sets it */
 	struct kvm_run *run; /* (c) the mmap-able pages; shared with the client */
 	int run_memfd;	     /* (c) the file behind them */
 	pthread_mutex_t mutex; /* one vCPU ioctl at a time */
@@ -131,16 +138,25 @@ struct kvm_vcpu {
 /* --- VM --- */
 
 /*
- * kvm_create_vm: memslots for both address spaces, buses, locks, then
- * kvm_arch_init_vm() through `arch_init`. -ENOMEM.
+ * kvm_create_vm: memslots for both address spaces, locks, then
+ * kvm_arch_init_vm() through arch_ops.init_vm. One reference is the caller's.
+ * Buses and routing begin empty (NULL). -ENOMEM, or init_vm's error.
  */
 must_check int kvm_create_vm(struct kvm **out);
 void kvm_get_kvm(struct kvm *kvm);
-void kvm_put_kvm(struct kvm *kvm); /* the last one destroys */
+/*
+ * The last one destroys: irqfds, vCPUs, arch_ops.destroy_vm, irq routing,
+ * memslots. Not inside an RCU section, not with a lock of the VM held.
+ */
+void kvm_put_kvm(struct kvm *kvm);
 /* A broken invariant: message on stderr, every later ioctl gives -EIO. */
 void kvm_vm_bugged(struct kvm *kvm, const char *why);
 
-/* Hooks the x86 room registers once, so that virt knows no x86. */
+/*
+ * Hooks the x86 room registers once, so that virt knows no x86. vcpu_create
+ * runs without kvm->lock, before the vCPU is visible (vcpu_idx not yet valid);
+ * where it fails it has undone its part. vcpu_runnable: owner thread.
+ */
 struct kvm_arch_ops {
 	int (*init_vm)(struct kvm *kvm);
 	void (*destroy_vm)(struct kvm *kvm);
@@ -156,8 +172,11 @@ void kvm_register_arch(const struct kvm_arch_ops *ops);
 /*
  * kvm_vm_ioctl_create_vcpu up to, not including, the fd: -EINVAL (id),
  * -EEXIST, -ENOMEM. run_memfd is created here with KVM_VCPU_MMAP_PAGES pages.
+ * The vCPU belongs to the VM and goes with it; a vCPU fd holds a reference on
+ * the VM. Takes kvm->lock.
  */
 must_check int kvm_create_vcpu(struct kvm *kvm, uint32_t id, struct kvm_vcpu **out);
+/* NULL when there is none. Any thread. */
 struct kvm_vcpu *kvm_get_vcpu_by_id(struct kvm *kvm, uint32_t id);
 
 static inline struct kvm_vcpu *kvm_get_vcpu(struct kvm *kvm, uint32_t idx)
@@ -187,16 +206,65 @@ static inline bool kvm_check_request(enum kvm_request r, struct kvm_vcpu *vcpu)
 	return __atomic_fetch_and(&vcpu->requests, ~BIT_ULL(r), __ATOMIC_SEQ_CST) & BIT_ULL(r);
 }
 
+/*
+ * Entering and leaving guest mode (owner thread). The run loop:
+ *
+ *	kvm_vcpu_enter_guest_mode(vcpu);
+ *	if (kvm_vcpu_exit_request(vcpu)) { kvm_vcpu_leave_guest_mode(vcpu); … }
+ *	vmx_vcpu_run(vcpu);
+ *	kvm_vcpu_leave_guest_mode(vcpu);
+ *
+ * Pairs with kvm_vcpu_kick() and kvm_make_all_cpus_request(): either they see
+ * IN_GUEST_MODE and interrupt the processor, or we see the request (signal).
+ * Between the two calls the thread must not wait for anything, since a
+ * shoot-down waits for it.
+ */
+static inline void kvm_vcpu_enter_guest_mode(struct kvm_vcpu *vcpu)
+{
+	__atomic_store_n(&vcpu->mode, IN_GUEST_MODE, __ATOMIC_SEQ_CST);
+}
+
+/* A reason not to enter after all: requests, a kick, or a client's signal. */
+static inline bool kvm_vcpu_exit_request(struct kvm_vcpu *vcpu)
+{
+	return __atomic_load_n(&vcpu->requests, __ATOMIC_SEQ_CST) ||
+	       __atomic_load_n(&vcpu->mode, __ATOMIC_SEQ_CST) == EXITING_GUEST_MODE ||
+	       __atomic_load_n(&vcpu->signal_seen, __ATOMIC_SEQ_CST);
+}
+
+/* Wakes whoever waits for our acknowledgement. */
+void kvm_vcpu_leave_guest_mode(struct kvm_vcpu *vcpu);
+
+/*
+ * The vCPU whose KVM_RUN this thread is in (kvm_get_running_vcpu), NULL
+ * outside. kvm_vcpu_load() is called first in KVM_RUN, kvm_vcpu_put() last;
+ * load clears signal_seen.
+ */
+void kvm_vcpu_load(struct kvm_vcpu *vcpu);
+void kvm_vcpu_put(struct kvm_vcpu *vcpu);
+struct kvm_vcpu *kvm_get_running_vcpu(void);
+/*
+ * A signal handler of the client ran on this thread: its KVM_RUN, if it is in
+ * one, will end with -EINTR (signal_seen). Async-signal-safe.
+ */
+void kvm_running_vcpu_signal(void);
+
 /* Make a vCPU in the guest leave it and one that sleeps wake. Any thread, signal-safe. */
 void kvm_vcpu_kick(struct kvm_vcpu *vcpu);
 void kvm_vcpu_wake_up(struct kvm_vcpu *vcpu);
-/* Request on every vCPU; returns after each running one has left guest mode. */
+/*
+ * Request on every vCPU; returns after each one that was in guest mode has left
+ * it. Any thread, a vCPU's own outside guest mode included (its own request is
+ * served before its next entry); not inside guest mode, not signal-safe.
+ */
 void kvm_make_all_cpus_request(struct kvm *kvm, enum kvm_request r);
+/* Every vCPU drops its EPT translations before it runs another guest instruction. */
 void kvm_flush_remote_tlbs(struct kvm *kvm);
 
 /*
  * Sleep until arch_ops.vcpu_runnable(), kvm_vcpu_kick() or a client signal.
- * 0, or -EINTR when a client's handler ran (signal_seen).
+ * 0, or -EINTR when a client's handler ran (signal_seen). A return of 0 does
+ * not promise that the vCPU is runnable: look again. Takes KVM_REQ_UNBLOCK.
  */
 int kvm_vcpu_block(struct kvm_vcpu *vcpu);
 

@@ -59,6 +59,14 @@ struct vmx_services {
 	void (*requeue_nmi)(struct kvm_vcpu *vcpu);
 	/* The guest debugger's say on #DB, #BP: run->exit_reason = KVM_EXIT_DEBUG. */
 	bool (*guest_debug_exit)(struct kvm_vcpu *vcpu, uint8_t vector, uint64_t dr6);
+	/* KVM_GUESTDBG_* in force; 0 without a debugger. */
+	uint32_t (*guest_debug)(struct kvm_vcpu *vcpu);
+	/* #UD intercepted: emulate what KVM emulates, or give it to the guest. */
+	int (*handle_ud)(struct kvm_vcpu *vcpu);
+	/* The event in delivery has become a task switch: forget the requeued one. */
+	void (*event_delivered)(struct kvm_vcpu *vcpu);
+	/* CR4 bits that the guest's CPUID does not offer: they stay the hypervisor's. */
+	uint64_t (*cr4_guest_rsvd_bits)(struct kvm_vcpu *vcpu);
 };
 void vmx_register_services(const struct vmx_services *s);
 
@@ -76,6 +84,8 @@ struct vmx_cpu *vmx_processor(struct kvm_vcpu *vcpu);
  */
 must_check int vmx_vcpu_run(struct kvm_vcpu *vcpu);
 must_check int vmx_handle_exit(struct kvm_vcpu *vcpu);
+/* The last VMLAUNCH/VMRESUME did not get into the guest: nothing was injected. */
+bool vmx_entry_failed(struct kvm_vcpu *vcpu);
 uint32_t vmx_exit_reason(struct kvm_vcpu *vcpu);
 /* IDT-vectoring and NMI-unblocking after an exit: requeues through services. */
 void vmx_complete_interrupts(struct kvm_vcpu *vcpu);
@@ -106,6 +116,8 @@ uint64_t vmx_get_efer(struct kvm_vcpu *vcpu);
 void vmx_set_cr0(struct kvm_vcpu *vcpu, uint64_t v);
 void vmx_set_guest_cr3(struct kvm_vcpu *vcpu, uint64_t v); /* marks the VMCS copy stale */
 void vmx_set_cr4(struct kvm_vcpu *vcpu, uint64_t v);
+/* The guest's CPUID changed: which CR4 bits it may own is decided again. */
+void vmx_vcpu_after_set_cpuid(struct kvm_vcpu *vcpu);
 void vmx_set_efer(struct kvm_vcpu *vcpu, uint64_t v);
 void vmx_set_dr7(struct kvm_vcpu *vcpu, uint64_t v);
 uint64_t vmx_get_dr7(struct kvm_vcpu *vcpu);
@@ -142,6 +154,9 @@ void vmx_enable_nmi_window(struct kvm_vcpu *vcpu);
 /* KVM_SET_GUEST_DEBUG or #MC/#DB policy changed. */
 void vmx_update_exception_bitmap(struct kvm_vcpu *vcpu);
 void vmx_set_monitor_trap(struct kvm_vcpu *vcpu, bool on);
+
+/* What the last exit was, for people: reason, qualification, vectoring, as KVM reports them. */
+void vmx_get_exit_info(struct kvm_vcpu *vcpu, uint64_t info[5]);
 
 /* RIP past the instruction that exited; clears the interrupt shadow. */
 void vmx_skip_emulated_instruction(struct kvm_vcpu *vcpu);

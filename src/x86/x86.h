@@ -10,6 +10,8 @@
 #ifndef USERKVM_X86_X86_H
 #define USERKVM_X86_X86_H
 
+#include <signal.h>
+
 #include "irq/irq.h"
 #include "mmu/mmu.h"
 #include "sdm/regs.h"
@@ -35,6 +37,15 @@ struct kvm_arch {
 	void *msr_filter;	     /* (r) KVM_X86_SET_MSR_FILTER, msr.c */
 	uint64_t hypercall_exit_enabled;
 	bool x2apic_format, x2apic_broadcast_quirk_disabled;
+	bool platform_info_readable; /* KVM_CAP_MSR_PLATFORM_INFO */
+	uint32_t max_vcpu_ids;	     /* [l] KVM_CAP_MAX_VCPU_ID, 0: not set */
+	uint32_t msr_filter_seq;     /* (a) counts KVM_X86_SET_MSR_FILTER */
+	uint64_t wall_clock_msr;
+	uint64_t nr_mmu_pages; /* [l] KVM_SET_NR_MMU_PAGES: a limit for shadow pages, 0 none */
+	/* clock.c, under clock_lock: the host moment every kvmclock page is computed from */
+	uint64_t master_tsc, master_boot_ns;
+	/* the last TSC value written by the client, to line vCPUs up */
+	uint64_t last_tsc_write, last_tsc_ns, last_tsc_khz, last_tsc_offset;
 	uint64_t disabled_quirks;
 	uint32_t bsp_vcpu_id;
 };
@@ -78,6 +89,9 @@ struct kvm_vcpu_arch {
 	bool smi_pending, smm;
 	uint64_t smbase;
 	bool request_irq_window; /* run->request_interrupt_window */
+	int pending_external_vector; /* KVM_INTERRUPT with a split irqchip; -1 none */
+	bool pv_unhalted;	     /* (a) KVM_HC_KICK_CPU ends the next HLT */
+	sigset_t outer_sigset;	     /* the thread's mask outside KVM_RUN, with sigset_active */
 
 	/* life */
 	int mp_state; /* KVM_MP_STATE_* (a) */
@@ -97,6 +111,11 @@ struct kvm_vcpu_arch {
 	uint64_t mcg_cap, mcg_status, mcg_ctl, mcg_ext_ctl, mce_banks[KVM_MAX_MCE_BANKS * 4];
 	uint64_t hwcr, de_cfg, osvw_length, osvw_status, platform_info, misc_features;
 	uint64_t steal_msr, pv_eoi_msr, async_pf_msr, poll_control;
+	uint64_t feat_ctl, power_ctl, smi_count;
+	uint64_t mci_ctl2[KVM_MAX_MCE_BANKS];
+	uint32_t msr_filter_seq; /* (o) of the filter the MSR bitmap was made for */
+	bool pv_enforce_cpuid;	 /* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
+	bool has_run;		 /* (o) KVM_RUN has entered: CPUID is frozen */
 
 	/* unfinished business of the last exit to the client (mmio.c, pio.c, msr.c) */
 	int (*complete_userspace_io)(struct kvm_vcpu *vcpu);
@@ -113,10 +132,28 @@ struct kvm_vcpu_arch {
 /* --- life (vcpu.c) --- */
 void kvm_x86_init(void);	/* registers with virt, mmu, vmx, irq; idempotent */
 void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event);
+void kvm_vcpu_deliver_sipi_vector(struct kvm_vcpu *vcpu, uint8_t vector);
+
+/*
+ * The vCPU's share of regs.c, cpuid.c, msr.c and clock.c: values after power
+ * on. To be called once at vCPU creation, after vmx_create_vcpu(); and to be
+ * undone at its end. The VM's share likewise.
+ */
+void kvm_x86_state_init_vcpu(struct kvm_vcpu *vcpu);
+void kvm_x86_state_destroy_vcpu(struct kvm_vcpu *vcpu);
+void kvm_x86_state_destroy_vm(struct kvm *kvm);
 
 /* --- KVM_RUN (run.c) --- */
 /* KVM API: KVM_RUN. vcpu->mutex held. 0, -EINTR, -EFAULT, -EAGAIN, … */
 must_check int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu);
+
+/*
+ * For the wrapper of the client's signal handlers: this thread is in KVM_RUN
+ * with KVM_SET_SIGNAL_MASK in force, and the signal is blocked outside: it must
+ * stay pending after the run, and the handler must not see it now.
+ * Async-signal-safe.
+ */
+bool kvm_signal_blocked_outside(int signo);
 
 /* --- events (event.c) --- */
 void kvm_queue_exception(struct kvm_vcpu *vcpu, uint8_t vector);
@@ -140,6 +177,8 @@ must_check int kvm_set_efer(struct kvm_vcpu *vcpu, uint64_t v, bool host_initiat
 must_check int kvm_set_dr(struct kvm_vcpu *vcpu, int nr, uint64_t v);
 uint64_t kvm_get_dr(struct kvm_vcpu *vcpu, int nr);
 must_check int kvm_set_xcr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t v);
+/* DR7 for the hardware: the debugger's while it uses hardware breakpoints, else the guest's. */
+void kvm_update_dr7(struct kvm_vcpu *vcpu);
 bool kvm_load_pdptrs(struct kvm_vcpu *vcpu, uint64_t cr3); /* false: #GP */
 int kvm_vcpu_ioctl_get_regs(struct kvm_vcpu *vcpu, struct kvm_regs *r);
 int kvm_vcpu_ioctl_set_regs(struct kvm_vcpu *vcpu, const struct kvm_regs *r);
@@ -172,12 +211,29 @@ const struct kvm_cpuid_entry2 *kvm_find_cpuid_entry(struct kvm_vcpu *vcpu, uint3
 int kvm_emulate_cpuid(struct kvm_vcpu *vcpu);
 enum cpuid_reg { CPUID_EAX, CPUID_EBX, CPUID_ECX, CPUID_EDX };
 bool guest_cpuid_bit(struct kvm_vcpu *vcpu, uint32_t function, uint32_t index, enum cpuid_reg reg, int bit);
-/* Control-register bits the guest may set, from its CPUID. */
+/* Control-register bits the guest must leave zero, from its CPUID. */
 uint64_t kvm_cr4_guest_reserved_bits(struct kvm_vcpu *vcpu);
 uint64_t kvm_efer_reserved_bits(struct kvm_vcpu *vcpu);
+/* ... and those this processor has not, whatever CPUID the client made up. */
+uint64_t kvm_cr4_host_reserved_bits(void);
+uint64_t kvm_efer_host_reserved_bits(void);
+/* One register of KVM_GET_SUPPORTED_CPUID. */
+uint32_t kvm_supported_cpuid(uint32_t function, uint32_t index, enum cpuid_reg reg);
+/* XCR0 bits a guest can have (KVM_X86_XCOMP_GUEST_SUPP). */
+uint64_t kvm_supported_xcr0(void);
+/* Bytes of a standard-format XSAVE area holding the components of xcr0. */
+uint32_t kvm_xstate_size(uint64_t xcr0, bool compacted);
+bool guest_cpuid_is_intel(struct kvm_vcpu *vcpu);
+bool guest_cpuid_is_amd(struct kvm_vcpu *vcpu);
 
 /* --- MSRs (msr.c, mtrr.c, clock.c) --- */
-/* 0, or 1 for "no such MSR / bad value" (#GP for the guest, stop for the ioctl). */
+/*
+ * 0, or not: KVM_MSR_INVAL for a bad value or access, KVM_MSR_UNKNOWN for no
+ * such MSR (#GP for the guest, stop for the ioctl).
+ */
+#define KVM_MSR_INVAL 1
+#define KVM_MSR_UNKNOWN 2
+#define KVM_MSR_FILTERED 3
 int kvm_get_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t *data, bool host_initiated);
 int kvm_set_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t data, bool host_initiated);
 int kvm_get_msr_feature(uint32_t index, uint64_t *data); /* KVM_GET_MSRS on /dev/kvm */
@@ -187,7 +243,19 @@ int kvm_emulate_wrmsr(struct kvm_vcpu *vcpu);
 int kvm_msr_index_list(uint32_t *indices, uint32_t *nmsrs);
 int kvm_msr_feature_index_list(uint32_t *indices, uint32_t *nmsrs);
 int kvm_vm_ioctl_set_msr_filter(struct kvm *kvm, const struct kvm_msr_filter *f);
+/* Whether the VM's filter lets the guest at the MSR; type KVM_MSR_FILTER_READ or _WRITE. */
+bool kvm_msr_allowed(struct kvm_vcpu *vcpu, uint32_t index, uint32_t type);
+/* Before an entry: MSR intercepts follow a new filter. Owner thread. */
+void kvm_msr_filter_sync(struct kvm_vcpu *vcpu);
+void kvm_msr_update_intercepts(struct kvm_vcpu *vcpu);
+/* KVM API: KVM_X86_GET_MCE_CAP_SUPPORTED. */
+#define KVM_MCE_CAP_SUPPORTED (BIT_ULL(8) | BIT_ULL(24)) /* MCG_CTL_P, MCG_SER_P */
 int kvm_vcpu_ioctl_x86_setup_mce(struct kvm_vcpu *vcpu, uint64_t mcg_cap);
+int kvm_vcpu_ioctl_x86_set_mce(struct kvm_vcpu *vcpu, const struct kvm_x86_mce *mce);
+int kvm_mce_get_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t *data, bool host_initiated);
+int kvm_mce_set_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t data, bool host_initiated);
+bool kvm_pat_valid(uint64_t pat);
+uint64_t kvm_supported_arch_capabilities(void);
 int kvm_mtrr_get_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t *data);
 int kvm_mtrr_set_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t data);
 
@@ -198,6 +266,13 @@ int kvm_clock_set_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t data);
 int kvm_vm_ioctl_get_clock(struct kvm *kvm, struct kvm_clock_data *c);
 int kvm_vm_ioctl_set_clock(struct kvm *kvm, const struct kvm_clock_data *c);
 int kvm_set_tsc_khz(struct kvm_vcpu *vcpu, uint32_t khz); /* 0 = host's */
+/* The guest TSC at a host TSC value, without and with the vCPU's offset. */
+uint64_t kvm_scale_tsc(struct kvm_vcpu *vcpu, uint64_t host_tsc);
+bool kvm_has_tsc_control(void); /* the processor can scale the TSC */
+/* KVM API: KVM_SET_MSRS of IA32_TSC, which lines vCPUs up; kvm_write_guest_tsc is the guest's WRMSR. */
+void kvm_synchronize_tsc(struct kvm_vcpu *vcpu, uint64_t tsc);
+void kvm_adjust_guest_tsc(struct kvm_vcpu *vcpu, int64_t delta);
+uint64_t kvm_clock_ns(struct kvm *kvm); /* what a guest's kvmclock reads now */
 uint64_t kvm_read_guest_tsc(struct kvm_vcpu *vcpu);
 void kvm_write_guest_tsc(struct kvm_vcpu *vcpu, uint64_t tsc);
 int kvm_vcpu_ioctl_kvmclock_ctrl(struct kvm_vcpu *vcpu);

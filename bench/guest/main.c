@@ -1,0 +1,85 @@
+/*
+ * The bare guest's program: each loop is timed with RDTSC (every machine here
+ * passes the host's counter through) and reported on COM1 as
+ * "name rounds insns-a-round ticks". Ends by the ACPI and the isa-debug-exit way.
+ */
+#include "loops.h"
+
+void guest_main(void);
+void enter_user(void (*fn)(void));
+
+static uint64_t memory[(4 << 20) / 8 + 1024];
+static float vector[16] __attribute__((aligned(16)));
+
+static inline void out8(uint16_t port, uint8_t v)
+{
+	__asm__ volatile("outb %0, %1" ::"a"(v), "Nd"(port));
+}
+
+static inline void out16(uint16_t port, uint16_t v)
+{
+	__asm__ volatile("outw %0, %1" ::"a"(v), "Nd"(port));
+}
+
+static inline uint64_t rdtsc(void)
+{
+	uint32_t lo, hi;
+
+	__asm__ volatile("lfence; rdtsc" : "=a"(lo), "=d"(hi));
+	return (uint64_t)hi << 32 | lo;
+}
+
+static void print(const char *s)
+{
+	while (*s)
+		out8(0x3f8, (uint8_t)*s++);
+}
+
+static void print_number(uint64_t v)
+{
+	char buf[24];
+	int i = sizeof(buf);
+
+	buf[--i] = '\0';
+	do
+		buf[--i] = (char)('0' + v % 10);
+	while (v /= 10);
+	print(" ");
+	print(&buf[i]);
+}
+
+static void report(const char *name, uint64_t rounds, uint64_t insns, uint64_t ticks)
+{
+	print(name);
+	print_number(rounds);
+	print_number(insns);
+	print_number(ticks);
+	print("\n");
+}
+
+#define TIMED(name, rounds, insns, call)                        \
+	do {                                                    \
+		uint64_t n = (rounds);                          \
+		uint64_t t0 = rdtsc();                          \
+		call;                                           \
+		report(name, rounds, insns, rdtsc() - t0);      \
+	} while (0)
+
+static void user_part(void)
+{
+	TIMED("syscall", 300000, LOOP_SYSCALL_INSNS + 1, loop_syscall(n));
+	print("end\n");
+	out16(0x604, 0x2000 | 5 << 10); /* ACPI S5 of userkvm boot */
+	out16(0x604, 0x2000);		/* of QEMU's pc */
+	for (;;)
+		__asm__ volatile("pause");
+}
+
+void guest_main(void)
+{
+	TIMED("integer", 4000000, LOOP_INTEGER_INSNS, loop_integer(n));
+	TIMED("memory", 2000000, LOOP_MEMORY_INSNS, loop_memory(n, memory, (4 << 20) - 8));
+	TIMED("simd", 2000000, LOOP_SIMD_INSNS, loop_simd(n, vector));
+	TIMED("exit", 50000, 1, while (n--) out8(0x80, 0));
+	enter_user(user_part);
+}

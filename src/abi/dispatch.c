@@ -1,0 +1,225 @@
+/*
+ * The public calls: open, ioctl, mmap, close, by the tables of system.c, vm.c
+ * and vcpu.c.
+ *
+ * Invariants
+ * 1. Nothing changes when an ioctl is refused: kind, life of the VM and
+ *    argument are checked, in this order, before the handler runs.
+ * 2. Client memory is touched by host_copy_from/to only: a bad pointer is
+ *    -EFAULT.
+ * 3. A VM belongs to the address space that made it (kvm->mm): -EIO elsewhere.
+ * 4. errno is changed on failure only.
+ *
+ * Locks: taken here, by what the row says: vcpu->mutex or kvm->lock.
+ */
+#include "userkvm/userkvm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "abi/abi.h"
+#include "abi/internal.h"
+#include "host/fault.h"
+#include "host/memory.h"
+#include "lib/error.h"
+
+/*
+ * What Linux answers to an ioctl number the kind of descriptor does not know;
+ * it differs by kind for historical reasons.
+ */
+static int unknown_request(enum abi_kind kind, unsigned long request)
+{
+	int e = kind == ABI_VM ? ENOTTY : EINVAL;
+
+	return err_born(e, "ioctl %#lx is none of this descriptor's", request);
+}
+
+const struct abi_row *abi_find_row(enum abi_kind kind, unsigned long request)
+{
+	const struct abi_row *row = kind == ABI_VCPU ? abi_vcpu_rows :
+				    kind == ABI_VM   ? abi_vm_rows :
+						       abi_system_rows;
+
+	for (; row->handler; row++)
+		if (row->request == request)
+			return row;
+	return NULL;
+}
+
+static pthread_mutex_t *row_lock(const struct abi_row *row, struct abi_call *c)
+{
+	return row->lock == ABI_VCPU_MUTEX ? &c->vcpu->mutex :
+	       row->lock == ABI_VM_LOCK	   ? &c->kvm->lock :
+					     NULL;
+}
+
+static long call_row(const struct abi_row *row, struct abi_call *c)
+{
+	pthread_mutex_t *lock = row_lock(row, c);
+	long r;
+
+	if (lock)
+		pthread_mutex_lock(lock);
+	r = row->handler(c);
+	if (lock)
+		pthread_mutex_unlock(lock);
+	return r;
+}
+
+/* Rows whose argument is a structure: apart, so that KVM_RUN has no big frame. */
+static __attribute__((noinline)) long call_with_copy(const struct abi_row *row, struct abi_call *c)
+{
+	uint64_t data[ABI_MAX_COPY / 8];
+	size_t size = _IOC_SIZE(row->request);
+	long r;
+
+	assert(size <= sizeof(data));
+	if (row->arg & ABI_COPY_IN) {
+		r = host_copy_from(data, (const void *)c->arg, size);
+		if (r)
+			return r;
+	} else {
+		memset(data, 0, size);
+	}
+	c->data = data;
+	r = call_row(row, c);
+	if (r >= 0 && (row->arg & ABI_COPY_OUT)) {
+		int e = host_copy_to((void *)c->arg, data, size);
+
+		if (e)
+			return e;
+	}
+	return r;
+}
+
+static long dispatch(struct abi_object *o, unsigned long request, unsigned long arg)
+{
+	struct abi_call c = { .object = o, .kvm = o->kvm, .vcpu = o->vcpu, .arg = arg };
+	const struct abi_row *row;
+
+	if (o->kvm && (unlikely(o->kvm->mm_id != host_mm_id()) || unlikely(READ_ONCE(o->kvm->dead))))
+		return err_born(EIO, "the VM is dead or belongs to another process");
+	row = abi_find_row(o->kind, request);
+	if (!row)
+		return unknown_request(o->kind, request);
+	if (row->arg == ABI_ARG_NONE && arg)
+		return err_born(EINVAL, "%s takes no argument", row->name);
+	if (row->arg & ABI_COPY_INOUT)
+		return call_with_copy(row, &c);
+	return call_row(row, &c);
+}
+
+static int result(long r)
+{
+	if (r >= 0)
+		return (int)r;
+	errno = (int)-r;
+	return -1;
+}
+
+static long open_system(const char *path, int flags)
+{
+	int fd, r;
+
+	if (strcmp(path, "/dev/kvm") != 0)
+		return err_born(ENOENT, "%s is not /dev/kvm", path);
+	r = host_fault_init();
+	if (r)
+		return r;
+	kvm_x86_init();
+	fd = abi_new_file("kvm", flags & O_CLOEXEC);
+	if (fd < 0)
+		return fd;
+	r = abi_object_bind(fd, ABI_SYSTEM, NULL, NULL);
+	if (r) {
+		syscall(SYS_close, fd);
+		return r;
+	}
+	return fd;
+}
+
+USERKVM_EXPORT int userkvm_open(const char *path, int flags)
+{
+	int saved = errno, r = result(open_system(path, flags));
+
+	if (r >= 0)
+		errno = saved;
+	return r;
+}
+
+USERKVM_EXPORT int userkvm_ioctl(int fd, unsigned long request, unsigned long arg)
+{
+	struct abi_object *o;
+	int saved = errno, r;
+
+	/* The kernel looks at 32 bits only. */
+	request = (unsigned int)request;
+	o = abi_object_get(fd);
+	if (unlikely(!o))
+		o = abi_object_find(fd);
+	/* Not ours, or one every file has (FIOCLEX, FIONBIO): the kernel's. */
+	if (!o || (_IOC_TYPE(request) != KVMIO && o->kind != ABI_VCPU)) {
+		if (o)
+			abi_object_put(o);
+		return (int)syscall(SYS_ioctl, fd, request, arg);
+	}
+	if (unlikely(_IOC_TYPE(request) != KVMIO)) {
+		abi_object_put(o);
+		r = (int)syscall(SYS_ioctl, fd, request, arg);
+		if (r < 0 && errno == ENOTTY)
+			errno = EINVAL; /* as Linux on a vCPU */
+		return r;
+	}
+	r = result(dispatch(o, request, arg));
+	abi_object_put(o);
+	if (r >= 0)
+		errno = saved;
+	return r;
+}
+
+USERKVM_EXPORT void *userkvm_mmap(void *addr, size_t length, int prot, int flags, int fd,
+				  off_t offset)
+{
+	return mmap(addr, length, prot, flags, fd, offset);
+}
+
+USERKVM_EXPORT int userkvm_close(int fd)
+{
+	abi_fd_closing(fd);
+	return (int)syscall(SYS_close, fd);
+}
+
+USERKVM_EXPORT bool userkvm_is_fd(int fd)
+{
+	struct abi_object *o = abi_object_get(fd);
+
+	if (!o)
+		return false;
+	abi_object_put(o);
+	return true;
+}
+
+bool abi_is_system_fd(int fd)
+{
+	struct abi_object *o = abi_object_get(fd);
+	bool yes = o && o->kind == ABI_SYSTEM;
+
+	if (o)
+		abi_object_put(o);
+	return yes;
+}
+
+USERKVM_EXPORT void userkvm_signal_ran(void)
+{
+	kvm_running_vcpu_signal();
+}
+
+int abi_client_action(int signo, const struct sigaction *act, struct sigaction *old)
+{
+	return host_fault_owns(signo) ? host_client_action(signo, act, old) : -EINVAL;
+}

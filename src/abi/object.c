@@ -1,0 +1,283 @@
+/*
+ * Descriptors and what they stand for.
+ *
+ *	fd ──> fd table ──> struct abi_object ──> struct kvm / kvm_vcpu
+ *	        (cache)      found by (dev, ino)
+ *
+ * Every descriptor is a memfd of its own inode, so dup, fcntl and descriptor
+ * passing make more descriptors of the same object without asking us.
+ *
+ * Invariants
+ * 1. The fd table is a cache: it may lack descriptors (then fstat finds the
+ *    object), and holds none that the client closed through the library.
+ * 2. An object lives while a descriptor of this process is open on its inode
+ *    or a call runs on it; the last descriptor is found by looking through
+ *    /proc/self/fd when the table knows no other.
+ * 3. Object storage is recycled, never freed: abi_object_get() may read a
+ *    stale pointer; a reference is taken only from refs > 0 and is good only
+ *    if the table still says the same afterwards.
+ *
+ * Locks: lock guards the list and writes to the table; reads take none. No
+ * call leaves this file with it held. Raw system calls are used throughout,
+ * because libc's names may be the preload room's.
+ */
+#include "abi/abi.h"
+#include "abi/internal.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "host/memory.h"
+#include "lib/error.h"
+#include "virt/iodev.h"
+
+#define FD_CHUNK 1024
+#define FD_CHUNKS 1024
+
+static struct {
+	pthread_mutex_t lock;
+	struct abi_object *list; /* objects with descriptors */
+	struct abi_object *free;
+	struct abi_object **chunks[FD_CHUNKS]; /* fd table, in pieces */
+} abi = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static void after_fork_in_child(void)
+{
+	/* The thread that held it is not in the child. */
+	pthread_mutex_init(&abi.lock, NULL);
+}
+
+static void at_fork_once(void)
+{
+	pthread_atfork(NULL, NULL, after_fork_in_child);
+}
+
+static struct abi_object **slot_of(int fd, bool make)
+{
+	struct abi_object **chunk;
+
+	if (fd < 0 || fd >= FD_CHUNK * FD_CHUNKS)
+		return NULL;
+	chunk = __atomic_load_n(&abi.chunks[fd / FD_CHUNK], __ATOMIC_ACQUIRE);
+	if (!chunk && make) {
+		chunk = calloc(FD_CHUNK, sizeof(*chunk));
+		__atomic_store_n(&abi.chunks[fd / FD_CHUNK], chunk, __ATOMIC_RELEASE);
+	}
+	return chunk ? &chunk[fd % FD_CHUNK] : NULL;
+}
+
+static struct abi_object *read_slot(int fd)
+{
+	struct abi_object **slot = slot_of(fd, false);
+
+	return slot ? __atomic_load_n(slot, __ATOMIC_ACQUIRE) : NULL;
+}
+
+static bool try_ref(struct abi_object *o)
+{
+	uint32_t n = __atomic_load_n(&o->refs, __ATOMIC_RELAXED);
+
+	while (n)
+		if (__atomic_compare_exchange_n(&o->refs, &n, n + 1, false, __ATOMIC_ACQ_REL,
+						__ATOMIC_RELAXED))
+			return true;
+	return false;
+}
+
+/* No reference is left: the VM's is given back, outside the lock. */
+static void object_end(struct abi_object *o)
+{
+	struct kvm *kvm = o->kvm;
+	enum abi_kind kind = o->kind;
+
+	pthread_mutex_lock(&abi.lock);
+	o->next = abi.free;
+	abi.free = o;
+	pthread_mutex_unlock(&abi.lock);
+	/* After fork the child has the memory of the VM but none of its threads: leave it. */
+	if (!kvm || kvm->mm_id != host_mm_id())
+		return;
+	if (kind == ABI_VM)
+		kvm_irqfd_release(kvm);
+	kvm_put_kvm(kvm);
+}
+
+void abi_object_put(struct abi_object *o)
+{
+	if (__atomic_sub_fetch(&o->refs, 1, __ATOMIC_ACQ_REL) == 0)
+		object_end(o);
+}
+
+struct abi_object *abi_object_get(int fd)
+{
+	struct abi_object *o = read_slot(fd);
+
+	if (!o || !try_ref(o))
+		return NULL;
+	if (likely(read_slot(fd) == o))
+		return o;
+	abi_object_put(o);
+	return NULL;
+}
+
+static bool identify(int fd, struct stat *st)
+{
+	return syscall(SYS_newfstatat, fd, "", st, AT_EMPTY_PATH) == 0;
+}
+
+/* lock held. */
+static struct abi_object *list_find(const struct stat *st)
+{
+	struct abi_object *o = abi.list;
+
+	while (o && (o->ino != st->st_ino || o->dev != st->st_dev))
+		o = o->next;
+	return o;
+}
+
+struct abi_object *abi_object_find(int fd)
+{
+	struct abi_object *o, **slot;
+	struct stat st;
+
+	if (!READ_ONCE(abi.list) || !identify(fd, &st))
+		return NULL;
+	pthread_mutex_lock(&abi.lock);
+	o = list_find(&st);
+	if (o && !try_ref(o))
+		o = NULL;
+	slot = o ? slot_of(fd, true) : NULL;
+	if (slot)
+		__atomic_store_n(slot, o, __ATOMIC_RELEASE);
+	pthread_mutex_unlock(&abi.lock);
+	return o;
+}
+
+int abi_new_file(const char *name, bool cloexec)
+{
+	/* MFD_CLOEXEC is 1. */
+	int fd = (int)syscall(SYS_memfd_create, name, cloexec ? 1u : 0u);
+
+	return fd < 0 ? err_born(errno, "memfd_create(%s)", name) : fd;
+}
+
+int abi_object_bind(int fd, enum abi_kind kind, struct kvm *kvm, struct kvm_vcpu *vcpu)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	struct abi_object *o, **slot;
+	struct stat st;
+	int r = 0;
+
+	pthread_once(&once, at_fork_once);
+	if (!identify(fd, &st))
+		return err_born(errno, "fstat of a new descriptor");
+	pthread_mutex_lock(&abi.lock);
+	slot = slot_of(fd, true);
+	o = abi.free;
+	if (o)
+		abi.free = o->next;
+	else
+		o = calloc(1, sizeof(*o));
+	if (!slot || !o) {
+		r = slot ? err_born(ENOMEM, "descriptor object") :
+			   err_born(EMFILE, "descriptor %d is out of the table's reach", fd);
+		if (o) {
+			o->next = abi.free;
+			abi.free = o;
+		}
+	} else {
+		o->kind = kind;
+		o->dev = st.st_dev;
+		o->ino = st.st_ino;
+		o->kvm = kvm;
+		o->vcpu = vcpu;
+		o->next = abi.list;
+		abi.list = o;
+		__atomic_store_n(&o->refs, 1, __ATOMIC_RELEASE);
+		__atomic_store_n(slot, o, __ATOMIC_RELEASE);
+	}
+	pthread_mutex_unlock(&abi.lock);
+	return r;
+}
+
+/* lock held. */
+static bool table_has(const struct abi_object *o)
+{
+	for (int c = 0; c < FD_CHUNKS; c++)
+		for (int i = 0; abi.chunks[c] && i < FD_CHUNK; i++)
+			if (abi.chunks[c][i] == o)
+				return true;
+	return false;
+}
+
+/* Another descriptor of the object, that was made behind our back. lock held. */
+static bool process_has(const struct abi_object *o, int except)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	bool found = false;
+	struct dirent *d;
+	struct stat st;
+
+	while (dir && !found && (d = readdir(dir))) {
+		int fd = atoi(d->d_name);
+
+		if (d->d_name[0] < '0' || d->d_name[0] > '9' || fd == except || !identify(fd, &st))
+			continue;
+		found = st.st_ino == o->ino && st.st_dev == o->dev;
+	}
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
+void abi_object_unbind(int fd)
+{
+	struct abi_object *o, **slot = slot_of(fd, false), **link;
+
+	if (!slot || !read_slot(fd))
+		return;
+	pthread_mutex_lock(&abi.lock);
+	o = *slot;
+	__atomic_store_n(slot, NULL, __ATOMIC_RELEASE);
+	if (o && (table_has(o) || process_has(o, fd)))
+		o = NULL;
+	if (o) {
+		for (link = &abi.list; *link && *link != o;)
+			link = &(*link)->next;
+		if (*link)
+			*link = o->next;
+		else
+			o = NULL;
+	}
+	pthread_mutex_unlock(&abi.lock);
+	if (o)
+		abi_object_put(o);
+}
+
+void abi_fd_closing(int fd)
+{
+	abi_object_unbind(fd);
+}
+
+void abi_fd_duplicated(int oldfd, int newfd)
+{
+	struct abi_object *o = abi_object_get(oldfd), **slot;
+
+	if (!o) {
+		abi_object_unbind(newfd);
+		return;
+	}
+	pthread_mutex_lock(&abi.lock);
+	slot = slot_of(newfd, true);
+	if (slot)
+		__atomic_store_n(slot, o, __ATOMIC_RELEASE);
+	pthread_mutex_unlock(&abi.lock);
+	abi_object_put(o);
+}

@@ -1,0 +1,251 @@
+/*
+ * ioctls of a vCPU (KVM API: vCPU ioctls). All hold vcpu->mutex: one at a time.
+ */
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "abi/abi.h"
+#include "abi/internal.h"
+#include "host/fault.h"
+#include "lib/error.h"
+
+/* --- KVM_RUN and its signals --- */
+
+bool abi_signal_ends_run_only(int signo)
+{
+	return kvm_signal_blocked_outside(signo);
+}
+
+static long run(struct abi_call *c)
+{
+	if (!c->vcpu->run->immediate_exit)
+		c->vcpu->arch->has_run = true;
+	kvm_msr_filter_sync(c->vcpu);
+	return kvm_arch_vcpu_ioctl_run(c->vcpu);
+}
+
+static long set_sigmask(struct abi_call *c)
+{
+	const struct kvm_signal_mask *user = (const void *)c->arg;
+	struct kvm_signal_mask head;
+	uint64_t set;
+	int r;
+
+	if (!user) {
+		c->vcpu->sigset_active = false;
+		return 0;
+	}
+	r = host_copy_from(&head, user, sizeof(head));
+	if (r)
+		return r;
+	if (head.len != sizeof(set))
+		return err_born(EINVAL, "signal mask of %u bytes", head.len);
+	r = host_copy_from(&set, user->sigset, sizeof(set));
+	if (r)
+		return r;
+	/* KILL and STOP cannot be blocked. */
+	c->vcpu->sigset = set & ~(BIT_ULL(SIGKILL - 1) | BIT_ULL(SIGSTOP - 1));
+	c->vcpu->sigset_active = true;
+	return 0;
+}
+
+/* --- CPUID and MSRs: lists of any length --- */
+
+static long set_cpuid(struct abi_call *c)
+{
+	struct kvm_cpuid *user = (struct kvm_cpuid *)c->arg, head;
+	struct kvm_cpuid_entry *entries;
+	int r = host_copy_from(&head, user, sizeof(head));
+
+	if (r)
+		return r;
+	if (head.nent > KVM_MAX_CPUID_ENTRIES)
+		return err_born(E2BIG, "%u CPUID entries", head.nent);
+	entries = calloc(head.nent ? head.nent : 1, sizeof(*entries));
+	if (!entries)
+		return err_born(ENOMEM, "CPUID entries");
+	r = host_copy_from(entries, user->entries, head.nent * sizeof(*entries));
+	if (!r)
+		r = kvm_vcpu_ioctl_set_cpuid(c->vcpu, entries, head.nent);
+	free(entries);
+	return r;
+}
+
+static long set_cpuid2(struct abi_call *c)
+{
+	struct kvm_cpuid2 *user = (struct kvm_cpuid2 *)c->arg, head;
+	struct kvm_cpuid_entry2 *entries;
+	int r = host_copy_from(&head, user, sizeof(head));
+
+	if (r)
+		return r;
+	if (head.nent > KVM_MAX_CPUID_ENTRIES)
+		return err_born(E2BIG, "%u CPUID entries", head.nent);
+	entries = calloc(head.nent ? head.nent : 1, sizeof(*entries));
+	if (!entries)
+		return err_born(ENOMEM, "CPUID entries");
+	r = host_copy_from(entries, user->entries, head.nent * sizeof(*entries));
+	if (!r)
+		r = kvm_vcpu_ioctl_set_cpuid2(c->vcpu, entries, head.nent);
+	free(entries);
+	return r;
+}
+
+static long get_cpuid2(struct abi_call *c)
+{
+	struct kvm_cpuid2 *user = (struct kvm_cpuid2 *)c->arg, head;
+	struct kvm_cpuid_entry2 *entries;
+	int r = host_copy_from(&head, user, sizeof(head));
+
+	if (r)
+		return r;
+	entries = calloc(KVM_MAX_CPUID_ENTRIES, sizeof(*entries));
+	if (!entries)
+		return err_born(ENOMEM, "CPUID entries");
+	r = kvm_vcpu_ioctl_get_cpuid2(c->vcpu, entries, &head.nent);
+	if (!r)
+		r = host_copy_to(user->entries, entries, head.nent * sizeof(*entries));
+	if (!r)
+		r = host_copy_to(user, &head, sizeof(head));
+	free(entries);
+	return r;
+}
+
+static int get_one_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t *data)
+{
+	return kvm_get_msr(vcpu, index, data, true);
+}
+
+static int set_one_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t *data)
+{
+	return kvm_set_msr(vcpu, index, *data, true);
+}
+
+static long get_msrs(struct abi_call *c)
+{
+	return abi_msr_io(c->vcpu, c->arg, get_one_msr, true);
+}
+
+static long set_msrs(struct abi_call *c)
+{
+	return abi_msr_io(c->vcpu, c->arg, set_one_msr, false);
+}
+
+/* --- state, one function of the x86 room each --- */
+
+#define STATE(name, function)                           \
+	static long name(struct abi_call *c)            \
+	{                                               \
+		return function(c->vcpu, c->data);      \
+	}
+STATE(get_regs, kvm_vcpu_ioctl_get_regs)
+STATE(set_regs, kvm_vcpu_ioctl_set_regs)
+STATE(get_sregs, kvm_vcpu_ioctl_get_sregs)
+STATE(set_sregs, kvm_vcpu_ioctl_set_sregs)
+STATE(get_sregs2, kvm_vcpu_ioctl_get_sregs2)
+STATE(set_sregs2, kvm_vcpu_ioctl_set_sregs2)
+STATE(translate, kvm_vcpu_ioctl_translate)
+STATE(get_fpu, kvm_vcpu_ioctl_get_fpu)
+STATE(set_fpu, kvm_vcpu_ioctl_set_fpu)
+STATE(get_xsave, kvm_vcpu_ioctl_get_xsave)
+STATE(set_xsave, kvm_vcpu_ioctl_set_xsave)
+STATE(get_xcrs, kvm_vcpu_ioctl_get_xcrs)
+STATE(set_xcrs, kvm_vcpu_ioctl_set_xcrs)
+STATE(get_debugregs, kvm_vcpu_ioctl_get_debugregs)
+STATE(set_debugregs, kvm_vcpu_ioctl_set_debugregs)
+STATE(get_mp_state, kvm_vcpu_ioctl_get_mpstate)
+STATE(set_mp_state, kvm_vcpu_ioctl_set_mpstate)
+STATE(set_guest_debug, kvm_vcpu_ioctl_set_guest_debug)
+STATE(interrupt, kvm_vcpu_ioctl_interrupt)
+STATE(get_events, kvm_vcpu_ioctl_get_events)
+STATE(set_events, kvm_vcpu_ioctl_set_events)
+STATE(enable_cap, kvm_vcpu_ioctl_enable_cap)
+STATE(set_mce, kvm_vcpu_ioctl_x86_set_mce)
+#undef STATE
+
+static long setup_mce(struct abi_call *c)
+{
+	return kvm_vcpu_ioctl_x86_setup_mce(c->vcpu, *(uint64_t *)c->data);
+}
+
+static long get_lapic(struct abi_call *c)
+{
+	return c->vcpu->apic ? kvm_apic_get_state(c->vcpu, c->data) : err_born(EINVAL, "no local APIC");
+}
+
+static long set_lapic(struct abi_call *c)
+{
+	return c->vcpu->apic ? kvm_apic_set_state(c->vcpu, c->data) : err_born(EINVAL, "no local APIC");
+}
+
+static long nmi(struct abi_call *c)
+{
+	kvm_inject_nmi(c->vcpu);
+	return 0;
+}
+
+/* --- time --- */
+
+static long set_tsc_khz(struct abi_call *c)
+{
+	if (c->arg != (uint32_t)c->arg)
+		return err_born(EINVAL, "TSC of %lu kHz", c->arg);
+	return kvm_set_tsc_khz(c->vcpu, (uint32_t)c->arg);
+}
+
+static long get_tsc_khz(struct abi_call *c)
+{
+	return (long)c->vcpu->arch->virtual_tsc_khz;
+}
+
+static long kvmclock_ctrl(struct abi_call *c)
+{
+	return kvm_vcpu_ioctl_kvmclock_ctrl(c->vcpu);
+}
+
+#define IN ABI_COPY_IN
+#define OUT ABI_COPY_OUT
+#define VCPU_ROW(request, arg, handler) ABI_ROW(request, ABI_VCPU, arg, ABI_VCPU_MUTEX, handler)
+
+const struct abi_row abi_vcpu_rows[] = {
+	VCPU_ROW(KVM_RUN, ABI_ARG_NONE, run), /* first: found at once */
+	VCPU_ROW(KVM_GET_REGS, OUT, get_regs),
+	VCPU_ROW(KVM_SET_REGS, IN, set_regs),
+	VCPU_ROW(KVM_GET_SREGS, OUT, get_sregs),
+	VCPU_ROW(KVM_SET_SREGS, IN, set_sregs),
+	VCPU_ROW(KVM_GET_SREGS2, OUT, get_sregs2),
+	VCPU_ROW(KVM_SET_SREGS2, IN, set_sregs2),
+	VCPU_ROW(KVM_TRANSLATE, IN | OUT, translate),
+	VCPU_ROW(KVM_GET_FPU, OUT, get_fpu),
+	VCPU_ROW(KVM_SET_FPU, IN, set_fpu),
+	VCPU_ROW(KVM_GET_XSAVE, OUT, get_xsave),
+	VCPU_ROW(KVM_GET_XSAVE2, OUT, get_xsave),
+	VCPU_ROW(KVM_SET_XSAVE, IN, set_xsave),
+	VCPU_ROW(KVM_GET_XCRS, OUT, get_xcrs),
+	VCPU_ROW(KVM_SET_XCRS, IN, set_xcrs),
+	VCPU_ROW(KVM_GET_DEBUGREGS, OUT, get_debugregs),
+	VCPU_ROW(KVM_SET_DEBUGREGS, IN, set_debugregs),
+	VCPU_ROW(KVM_GET_MP_STATE, OUT, get_mp_state),
+	VCPU_ROW(KVM_SET_MP_STATE, IN, set_mp_state),
+	VCPU_ROW(KVM_SET_GUEST_DEBUG, IN, set_guest_debug),
+	VCPU_ROW(KVM_INTERRUPT, IN, interrupt),
+	VCPU_ROW(KVM_NMI, ABI_ARG_VALUE, nmi),
+	VCPU_ROW(KVM_GET_VCPU_EVENTS, OUT, get_events),
+	VCPU_ROW(KVM_SET_VCPU_EVENTS, IN, set_events),
+	VCPU_ROW(KVM_GET_LAPIC, OUT, get_lapic),
+	VCPU_ROW(KVM_SET_LAPIC, IN, set_lapic),
+	VCPU_ROW(KVM_SET_CPUID, ABI_ARG_VALUE, set_cpuid),
+	VCPU_ROW(KVM_SET_CPUID2, ABI_ARG_VALUE, set_cpuid2),
+	VCPU_ROW(KVM_GET_CPUID2, ABI_ARG_VALUE, get_cpuid2),
+	VCPU_ROW(KVM_GET_MSRS, ABI_ARG_VALUE, get_msrs),
+	VCPU_ROW(KVM_SET_MSRS, ABI_ARG_VALUE, set_msrs),
+	VCPU_ROW(KVM_SET_SIGNAL_MASK, ABI_ARG_VALUE, set_sigmask),
+	VCPU_ROW(KVM_ENABLE_CAP, IN, enable_cap),
+	VCPU_ROW(KVM_X86_SETUP_MCE, IN, setup_mce),
+	VCPU_ROW(KVM_X86_SET_MCE, IN, set_mce),
+	VCPU_ROW(KVM_SET_TSC_KHZ, ABI_ARG_VALUE, set_tsc_khz),
+	VCPU_ROW(KVM_GET_TSC_KHZ, ABI_ARG_VALUE, get_tsc_khz),
+	VCPU_ROW(KVM_KVMCLOCK_CTRL, ABI_ARG_VALUE, kvmclock_ctrl),
+	{ 0 },
+};

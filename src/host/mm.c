@@ -1,0 +1,259 @@
+/*
+ * What the client's address space looks like: a snapshot of /proc/self/maps.
+ *
+ * Neighbouring mappings of equal permissions are one range. A snapshot is
+ * immutable, made when somebody asks for an address the current one does not
+ * know, replaced under RCU. It is a hint about page sizes and permissions, not
+ * a promise: nothing unsafe follows from a stale one, since every access to
+ * client memory is guarded.
+ *
+ * Lock: snapshot_lock serialises makers; readers use RCU.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "host/memory.h"
+#include "lib/rcu.h"
+
+struct mapping {
+	hva_t start, end;
+	bool writable;
+};
+
+struct snapshot {
+	size_t nr;
+	struct mapping map[]; /* ascending; readable ones only */
+};
+
+static pthread_mutex_t snapshot_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct snapshot *current; /* (r) NULL: unknown */
+
+/* The whole of /proc/self/maps as a string; NULL when it cannot be had. */
+static char *read_maps(void)
+{
+	size_t size = 1 << 16, used = 0;
+	int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+	char *buf = malloc(size);
+
+	if (fd < 0 || !buf)
+		goto out_fail;
+	for (;;) {
+		ssize_t n = read(fd, buf + used, size - used - 1);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			goto out_fail;
+		if (n == 0)
+			break;
+		used += (size_t)n;
+		if (size - used < 8192) {
+			char *bigger = realloc(buf, size * 2);
+
+			if (!bigger)
+				goto out_fail;
+			buf = bigger;
+			size *= 2;
+		}
+	}
+	close(fd);
+	buf[used] = 0;
+	return buf;
+out_fail:
+	if (fd >= 0)
+		close(fd);
+	free(buf);
+	return NULL;
+}
+
+static void add_mapping(struct snapshot *s, hva_t start, hva_t end, bool writable)
+{
+	struct mapping *last = s->nr ? &s->map[s->nr - 1] : NULL;
+
+	if (last && last->end == start && last->writable == writable)
+		last->end = end;
+	else
+		s->map[s->nr++] = (struct mapping){ start, end, writable };
+}
+
+static struct snapshot *take_snapshot(void)
+{
+	char *text = read_maps(), *p;
+	size_t lines = 0;
+	struct snapshot *s;
+
+	if (!text)
+		return NULL;
+	for (p = text; *p; p++)
+		lines += *p == '\n';
+	s = malloc(sizeof(*s) + lines * sizeof(s->map[0]));
+	if (s) {
+		s->nr = 0;
+		for (p = text; p && *p; p = strchr(p, '\n'), p += p != NULL) {
+			hva_t start = strtoull(p, &p, 16);
+			hva_t end = *p == '-' ? strtoull(p + 1, &p, 16) : 0;
+
+			if (p[0] == ' ' && p[1] == 'r' && end > start)
+				add_mapping(s, start, end, p[2] == 'w');
+		}
+	}
+	free(text);
+	return s;
+}
+
+static const struct mapping *look_up(const struct snapshot *s, hva_t hva)
+{
+	size_t lo = 0, hi = s ? s->nr : 0;
+
+	while (lo < hi) {
+		size_t mid = (lo + hi) / 2;
+
+		if (hva < s->map[mid].start)
+			hi = mid;
+		else if (hva >= s->map[mid].end)
+			lo = mid + 1;
+		else
+			return &s->map[mid];
+	}
+	return NULL;
+}
+
+static bool find_now(hva_t hva, struct mapping *out)
+{
+	const struct mapping *m;
+
+	lib_rcu_read_lock();
+	m = look_up(__atomic_load_n(&current, __ATOMIC_ACQUIRE), hva);
+	if (m)
+		*out = *m;
+	lib_rcu_read_unlock();
+	return m != NULL;
+}
+
+/* Snapshots that were replaced; freed by host_mapping_changed(), which may wait. */
+struct old_snapshot {
+	struct old_snapshot *next;
+	struct snapshot *s;
+};
+static struct old_snapshot *old_snapshots; /* snapshot_lock */
+
+/* snapshot_lock held. May be called inside an RCU section, so it never waits. */
+static void replace(struct snapshot *s)
+{
+	struct snapshot *old = __atomic_exchange_n(&current, s, __ATOMIC_ACQ_REL);
+	struct old_snapshot *o;
+
+	if (!old)
+		return;
+	o = malloc(sizeof(*o));
+	if (!o)
+		return; /* leaks one snapshot rather than pull it from under a reader */
+	o->s = old;
+	o->next = old_snapshots;
+	old_snapshots = o;
+}
+
+bool host_mapping_find(hva_t hva, hva_t *start, hva_t *end, bool *writable)
+{
+	struct mapping m;
+	bool found = find_now(hva, &m);
+
+	if (!found) {
+		pthread_mutex_lock(&snapshot_lock);
+		found = find_now(hva, &m);
+		if (!found) {
+			struct snapshot *s = take_snapshot();
+
+			if (s) {
+				replace(s);
+				found = find_now(hva, &m);
+			}
+		}
+		pthread_mutex_unlock(&snapshot_lock);
+	}
+	if (!found)
+		return false;
+	if (start)
+		*start = m.start;
+	if (end)
+		*end = m.end;
+	if (writable)
+		*writable = m.writable;
+	return true;
+}
+
+void host_mapping_changed(void)
+{
+	struct old_snapshot *o;
+
+	pthread_mutex_lock(&snapshot_lock);
+	replace(NULL);
+	o = old_snapshots;
+	old_snapshots = NULL;
+	pthread_mutex_unlock(&snapshot_lock);
+	if (!o)
+		return;
+	lib_rcu_synchronize();
+	while (o) {
+		struct old_snapshot *next = o->next;
+
+		free(o->s);
+		free(o);
+		o = next;
+	}
+}
+
+int host_mapping_level(hva_t hva, hva_t start, uint64_t size_bytes, int max_level)
+{
+	hva_t map_start, map_end, lo, hi;
+	int level;
+
+	if (max_level <= 1 || !host_mapping_find(hva, &map_start, &map_end, NULL))
+		return 1;
+	lo = max_u64(start, map_start);
+	hi = min_u64(start + size_bytes, map_end);
+	for (level = max_level; level > 1; level--) {
+		uint64_t size = PAGE_SIZE << (9 * (level - 1));
+		hva_t first = ALIGN_DOWN(hva, size);
+
+		if (first >= lo && first + size <= hi)
+			break;
+	}
+	return level;
+}
+
+/*
+ * The number lives in a page that reads as zero in a forked child
+ * (MADV_WIPEONFORK), so that even a raw clone() is noticed.
+ */
+static uint64_t *id_page;
+static uint64_t last_id;
+static pthread_once_t id_once = PTHREAD_ONCE_INIT;
+
+static void make_id_page(void)
+{
+	void *p = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	static uint64_t no_page;
+
+	id_page = p == MAP_FAILED ? &no_page : p;
+	if (p != MAP_FAILED)
+		madvise(p, PAGE_SIZE, MADV_WIPEONFORK);
+}
+
+uint64_t host_mm_id(void)
+{
+	uint64_t id, none = 0;
+
+	pthread_once(&id_once, make_id_page);
+	id = __atomic_load_n(id_page, __ATOMIC_ACQUIRE);
+	if (likely(id))
+		return id;
+	id = __atomic_add_fetch(&last_id, 1, __ATOMIC_RELAXED);
+	return __atomic_compare_exchange_n(id_page, &none, id, false, __ATOMIC_ACQ_REL,
+					   __ATOMIC_ACQUIRE) ? id : none;
+}

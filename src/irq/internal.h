@@ -1,0 +1,219 @@
+/*
+ * The chips from the inside, and how they reach each other.
+ *
+ * Lock order inside the room: pit->lock > pic->lock, ioapic->lock (never both) >
+ * lapic->timer_lock > the host's timer lock. IRR, TMR and pending events of a
+ * local APIC are atomics; everything else of it belongs to its vCPU's thread.
+ */
+#ifndef USERKVM_IRQ_INTERNAL_H
+#define USERKVM_IRQ_INTERNAL_H
+
+#include "host/timer.h"
+#include "irq/apicdef.h"
+#include "irq/irq.h"
+#include "virt/iodev.h"
+
+#define PIC_NUM_PINS 16
+
+extern const struct kvm_lapic_ops *lapic_ops;
+
+/* --- a message on the interrupt bus --- */
+struct kvm_lapic_irq {
+	uint32_t dest_id;
+	uint8_t vector;
+	uint16_t delivery_mode; /* APIC_DM_* */
+	bool logical;
+	bool level;
+	bool level_triggered;
+	uint32_t shorthand; /* APIC_DEST_* */
+};
+
+/* --- local APIC --- */
+struct lapic_timer {
+	struct host_timer *host;
+	/* timer_lock: */
+	bool armed;
+	uint64_t deadline_ns; /* when it fires, CLOCK_MONOTONIC */
+	uint64_t period_ns;   /* the initial count in ns */
+	uint64_t tscdeadline; /* IA32_TSC_DEADLINE */
+	uint32_t mode;	      /* APIC_LVT_TIMER_* */
+	uint32_t divide;
+};
+
+struct kvm_lapic {
+	struct kvm_vcpu *vcpu; /* (c) */
+	uint64_t base;	       /* (a) IA32_APIC_BASE; written by the owner */
+	uint8_t *regs;	       /* 4 KiB, the register page in KVM's layout */
+	bool irr_pending;      /* (a) false: no bit of IRR is set */
+	uint32_t pending_events; /* (a) LAPIC_INIT, LAPIC_SIPI */
+	uint8_t sipi_vector;	 /* (a) before LAPIC_SIPI */
+	uint32_t arb_prio;	 /* (a) for lowest-priority arbitration */
+	uint32_t esr_pending;	 /* (a) errors since the last write of ESR */
+	int pending_extint;	 /* (a) split irqchip: vector of KVM_INTERRUPT, -1 none */
+	uint8_t pending_ioapic_eoi;
+	pthread_mutex_t timer_lock;
+	struct lapic_timer timer;
+};
+
+#define LAPIC_INIT 1U
+#define LAPIC_SIPI 2U
+
+static inline uint32_t *lapic_reg(struct kvm_lapic *apic, uint32_t offset)
+{
+	return (uint32_t *)(void *)(apic->regs + offset);
+}
+
+static inline uint32_t lapic_get(struct kvm_lapic *apic, uint32_t offset)
+{
+	return READ_ONCE(*lapic_reg(apic, offset));
+}
+
+static inline void lapic_set(struct kvm_lapic *apic, uint32_t offset, uint32_t v)
+{
+	WRITE_ONCE(*lapic_reg(apic, offset), v);
+}
+
+static inline uint64_t lapic_base(struct kvm_lapic *apic)
+{
+	return READ_ONCE(apic->base);
+}
+
+static inline bool lapic_hw_enabled(struct kvm_lapic *apic)
+{
+	return lapic_base(apic) & APICBASE_ENABLE;
+}
+
+static inline bool lapic_sw_enabled(struct kvm_lapic *apic)
+{
+	return lapic_get(apic, APIC_SPIV) & APIC_SPIV_APIC_ENABLED;
+}
+
+static inline bool lapic_enabled(struct kvm_lapic *apic)
+{
+	return lapic_hw_enabled(apic) && lapic_sw_enabled(apic);
+}
+
+static inline bool lapic_x2apic_mode(struct kvm_lapic *apic)
+{
+	return lapic_base(apic) & APICBASE_X2APIC_ENABLE;
+}
+
+/* A bit of IRR, ISR or TMR: 8 words of 32, 16 bytes apart. */
+static inline uint32_t *lapic_bit_word(struct kvm_lapic *apic, uint32_t bank, unsigned vector)
+{
+	return lapic_reg(apic, bank + (vector / 32) * 0x10);
+}
+
+static inline bool lapic_test_vector(struct kvm_lapic *apic, uint32_t bank, unsigned vector)
+{
+	return READ_ONCE(*lapic_bit_word(apic, bank, vector)) & (1U << (vector % 32));
+}
+
+static inline void lapic_set_vector(struct kvm_lapic *apic, uint32_t bank, unsigned vector)
+{
+	__atomic_fetch_or(lapic_bit_word(apic, bank, vector), 1U << (vector % 32),
+			  __ATOMIC_SEQ_CST);
+}
+
+static inline void lapic_clear_vector(struct kvm_lapic *apic, uint32_t bank, unsigned vector)
+{
+	__atomic_fetch_and(lapic_bit_word(apic, bank, vector), ~(1U << (vector % 32)),
+			   __ATOMIC_SEQ_CST);
+}
+
+/* lapic.c */
+int lapic_highest(struct kvm_lapic *apic, uint32_t bank);
+int lapic_find_highest_irr(struct kvm_lapic *apic);
+int lapic_has_interrupt(struct kvm_lapic *apic); /* vector above PPR, or -1 */
+int lapic_get_interrupt(struct kvm_lapic *apic);
+void lapic_update_ppr(struct kvm_lapic *apic);
+void lapic_set_tpr(struct kvm_lapic *apic, uint32_t tpr);
+void lapic_eoi(struct kvm_lapic *apic);
+/* 1 accepted, 0 not. Any thread. */
+int lapic_accept(struct kvm_lapic *apic, uint32_t delivery_mode, uint8_t vector, bool level,
+		 bool level_triggered);
+/* What an LVT entry does when its source fires. Any thread. */
+int lapic_local_deliver(struct kvm_lapic *apic, uint32_t lvt);
+void lapic_error(struct kvm_lapic *apic, uint32_t esr_bits);
+
+/* lapic_ipi.c */
+bool lapic_match_dest(struct kvm_lapic *target, struct kvm_lapic *source, uint32_t shorthand,
+		      uint32_t dest, bool logical);
+/* < 0 nobody was addressed, else how many accepted. Any thread. */
+int kvm_irq_delivery_to_apic(struct kvm *kvm, struct kvm_lapic *source,
+			     const struct kvm_lapic_irq *irq);
+void lapic_send_ipi(struct kvm_lapic *apic, uint32_t icr_low, uint32_t icr_high);
+
+/* lapic_timer.c */
+must_check int lapic_timer_init(struct kvm_lapic *apic);
+void lapic_timer_free(struct kvm_lapic *apic);
+void lapic_timer_stop(struct kvm_lapic *apic);
+void lapic_timer_set_mode(struct kvm_lapic *apic);    /* after LVTT changed */
+void lapic_timer_set_initial(struct kvm_lapic *apic, uint32_t count);
+void lapic_timer_set_divide(struct kvm_lapic *apic); /* after TDCR changed */
+uint32_t lapic_timer_current(struct kvm_lapic *apic);
+void lapic_timer_restore(struct kvm_lapic *apic); /* from TMICT, TMCCT, LVTT, TDCR in regs */
+
+/* lapic_regs.c: 0, or 1 for "no such register". */
+int lapic_reg_read(struct kvm_lapic *apic, uint32_t offset, uint32_t *val);
+int lapic_reg_write(struct kvm_lapic *apic, uint32_t offset, uint32_t val);
+
+/* --- lines with several drivers --- */
+static inline bool irq_line_state(uint32_t *drivers, int source_id, int level)
+{
+	if (level)
+		*drivers |= 1U << source_id;
+	else
+		*drivers &= ~(1U << source_id);
+	return *drivers != 0;
+}
+
+/* --- IOAPIC --- */
+struct kvm_ioapic {
+	struct kvm_io_device dev;
+	struct kvm *kvm; /* (c) */
+	pthread_mutex_t lock;
+	struct kvm_ioapic_state s;
+	uint32_t irr_delivered; /* edges in s.irr that the APICs have already */
+	uint32_t drivers[KVM_IOAPIC_NUM_PINS];
+	uint64_t eoi_vectors[4]; /* (a) vectors whose EOI concerns us */
+};
+must_check int kvm_ioapic_init(struct kvm *kvm);
+void kvm_ioapic_destroy(struct kvm *kvm);
+int kvm_ioapic_set_irq(struct kvm_ioapic *ioapic, int pin, int source_id, int level);
+void kvm_ioapic_clear_source(struct kvm_ioapic *ioapic, int source_id);
+/* A vector's end of interrupt at `apic`. */
+void kvm_ioapic_update_eoi(struct kvm_lapic *apic, uint8_t vector, bool level_triggered);
+void kvm_ioapic_update_eoi_vectors(struct kvm_ioapic *ioapic); /* notifiers changed */
+void kvm_get_ioapic(struct kvm *kvm, struct kvm_ioapic_state *s);
+void kvm_set_ioapic(struct kvm *kvm, const struct kvm_ioapic_state *s);
+
+/* --- 8259 pair --- */
+struct kvm_pic {
+	struct kvm_io_device dev_master, dev_slave, dev_elcr;
+	struct kvm *kvm; /* (c) */
+	pthread_mutex_t lock;
+	struct kvm_pic_state chips[2]; /* 0 master, 1 slave */
+	uint32_t drivers[PIC_NUM_PINS];
+	bool output; /* (a) INT pin of the master */
+	bool wake;   /* [lock] INT rose: kick when the lock is dropped */
+};
+must_check int kvm_pic_init(struct kvm *kvm);
+void kvm_pic_destroy(struct kvm *kvm);
+int kvm_pic_set_irq(struct kvm_pic *pic, int pin, int source_id, int level);
+void kvm_pic_clear_source(struct kvm_pic *pic, int source_id);
+int kvm_pic_read_irq(struct kvm *kvm); /* INTA: the vector */
+void kvm_get_pic(struct kvm *kvm, unsigned chip, struct kvm_pic_state *s);
+void kvm_set_pic(struct kvm *kvm, unsigned chip, const struct kvm_pic_state *s);
+
+/* --- mask notifiers: the PIT wants to know when its GSI is unmasked --- */
+void kvm_pit_mask_changed(struct kvm *kvm, uint32_t irqchip, uint32_t pin, bool masked);
+
+/* irq_comm.c */
+int kvm_set_routing_entry(struct kvm *kvm, struct kvm_kernel_irq_routing_entry *e,
+			  const struct kvm_irq_routing_entry *ue);
+must_check int kvm_setup_default_irq_routing(struct kvm *kvm);
+void kvm_msi_to_lapic_irq(struct kvm *kvm, uint32_t address_lo, uint32_t address_hi,
+			  uint32_t data, struct kvm_lapic_irq *irq);
+
+#endif

@@ -1,0 +1,150 @@
+/*
+ * From routing entries to chips: what `set` does for a PIC pin, an IOAPIC pin
+ * and an MSI; the default routing. (SDM vol. 3, "Message Signalled Interrupts";
+ * KVM API: KVM_SET_GSI_ROUTING, KVM_SIGNAL_MSI, KVM_IRQ_LINE.)
+ */
+#include "irq/internal.h"
+#include "lib/error.h"
+
+/* MSI address and data fields. */
+#define MSI_DEST_ID GENMASK_ULL(19, 12)
+#define MSI_LOGICAL (1U << 2)
+#define MSI_REDIRECTION_HINT (1U << 3)
+
+static bool x2apic_format(struct kvm *kvm)
+{
+	return lapic_ops && lapic_ops->x2apic_format && lapic_ops->x2apic_format(kvm);
+}
+
+static bool msi_invalid(struct kvm *kvm, uint32_t address_hi)
+{
+	return x2apic_format(kvm) && (address_hi & 0xff);
+}
+
+void kvm_msi_to_lapic_irq(struct kvm *kvm, uint32_t address_lo, uint32_t address_hi,
+			  uint32_t data, struct kvm_lapic_irq *irq)
+{
+	*irq = (struct kvm_lapic_irq){
+		.dest_id = (uint32_t)FIELD_GET(MSI_DEST_ID, address_lo),
+		.vector = (uint8_t)data,
+		.delivery_mode = data & APIC_MODE_MASK,
+		.logical = address_lo & MSI_LOGICAL,
+		.level = true,
+		.level_triggered = data & APIC_INT_LEVELTRIG,
+	};
+	/* KVM_X2APIC_API_USE_32BIT_IDS: destination bits 31:8 in the high address. */
+	if (x2apic_format(kvm))
+		irq->dest_id |= address_hi & 0xffffff00U;
+	/* The hint asks for one of the addressed, which is lowest priority's meaning. */
+	if ((address_lo & MSI_REDIRECTION_HINT) && irq->delivery_mode == APIC_DM_FIXED)
+		irq->delivery_mode = APIC_DM_LOWEST;
+}
+
+static int send_msi(struct kvm *kvm, uint32_t address_lo, uint32_t address_hi, uint32_t data)
+{
+	struct kvm_lapic_irq irq;
+
+	if (msi_invalid(kvm, address_hi))
+		return -EINVAL;
+	kvm_msi_to_lapic_irq(kvm, address_lo, address_hi, data, &irq);
+	return kvm_irq_delivery_to_apic(kvm, NULL, &irq);
+}
+
+static int set_msi(struct kvm_kernel_irq_routing_entry *e, struct kvm *kvm, int source_id,
+		   int level)
+{
+	if (!level)
+		return -1;
+	return send_msi(kvm, e->msi.address_lo, e->msi.address_hi, e->msi.data);
+}
+
+static int set_pic(struct kvm_kernel_irq_routing_entry *e, struct kvm *kvm, int source_id,
+		   int level)
+{
+	return kvm_pic_set_irq(kvm->vpic, (int)e->irqchip.pin, source_id, level);
+}
+
+static int set_ioapic(struct kvm_kernel_irq_routing_entry *e, struct kvm *kvm, int source_id,
+		      int level)
+{
+	return kvm_ioapic_set_irq(kvm->vioapic, (int)e->irqchip.pin, source_id, level);
+}
+
+static int set_chip_entry(struct kvm *kvm, struct kvm_kernel_irq_routing_entry *e,
+			  const struct kvm_irq_routing_irqchip *chip)
+{
+	uint32_t pins = chip->irqchip == KVM_IRQCHIP_IOAPIC ? KVM_IOAPIC_NUM_PINS : PIC_NUM_PINS / 2;
+
+	if (!kvm->vpic || !kvm->vioapic)
+		return err_born(EINVAL, "GSI %u: there is no such chip", e->gsi);
+	if (chip->irqchip >= KVM_NR_IRQCHIPS || chip->pin >= pins)
+		return err_born(EINVAL, "GSI %u: chip %u pin %u", e->gsi, chip->irqchip, chip->pin);
+	e->irqchip.irqchip = chip->irqchip;
+	e->irqchip.pin = chip->pin + (chip->irqchip == KVM_IRQCHIP_PIC_SLAVE ? 8 : 0);
+	e->set = chip->irqchip == KVM_IRQCHIP_IOAPIC ? set_ioapic : set_pic;
+	return 0;
+}
+
+int kvm_set_routing_entry(struct kvm *kvm, struct kvm_kernel_irq_routing_entry *e,
+			  const struct kvm_irq_routing_entry *ue)
+{
+	switch (ue->type) {
+	case KVM_IRQ_ROUTING_IRQCHIP:
+		return set_chip_entry(kvm, e, &ue->u.irqchip);
+	case KVM_IRQ_ROUTING_MSI:
+		if (msi_invalid(kvm, ue->u.msi.address_hi))
+			return err_born(EINVAL, "GSI %u: MSI address %#x", e->gsi,
+					ue->u.msi.address_hi);
+		e->msi.address_lo = ue->u.msi.address_lo;
+		e->msi.address_hi = ue->u.msi.address_hi;
+		e->msi.data = ue->u.msi.data;
+		e->set = set_msi;
+		return 0;
+	default:
+		return err_born(EINVAL, "GSI %u: routing type %u", e->gsi, ue->type);
+	}
+}
+
+/* GSIs 0-15 reach the PIC and the IOAPIC, 16-23 the IOAPIC. */
+int kvm_setup_default_irq_routing(struct kvm *kvm)
+{
+	struct kvm_irq_routing_entry e[KVM_IOAPIC_NUM_PINS + PIC_NUM_PINS] = { 0 };
+	uint32_t n = 0;
+
+	for (uint32_t gsi = 0; gsi < KVM_IOAPIC_NUM_PINS; gsi++) {
+		e[n++] = (struct kvm_irq_routing_entry){
+			.gsi = gsi,
+			.type = KVM_IRQ_ROUTING_IRQCHIP,
+			.u.irqchip = { .irqchip = KVM_IRQCHIP_IOAPIC, .pin = gsi },
+		};
+		if (gsi >= PIC_NUM_PINS)
+			continue;
+		e[n++] = (struct kvm_irq_routing_entry){
+			.gsi = gsi,
+			.type = KVM_IRQ_ROUTING_IRQCHIP,
+			.u.irqchip = { .irqchip = gsi < 8 ? KVM_IRQCHIP_PIC_MASTER
+							  : KVM_IRQCHIP_PIC_SLAVE,
+				       .pin = gsi % 8 },
+		};
+	}
+	return __kvm_set_irq_routing(kvm, e, n, 0);
+}
+
+int kvm_send_userspace_msi(struct kvm *kvm, const struct kvm_msi *msi)
+{
+	if (!irqchip_in_kernel(kvm))
+		return err_born(EINVAL, "MSI without in-kernel APICs");
+	if (msi->flags)
+		return err_born(EINVAL, "MSI flags %#x", msi->flags);
+	if (msi_invalid(kvm, msi->address_hi))
+		return err_born(EINVAL, "MSI address %#x", msi->address_hi);
+	return send_msi(kvm, msi->address_lo, msi->address_hi, msi->data);
+}
+
+int kvm_vm_ioctl_irq_line(struct kvm *kvm, struct kvm_irq_level *irq)
+{
+	if (!irqchip_in_kernel(kvm))
+		return err_born(ENXIO, "KVM_IRQ_LINE without an in-kernel irqchip");
+	irq->status = kvm_set_irq(kvm, KVM_USERSPACE_IRQ_SOURCE_ID, irq->irq, (int)irq->level);
+	return 0;
+}

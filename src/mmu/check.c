@@ -1,0 +1,174 @@
+/*
+ * The checker and the counters: what must be true of the tables at any moment
+ * at which slots_lock is held, and mmu_lock for writing.
+ *
+ *  1. Every entry is nothing, a table, a leaf or an MMIO entry, in exactly the
+ *     format of mmu/spte.h; the processor's bits as the SDM wants them.
+ *  2. A leaf translates memory of one valid slot to the client's address of it,
+ *     inside the slot; write access only where slot and host allow it.
+ *  3. MMIO entries are at level 1, carry their gfn, and one of the present
+ *     generation stands where no slot is.
+ *  4. A table is reachable once, and the counters say what the tables say.
+ */
+#include <stdlib.h>
+
+#include "host/memory.h"
+#include "lib/log.h"
+#include "mmu/internal.h"
+
+struct check {
+	struct kvm *kvm;
+	struct kvm_mmu_page *root;
+	struct kvm_memslots *slots;
+	uint64_t tables, leaves[4], mmio;
+	const void **seen; /* table frames met, for "once" */
+	size_t nr_seen, max_seen;
+	int faults;
+};
+
+static void fault(struct check *c, const char *what, gfn_t gfn, int level, uint64_t e)
+{
+	c->faults++;
+	log_line(LOG_INFO, "mmu_check: %s at gfn %#llx level %d entry %#llx", what,
+		 (unsigned long long)gfn, level, (unsigned long long)e);
+}
+
+static void check_table_format(struct check *c, gfn_t gfn, int level, uint64_t e)
+{
+	uint64_t must = EPT_RWX | SPTE_MMU_PRESENT, may = must | EPT_ADDR_MASK;
+
+	if (root_has_ad(c->root))
+		may |= EPT_ACCESSED;
+	if ((e & must) != must || e & ~may)
+		fault(c, "table entry of a wrong format", gfn, level, e);
+}
+
+static void check_leaf(struct check *c, gfn_t gfn, int level, uint64_t e)
+{
+	struct kvm_memory_slot *s = search_memslots(c->slots, gfn);
+	uint64_t may = EPT_ADDR_MASK | EPT_RWX | EPT_MEMTYPE_MASK | EPT_IPAT | SPTE_MMU_PRESENT |
+		       SPTE_HOST_WRITABLE | SPTE_MMU_WRITABLE;
+
+	c->leaves[level]++;
+	if (level > 1)
+		may |= EPT_PAGE_SIZE;
+	if (root_has_ad(c->root))
+		may |= EPT_ACCESSED | EPT_DIRTY;
+	if (e & ~may || !(e & EPT_READ) || FIELD_GET(EPT_MEMTYPE_MASK, e) != MT_WRBACK ||
+	    !(e & EPT_IPAT) || level > 3)
+		fault(c, "leaf of a wrong format", gfn, level, e);
+	if (!s || s->flags & KVM_MEMSLOT_INVALID) {
+		fault(c, "leaf without a slot", gfn, level, e);
+		return;
+	}
+	if (gfn + level_pages(level) > s->base_gfn + s->npages)
+		fault(c, "leaf reaches out of its slot", gfn, level, e);
+	if ((e & EPT_ADDR_MASK) != gfn_to_hva_memslot(s, gfn))
+		fault(c, "leaf with a wrong address", gfn, level, e);
+	if (e & EPT_WRITE && (s->flags & KVM_MEM_READONLY || !(e & SPTE_HOST_WRITABLE)))
+		fault(c, "leaf writable against slot or host", gfn, level, e);
+	if (e & EPT_WRITE && s->dirty_bitmap && level > 1)
+		fault(c, "huge writable leaf in a logged slot", gfn, level, e);
+}
+
+static void check_mmio(struct check *c, gfn_t gfn, int level, uint64_t e)
+{
+	c->mmio++;
+	if (level != 1 || mmio_spte_gfn(e) != gfn || e & (BIT_ULL(63) | SPTE_MMU_PRESENT))
+		fault(c, "MMIO entry of a wrong format", gfn, level, e);
+	if (mmio_spte_gen(e) == mmio_gen(c->slots->generation) && search_memslots(c->slots, gfn))
+		fault(c, "current MMIO entry over a slot", gfn, level, e);
+}
+
+static void check_table(struct check *c, uint64_t *table, int level, gfn_t base)
+{
+	unsigned i;
+
+	c->tables++;
+	if (c->nr_seen < c->max_seen)
+		c->seen[c->nr_seen++] = table;
+	for (i = 0; i < SPTE_ENTRIES; i++) {
+		uint64_t e = __atomic_load_n(&table[i], __ATOMIC_ACQUIRE);
+		gfn_t gfn = base + i * level_pages(level);
+
+		if (!e)
+			continue;
+		if (spte_is_table(e, level)) {
+			check_table_format(c, gfn, level, e);
+			check_table(c, spte_table(e), level - 1, gfn);
+		} else if (spte_is_present(e)) {
+			check_leaf(c, gfn, level, e);
+		} else if (spte_is_mmio(e)) {
+			check_mmio(c, gfn, level, e);
+		} else {
+			fault(c, "entry that is nothing we make", gfn, level, e);
+		}
+	}
+}
+
+static int by_address(const void *a, const void *b)
+{
+	const char *x = *(const char *const *)a, *y = *(const char *const *)b;
+
+	return (x > y) - (x < y);
+}
+
+static void check_seen_once(struct check *c)
+{
+	size_t i;
+
+	qsort(c->seen, c->nr_seen, sizeof(*c->seen), by_address);
+	for (i = 1; i < c->nr_seen; i++)
+		if (c->seen[i] == c->seen[i - 1])
+			fault(c, "table reachable twice", 0, 0, __pa(c->seen[i]));
+}
+
+static void check_counters(struct check *c, const struct kvm_mmu_vm *vm)
+{
+	int level;
+
+	if (c->tables != READ_ONCE(vm->table_pages))
+		fault(c, "table_pages is wrong", 0, 0, READ_ONCE(vm->table_pages));
+	if (c->mmio != READ_ONCE(vm->mmio_entries))
+		fault(c, "mmio_entries is wrong", 0, 0, READ_ONCE(vm->mmio_entries));
+	for (level = 1; level <= 3; level++)
+		if (c->leaves[level] != READ_ONCE(vm->leaves[level]))
+			fault(c, "leaves is wrong", 0, level, READ_ONCE(vm->leaves[level]));
+}
+
+int mmu_check(struct kvm *kvm)
+{
+	struct kvm_mmu_vm *vm = kvm->mmu_vm;
+	struct check c = { .kvm = kvm };
+	uint32_t i;
+
+	/* Room for every table there can be between here and the lock, and more. */
+	c.max_seen = READ_ONCE(vm->table_pages) * 2 + 1024;
+	c.seen = malloc(c.max_seen * sizeof(*c.seen));
+	if (!c.seen)
+		c.max_seen = 0;
+	/* slots_lock: a slot that is being deleted is in both worlds. */
+	pthread_mutex_lock(&kvm->slots_lock);
+	pthread_rwlock_wrlock(&vm->lock);
+	for (i = 0; i < mmu_nr_roots(vm); i++) {
+		c.root = vm->roots[i];
+		c.slots = __kvm_memslots(kvm, root_as_id(c.root));
+		check_table(&c, c.root->spt, root_level(c.root), 0);
+	}
+	check_seen_once(&c);
+	check_counters(&c, vm);
+	pthread_rwlock_unlock(&vm->lock);
+	pthread_mutex_unlock(&kvm->slots_lock);
+	free(c.seen);
+	return c.faults;
+}
+
+void kvm_mmu_usage(struct kvm *kvm, struct kvm_mmu_usage *u)
+{
+	struct kvm_mmu_vm *vm = kvm->mmu_vm;
+	int level;
+
+	*u = (struct kvm_mmu_usage){ .table_pages = READ_ONCE(vm->table_pages) };
+	for (level = 1; level <= 3; level++)
+		u->leaves[level] = READ_ONCE(vm->leaves[level]);
+}

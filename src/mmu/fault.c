@@ -1,0 +1,212 @@
+/*
+ * Page faults of the guest-physical address space: EPT violations and
+ * misconfigurations.
+ *
+ *   kvm_mmu_page_fault ─┬─ RSVD (reason 49) ─ handle_mmio_page_fault
+ *                       └─ tdp_page_fault ─ fast_page_fault
+ *                                         ─ kvm_faultin_page: slot, hva, level
+ *                                         ─ kvm_tdp_mmu_map (mmu_lock, read)
+ *
+ * Invariant: what was learned of the client's mapping before the lock is used
+ * only if mmu_invalidate_seq has not moved by the time the lock is held; all of
+ * it happens in one RCU section, so the slot stays. As with Linux's SRCU, the
+ * section may last as long as the client's page takes (userfaultfd, a slow
+ * file), and changes of memslots wait for it.
+ */
+#include "host/memory.h"
+#include "lib/error.h"
+#include "lib/rcu.h"
+#include "mmu/internal.h"
+#include "sdm/paging.h"
+
+/* The generation of the slots the vCPU sees. */
+static uint64_t current_generation(struct kvm_vcpu *vcpu)
+{
+	struct kvm_memslots *slots = __kvm_memslots(vcpu->kvm, (int)vcpu->as_id);
+
+	return __atomic_load_n(&slots->generation, __ATOMIC_ACQUIRE);
+}
+
+static bool in_reach(gpa_t gpa)
+{
+	return gpa >> PAGE_SHIFT <= TDP_MAX_GFN;
+}
+
+int handle_mmio_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa)
+{
+	struct kvm_mmu_page *root = vcpu->mmu_vcpu->root;
+	uint64_t e, gen;
+	int level;
+
+	if (!root || !in_reach(gpa))
+		return RET_PF_INVALID;
+	lib_rcu_read_lock();
+	e = __atomic_load_n(kvm_tdp_mmu_walk(root, gpa >> PAGE_SHIFT, &level), __ATOMIC_ACQUIRE);
+	gen = current_generation(vcpu);
+	lib_rcu_read_unlock();
+
+	if (!spte_is_mmio(e)) {
+		/* Gone or made good since the exit; anything else we never write. */
+		if (!e || spte_is_present(e))
+			return RET_PF_RETRY;
+		return err_born(EINVAL, "reserved bits in EPT entry %#llx of gpa %#llx",
+				(unsigned long long)e, (unsigned long long)gpa);
+	}
+	if (gen & 1 || mmio_spte_gen(e) != mmio_gen(gen) || mmio_spte_gfn(e) != gpa >> PAGE_SHIFT)
+		return RET_PF_INVALID;
+	return RET_PF_EMULATE;
+}
+
+/* RCU. Give write access back where only the dirty log took it. False: the slow way. */
+static bool fast_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f)
+{
+	struct kvm_memory_slot *slot;
+	uint64_t *ptep, e, new;
+	int level;
+
+	if (!f->write)
+		return false;
+	ptep = kvm_tdp_mmu_walk(vcpu->mmu_vcpu->root, f->gfn, &level);
+	e = __atomic_load_n(ptep, __ATOMIC_ACQUIRE);
+	if (level != 1 || !spte_is_present(e) || e & EPT_WRITE || !(e & SPTE_MMU_WRITABLE))
+		return false;
+	slot = kvm_vcpu_gfn_to_memslot(vcpu, f->gfn);
+	if (!slot)
+		return false;
+	new = e | EPT_WRITE | (root_has_ad(vcpu->mmu_vcpu->root) ? EPT_DIRTY : 0);
+	if (!__atomic_compare_exchange_n(ptep, &e, new, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+		return false;
+	mark_page_dirty_in_slot(vcpu->kvm, slot, f->gfn);
+	vcpu->stat.pf_fast++;
+	return true;
+}
+
+/* Largest leaf that slot and host mapping allow (Linux kvm_mmu_hugepage_adjust). */
+static int mapping_level(const struct kvm_page_fault *f)
+{
+	const struct kvm_memory_slot *s = f->slot;
+	int level = 3;
+
+	/* Writes are logged page by page. */
+	if (s->dirty_bitmap)
+		return 1;
+	/* A leaf needs guest and host address alike modulo its size. */
+	while (level > 1) {
+		gfn_t first = ALIGN_DOWN(f->gfn, level_pages(level));
+
+		if (((f->hva >> PAGE_SHIFT) ^ f->gfn) % level_pages(level) == 0 &&
+		    first >= s->base_gfn && first + level_pages(level) <= s->base_gfn + s->npages)
+			break;
+		level--;
+	}
+	return host_mapping_level(f->hva, s->userspace_addr, s->npages << PAGE_SHIFT, level);
+}
+
+/*
+ * RCU. From gfn to a host page that is there. RET_PF_CONTINUE: f is complete.
+ * < 0: -EFAULT.
+ */
+static int kvm_faultin_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
+{
+	struct kvm_memslots *slots = __kvm_memslots(vcpu->kvm, (int)vcpu->as_id);
+	struct kvm_memory_slot *s;
+	int r;
+
+	f->generation = __atomic_load_n(&slots->generation, __ATOMIC_ACQUIRE);
+	f->mmu_seq = __atomic_load_n(&vcpu->kvm->mmu_invalidate_seq, __ATOMIC_ACQUIRE);
+	s = search_memslots(slots, f->gfn);
+	if (!s) {
+		f->slot = NULL;
+		f->goal_level = 1;
+		return RET_PF_CONTINUE;
+	}
+	/* On its way out: what it becomes will be seen when the guest tries again. */
+	if (s->flags & KVM_MEMSLOT_INVALID)
+		return RET_PF_RETRY;
+	if (f->write && s->flags & KVM_MEM_READONLY)
+		return RET_PF_EMULATE;
+	f->slot = s;
+	f->hva = gfn_to_hva_memslot(s, f->gfn);
+	r = host_fault_in(f->hva, f->write, &f->map_writable);
+	if (r)
+		return r;
+	if (s->flags & KVM_MEM_READONLY)
+		f->map_writable = false;
+	f->goal_level = mapping_level(f);
+	return RET_PF_CONTINUE;
+}
+
+/* mmu_lock for reading. */
+static bool is_page_fault_stale(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f)
+{
+	struct kvm *kvm = vcpu->kvm;
+
+	return __atomic_load_n(&kvm->mmu_invalidate_in_progress, __ATOMIC_ACQUIRE) ||
+	       __atomic_load_n(&kvm->mmu_invalidate_seq, __ATOMIC_ACQUIRE) != f->mmu_seq;
+}
+
+/* RCU. enum ret_pf, or -errno. */
+static int direct_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
+{
+	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
+	int r;
+
+	if (fast_page_fault(vcpu, f))
+		return RET_PF_FIXED;
+	r = mmu_topup_memory_caches(vcpu);
+	if (r)
+		return r;
+	r = kvm_faultin_page(vcpu, f);
+	if (r != RET_PF_CONTINUE)
+		return r;
+	pthread_rwlock_rdlock(&vm->lock);
+	r = is_page_fault_stale(vcpu, f) ? RET_PF_RETRY : (int)kvm_tdp_mmu_map(vcpu, f);
+	pthread_rwlock_unlock(&vm->lock);
+	if (!f->slot && r == RET_PF_EMULATE)
+		vcpu->stat.pf_mmio_spte_created++;
+	if (f->slot && f->write && (r == RET_PF_FIXED || r == RET_PF_SPURIOUS))
+		mark_page_dirty_in_slot(vcpu->kvm, f->slot, f->gfn);
+	return r;
+}
+
+/* Linux now: kvm_tdp_page_fault. enum ret_pf, or -errno. */
+int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault)
+{
+	struct kvm_page_fault f = {
+		.gpa = gpa,
+		.gfn = gpa >> PAGE_SHIFT,
+		.write = error_code & PFERR_WRITE_MASK,
+		.exec = error_code & PFERR_FETCH_MASK,
+	};
+	int r;
+
+	if (!vcpu->mmu_vcpu->root)
+		return RET_PF_RETRY;
+	/* No table reaches it, so no slot does. */
+	if (!in_reach(gpa))
+		return RET_PF_EMULATE;
+	lib_rcu_read_lock();
+	r = direct_page_fault(vcpu, &f);
+	lib_rcu_read_unlock();
+	return r;
+}
+
+int kvm_mmu_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code)
+{
+	int r = RET_PF_INVALID;
+
+	if (error_code & PFERR_RSVD_MASK) {
+		r = handle_mmio_page_fault(vcpu, gpa);
+		error_code &= ~PFERR_RSVD_MASK;
+	}
+	if (r == RET_PF_INVALID) {
+		vcpu->stat.pf_taken++;
+		r = vcpu->mmu->page_fault(vcpu, gpa, error_code, false);
+		vcpu->stat.pf_fixed += r == RET_PF_FIXED;
+		vcpu->stat.pf_emulate += r == RET_PF_EMULATE;
+		vcpu->stat.pf_spurious += r == RET_PF_SPURIOUS;
+	}
+	if (r < 0)
+		return r;
+	return r == RET_PF_EMULATE ? KVM_MMU_EMULATE : 1;
+}

@@ -1,0 +1,132 @@
+/*
+ * Inside mmu: the VM's and the vCPU's part, faults, and the operations on
+ * tables.
+ *
+ * mmu_lock is a readers-writer lock: faults hold it for reading, whoever takes
+ * something away for writing. Nothing sleeps or allocates under it. RCU is
+ * outside of it; a grace period is never awaited under it.
+ */
+#ifndef USERKVM_MMU_INTERNAL_H
+#define USERKVM_MMU_INTERNAL_H
+
+#include "mmu/mmu.h"
+#include "mmu/spte.h"
+
+#define PT64_ROOT_4LEVEL 4
+#define KVM_MMU_MAX_ROOTS (KVM_ADDRESS_SPACE_NUM * 2)
+
+/* What makes two roots differ. */
+#define ROLE_LEVEL_MASK GENMASK_ULL(3, 0)
+#define ROLE_AS_ID_MASK GENMASK_ULL(4, 4)
+#define ROLE_AD_DISABLED BIT_ULL(5)
+
+/* A root. Lower tables are bare frames: the way down to them says it all. */
+struct kvm_mmu_page {
+	uint64_t *spt;	   /* (c) */
+	uint32_t role;	   /* (c) */
+	uint32_t refcount; /* roots_lock: vCPUs that use it */
+};
+
+struct kvm_mmu_vm {
+	struct kvm *kvm;       /* (c) */
+	pthread_rwlock_t lock; /* mmu_lock */
+	pthread_mutex_t roots_lock;
+	/* Only ever grows; kept until the VM goes, so that SMM switches are cheap. */
+	struct kvm_mmu_page *roots[KVM_MMU_MAX_ROOTS]; /* roots_lock to add */
+	uint32_t nr_roots;			       /* (a) */
+	uint64_t table_pages;			       /* (a) */
+	uint64_t leaves[4];			       /* (a) by level, 1..3 */
+	uint64_t mmio_entries;			       /* (a) */
+	struct kvm_mmu_vm *next_vm; /* vms_lock (slots.c) */
+};
+
+/* Frames taken before the lock, so that no allocation happens under it. */
+#define KVM_MMU_CACHE_FRAMES 8
+struct kvm_mmu_memory_cache {
+	unsigned nr;
+	void *frame[KVM_MMU_CACHE_FRAMES];
+};
+
+struct kvm_mmu_vcpu {
+	struct kvm_mmu root_mmu; /* (o) L1's; guest_mmu and nested_mmu will stand here */
+	struct kvm_mmu_page *root; /* (o) what root_mmu.root_hpa belongs to */
+	struct kvm_mmu_memory_cache cache; /* (o) */
+};
+
+/* One fault on its way (Linux: struct kvm_page_fault). */
+struct kvm_page_fault {
+	gpa_t gpa;
+	gfn_t gfn;
+	bool write, exec;
+	/* filled in on the way */
+	struct kvm_memory_slot *slot; /* NULL: MMIO */
+	uint64_t mmu_seq;
+	hva_t hva; /* of gfn */
+	bool map_writable;
+	int goal_level;
+	uint64_t generation; /* of the slots looked at, for MMIO */
+};
+
+const struct kvm_mmu_guest_ops *mmu_guest_ops(void);
+const struct kvm_mmu_vendor_ops *mmu_vendor_ops(void);
+
+static inline bool root_has_ad(const struct kvm_mmu_page *root)
+{
+	return !(root->role & ROLE_AD_DISABLED);
+}
+
+static inline int root_as_id(const struct kvm_mmu_page *root)
+{
+	return (int)FIELD_GET(ROLE_AS_ID_MASK, root->role);
+}
+
+static inline int root_level(const struct kvm_mmu_page *root)
+{
+	return (int)FIELD_GET(ROLE_LEVEL_MASK, root->role);
+}
+
+static inline uint32_t mmu_nr_roots(struct kvm_mmu_vm *vm)
+{
+	return __atomic_load_n(&vm->nr_roots, __ATOMIC_ACQUIRE);
+}
+
+/* --- mmu.c --- */
+/* Before mmu_lock is taken: half a cache of frames at least. -ENOMEM. */
+must_check int mmu_topup_memory_caches(struct kvm_vcpu *vcpu);
+
+/* --- fault.c --- */
+int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault);
+
+/* --- tdp_mmu.c --- */
+/* mmu_lock for reading, at least KVM_MMU_CACHE_FRAMES / 2 frames in the cache. */
+enum ret_pf kvm_tdp_mmu_map(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault);
+/* RCU. The lowest entry on the way to gfn, and its level. */
+uint64_t *kvm_tdp_mmu_walk(struct kvm_mmu_page *root, gfn_t gfn, int *level);
+
+/* Tables unlinked by a zap, to be freed when nobody can walk them any more. */
+struct zap_list {
+	struct zapped_table *tables;
+	bool flush; /* some translation is gone: TLBs must know */
+};
+/* mmu_lock for writing. Every translation in [start, end). */
+void kvm_tdp_mmu_zap_range(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, gfn_t start, gfn_t end,
+			   struct zap_list *z);
+/* No lock. Shoot-down, grace period, free. */
+void kvm_tdp_mmu_zap_finish(struct kvm *kvm, struct zap_list *z);
+/* mmu_lock for writing. Takes write access from leaves in [start, end); true if any had it. */
+bool kvm_tdp_mmu_wrprot_range(struct kvm_mmu_page *root, gfn_t start, gfn_t end);
+/* The VM is going: the root's tables, without the root's frame. */
+void kvm_tdp_mmu_free_tables(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root);
+
+/* --- slots.c --- */
+void mmu_register_slot_listener(void);
+void mmu_vm_link(struct kvm_mmu_vm *vm);
+void mmu_vm_unlink(struct kvm_mmu_vm *vm);
+
+/* --- guest_walk.c --- */
+gpa_t nonpaging_gva_to_gpa(struct kvm_vcpu *vcpu, gva_t gva, uint32_t access,
+			   struct kvm_page_fault_info *exception);
+gpa_t paging_gva_to_gpa(struct kvm_vcpu *vcpu, gva_t gva, uint32_t access,
+			struct kvm_page_fault_info *exception);
+
+#endif

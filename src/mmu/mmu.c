@@ -1,0 +1,306 @@
+/*
+ * MMU contexts and roots: what a vCPU has, how it is chosen, how it comes to a
+ * root table.
+ *
+ * Invariants: 1. mmu->root_hpa is the frame of mmu_vcpu->root, or INVALID_PAGE
+ * and root is NULL. 2. A root lives as long as its VM; refcount tells how many
+ * vCPUs use it. 3. A vCPU that begins to use a root flushes what it remembers
+ * of it: shoot-downs reach only the root in use.
+ *
+ * Locks: roots_lock (a leaf) to find or add a root; all else is the owner's.
+ */
+#include <stdlib.h>
+
+#include "host/memory.h"
+#include "lib/error.h"
+#include "lib/params.h"
+#include "mmu/internal.h"
+#include "sdm/regs.h"
+
+static const struct kvm_mmu_guest_ops *guest_ops;
+static const struct kvm_mmu_vendor_ops *vendor_ops;
+
+static struct kvm_mmu_params params;
+static pthread_once_t params_once = PTHREAD_ONCE_INIT;
+
+static void read_params(void)
+{
+	params = (struct kvm_mmu_params){
+		.ept = params_get_bool("ept", true),
+		.eptad = params_get_bool("eptad", true),
+		.tdp_mmu = params_get_bool("tdp_mmu", true),
+		.eager_page_split = params_get_bool("eager_page_split", true),
+		.nx_huge_pages = params_get_bool("nx_huge_pages", false),
+	};
+}
+
+const struct kvm_mmu_params *kvm_mmu_params(void)
+{
+	pthread_once(&params_once, read_params);
+	return &params;
+}
+
+void kvm_mmu_register_guest(const struct kvm_mmu_guest_ops *g, const struct kvm_mmu_vendor_ops *v)
+{
+	guest_ops = g;
+	vendor_ops = v;
+}
+
+const struct kvm_mmu_guest_ops *mmu_guest_ops(void)
+{
+	return guest_ops;
+}
+
+const struct kvm_mmu_vendor_ops *mmu_vendor_ops(void)
+{
+	return vendor_ops;
+}
+
+int kvm_mmu_init_vm(struct kvm *kvm)
+{
+	struct kvm_mmu_vm *vm = calloc(1, sizeof(*vm));
+	pthread_rwlockattr_t attr;
+
+	if (!vm)
+		return err_born(ENOMEM, "no memory for a VM's MMU");
+	vm->kvm = kvm;
+	/* Faults come without a pause while vCPUs run; a zap must not wait for the last. */
+	pthread_rwlockattr_init(&attr);
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&vm->lock, &attr);
+	pthread_rwlockattr_destroy(&attr);
+	pthread_mutex_init(&vm->roots_lock, NULL);
+	kvm->mmu_vm = vm;
+	mmu_register_slot_listener();
+	mmu_vm_link(vm);
+	return 0;
+}
+
+void kvm_mmu_uninit_vm(struct kvm *kvm)
+{
+	struct kvm_mmu_vm *vm = kvm->mmu_vm;
+	uint32_t i;
+
+	if (!vm)
+		return;
+	mmu_vm_unlink(vm);
+	for (i = 0; i < vm->nr_roots; i++) {
+		kvm_tdp_mmu_free_tables(vm, vm->roots[i]);
+		host_frame_free(vm->roots[i]->spt);
+		free(vm->roots[i]);
+	}
+	pthread_mutex_destroy(&vm->roots_lock);
+	pthread_rwlock_destroy(&vm->lock);
+	free(vm);
+	kvm->mmu_vm = NULL;
+}
+
+int mmu_topup_memory_caches(struct kvm_vcpu *vcpu)
+{
+	struct kvm_mmu_memory_cache *c = &vcpu->mmu_vcpu->cache;
+
+	if (likely(c->nr >= KVM_MMU_CACHE_FRAMES / 2))
+		return 0;
+	while (c->nr < KVM_MMU_CACHE_FRAMES) {
+		void *frame = host_frame_alloc();
+
+		if (!frame)
+			break;
+		c->frame[c->nr++] = frame;
+	}
+	return c->nr >= KVM_MMU_CACHE_FRAMES / 2 ? 0 : err_born(ENOMEM, "no frames for page tables");
+}
+
+/* --- contexts --- */
+
+/* The guest's CR3, by way of the x86 room. */
+static uint64_t get_cr3(struct kvm_vcpu *vcpu)
+{
+	return guest_ops->get_cr3(vcpu);
+}
+
+/* vmx_set_cr3: the vendor loads the EPT root. */
+static void set_tdp_cr3(struct kvm_vcpu *vcpu, hpa_t root_hpa, int level)
+{
+	vendor_ops->set_cr3(vcpu, root_hpa, level);
+}
+
+/* Levels of the guest's own paging: 0 none, 2 (32-bit), 3 (PAE), 4. */
+static int guest_paging_level(struct kvm_vcpu *vcpu)
+{
+	if (!(guest_ops->get_cr0(vcpu) & X86_CR0_PG))
+		return 0;
+	if (guest_ops->get_efer(vcpu) & EFER_LMA)
+		return 4;
+	return guest_ops->get_cr4(vcpu) & X86_CR4_PAE ? 3 : 2;
+}
+
+static uint32_t tdp_role(struct kvm_vcpu *vcpu)
+{
+	return (uint32_t)(FIELD_PREP(ROLE_LEVEL_MASK, PT64_ROOT_4LEVEL) |
+			  FIELD_PREP(ROLE_AS_ID_MASK, vcpu->as_id) |
+			  (kvm_mmu_params()->eptad ? 0 : ROLE_AD_DISABLED));
+}
+
+/* Two-dimensional paging: the guest has its page tables to itself. */
+static void init_kvm_tdp_mmu(struct kvm_vcpu *vcpu)
+{
+	struct kvm_mmu *context = &vcpu->mmu_vcpu->root_mmu;
+
+	context->page_fault = tdp_page_fault;
+	context->direct_map = true;
+	context->set_cr3 = set_tdp_cr3;
+	context->get_cr3 = get_cr3;
+	context->sync_roots = NULL; /* our tables shadow nothing */
+	context->root_level = PT64_ROOT_4LEVEL;
+	context->guest_level = guest_paging_level(vcpu);
+	context->gva_to_gpa = context->guest_level ? paging_gva_to_gpa : nonpaging_gva_to_gpa;
+	context->role = tdp_role(vcpu);
+	vcpu->mmu = context;
+}
+
+/*
+ * The place of the other two: init_kvm_softmmu() (shadow paging, ept=0; until
+ * it is written kvm_mmu_create() refuses) and init_kvm_nested_mmu() (while L2
+ * runs; no guest is offered VMX until it is written).
+ */
+void kvm_init_mmu(struct kvm_vcpu *vcpu)
+{
+	vcpu->as_id = guest_ops->is_smm && guest_ops->is_smm(vcpu) ? 1 : 0;
+	init_kvm_tdp_mmu(vcpu);
+}
+
+int kvm_mmu_create(struct kvm_vcpu *vcpu)
+{
+	struct kvm_mmu_vcpu *m;
+
+	if (!kvm_mmu_params()->ept)
+		return err_born(EOPNOTSUPP, "ept=0: there is no shadow MMU yet");
+	m = calloc(1, sizeof(*m));
+	if (!m)
+		return err_born(ENOMEM, "no memory for a vCPU's MMU");
+	m->root_mmu.root_hpa = INVALID_PAGE;
+	vcpu->mmu_vcpu = m;
+	vcpu->mmu = &m->root_mmu;
+	return 0;
+}
+
+void kvm_mmu_destroy(struct kvm_vcpu *vcpu)
+{
+	struct kvm_mmu_vcpu *m = vcpu->mmu_vcpu;
+
+	if (!m)
+		return;
+	kvm_mmu_unload(vcpu);
+	while (m->cache.nr)
+		host_frame_free(m->cache.frame[--m->cache.nr]);
+	free(m);
+	vcpu->mmu_vcpu = NULL;
+	vcpu->mmu = NULL;
+}
+
+void kvm_mmu_unload(struct kvm_vcpu *vcpu)
+{
+	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
+	struct kvm_mmu_vcpu *m = vcpu->mmu_vcpu;
+
+	if (m->root) {
+		pthread_mutex_lock(&vm->roots_lock);
+		m->root->refcount--;
+		pthread_mutex_unlock(&vm->roots_lock);
+	}
+	m->root = NULL;
+	m->root_mmu.root_hpa = INVALID_PAGE;
+}
+
+void kvm_mmu_reset_context(struct kvm_vcpu *vcpu)
+{
+	kvm_init_mmu(vcpu);
+	if (vcpu->mmu_vcpu->root && vcpu->mmu_vcpu->root->role != vcpu->mmu->role)
+		kvm_mmu_unload(vcpu);
+}
+
+/* --- roots --- */
+
+/* roots_lock held, a frame in the cache. A new root with an empty table. NULL: no memory. */
+static struct kvm_mmu_page *kvm_mmu_alloc_page(struct kvm_vcpu *vcpu, uint32_t role)
+{
+	struct kvm_mmu_memory_cache *c = &vcpu->mmu_vcpu->cache;
+	struct kvm_mmu_page *sp = calloc(1, sizeof(*sp));
+
+	if (!sp)
+		return NULL;
+	sp->spt = c->frame[--c->nr];
+	sp->role = role;
+	return sp;
+}
+
+/* The VM's root of this role, made when it is the first time. NULL: no memory. */
+static struct kvm_mmu_page *kvm_mmu_get_page(struct kvm_vcpu *vcpu, uint32_t role)
+{
+	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
+	struct kvm_mmu_page *sp = NULL;
+	uint32_t i;
+
+	pthread_mutex_lock(&vm->roots_lock);
+	for (i = 0; i < vm->nr_roots && !sp; i++)
+		if (vm->roots[i]->role == role)
+			sp = vm->roots[i];
+	if (!sp) {
+		sp = kvm_mmu_alloc_page(vcpu, role);
+		if (sp) {
+			__atomic_fetch_add(&vm->table_pages, 1, __ATOMIC_RELAXED);
+			vm->roots[vm->nr_roots] = sp;
+			__atomic_store_n(&vm->nr_roots, vm->nr_roots + 1, __ATOMIC_RELEASE);
+		}
+	}
+	if (sp)
+		sp->refcount++;
+	pthread_mutex_unlock(&vm->roots_lock);
+	return sp;
+}
+
+/* The seed's kvm_alloc_direct_roots. */
+static int mmu_alloc_direct_roots(struct kvm_vcpu *vcpu)
+{
+	struct kvm_mmu_page *sp = kvm_mmu_get_page(vcpu, vcpu->mmu->role);
+
+	if (!sp)
+		return err_born(ENOMEM, "no memory for an EPT root");
+	vcpu->mmu_vcpu->root = sp;
+	vcpu->mmu->root_hpa = __pa(sp->spt);
+	return 0;
+}
+
+/* mmu_alloc_shadow_roots() will stand beside the direct ones. */
+static int mmu_alloc_roots(struct kvm_vcpu *vcpu)
+{
+	return mmu_alloc_direct_roots(vcpu);
+}
+
+/* Shadow and nested contexts have pages that may lag behind the guest's. */
+static void kvm_mmu_sync_roots(struct kvm_vcpu *vcpu)
+{
+	if (vcpu->mmu->sync_roots)
+		vcpu->mmu->sync_roots(vcpu);
+}
+
+/* Linux now: kvm_mmu_load_pgd. The argument is our root's address, not the guest's CR3. */
+static void kvm_mmu_load_cr3(struct kvm_vcpu *vcpu)
+{
+	vcpu->mmu->set_cr3(vcpu, vcpu->mmu->root_hpa, vcpu->mmu->root_level);
+}
+
+int kvm_mmu_load(struct kvm_vcpu *vcpu)
+{
+	int r = mmu_topup_memory_caches(vcpu);
+
+	if (!r)
+		r = mmu_alloc_roots(vcpu);
+	if (r)
+		return r;
+	kvm_mmu_sync_roots(vcpu);
+	kvm_mmu_load_cr3(vcpu);
+	vendor_ops->flush_tlb_current(vcpu);
+	return 0;
+}

@@ -1,0 +1,365 @@
+/*
+ * The TDP MMU: EPT tables as a data structure. (Linux: mmu/tdp_mmu.c.)
+ *
+ *   root ─→ 512 entries (level 4, 512 GiB each) ─→ level 3 (1 GiB) ─→ 2 (2 MiB) ─→ 1
+ *
+ * Invariants:
+ * 1. An entry goes from nothing (or MMIO) to a table or leaf by one
+ *    compare-exchange; what it points to is complete by then. Whole subtables
+ *    are built in private and published once.
+ * 2. Under the lock for reading entries only gain: rights, or a finer table
+ *    with the same translations. What takes away holds it for writing.
+ * 3. A table that was reachable is freed only after every vCPU has dropped its
+ *    translations and after a grace period: processors and the lockless walks
+ *    may still be in it.
+ * 4. The processor sets A and D behind our back, so a present entry is changed
+ *    by atomic operations only.
+ * 5. The counters follow the entries: reachable tables and leaves.
+ *
+ * Locks: mmu_lock as each function says.
+ */
+#include <stdlib.h>
+
+#include "host/memory.h"
+#include "lib/rcu.h"
+#include "mmu/internal.h"
+
+static void count(uint64_t *counter, int64_t n)
+{
+	__atomic_fetch_add(counter, (uint64_t)n, __ATOMIC_RELAXED);
+}
+
+static uint64_t load_spte(const uint64_t *ptep)
+{
+	return __atomic_load_n(ptep, __ATOMIC_ACQUIRE);
+}
+
+static bool cmpxchg_spte(uint64_t *ptep, uint64_t old, uint64_t new)
+{
+	return __atomic_compare_exchange_n(ptep, &old, new, false, __ATOMIC_ACQ_REL,
+					   __ATOMIC_RELAXED);
+}
+
+uint64_t *kvm_tdp_mmu_walk(struct kvm_mmu_page *root, gfn_t gfn, int *level)
+{
+	uint64_t *table = root->spt;
+	int l = root_level(root);
+
+	for (;;) {
+		uint64_t *ptep = &table[spte_index(gfn, l)];
+		uint64_t e = load_spte(ptep);
+
+		if (!spte_is_table(e, l)) {
+			*level = l;
+			return ptep;
+		}
+		table = spte_table(e);
+		l--;
+	}
+}
+
+/* --- making entries --- */
+
+/*
+ * A leaf (Linux make_spte). Normal memory is write-back whatever the guest's
+ * PAT says (IPAT): no device of the host looks at it. A and D are set at once,
+ * as KVM does: the access that wants the entry is about to happen.
+ */
+static uint64_t make_spte(const struct kvm_mmu_page *root, const struct kvm_page_fault *f, int level)
+{
+	hva_t page = ALIGN_DOWN(f->hva, level_pages(level) << PAGE_SHIFT);
+	bool tracked = f->slot->dirty_bitmap != NULL;
+	uint64_t e = (__pa(__va(page)) & EPT_ADDR_MASK) | SPTE_MMU_PRESENT | EPT_READ | EPT_EXEC |
+		     FIELD_PREP(EPT_MEMTYPE_MASK, MT_WRBACK) | EPT_IPAT;
+
+	if (level > 1)
+		e |= EPT_PAGE_SIZE;
+	if (root_has_ad(root))
+		e |= EPT_ACCESSED;
+	if (f->map_writable) {
+		e |= SPTE_HOST_WRITABLE | SPTE_MMU_WRITABLE;
+		/* A logged page becomes writable by a write only, so that reads do not dirty it. */
+		if (!tracked || f->write) {
+			e |= EPT_WRITE;
+			if (root_has_ad(root))
+				e |= EPT_DIRTY;
+		}
+	}
+	return e;
+}
+
+static uint64_t make_table_spte(const struct kvm_mmu_page *root, const uint64_t *table)
+{
+	return __pa(table) | SPTE_MMU_PRESENT | EPT_RWX | (root_has_ad(root) ? EPT_ACCESSED : 0);
+}
+
+static bool permits(uint64_t e, const struct kvm_page_fault *f)
+{
+	return spte_is_present(e) && e & EPT_READ && (!f->write || e & EPT_WRITE) &&
+	       (!f->exec || e & EPT_EXEC);
+}
+
+/* What the fault wants to see at `level`. */
+static uint64_t wanted_spte(struct kvm_mmu_page *root, const struct kvm_page_fault *f, int level)
+{
+	return f->slot ? make_spte(root, f, level) : make_mmio_spte(f->gfn, f->generation);
+}
+
+static void count_leaf(struct kvm_mmu_vm *vm, uint64_t e, int level, int64_t n)
+{
+	if (spte_is_present(e))
+		count(&vm->leaves[level], n);
+	else if (spte_is_mmio(e))
+		count(&vm->mmio_entries, n);
+}
+
+/*
+ * Nothing is mapped at *ptep (level above the goal): build the tables from the
+ * goal upwards with the leaf in the lowest, publish them in one go. False when
+ * somebody was faster.
+ */
+static bool publish_chain(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint64_t *ptep,
+			  uint64_t old, int level)
+{
+	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
+	struct kvm_mmu_memory_cache *c = &vcpu->mmu_vcpu->cache;
+	struct kvm_mmu_page *root = vcpu->mmu_vcpu->root;
+	uint64_t leaf = wanted_spte(root, f, f->goal_level), e = leaf;
+	unsigned before = c->nr;
+	int l;
+
+	for (l = f->goal_level; l < level; l++) {
+		uint64_t *table = c->frame[--c->nr];
+
+		table[spte_index(f->gfn, l)] = e;
+		e = make_table_spte(root, table);
+	}
+	if (!cmpxchg_spte(ptep, old, e)) {
+		/* Back into the cache, clean again. */
+		for (l = level - 1; l >= f->goal_level; l--)
+			((uint64_t *)c->frame[c->nr++])[spte_index(f->gfn, l)] = 0;
+		return false;
+	}
+	count(&vm->table_pages, before - c->nr);
+	count_leaf(vm, leaf, f->goal_level, 1);
+	count_leaf(vm, old, level, -1);
+	return true;
+}
+
+/*
+ * A huge leaf stands where finer ones are needed: a table of 512 that say the
+ * same. TLBs may keep the huge entry, it grants nothing the new ones do not.
+ */
+static void split_leaf(struct kvm_vcpu *vcpu, uint64_t *ptep, uint64_t old, int level)
+{
+	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
+	struct kvm_mmu_memory_cache *c = &vcpu->mmu_vcpu->cache;
+	uint64_t *table = c->frame[--c->nr];
+	uint64_t e = level == 2 ? old & ~EPT_PAGE_SIZE : old;
+	unsigned i;
+
+	for (i = 0; i < SPTE_ENTRIES; i++)
+		table[i] = e + i * (level_pages(level - 1) << PAGE_SHIFT);
+	if (!cmpxchg_spte(ptep, old, make_table_spte(vcpu->mmu_vcpu->root, table))) {
+		host_frame_free(table);
+		return;
+	}
+	count(&vm->table_pages, 1);
+	count(&vm->leaves[level], -1);
+	count(&vm->leaves[level - 1], SPTE_ENTRIES);
+}
+
+/* The entry at the level where the leaf belongs. False: it changed, look again. */
+static bool install_leaf(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint64_t *ptep,
+			 uint64_t old, int level, enum ret_pf *ret)
+{
+	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
+	uint64_t new = wanted_spte(vcpu->mmu_vcpu->root, f, level);
+
+	if (spte_is_present(old)) {
+		/* Memory cannot have become MMIO without a zap: somebody is between the two. */
+		if (!f->slot) {
+			*ret = RET_PF_RETRY;
+			return true;
+		}
+		/* Keep what the processor and others have granted meanwhile. */
+		if ((old & EPT_ADDR_MASK) == (new & EPT_ADDR_MASK))
+			new |= old & (EPT_WRITE | EPT_DIRTY | EPT_ACCESSED);
+	}
+	if (!cmpxchg_spte(ptep, old, new))
+		return false;
+	count_leaf(vm, old, level, -1);
+	count_leaf(vm, new, level, 1);
+	*ret = f->slot ? RET_PF_FIXED : RET_PF_EMULATE;
+	return true;
+}
+
+enum ret_pf kvm_tdp_mmu_map(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
+{
+	struct kvm_mmu_page *root = vcpu->mmu_vcpu->root;
+	uint64_t *table = root->spt;
+	int level = root_level(root);
+	enum ret_pf ret;
+
+	for (;;) {
+		uint64_t *ptep = &table[spte_index(f->gfn, level)];
+		uint64_t old = load_spte(ptep);
+
+		if (spte_is_table(old, level)) {
+			/* A table at the goal means finer leaves are in it already: stay with them. */
+			table = spte_table(old);
+			level--;
+		} else if (f->slot && permits(old, f)) {
+			return RET_PF_SPURIOUS;
+		} else if (level <= f->goal_level) {
+			if (install_leaf(vcpu, f, ptep, old, level, &ret))
+				return ret;
+		} else if (spte_is_present(old)) {
+			if (vcpu->mmu_vcpu->cache.nr == 0)
+				return RET_PF_RETRY;
+			split_leaf(vcpu, ptep, old, level);
+		} else if (publish_chain(vcpu, f, ptep, old, level)) {
+			return f->slot ? RET_PF_FIXED : RET_PF_EMULATE;
+		}
+	}
+}
+
+/* --- taking away --- */
+
+struct zapped_table {
+	struct zapped_table *next;
+	uint64_t *table;
+	int level;
+};
+
+/* Take a table's content out of the counters (sign -1) when it becomes unreachable. */
+static void uncount_subtree(struct kvm_mmu_vm *vm, const uint64_t *table, int level)
+{
+	unsigned i;
+
+	count(&vm->table_pages, -1);
+	for (i = 0; i < SPTE_ENTRIES; i++) {
+		uint64_t e = load_spte(&table[i]);
+
+		if (spte_is_table(e, level))
+			uncount_subtree(vm, spte_table(e), level - 1);
+		else if (e)
+			count_leaf(vm, e, level, -1);
+	}
+}
+
+static void free_subtree(uint64_t *table, int level)
+{
+	unsigned i;
+
+	for (i = 0; i < SPTE_ENTRIES && level > 1; i++)
+		if (spte_is_table(table[i], level))
+			free_subtree(spte_table(table[i]), level - 1);
+	host_frame_free(table);
+}
+
+/* Unlink the table below *ptep. False when there is no memory to remember it. */
+static bool unlink_table(struct kvm_mmu_vm *vm, uint64_t *ptep, int level, struct zap_list *z)
+{
+	struct zapped_table *t = malloc(sizeof(*t));
+
+	if (!t)
+		return false;
+	t->table = spte_table(__atomic_exchange_n(ptep, 0, __ATOMIC_ACQ_REL));
+	t->level = level - 1;
+	t->next = z->tables;
+	z->tables = t;
+	z->flush = true;
+	uncount_subtree(vm, t->table, t->level);
+	return true;
+}
+
+static void zap_leaf(struct kvm_mmu_vm *vm, uint64_t *ptep, int level, struct zap_list *z)
+{
+	uint64_t old = __atomic_exchange_n(ptep, 0, __ATOMIC_ACQ_REL);
+
+	count_leaf(vm, old, level, -1);
+	z->flush |= old != 0; /* MMIO entries too: the processor may have cached the misconfiguration */
+}
+
+static void zap_in_table(struct kvm_mmu_vm *vm, uint64_t *table, int level, gfn_t base, gfn_t start,
+			 gfn_t end, struct zap_list *z)
+{
+	gfn_t first = max_u64(base, start), last = min_u64(base + level_pages(level + 1), end) - 1;
+	unsigned i;
+
+	for (i = spte_index(first, level); i <= spte_index(last, level); i++) {
+		gfn_t gfn = base + i * level_pages(level);
+		uint64_t e = load_spte(&table[i]);
+
+		if (!e)
+			continue;
+		if (!spte_is_table(e, level)) {
+			zap_leaf(vm, &table[i], level, z);
+			continue;
+		}
+		if (start <= gfn && gfn + level_pages(level) <= end &&
+		    unlink_table(vm, &table[i], level, z))
+			continue;
+		zap_in_table(vm, spte_table(e), level - 1, gfn, start, end, z);
+	}
+}
+
+void kvm_tdp_mmu_zap_range(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, gfn_t start, gfn_t end,
+			   struct zap_list *z)
+{
+	end = min_u64(end, TDP_MAX_GFN + 1);
+	if (start < end)
+		zap_in_table(vm, root->spt, root_level(root), 0, start, end, z);
+}
+
+void kvm_tdp_mmu_zap_finish(struct kvm *kvm, struct zap_list *z)
+{
+	if (z->flush)
+		kvm_flush_remote_tlbs(kvm);
+	if (!z->tables)
+		return;
+	lib_rcu_synchronize();
+	while (z->tables) {
+		struct zapped_table *t = z->tables;
+
+		z->tables = t->next;
+		free_subtree(t->table, t->level);
+		free(t);
+	}
+}
+
+static bool wrprot_in_table(uint64_t *table, int level, gfn_t base, gfn_t start, gfn_t end)
+{
+	gfn_t first = max_u64(base, start), last = min_u64(base + level_pages(level + 1), end) - 1;
+	bool any = false;
+	unsigned i;
+
+	for (i = spte_index(first, level); i <= spte_index(last, level); i++) {
+		uint64_t e = load_spte(&table[i]);
+
+		if (spte_is_table(e, level))
+			any |= wrprot_in_table(spte_table(e), level - 1,
+					       base + i * level_pages(level), start, end);
+		else if (spte_is_present(e) && e & EPT_WRITE)
+			any |= (__atomic_fetch_and(&table[i], ~(EPT_WRITE | EPT_DIRTY),
+						   __ATOMIC_ACQ_REL) & EPT_WRITE) != 0;
+	}
+	return any;
+}
+
+bool kvm_tdp_mmu_wrprot_range(struct kvm_mmu_page *root, gfn_t start, gfn_t end)
+{
+	end = min_u64(end, TDP_MAX_GFN + 1);
+	return start < end && wrprot_in_table(root->spt, root_level(root), 0, start, end);
+}
+
+void kvm_tdp_mmu_free_tables(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root)
+{
+	int level = root_level(root);
+	unsigned i;
+
+	for (i = 0; i < SPTE_ENTRIES; i++)
+		if (spte_is_table(root->spt[i], level))
+			free_subtree(spte_table(root->spt[i]), level - 1);
+}

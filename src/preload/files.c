@@ -1,0 +1,199 @@
+/*
+ * open, ioctl, close and the ways to copy a descriptor: /dev/kvm is ours, all
+ * else is libc's.
+ *
+ * Invariant: a call that has nothing to do with us costs a string compare
+ * (open) or a table look-up (the others) and leaves errno alone.
+ */
+#undef _FILE_OFFSET_BITS
+#undef _FORTIFY_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "abi/abi.h"
+#include "preload/real.h"
+#include "userkvm/userkvm.h"
+
+bool preload_is_dev_kvm(const char *path)
+{
+	return path && strcmp(path, "/dev/kvm") == 0;
+}
+
+/* --- open --- */
+
+static mode_t mode_of(int flags, va_list ap)
+{
+	return flags & (O_CREAT | __O_TMPFILE) ? va_arg(ap, mode_t) : 0;
+}
+
+#define DEFINE_OPEN(name)                                                              \
+	EXPORT int name(const char *path, int flags, ...);                             \
+	EXPORT int name(const char *path, int flags, ...)                              \
+	{                                                                              \
+		mode_t mode;                                                           \
+		va_list ap;                                                            \
+                                                                                       \
+		va_start(ap, flags);                                                   \
+		mode = mode_of(flags, ap);                                             \
+		va_end(ap);                                                            \
+		if (preload_is_dev_kvm(path))                                          \
+			return userkvm_open(path, flags);                              \
+		return REAL(name)(path, flags, mode);                                  \
+	}
+DEFINE_OPEN(open)
+DEFINE_OPEN(open64)
+
+#define DEFINE_OPENAT(name)                                                            \
+	EXPORT int name(int dirfd, const char *path, int flags, ...);                  \
+	EXPORT int name(int dirfd, const char *path, int flags, ...)                   \
+	{                                                                              \
+		mode_t mode;                                                           \
+		va_list ap;                                                            \
+                                                                                       \
+		va_start(ap, flags);                                                   \
+		mode = mode_of(flags, ap);                                             \
+		va_end(ap);                                                            \
+		if (preload_is_dev_kvm(path))                                          \
+			return userkvm_open(path, flags);                              \
+		return REAL(name)(dirfd, path, flags, mode);                           \
+	}
+DEFINE_OPENAT(openat)
+DEFINE_OPENAT(openat64)
+
+/* What fortified programs call. */
+#define DEFINE_OPEN_2(name)                                                            \
+	EXPORT int name(const char *path, int flags);                                  \
+	EXPORT int name(const char *path, int flags)                                   \
+	{                                                                              \
+		if (preload_is_dev_kvm(path))                                          \
+			return userkvm_open(path, flags);                              \
+		return REAL(name)(path, flags);                                        \
+	}
+DEFINE_OPEN_2(__open_2)
+DEFINE_OPEN_2(__open64_2)
+
+#define DEFINE_OPENAT_2(name)                                                          \
+	EXPORT int name(int dirfd, const char *path, int flags);                       \
+	EXPORT int name(int dirfd, const char *path, int flags)                        \
+	{                                                                              \
+		if (preload_is_dev_kvm(path))                                          \
+			return userkvm_open(path, flags);                              \
+		return REAL(name)(dirfd, path, flags);                                 \
+	}
+DEFINE_OPENAT_2(__openat_2)
+DEFINE_OPENAT_2(__openat64_2)
+
+/* --- ioctl --- */
+
+#define KVM_IOCTL_TYPE 0xAE
+
+EXPORT int ioctl(int fd, unsigned long request, ...)
+{
+	unsigned long arg;
+	va_list ap;
+
+	va_start(ap, request);
+	arg = va_arg(ap, unsigned long);
+	va_end(ap);
+	/* A KVM ioctl on a descriptor the table lacks may still be ours: userkvm_ioctl looks. */
+	if (_IOC_TYPE(request) == KVM_IOCTL_TYPE || userkvm_is_fd(fd))
+		return userkvm_ioctl(fd, request, arg);
+	return REAL(ioctl)(fd, request, arg);
+}
+
+/* --- close and copies --- */
+
+EXPORT int close(int fd)
+{
+	if (userkvm_is_fd(fd))
+		return userkvm_close(fd);
+	return REAL(close)(fd);
+}
+
+static void closing_range(unsigned int first, unsigned int last)
+{
+	struct rlimit lim;
+
+	if (getrlimit(RLIMIT_NOFILE, &lim) == 0 && last >= lim.rlim_cur)
+		last = (unsigned int)lim.rlim_cur;
+	for (unsigned int fd = first; fd <= last && fd >= first && fd < 1u << 20; fd++)
+		if (userkvm_is_fd((int)fd))
+			abi_fd_closing((int)fd);
+}
+
+EXPORT int close_range(unsigned int first, unsigned int last, int flags)
+{
+	int r;
+
+	/* With CLOSE_RANGE_CLOEXEC nothing is closed now. */
+	if (!(flags & (int)CLOSE_RANGE_CLOEXEC) && first <= last)
+		closing_range(first, last);
+	r = REAL(close_range)(first, last, flags);
+	return r;
+}
+
+EXPORT void closefrom(int lowfd)
+{
+	closing_range(lowfd < 0 ? 0 : (unsigned int)lowfd, ~0u);
+	REAL(closefrom)(lowfd);
+}
+
+EXPORT int dup(int fd)
+{
+	int new = REAL(dup)(fd);
+
+	if (new >= 0 && userkvm_is_fd(fd))
+		abi_fd_duplicated(fd, new);
+	return new;
+}
+
+static void replaced(int oldfd, int newfd, int r)
+{
+	int saved = errno;
+
+	if (r >= 0 && oldfd != newfd && (userkvm_is_fd(oldfd) || userkvm_is_fd(newfd)))
+		abi_fd_duplicated(oldfd, newfd);
+	errno = saved;
+}
+
+EXPORT int dup2(int oldfd, int newfd)
+{
+	int r = REAL(dup2)(oldfd, newfd);
+
+	replaced(oldfd, newfd, r);
+	return r;
+}
+
+EXPORT int dup3(int oldfd, int newfd, int flags)
+{
+	int r = REAL(dup3)(oldfd, newfd, flags);
+
+	replaced(oldfd, newfd, r);
+	return r;
+}
+
+#define DEFINE_FCNTL(name)                                                             \
+	EXPORT int name(int fd, int cmd, ...);                                         \
+	EXPORT int name(int fd, int cmd, ...)                                          \
+	{                                                                              \
+		void *arg;                                                             \
+		va_list ap;                                                            \
+		int r;                                                                 \
+                                                                                       \
+		va_start(ap, cmd);                                                     \
+		arg = va_arg(ap, void *);                                              \
+		va_end(ap);                                                            \
+		r = REAL(name)(fd, cmd, arg);                                          \
+		if ((cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC) && r >= 0 &&            \
+		    userkvm_is_fd(fd))                                                 \
+			abi_fd_duplicated(fd, r);                                      \
+		return r;                                                              \
+	}
+DEFINE_FCNTL(fcntl)
+DEFINE_FCNTL(fcntl64)

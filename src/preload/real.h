@@ -1,0 +1,30 @@
+/*
+ * libc's own functions behind the names this library takes over.
+ *
+ * Every file of the room begins with the two #undefs below: with 64-bit file
+ * offsets the headers would rename open() to open64() and so on.
+ */
+#ifndef USERKVM_PRELOAD_REAL_H
+#define USERKVM_PRELOAD_REAL_H
+
+#include <dlfcn.h>
+#include <stdbool.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+/* The next definition of a function after ours. Never NULL for what libc has. */
+#define REAL(name)                                                                     \
+	({                                                                             \
+		static __typeof__(name) *real_fn;                                      \
+		__typeof__(name) *fn_ = __atomic_load_n(&real_fn, __ATOMIC_RELAXED);   \
+		if (!fn_) {                                                            \
+			fn_ = (__typeof__(name) *)dlsym(RTLD_NEXT, #name);             \
+			__atomic_store_n(&real_fn, fn_, __ATOMIC_RELAXED);             \
+		}                                                                      \
+		fn_;                                                                   \
+	})
+
+/* Exactly "/dev/kvm". NULL is not. */
+bool preload_is_dev_kvm(const char *path);
+
+#endif

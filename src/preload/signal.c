@@ -1,0 +1,185 @@
+/*
+ * The client's signal handlers run behind a trampoline, so that KVM_RUN learns
+ * that one ran (it returns -EINTR, as Linux does).
+ *
+ *	kernel ─> trampoline ─> userkvm_signal_ran() ─> the client's handler
+ *
+ * Invariants
+ * 1. sigaction() shows the client exactly what it set.
+ * 2. A signal that is blocked outside KVM_RUN and let in only to end it
+ *    (KVM_SET_SIGNAL_MASK) does not run its handler: it is queued again and
+ *    stays pending until the client unblocks it.
+ * 3. SEGV, BUS, FPE and ILL belong to the host room; the client's handlers for
+ *    them are kept by host_client_action().
+ *
+ * Locks: lock guards the table against two sigaction() calls; handlers read
+ * one atomic word and take no lock.
+ */
+#undef _FILE_OFFSET_BITS
+#undef _FORTIFY_SOURCE
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "abi/abi.h"
+#include "preload/real.h"
+#include "userkvm/userkvm.h"
+
+#define SIGNALS 65
+#define TAKES_SIGINFO (1ULL << 63) /* beside the handler's address in one word */
+
+static struct {
+	pthread_mutex_t lock;
+	uint64_t handler[SIGNALS]; /* what the trampoline calls; 0: not behind it */
+	struct sigaction client[SIGNALS];
+} table = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+/* Bounds of this library in memory, from the linker. */
+extern const char __ehdr_start[] __attribute__((visibility("hidden")));
+extern const char __etext[] __attribute__((visibility("hidden")));
+
+static bool is_own_code(const void *p)
+{
+	return (const char *)p >= __ehdr_start && (const char *)p < __etext;
+}
+
+static void leave_pending(int signo, siginfo_t *info, ucontext_t *uc)
+{
+	sigaddset(&uc->uc_sigmask, signo);
+	syscall(SYS_rt_tgsigqueueinfo, getpid(), (pid_t)syscall(SYS_gettid), signo, info);
+}
+
+static void trampoline(int signo, siginfo_t *info, void *context)
+{
+	uint64_t h = __atomic_load_n(&table.handler[signo], __ATOMIC_ACQUIRE);
+	int saved = errno;
+
+	userkvm_signal_ran();
+	if (abi_signal_ends_run_only(signo)) {
+		leave_pending(signo, info, context);
+		errno = saved;
+		return;
+	}
+	errno = saved;
+	if (!h)
+		return;
+	if (h & TAKES_SIGINFO)
+		((void (*)(int, siginfo_t *, void *))(uintptr_t)(h & ~TAKES_SIGINFO))(signo, info,
+										      context);
+	else
+		((void (*)(int))(uintptr_t)h)(signo);
+}
+
+static bool is_function(const struct sigaction *act)
+{
+	return act->sa_handler != SIG_DFL && act->sa_handler != SIG_IGN;
+}
+
+/* lock held, all signals blocked. */
+static int set_action(int signo, const struct sigaction *act, struct sigaction *old)
+{
+	bool behind = table.handler[signo] != 0;
+	struct sigaction now, kernel_old, client_old = table.client[signo];
+	uint64_t word = 0;
+
+	if (act) {
+		now = *act;
+		if (is_function(act)) {
+			word = (uint64_t)(uintptr_t)act->sa_handler |
+			       (act->sa_flags & SA_SIGINFO ? TAKES_SIGINFO : 0);
+			/* Before the kernel knows, so that the first signal finds it. */
+			__atomic_store_n(&table.handler[signo], word, __ATOMIC_RELEASE);
+			now.sa_sigaction = trampoline;
+			now.sa_flags |= SA_SIGINFO;
+		}
+	}
+	if (REAL(sigaction)(signo, act ? &now : NULL, &kernel_old)) {
+		if (act && behind)
+			return -1; /* the handler just stored goes with the old disposition */
+		if (act)
+			__atomic_store_n(&table.handler[signo], 0, __ATOMIC_RELEASE);
+		return -1;
+	}
+	if (old)
+		*old = behind && kernel_old.sa_sigaction == trampoline ? client_old : kernel_old;
+	if (act) {
+		table.client[signo] = *act;
+		/* A handler that may still be running its prologue keeps its word. */
+		if (word == 0)
+			__atomic_store_n(&table.handler[signo], 0, __ATOMIC_RELEASE);
+	}
+	return 0;
+}
+
+static int client_sigaction(int signo, const struct sigaction *act, struct sigaction *old)
+{
+	sigset_t all, before;
+	int r, e;
+
+	if (signo < 1 || signo >= SIGNALS || (act && is_own_code((void *)act->sa_handler)))
+		return REAL(sigaction)(signo, act, old);
+	r = abi_client_action(signo, act, old);
+	if (r == 0)
+		return 0;
+	if (r != -EINVAL) {
+		errno = -r;
+		return -1;
+	}
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	pthread_mutex_lock(&table.lock);
+	r = set_action(signo, act, old);
+	e = errno;
+	pthread_mutex_unlock(&table.lock);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	errno = e;
+	return r;
+}
+
+EXPORT int sigaction(int signo, const struct sigaction *act, struct sigaction *old)
+{
+	if (is_own_code(__builtin_return_address(0)))
+		return REAL(sigaction)(signo, act, old);
+	return client_sigaction(signo, act, old);
+}
+
+static sighandler_t set_handler(int signo, sighandler_t handler, int flags)
+{
+	struct sigaction act = { .sa_handler = handler, .sa_flags = flags }, old;
+
+	sigemptyset(&act.sa_mask);
+	if (flags & SA_RESTART)
+		sigaddset(&act.sa_mask, signo);
+	return client_sigaction(signo, &act, &old) ? SIG_ERR : old.sa_handler;
+}
+
+/* signal(3) as glibc has it by default: BSD semantics. */
+EXPORT sighandler_t signal(int signo, sighandler_t handler)
+{
+	return set_handler(signo, handler, SA_RESTART);
+}
+
+EXPORT sighandler_t bsd_signal(int signo, sighandler_t handler);
+EXPORT sighandler_t bsd_signal(int signo, sighandler_t handler)
+{
+	return set_handler(signo, handler, SA_RESTART);
+}
+
+EXPORT sighandler_t ssignal(int signo, sighandler_t handler)
+{
+	return set_handler(signo, handler, SA_RESTART);
+}
+
+EXPORT sighandler_t sysv_signal(int signo, sighandler_t handler)
+{
+	return set_handler(signo, handler, (int)(SA_RESETHAND | SA_NODEFER));
+}
+
+EXPORT sighandler_t __sysv_signal(int signo, sighandler_t handler)
+{
+	return set_handler(signo, handler, (int)(SA_RESETHAND | SA_NODEFER));
+}

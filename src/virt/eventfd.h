@@ -1,0 +1,35 @@
+/*
+ * What irqfds and ioeventfds share: holding on to a client's eventfd.
+ */
+#ifndef USERKVM_VIRT_EVENTFD_H
+#define USERKVM_VIRT_EVENTFD_H
+
+#include "lib/types.h"
+
+/* A client's eventfd, kept open by a descriptor of ours. */
+struct virt_eventfd {
+	int fd;	     /* ours; -1 none */
+	uint64_t id; /* the kernel's number of the eventfd: same for all its duplicates */
+};
+
+/* -EBADF; -EINVAL not an eventfd; -EMFILE. */
+must_check int virt_eventfd_get(int client_fd, struct virt_eventfd *out);
+/* The id of a client's descriptor, without keeping it. Errors as above. */
+must_check int virt_eventfd_id(int client_fd, uint64_t *id);
+void virt_eventfd_put(struct virt_eventfd *e);
+/* Add one to the counter. */
+void virt_eventfd_signal(const struct virt_eventfd *e);
+/* Take what is there without blocking; false when there was nothing. */
+bool virt_eventfd_consume(const struct virt_eventfd *e);
+
+struct kvm;
+struct irqfd;
+struct irqfd_resampler;
+
+/* kvm->irqfds. Made by whoever comes first, under slots_lock or the irqfd lock. */
+struct kvm_irqfds {
+	struct irqfd *irqfds;		    /* irqfd lock */
+	struct irqfd_resampler *resamplers; /* irqfd lock */
+};
+
+#endif

@@ -1,0 +1,129 @@
+/*
+ * The life of a vCPU, as far as it is not x86.
+ *
+ * kvm_create_vcpu() reserves a place under kvm->lock, builds the vCPU without
+ * it, and publishes it under the lock again: another creator may have taken the
+ * id in between. Published vCPUs stay until the VM goes.
+ */
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "lib/error.h"
+#include "virt/internal.h"
+
+#define RUN_SIZE (KVM_VCPU_MMAP_PAGES * PAGE_SIZE)
+
+/* The file that the client maps; our own view of it is vcpu->run. */
+static int create_run_pages(struct kvm_vcpu *vcpu)
+{
+	void *p;
+
+	vcpu->run_memfd = memfd_create("userkvm-vcpu", MFD_CLOEXEC);
+	if (vcpu->run_memfd < 0)
+		return err_born(errno, "vCPU %u: no memfd", vcpu->vcpu_id);
+	if (ftruncate(vcpu->run_memfd, (off_t)RUN_SIZE)) {
+		int e = errno;
+
+		close(vcpu->run_memfd);
+		return err_born(e, "vCPU %u: no room for kvm_run", vcpu->vcpu_id);
+	}
+	p = mmap(NULL, RUN_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->run_memfd, 0);
+	if (p == MAP_FAILED) {
+		close(vcpu->run_memfd);
+		return err_born(ENOMEM, "vCPU %u: kvm_run cannot be mapped", vcpu->vcpu_id);
+	}
+	vcpu->run = p;
+	return 0;
+}
+
+static void free_vcpu(struct kvm_vcpu *vcpu)
+{
+	munmap(vcpu->run, RUN_SIZE);
+	close(vcpu->run_memfd);
+	pthread_mutex_destroy(&vcpu->mutex);
+	free(vcpu);
+}
+
+void kvm_vcpu_destroy(struct kvm_vcpu *vcpu)
+{
+	if (kvm_arch_ops()->vcpu_destroy)
+		kvm_arch_ops()->vcpu_destroy(vcpu);
+	free_vcpu(vcpu);
+}
+
+static int build_vcpu(struct kvm *kvm, uint32_t id, struct kvm_vcpu **out)
+{
+	struct kvm_vcpu *vcpu = aligned_alloc(64, ALIGN_UP(sizeof(*vcpu), 64));
+	int r;
+
+	if (!vcpu)
+		return err_born(ENOMEM, "no memory for vCPU %u", id);
+	*vcpu = (struct kvm_vcpu){ .kvm = kvm, .vcpu_id = id, .mode = OUTSIDE_GUEST_MODE };
+	r = create_run_pages(vcpu);
+	if (r) {
+		free(vcpu);
+		return r;
+	}
+	pthread_mutex_init(&vcpu->mutex, NULL);
+	r = kvm_arch_ops()->vcpu_create ? kvm_arch_ops()->vcpu_create(vcpu) : 0;
+	if (r)
+		free_vcpu(vcpu);
+	else
+		*out = vcpu;
+	return r;
+}
+
+/* kvm->lock held. */
+static int reserve(struct kvm *kvm, uint32_t id)
+{
+	if (kvm->nr_created_vcpus >= KVM_MAX_VCPUS)
+		return err_born(EINVAL, "a VM has at most %d vCPUs", KVM_MAX_VCPUS);
+	if (kvm_get_vcpu_by_id(kvm, id))
+		return err_born(EEXIST, "vCPU %u exists", id);
+	kvm->nr_created_vcpus++;
+	return 0;
+}
+
+int kvm_create_vcpu(struct kvm *kvm, uint32_t id, struct kvm_vcpu **out)
+{
+	struct kvm_vcpu *vcpu = NULL;
+	int r;
+
+	if (id >= KVM_MAX_VCPU_IDS)
+		return err_born(EINVAL, "vCPU id %u: at most %d", id, KVM_MAX_VCPU_IDS - 1);
+	pthread_mutex_lock(&kvm->lock);
+	r = reserve(kvm, id);
+	pthread_mutex_unlock(&kvm->lock);
+	if (r)
+		return r;
+	r = build_vcpu(kvm, id, &vcpu);
+	pthread_mutex_lock(&kvm->lock);
+	if (!r && kvm_get_vcpu_by_id(kvm, id))
+		r = err_born(EEXIST, "vCPU %u exists", id);
+	if (!r) {
+		vcpu->vcpu_idx = kvm->nr_vcpus;
+		kvm->vcpus[kvm->nr_vcpus] = vcpu;
+		__atomic_store_n(&kvm->nr_vcpus, kvm->nr_vcpus + 1, __ATOMIC_RELEASE);
+		*out = vcpu;
+	} else {
+		kvm->nr_created_vcpus--;
+	}
+	pthread_mutex_unlock(&kvm->lock);
+	if (r && vcpu)
+		kvm_vcpu_destroy(vcpu);
+	return r;
+}
+
+struct kvm_vcpu *kvm_get_vcpu_by_id(struct kvm *kvm, uint32_t id)
+{
+	struct kvm_vcpu *vcpu = kvm_get_vcpu(kvm, id); /* mostly id == index */
+	uint32_t i;
+
+	if (vcpu && vcpu->vcpu_id == id)
+		return vcpu;
+	kvm_for_each_vcpu(i, vcpu, kvm)
+		if (vcpu->vcpu_id == id)
+			return vcpu;
+	return NULL;
+}

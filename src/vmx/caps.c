@@ -1,0 +1,126 @@
+/*
+ * What the processor has and what of it we use (SDM Vol. 3, appendix "VMX
+ * Capability Reporting Facility").
+ *
+ * Each control field is negotiated the way KVM does it: a set it cannot work
+ * without and a set it takes where there is one. Done once, read-only after.
+ */
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/log.h"
+#include "mmu/mmu.h"
+#include "vmx/internal.h"
+
+#define VMX_BASIC_TRUE_CTLS BIT_ULL(55)
+
+/* The controls KVM cannot work without (req) and those it likes to have (opt). */
+#define PIN_REQ (PIN_BASED_EXT_INTR_MASK | PIN_BASED_NMI_EXITING | PIN_BASED_VIRTUAL_NMIS)
+#define CPU_REQ                                                                             \
+	(CPU_BASED_HLT_EXITING | CPU_BASED_CR8_LOAD_EXITING | CPU_BASED_CR8_STORE_EXITING | \
+	 CPU_BASED_UNCOND_IO_EXITING | CPU_BASED_MOV_DR_EXITING |                           \
+	 CPU_BASED_USE_TSC_OFFSETTING | CPU_BASED_MWAIT_EXITING | CPU_BASED_MONITOR_EXITING | \
+	 CPU_BASED_RDPMC_EXITING | CPU_BASED_ACTIVATE_SECONDARY_CONTROLS)
+#define CPU_OPT CPU_BASED_USE_MSR_BITMAPS
+#define SECONDARY_REQ (SECONDARY_EXEC_ENABLE_EPT | SECONDARY_EXEC_UNRESTRICTED_GUEST)
+#define SECONDARY_OPT                                                                   \
+	(SECONDARY_EXEC_ENABLE_VPID | SECONDARY_EXEC_WBINVD_EXITING |                   \
+	 SECONDARY_EXEC_ENABLE_RDTSCP | SECONDARY_EXEC_ENABLE_INVPCID |                 \
+	 SECONDARY_EXEC_ENABLE_XSAVES | SECONDARY_EXEC_TSC_SCALING)
+#define EXIT_REQ (VM_EXIT_HOST_ADDR_SPACE_SIZE | VM_EXIT_SAVE_DEBUG_CONTROLS | \
+		  VM_EXIT_SAVE_IA32_EFER | VM_EXIT_LOAD_IA32_EFER)
+#define EXIT_OPT (VM_EXIT_SAVE_IA32_PAT | VM_EXIT_LOAD_IA32_PAT)
+#define ENTRY_REQ (VM_ENTRY_LOAD_DEBUG_CONTROLS | VM_ENTRY_LOAD_IA32_EFER)
+#define ENTRY_OPT VM_ENTRY_LOAD_IA32_PAT
+
+static struct vmx_params params;
+static struct vmcs_config config;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+/* "key=0|1" in USERKVM_PARAMS. */
+static bool param(const char *key, bool dflt)
+{
+	const char *s = getenv("USERKVM_PARAMS");
+	size_t n = strlen(key);
+
+	while (s && *s) {
+		if (strncmp(s, key, n) == 0 && s[n] == '=')
+			return s[n + 1] == '1' || s[n + 1] == 'y' || s[n + 1] == 'Y';
+		s = strchr(s, ',');
+		if (s)
+			s++;
+	}
+	return dflt;
+}
+
+static uint32_t adjust_vmx_controls(uint64_t cap, uint64_t req, uint64_t opt, const char *name)
+{
+	uint32_t may = (uint32_t)(cap >> 32), must = (uint32_t)cap;
+	uint32_t ctl = (((uint32_t)(req | opt)) & may) | must;
+
+	if ((uint32_t)req & ~ctl) {
+		log_always("vmx: the processor lacks %s controls %x", name, (uint32_t)req & ~ctl);
+		config.usable = false;
+	}
+	return ctl;
+}
+
+static void setup(void)
+{
+	bool true_ctls = vmx_capability_msr(MSR_IA32_VMX_BASIC) & VMX_BASIC_TRUE_CTLS;
+	uint64_t opt = SECONDARY_OPT;
+
+	config.usable = true;
+	params.unrestricted_guest = param("unrestricted_guest", true);
+	params.vpid = param("vpid", true);
+	/* not driven yet, whatever the knob says: dirty logging write-protects */
+	params.pml = false;
+	params.preemption_timer = false;
+	params.flexpriority = false;
+
+	if (!params.vpid)
+		opt &= ~SECONDARY_EXEC_ENABLE_VPID;
+	config.pin_based = adjust_vmx_controls(
+		vmx_capability_msr(true_ctls ? MSR_IA32_VMX_TRUE_PINBASED_CTLS
+					     : MSR_IA32_VMX_PINBASED_CTLS),
+		PIN_REQ, 0, "pin-based");
+	config.cpu_based = adjust_vmx_controls(
+		vmx_capability_msr(true_ctls ? MSR_IA32_VMX_TRUE_PROCBASED_CTLS
+					     : MSR_IA32_VMX_PROCBASED_CTLS),
+		CPU_REQ, CPU_OPT, "processor-based");
+	config.secondary = adjust_vmx_controls(vmx_capability_msr(MSR_IA32_VMX_PROCBASED_CTLS2),
+					       SECONDARY_REQ, opt, "secondary");
+	config.vmexit = adjust_vmx_controls(
+		vmx_capability_msr(true_ctls ? MSR_IA32_VMX_TRUE_EXIT_CTLS
+					     : MSR_IA32_VMX_EXIT_CTLS),
+		EXIT_REQ, EXIT_OPT, "exit");
+	config.vmentry = adjust_vmx_controls(
+		vmx_capability_msr(true_ctls ? MSR_IA32_VMX_TRUE_ENTRY_CTLS
+					     : MSR_IA32_VMX_ENTRY_CTLS),
+		ENTRY_REQ, ENTRY_OPT, "entry");
+	config.cr0_fixed0 = vmx_capability_msr(MSR_IA32_VMX_CR0_FIXED0);
+	config.cr0_fixed1 = vmx_capability_msr(MSR_IA32_VMX_CR0_FIXED1);
+	config.cr4_fixed0 = vmx_capability_msr(MSR_IA32_VMX_CR4_FIXED0);
+	config.cr4_fixed1 = vmx_capability_msr(MSR_IA32_VMX_CR4_FIXED1);
+
+	if (!(config.secondary & SECONDARY_EXEC_ENABLE_VPID))
+		params.vpid = false;
+	/* real mode without it needs a whole-mode emulator that does not exist here */
+	if (!params.unrestricted_guest || !kvm_mmu_params()->ept) {
+		log_always("vmx: ept=0 and unrestricted_guest=0 are not supported yet");
+		config.usable = false;
+	}
+}
+
+const struct vmcs_config *vmcs_config(void)
+{
+	pthread_once(&once, setup);
+	return &config;
+}
+
+const struct vmx_params *vmx_params(void)
+{
+	pthread_once(&once, setup);
+	return &params;
+}

@@ -1,0 +1,79 @@
+/*
+ * The EPT pointer, the guest's CR3, and the invalidations (SDM Vol. 3,
+ * "Extended-Page-Table Pointer (EPTP)", "Caching Translation Information").
+ *
+ *   63 .. 52 | 51 ............ 12 | 11..7 | 6   | 5..3     | 2..0
+ *   0        | root table         | 0     | A/D | walk - 1 | memory type
+ */
+#include "mmu/mmu.h"
+#include "sdm/ept.h"
+#include "vmx/internal.h"
+
+uint64_t construct_eptp(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level)
+{
+	uint64_t eptp = FIELD_PREP(EPTP_MEMTYPE_MASK, MT_WRBACK) |
+			FIELD_PREP(EPTP_WALK_MASK, (unsigned)root_level - 1);
+
+	if (kvm_mmu_params()->eptad)
+		eptp |= EPTP_AD_ENABLE;
+	return eptp | (root_hpa & EPTP_ROOT_MASK);
+}
+
+/*
+ * The walk-through's last step of the way in. root_hpa is the host-physical
+ * address of the EPT root, *not* the guest's CR3.
+ *
+ * And why write the guest's own CR3? Because the VMCS copy is not always the
+ * guest's last word: KVM_SET_SREGS, an emulated MOV to CR3 or the switch of
+ * CR0.PG change it behind the processor's back. Then, and only then, it is
+ * written; otherwise the guest loads CR3 itself, without an exit, and the
+ * processor keeps GUEST_CR3 up to date.
+ */
+void vmx_set_cr3(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level)
+{
+	uint64_t eptp = construct_eptp(vcpu, root_hpa, root_level);
+	uint64_t guest_cr3;
+
+	vmcs_write64(vcpu, EPT_POINTER, eptp);
+	vcpu->vmx->eptp = eptp;
+	if (vcpu->vmx->cr3_stale) {
+		guest_cr3 = vmx_get_cr3(vcpu);
+		vmcs_writel(vcpu, GUEST_CR3, guest_cr3);
+		vcpu->vmx->cr3_stale = false;
+		vcpu->vmx->flush_guest = true;
+	}
+}
+
+void vmx_flush_tlb_current(struct kvm_vcpu *vcpu)
+{
+	if (!vcpu->vmx->eptp)
+		return;
+	vcpu->stat.tlb_flush++;
+	if (invept(vcpu->vmx->cpu, INVEPT_SINGLE_CONTEXT, vcpu->vmx->eptp) != VMX_SUCCEED)
+		kvm_vm_bugged(vcpu->kvm, "INVEPT failed");
+}
+
+void vmx_flush_tlb_guest(struct kvm_vcpu *vcpu)
+{
+	vcpu->stat.tlb_flush++;
+	/* without a VPID every entry and exit flushes */
+	if (!vcpu->vmx->vpid)
+		return;
+	if (invvpid(vcpu->vmx->cpu, INVVPID_SINGLE_CONTEXT, vcpu->vmx->vpid, 0) != VMX_SUCCEED)
+		kvm_vm_bugged(vcpu->kvm, "INVVPID failed");
+}
+
+void vmx_flush_dirty_translation(struct kvm_vcpu *vcpu)
+{
+	struct vcpu_vmx *vmx = vcpu->vmx;
+
+	if (unlikely(vmx->cr3_stale)) {
+		vmcs_writel(vcpu, GUEST_CR3, vmx->cr3);
+		vmx->cr3_stale = false;
+		vmx->flush_guest = true;
+	}
+	if (unlikely(vmx->flush_guest)) {
+		vmx_flush_tlb_guest(vcpu);
+		vmx->flush_guest = false;
+	}
+}

@@ -1,0 +1,116 @@
+/*
+ * Control- and debug-register accesses (SDM Vol. 3, tables "Exit
+ * Qualification for Control-Register Accesses", "… for MOV DR").
+ */
+#include "vmx/internal.h"
+
+/* 0 done: past the instruction; else the guest gets #GP(0) on it. */
+static int complete(struct kvm_vcpu *vcpu, int err)
+{
+	if (err)
+		vmx_services->queue_exception(vcpu, X86_TRAP_GP, true, 0, false, 0);
+	else
+		vmx_skip_emulated_instruction(vcpu);
+	return 1;
+}
+
+/* Without an in-process APIC the client keeps the TPR and wants to hear when it falls. */
+static int handle_set_cr8(struct kvm_vcpu *vcpu, uint64_t v)
+{
+	uint64_t prev = vmx_services->get_cr8(vcpu);
+	int err = vmx_services->set_cr(vcpu, 8, v);
+
+	complete(vcpu, err);
+	if (err || vcpu->apic || prev <= v)
+		return 1;
+	vcpu->run->exit_reason = KVM_EXIT_SET_TPR;
+	return 0;
+}
+
+static int mov_to_cr(struct kvm_vcpu *vcpu, unsigned cr, unsigned reg)
+{
+	uint64_t v = vmx_regs(vcpu)[reg];
+
+	if (!vmx_is_64bit_code(vcpu))
+		v = (uint32_t)v;
+	if (cr == 8)
+		return handle_set_cr8(vcpu, v);
+	return complete(vcpu, vmx_services->set_cr(vcpu, (int)cr, v));
+}
+
+static int mov_from_cr(struct kvm_vcpu *vcpu, unsigned cr, unsigned reg)
+{
+	uint64_t v;
+
+	switch (cr) {
+	case 0: v = vmx_get_cr0(vcpu); break;
+	case 3: v = vmx_get_cr3(vcpu); break;
+	case 4: v = vmx_get_cr4(vcpu); break;
+	default: v = vmx_services->get_cr8(vcpu); break;
+	}
+	if (reg == RSP)
+		vmx_set_rsp(vcpu, v);
+	else
+		vmx_regs(vcpu)[reg] = v;
+	return complete(vcpu, 0);
+}
+
+int handle_cr(struct kvm_vcpu *vcpu)
+{
+	uint64_t q = vmcs_readl(vcpu, EXIT_QUALIFICATION);
+	unsigned cr = (unsigned)FIELD_GET(CR_ACCESS_NUM_MASK, q);
+	unsigned reg = (unsigned)FIELD_GET(CR_ACCESS_REG_MASK, q);
+	uint64_t cr0 = vmx_get_cr0(vcpu);
+
+	switch ((enum cr_access_type)FIELD_GET(CR_ACCESS_TYPE_MASK, q)) {
+	case CR_ACCESS_MOV_TO:
+		return mov_to_cr(vcpu, cr, reg);
+	case CR_ACCESS_MOV_FROM:
+		return mov_from_cr(vcpu, cr, reg);
+	case CR_ACCESS_CLTS:
+		vmx_set_cr0(vcpu, cr0 & ~X86_CR0_TS);
+		return complete(vcpu, 0);
+	case CR_ACCESS_LMSW:
+		/* PE can be set, never cleared, and only the low four bits are written */
+		cr0 = (cr0 & ~(X86_CR0_MP | X86_CR0_EM | X86_CR0_TS)) |
+		      (FIELD_GET(CR_ACCESS_LMSW_DATA_MASK, q) & 0xf);
+		return complete(vcpu, vmx_services->set_cr(vcpu, 0, cr0));
+	}
+	return 1;
+}
+
+/* #GP at CPL 3 and #UD of DR4/5 have been raised by the processor before the exit. */
+int handle_dr(struct kvm_vcpu *vcpu)
+{
+	uint64_t q = vmcs_readl(vcpu, EXIT_QUALIFICATION);
+	int dr = (int)FIELD_GET(DR_ACCESS_NUM_MASK, q);
+	unsigned reg = (unsigned)FIELD_GET(DR_ACCESS_REG_MASK, q);
+	uint64_t v;
+
+	if (vmx_get_cpl(vcpu) > 0)
+		return complete(vcpu, 1);
+	/* DR4 and DR5 are DR6 and DR7 unless CR4.DE says they are nothing */
+	if (dr == 4 || dr == 5) {
+		if (vmx_get_cr4(vcpu) & X86_CR4_DE) {
+			vmx_services->queue_exception(vcpu, X86_TRAP_UD, false, 0, false, 0);
+			return 1;
+		}
+		dr += 2;
+	}
+	if (vmx_services->get_dr(vcpu, 7) & DR7_GD) {
+		vmx_services->queue_exception(vcpu, X86_TRAP_DB, false, 0, true, DR6_BD);
+		return 1;
+	}
+	if (q & DR_ACCESS_FROM) {
+		v = vmx_services->get_dr(vcpu, dr);
+		if (reg == RSP)
+			vmx_set_rsp(vcpu, v);
+		else
+			vmx_regs(vcpu)[reg] = v;
+		return complete(vcpu, 0);
+	}
+	v = vmx_regs(vcpu)[reg];
+	if (!vmx_is_64bit_code(vcpu))
+		v = (uint32_t)v;
+	return complete(vcpu, vmx_services->set_dr(vcpu, dr, v));
+}

@@ -1,0 +1,95 @@
+/*
+ * EPT violations (reason 48) and misconfigurations (49): the way from the
+ * processor into the MMU (SDM Vol. 3, "EPT-Induced VM Exits", table "Exit
+ * Qualification for EPT Violations").
+ */
+#include "host/memory.h"
+#include "lib/log.h"
+#include "mmu/mmu.h"
+#include "sdm/paging.h"
+#include "virt/iodev.h"
+#include "vmx/internal.h"
+
+/* What kvm_mmu_page_fault() left to us. */
+static int finish_fault(struct kvm_vcpu *vcpu, gpa_t gpa, int r)
+{
+	if (r == KVM_MMU_EMULATE)
+		return vmx_services->emulate_instruction(vcpu, true, gpa);
+	return r;
+}
+
+int handle_ept_violation(struct kvm_vcpu *vcpu)
+{
+	uint64_t exit_qualification, error_code;
+	gpa_t gpa;
+
+	exit_qualification = vmcs_readl(vcpu, EXIT_QUALIFICATION);
+	vcpu->vmx->exit_qualification = exit_qualification; /* vcpu->arch.exit_qualification */
+
+	/*
+	 * The access that failed was of an IRET that had already unblocked
+	 * NMIs; it will run again and must find them blocked.
+	 */
+	if (!(vcpu->vmx->idt_vectoring_info & INTR_INFO_VALID_MASK) &&
+	    (exit_qualification & EPT_VIOLATION_NMI_UNBLOCK))
+		vmx_set_nmi_mask(vcpu, true);
+
+	gpa = vmcs_read64(vcpu, GUEST_PHYSICAL_ADDRESS);
+
+	error_code = exit_qualification & EPT_VIOLATION_ACC_READ ? PFERR_USER_MASK : 0;
+	error_code |= exit_qualification & EPT_VIOLATION_ACC_WRITE ? PFERR_WRITE_MASK : 0;
+	error_code |= exit_qualification & EPT_VIOLATION_ACC_INSTR ? PFERR_FETCH_MASK : 0;
+	/* an entry that allows anything is there */
+	error_code |= exit_qualification & (EPT_VIOLATION_READABLE | EPT_VIOLATION_WRITABLE |
+					    EPT_VIOLATION_EXECUTABLE) ? PFERR_PRESENT_MASK : 0;
+	error_code |= exit_qualification & EPT_VIOLATION_GVA_TRANSLATED ? PFERR_GUEST_FINAL_MASK
+									 : PFERR_GUEST_PAGE_MASK;
+	vcpu->stat.pf_taken++;
+	return finish_fault(vcpu, gpa, kvm_mmu_page_fault(vcpu, gpa, error_code));
+}
+
+int handle_ept_misconfig(struct kvm_vcpu *vcpu)
+{
+	gpa_t gpa = vmcs_read64(vcpu, GUEST_PHYSICAL_ADDRESS);
+	uint32_t len = vmcs_read32(vcpu, VM_EXIT_INSTRUCTION_LEN);
+
+	/* an ioeventfd that matches every write needs no look at the instruction */
+	if (len && kvm_io_bus_write(vcpu, KVM_FAST_MMIO_BUS, gpa, 0, NULL) == 0) {
+		vmx_skip_emulated_instruction(vcpu);
+		return 1;
+	}
+	switch (handle_mmio_page_fault(vcpu, gpa)) {
+	case RET_PF_EMULATE:
+		return vmx_services->emulate_instruction(vcpu, true, gpa);
+	case RET_PF_RETRY:
+	case RET_PF_FIXED:
+	case RET_PF_SPURIOUS:
+		return 1;
+	case RET_PF_INVALID:
+	case RET_PF_CONTINUE:
+		return finish_fault(vcpu, gpa, kvm_mmu_page_fault(vcpu, gpa, PFERR_RSVD_MASK));
+	}
+	/* reserved bits in an entry of our own */
+	log_always("vmx: EPT misconfiguration at gpa %llx", (unsigned long long)gpa);
+	vcpu->run->exit_reason = KVM_EXIT_UNKNOWN;
+	vcpu->run->hw.hardware_exit_reason = EXIT_REASON_EPT_MISCONFIG;
+	return 0;
+}
+
+/*
+ * A kick, mostly. After VMX_BUS_ERROR the memory behind a leaf has gone: drop
+ * what maps it and let the guest fault, so that the client's mapping is looked
+ * at again (and -EFAULT comes out if there is none).
+ */
+int handle_external_interrupt(struct kvm_vcpu *vcpu)
+{
+	hva_t page;
+
+	if (unlikely(vcpu->vmx->result == VMX_BUS_ERROR)) {
+		page = vmx_bus_error_address(vcpu->vmx->cpu) & PAGE_MASK;
+		kvm_mmu_invalidate_hva_range(page, page + PAGE_SIZE);
+		return 1;
+	}
+	vcpu->stat.irq_exits++;
+	return 1;
+}

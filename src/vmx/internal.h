@@ -1,0 +1,135 @@
+/*
+ * Inside the vmx room.
+ *
+ *   caps.c     knobs, controls cut down to what the processor allows
+ *   vmcs.c     the vCPU's VMX part: VPID, VMCS, host and constant fields, reset
+ *   regs.c     RIP, RFLAGS, CR0/3/4, EFER, DR7, PDPTRs
+ *   segment.c  segment registers and descriptor tables
+ *   eptp.c     construct_eptp, vmx_set_cr3, INVEPT, INVVPID
+ *   inject.c   event injection, windows, what an exit interrupted
+ *   msr.c      MSRs of the VMCS and of the processor, the MSR bitmap, TSC
+ *   run.c      vmx_vcpu_run
+ *   exit.c     the table of exit handlers; exit_*.c the handlers by theme
+ *
+ * Everything belongs to the vCPU's owner thread. The VMCS is written by
+ * vmwrite only; a VMREAD or VMWRITE that fails is our own bug and kills the VM.
+ */
+#ifndef USERKVM_VMX_INTERNAL_H
+#define USERKVM_VMX_INTERNAL_H
+
+#include "vmx/vmx.h"
+
+struct vcpu_vmx {
+	struct vmx_cpu *cpu;	/* (c) the logical processor */
+	void *vmcs;		/* (c) VMCS region, one frame */
+	uint8_t *msr_bitmap;	/* (c) one frame, NULL without the control */
+	uint16_t vpid;		/* (c) 0: not tagged */
+	bool launched;		/* VMRESUME from now on */
+	bool cr3_stale;		/* `cr3` is newer than GUEST_CR3 */
+	bool flush_guest;	/* linear mappings of this VPID are out of date */
+	uint64_t cr3;		/* valid while cr3_stale */
+	uint64_t cr0_guest_owned, cr4_guest_owned;
+	uint64_t eptp;		/* as in the VMCS */
+	uint32_t cpu_based, secondary; /* controls as in the VMCS */
+	uint32_t event_exit_inst_len; /* of the software event to be delivered again */
+
+	/* of the last exit */
+	enum vmx_result result;
+	uint32_t exit_reason;
+	uint32_t idt_vectoring_info;
+	uint32_t instruction_error; /* VM_INSTRUCTION_ERROR of a failed entry */
+	/* Linux: vcpu->arch.exit_qualification; kept for injection into an L1 */
+	uint64_t exit_qualification;
+};
+
+extern const struct vmx_services *vmx_services;
+
+/* --- caps.c --- */
+/* Values for the control fields: needed bits set, unavailable optional ones clear. */
+struct vmcs_config {
+	uint32_t pin_based, cpu_based, secondary, vmexit, vmentry;
+	uint64_t cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1;
+	bool usable; /* the processor has all that is needed */
+};
+const struct vmcs_config *vmcs_config(void);
+
+/* --- VMCS access --- */
+void vmcs_access_failed(struct kvm_vcpu *vcpu, const char *what, uint32_t field);
+
+static inline uint64_t vmcs_read64(struct kvm_vcpu *vcpu, uint32_t field)
+{
+	uint64_t v = 0;
+
+	if (unlikely(vmread(vcpu->vmx->cpu, field, &v) != VMX_SUCCEED))
+		vmcs_access_failed(vcpu, "VMREAD", field);
+	return v;
+}
+
+static inline uint64_t vmcs_readl(struct kvm_vcpu *vcpu, uint32_t field)
+{
+	return vmcs_read64(vcpu, field);
+}
+
+static inline uint32_t vmcs_read32(struct kvm_vcpu *vcpu, uint32_t field)
+{
+	return (uint32_t)vmcs_read64(vcpu, field);
+}
+
+static inline uint16_t vmcs_read16(struct kvm_vcpu *vcpu, uint32_t field)
+{
+	return (uint16_t)vmcs_read64(vcpu, field);
+}
+
+static inline void vmcs_write64(struct kvm_vcpu *vcpu, uint32_t field, uint64_t v)
+{
+	if (unlikely(vmwrite(vcpu->vmx->cpu, field, v) != VMX_SUCCEED))
+		vmcs_access_failed(vcpu, "VMWRITE", field);
+}
+
+static inline void vmcs_writel(struct kvm_vcpu *vcpu, uint32_t field, uint64_t v)
+{
+	vmcs_write64(vcpu, field, v);
+}
+
+static inline void vmcs_write32(struct kvm_vcpu *vcpu, uint32_t field, uint32_t v)
+{
+	vmcs_write64(vcpu, field, v);
+}
+
+static inline void vmcs_write16(struct kvm_vcpu *vcpu, uint32_t field, uint16_t v)
+{
+	vmcs_write64(vcpu, field, v);
+}
+
+/* Bits of the primary processor-based controls, written only when they change. */
+static inline void cpu_based_assign(struct kvm_vcpu *vcpu, uint64_t bits, bool on)
+{
+	uint32_t v = on ? vcpu->vmx->cpu_based | (uint32_t)bits
+			: vcpu->vmx->cpu_based & ~(uint32_t)bits;
+
+	if (v == vcpu->vmx->cpu_based)
+		return;
+	vcpu->vmx->cpu_based = v;
+	vmcs_write32(vcpu, CPU_BASED_VM_EXEC_CONTROL, v);
+}
+
+/* PAT after RESET (SDM Vol. 3, "Page Attribute Table"). */
+#define VMX_PAT_RESET 0x0007040600070406ULL
+
+/* --- msr.c --- */
+void vmx_init_msr_bitmap(struct kvm_vcpu *vcpu);
+
+/* --- eptp.c --- */
+/* What of the guest's translation state the hypervisor changed goes in before the entry. */
+void vmx_flush_dirty_translation(struct kvm_vcpu *vcpu);
+
+/* --- exit handlers: 1 re-enter, 0 to the client, < 0 KVM_RUN's error --- */
+typedef int vmx_exit_handler(struct kvm_vcpu *vcpu);
+vmx_exit_handler handle_ept_violation, handle_ept_misconfig, handle_cr, handle_dr, handle_io,
+	handle_rdmsr, handle_wrmsr, handle_exception_nmi, handle_external_interrupt,
+	handle_triple_fault, handle_interrupt_window, handle_nmi_window, handle_task_switch,
+	handle_cpuid, handle_halt, handle_nop, handle_vmcall, handle_vmx_instruction,
+	handle_invlpg, handle_rdpmc, handle_xsetbv, handle_invpcid, handle_monitor_trap,
+	handle_preemption_timer;
+
+#endif

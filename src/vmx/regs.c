@@ -1,0 +1,189 @@
+/*
+ * Guest registers in the VMCS, and who owns which control-register bit.
+ *
+ * A bit of CR0/CR4 that is set in the guest/host mask is the hypervisor's: the
+ * guest reads the shadow and exits on a change. The others are the guest's own
+ * (SDM Vol. 3, "Guest/Host Masks and Read Shadows for CR0 and CR4"). The
+ * guest's value is therefore put together from both.
+ */
+#include "mmu/mmu.h"
+#include "vmx/internal.h"
+
+/* Caching bits would have no effect on memory of ours. */
+#define CR0_ALWAYS_OFF (X86_CR0_NW | X86_CR0_CD)
+/* VM entry demands it; the guest sees its own value in the shadow. */
+#define CR0_ALWAYS_ON X86_CR0_NE
+#define CR0_GUEST_OWNED X86_CR0_TS
+#define CR0_TRANSLATION (X86_CR0_PG | X86_CR0_PE | X86_CR0_WP)
+#define CR4_GUEST_OWNED                                                                     \
+	(X86_CR4_PVI | X86_CR4_DE | X86_CR4_PCE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT |     \
+	 X86_CR4_PGE | X86_CR4_TSD | X86_CR4_FSGSBASE)
+#define CR4_TRANSLATION                                                                     \
+	(X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_PCIDE | X86_CR4_SMEP |           \
+	 X86_CR4_SMAP | X86_CR4_LA57 | X86_CR4_PKE)
+
+uint64_t *vmx_regs(struct kvm_vcpu *vcpu)
+{
+	return vmx_gprs(vcpu->vmx->cpu);
+}
+
+void vmx_set_rsp(struct kvm_vcpu *vcpu, uint64_t v)
+{
+	vmx_gprs(vcpu->vmx->cpu)[RSP] = v;
+	vmcs_writel(vcpu, GUEST_RSP, v);
+}
+
+uint64_t vmx_get_rip(struct kvm_vcpu *vcpu)
+{
+	return vmcs_readl(vcpu, GUEST_RIP);
+}
+
+void vmx_set_rip(struct kvm_vcpu *vcpu, uint64_t v)
+{
+	vmcs_writel(vcpu, GUEST_RIP, v);
+}
+
+uint64_t vmx_get_rflags(struct kvm_vcpu *vcpu)
+{
+	return vmcs_readl(vcpu, GUEST_RFLAGS);
+}
+
+void vmx_set_rflags(struct kvm_vcpu *vcpu, uint64_t v)
+{
+	vmcs_writel(vcpu, GUEST_RFLAGS, v | X86_FLAGS_FIXED);
+}
+
+uint64_t vmx_get_cr0(struct kvm_vcpu *vcpu)
+{
+	uint64_t own = vcpu->vmx->cr0_guest_owned;
+
+	return (vmcs_readl(vcpu, GUEST_CR0) & own) | (vmcs_readl(vcpu, CR0_READ_SHADOW) & ~own);
+}
+
+uint64_t vmx_get_cr3(struct kvm_vcpu *vcpu)
+{
+	return vcpu->vmx->cr3_stale ? vcpu->vmx->cr3 : vmcs_readl(vcpu, GUEST_CR3);
+}
+
+uint64_t vmx_get_cr4(struct kvm_vcpu *vcpu)
+{
+	uint64_t own = vcpu->vmx->cr4_guest_owned;
+
+	return (vmcs_readl(vcpu, GUEST_CR4) & own) | (vmcs_readl(vcpu, CR4_READ_SHADOW) & ~own);
+}
+
+uint64_t vmx_get_efer(struct kvm_vcpu *vcpu)
+{
+	return vmcs_read64(vcpu, GUEST_IA32_EFER);
+}
+
+/* The TSS of a 64-bit task has a type of its own, and VM entry checks it. */
+static void fix_tr_for_lmode(struct kvm_vcpu *vcpu)
+{
+	uint32_t ar = vmcs_read32(vcpu, GUEST_TR_AR_BYTES);
+
+	if ((ar & VMX_AR_TYPE_MASK) != 0xb)
+		vmcs_write32(vcpu, GUEST_TR_AR_BYTES, (ar & ~(uint32_t)VMX_AR_TYPE_MASK) | 0xb);
+}
+
+void vmx_set_efer(struct kvm_vcpu *vcpu, uint64_t v)
+{
+	uint32_t entry = vmcs_read32(vcpu, VM_ENTRY_CONTROLS);
+	uint32_t want = v & EFER_LMA ? entry | (uint32_t)VM_ENTRY_IA32E_MODE
+				     : entry & ~(uint32_t)VM_ENTRY_IA32E_MODE;
+
+	if ((v ^ vmx_get_efer(vcpu)) & (EFER_LMA | EFER_NX))
+		vcpu->vmx->flush_guest = true;
+	vmcs_write64(vcpu, GUEST_IA32_EFER, v);
+	if (want != entry)
+		vmcs_write32(vcpu, VM_ENTRY_CONTROLS, want);
+}
+
+void vmx_set_cr0(struct kvm_vcpu *vcpu, uint64_t v)
+{
+	struct vcpu_vmx *vmx = vcpu->vmx;
+	uint64_t efer = vmx_get_efer(vcpu);
+
+	if ((vmx_get_cr0(vcpu) ^ v) & CR0_TRANSLATION)
+		vmx->flush_guest = true;
+	/* enter_lmode, exit_lmode: LMA follows PG where LME is set */
+	if (efer & EFER_LME) {
+		if (v & X86_CR0_PG) {
+			fix_tr_for_lmode(vcpu);
+			vmx_set_efer(vcpu, efer | EFER_LMA);
+		} else {
+			vmx_set_efer(vcpu, efer & ~EFER_LMA);
+		}
+	}
+	vmx->cr0_guest_owned = CR0_GUEST_OWNED;
+	vmcs_writel(vcpu, CR0_GUEST_HOST_MASK, ~vmx->cr0_guest_owned);
+	vmcs_writel(vcpu, CR0_READ_SHADOW, v);
+	vmcs_writel(vcpu, GUEST_CR0, (v & ~CR0_ALWAYS_OFF) | CR0_ALWAYS_ON);
+}
+
+void vmx_set_guest_cr3(struct kvm_vcpu *vcpu, uint64_t v)
+{
+	vcpu->vmx->cr3 = v;
+	vcpu->vmx->cr3_stale = true;
+}
+
+void vmx_vcpu_after_set_cpuid(struct kvm_vcpu *vcpu)
+{
+	struct vcpu_vmx *vmx = vcpu->vmx;
+	uint64_t cr4 = vmx_get_cr4(vcpu), rsvd = 0;
+
+	if (vmx_services && vmx_services->cr4_guest_rsvd_bits)
+		rsvd = vmx_services->cr4_guest_rsvd_bits(vcpu);
+	vmx->cr4_guest_owned = CR4_GUEST_OWNED & ~rsvd;
+	vmcs_writel(vcpu, CR4_GUEST_HOST_MASK, ~vmx->cr4_guest_owned);
+	vmcs_writel(vcpu, CR4_READ_SHADOW, cr4);
+}
+
+void vmx_set_cr4(struct kvm_vcpu *vcpu, uint64_t v)
+{
+	const struct vmcs_config *c = vmcs_config();
+
+	if ((vmx_get_cr4(vcpu) ^ v) & CR4_TRANSLATION)
+		vcpu->vmx->flush_guest = true;
+	/* VMXE is on in hardware whatever the guest thinks */
+	vmcs_writel(vcpu, GUEST_CR4, (v | X86_CR4_VMXE | c->cr4_fixed0) & c->cr4_fixed1);
+	vmcs_writel(vcpu, CR4_READ_SHADOW, v);
+	vmx_vcpu_after_set_cpuid(vcpu);
+}
+
+void vmx_set_dr7(struct kvm_vcpu *vcpu, uint64_t v)
+{
+	vmcs_writel(vcpu, GUEST_DR7, v);
+}
+
+uint64_t vmx_get_dr7(struct kvm_vcpu *vcpu)
+{
+	return vmcs_readl(vcpu, GUEST_DR7);
+}
+
+void vmx_get_pdptrs(struct kvm_vcpu *vcpu, uint64_t pdptrs[4])
+{
+	for (unsigned i = 0; i < 4; i++)
+		pdptrs[i] = vmcs_read64(vcpu, GUEST_PDPTR0 + 2 * i);
+}
+
+void vmx_set_pdptrs(struct kvm_vcpu *vcpu, const uint64_t pdptrs[4])
+{
+	for (unsigned i = 0; i < 4; i++)
+		vmcs_write64(vcpu, GUEST_PDPTR0 + 2 * i, pdptrs[i]);
+}
+
+void vmx_skip_emulated_instruction(struct kvm_vcpu *vcpu)
+{
+	uint64_t old = vmx_get_rip(vcpu);
+	uint64_t rip = old + vmcs_read32(vcpu, VM_EXIT_INSTRUCTION_LEN);
+
+	/* EIP wraps at 4 GiB; an RIP is left alone */
+	if (((old ^ rip) >> 31) == 3 && !vmx_is_64bit_code(vcpu))
+		rip = (uint32_t)rip;
+	vmx_set_rip(vcpu, rip);
+	vmx_set_interrupt_shadow(vcpu, 0);
+	/* the trap the instruction would have ended with */
+	if (unlikely(vmx_get_rflags(vcpu) & X86_FLAGS_TF))
+		vmx_services->queue_exception(vcpu, X86_TRAP_DB, false, 0, true, DR6_BS);
+}

@@ -1,0 +1,53 @@
+/*
+ * One VM entry and what it left behind.
+ */
+#include "vmx/internal.h"
+
+int vmx_vcpu_run(struct kvm_vcpu *vcpu)
+{
+	struct vcpu_vmx *vmx = vcpu->vmx;
+
+	vmx_flush_dirty_translation(vcpu);
+	vmx->result = vmx->launched ? vmresume(vmx->cpu) : vmlaunch(vmx->cpu);
+	vcpu->stat.exits++;
+	vmx_gprs(vmx->cpu)[RSP] = vmcs_readl(vcpu, GUEST_RSP);
+
+	if (unlikely(vmx->result != VMX_SUCCEED && vmx->result != VMX_BUS_ERROR)) {
+		vmx->idt_vectoring_info = 0;
+		vmx->exit_reason = 0xdead;
+		vmx->instruction_error = vmx->result == VMX_FAIL_VALID
+						 ? vmcs_read32(vcpu, VM_INSTRUCTION_ERROR) : 0;
+		return 0;
+	}
+	vmx->exit_reason = vmcs_read32(vcpu, VM_EXIT_REASON);
+	if (unlikely(vmx->exit_reason & VMX_EXIT_REASONS_FAILED_VMENTRY)) {
+		/* an entry that failed delivered nothing and reports nothing */
+		vmx->idt_vectoring_info = 0;
+		return 0;
+	}
+	vmx->launched = true;
+	vmx->idt_vectoring_info = vmcs_read32(vcpu, IDT_VECTORING_INFO_FIELD);
+	return 0;
+}
+
+uint32_t vmx_exit_reason(struct kvm_vcpu *vcpu)
+{
+	return vcpu->vmx->exit_reason;
+}
+
+void vmx_get_exit_info(struct kvm_vcpu *vcpu, uint64_t info[5])
+{
+	info[0] = vcpu->vmx->exit_reason;
+	info[1] = vmcs_readl(vcpu, EXIT_QUALIFICATION);
+	info[2] = vcpu->vmx->idt_vectoring_info;
+	info[3] = vmcs_read32(vcpu, VM_EXIT_INTR_INFO);
+	info[4] = vmcs_read32(vcpu, VM_EXIT_INTR_ERROR_CODE);
+}
+
+bool vmx_entry_failed(struct kvm_vcpu *vcpu)
+{
+	const struct vcpu_vmx *vmx = vcpu->vmx;
+
+	return (vmx->result != VMX_SUCCEED && vmx->result != VMX_BUS_ERROR) ||
+	       (vmx->exit_reason & VMX_EXIT_REASONS_FAILED_VMENTRY);
+}

@@ -1,0 +1,206 @@
+/*
+ * KVM_CHECK_EXTENSION and KVM_ENABLE_CAP: what this KVM can do. The table says
+ * yes only to what works; everything that is not in it is 0.
+ *
+ * Locks: kvm->lock for what must not change once vCPUs exist.
+ */
+#include <unistd.h>
+
+#include "lib/error.h"
+#include "x86/x86.h"
+
+#define KVM_VALID_QUIRKS KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT
+#define KVM_VALID_GUESTDBG                                                              \
+	(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP |         \
+	 KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP |    \
+	 KVM_GUESTDBG_BLOCKIRQ)
+#define KVM_HC_MAP_GPA_RANGE 12 /* <linux/kvm_para.h>, whose MSR names are macros */
+#define KVM_VALID_HYPERCALL_EXITS (1u << KVM_HC_MAP_GPA_RANGE)
+
+static const struct {
+	long ext;
+	int value;
+} capabilities[] = {
+	/* memory */
+	{ KVM_CAP_USER_MEMORY, 1 },
+	{ KVM_CAP_DESTROY_MEMORY_REGION_WORKS, 1 },
+	{ KVM_CAP_JOIN_MEMORY_REGIONS_WORKS, 1 },
+	{ KVM_CAP_SYNC_MMU, 1 },
+	{ KVM_CAP_READONLY_MEM, 1 },
+	{ KVM_CAP_NR_MEMSLOTS, KVM_USER_MEM_SLOTS },
+	{ KVM_CAP_MULTI_ADDRESS_SPACE, KVM_ADDRESS_SPACE_NUM },
+	{ KVM_CAP_MMU_SHADOW_CACHE_CONTROL, 1 },
+	{ KVM_CAP_SET_TSS_ADDR, 1 },
+	{ KVM_CAP_SET_IDENTITY_MAP_ADDR, 1 },
+	/* vCPUs */
+	{ KVM_CAP_MAX_VCPUS, KVM_MAX_VCPUS },
+	{ KVM_CAP_MAX_VCPU_ID, KVM_MAX_VCPU_IDS },
+	{ KVM_CAP_SET_BOOT_CPU_ID, 1 },
+	{ KVM_CAP_MP_STATE, 1 },
+	{ KVM_CAP_HLT, 1 },
+	{ KVM_CAP_IMMEDIATE_EXIT, 1 },
+	{ KVM_CAP_INTERNAL_ERROR_DATA, 1 },
+	{ KVM_CAP_NOP_IO_DELAY, 1 },
+	/* registers */
+	{ KVM_CAP_EXT_CPUID, 1 },
+	{ KVM_CAP_EXT_EMUL_CPUID, 1 },
+	{ KVM_CAP_SREGS2, 1 },
+	{ KVM_CAP_XSAVE, 1 },
+	{ KVM_CAP_XSAVE2, sizeof(struct kvm_xsave) },
+	{ KVM_CAP_XCRS, 1 },
+	{ KVM_CAP_DEBUGREGS, 1 },
+	{ KVM_CAP_VCPU_EVENTS, 1 },
+	{ KVM_CAP_EXCEPTION_PAYLOAD, 1 },
+	{ KVM_CAP_SET_GUEST_DEBUG, 1 },
+	{ KVM_CAP_SET_GUEST_DEBUG2, KVM_VALID_GUESTDBG },
+	{ KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1 },
+	{ KVM_CAP_SYNC_REGS, KVM_SYNC_X86_VALID_FIELDS },
+	{ KVM_CAP_EXIT_HYPERCALL, KVM_VALID_HYPERCALL_EXITS },
+	{ KVM_CAP_GET_MSR_FEATURES, 1 },
+	{ KVM_CAP_MSR_PLATFORM_INFO, 1 },
+	{ KVM_CAP_X86_USER_SPACE_MSR, 1 },
+	{ KVM_CAP_X86_MSR_FILTER, 1 },
+	{ KVM_CAP_MCE, KVM_MAX_MCE_BANKS },
+	{ KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1 },
+	{ KVM_CAP_DISABLE_QUIRKS, 1 },
+	{ KVM_CAP_DISABLE_QUIRKS2, KVM_VALID_QUIRKS },
+	/* interrupts */
+	{ KVM_CAP_IRQCHIP, 1 },
+	{ KVM_CAP_SPLIT_IRQCHIP, 1 },
+	{ KVM_CAP_IRQ_INJECT_STATUS, 1 },
+	{ KVM_CAP_IRQ_ROUTING, KVM_MAX_IRQ_ROUTES },
+	{ KVM_CAP_SIGNAL_MSI, 1 },
+	{ KVM_CAP_IRQFD, 1 },
+	{ KVM_CAP_IRQFD_RESAMPLE, 1 },
+	{ KVM_CAP_IOAPIC_POLARITY_IGNORED, 1 },
+	{ KVM_CAP_USER_NMI, 1 },
+	{ KVM_CAP_PIT, 1 },
+	{ KVM_CAP_PIT2, 1 },
+	{ KVM_CAP_PIT_STATE2, 1 },
+	{ KVM_CAP_REINJECT_CONTROL, 1 },
+	{ KVM_CAP_TSC_DEADLINE_TIMER, 1 },
+	/* I/O */
+	{ KVM_CAP_IOEVENTFD, 1 },
+	{ KVM_CAP_IOEVENTFD_NO_LENGTH, 1 },
+	{ KVM_CAP_IOEVENTFD_ANY_LENGTH, 1 },
+	{ KVM_CAP_COALESCED_MMIO, KVM_COALESCED_MMIO_PAGE_OFFSET },
+	{ KVM_CAP_COALESCED_PIO, 1 },
+	/* time */
+	{ KVM_CAP_CLOCKSOURCE, 1 },
+	{ KVM_CAP_ADJUST_CLOCK, KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC },
+	{ KVM_CAP_KVMCLOCK_CTRL, 1 },
+	{ KVM_CAP_GET_TSC_KHZ, 1 },
+	/* the interface itself */
+	{ KVM_CAP_CHECK_EXTENSION_VM, 1 },
+	{ KVM_CAP_ENABLE_CAP, 1 },
+	{ KVM_CAP_ENABLE_CAP_VM, 1 },
+	{ KVM_CAP_SYS_ATTRIBUTES, 1 },
+};
+
+static int online_cpus(void)
+{
+	long n = sysconf(_SC_NPROCESSORS_ONLN);
+
+	return n < 1 ? 1 : n > KVM_MAX_VCPUS ? KVM_MAX_VCPUS : (int)n;
+}
+
+int kvm_check_extension(struct kvm *kvm, long ext)
+{
+	if (ext == KVM_CAP_NR_VCPUS)
+		return online_cpus();
+	if (ext == KVM_CAP_TSC_CONTROL)
+		return kvm_has_tsc_control();
+	for (size_t i = 0; i < ARRAY_SIZE(capabilities); i++)
+		if (capabilities[i].ext == ext)
+			return capabilities[i].value;
+	return 0;
+}
+
+static int enable_split_irqchip(struct kvm *kvm, uint64_t nr_pins)
+{
+	int r;
+
+	if (nr_pins > KVM_MAX_IRQ_ROUTES)
+		return err_born(EINVAL, "%lu IOAPIC pins", (unsigned long)nr_pins);
+	pthread_mutex_lock(&kvm->lock);
+	if (irqchip_in_kernel(kvm) || kvm_get_vcpu(kvm, 0))
+		r = err_born(EEXIST, "split irqchip after the irqchip or a vCPU");
+	else
+		r = kvm_irqchip_create_split(kvm, (uint32_t)nr_pins);
+	pthread_mutex_unlock(&kvm->lock);
+	return r;
+}
+
+static int set_max_vcpu_id(struct kvm *kvm, uint64_t max)
+{
+	int r = 0;
+
+	if (max > KVM_MAX_VCPU_IDS)
+		return err_born(EINVAL, "%lu vCPU ids", (unsigned long)max);
+	pthread_mutex_lock(&kvm->lock);
+	if (kvm->arch->max_vcpu_ids == 0)
+		kvm->arch->max_vcpu_ids = (uint32_t)max;
+	else if (kvm->arch->max_vcpu_ids != max)
+		r = err_born(EINVAL, "the number of vCPU ids is set already");
+	pthread_mutex_unlock(&kvm->lock);
+	return r;
+}
+
+int kvm_vm_ioctl_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
+{
+	struct kvm_arch *ka = kvm->arch;
+	uint64_t arg = cap->args[0];
+
+	if (cap->flags)
+		return err_born(EINVAL, "KVM_ENABLE_CAP flags %#x", cap->flags);
+	switch (cap->cap) {
+	case KVM_CAP_DISABLE_QUIRKS2:
+		if (arg & ~(uint64_t)KVM_VALID_QUIRKS)
+			return err_born(EINVAL, "quirks %#lx", (unsigned long)arg);
+		ka->disabled_quirks = arg;
+		return 0;
+	case KVM_CAP_DISABLE_QUIRKS:
+		ka->disabled_quirks = arg;
+		return 0;
+	case KVM_CAP_SPLIT_IRQCHIP:
+		return enable_split_irqchip(kvm, arg);
+	case KVM_CAP_MSR_PLATFORM_INFO:
+		ka->platform_info_readable = arg;
+		return 0;
+	case KVM_CAP_EXCEPTION_PAYLOAD:
+		ka->exception_payload_enabled = arg;
+		return 0;
+	case KVM_CAP_X86_TRIPLE_FAULT_EVENT:
+		ka->triple_fault_event = arg;
+		return 0;
+	case KVM_CAP_EXIT_HYPERCALL:
+		if (arg & ~(uint64_t)KVM_VALID_HYPERCALL_EXITS)
+			return err_born(EINVAL, "hypercall exits %#lx", (unsigned long)arg);
+		ka->hypercall_exit_enabled = arg;
+		return 0;
+	case KVM_CAP_X86_USER_SPACE_MSR:
+		if (arg & ~(uint64_t)(KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN |
+				      KVM_MSR_EXIT_REASON_FILTER))
+			return err_born(EINVAL, "MSR exit reasons %#lx", (unsigned long)arg);
+		ka->user_space_msr_mask = (uint32_t)arg;
+		ka->user_space_msr_enabled = arg;
+		return 0;
+	case KVM_CAP_MAX_VCPU_ID:
+		return set_max_vcpu_id(kvm, arg);
+	default:
+		return err_born(EINVAL, "capability %u cannot be enabled", cap->cap);
+	}
+}
+
+int kvm_vcpu_ioctl_enable_cap(struct kvm_vcpu *vcpu, const struct kvm_enable_cap *cap)
+{
+	if (cap->flags)
+		return err_born(EINVAL, "KVM_ENABLE_CAP flags %#x", cap->flags);
+	switch (cap->cap) {
+	case KVM_CAP_ENFORCE_PV_FEATURE_CPUID:
+		vcpu->arch->pv_enforce_cpuid = cap->args[0];
+		return 0;
+	default:
+		return err_born(EINVAL, "capability %u cannot be enabled on a vCPU", cap->cap);
+	}
+}

@@ -1,0 +1,121 @@
+/*
+ * Hypercalls (KVM API: "KVM Hypercalls"; number in RAX, arguments in RBX, RCX,
+ * RDX, RSI, result in RAX) and HLT.
+ */
+#include "x86/run.h"
+
+/* after sdm/regs.h: its macros have the names of some of our enumerators */
+#include <errno.h>
+#include <linux/kvm_para.h>
+
+/* KVM_HC_KICK_CPU: wake the vCPU with this APIC id out of a paravirtual spinlock's HLT. */
+static void kick_cpu(struct kvm_vcpu *vcpu, uint64_t apicid)
+{
+	struct kvm_vcpu *target = kvm_get_vcpu_by_id(vcpu->kvm, (uint32_t)apicid);
+
+	if (!target)
+		return;
+	__atomic_store_n(&target->arch->pv_unhalted, true, __ATOMIC_SEQ_CST);
+	kvm_make_request(KVM_REQ_EVENT, target);
+	kvm_vcpu_kick(target);
+	kvm_vcpu_wake_up(target);
+}
+
+static bool guest_has_pv_feature(struct kvm_vcpu *vcpu, int bit)
+{
+	if (!vcpu->arch->pv_enforce_cpuid)
+		return true;
+	return guest_cpuid_bit(vcpu, 0x40000001, 0, CPUID_EAX, bit);
+}
+
+static int complete_hypercall_exit_skipped(struct kvm_vcpu *vcpu)
+{
+	uint64_t ret = vcpu->run->hypercall.ret;
+
+	vmx_regs(vcpu)[RAX] = vmx_is_64bit_code(vcpu) ? ret : (uint32_t)ret;
+	return 1;
+}
+
+static int complete_hypercall_exit(struct kvm_vcpu *vcpu)
+{
+	int r = complete_hypercall_exit_skipped(vcpu);
+
+	vmx_skip_emulated_instruction(vcpu);
+	return r;
+}
+
+/* KVM_HC_MAP_GPA_RANGE is the client's business, if it said so. */
+static int map_gpa_range(struct kvm_vcpu *vcpu, const uint64_t a[3], bool skip)
+{
+	struct kvm_run *run = vcpu->run;
+
+	run->exit_reason = KVM_EXIT_HYPERCALL;
+	run->hypercall.nr = KVM_HC_MAP_GPA_RANGE;
+	run->hypercall.args[0] = a[0];
+	run->hypercall.args[1] = a[1];
+	run->hypercall.args[2] = a[2];
+	run->hypercall.longmode = vmx_is_64bit_code(vcpu);
+	vcpu->arch->complete_userspace_io = skip ? complete_hypercall_exit
+						 : complete_hypercall_exit_skipped;
+	return 0;
+}
+
+int kvm_hypercall(struct kvm_vcpu *vcpu, bool skip)
+{
+	uint64_t *regs = vmx_regs(vcpu);
+	bool wide = vmx_is_64bit_code(vcpu);
+	uint64_t mask = wide ? ~0ULL : 0xffffffff;
+	uint64_t nr = regs[RAX] & mask;
+	uint64_t args[3] = { regs[RBX] & mask, regs[RCX] & mask, regs[RDX] & mask };
+	int64_t ret = -KVM_ENOSYS;
+
+	if (vmx_get_cpl(vcpu) != 0) {
+		ret = -KVM_EPERM;
+	} else {
+		switch (nr) {
+		case KVM_HC_VAPIC_POLL_IRQ:
+			ret = 0;
+			break;
+		case KVM_HC_KICK_CPU:
+			if (!guest_has_pv_feature(vcpu, KVM_FEATURE_PV_UNHALT))
+				break;
+			kick_cpu(vcpu, args[1]);
+			ret = 0;
+			break;
+		case KVM_HC_CLOCK_PAIRING:
+			ret = -KVM_EOPNOTSUPP;
+			break;
+		case KVM_HC_SCHED_YIELD:
+			/* a hint; the host's scheduler needs none */
+			if (guest_has_pv_feature(vcpu, KVM_FEATURE_PV_SCHED_YIELD))
+				ret = 0;
+			break;
+		case KVM_HC_MAP_GPA_RANGE:
+			if (vcpu->kvm->arch->hypercall_exit_enabled & BIT_ULL(KVM_HC_MAP_GPA_RANGE))
+				return map_gpa_range(vcpu, args, skip);
+			break;
+		}
+	}
+	regs[RAX] = (uint64_t)ret & mask;
+	if (skip)
+		vmx_skip_emulated_instruction(vcpu);
+	return 1;
+}
+
+int kvm_emulate_hypercall(struct kvm_vcpu *vcpu)
+{
+	return kvm_hypercall(vcpu, true);
+}
+
+/* RIP is past the HLT. The in-process APIC decides when it ends, else the client. */
+int kvm_emulate_halt(struct kvm_vcpu *vcpu)
+{
+	if (vcpu->apic) {
+		if (__atomic_exchange_n(&vcpu->arch->pv_unhalted, false, __ATOMIC_SEQ_CST))
+			return 1;
+		__atomic_store_n(&vcpu->arch->mp_state, KVM_MP_STATE_HALTED, __ATOMIC_SEQ_CST);
+		return 1;
+	}
+	vcpu->run->exit_reason = KVM_EXIT_HLT;
+	return 0;
+}

@@ -1,0 +1,36 @@
+/*
+ * Memory-mapped devices: the in-process APIC and bus first, else the client
+ * (KVM API: KVM_EXIT_MMIO).
+ */
+#include <string.h>
+
+#include "virt/iodev.h"
+#include "x86/run.h"
+
+int kvm_device_mmio_read(struct kvm_vcpu *vcpu, gpa_t gpa, int len, void *val)
+{
+	if (vcpu->apic && kvm_lapic_mmio_read(vcpu, gpa, len, val) == 0)
+		return 0;
+	return kvm_io_bus_read(vcpu, KVM_MMIO_BUS, gpa, len, val);
+}
+
+int kvm_device_mmio_write(struct kvm_vcpu *vcpu, gpa_t gpa, int len, const void *val)
+{
+	if (vcpu->apic && kvm_lapic_mmio_write(vcpu, gpa, len, val) == 0)
+		return 0;
+	return kvm_io_bus_write(vcpu, KVM_MMIO_BUS, gpa, len, val);
+}
+
+void kvm_mmio_exit(struct kvm_vcpu *vcpu, gpa_t gpa, unsigned len, bool is_write, const void *data)
+{
+	struct kvm_run *run = vcpu->run;
+
+	vcpu->stat.mmio_exits++;
+	run->exit_reason = KVM_EXIT_MMIO;
+	run->mmio.phys_addr = gpa;
+	run->mmio.len = len;
+	run->mmio.is_write = is_write;
+	memset(run->mmio.data, 0, sizeof(run->mmio.data));
+	if (is_write)
+		memcpy(run->mmio.data, data, len);
+}

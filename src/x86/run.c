@@ -1,0 +1,469 @@
+/*
+ * KVM_RUN: requests, events, the MMU, one VM entry, one exit; again, until
+ * the client is wanted.
+ *
+ * The order in vcpu_enter_guest() is what makes it right:
+ *   requests -> events into the VMCS -> kvm_mmu_reload -> IN_GUEST_MODE ->
+ *   look at requests and signals once more -> vmx_vcpu_run -> OUTSIDE.
+ * Whoever makes a request either sees IN_GUEST_MODE and kicks, or is seen.
+ *
+ * Locks: vcpu->mutex is held by the caller; none is taken in guest mode.
+ */
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+
+#include "lib/error.h"
+#include "x86/run.h"
+
+/* --- what counts as an event for a vCPU that sleeps --- */
+
+bool kvm_vcpu_has_events(struct kvm_vcpu *vcpu)
+{
+	struct kvm_vcpu_arch *a = vcpu->arch;
+
+	if (vcpu->apic && kvm_apic_init_sipi_pending(vcpu))
+		return true;
+	if (__atomic_load_n(&a->pv_unhalted, __ATOMIC_SEQ_CST))
+		return true;
+	if (a->exception.pending || kvm_test_request(KVM_REQ_TRIPLE_FAULT, vcpu))
+		return true;
+	if (kvm_test_request(KVM_REQ_NMI, vcpu) || (a->nmi_pending && vmx_nmi_allowed(vcpu)))
+		return true;
+	if (vmx_interrupt_allowed(vcpu) && kvm_event_has_interrupt(vcpu))
+		return true;
+	return false;
+}
+
+static bool vcpu_running(struct kvm_vcpu *vcpu)
+{
+	return __atomic_load_n(&vcpu->arch->mp_state, __ATOMIC_SEQ_CST) == KVM_MP_STATE_RUNNABLE;
+}
+
+bool kvm_arch_vcpu_runnable(struct kvm_vcpu *vcpu)
+{
+	return vcpu_running(vcpu) || kvm_vcpu_has_events(vcpu);
+}
+
+/* --- requests, served in the order of KVM_REQUESTS --- */
+
+/* 1 go on; 0 leave with run->exit_reason; < 0 KVM_RUN's error. */
+typedef int request_handler(struct kvm_vcpu *vcpu);
+
+static int serve_vm_dead(struct kvm_vcpu *vcpu)
+{
+	return -EIO;
+}
+
+static int serve_tlb_flush(struct kvm_vcpu *vcpu)
+{
+	vmx_flush_tlb_current(vcpu);
+	return 1;
+}
+
+static int serve_mmu_reload(struct kvm_vcpu *vcpu)
+{
+	kvm_mmu_unload(vcpu);
+	return 1;
+}
+
+static int serve_mmu_sync(struct kvm_vcpu *vcpu)
+{
+	if (vcpu->mmu->sync_roots)
+		vcpu->mmu->sync_roots(vcpu);
+	return 1;
+}
+
+static int serve_clock_update(struct kvm_vcpu *vcpu)
+{
+	kvm_guest_time_update(vcpu);
+	return 1;
+}
+
+static int serve_report_tpr(struct kvm_vcpu *vcpu)
+{
+	vcpu->run->exit_reason = KVM_EXIT_TPR_ACCESS;
+	return 0;
+}
+
+static int serve_triple_fault(struct kvm_vcpu *vcpu)
+{
+	vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
+	return 0;
+}
+
+static int serve_nmi(struct kvm_vcpu *vcpu)
+{
+	kvm_process_nmi(vcpu);
+	return 1;
+}
+
+static int serve_nothing(struct kvm_vcpu *vcpu)
+{
+	return 1;
+}
+
+/* EVENT is not here: injection looks at it itself, after all others. */
+static const struct {
+	enum kvm_request request;
+	request_handler *serve;
+} request_table[] = {
+	{ KVM_REQ_VM_DEAD, serve_vm_dead },
+	{ KVM_REQ_MMU_RELOAD, serve_mmu_reload },
+	{ KVM_REQ_MMU_SYNC, serve_mmu_sync },
+	{ KVM_REQ_TLB_FLUSH, serve_tlb_flush },
+	{ KVM_REQ_MASTERCLOCK_UPDATE, serve_clock_update },
+	{ KVM_REQ_CLOCK_UPDATE, serve_clock_update },
+	{ KVM_REQ_REPORT_TPR_ACCESS, serve_report_tpr },
+	{ KVM_REQ_TRIPLE_FAULT, serve_triple_fault },
+	{ KVM_REQ_NMI, serve_nmi },
+	{ KVM_REQ_UNBLOCK, serve_nothing },
+	{ KVM_REQ_OUTSIDE_GUEST, serve_nothing },
+	/* interrupt controllers are looked at on each entry, no vector bitmaps to rebuild */
+	{ KVM_REQ_SCAN_IOAPIC, serve_nothing },
+};
+
+static int serve_requests(struct kvm_vcpu *vcpu)
+{
+	int r;
+
+	if (likely(!__atomic_load_n(&vcpu->requests, __ATOMIC_RELAXED)))
+		return 1;
+	for (size_t i = 0; i < ARRAY_SIZE(request_table); i++) {
+		if (!kvm_check_request(request_table[i].request, vcpu))
+			continue;
+		r = request_table[i].serve(vcpu);
+		if (r <= 0)
+			return r;
+	}
+	if (kvm_check_request(KVM_REQ_IOAPIC_EOI_EXIT, vcpu)) {
+		vcpu->run->exit_reason = KVM_EXIT_IOAPIC_EOI;
+		vcpu->run->eoi.vector = kvm_lapic_pending_ioapic_eoi(vcpu);
+		return 0;
+	}
+	if (kvm_check_request(KVM_REQ_PENDING_TIMER, vcpu))
+		kvm_make_request(KVM_REQ_EVENT, vcpu);
+	/* SMM is not offered (KVM_CAP_X86_SMM); nobody makes this request */
+	(void)kvm_check_request(KVM_REQ_SMI, vcpu);
+	return 1;
+}
+
+/* --- interrupts of a client that has the interrupt controller itself --- */
+
+static bool ready_for_interrupt_injection(struct kvm_vcpu *vcpu)
+{
+	if (!vmx_interrupt_allowed(vcpu) || vcpu->arch->interrupt.injected ||
+	    vcpu->arch->exception.injected || vcpu->arch->exception.pending)
+		return false;
+	if (!vcpu->apic)
+		return true;
+	return vcpu->arch->pending_external_vector < 0 && kvm_apic_accept_pic_intr(vcpu);
+}
+
+/* "dm": device model, the client. */
+static bool dm_request_for_irq_injection(struct kvm_vcpu *vcpu)
+{
+	return vcpu->run->request_interrupt_window && !pic_in_kernel(vcpu->kvm);
+}
+
+/* --- entering --- */
+
+/* Registers VMX leaves alone. */
+static void load_guest_state(struct kvm_vcpu *vcpu)
+{
+	struct vmx_cpu *cpu = vmx_processor(vcpu);
+	struct kvm_vcpu_arch *a = vcpu->arch;
+
+	if (vmx_get_xcr0(cpu) != a->xcr0)
+		vmx_set_xcr0(cpu, a->xcr0);
+	if (unlikely(vmx_get_dr7(vcpu) & 0xff))
+		for (unsigned i = 0; i < 4; i++)
+			vmx_set_dr(cpu, i, a->eff_db[i]);
+	vmx_set_dr(cpu, 6, a->dr6);
+}
+
+/* Take back what inject_pending_event() put into the VMCS. */
+static void cancel_injection(struct kvm_vcpu *vcpu)
+{
+	kvm_events_entered(vcpu);
+	vmx_cancel_injection(vcpu);
+}
+
+static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
+{
+	bool req_int_win = dm_request_for_irq_injection(vcpu) &&
+			   !ready_for_interrupt_injection(vcpu);
+	uint64_t rip;
+	int r;
+
+	r = serve_requests(vcpu);
+	if (r <= 0)
+		return r;
+
+	if (kvm_check_request(KVM_REQ_EVENT, vcpu) || req_int_win ||
+	    kvm_event_has_interrupt(vcpu) || vcpu->arch->nmi_pending) {
+		inject_pending_event(vcpu, req_int_win);
+		if (kvm_test_request(KVM_REQ_TRIPLE_FAULT, vcpu)) {
+			cancel_injection(vcpu);
+			return 1; /* served first thing next time */
+		}
+	}
+
+	r = kvm_mmu_reload(vcpu);
+	if (unlikely(r)) {
+		cancel_injection(vcpu);
+		return r;
+	}
+	kvm_msr_filter_sync(vcpu);
+	load_guest_state(vcpu);
+
+	kvm_vcpu_enter_guest_mode(vcpu);
+	if (unlikely(kvm_vcpu_exit_request(vcpu))) {
+		kvm_vcpu_leave_guest_mode(vcpu);
+		cancel_injection(vcpu);
+		return 1;
+	}
+	r = vmx_vcpu_run(vcpu);
+	kvm_vcpu_leave_guest_mode(vcpu);
+	if (unlikely(r))
+		return r;
+
+	vcpu->arch->dr6 = vmx_get_dr(vmx_processor(vcpu), 6);
+	if (unlikely(vmx_entry_failed(vcpu))) {
+		/* nothing was delivered: put it back, the client may repair the state */
+		cancel_injection(vcpu);
+		return vmx_handle_exit(vcpu);
+	}
+	kvm_events_entered(vcpu);
+	vmx_complete_interrupts(vcpu);
+	rip = vmx_get_rip(vcpu);
+	r = vmx_handle_exit(vcpu);
+	/* an emulated instruction never meets the monitor trap */
+	if (unlikely(vcpu->arch->guest_debug & KVM_GUESTDBG_SINGLESTEP) && r == 1 &&
+	    vmx_get_rip(vcpu) != rip && kvm_singlestep_exit(vcpu))
+		return 0;
+	return r;
+}
+
+/* --- blocking --- */
+
+/* INIT and SIPI change mp_state; 1 when something was taken. */
+static void accept_apic_events(struct kvm_vcpu *vcpu)
+{
+	uint8_t vector = 0;
+	unsigned ev;
+
+	if (!vcpu->apic || !kvm_apic_init_sipi_pending(vcpu))
+		return;
+	ev = kvm_apic_take_init_sipi(vcpu, &vector);
+	if (ev & 1) {
+		kvm_vcpu_reset(vcpu, true);
+		__atomic_store_n(&vcpu->arch->mp_state,
+				 kvm_get_apic_base(vcpu) & BIT_ULL(8) ? KVM_MP_STATE_RUNNABLE
+								      : KVM_MP_STATE_INIT_RECEIVED,
+				 __ATOMIC_SEQ_CST);
+	}
+	if ((ev & 2) && vcpu->arch->mp_state == KVM_MP_STATE_INIT_RECEIVED) {
+		kvm_vcpu_deliver_sipi_vector(vcpu, vector);
+		__atomic_store_n(&vcpu->arch->mp_state, KVM_MP_STATE_RUNNABLE, __ATOMIC_SEQ_CST);
+	}
+}
+
+/* A vCPU that does not run: HLT, waiting for INIT or SIPI. 1 look again; < 0 KVM_RUN's error. */
+static int vcpu_block(struct kvm_vcpu *vcpu)
+{
+	int r = 0;
+
+	if (!kvm_arch_vcpu_runnable(vcpu))
+		r = kvm_vcpu_block(vcpu);
+	accept_apic_events(vcpu);
+	switch (vcpu->arch->mp_state) {
+	case KVM_MP_STATE_HALTED:
+	case KVM_MP_STATE_AP_RESET_HOLD:
+		if (!kvm_vcpu_has_events(vcpu))
+			break;
+		__atomic_store_n(&vcpu->arch->pv_unhalted, false, __ATOMIC_SEQ_CST);
+		__atomic_store_n(&vcpu->arch->mp_state, KVM_MP_STATE_RUNNABLE, __ATOMIC_SEQ_CST);
+		kvm_make_request(KVM_REQ_EVENT, vcpu);
+		break;
+	default:
+		break;
+	}
+	return r ? r : 1;
+}
+
+static bool signal_pending(struct kvm_vcpu *vcpu)
+{
+	return __atomic_load_n(&vcpu->signal_seen, __ATOMIC_SEQ_CST);
+}
+
+static int vcpu_run(struct kvm_vcpu *vcpu)
+{
+	int r;
+
+	for (;;) {
+		if (vcpu->apic && kvm_apic_init_sipi_pending(vcpu))
+			accept_apic_events(vcpu);
+		if (likely(vcpu_running(vcpu)))
+			r = vcpu_enter_guest(vcpu);
+		else
+			r = vcpu_block(vcpu);
+		if (r == -EINTR)
+			break;
+		if (r <= 0)
+			return r;
+		if (vcpu->apic && kvm_cpu_has_pending_timer(vcpu))
+			kvm_inject_pending_timer_irqs(vcpu);
+		if (dm_request_for_irq_injection(vcpu) && ready_for_interrupt_injection(vcpu)) {
+			vcpu->run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
+			vcpu->stat.request_irq_exits++;
+			return 0;
+		}
+		if (signal_pending(vcpu))
+			break;
+	}
+	vcpu->run->exit_reason = KVM_EXIT_INTR;
+	vcpu->stat.signal_exits++;
+	return -EINTR;
+}
+
+/* --- kvm_run, both ways --- */
+
+#define SYNC_VALID (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)
+
+/* KVM API: kvm_valid_regs, kvm_dirty_regs. */
+static int sync_regs(struct kvm_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	struct kvm_sync_regs *s = &run->s.regs;
+	int r = 0;
+
+	if (run->kvm_dirty_regs & KVM_SYNC_X86_REGS)
+		r = kvm_vcpu_ioctl_set_regs(vcpu, &s->regs);
+	if (!r && (run->kvm_dirty_regs & KVM_SYNC_X86_SREGS))
+		r = kvm_vcpu_ioctl_set_sregs(vcpu, &s->sregs);
+	if (!r && (run->kvm_dirty_regs & KVM_SYNC_X86_EVENTS))
+		r = kvm_vcpu_ioctl_set_events(vcpu, &s->events);
+	if (!r)
+		run->kvm_dirty_regs = 0;
+	return r ? -EINVAL : 0;
+}
+
+static void store_regs(struct kvm_vcpu *vcpu)
+{
+	struct kvm_sync_regs *s = &vcpu->run->s.regs;
+
+	if (vcpu->run->kvm_valid_regs & KVM_SYNC_X86_REGS)
+		kvm_vcpu_ioctl_get_regs(vcpu, &s->regs);
+	if (vcpu->run->kvm_valid_regs & KVM_SYNC_X86_SREGS)
+		kvm_vcpu_ioctl_get_sregs(vcpu, &s->sregs);
+	if (vcpu->run->kvm_valid_regs & KVM_SYNC_X86_EVENTS)
+		kvm_vcpu_ioctl_get_events(vcpu, &s->events);
+}
+
+static void post_kvm_run_save(struct kvm_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+
+	run->if_flag = (vmx_get_rflags(vcpu) & X86_FLAGS_IF) != 0;
+	run->flags = vcpu->arch->smm ? KVM_RUN_X86_SMM : 0;
+	run->cr8 = kvm_get_cr8(vcpu);
+	run->apic_base = vcpu->apic ? kvm_get_apic_base(vcpu) : vcpu->arch->apic_base;
+	run->ready_for_interrupt_injection =
+		pic_in_kernel(vcpu->kvm) || ready_for_interrupt_injection(vcpu);
+}
+
+/* A vCPU that waits for INIT or SIPI: as long as that takes, -EAGAIN once it came. */
+static int run_uninitialized(struct kvm_vcpu *vcpu)
+{
+	int r;
+
+	if (vcpu->run->immediate_exit)
+		return -EINTR;
+	r = kvm_arch_vcpu_runnable(vcpu) ? 0 : kvm_vcpu_block(vcpu);
+	accept_apic_events(vcpu);
+	(void)kvm_check_request(KVM_REQ_UNBLOCK, vcpu);
+	if (r || signal_pending(vcpu)) {
+		vcpu->run->exit_reason = KVM_EXIT_INTR;
+		vcpu->stat.signal_exits++;
+		return -EINTR;
+	}
+	return -EAGAIN;
+}
+
+static int run_vcpu(struct kvm_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	int (*complete)(struct kvm_vcpu *vcpu);
+	int r;
+
+	if (unlikely(vcpu->arch->mp_state == KVM_MP_STATE_UNINITIALIZED))
+		return run_uninitialized(vcpu);
+	if ((run->kvm_valid_regs | run->kvm_dirty_regs) & ~(uint64_t)SYNC_VALID)
+		return err_born(EINVAL, "kvm_valid_regs %llx, kvm_dirty_regs %llx",
+				(unsigned long long)run->kvm_valid_regs,
+				(unsigned long long)run->kvm_dirty_regs);
+	if (run->kvm_dirty_regs) {
+		r = sync_regs(vcpu);
+		if (r)
+			return r;
+	}
+	/* without an in-process APIC the client has the TPR */
+	if (!vcpu->apic && kvm_set_cr8(vcpu, run->cr8))
+		return err_born(EINVAL, "run->cr8 %llx", (unsigned long long)run->cr8);
+
+	complete = vcpu->arch->complete_userspace_io;
+	if (unlikely(complete)) {
+		vcpu->arch->complete_userspace_io = NULL;
+		r = complete(vcpu);
+		if (r <= 0)
+			return r;
+	}
+	if (run->immediate_exit)
+		return -EINTR;
+	vcpu->arch->has_run = true;
+	return vcpu_run(vcpu);
+}
+
+/* --- the signal mask of KVM_SET_SIGNAL_MASK --- */
+
+static void sigset_of(struct kvm_vcpu *vcpu, sigset_t *set)
+{
+	sigemptyset(set);
+	for (int sig = 1; sig <= 64; sig++)
+		if (vcpu->sigset & BIT_ULL(sig - 1))
+			sigaddset(set, sig); /* libc refuses its own two, rightly */
+}
+
+bool kvm_signal_blocked_outside(int signo)
+{
+	struct kvm_vcpu *vcpu = kvm_get_running_vcpu();
+
+	return vcpu && vcpu->sigset_active && sigismember(&vcpu->arch->outer_sigset, signo) == 1;
+}
+
+int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu)
+{
+	sigset_t set, old;
+	int r;
+
+	if (__atomic_load_n(&vcpu->kvm->dead, __ATOMIC_ACQUIRE))
+		return err_born(EIO, "the VM is dead");
+	/* from here on a handler of the client that runs on this thread is noticed */
+	kvm_vcpu_load(vcpu);
+	if (vcpu->sigset_active) {
+		sigset_of(vcpu, &set);
+		pthread_sigmask(SIG_SETMASK, NULL, &old);
+		vcpu->arch->outer_sigset = old;
+		pthread_sigmask(SIG_SETMASK, &set, NULL);
+	}
+	vmx_sync_code(vmx_processor(vcpu));
+	r = run_vcpu(vcpu);
+	if (vcpu->run->kvm_valid_regs)
+		store_regs(vcpu);
+	post_kvm_run_save(vcpu);
+	if (vcpu->sigset_active)
+		pthread_sigmask(SIG_SETMASK, &old, NULL);
+	kvm_vcpu_put(vcpu);
+	return r;
+}

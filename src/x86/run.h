@@ -1,0 +1,63 @@
+/*
+ * What run.c, event.c, vcpu.c, pio.c, mmio.c and emulate.c share.
+ *
+ * Context: the vCPU's owner thread.
+ */
+#ifndef USERKVM_X86_RUN_H
+#define USERKVM_X86_RUN_H
+
+#include "x86/x86.h"
+
+/* --- event.c --- */
+void inject_pending_event(struct kvm_vcpu *vcpu, bool req_int_win);
+void kvm_process_nmi(struct kvm_vcpu *vcpu);
+void kvm_events_entered(struct kvm_vcpu *vcpu);
+/* An interrupt waits, deliverable or not. */
+bool kvm_event_has_interrupt(struct kvm_vcpu *vcpu);
+void kvm_event_queue(struct kvm_vcpu *vcpu, uint8_t vector, bool has_error_code,
+		     uint32_t error_code, bool has_payload, uint64_t payload);
+void kvm_event_requeue_exception(struct kvm_vcpu *vcpu, uint8_t vector, bool has_error_code,
+				 uint32_t error_code);
+void kvm_event_requeue_interrupt(struct kvm_vcpu *vcpu, uint8_t vector, bool soft);
+void kvm_event_requeue_nmi(struct kvm_vcpu *vcpu);
+
+/* --- run.c --- */
+bool kvm_vcpu_has_events(struct kvm_vcpu *vcpu);
+bool kvm_arch_vcpu_runnable(struct kvm_vcpu *vcpu);
+
+/* --- pio.c --- */
+/* 0 all of it done by devices of ours; 1 the client must: run->io is filled. */
+int kvm_pio_out(struct kvm_vcpu *vcpu, uint16_t port, int size, const void *data, unsigned count);
+int kvm_pio_in(struct kvm_vcpu *vcpu, uint16_t port, int size, void *data, unsigned count);
+/* The data page of run->io. */
+void *kvm_pio_data(struct kvm_vcpu *vcpu);
+/* Linear address of the instruction at CS:RIP. */
+uint64_t kvm_get_linear_rip(struct kvm_vcpu *vcpu);
+
+/* --- mmio.c --- */
+/* One access of at most 8 bytes. 0 taken by a device of ours, -EOPNOTSUPP nobody's. */
+int kvm_device_mmio_read(struct kvm_vcpu *vcpu, gpa_t gpa, int len, void *val);
+int kvm_device_mmio_write(struct kvm_vcpu *vcpu, gpa_t gpa, int len, const void *val);
+void kvm_mmio_exit(struct kvm_vcpu *vcpu, gpa_t gpa, unsigned len, bool is_write,
+		   const void *data);
+
+/* --- emulate.c --- */
+must_check int kvm_emulator_create(struct kvm_vcpu *vcpu);
+void kvm_emulator_destroy(struct kvm_vcpu *vcpu);
+/* KVM_EXIT_INTERNAL_ERROR / EMULATION with the bytes looked at. Returns 0 (leave) or 1 (#UD for CPL 3). */
+int kvm_emulation_failed(struct kvm_vcpu *vcpu, const uint8_t *bytes, unsigned len);
+/* Up to `len` bytes of code at CS:RIP; their number, which is 0 with *fault filled. */
+unsigned kvm_fetch_code(struct kvm_vcpu *vcpu, uint8_t *bytes, unsigned len,
+			struct kvm_page_fault_info *fault);
+int kvm_handle_ud(struct kvm_vcpu *vcpu);
+
+/* --- hypercall.c --- */
+/* skip: RIP is still at the instruction, whose length the exit gave. */
+int kvm_hypercall(struct kvm_vcpu *vcpu, bool skip);
+
+/* --- debug.c --- */
+bool kvm_guest_debug_exit(struct kvm_vcpu *vcpu, uint8_t vector, uint64_t dr6);
+/* The instruction was emulated and the debugger steps: run->exit_reason is set, true. */
+bool kvm_singlestep_exit(struct kvm_vcpu *vcpu);
+
+#endif

@@ -1,0 +1,358 @@
+/*
+ * Life of a VM and a vCPU as far as they are x86, RESET and INIT, and the
+ * introductions: what each room needs of the others is registered here, once.
+ */
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/error.h"
+#include "x86/run.h"
+
+#define APIC_BASE_DEFAULT 0xfee00000ULL
+#define APIC_BASE_BSP BIT_ULL(8)
+#define APIC_BASE_ENABLE BIT_ULL(11)
+
+/* --- services for the vmx room --- */
+
+static int service_set_cr(struct kvm_vcpu *vcpu, int nr, uint64_t v)
+{
+	switch (nr) {
+	case 0: return kvm_set_cr0(vcpu, v);
+	case 3: return kvm_set_cr3(vcpu, v);
+	case 4: return kvm_set_cr4(vcpu, v);
+	case 8: return kvm_set_cr8(vcpu, v);
+	default: return 1;
+	}
+}
+
+static int service_xsetbv(struct kvm_vcpu *vcpu)
+{
+	uint64_t *regs = vmx_regs(vcpu);
+	uint64_t v = (regs[RDX] << 32) | (uint32_t)regs[RAX];
+
+	if (vmx_get_cpl(vcpu) != 0 || kvm_set_xcr(vcpu, (uint32_t)regs[RCX], v)) {
+		kvm_inject_gp(vcpu, 0);
+		return 1;
+	}
+	vmx_skip_emulated_instruction(vcpu);
+	return 1;
+}
+
+/* One flush that covers every type of INVPCID; the descriptor was not looked at. */
+static int service_invpcid(struct kvm_vcpu *vcpu, uint64_t type, gva_t desc)
+{
+	if (type > 3) {
+		kvm_inject_gp(vcpu, 0);
+		return 1;
+	}
+	vmx_flush_tlb_guest(vcpu);
+	vmx_skip_emulated_instruction(vcpu);
+	return 1;
+}
+
+/* No performance counters are offered. */
+static int service_rdpmc(struct kvm_vcpu *vcpu)
+{
+	kvm_inject_gp(vcpu, 0);
+	return 1;
+}
+
+static uint32_t service_guest_debug(struct kvm_vcpu *vcpu)
+{
+	return vcpu->arch->guest_debug;
+}
+
+static const struct vmx_services services = {
+	.emulate_cpuid = kvm_emulate_cpuid,
+	.emulate_rdmsr = kvm_emulate_rdmsr,
+	.emulate_wrmsr = kvm_emulate_wrmsr,
+	.emulate_halt = kvm_emulate_halt,
+	.emulate_hypercall = kvm_emulate_hypercall,
+	.emulate_xsetbv = service_xsetbv,
+	.emulate_invpcid = service_invpcid,
+	.emulate_rdpmc = service_rdpmc,
+	.fast_pio = kvm_fast_pio,
+	.emulate_instruction = kvm_emulate_instruction,
+	.task_switch = kvm_task_switch,
+	.set_cr = service_set_cr,
+	.get_cr8 = kvm_get_cr8,
+	.set_dr = kvm_set_dr,
+	.get_dr = kvm_get_dr,
+	.queue_exception = kvm_event_queue,
+	.requeue_exception = kvm_event_requeue_exception,
+	.requeue_interrupt = kvm_event_requeue_interrupt,
+	.requeue_nmi = kvm_event_requeue_nmi,
+	.guest_debug_exit = kvm_guest_debug_exit,
+	.guest_debug = service_guest_debug,
+	.handle_ud = kvm_handle_ud,
+	.event_delivered = kvm_events_entered,
+	.cr4_guest_rsvd_bits = kvm_cr4_guest_reserved_bits,
+};
+
+/* --- for the MMU --- */
+
+static uint64_t guest_pdptr(struct kvm_vcpu *vcpu, int index)
+{
+	uint64_t p[4];
+
+	vmx_get_pdptrs(vcpu, p);
+	return p[index & 3];
+}
+
+static int guest_maxphyaddr(struct kvm_vcpu *vcpu)
+{
+	return vcpu->arch->maxphyaddr;
+}
+
+static bool guest_in_smm(struct kvm_vcpu *vcpu)
+{
+	return vcpu->arch->smm;
+}
+
+static const struct kvm_mmu_guest_ops guest_ops = {
+	.get_cr0 = vmx_get_cr0,
+	.get_cr3 = vmx_get_cr3,
+	.get_cr4 = vmx_get_cr4,
+	.get_efer = vmx_get_efer,
+	.get_rflags = vmx_get_rflags,
+	.get_pdptr = guest_pdptr,
+	.get_maxphyaddr = guest_maxphyaddr,
+	.get_cpl = vmx_get_cpl,
+	.is_smm = guest_in_smm,
+};
+
+static const struct kvm_mmu_vendor_ops vendor_ops = {
+	.set_cr3 = vmx_set_cr3,
+	.flush_tlb_current = vmx_flush_tlb_current,
+};
+
+/* --- for the interrupt controllers --- */
+
+static uint64_t guest_tsc_khz(struct kvm_vcpu *vcpu)
+{
+	return vcpu->arch->virtual_tsc_khz;
+}
+
+static bool guest_has_x2apic(struct kvm_vcpu *vcpu)
+{
+	return guest_cpuid_bit(vcpu, 1, 0, CPUID_ECX, 21);
+}
+
+static void apicbase_changed(struct kvm_vcpu *vcpu)
+{
+	vcpu->arch->apic_base = kvm_get_apic_base(vcpu);
+}
+
+static const struct kvm_lapic_ops lapic_ops = {
+	.read_guest_tsc = kvm_read_guest_tsc,
+	.guest_tsc_khz = guest_tsc_khz,
+	.has_x2apic = guest_has_x2apic,
+	.apicbase_changed = apicbase_changed,
+};
+
+/* --- VM --- */
+
+/* kvm_arch_init_vm. -ENOMEM with nothing done. */
+static int kvm_arch_init_vm(struct kvm *kvm)
+{
+	struct kvm_arch *arch = calloc(1, sizeof(*arch));
+	int r;
+
+	if (!arch)
+		return err_born(ENOMEM, "struct kvm_arch");
+	pthread_mutex_init(&arch->clock_lock, NULL);
+	kvm->arch = arch;
+	r = vmx_machine_create(&arch->machine);
+	if (r)
+		goto out_free;
+	r = kvm_mmu_init_vm(kvm);
+	if (r)
+		goto out_machine;
+	kvm_clock_init_vm(kvm);
+	return 0;
+
+out_machine:
+	vmx_machine_destroy(arch->machine);
+out_free:
+	pthread_mutex_destroy(&arch->clock_lock);
+	free(arch);
+	kvm->arch = NULL;
+	return r;
+}
+
+static void kvm_arch_destroy_vm(struct kvm *kvm)
+{
+	if (!kvm->arch)
+		return;
+	if (kvm->vpit)
+		kvm_free_pit(kvm);
+	if (irqchip_in_kernel(kvm))
+		kvm_irqchip_destroy(kvm);
+	kvm_mmu_uninit_vm(kvm);
+	kvm_x86_state_destroy_vm(kvm);
+	vmx_machine_destroy(kvm->arch->machine);
+	pthread_mutex_destroy(&kvm->arch->clock_lock);
+	free(kvm->arch);
+	kvm->arch = NULL;
+}
+
+/* --- vCPU --- */
+
+static bool is_bsp(struct kvm_vcpu *vcpu)
+{
+	return vcpu->vcpu_id == vcpu->kvm->arch->bsp_vcpu_id;
+}
+
+/* kvm_arch_vcpu_create and kvm_arch_vcpu_setup. -ENOMEM with nothing done. */
+static int kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)
+{
+	struct kvm_vcpu_arch *arch = calloc(1, sizeof(*arch));
+	int r;
+
+	if (!arch)
+		return err_born(ENOMEM, "struct kvm_vcpu_arch");
+	vcpu->arch = arch;
+	arch->pending_external_vector = -1;
+	arch->maxphyaddr = 36; /* of a processor that does not say */
+	r = kvm_emulator_create(vcpu);
+	if (r)
+		goto out_free;
+	r = vmx_create_vcpu(vcpu, vcpu->kvm->arch->machine);
+	if (r)
+		goto out_emulator;
+	r = kvm_mmu_create(vcpu);
+	if (r)
+		goto out_vmx;
+	if (irqchip_in_kernel(vcpu->kvm)) {
+		r = kvm_create_lapic(vcpu);
+		if (r)
+			goto out_mmu;
+	}
+	arch->apic_base = APIC_BASE_DEFAULT | APIC_BASE_ENABLE | (is_bsp(vcpu) ? APIC_BASE_BSP : 0);
+	arch->mp_state = !irqchip_in_kernel(vcpu->kvm) || is_bsp(vcpu) ? KVM_MP_STATE_RUNNABLE
+								       : KVM_MP_STATE_UNINITIALIZED;
+	kvm_x86_state_init_vcpu(vcpu);
+	kvm_vcpu_reset(vcpu, false);
+	kvm_init_mmu(vcpu);
+	return 0;
+
+out_mmu:
+	kvm_mmu_destroy(vcpu);
+out_vmx:
+	vmx_free_vcpu(vcpu);
+out_emulator:
+	kvm_emulator_destroy(vcpu);
+out_free:
+	free(arch);
+	vcpu->arch = NULL;
+	return r;
+}
+
+static void kvm_arch_vcpu_destroy(struct kvm_vcpu *vcpu)
+{
+	if (!vcpu->arch)
+		return;
+	if (vcpu->apic)
+		kvm_free_lapic(vcpu);
+	kvm_mmu_destroy(vcpu);
+	kvm_x86_state_destroy_vcpu(vcpu);
+	vmx_free_vcpu(vcpu);
+	kvm_emulator_destroy(vcpu);
+	free(vcpu->arch);
+	vcpu->arch = NULL;
+}
+
+static void reset_events(struct kvm_vcpu_arch *a)
+{
+	memset(&a->exception, 0, sizeof(a->exception));
+	memset(&a->interrupt, 0, sizeof(a->interrupt));
+	__atomic_store_n(&a->nmi_queued, 0, __ATOMIC_SEQ_CST);
+	a->nmi_pending = 0;
+	a->nmi_injected = false;
+	a->smi_pending = false;
+	a->smm = false;
+	a->pending_external_vector = -1;
+	a->complete_userspace_io = NULL;
+}
+
+/* SDM Vol. 3, "Processor State After Reset" and table "IA-32 … Following Power-up, RESET, or INIT". */
+void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event)
+{
+	const struct kvm_cpuid_entry2 *sig = kvm_find_cpuid_entry(vcpu, 1, 0);
+	struct kvm_vcpu_arch *a = vcpu->arch;
+	struct vmx_cpu *cpu = vmx_processor(vcpu);
+	uint64_t old_cr0 = vmx_get_cr0(vcpu);
+	uint64_t cr0 = X86_CR0_ET;
+
+	if (vcpu->apic)
+		kvm_lapic_reset(vcpu, init_event);
+	reset_events(a);
+	memset(a->db, 0, sizeof(a->db));
+	memset(a->eff_db, 0, sizeof(a->eff_db));
+	a->dr6 = DR6_FIXED_1;
+	a->dr7 = DR7_FIXED_1;
+	a->cr8 = 0;
+	if (!init_event) {
+		a->xcr0 = XFEATURE_MASK_FP;
+		a->ia32_xss = 0;
+	}
+	for (unsigned i = 0; i < 4; i++)
+		vmx_set_dr(cpu, i, 0);
+	vmx_set_dr(cpu, 6, a->dr6);
+	vmx_set_cr2(cpu, 0);
+
+	memset(vmx_regs(vcpu), 0, NR_GPRS * sizeof(uint64_t));
+	vmx_regs(vcpu)[RDX] = sig ? sig->eax : 0x600;
+	vmx_vcpu_reset(vcpu, init_event);
+	vmx_set_rsp(vcpu, 0);
+	vmx_set_rflags(vcpu, X86_FLAGS_FIXED);
+	vmx_set_rip(vcpu, 0xfff0);
+
+	/* INIT leaves the caches as they are */
+	cr0 |= init_event ? old_cr0 & (X86_CR0_NW | X86_CR0_CD) : X86_CR0_NW | X86_CR0_CD;
+	vmx_set_efer(vcpu, 0);
+	vmx_set_cr0(vcpu, cr0);
+	vmx_set_guest_cr3(vcpu, 0);
+	vmx_set_cr4(vcpu, 0);
+	kvm_update_dr7(vcpu);
+	vmx_update_exception_bitmap(vcpu);
+	vmx_flush_tlb_guest(vcpu);
+	if (old_cr0 & X86_CR0_PG)
+		kvm_mmu_reset_context(vcpu);
+}
+
+/* SDM Vol. 3, "Typical AP Initialization Sequence": start at vector << 12 in real mode. */
+void kvm_vcpu_deliver_sipi_vector(struct kvm_vcpu *vcpu, uint8_t vector)
+{
+	struct kvm_segment cs;
+
+	vmx_get_segment(vcpu, &cs, SREG_CS);
+	cs.selector = (uint16_t)(vector << 8);
+	cs.base = (uint64_t)vector << 12;
+	vmx_set_segment(vcpu, &cs, SREG_CS);
+	vmx_set_rip(vcpu, 0);
+}
+
+static const struct kvm_arch_ops arch_ops = {
+	.init_vm = kvm_arch_init_vm,
+	.destroy_vm = kvm_arch_destroy_vm,
+	.vcpu_create = kvm_arch_vcpu_create,
+	.vcpu_destroy = kvm_arch_vcpu_destroy,
+	.vcpu_runnable = kvm_arch_vcpu_runnable,
+};
+
+static void register_all(void)
+{
+	kvm_register_arch(&arch_ops);
+	vmx_register_services(&services);
+	kvm_mmu_register_guest(&guest_ops, &vendor_ops);
+	kvm_irq_register(&lapic_ops);
+}
+
+void kvm_x86_init(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, register_all);
+}

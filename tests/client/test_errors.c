@@ -1,0 +1,202 @@
+/*
+ * Wrong ioctl, size, descriptor, flag, pointer: KVM's errno, and nothing changed.
+ * Every expectation here was seen on a kernel's KVM too.
+ */
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "client.h"
+
+static int set_slot(struct client *c, uint32_t slot, uint32_t flags, uint64_t gpa, uint64_t hva, uint64_t size)
+{
+	struct kvm_userspace_memory_region r = {
+		.slot = slot, .flags = flags, .guest_phys_addr = gpa, .memory_size = size, .userspace_addr = hva,
+	};
+
+	return ioctl(c->vm, KVM_SET_USER_MEMORY_REGION, &r);
+}
+
+static void system_ioctls_check_their_arguments(void **state)
+{
+	int kvm = open("/dev/kvm", O_RDWR);
+	struct kvm_cpuid2 none = {.nent = 0};
+	struct kvm_msr_list list = {.nmsrs = 0};
+
+	assert_fails(ioctl(kvm, KVM_GET_API_VERSION, 1), EINVAL);
+	assert_fails(ioctl(kvm, KVM_CREATE_VM, 12345), EINVAL);
+	assert_fails(ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 1), EINVAL);
+	assert_fails(ioctl(kvm, KVM_RUN, 0), EINVAL);
+	assert_fails(ioctl(kvm, 0xae77, 0), EINVAL);
+	assert_fails(ioctl(kvm, KVM_GET_SUPPORTED_CPUID, &none), E2BIG);
+	assert_fails(ioctl(kvm, KVM_GET_SUPPORTED_CPUID, (void *)8), EFAULT);
+	assert_fails(ioctl(kvm, KVM_GET_MSR_INDEX_LIST, &list), E2BIG);
+	assert_true(list.nmsrs > 10);
+	assert_int_equal(ioctl(kvm, KVM_CHECK_EXTENSION, 99999), 0);
+	close(kvm);
+	assert_fails(ioctl(kvm, KVM_GET_API_VERSION, 0), EBADF);
+}
+
+static void memory_region_errors_are_kvms(void **state)
+{
+	struct client c;
+	uint8_t *m;
+	uint64_t hva;
+
+	client_open_vm(&c, 1 << 20); /* slot 0: 0..1M */
+	m = mmap(NULL, 4 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	hva = (uintptr_t)m;
+	assert_fails(set_slot(&c, 1, 0, 0x200000, hva, 100), EINVAL);	     /* size */
+	assert_fails(set_slot(&c, 1, 0, 0x200001, hva, 4096), EINVAL);	     /* gpa */
+	assert_fails(set_slot(&c, 1, 0, 0x200000, hva + 1, 4096), EINVAL);   /* hva */
+	assert_fails(set_slot(&c, 1, 0x80, 0x200000, hva, 4096), EINVAL);    /* flag */
+	assert_fails(set_slot(&c, 0xffff, 0, 0x200000, hva, 4096), EINVAL);  /* slot */
+	assert_fails(set_slot(&c, 7 << 16, 0, 0x200000, hva, 4096), EINVAL); /* address space */
+	assert_fails(set_slot(&c, 1, 0, ~0xfffULL, hva, 0x2000), EINVAL);    /* wraps */
+	assert_fails(set_slot(&c, 1, 0, 0x200000, 0xffff800000000000, 4096), EINVAL);
+	assert_fails(set_slot(&c, 1, 0, 0x80000, hva, 4096), EEXIST); /* overlaps slot 0 */
+	assert_fails(set_slot(&c, 1, 0, 0, hva, 0), EINVAL);	      /* delete: there is none */
+	assert_int_equal(set_slot(&c, 1, 0, 0x200000, hva, 8192), 0);
+	assert_fails(set_slot(&c, 1, 0, 0x200000, hva, 4096), EINVAL);	      /* resize */
+	assert_fails(set_slot(&c, 1, 0, 0x200000, hva + 4096, 8192), EINVAL); /* other memory */
+	assert_fails(set_slot(&c, 1, KVM_MEM_READONLY, 0x200000, hva, 8192), EINVAL);
+	assert_fails(set_slot(&c, 1, 0, 0xff000, hva, 8192), EEXIST);	  /* move onto slot 0 */
+	assert_int_equal(set_slot(&c, 1, 0, 0x300000, hva, 8192), 0); /* move */
+	assert_int_equal(set_slot(&c, 1, 0, 0x300000, hva, 8192), 0); /* nothing to do */
+	assert_int_equal(set_slot(&c, 1, 0, 0, 0, 0), 0);	      /* delete */
+	assert_fails(ioctl(c.vm, KVM_SET_USER_MEMORY_REGION, (void *)8), EFAULT);
+	munmap(m, 4 << 20);
+	client_close(&c);
+}
+
+static void vm_ioctls_check_their_arguments(void **state)
+{
+	struct client c;
+	struct kvm_irq_level line = {.irq = 4, .level = 1};
+	struct kvm_pit_config pit = {0};
+	struct kvm_irqfd irqfd = {.fd = -1, .gsi = 5};
+	struct kvm_ioeventfd ioe = {.fd = -1, .len = 4, .addr = 0x1000};
+	uint64_t identity = 0xfffbc000;
+	int again;
+
+	client_open_vm(&c, 1 << 20);
+	assert_fails(ioctl(c.vm, KVM_RUN, 0), ENOTTY);
+	assert_fails(ioctl(c.vm, 0xae77, 0), ENOTTY);
+	assert_fails(ioctl(c.vm, KVM_CREATE_VCPU, 1000000), EINVAL);
+	assert_fails(ioctl(c.vm, KVM_IRQ_LINE, &line), ENXIO); /* no irqchip */
+	assert_fails(ioctl(c.vm, KVM_CREATE_PIT2, &pit), ENOENT);
+	assert_fails(ioctl(c.vm, KVM_SET_TSS_ADDR, 0xfffffffful), EINVAL);
+	assert_int_equal(ioctl(c.vm, KVM_SET_IDENTITY_MAP_ADDR, &identity), 0);
+	client_add_vcpu(&c);
+	assert_fails(ioctl(c.vm, KVM_CREATE_VCPU, 0), EEXIST);
+	assert_fails(ioctl(c.vm, KVM_CREATE_IRQCHIP, 0), EINVAL); /* too late */
+	client_close(&c);
+
+	client_open_vm(&c, 1 << 20);
+	assert_int_equal(ioctl(c.vm, KVM_CREATE_IRQCHIP, 0), 0);
+	again = ioctl(c.vm, KVM_CREATE_IRQCHIP, 0);
+	assert_int_equal(again, -1);
+	assert_int_equal(errno, EEXIST);
+	assert_int_equal(ioctl(c.vm, KVM_CREATE_PIT2, &pit), 0);
+	assert_fails(ioctl(c.vm, KVM_CREATE_PIT2, &pit), EEXIST);
+	assert_fails(ioctl(c.vm, KVM_IRQFD, &irqfd), EBADF);
+	assert_fails(ioctl(c.vm, KVM_IOEVENTFD, &ioe), EBADF);
+	ioe.len = 3;
+	assert_fails(ioctl(c.vm, KVM_IOEVENTFD, &ioe), EINVAL);
+	client_close(&c);
+}
+
+static void vcpu_ioctls_check_their_arguments(void **state)
+{
+	struct client c;
+	struct kvm_sregs s;
+	struct {
+		struct kvm_msrs h;
+		struct kvm_msr_entry e[2];
+	} msrs = {.h.nmsrs = 2, .e = {{.index = 0x10}, {.index = 0x12345678}}};
+
+	client_open_vm(&c, 1 << 20);
+	client_add_vcpu(&c);
+	assert_fails(ioctl(c.vcpu, KVM_RUN, 1), EINVAL);
+	assert_fails(ioctl(c.vcpu, 0xae77, 0), EINVAL);
+	assert_fails(ioctl(c.vcpu, KVM_SET_REGS, (void *)8), EFAULT);
+	assert_fails(ioctl(c.vcpu, KVM_GET_SREGS, (void *)8), EFAULT);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_SREGS, &s), 0);
+	s.cr0 |= 1u << 31; /* paging without protection */
+	assert_fails(ioctl(c.vcpu, KVM_SET_SREGS, &s), EINVAL);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_SREGS, &s), 0);
+	assert_false(s.cr0 & 1u << 31);
+	s.cr4 |= 1u << 31; /* reserved */
+	assert_fails(ioctl(c.vcpu, KVM_SET_SREGS, &s), EINVAL);
+	/* The number of MSRs done before the first unknown one. */
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_MSRS, &msrs), 1);
+	assert_fails(ioctl(c.vcpu, KVM_GET_LAPIC, malloc(1024)), EINVAL); /* no in-kernel APIC */
+	client_close(&c);
+}
+
+static void child_of_a_fork_gets_eio(void **state)
+{
+	struct client c;
+	int status;
+	pid_t pid;
+
+	client_open_vm(&c, 1 << 20);
+	client_add_vcpu(&c);
+	pid = fork();
+	if (pid == 0) {
+		struct kvm_regs r;
+
+		_exit(ioctl(c.vcpu, KVM_GET_REGS, &r) == -1 && errno == EIO &&
+				      ioctl(c.vm, KVM_CREATE_VCPU, 3) == -1 && errno == EIO
+			      ? 0 : 1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	client_regs(&c);
+	client_close(&c);
+}
+
+static void descriptors_work_after_dup_and_in_any_closing_order(void **state)
+{
+	static const uint8_t code[] = {0xf4};
+	struct client c;
+	int vcpu;
+
+	client_open_vm(&c, 1 << 20);
+	client_add_vcpu(&c);
+	client_real_mode(&c, 0x1000, code, sizeof(code));
+	vcpu = dup(c.vcpu);
+	close(c.vcpu);
+	close(c.vm);
+	close(c.kvm);
+	c.vcpu = vcpu;
+	assert_run_exits(&c, KVM_EXIT_HLT);
+	close(vcpu);
+	assert_fails(ioctl(vcpu, KVM_RUN, 0), EBADF);
+	munmap(c.run, c.run_size);
+	munmap(c.mem, c.mem_size);
+}
+
+static void dev_kvm_looks_like_a_character_device(void **state)
+{
+	struct stat st;
+
+	assert_int_equal(stat("/dev/kvm", &st), 0);
+	assert_true(S_ISCHR(st.st_mode));
+	assert_int_equal(st.st_rdev, 10 << 8 | 232);
+	assert_int_equal(access("/dev/kvm", R_OK | W_OK), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(system_ioctls_check_their_arguments),
+		cmocka_unit_test(memory_region_errors_are_kvms),
+		cmocka_unit_test(vm_ioctls_check_their_arguments),
+		cmocka_unit_test(vcpu_ioctls_check_their_arguments),
+		cmocka_unit_test(child_of_a_fork_gets_eio),
+		cmocka_unit_test(descriptors_work_after_dup_and_in_any_closing_order),
+		cmocka_unit_test(dev_kvm_looks_like_a_character_device),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,32 @@
+"""A little TAP: cases are functions, a case fails by raising."""
+import subprocess
+import sys
+import traceback
+
+
+class Skip(Exception):
+    pass
+
+
+def main(*cases):
+    failed = 0
+    print(f"1..{len(cases)}", flush=True)
+    for number, case in enumerate(cases, 1):
+        try:
+            case()
+            print(f"ok {number} - {case.__name__}", flush=True)
+        except Skip as why:
+            print(f"ok {number} - {case.__name__} # skip {why}", flush=True)
+        except Exception:
+            failed += 1
+            for line in traceback.format_exc().rstrip().split("\n"):
+                print("# " + line)
+            print(f"not ok {number} - {case.__name__}", flush=True)
+    sys.exit(1 if failed else 0)
+
+
+def run(*argv, timeout=60, **more):
+    """Standard output and error together, and the exit status."""
+    r = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                       timeout=timeout, **more)
+    return r.stdout.decode(errors="replace"), r.returncode

@@ -1,0 +1,51 @@
+"""Debian's kernel: under userkvm boot, and under Debian's QEMU with -accel kvm.
+
+usage: test_linux.py USERKVM BUILD
+"""
+import os
+import re
+import shutil
+import sys
+
+import tap
+
+USERKVM, BUILD = sys.argv[1:3]
+KERNEL = os.path.join(BUILD, "demo/vmlinuz")
+INITRD = os.path.join(BUILD, "demo/initrd.img")
+
+
+def check_console(out, status):
+    assert status == 0, f"exit status {status}\n" + out[-3000:]
+    for want in (r"Hypervisor detected: KVM", r"userkvm: init is running", r"# uname -a\r*\nLinux .* x86_64 GNU/Linux",
+                 r"00100000-[0-9a-f]+ : System RAM", r"model name\s*:", r"Mem:\s+\d+", r"userkvm: demo done"):
+        assert re.search(want, out), f"no {want!r} in\n" + out[-3000:]
+    for bad in ("Kernel panic", "BUG:", "Oops", "Call Trace", "unchecked MSR"):
+        assert bad not in out, f"{bad} in\n" + out[-6000:]
+
+
+def debian_kernel_runs_to_power_off_under_userkvm_boot():
+    out, status = tap.run(USERKVM, "boot", KERNEL, "--initrd", INITRD, "--append", "demo.batch panic=-1", "--no-reboot",
+                          timeout=240)
+    check_console(out, status)
+
+
+def qemu(*more):
+    if not shutil.which("qemu-system-x86_64"):
+        raise tap.Skip("qemu-system-x86_64 is not installed")
+    return tap.run(USERKVM, "run", "--", "qemu-system-x86_64", "-accel", "kvm", "-m", "512", "-nographic", "-nodefaults",
+                   "-no-reboot", "-serial", "stdio", *more, timeout=300)
+
+
+def qemu_pc_with_seabios_and_kernel_irqchip_boots_debian():
+    check_console(*qemu("-M", "pc", "-kernel", KERNEL, "-initrd", INITRD, "-append", "console=ttyS0 demo.batch panic=-1"))
+
+
+def qemu_pc_with_seabios_and_its_own_irqchip_boots_debian():
+    check_console(*qemu("-M", "pc,kernel-irqchip=off", "-kernel", KERNEL, "-initrd", INITRD, "-append",
+                        "console=ttyS0 demo.batch panic=-1"))
+
+
+cases = {f.__name__: f for f in (debian_kernel_runs_to_power_off_under_userkvm_boot,
+                                 qemu_pc_with_seabios_and_kernel_irqchip_boots_debian,
+                                 qemu_pc_with_seabios_and_its_own_irqchip_boots_debian)}
+tap.main(*(cases[name] for name in sys.argv[3:] or cases))
