@@ -206,7 +206,9 @@ static long kvmclock_ctrl(struct abi_call *c)
 
 #define IN ABI_COPY_IN
 #define OUT ABI_COPY_OUT
-#define VCPU_ROW(request, arg, handler) ABI_ROW(request, ABI_VCPU, arg, ABI_VCPU_MUTEX, handler)
+/* Not by ABI_ROW: the name must not be expanded on its way there. */
+#define VCPU_ROW(request, arg, handler) \
+	{ request, #request, ABI_VCPU, arg, ABI_VCPU_MUTEX, handler }
 
 const struct abi_row abi_vcpu_rows[] = {
 	VCPU_ROW(KVM_RUN, ABI_ARG_NONE, run), /* first: found at once */
