@@ -206,6 +206,21 @@ static long kvmclock_ctrl(struct abi_call *c)
 
 #define IN ABI_COPY_IN
 #define OUT ABI_COPY_OUT
+static long set_vapic_addr(struct abi_call *c)
+{
+	return kvm_lapic_set_vapic_addr(c->vcpu, ((struct kvm_vapic_addr *)c->data)->vapic_addr);
+}
+
+static long tpr_access_reporting(struct abi_call *c)
+{
+	struct kvm_tpr_access_ctl *ctl = c->data;
+
+	if (ctl->flags)
+		return err_born(EINVAL, "TPR access flags %#x", ctl->flags);
+	c->vcpu->arch->tpr_access_reporting = ctl->enabled;
+	return 0;
+}
+
 /* Not by ABI_ROW: the name must not be expanded on its way there. */
 #define VCPU_ROW(request, arg, handler) \
 	{ request, #request, ABI_VCPU, arg, ABI_VCPU_MUTEX, handler }
@@ -237,6 +252,8 @@ const struct abi_row abi_vcpu_rows[] = {
 	VCPU_ROW(KVM_SET_VCPU_EVENTS, IN, set_events),
 	VCPU_ROW(KVM_GET_LAPIC, OUT, get_lapic),
 	VCPU_ROW(KVM_SET_LAPIC, IN, set_lapic),
+	VCPU_ROW(KVM_SET_VAPIC_ADDR, IN, set_vapic_addr),
+	VCPU_ROW(KVM_TPR_ACCESS_REPORTING, IN | OUT, tpr_access_reporting),
 	VCPU_ROW(KVM_SET_CPUID, ABI_ARG_VALUE, set_cpuid),
 	VCPU_ROW(KVM_SET_CPUID2, ABI_ARG_VALUE, set_cpuid2),
 	VCPU_ROW(KVM_GET_CPUID2, ABI_ARG_VALUE, get_cpuid2),

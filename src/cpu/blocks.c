@@ -31,7 +31,7 @@
 #define BLOCK_MAX_BYTES (BLOCK_MAX_INSNS * 15)
 #define ARENA_BYTES (48ULL << 20)
 #define HASH_BUCKETS 32768
-#define JUMP_ENTRIES 4096
+#define JUMP_ENTRIES 16384
 #define PAGE_BUCKETS 4096
 #define MODE_SHIFT 56
 #define BLOCK_ROOM \
@@ -592,13 +592,12 @@ static const uint8_t *fetch_slow(struct vmx_cpu *cpu, gva_t lin)
 	return cpu_translate(cpu, lin, CPU_EXEC, cpu_data_priv(cpu, ISA_READ));
 }
 
-static struct cpu_block *block_slow(struct vmx_cpu *cpu, struct cpu_block *prev, gva_t lin,
-				    uint64_t key)
+static struct cpu_block *block_slow(struct vmx_cpu *cpu, struct cpu_block *prev, gva_t lin)
 {
 	struct cpu_blocks *c = cpu->blocks;
 	const uint8_t *host;
 	struct cpu_block *b;
-	uint64_t resets = c->resets;
+	uint64_t resets = c->resets, key;
 
 	cpu_at_boundary(cpu);
 	host = fetch_slow(cpu, lin);
@@ -630,7 +629,7 @@ struct cpu_block *cpu_block_at_rip(struct vmx_cpu *cpu, struct cpu_block *prev)
 	gva_t lin = (cs->rip + cpu->code_base) & cpu->code_mask;
 	const struct isa_tlb_entry *e = &cpu->fetch_tlb[(lin >> PAGE_SHIFT) & (ISA_TLB_ENTRIES - 1)];
 	struct cpu_block *b;
-	uint64_t key = 0;
+	uint64_t key;
 
 	if (likely(e->exec_tag == (lin & PAGE_MASK))) {
 		key = (lin + e->addend) | (uint64_t)cs->code_mode << MODE_SHIFT;
@@ -646,9 +645,14 @@ struct cpu_block *cpu_block_at_rip(struct vmx_cpu *cpu, struct cpu_block *prev)
 		if (b && b->key == key)
 			goto found;
 	}
-	return block_slow(cpu, prev, lin, key);
+	return block_slow(cpu, prev, lin);
 found:
-	if (likely(b->epoch == cpu->epoch && cs->rip + b->nr_bytes <= cpu->fetch_end))
-		return b;
-	return block_slow(cpu, prev, lin, key);
+	if (likely(cs->rip + b->nr_bytes <= cpu->fetch_end)) {
+		if (likely(b->epoch == cpu->epoch))
+			return b;
+		cpu_at_boundary(cpu);
+		if (verify(cpu, b))
+			return b;
+	}
+	return block_slow(cpu, prev, lin);
 }

@@ -51,6 +51,7 @@ struct kvm_lapic {
 	uint32_t esr_pending;	 /* (a) errors since the last write of ESR */
 	int pending_extint;	 /* (a) split irqchip: vector of KVM_INTERRUPT, -1 none */
 	uint8_t pending_ioapic_eoi;
+	gpa_t vapic_addr; /* KVM_SET_VAPIC_ADDR, 0 none; owner */
 	pthread_mutex_t timer_lock;
 	struct lapic_timer timer;
 };
@@ -154,7 +155,7 @@ void lapic_timer_set_divide(struct kvm_lapic *apic); /* after TDCR changed */
 uint32_t lapic_timer_current(struct kvm_lapic *apic);
 void lapic_timer_restore(struct kvm_lapic *apic); /* from TMICT, TMCCT, LVTT, TDCR in regs */
 
-/* lapic_regs.c: 0, or 1 for "no such register". */
+/* lapic_regs.c: 0, or 1 for "no such register" (or not that way, or reserved bits in x2APIC mode). */
 int lapic_reg_read(struct kvm_lapic *apic, uint32_t offset, uint32_t *val);
 int lapic_reg_write(struct kvm_lapic *apic, uint32_t offset, uint32_t val);
 

@@ -85,7 +85,7 @@ int kvm_irqchip_create(struct kvm *kvm)
 
 	if (irqchip_in_kernel(kvm))
 		return err_born(EEXIST, "the VM has an irqchip");
-	if (kvm->nr_vcpus)
+	if (kvm->nr_created_vcpus)
 		return err_born(EINVAL, "irqchip after the first vCPU");
 	err = kvm_pic_init(kvm);
 	if (err)
@@ -112,7 +112,7 @@ int kvm_irqchip_create_split(struct kvm *kvm, uint32_t nr_pins)
 		return err_born(EINVAL, "%u reserved IOAPIC pins", nr_pins);
 	if (irqchip_in_kernel(kvm))
 		return err_born(EEXIST, "the VM has an irqchip");
-	if (kvm->nr_vcpus)
+	if (kvm->nr_created_vcpus)
 		return err_born(EINVAL, "irqchip after the first vCPU");
 	err = __kvm_set_irq_routing(kvm, NULL, 0, 0);
 	if (err)

@@ -36,25 +36,39 @@ void kvm_irq_register(const struct kvm_lapic_ops *ops); /* once; also registers 
 
 /* KVM API: KVM_CREATE_IRQCHIP: PIC, IOAPIC, default routing. -EEXIST, -EINVAL (vCPUs exist), -ENOMEM. kvm->lock held. */
 must_check int kvm_irqchip_create(struct kvm *kvm);
+/* VM destruction: PIT, IOAPIC, PIC; harmless without them. Takes slots_lock. */
 void kvm_irqchip_destroy(struct kvm *kvm);
-/* KVM_CAP_SPLIT_IRQCHIP: local APICs only, the client has IOAPIC and PIC. */
+/*
+ * KVM_CAP_SPLIT_IRQCHIP: local APICs only, the client has IOAPIC and PIC. The first
+ * nr_pins GSIs are its IOAPIC's: their level-triggered MSIs report EOIs through
+ * KVM_REQ_IOAPIC_EOI_EXIT. -EEXIST, -EINVAL (vCPUs, nr_pins), -ENOMEM. kvm->lock held.
+ */
 must_check int kvm_irqchip_create_split(struct kvm *kvm, uint32_t nr_pins);
 static inline bool irqchip_in_kernel(struct kvm *kvm)
 {
 	return kvm->vpic != NULL || kvm->irqchip_split;
 }
 static inline bool pic_in_kernel(struct kvm *kvm) { return kvm->vpic != NULL; }
+/* KVM API: KVM_{GET,SET}_IRQCHIP. -ENXIO (split or none), -EINVAL (chip_id). Any thread. */
 must_check int kvm_vm_ioctl_get_irqchip(struct kvm *kvm, struct kvm_irqchip *chip);
 must_check int kvm_vm_ioctl_set_irqchip(struct kvm *kvm, const struct kvm_irqchip *chip);
 
-/* PIT. KVM_CREATE_PIT(2), KVM_{GET,SET}_PIT(2), KVM_REINJECT_CONTROL. */
+/*
+ * PIT. KVM API: KVM_CREATE_PIT(2), KVM_{GET,SET}_PIT(2), KVM_REINJECT_CONTROL.
+ * Creation: -EEXIST, -ENOENT (no in-kernel PIC), -ENOMEM; kvm->lock held, takes
+ * slots_lock. The others: -ENXIO without a PIT. kvm_free_pit() waits for its timer.
+ */
 must_check int kvm_create_pit(struct kvm *kvm, uint32_t flags);
 void kvm_free_pit(struct kvm *kvm);
 int kvm_vm_ioctl_get_pit2(struct kvm *kvm, struct kvm_pit_state2 *ps);
 int kvm_vm_ioctl_set_pit2(struct kvm *kvm, const struct kvm_pit_state2 *ps);
 int kvm_vm_ioctl_reinject(struct kvm *kvm, const struct kvm_reinject_control *c);
 
-/* Local APIC life. kvm_create_lapic only when irqchip_in_kernel(). */
+/*
+ * Local APIC life. kvm_create_lapic only when irqchip_in_kernel(), and with all that
+ * kvm_lapic_ops asks for in place; it resets the APIC. -ENOMEM, -EAGAIN. Reset by
+ * INIT keeps base, mode and id. Owner thread, or before the vCPU is published.
+ */
 must_check int kvm_create_lapic(struct kvm_vcpu *vcpu);
 void kvm_free_lapic(struct kvm_vcpu *vcpu);
 void kvm_lapic_reset(struct kvm_vcpu *vcpu, bool init_event);
@@ -64,6 +78,7 @@ bool kvm_cpu_has_interrupt(struct kvm_vcpu *vcpu);	/* LAPIC, or PIC through LINT
 bool kvm_cpu_has_injectable_intr(struct kvm_vcpu *vcpu);
 int kvm_cpu_get_interrupt(struct kvm_vcpu *vcpu);	/* vector taken in service, or -1 */
 bool kvm_apic_accept_pic_intr(struct kvm_vcpu *vcpu);
+/* Expired timers go straight into IRR: never pending, nothing to inject. */
 bool kvm_cpu_has_pending_timer(struct kvm_vcpu *vcpu);
 void kvm_inject_pending_timer_irqs(struct kvm_vcpu *vcpu);
 int kvm_lapic_find_highest_irr(struct kvm_vcpu *vcpu);	/* -1 none */
@@ -95,14 +110,28 @@ must_check int kvm_x2apic_msr_read(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t
 must_check int kvm_x2apic_msr_write(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t data);
 uint64_t kvm_get_lapic_tscdeadline_msr(struct kvm_vcpu *vcpu);
 void kvm_set_lapic_tscdeadline_msr(struct kvm_vcpu *vcpu, uint64_t data);
+/*
+ * KVM API: KVM_{GET,SET}_LAPIC. In x2APIC mode the id is 32 bits wide with
+ * KVM_X2APIC_API_USE_32BIT_IDS, else in the xAPIC's byte. -EINVAL: no APIC, another id.
+ */
 must_check int kvm_apic_get_state(struct kvm_vcpu *vcpu, struct kvm_lapic_state *s);
 must_check int kvm_apic_set_state(struct kvm_vcpu *vcpu, const struct kvm_lapic_state *s);
 /* LINT1 as NMI: KVM_NMI goes to the vCPU itself; this is the APIC's say. */
 void kvm_apic_nmi_wd_deliver(struct kvm_vcpu *vcpu);
 
+/*
+ * KVM API: KVM_SET_VAPIC_ADDR: the TPR shared with a patched guest (lapic_vapic.c). addr 0
+ * ends it. -EINVAL: no in-process APIC, or no memory there. The syncs belong right after
+ * each exit and right before each entry.
+ */
+must_check int kvm_lapic_set_vapic_addr(struct kvm_vcpu *vcpu, gpa_t addr);
+void kvm_lapic_sync_from_vapic(struct kvm_vcpu *vcpu);
+void kvm_lapic_sync_to_vapic(struct kvm_vcpu *vcpu);
+
 /* MSI: KVM API: KVM_SIGNAL_MSI. > 0 delivered, 0 blocked by the guest, < 0 error. */
 int kvm_send_userspace_msi(struct kvm *kvm, const struct kvm_msi *msi);
 /* KVM API: KVM_IRQ_LINE(_STATUS). */
+/* irq->status: as struct kvm_kernel_irq_routing_entry's set. -ENXIO without irqchip. */
 int kvm_vm_ioctl_irq_line(struct kvm *kvm, struct kvm_irq_level *irq);
 
 #endif

@@ -241,9 +241,9 @@ int kvm_lapic_mmio_read(struct kvm_vcpu *vcpu, gpa_t addr, int len, void *val)
 	/* Within one 32-bit register; what lies between two is reserved. */
 	if (shift + (uint32_t)len > 4)
 		return 0;
-	if (lapic_reg_read(apic, offset & 0xff0, &reg))
+	if (!find_register(apic, offset & 0xff0))
 		lapic_error(apic, APIC_ESR_ILLEGAL_REGISTER);
-	else
+	else if (!lapic_reg_read(apic, offset & 0xff0, &reg))
 		memcpy(val, (char *)&reg + shift, (size_t)len);
 	return 0;
 }
@@ -261,8 +261,11 @@ int kvm_lapic_mmio_write(struct kvm_vcpu *vcpu, gpa_t addr, int len, const void 
 	if (len != 4 || (addr & 0xf))
 		return 0;
 	memcpy(&reg, val, 4);
-	if (lapic_reg_write(apic, (uint32_t)(addr & 0xff0), reg))
+	/* A write to a read-only register is no error, it has no effect. */
+	if (!find_register(apic, (uint32_t)(addr & 0xff0)))
 		lapic_error(apic, APIC_ESR_ILLEGAL_REGISTER);
+	else
+		(void)lapic_reg_write(apic, (uint32_t)(addr & 0xff0), reg);
 	return 0;
 }
 

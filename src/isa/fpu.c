@@ -18,6 +18,7 @@
 #include "isa/stub.h"
 #include "lib/copy.h"
 
+#define FSW_ES 0x80u
 #define XFEATURES_GUEST (XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM)
 #define FP_XSTATE_MAGIC1_VALUE 0x46505853u /* <asm/sigcontext.h> */
 
@@ -26,13 +27,21 @@ static inline struct isa_xsave_image *image_of(const struct cpu_state *cs)
 	return (struct isa_xsave_image *)cs->xsave;
 }
 
-/* The components of the guest's the host has: without AVX there is no YMM to touch. */
+/*
+ * The components of the guest's the host has: without AVX there is no YMM to
+ * touch. Asked once: XGETBV costs a third of an XSAVE.
+ */
 static inline uint32_t host_xfeatures(void)
 {
-	uint32_t lo, hi;
+	static uint32_t known; /* same value from every thread */
+	uint32_t v = READ_ONCE(known), hi;
 
-	__asm__("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-	return lo & XFEATURES_GUEST;
+	if (unlikely(!v)) {
+		__asm__("xgetbv" : "=a"(v), "=d"(hi) : "c"(0));
+		v &= XFEATURES_GUEST;
+		WRITE_ONCE(known, v);
+	}
+	return v;
 }
 
 /* x87 pointers: ours (cs->x87) <- image. */
@@ -92,10 +101,13 @@ __attribute__((noinline)) void isa_fpu_unload(struct cpu_state *cs)
 	uint32_t mask = host_xfeatures();
 
 	__asm__ volatile("xsave64 (%0)" : : "r"(x), "a"(mask), "d"(0) : "memory");
-	/* FNINIT does not wait: exceptions the guest left pending stay in its image. */
-	__asm__ volatile("fninit\n\tldmxcsr %0" : : "m"(cs->host_fpu.mxcsr));
-	if (unlikely(cs->host_fpu.fcw != FCW_DEFAULT))
-		__asm__ volatile("fldcw %0" : : "m"(cs->host_fpu.fcw));
+	__asm__ volatile("ldmxcsr %0" : : "m"(cs->host_fpu.mxcsr));
+	/*
+	 * The ABI wants an empty x87 stack and no exception pending; most guests
+	 * leave just that. FNINIT does not wait: what is pending stays in the image.
+	 */
+	if (x->ftw || (x->fsw & FSW_ES) || x->fcw != cs->host_fpu.fcw)
+		__asm__ volatile("fninit\n\tfldcw %0" : : "m"(cs->host_fpu.fcw));
 	if (mask & XFEATURE_MASK_YMM)
 		__asm__ volatile("vzeroupper");
 	cs->fpu_loaded = 0;

@@ -105,13 +105,24 @@ ISA_INLINE void run(struct cpu_state *cs, silicon_fn *fn, void *mem)
 		simd_fault(cs, status);
 }
 
+/* A pending x87 exception comes before #GP where MMX registers are involved. */
+static void __attribute__((noinline, noreturn))
+simd_misaligned(struct cpu_state *cs, const struct silicon_desc *desc)
+{
+	const struct isa_xsave_image *x = isa_fpu_image(cs);
+
+	if (desc->uses_mmx && (x->fsw & ~x->fcw & 0x3f))
+		isa_raise(cs, X86_TRAP_MF);
+	isa_raise_error(cs, X86_TRAP_GP, 0);
+}
+
 ISA_INLINE uint64_t checked_operand(struct cpu_state *cs, const struct isa_insn *i,
 				    const struct silicon_desc *desc, enum isa_access how)
 {
 	uint64_t lin = isa_operand(cs, i, desc->mem_size, how);
 
 	if (unlikely(lin & desc->align_mask))
-		isa_raise_error(cs, X86_TRAP_GP, 0);
+		simd_misaligned(cs, desc);
 	return lin;
 }
 
@@ -274,35 +285,31 @@ static void fence(struct cpu_state *cs, const struct isa_insn *i)
 }
 
 /* --- choosing, while decoding --- */
+static bool has_register_of(const struct isa_decoded *d, ZydisRegisterClass class)
+{
+	for (unsigned n = 0; n < d->insn.operand_count; n++)
+		if (d->operands[n].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    ZydisRegisterGetClass(d->operands[n].reg.value) == class)
+			return true;
+	return false;
+}
+
 static enum simd_class class_of_legacy(const struct isa_decoded *d)
 {
-	bool mmx = false, xmm = false;
-
-	for (unsigned n = 0; n < d->insn.operand_count; n++) {
-		const ZydisDecodedOperand *o = &d->operands[n];
-		ZydisRegisterClass c;
-
-		if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
-			continue;
-		c = ZydisRegisterGetClass(o->reg.value);
-		mmx |= c == ZYDIS_REGCLASS_MMX;
-		xmm |= c == ZYDIS_REGCLASS_XMM;
-	}
-	return mmx && !xmm ? SIMD_MMX : SIMD_SSE;
+	return has_register_of(d, ZYDIS_REGCLASS_MMX) && !has_register_of(d, ZYDIS_REGCLASS_XMM) ?
+		       SIMD_MMX : SIMD_SSE;
 }
 
 /* The set an instruction belongs to; false: not one of this file's. */
 static bool find_class(const struct isa_decoded *d, enum simd_class *class)
 {
+	/* By opcode: Zydis has x87 instructions in X87, FCMOV, PPRO, SSE3X87 and SSE3. */
+	if (d->insn.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
+	    d->insn.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY) {
+		*class = d->insn.opcode == 0x9b ? SIMD_FWAIT : SIMD_X87;
+		return d->insn.opcode == 0x9b || (d->insn.opcode & 0xf8) == 0xd8;
+	}
 	switch (d->insn.meta.isa_set) {
-	case ZYDIS_ISA_SET_X87:
-	case ZYDIS_ISA_SET_FCMOV:
-	case ZYDIS_ISA_SET_SSE3X87:
-		*class = d->insn.mnemonic == ZYDIS_MNEMONIC_FWAIT ? SIMD_FWAIT : SIMD_X87;
-		return true;
-	case ZYDIS_ISA_SET_PPRO: /* FCOMI and its like, but CMOV and RDPMC as well */
-		*class = SIMD_X87;
-		return d->insn.meta.category == ZYDIS_CATEGORY_X87_ALU;
 	case ZYDIS_ISA_SET_PENTIUMMMX:
 		*class = SIMD_MMX;
 		return true;
@@ -456,6 +463,7 @@ isa_fn *isa_simd_handler(const struct isa_decoded *d, struct isa_insn *i)
 		desc.align_mask = alignment_mask(d, desc.mem_size);
 		form = mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE ? FORM_STORE : FORM_LOAD;
 		assert(desc.mem_size && desc.mem_size <= 32);
+		desc.uses_mmx = has_register_of(d, ZYDIS_REGCLASS_MMX);
 	}
 	if (class == SIMD_X87 && !x87_control(d->insn.mnemonic)) {
 		desc.notes_ip = 1;

@@ -28,6 +28,7 @@ static struct {
 	uint8_t *chunk[NR_CHUNKS];
 	uint32_t nr_chunks; /* (a) */
 	uint32_t used;	    /* of the last chunk, bytes */
+	bool complained;    /* that no chunk was to be had */
 	const struct silicon_op *bucket[NR_BUCKETS];
 } arena = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -95,6 +96,11 @@ const struct silicon_op *silicon_get(const struct silicon_desc *desc, const uint
 		*head = made;
 	}
 	op = made;
+	if (!made && !arena.complained) {
+		arena.complained = true;
+		log_always("no executable memory for x87/SSE/AVX stubs (%u chunks of %u bytes): "
+			   "such instructions raise #UD", arena.nr_chunks, CHUNK_BYTES);
+	}
 out:
 	pthread_mutex_unlock(&arena.lock);
 	return op;

@@ -31,7 +31,8 @@ struct silicon_desc {
 	uint8_t nr_elems;
 	uint8_t index_size;    /* gathers: bytes of an index */
 	uint8_t scale_shift;
-	uint8_t extra[6];      /* zero */
+	uint8_t uses_mmx;      /* has an operand that shares registers with the x87 */
+	uint8_t extra[5];      /* zero */
 };
 static_assert(sizeof(struct silicon_desc) == 40, "no padding: compared as bytes");
 
@@ -46,7 +47,7 @@ struct silicon_op {
 
 /*
  * The stub with this code and description. NULL: the host refuses executable
- * memory or SILICON_MAX_BYTES of different stubs exist (logged).
+ * memory or 2 GiB of different stubs exist (said once on stderr).
  * Takes the arena's lock; calls libc: not while the guest's FPU is loaded.
  */
 const struct silicon_op *silicon_get(const struct silicon_desc *desc, const uint8_t *code,

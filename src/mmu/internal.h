@@ -120,6 +120,7 @@ void kvm_tdp_mmu_free_tables(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root);
 
 /* --- slots.c --- */
 void mmu_register_slot_listener(void);
+/* In or out of the list of VMs that follow the client's mappings; out waits for work in progress. */
 void mmu_vm_link(struct kvm_mmu_vm *vm);
 void mmu_vm_unlink(struct kvm_mmu_vm *vm);
 

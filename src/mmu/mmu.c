@@ -191,6 +191,12 @@ void kvm_mmu_destroy(struct kvm_vcpu *vcpu)
 
 	if (!m)
 		return;
+	/*
+	 * The VM itself is going: no invalidation may begin a shoot-down among
+	 * vCPUs that are being freed.
+	 */
+	if (__atomic_load_n(&vcpu->kvm->refcount, __ATOMIC_ACQUIRE) == 0)
+		mmu_vm_unlink(vcpu->kvm->mmu_vm);
 	kvm_mmu_unload(vcpu);
 	while (m->cache.nr)
 		host_frame_free(m->cache.frame[--m->cache.nr]);

@@ -116,7 +116,7 @@ static void slot_generation(struct kvm *kvm, uint64_t gen)
 	struct zap_list z = { 0 };
 	int as;
 
-	if (!vm || mmio_gen(gen) >= KVM_ADDRESS_SPACE_NUM * 2)
+	if (!vm || mmio_gen(gen) >= KVM_ADDRESS_SPACE_NUM * 2 || gen >> 1 <= MMIO_GEN_MASK)
 		return;
 	pthread_rwlock_wrlock(&vm->lock);
 	for (as = 0; as < KVM_ADDRESS_SPACE_NUM; as++)

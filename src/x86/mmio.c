@@ -7,17 +7,32 @@
 #include "virt/iodev.h"
 #include "x86/run.h"
 
+#define APIC_TPR_OFFSET 0x80
+
+/* KVM API: KVM_TPR_ACCESS_REPORTING: the access happens, then the client hears of it. */
+static void report_tpr_access(struct kvm_vcpu *vcpu, gpa_t gpa, bool is_write)
+{
+	if (likely(!vcpu->arch->tpr_access_reporting) || (gpa & ~PAGE_MASK) != APIC_TPR_OFFSET)
+		return;
+	vcpu->arch->tpr_access_is_write = is_write;
+	kvm_make_request(KVM_REQ_REPORT_TPR_ACCESS, vcpu);
+}
+
 int kvm_device_mmio_read(struct kvm_vcpu *vcpu, gpa_t gpa, int len, void *val)
 {
-	if (vcpu->apic && kvm_lapic_mmio_read(vcpu, gpa, len, val) == 0)
+	if (vcpu->apic && kvm_lapic_mmio_read(vcpu, gpa, len, val) == 0) {
+		report_tpr_access(vcpu, gpa, false);
 		return 0;
+	}
 	return kvm_io_bus_read(vcpu, KVM_MMIO_BUS, gpa, len, val);
 }
 
 int kvm_device_mmio_write(struct kvm_vcpu *vcpu, gpa_t gpa, int len, const void *val)
 {
-	if (vcpu->apic && kvm_lapic_mmio_write(vcpu, gpa, len, val) == 0)
+	if (vcpu->apic && kvm_lapic_mmio_write(vcpu, gpa, len, val) == 0) {
+		report_tpr_access(vcpu, gpa, true);
 		return 0;
+	}
 	return kvm_io_bus_write(vcpu, KVM_MMIO_BUS, gpa, len, val);
 }
 

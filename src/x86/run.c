@@ -83,6 +83,8 @@ static int serve_clock_update(struct kvm_vcpu *vcpu)
 static int serve_report_tpr(struct kvm_vcpu *vcpu)
 {
 	vcpu->run->exit_reason = KVM_EXIT_TPR_ACCESS;
+	vcpu->run->tpr_access.rip = vmx_get_rip(vcpu);
+	vcpu->run->tpr_access.is_write = vcpu->arch->tpr_access_is_write;
 	return 0;
 }
 
@@ -209,6 +211,7 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 		}
 	}
 
+	kvm_lapic_sync_to_vapic(vcpu);
 	r = kvm_mmu_reload(vcpu);
 	if (unlikely(r)) {
 		cancel_injection(vcpu);
@@ -236,6 +239,7 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 	}
 	kvm_events_entered(vcpu);
 	vmx_complete_interrupts(vcpu);
+	kvm_lapic_sync_from_vapic(vcpu);
 	rip = vmx_get_rip(vcpu);
 	r = vmx_handle_exit(vcpu);
 	/* an emulated instruction never meets the monitor trap */

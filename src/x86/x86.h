@@ -95,8 +95,8 @@ struct kvm_vcpu_arch {
 
 	/* life */
 	int mp_state; /* KVM_MP_STATE_* (a) */
-	bool tpr_access_reporting;
-	gpa_t vapic_addr;
+	bool tpr_access_reporting; /* KVM_TPR_ACCESS_REPORTING */
+	bool tpr_access_is_write;  /* of the access being reported */
 
 	/* clock */
 	uint64_t virtual_tsc_khz, tsc_offset, tsc_scaling_ratio, tsc_adjust;

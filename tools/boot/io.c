@@ -48,10 +48,6 @@ static void out_byte(struct vm *vm, uint16_t port, uint8_t v)
 		if ((v & 0x20) && (v >> 2 & 7) == ACPI_SLP_TYP_S5)
 			vm_stop(vm, 0);
 		break;
-	case RESET_PORT:
-		if (v & 4)
-			vm_stop(vm, VM_RESET);
-		break;
 	case 0x64:
 		if (v == 0xfe)
 			vm_stop(vm, VM_RESET);
@@ -67,6 +63,11 @@ void io_access(struct vm *vm, uint16_t port, bool out, unsigned size, uint8_t *d
 	if (!out && port == ACPI_PM_TIMER && size == 4) { /* one moment for all four bytes */
 		now = pm_timer();
 		memcpy(data, &now, 4);
+		return;
+	}
+	if (out && port == RESET_PORT && size == 1) { /* wider ones are PCI's configuration address at cf8h */
+		if (*data & 4)
+			vm_stop(vm, VM_RESET);
 		return;
 	}
 	for (unsigned i = 0; i < size; i++) {

@@ -121,7 +121,14 @@ static const char *unpack_lz4(const uint8_t *in, size_t in_size, struct buffer *
 		out->size += (size_t)n;
 		at += packed;
 	}
-	return in_size - at <= 4 && out->size ? NULL : "the lz4 payload is damaged";
+	if (in_size - at == 4) {
+		uint32_t unpacked;
+
+		memcpy(&unpacked, in + at, 4);
+		if (unpacked == out->size)
+			return NULL;
+	}
+	return "the lz4 payload is damaged";
 }
 
 uint8_t *unpack(const uint8_t *in, size_t in_size, size_t *out_size, const char **why)

@@ -33,7 +33,7 @@ static void *fake_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum is
 {
 	uint64_t first = (uintptr_t)window;
 
-	if (lin < first || lin + size > first + window_size) {
+	if (lin - first > window_size - size) {
 		cs->cr2 = lin;
 		isa_raise_error(cs, X86_TRAP_PF, (how & ISA_WRITE) ? 2 : 0);
 	}

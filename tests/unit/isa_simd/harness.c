@@ -50,6 +50,7 @@ uint8_t *harness_mem;
 struct cpu_state harness_cs;
 unsigned harness_mem_calls;
 uint64_t harness_fault_page;
+bool harness_vanish;
 
 static sigjmp_buf native_jump;
 static volatile sig_atomic_t in_native, native_vector;
@@ -77,6 +78,12 @@ static void on_signal(int signo, siginfo_t *si, void *ucv)
 	}
 	if (isa_silicon_fault(&harness_cs, signo, ucv))
 		return;
+	if (signo == SIGSEGV && harness_cs.fpu_loaded) { /* guest memory has vanished */
+		memset(&image, 0xee, sizeof(image)); /* the frame has it, not this */
+		isa_fpu_rescue(&harness_cs, ucv);
+		harness_cs.exception.vector = X86_TRAP_PF;
+		longjmp(raise_jump, 1);
+	}
 	signal(signo, SIG_DFL); /* a defect: let it kill the test */
 }
 
@@ -209,11 +216,15 @@ int run_handler(const uint8_t *bytes, unsigned n, struct state *s, enum isa_code
 	cs->fpu_loaded = 0;
 	cs->cur = &i;
 	cs->block_rip = 0x1000;
+	if (harness_vanish)
+		mprotect(harness_mem + PAGE_SIZE, PAGE_SIZE, PROT_NONE);
 	if (setjmp(raise_jump))
 		vector = cs->exception.vector;
 	else
 		i.fn(cs, &i);
 	isa_fpu_sync(cs);
+	if (harness_vanish)
+		mprotect(harness_mem + PAGE_SIZE, PAGE_SIZE, PROT_READ | PROT_WRITE);
 	memcpy(s->gpr, cs->gpr, sizeof(s->gpr));
 	s->flags = cpu_rflags(cs) & X86_FLAGS_ARITH;
 	memcpy(&s->x, cs->xsave, sizeof(s->x));
@@ -262,6 +273,8 @@ void random_state(struct state *s)
 	s->x.fsw = (uint16_t)(rnd() & 0x7f00);
 	if (!(rnd() & 7))
 		s->x.fsw |= (uint16_t)(rnd() & 0x7f);
+	if (s->x.fsw & ~s->x.fcw & 0x3f) /* ES and B are a summary, which XRSTOR recomputes */
+		s->x.fsw |= 0x8080;
 	s->x.ftw = (uint8_t)(rnd() & 3 ? 0xff : rnd());
 	s->x.mxcsr = (uint32_t)(rnd() & 0xe040) | (rnd() & 7 ? 0x1f80 : rnd() & 0x1f80) |
 		     (rnd() & 3 ? 0 : rnd() & 0x3f);

@@ -38,6 +38,7 @@ int run_handler(const uint8_t *bytes, unsigned n, struct state *s, enum isa_code
 		enum memory_kind kind);
 /* Error code of the last exception, linear address and count of mem() calls. */
 extern unsigned harness_mem_calls;
+extern bool harness_vanish; /* the second page is there for the TLB, but not for the host */
 extern uint64_t harness_fault_page; /* page that raises #PF, 0 none */
 
 uint64_t rnd(void);

@@ -1,0 +1,75 @@
+/*
+ * USERKVM_PARAMS is read once a process, so each knob has a child of its own.
+ */
+#include "fixture.h"
+
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* What body() says in a child with these params: 0 is good. */
+static int in_child(const char *params, int (*body)(void))
+{
+	pid_t child;
+	int status;
+
+	setenv("USERKVM_PARAMS", params, 1);
+	child = fork();
+	if (child == 0)
+		_exit(body());
+	assert_int_equal(waitpid(child, &status, 0), child);
+	unsetenv("USERKVM_PARAMS");
+	return status;
+}
+
+static int make_vm(void)
+{
+	fake.maxphyaddr = 46;
+	kvm_register_arch(&arch);
+	kvm_mmu_register_guest(&guest, &vendor);
+	return host_fault_init() || kvm_create_vm(&vm);
+}
+
+static int without_ept(void)
+{
+	if (make_vm())
+		return 1;
+	return kvm_create_vcpu(vm, 0, &vcpu) == -EOPNOTSUPP ? 0 : 2;
+}
+
+static int without_ad(void)
+{
+	char *m = get_memory(0x1000, 4096, PROT_READ | PROT_WRITE);
+	uint64_t e;
+	int level;
+
+	if (make_vm() || kvm_create_vcpu(vm, 0, &vcpu) || kvm_mmu_reload(vcpu) ||
+	    set_slot(0, 0, 0, 0x1000, m))
+		return 1;
+	if (kvm_mmu_page_fault(vcpu, 0, PFERR_WRITE_MASK) != 1)
+		return 2;
+	e = ept_entry(0, &level);
+	if (e & (EPT_ACCESSED | EPT_DIRTY) || (e & EPT_RWX) != EPT_RWX)
+		return 3;
+	return mmu_check(vm) ? 4 : 0;
+}
+
+static void ept_0_is_refused_until_there_is_a_shadow_mmu(void **state)
+{
+	assert_int_equal(in_child("ept=0", without_ept), 0);
+}
+
+static void eptad_0_leaves_accessed_and_dirty_alone(void **state)
+{
+	assert_int_equal(in_child("eptad=0", without_ad), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(ept_0_is_refused_until_there_is_a_shadow_mmu),
+		cmocka_unit_test(eptad_0_leaves_accessed_and_dirty_alone),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
