@@ -12,8 +12,8 @@
  * the lock for writing.
  *
  * Files: mmu.c (contexts, roots, life), fault.c (page faults, MMIO), tdp_mmu.c
- * (tables: map, zap, write-protect), slots.c (memslot listener, invalidation by
- * host address), guest_walk.c, check.c, dump.c; spte.h is the entry format.
+ * (tables: map, zap, split), slots.c (memslot listener, invalidation by
+ * host address), dirty.c (noticing writes: eager split, protection), guest_walk.c, check.c, dump.c; spte.h is the entry format.
  */
 #ifndef USERKVM_MMU_MMU_H
 #define USERKVM_MMU_MMU_H

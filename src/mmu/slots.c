@@ -1,6 +1,6 @@
 /*
  * News that takes translations away: memslots change, the client changes its
- * mappings, the dirty log is read.
+ * mappings. (The dirty log: dirty.c.)
  *
  * The pattern is the same everywhere: lock for writing, change entries, unlock,
  * then shoot down, wait for a grace period and free (kvm_tdp_mmu_zap_finish).
@@ -60,19 +60,6 @@ static void zap_slot(struct kvm *kvm, const struct kvm_memory_slot *slot)
 	kvm_tdp_mmu_zap_finish(kvm, &z);
 }
 
-static void wrprot_range(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t start, gfn_t end,
-			 bool *flush)
-{
-	struct kvm_mmu_vm *vm = kvm->mmu_vm;
-	uint32_t i;
-
-	pthread_rwlock_wrlock(&vm->lock);
-	for (i = 0; i < mmu_nr_roots(vm); i++)
-		if (root_as_id(vm->roots[i]) == slot->as_id)
-			*flush |= kvm_tdp_mmu_wrprot_range(vm->roots[i], start, end);
-	pthread_rwlock_unlock(&vm->lock);
-}
-
 /* --- memslot listener --- */
 
 static int slot_prepare(struct kvm *kvm, const struct kvm_memory_slot *old,
@@ -93,16 +80,14 @@ static void slot_flush_shadow(struct kvm *kvm, struct kvm_memory_slot *old)
 static void slot_commit(struct kvm *kvm, const struct kvm_memory_slot *old,
 			const struct kvm_memory_slot *new, enum kvm_mr_change change)
 {
-	bool was, is, flush = false;
+	bool was, is;
 
 	if (change != KVM_MR_FLAGS_ONLY || !kvm->mmu_vm)
 		return;
 	was = old->flags & KVM_MEM_LOG_DIRTY_PAGES;
 	is = new->flags & KVM_MEM_LOG_DIRTY_PAGES;
 	if (!was && is) {
-		wrprot_range(kvm, new, new->base_gfn, new->base_gfn + new->npages, &flush);
-		if (flush)
-			kvm_flush_remote_tlbs(kvm);
+		mmu_slot_enable_log_dirty(kvm, new);
 	} else if (was && !is) {
 		/* Small leaves were for the log only: with the next faults huge ones come back. */
 		zap_slot(kvm, new);
@@ -125,18 +110,6 @@ static void slot_generation(struct kvm *kvm, uint64_t gen)
 	kvm_tdp_mmu_zap_finish(kvm, &z);
 }
 
-/* KVM_GET_DIRTY_LOG has taken these bits; the flush is the caller's. */
-static void slot_write_protect(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t offset,
-			       uint64_t mask)
-{
-	gfn_t base = slot->base_gfn + offset;
-	bool flush = false;
-
-	if (kvm->mmu_vm)
-		wrprot_range(kvm, slot, base + (unsigned)__builtin_ctzll(mask),
-			     base + 64 - (unsigned)__builtin_clzll(mask), &flush);
-}
-
 static const struct kvm_memslot_listener listener = {
 	.prepare = slot_prepare,
 	.flush_shadow = slot_flush_shadow,
@@ -147,7 +120,7 @@ static const struct kvm_memslot_listener listener = {
 void mmu_register_slot_listener(void)
 {
 	kvm_register_memslot_listener(&listener);
-	kvm_register_write_protect(slot_write_protect);
+	kvm_register_write_protect(mmu_slot_protect_masked);
 }
 
 /* --- invalidation by host address --- */

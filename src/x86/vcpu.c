@@ -169,6 +169,7 @@ static int kvm_arch_init_vm(struct kvm *kvm)
 	r = kvm_mmu_init_vm(kvm);
 	if (r)
 		goto out_machine;
+	kvm->cpu_dirty_logging = vmx_params()->pml;
 	kvm_clock_init_vm(kvm);
 	return 0;
 
