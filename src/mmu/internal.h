@@ -38,6 +38,7 @@ struct kvm_mmu_vm {
 	uint64_t leaves[4];			       /* (a) by level, 1..3 */
 	uint64_t mmio_entries;			       /* (a) */
 	struct kvm_mmu_vm *next_vm; /* vms_lock (slots.c) */
+	uint64_t number;	    /* (c) once linked: VMs are counted from 1 */
 };
 
 /* Frames taken before the lock, so that no allocation happens under it. */

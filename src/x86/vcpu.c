@@ -122,9 +122,15 @@ static const struct kvm_mmu_guest_ops guest_ops = {
 	.is_smm = guest_in_smm,
 };
 
+static void invalidate_code(struct kvm *kvm, hva_t start, uint64_t size_bytes)
+{
+	vmx_invalidate_code(kvm->arch->machine, start, size_bytes);
+}
+
 static const struct kvm_mmu_vendor_ops vendor_ops = {
 	.set_cr3 = vmx_set_cr3,
 	.flush_tlb_current = vmx_flush_tlb_current,
+	.invalidate_code = invalidate_code,
 };
 
 /* --- for the interrupt controllers --- */
