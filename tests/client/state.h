@@ -35,9 +35,18 @@ static inline void state_msr_list(struct client *c, struct vm_state *s)
 	struct {
 		struct kvm_msr_list head;
 		uint32_t index[STATE_MSRS];
-	} list = {.head.nmsrs = STATE_MSRS};
+	} list = {.head.nmsrs = STATE_MSRS - 32};
 
 	must(ioctl(c->kvm, KVM_GET_MSR_INDEX_LIST, &list));
+	/* MTRRs are not in the list, on Linux either: a client knows them from CPUID */
+	for (uint32_t i = 0; i < 16; i++)
+		list.index[list.head.nmsrs++] = 0x200 + i;
+	for (uint32_t i = 0; i < 8; i++)
+		list.index[list.head.nmsrs++] = 0x268 + i;
+	list.index[list.head.nmsrs++] = 0x250;
+	list.index[list.head.nmsrs++] = 0x258;
+	list.index[list.head.nmsrs++] = 0x259;
+	list.index[list.head.nmsrs++] = 0x2ff;
 	s->msrs.head.nmsrs = 0;
 	for (uint32_t i = 0; i < list.head.nmsrs; i++) {
 		struct {
