@@ -42,7 +42,7 @@ static void sregs_come_back_as_set(void **state)
 
 static void sregs_that_do_not_go_together_give_einval_and_change_nothing(void **state)
 {
-	struct kvm_sregs good, bad, now;
+	struct kvm_sregs good = {0}, bad, now;
 
 	assert_int_equal(vcpu_ioctl(KVM_GET_SREGS, &good), 0);
 #define REFUSED(change)                                           \
@@ -67,7 +67,7 @@ static void sregs_that_do_not_go_together_give_einval_and_change_nothing(void **
 
 static void long_mode_sregs_are_accepted(void **state)
 {
-	struct kvm_sregs s, before;
+	struct kvm_sregs s, before = {0};
 
 	assert_int_equal(vcpu_ioctl(KVM_GET_SREGS, &before), 0);
 	s = before;
@@ -84,7 +84,7 @@ static void long_mode_sregs_are_accepted(void **state)
 
 static void sregs2_carries_pdptes_only_with_pae_paging(void **state)
 {
-	struct kvm_sregs2 s, before;
+	struct kvm_sregs2 s, before = {0};
 
 	assert_int_equal(vcpu_ioctl(KVM_GET_SREGS2, &before), 0);
 	s = before;
@@ -104,7 +104,7 @@ static void sregs2_carries_pdptes_only_with_pae_paging(void **state)
 
 static void interrupt_bitmap_queues_its_highest_vector(void **state)
 {
-	struct kvm_sregs s, before;
+	struct kvm_sregs s, before = {0};
 
 	assert_int_equal(vcpu_ioctl(KVM_GET_SREGS, &before), 0);
 	s = before;
