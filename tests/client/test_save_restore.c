@@ -237,17 +237,22 @@ static void assert_same_result(struct guest_result *a, struct guest_result *b)
 
 static void guest_moved_at_random_kicks_ends_as_undisturbed(void **state)
 {
-	struct disturb none = {0}, how = {.moves = true};
+	struct disturb none = {0}, how;
 	struct guest_result quiet = whole_run(ROUNDS, &none), moved;
+	int tries = 5;
 
 	assert_int_equal(quiet.exceptions, ROUNDS * 4);
 	assert_true(quiet.timer > 0);
 	assert_true(quiet.pit > 0);
-	alarm_every(1700);
-	moved = whole_run(ROUNDS, &how);
-	alarm_every(0);
-	assert_same_result(&quiet, &moved);
-	assert_true(how.nr_moves > 20);
+	/* A move starts the PIT's period anew: on a busy machine no tick may fit between two. */
+	do {
+		how = (struct disturb){.moves = true};
+		alarm_every(1700);
+		moved = whole_run(ROUNDS, &how);
+		alarm_every(0);
+		assert_same_result(&quiet, &moved);
+		assert_true(how.nr_moves > 20);
+	} while (moved.pit == 0 && --tries);
 	assert_true(moved.timer > 0);
 	assert_true(moved.pit > 0);
 }
