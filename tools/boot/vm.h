@@ -47,7 +47,7 @@ struct vm {
 	uint64_t mem_size, low_size;
 	struct uart *uart;
 	struct rtc *rtc;
-	uint8_t pm1_cnt_lo;
+	uint8_t pm1_cnt_lo, pm1_enable[2];
 	bool stop; /* atomic: power-off, reset or Ctrl-A x */
 	int status;
 	pthread_t vcpu_thread;
