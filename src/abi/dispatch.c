@@ -252,6 +252,11 @@ USERKVM_EXPORT void userkvm_signal_ran(void)
 	kvm_running_vcpu_signal();
 }
 
+void abi_owns_sigaction(void)
+{
+	host_fault_interposed();
+}
+
 int abi_client_action(int signo, const struct sigaction *act, struct sigaction *old)
 {
 	return host_fault_owns(signo) ? host_client_action(signo, act, old) : -EINVAL;
