@@ -109,6 +109,7 @@ static long dispatch(struct abi_object *o, unsigned long request, unsigned long 
 		return unknown_request(o->kind, request);
 	if (row->arg == ABI_ARG_NONE && arg)
 		return err_born(EINVAL, "%s takes no argument", row->name);
+	host_fault_reclaim();
 	if (row->arg & ABI_COPY_INOUT)
 		return call_with_copy(row, &c);
 	return call_row(row, &c);

@@ -22,7 +22,6 @@ static long run(struct abi_call *c)
 	if (!c->vcpu->run->immediate_exit)
 		c->vcpu->arch->has_run = true;
 	kvm_msr_filter_sync(c->vcpu);
-	host_fault_reclaim();
 	return kvm_arch_vcpu_ioctl_run(c->vcpu);
 }
 

@@ -8,7 +8,7 @@
  * Under the preload library the client's sigaction() comes to
  * host_client_action(). A program that links the library has libc's: a handler
  * it installs after ours takes ours away, until host_fault_reclaim() finds it
- * at the next KVM_RUN and puts it behind ours again.
+ * at the next ioctl and puts it behind ours again.
  *
  * Invariants
  * 1. The handler looks at nothing but the context, a thread-local hook and the

@@ -23,8 +23,8 @@
 /* Install the handlers; idempotent, thread-safe. -errno of sigaction. */
 must_check int host_fault_init(void);
 /*
- * Before guest code runs: a handler that the program has installed over ours
- * goes behind it. Four short system calls; nothing to do once
+ * Before client memory is touched or guest code runs: a handler that the program
+ * has installed over ours goes behind it. Four short system calls; nothing to do once
  * host_fault_interposed() has said that sigaction() leads to host_client_action().
  */
 void host_fault_interposed(void);

@@ -66,6 +66,9 @@ static void handler_installed_late_sees_its_own_faults_only(void **state)
 	handled = 0;
 	install(SIGSEGV, on_fault);
 	install(SIGBUS, on_fault);
+	if (sigsetjmp(back, 1) == 0)
+		assert_fails(ioctl(c.vcpu, KVM_SET_REGS, 8), EFAULT);
+	assert_int_equal(handled, 0);
 	own_fault_reaches_the_handler();
 	assert_int_equal(client_next_out(&c), 0x10);
 	own_fault_reaches_the_handler();
