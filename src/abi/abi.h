@@ -34,6 +34,8 @@ bool abi_is_system_fd(int fd);
  */
 bool abi_signal_ends_run_only(int signo);
 
+/* Every sigaction() of the program goes through abi_client_action() from now on. */
+void abi_owns_sigaction(void);
 /*
  * The client's sigaction() on a signal the library occupies itself (SEGV, BUS,
  * FPE, ILL): -EINVAL when it is not one of those.

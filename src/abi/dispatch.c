@@ -109,6 +109,7 @@ static long dispatch(struct abi_object *o, unsigned long request, unsigned long 
 		return unknown_request(o->kind, request);
 	if (row->arg == ABI_ARG_NONE && arg)
 		return err_born(EINVAL, "%s takes no argument", row->name);
+	host_fault_reclaim();
 	if (row->arg & ABI_COPY_INOUT)
 		return call_with_copy(row, &c);
 	return call_row(row, &c);
@@ -253,6 +254,11 @@ bool abi_is_system_fd(int fd)
 USERKVM_EXPORT void userkvm_signal_ran(void)
 {
 	kvm_running_vcpu_signal();
+}
+
+void abi_owns_sigaction(void)
+{
+	host_fault_interposed();
 }
 
 int abi_client_action(int signo, const struct sigaction *act, struct sigaction *old)

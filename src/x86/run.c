@@ -412,6 +412,7 @@ static int run_vcpu(struct kvm_vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 	int (*complete)(struct kvm_vcpu *vcpu);
+	uint64_t rip;
 	int r;
 
 	if (unlikely(vcpu->arch->mp_state == KVM_MP_STATE_UNINITIALIZED))
@@ -432,9 +433,14 @@ static int run_vcpu(struct kvm_vcpu *vcpu)
 	complete = vcpu->arch->complete_userspace_io;
 	if (unlikely(complete)) {
 		vcpu->arch->complete_userspace_io = NULL;
+		rip = vmx_get_rip(vcpu);
 		r = complete(vcpu);
 		if (r <= 0)
 			return r;
+		/* the instruction is over, so a debugger's step is */
+		if ((vcpu->arch->guest_debug & KVM_GUESTDBG_SINGLESTEP) &&
+		    vmx_get_rip(vcpu) != rip && kvm_singlestep_exit(vcpu))
+			return 0;
 	}
 	if (run->immediate_exit)
 		return -EINTR;
