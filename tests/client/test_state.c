@@ -1,447 +1,441 @@
 /*
- * The state of a VM is complete: saved at any moment, restored into a new VM,
- * the guest goes on as if nothing had been.
+ * State across the ABI: what is set comes back and is what the guest runs
+ * with. kvm_run's shared registers, events, hypercalls, debug registers, FPU,
+ * XSAVE, the boot processor, CPUID, memory for the TSS and the identity map.
  */
-#include <signal.h>
-#include <sys/time.h>
+#include "guest_code.h"
+#include "paging.h"
 
-#include "state.h"
-#include "state_guest.h"
+GUEST_CODE(inc_loop, 64, "1: inc %rax; outb %al, $0x40; jmp 1b");
 
-static void on_alarm(int signo)
+static void open_long(struct client *c, const uint8_t *code, size_t n)
 {
-}
-
-static void alarm_every(unsigned us)
-{
-	struct sigaction sa = {.sa_handler = on_alarm};
-	struct itimerval t = {.it_value.tv_usec = us, .it_interval.tv_usec = us};
-
-	assert_int_equal(sigaction(SIGALRM, &sa, NULL), 0);
-	assert_int_equal(setitimer(ITIMER_REAL, &t, NULL), 0);
-}
-
-/* --- VMs that share one memory, one after the other --- */
-
-static void set_cpuid(struct client *c)
-{
-	static struct {
-		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 e[256];
-	} cpuid;
-
-	cpuid.head.nent = 256;
-	assert_int_equal(ioctl(c->kvm, KVM_GET_SUPPORTED_CPUID, &cpuid), 0);
-	assert_int_equal(ioctl(c->vcpu, KVM_SET_CPUID2, &cpuid), 0);
-}
-
-static void open_vm(struct client *c)
-{
-	/* tells exceptions that wait from those being delivered; without it they are one on the way back */
-	struct kvm_enable_cap payload = {.cap = KVM_CAP_EXCEPTION_PAYLOAD, .args = {1}};
-	struct kvm_pit_config pit = {0};
-
-	c->vm = ioctl(c->kvm, KVM_CREATE_VM, 0);
-	assert_true(c->vm >= 0);
-	client_slot(c, 0, 0, 0, c->mem, c->mem_size);
-	assert_int_equal(ioctl(c->vm, KVM_ENABLE_CAP, &payload), 0);
-	assert_int_equal(ioctl(c->vm, KVM_SET_TSS_ADDR, 0xfffbd000), 0);
-	assert_int_equal(ioctl(c->vm, KVM_CREATE_IRQCHIP, 0), 0);
-	assert_int_equal(ioctl(c->vm, KVM_CREATE_PIT2, &pit), 0);
+	client_open_vm(c, 2 << 20);
 	client_add_vcpu(c);
-	set_cpuid(c);
+	paging_start(c, PAGING_LONG, 0, 0, 0, 0);
+	memcpy(c->mem + AT_CODE, code, n);
+}
+#define OPEN_LONG(c, code) open_long(c, code, GUEST_CODE_SIZE(code))
+
+static void shared_registers_travel_in_kvm_run(void **state)
+{
+	struct client c;
+	int valid;
+
+	OPEN_LONG(&c, inc_loop);
+	valid = ioctl(c.kvm, KVM_CHECK_EXTENSION, KVM_CAP_SYNC_REGS);
+	assert_int_equal(valid, KVM_SYNC_X86_VALID_FIELDS);
+	c.run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
+	assert_int_equal(client_next_out(&c), 0x40);
+	assert_int_equal(c.run->s.regs.regs.rax, 1);
+	assert_int_equal(c.run->s.regs.sregs.cr3, 0x10000);
+	assert_int_equal(c.run->s.regs.events.exception.injected, 0);
+	/* A change counts only when it is marked. */
+	c.run->s.regs.regs.rax = 100;
+	assert_int_equal(client_next_out(&c), 0x40);
+	assert_int_equal(c.run->s.regs.regs.rax, 2);
+	c.run->s.regs.regs.rax = 100;
+	c.run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
+	assert_int_equal(client_next_out(&c), 0x40);
+	assert_int_equal(c.run->kvm_dirty_regs, 0);
+	assert_int_equal(c.run->s.regs.regs.rax, 101);
+	/* Not asked for: not written. */
+	c.run->kvm_valid_regs = 0;
+	assert_int_equal(client_next_out(&c), 0x40);
+	assert_int_equal(c.run->s.regs.regs.rax, 101);
+	c.run->kvm_valid_regs = 0x80;
+	assert_fails(ioctl(c.vcpu, KVM_RUN, 0), EINVAL);
+	c.run->kvm_valid_regs = 0;
+	c.run->kvm_dirty_regs = 0x80;
+	assert_fails(ioctl(c.vcpu, KVM_RUN, 0), EINVAL);
+	c.run->kvm_dirty_regs = 0;
+	assert_int_equal(client_next_out(&c), 0x40);
+	client_close(&c);
 }
 
-static void close_vm(struct client *c)
+static void exception_set_as_an_event_is_delivered(void **state)
 {
-	munmap(c->run, c->run_size);
-	close(c->vcpu);
-	close(c->vm);
-}
-
-static void open_first(struct client *c)
-{
-	memset(c, 0, sizeof(*c));
-	c->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	assert_true(c->kvm >= 0);
-	c->mem_size = GUEST_MEM;
-	c->mem = mmap(NULL, c->mem_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	assert_true(c->mem != MAP_FAILED);
-	guest_memory(c);
-	open_vm(c);
-}
-
-static void close_last(struct client *c)
-{
-	close_vm(c);
-	close(c->kvm);
-	munmap(c->mem, c->mem_size);
-}
-
-/* Save, a new VM, restore, and what it now says must be what was saved. */
-static void move(struct client *c)
-{
-	static struct vm_state before, after;
-
-	state_save(c, &before);
-	close_vm(c);
-	open_vm(c);
-	state_restore(c, &before);
-	state_save(c, &after);
-	state_compare(&before, &after);
-}
-
-/* KVM API: an exit for I/O or MMIO is finished by the next KVM_RUN; immediate_exit does only that. */
-static void finish_exit(struct client *c)
-{
-	c->run->immediate_exit = 1;
-	assert_fails(ioctl(c->vcpu, KVM_RUN, 0), EINTR);
-	c->run->immediate_exit = 0;
-}
-
-/* --- the client's devices: what they answer follows from what they were told --- */
-
-struct devices {
-	uint64_t last;
-};
-
-static void serve_io(struct client *c, struct devices *d)
-{
-	uint8_t *data = (uint8_t *)c->run + c->run->io.data_offset;
-	uint64_t value;
-
-	for (uint32_t i = 0; i < c->run->io.count; i++, data += c->run->io.size) {
-		value = 0;
-		if (c->run->io.direction == KVM_EXIT_IO_OUT) {
-			memcpy(&value, data, c->run->io.size);
-			d->last = d->last * 31 + value;
-		} else {
-			value = d->last = d->last * 1103515245 + 12345;
-			memcpy(data, &value, c->run->io.size);
-		}
-	}
-}
-
-static void serve_mmio(struct client *c, struct devices *d)
-{
-	uint64_t value = 0;
-
-	if (c->run->mmio.is_write) {
-		memcpy(&value, c->run->mmio.data, c->run->mmio.len);
-		d->last = d->last * 31 + value;
-	} else {
-		value = d->last ^ c->run->mmio.phys_addr;
-		memcpy(c->run->mmio.data, &value, c->run->mmio.len);
-	}
-}
-
-struct disturb {
-	bool moves, nmis, steps;
-	unsigned nr_moves, nr_nmis, nr_in_rep, nr_in_user, nr_halted, nr_shadows;
-};
-
-static void look(struct client *c, struct disturb *how)
-{
-	struct kvm_vcpu_events ev;
-	struct kvm_mp_state mp;
-	struct kvm_sregs s;
-	struct kvm_regs r = client_regs(c);
-
-	assert_int_equal(ioctl(c->vcpu, KVM_GET_VCPU_EVENTS, &ev), 0);
-	assert_int_equal(ioctl(c->vcpu, KVM_GET_SREGS, &s), 0);
-	assert_int_equal(ioctl(c->vcpu, KVM_GET_MP_STATE, &mp), 0);
-	how->nr_in_rep += r.rip == GUEST_CODE + (uint64_t)(sg_rep - sg_start) && r.rcx < 40001;
-	how->nr_in_user += s.cs.dpl == 3;
-	how->nr_halted += mp.mp_state == KVM_MP_STATE_HALTED;
-	how->nr_shadows += ev.interrupt.shadow != 0;
-}
-
-/* Stepping: an instruction of a loop is a place to be moved at once or twice, not each time. */
-static bool seen_enough(struct client *c, uint8_t *visits)
-{
-	uint64_t at = client_regs(c).rip - GUEST_CODE;
-
-	return at >= 4096 || visits[at]++ >= 2;
-}
-
-static void step_on(struct client *c)
-{
-	struct kvm_guest_debug dbg = {.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP};
-
-	assert_int_equal(ioctl(c->vcpu, KVM_SET_GUEST_DEBUG, &dbg), 0);
-}
-
-/* Run to the end; between exits, disturb. */
-static struct guest_result run_guest(struct client *c, struct disturb *how)
-{
-	struct guest_result result;
-	struct devices d = {0};
-	uint8_t visits[4096] = {0};
-	unsigned n = 0;
-	bool io;
-	int r;
-
-	if (how->steps)
-		step_on(c);
-	for (;;) {
-		r = ioctl(c->vcpu, KVM_RUN, 0);
-		assert_true(r == 0 || errno == EINTR);
-		io = r == 0 && c->run->exit_reason != KVM_EXIT_DEBUG;
-		if (io && c->run->exit_reason == KVM_EXIT_IO && c->run->io.port == PORT_END)
-			break;
-		if (io && c->run->exit_reason == KVM_EXIT_IO)
-			serve_io(c, &d);
-		else if (io && c->run->exit_reason == KVM_EXIT_MMIO)
-			serve_mmio(c, &d);
-		else if (io)
-			fail_msg("exit reason %u at %#llx", c->run->exit_reason, client_regs(c).rip);
-		n++;
-		if (how->nmis && n % 3 == 0) {
-			assert_int_equal(ioctl(c->vcpu, KVM_NMI, 0), 0);
-			how->nr_nmis++;
-		}
-		/* exits for I/O are many and alike: every eleventh */
-		if (!how->moves || (io && n % 11) || (how->steps && seen_enough(c, visits)))
-			continue;
-		if (io)
-			finish_exit(c);
-		look(c, how);
-		move(c);
-		how->nr_moves++;
-		if (how->steps)
-			step_on(c);
-	}
-	assert_int_equal(c->run->io.size, 1); /* the handler of unexpected vectors writes 4 */
-	memcpy(&result, c->mem + GUEST_RESULT, sizeof(result));
-	return result;
-}
-
-static struct guest_result whole_run(uint64_t rounds, struct disturb *how)
-{
-	struct guest_result r;
+	struct kvm_vcpu_events e;
 	struct client c;
 
-	open_first(&c);
-	guest_registers(&c, GUEST_CODE, rounds);
-	r = run_guest(&c, how);
-	close_last(&c);
-	return r;
+	OPEN_LONG(&c, inc_loop);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(e.exception.injected, 0);
+	assert_int_equal(e.nmi.masked, 0);
+	e.exception.injected = 1;
+	e.exception.nr = 13;
+	e.exception.has_error_code = 1;
+	e.exception.error_code = 0x1230;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_VCPU_EVENTS, &e), 0);
+	memset(&e, 0xff, sizeof(e));
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(e.exception.injected, 1);
+	assert_int_equal(e.exception.nr, 13);
+	assert_int_equal(e.exception.error_code, 0x1230);
+	assert_int_equal(client_next_out(&c), 13);
+	assert_int_equal(client_regs(&c).rdx, 0x1230);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(e.exception.injected, 0);
+	client_close(&c);
 }
 
-static void assert_same_result(struct guest_result *a, struct guest_result *b)
+static void nmi_set_as_an_event_waits_while_masked(void **state)
 {
-	assert_memory_equal(a, b, offsetof(struct guest_result, timer));
+	struct kvm_vcpu_events e;
+	struct client c;
+
+	OPEN_LONG(&c, inc_loop);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_VCPU_EVENTS, &e), 0);
+	e.nmi.pending = 1;
+	e.nmi.masked = 1;
+	e.flags = KVM_VCPUEVENT_VALID_NMI_PENDING;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(client_next_out(&c), 0x40);
+	assert_int_equal(client_next_out(&c), 0x40);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(e.nmi.pending, 1);
+	assert_int_equal(e.nmi.masked, 1);
+	e.nmi.masked = 0;
+	e.flags = KVM_VCPUEVENT_VALID_NMI_PENDING;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(client_next_out(&c), 2);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(e.nmi.pending, 0);
+	assert_int_equal(e.nmi.masked, 1);
+	client_close(&c);
 }
 
-#define ROUNDS 48
-
-static void guest_moved_at_random_kicks_ends_as_undisturbed(void **state)
+static void nonsense_events_are_refused(void **state)
 {
-	struct disturb none = {0}, how = {.moves = true};
-	struct guest_result quiet = whole_run(ROUNDS, &none), moved;
+	struct kvm_vcpu_events e;
+	struct client c;
 
-	assert_int_equal(quiet.exceptions, ROUNDS * 4);
-	assert_true(quiet.timer > 0);
-	assert_true(quiet.pit > 0);
-	alarm_every(1700);
-	moved = whole_run(ROUNDS, &how);
-	alarm_every(0);
-	assert_same_result(&quiet, &moved);
-	assert_true(how.nr_moves > 20);
-	assert_true(moved.timer > 0);
-	assert_true(moved.pit > 0);
+	OPEN_LONG(&c, inc_loop);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_VCPU_EVENTS, &e), 0);
+	e.flags = 0x8000;
+	assert_fails(ioctl(c.vcpu, KVM_SET_VCPU_EVENTS, &e), EINVAL);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_VCPU_EVENTS, &e), 0);
+	e.exception.injected = 1;
+	e.exception.nr = 32; /* no exception */
+	assert_fails(ioctl(c.vcpu, KVM_SET_VCPU_EVENTS, &e), EINVAL);
+	e.exception.nr = 2; /* NMI has its own fields */
+	assert_fails(ioctl(c.vcpu, KVM_SET_VCPU_EVENTS, &e), EINVAL);
+	assert_int_equal(client_next_out(&c), 0x40);
+	client_close(&c);
 }
 
-static void guest_moved_under_nmis_ends_as_undisturbed(void **state)
+/* KVM_CAP_EXCEPTION_PAYLOAD: CR2 changes with the delivery, not before. */
+static void pending_page_fault_keeps_its_address_as_payload(void **state)
 {
-	struct disturb none = {0}, how = {.moves = true, .nmis = true};
-	struct guest_result quiet = whole_run(ROUNDS / 2, &none), moved;
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_EXCEPTION_PAYLOAD, .args = {1}};
+	struct kvm_vcpu_events e;
+	struct kvm_sregs s;
+	struct client c;
 
-	alarm_every(2300);
-	moved = whole_run(ROUNDS / 2, &how);
-	alarm_every(0);
-	assert_same_result(&quiet, &moved);
-	/* two can wait at once, more merge */
-	assert_in_range(moved.nmi, 1, how.nr_nmis);
+	OPEN_LONG(&c, inc_loop);
+	assert_int_equal(ioctl(c.vm, KVM_ENABLE_CAP, &cap), 0);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_VCPU_EVENTS, &e), 0);
+	e.flags = KVM_VCPUEVENT_VALID_PAYLOAD;
+	e.exception.pending = 1;
+	e.exception.nr = 14;
+	e.exception.has_error_code = 1;
+	e.exception.error_code = 2;
+	e.exception_has_payload = 1;
+	e.exception_payload = 0xabc123;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_SREGS, &s), 0);
+	assert_int_equal(s.cr2, 0);
+	assert_int_equal(client_next_out(&c), 14);
+	assert_int_equal(client_regs(&c).rcx, 0xabc123);
+	assert_int_equal(client_regs(&c).rdx, 2);
+	client_close(&c);
 }
 
-/*
- * Instruction by instruction: each boundary of one round is a place to be
- * moved at, the shadows of STI and MOV SS and CPL 3 among them. A timer would
- * make the stepping endless: the guest's own stay, with their handlers stepped.
- */
-static void guest_moved_at_every_boundary_ends_as_undisturbed(void **state)
+GUEST_CODE(hypercalls, 64,
+	   "mov $1, %eax; vmcall; mov %rax, %r8; mov $0x7777, %eax; vmcall; mov %rax, %r9\n"
+	   "mov $12, %eax; mov $0x1000, %ebx; mov $3, %ecx; mov $0x10, %edx; .byte 0x0f, 0x01, 0xd9; mov %rax, %r10\n"
+	   "outb %al, $0x40");
+
+static void hypercalls_answer_or_go_to_the_client(void **state)
 {
-	struct disturb none = {0}, how = {.moves = true, .steps = true};
-	struct guest_result quiet = whole_run(1, &none), moved = whole_run(1, &how);
-
-	assert_same_result(&quiet, &moved);
-	assert_true(how.nr_in_rep > 0);
-	assert_true(how.nr_in_user > 0);
-	assert_true(how.nr_shadows > 0);
-}
-
-/* --- moments that a kick hits too rarely --- */
-
-/* mov $200000, %esi; mov $280000, %edi; mov $80000, %ecx; rep movsb; out %al, $f4 */
-static void half_done_string_instruction_goes_on(void **state)
-{
-	static const uint8_t code[] = {0xbe, 0, 0, 0x20, 0,    0xbf, 0, 0,    0x28, 0,
-				       0xb9, 0, 0, 8,    0, 0xf3, 0xa4, 0xe6, 0xf4};
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_EXIT_HYPERCALL, .args = {1 << 12}};
 	struct client c;
 	struct kvm_regs r;
-	unsigned halves = 0;
 
-	open_first(&c);
-	for (size_t i = 0; i < 0x80000; i++)
-		c.mem[0x200000 + i] = (uint8_t)(i * 7 + (i >> 8));
-	memcpy(c.mem + 0x8000, code, sizeof(code));
-	guest_registers(&c, 0x8000, 0);
-	alarm_every(200);
-	/* again until a kick was in the middle of it */
-	for (unsigned tries = 0; !halves && tries < 2000; tries++) {
-		memset(c.mem + 0x280000, 0, 0x80000);
-		guest_registers(&c, 0x8000, 0);
-		while (ioctl(c.vcpu, KVM_RUN, 0) < 0) {
-			assert_int_equal(errno, EINTR);
-			r = client_regs(&c);
-			if (r.rip != 0x800f || r.rcx == 0 || r.rcx == 0x80000)
-				continue;
-			assert_int_equal(r.rsi, 0x280000 - r.rcx);
-			assert_int_equal(r.rdi, 0x300000 - r.rcx);
-			halves++;
-			move(&c);
-		}
-		assert_int_equal(c.run->exit_reason, KVM_EXIT_IO);
-		assert_memory_equal(c.mem + 0x280000, c.mem + 0x200000, 0x80000);
-		finish_exit(&c);
-	}
-	alarm_every(0);
-	assert_true(halves > 0);
-	close_last(&c);
+	OPEN_LONG(&c, hypercalls);
+	assert_int_equal(ioctl(c.vm, KVM_CHECK_EXTENSION, KVM_CAP_EXIT_HYPERCALL), 1 << 12);
+	assert_int_equal(client_next_out(&c), 0x40);
+	r = client_regs(&c);
+	assert_int_equal(r.r8, 0);		 /* KVM_HC_VAPIC_POLL_IRQ */
+	assert_int_equal((int64_t)r.r9, -1000);	 /* KVM_ENOSYS */
+	assert_int_equal((int64_t)r.r10, -1000); /* not enabled */
+	client_close(&c);
+
+	OPEN_LONG(&c, hypercalls);
+	assert_int_equal(ioctl(c.vm, KVM_ENABLE_CAP, &cap), 0);
+	assert_run_exits(&c, KVM_EXIT_HYPERCALL);
+	assert_int_equal(c.run->hypercall.nr, 12);
+	assert_int_equal(c.run->hypercall.args[0], 0x1000);
+	assert_int_equal(c.run->hypercall.args[1], 3);
+	assert_int_equal(c.run->hypercall.args[2], 0x10);
+	assert_int_equal(c.run->hypercall.longmode, 1);
+	c.run->hypercall.ret = 0x1234;
+	assert_int_equal(client_next_out(&c), 0x40);
+	assert_int_equal(client_regs(&c).r10, 0x1234);
+	cap.args[0] = 1;
+	assert_fails(ioctl(c.vm, KVM_ENABLE_CAP, &cap), EINVAL);
+	client_close(&c);
 }
 
-/* NMI handler: out %al, $99; iretq. The guest: jmp $ */
-static void nmi_blocking_is_kept_until_iret(void **state)
+GUEST_CODE(user_hypercall, 64, "mov $1, %eax; vmcall; outb %al, $0x40");
+
+static void hypercall_from_ring_3_is_not_permitted(void **state)
 {
-	static const uint8_t handler[] = {0xe6, 0x99, 0x48, 0xcf}, spin[] = {0xe6, 0x98, 0xeb, 0xfc};
-	struct kvm_vcpu_events ev;
 	struct client c;
 
-	open_first(&c);
-	memcpy(c.mem + 0x8000, spin, sizeof(spin));
-	memcpy(c.mem + 0x9000, handler, sizeof(handler));
-	guest_gate(&c, 2, sg_start + (0x9000 - GUEST_CODE));
-	guest_registers(&c, 0x8000, 0);
-	assert_int_equal(ioctl(c.vcpu, KVM_NMI, 0), 0);
-	assert_run_exits(&c, KVM_EXIT_IO);
-	assert_int_equal(c.run->io.port, 0x99);
-	finish_exit(&c);
-	assert_int_equal(ioctl(c.vcpu, KVM_NMI, 0), 0); /* has to wait */
-	assert_int_equal(ioctl(c.vcpu, KVM_GET_VCPU_EVENTS, &ev), 0);
-	assert_int_equal(ev.nmi.masked, 1);
-	assert_int_equal(ev.nmi.pending, 1);
-	move(&c);
-	/* IRET ends the blocking, the second one is delivered before the guest goes on */
-	assert_run_exits(&c, KVM_EXIT_IO);
-	assert_int_equal(c.run->io.port, 0x99);
-	finish_exit(&c);
-	move(&c);
-	assert_run_exits(&c, KVM_EXIT_IO);
-	assert_int_equal(c.run->io.port, 0x98);
-	assert_int_equal(ioctl(c.vcpu, KVM_GET_VCPU_EVENTS, &ev), 0);
-	assert_int_equal(ev.nmi.masked, 0);
-	close_last(&c);
+	client_open_vm(&c, 2 << 20);
+	client_add_vcpu(&c);
+	paging_start(&c, PAGING_LONG, 3, 0, 0, 0);
+	memcpy(c.mem + AT_CODE, user_hypercall, GUEST_CODE_SIZE(user_hypercall));
+	assert_int_equal(client_next_out(&c), 0x40);
+	assert_int_equal((int64_t)client_regs(&c).rax, -1);
+	client_close(&c);
 }
 
-/* An exception on its way (vector 13, error code 0x1234) reaches the handler after a move. */
-static void pending_exception_is_delivered_after_the_move(void **state)
+GUEST_CODE(fpu_code, 64,
+	   "fld1; faddp %st, %st(1); addpd %xmm1, %xmm0; stmxcsr (%rsi); fstcw 4(%rsi); outb %al, $0x40");
+
+static void fpu_state_goes_in_and_comes_out(void **state)
 {
-	/* pop %rax; out %eax, $99 */
-	static const uint8_t handler[] = {0x58, 0xe7, 0x99}, spin[] = {0xeb, 0xfe};
-	struct kvm_vcpu_events ev;
+	struct kvm_fpu f;
+	struct kvm_sregs s;
 	struct client c;
+	double d[2] = {1.5, 2.5}, e[2] = {10, 20}, sum[2];
+	long double st0 = 41;
 
-	open_first(&c);
-	for (unsigned payload = 0; payload < 2; payload++) {
-		memcpy(c.mem + 0x8000, spin, sizeof(spin));
-		memcpy(c.mem + 0x9000, handler, sizeof(handler));
-		guest_gate(&c, 14, sg_start + (0x9000 - GUEST_CODE));
-		guest_registers(&c, 0x8000, 0);
-		assert_int_equal(ioctl(c.vcpu, KVM_GET_VCPU_EVENTS, &ev), 0);
-		ev.flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
-		ev.exception.nr = 14;
-		ev.exception.has_error_code = 1;
-		ev.exception.error_code = 6;
-		ev.exception.injected = !payload;
-		ev.exception.pending = payload;
-		ev.exception_has_payload = payload;
-		ev.exception_payload = payload ? 0x12345678 : 0;
-		assert_int_equal(ioctl(c.vcpu, KVM_SET_VCPU_EVENTS, &ev), 0);
-		move(&c);
-		assert_run_exits(&c, KVM_EXIT_IO);
-		assert_int_equal(c.run->io.port, 0x99);
-		assert_int_equal(*(uint32_t *)((uint8_t *)c.run + c.run->io.data_offset), 6);
-		if (payload) {
-			struct kvm_sregs s;
-
-			assert_int_equal(ioctl(c.vcpu, KVM_GET_SREGS, &s), 0);
-			assert_int_equal(s.cr2, 0x12345678);
-		}
-		finish_exit(&c);
-	}
-	close_last(&c);
+	OPEN_LONG(&c, fpu_code);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_SREGS, &s), 0);
+	s.cr4 |= 3 << 9;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_SREGS, &s), 0);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_FPU, &f), 0);
+	assert_int_equal(f.fcw, 0x37f);
+	assert_int_equal(f.mxcsr, 0x1f80);
+	f.fcw = 0x27f | 0x100;
+	f.mxcsr = 0x9f80;
+	f.fsw = 7 << 11; /* one value on the stack */
+	f.ftwx = 0x80;
+	memcpy(f.fpr[0], &st0, 10);
+	memcpy(f.xmm[0], d, 16);
+	memcpy(f.xmm[1], e, 16);
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_FPU, &f), 0);
+	assert_int_equal(client_next_out(&c), 0x40);
+	assert_int_equal(*(uint32_t *)(c.mem + AT_TEST), 0x9f80);
+	assert_int_equal(*(uint16_t *)(c.mem + AT_TEST + 4), 0x37f);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_FPU, &f), 0);
+	memcpy(sum, f.xmm[0], 16);
+	assert_true(sum[0] == 11.5 && sum[1] == 22.5);
+	memcpy(&st0, f.fpr[0], 10);
+	assert_true(st0 == 42);
+	client_close(&c);
 }
 
-/* FPU and MSR values nobody would have by chance come back bit for bit. */
-static void written_state_is_read_back(void **state)
+static void xsave_area_and_xcr0_round_trip(void **state)
 {
-	static const uint32_t msrs[] = {0x174, 0x175, 0x176, 0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084,
-					0xc0000100, 0xc0000101, 0xc0000102, 0xc0000103, 0x277, 0x200, 0x201, 0x2ff};
-	static const uint64_t value[] = {0x10, 0x123456789000, 0x7fff12345678, 0x0018000800000000, 0xffffffff81000000,
-					 0xffffffff82000000, 0x47700, 0x7f0012345000, 0xffff888012345000, 0x1234567000,
-					 0x1f, 0x0007040600070106, 0xc0000006, 0xffffc0000800, 0xc06};
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry e;
-	} m = {.head.nmsrs = 1};
 	struct kvm_xsave x, y;
+	struct kvm_xcrs xcrs;
 	struct client c;
 
-	open_first(&c);
-	for (size_t i = 0; i < sizeof(msrs) / sizeof(msrs[0]); i++) {
-		m.e = (struct kvm_msr_entry){.index = msrs[i], .data = value[i]};
-		assert_int_equal(ioctl(c.vcpu, KVM_SET_MSRS, &m), 1);
-		m.e.data = 0;
-		assert_int_equal(ioctl(c.vcpu, KVM_GET_MSRS, &m), 1);
-		assert_int_equal(m.e.data, value[i]);
-	}
+	OPEN_LONG(&c, inc_loop);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_XCRS, &xcrs), 0);
+	assert_int_equal(xcrs.nr_xcrs, 1);
+	assert_int_equal(xcrs.xcrs[0].value, 1);
+	xcrs.xcrs[0].value = 3;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_XCRS, &xcrs), 0);
+	xcrs.xcrs[0].value = 2; /* without x87 */
+	assert_fails(ioctl(c.vcpu, KVM_SET_XCRS, &xcrs), EINVAL);
 	assert_int_equal(ioctl(c.vcpu, KVM_GET_XSAVE, &x), 0);
-	for (size_t i = 8; i < 104; i++) /* ST0.. and XMM0..15 */
-		x.region[i] = (uint32_t)(i * 0x01010101u);
-	for (size_t i = 0; i < 8; i++) /* the six bytes beside each ST register are reserved */
-		x.region[8 + i * 4 + 2] &= 0xffff, x.region[8 + i * 4 + 3] = 0;
-	x.region[6] = 0x1f80;
+	x.region[128] |= 3; /* XSTATE_BV: x87, SSE */
+	x.region[40] = 0x12345678; /* XMM0 */
 	assert_int_equal(ioctl(c.vcpu, KVM_SET_XSAVE, &x), 0);
-	move(&c);
+	assert_int_equal(client_next_out(&c), 0x40);
 	assert_int_equal(ioctl(c.vcpu, KVM_GET_XSAVE, &y), 0);
-	assert_memory_equal(x.region + 8, y.region + 8, 96 * 4);
-	m.e.data = 0;
-	assert_int_equal(ioctl(c.vcpu, KVM_GET_MSRS, &m), 1);
-	assert_int_equal(m.e.data, 0xc06);
-	close_last(&c);
+	assert_int_equal(y.region[40], 0x12345678);
+	x.region[129] |= 0x80000000; /* a component nobody has */
+	assert_fails(ioctl(c.vcpu, KVM_SET_XSAVE, &x), EINVAL);
+	client_close(&c);
+}
+
+static void boot_processor_is_the_one_named(void **state)
+{
+	struct client c;
+	struct kvm_mp_state mp;
+	struct kvm_sregs s;
+	int other;
+
+	client_open_vm(&c, 1 << 20);
+	assert_int_equal(ioctl(c.vm, KVM_CHECK_EXTENSION, KVM_CAP_SET_BOOT_CPU_ID), 1);
+	assert_int_equal(ioctl(c.vm, KVM_SET_BOOT_CPU_ID, 1), 0);
+	assert_int_equal(ioctl(c.vm, KVM_CREATE_IRQCHIP, 0), 0);
+	client_add_vcpu(&c);
+	assert_fails(ioctl(c.vm, KVM_SET_BOOT_CPU_ID, 0), EBUSY);
+	other = ioctl(c.vm, KVM_CREATE_VCPU, 1);
+	assert_true(other >= 0);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_MP_STATE, &mp), 0);
+	assert_int_equal(mp.mp_state, KVM_MP_STATE_UNINITIALIZED);
+	assert_int_equal(ioctl(other, KVM_GET_MP_STATE, &mp), 0);
+	assert_int_equal(mp.mp_state, KVM_MP_STATE_RUNNABLE);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_SREGS, &s), 0);
+	assert_int_equal(s.apic_base, 0xfee00800);
+	assert_int_equal(ioctl(other, KVM_GET_SREGS, &s), 0);
+	assert_int_equal(s.apic_base, 0xfee00900);
+	close(other);
+	client_close(&c);
+}
+
+static void reset_state_is_the_processors(void **state)
+{
+	struct client c;
+	struct kvm_regs r;
+	struct kvm_sregs s;
+
+	client_open_vm(&c, 1 << 20);
+	client_add_vcpu(&c);
+	r = client_regs(&c);
+	assert_int_equal(r.rip, 0xfff0);
+	assert_int_equal(r.rflags, 2);
+	assert_int_equal(r.rax, 0);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_SREGS, &s), 0);
+	assert_int_equal(s.cr0, 0x60000010);
+	assert_int_equal(s.cs.base, 0xffff0000);
+	assert_int_equal(s.cs.selector, 0xf000);
+	assert_int_equal(s.cs.limit, 0xffff);
+	assert_int_equal(s.idt.limit, 0xffff);
+	assert_int_equal(s.tr.type, 11);
+	assert_int_equal(s.ldt.type, 2);
+	client_close(&c);
+}
+
+/* CPUID of the guest is what the client set, before the first run and not after. */
+GUEST_CODE(cpuid_code, 64, "mov $0x40001234, %eax; xor %ecx, %ecx; cpuid; outb %al, $0x40");
+
+static void cpuid_is_the_clients(void **state)
+{
+	struct {
+		struct kvm_cpuid2 h;
+		struct kvm_cpuid_entry2 e[2];
+	} cpuid = {.h.nent = 2,
+		   .e = {{.function = 0, .eax = 1}, {.function = 0x40001234, .eax = 1, .ebx = 2, .ecx = 3, .edx = 4}}};
+	struct client c;
+	struct kvm_regs r;
+
+	OPEN_LONG(&c, cpuid_code);
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_CPUID2, &cpuid), 0);
+	assert_int_equal(client_next_out(&c), 0x40);
+	r = client_regs(&c);
+	assert_int_equal(r.rax, 1);
+	assert_int_equal(r.rbx, 2);
+	assert_int_equal(r.rcx, 3);
+	assert_int_equal(r.rdx, 4);
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_CPUID2, &cpuid), 0); /* the same again is allowed */
+	cpuid.e[1].eax = 9;
+	assert_fails(ioctl(c.vcpu, KVM_SET_CPUID2, &cpuid), EINVAL);
+	client_close(&c);
+}
+
+/* Every MSR of the list can be read, and written back what it holds. */
+static void every_listed_msr_reads_and_takes_its_value_back(void **state)
+{
+	struct {
+		struct kvm_msr_list h;
+		uint32_t i[512];
+	} list = {.h.nmsrs = 512};
+	struct client c;
+
+	OPEN_LONG(&c, inc_loop);
+	assert_int_equal(ioctl(c.kvm, KVM_GET_MSR_INDEX_LIST, &list), 0);
+	assert_true(list.h.nmsrs > 20);
+	for (uint32_t i = 0; i < list.h.nmsrs; i++) {
+		struct {
+			struct kvm_msrs h;
+			struct kvm_msr_entry e[1];
+		} m = {.h.nmsrs = 1, .e = {{.index = list.i[i]}}};
+
+		if (ioctl(c.vcpu, KVM_GET_MSRS, &m) != 1)
+			fail_msg("MSR %#x cannot be read", list.i[i]);
+		if (ioctl(c.vcpu, KVM_SET_MSRS, &m) != 1)
+			fail_msg("MSR %#x does not take %#llx", list.i[i], (unsigned long long)m.e[0].data);
+	}
+	client_close(&c);
+}
+
+static void tss_and_identity_map_addresses_follow_the_rules(void **state)
+{
+	struct client c;
+	uint64_t zero = 0;
+
+	client_open_vm(&c, 1 << 20);
+	assert_int_equal(ioctl(c.vm, KVM_SET_TSS_ADDR, 0xfffbd000), 0);
+	assert_int_equal(ioctl(c.vm, KVM_SET_IDENTITY_MAP_ADDR, &zero), 0); /* 0: the default */
+	assert_fails(ioctl(c.vm, KVM_SET_IDENTITY_MAP_ADDR, (void *)8), EFAULT);
+	client_add_vcpu(&c);
+	assert_fails(ioctl(c.vm, KVM_SET_IDENTITY_MAP_ADDR, &zero), EINVAL);
+	client_close(&c);
+}
+
+/* A port input that waits for its data is finished by the next KVM_RUN, immediate_exit or not. */
+GUEST_CODE(input, 64, "inb $0x10, %al; outb %al, $0x40");
+
+static void immediate_exit_finishes_the_pending_input(void **state)
+{
+	struct client c;
+
+	OPEN_LONG(&c, input);
+	assert_run_exits(&c, KVM_EXIT_IO);
+	((uint8_t *)c.run)[c.run->io.data_offset] = 0x5a;
+	c.run->immediate_exit = 1;
+	assert_fails(ioctl(c.vcpu, KVM_RUN, 0), EINTR);
+	c.run->immediate_exit = 0;
+	assert_int_equal(client_regs(&c).rax & 0xff, 0x5a);
+	assert_int_equal(client_regs(&c).rip, AT_CODE + 2);
+	assert_int_equal(client_next_out(&c), 0x40);
+	client_close(&c);
+}
+
+static void translate_walks_the_guests_tables(void **state)
+{
+	struct kvm_translation t = {.linear_address = AT_TEST + 5};
+	struct client c;
+
+	OPEN_LONG(&c, inc_loop);
+	paging_pte_set(&c, PAGING_LONG, AT_TEST, 0x77000 | PG_P);
+	assert_int_equal(ioctl(c.vcpu, KVM_TRANSLATE, &t), 0);
+	assert_int_equal(t.valid, 1);
+	assert_int_equal(t.physical_address, 0x77005);
+	t.linear_address = 1ull << 40;
+	assert_int_equal(ioctl(c.vcpu, KVM_TRANSLATE, &t), 0);
+	assert_int_equal(t.valid, 0);
+	client_close(&c);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(guest_moved_at_random_kicks_ends_as_undisturbed),
-		cmocka_unit_test(guest_moved_under_nmis_ends_as_undisturbed),
-		cmocka_unit_test(guest_moved_at_every_boundary_ends_as_undisturbed),
-		cmocka_unit_test(half_done_string_instruction_goes_on),
-		cmocka_unit_test(nmi_blocking_is_kept_until_iret),
-		cmocka_unit_test(pending_exception_is_delivered_after_the_move),
-		cmocka_unit_test(written_state_is_read_back),
+		cmocka_unit_test(shared_registers_travel_in_kvm_run),
+		cmocka_unit_test(exception_set_as_an_event_is_delivered),
+		cmocka_unit_test(nmi_set_as_an_event_waits_while_masked),
+		cmocka_unit_test(nonsense_events_are_refused),
+		cmocka_unit_test(pending_page_fault_keeps_its_address_as_payload),
+		cmocka_unit_test(hypercalls_answer_or_go_to_the_client),
+		cmocka_unit_test(hypercall_from_ring_3_is_not_permitted),
+		cmocka_unit_test(fpu_state_goes_in_and_comes_out),
+		cmocka_unit_test(xsave_area_and_xcr0_round_trip),
+		cmocka_unit_test(boot_processor_is_the_one_named),
+		cmocka_unit_test(reset_state_is_the_processors),
+		cmocka_unit_test(cpuid_is_the_clients),
+		cmocka_unit_test(every_listed_msr_reads_and_takes_its_value_back),
+		cmocka_unit_test(tss_and_identity_map_addresses_follow_the_rules),
+		cmocka_unit_test(immediate_exit_finishes_the_pending_input),
+		cmocka_unit_test(translate_walks_the_guests_tables),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
