@@ -204,6 +204,7 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 
 	if (kvm_check_request(KVM_REQ_EVENT, vcpu) || req_int_win ||
 	    kvm_event_has_interrupt(vcpu) || vcpu->arch->nmi_pending) {
+		vcpu->stat.req_event++;
 		inject_pending_event(vcpu, req_int_win);
 		if (kvm_test_request(KVM_REQ_TRIPLE_FAULT, vcpu)) {
 			cancel_injection(vcpu);
