@@ -24,14 +24,14 @@ struct access {
 };
 
 static const struct access accesses[] = {
-	{ 'r', "read", EPT_READ, 0 },
-	{ 'w', "write", EPT_WRITE, 1 },
-	{ 'x', "instruction fetch", EPT_EXEC, 2 },
+	{ 'r', "A read of", EPT_READ, 0 },
+	{ 'w', "A write to", EPT_WRITE, 1 },
+	{ 'x', "An instruction fetch from", EPT_EXEC, 2 },
 };
 
 static const char *bit_name(const struct access *a)
 {
-	return a->kind == 'r' ? "R, bit 0" : a->kind == 'w' ? "W, bit 1" : "X, bit 2";
+	return a->kind == 'r' ? "0 (R)" : a->kind == 'w' ? "1 (W)" : "2 (X)";
 }
 
 /* --- the facts under the sentence --- */
@@ -151,7 +151,7 @@ static void say_missing_right(const struct subject *s)
 {
 	const struct see_step *last = &s->steps.step[s->steps.nr - 1];
 
-	printf("%s causes an EPT violation (exit reason 48, exit qualification bit %u): the %s lacks %s; ", s->what,
+	printf("%s causes an EPT violation (exit reason 48, exit qualification bit %u): the %s lacks bit %s; ", s->what,
 	       s->a->qualification, see_level(last->level), bit_name(s->a));
 	if (s->a->kind == 'w' && last->entry & SPTE_MMU_WRITABLE && last->level == 1) {
 		puts("it was taken away to notice writes (MMU_WRITABLE is set), so fast_page_fault gives it back "
@@ -179,7 +179,7 @@ static void say_success(const struct subject *s)
 							    : "; the processor sets A (bit 8)";
 	else if (ad && write && !(last->entry & EPT_DIRTY))
 		sets = "; the processor sets D (bit 9)";
-	printf("%s succeeds without a VM exit: the %s maps a %s page with %s set%s%s.\n", s->what,
+	printf("%s succeeds without a VM exit: the %s maps a %s page and its bit %s is set%s%s.\n", s->what,
 	       see_level(last->level), see_page_size(last->level), bit_name(s->a), sets,
 	       *s->mapping ? "" : "; but the client has unmapped it, so the access itself will fail "
 				  "and KVM_RUN return EFAULT");
@@ -282,11 +282,17 @@ static int explain_guest(struct see_options *o, const struct access *a, gva_t gv
 		return -1;
 	if (!w->mode)
 		return 0;
+	if (w->mode == 4 && (int64_t)(gva << 16) >> 16 != (int64_t)gva) {
+		printf("%s guest-virtual 0x%llx is refused by the processor: bits 63 to 47 differ, the address is not "
+		       "canonical; the guest takes #GP (#SS through the stack), no page table is asked.\n",
+		       a->noun, (ull)gva);
+		return 1;
+	}
 	why = refused(w, a, o->user, &at);
 	if (!why && w->end == SEE_UNREADABLE) {
-		printf("A%s %s of guest-virtual 0x%llx makes the processor read a page-table entry at guest-physical "
+		printf("%s guest-virtual 0x%llx makes the processor read a page-table entry at guest-physical "
 		       "0x%llx, where there is no memory: an EPT violation with exit qualification bit 8 clear.\n",
-		       a->kind == 'x' ? "n" : "", a->noun, (ull)gva, (ull)w->gpa);
+		       a->noun, (ull)gva, (ull)w->gpa);
 		return 1;
 	}
 	if (!why && !o->user) {
@@ -296,10 +302,10 @@ static int explain_guest(struct see_options *o, const struct access *a, gva_t gv
 	if (!why)
 		return 0;
 	level = w->step[at].level ? see_level(w->step[at].level) : "PDPTE";
-	printf("A%s %s of guest-virtual 0x%llx is refused by the guest's own page tables: in its %s (0x%llx, at "
+	printf("%s guest-virtual 0x%llx is refused by the guest's own page tables: in its %s (0x%llx, at "
 	       "guest-physical 0x%llx) %s; the guest takes #PF with error code 0x%x, there is no VM exit and the EPT is "
 	       "not asked.\n",
-	       a->kind == 'x' ? "n" : "", a->noun, (ull)gva, level, (ull)w->step[at].entry,
+	       a->noun, (ull)gva, level, (ull)w->step[at].entry,
 	       (ull)w->step[at].at, why, error_code(a, o->user, w->step[at].entry & PTE_P));
 	return 1;
 }
@@ -321,8 +327,7 @@ int see_explain(struct see_options *o)
 		return 1;
 	s.a = a;
 	s.gpa = addr;
-	snprintf(s.what, sizeof(s.what), "A%s %s of guest-physical 0x%llx", a->kind == 'x' ? "n" : "", a->noun,
-		 (ull)addr);
+	snprintf(s.what, sizeof(s.what), "%s guest-physical 0x%llx", a->noun, (ull)addr);
 	if (o->gva) {
 		int told = explain_guest(o, a, addr, &w);
 
@@ -331,8 +336,8 @@ int see_explain(struct see_options *o)
 		o->as = w.as;
 		s.gpa = w.gpa;
 		s.steps = w.ept;
-		snprintf(s.what, sizeof(s.what), "A%s %s of guest-virtual 0x%llx, guest-physical 0x%llx,",
-			 a->kind == 'x' ? "n" : "", a->noun, (ull)addr, (ull)s.gpa);
+		snprintf(s.what, sizeof(s.what), "%s guest-virtual 0x%llx, guest-physical 0x%llx,",
+			 a->noun, (ull)addr, (ull)s.gpa);
 	} else if (!see_ask_walk(o, addr, &s.steps)) {
 		return 1;
 	}
