@@ -226,7 +226,9 @@ static long tpr_access_reporting(struct abi_call *c)
 	return 0;
 }
 
-#define VCPU_ROW(request, arg, handler) ABI_ROW(request, ABI_VCPU, arg, ABI_VCPU_MUTEX, handler)
+/* Not by ABI_ROW: the name must not be expanded on the way. */
+#define VCPU_ROW(request, arg, handler) \
+	{ request, #request, ABI_VCPU, arg, ABI_VCPU_MUTEX, handler }
 
 const struct abi_row abi_vcpu_rows[] = {
 	VCPU_ROW(KVM_RUN, ABI_ARG_NONE, run), /* first: found at once */
