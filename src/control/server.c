@@ -135,16 +135,16 @@ static void serve(int fd)
 
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	if (!peer_may_look(fd)) {
-		reply_error(&r, "not permitted: the process belongs to user %u", geteuid());
-	} else {
-		/* One line in one piece: whoever sends less gets an error. */
-		n = recv(fd, line, sizeof(line) - 1, 0);
-		if (n <= 0)
-			return;
-		line[n] = '\0';
+	/* One line in one piece: whoever sends less gets an error. Read it in any
+	 * case, since closing with something unread would take the reply along. */
+	n = recv(fd, line, sizeof(line) - 1, 0);
+	if (n <= 0)
+		return;
+	line[n] = '\0';
+	if (peer_may_look(fd))
 		answer(&r, line);
-	}
+	else
+		reply_error(&r, "not permitted: it belongs to user %u", geteuid());
 	send_all(fd, r.text, r.len);
 	reply_free(&r);
 }

@@ -65,7 +65,7 @@ static bool is_instant(const struct kvm_stat_table *t, const char *name)
 	return false;
 }
 
-static void add(struct sample *s, bool vcpu, const char *name, uint64_t value)
+static void add(struct sample *s, const char *name, uint64_t value)
 {
 	unsigned i = 0;
 
@@ -94,7 +94,7 @@ static void take_line(struct sample *s, const struct options *o, const char *lin
 	    sscanf(line, "vcpu %llu %u %47s %llu%n", &vm, &vcpu, name, &value, &at) != 4)
 		return;
 	if (line[at] == '\0' && (!o->fields || strstr(name, o->fields)))
-		add(s, line[1] == 'c', name, value);
+		add(s, name, value);
 }
 
 static double now(void)
@@ -196,17 +196,22 @@ static void screen(const struct sample *a, const struct sample *b, const struct 
 	fflush(stdout);
 }
 
+static int column(const struct counter *c)
+{
+	int n = (int)strlen(c->name);
+
+	return n < 8 ? 8 : n;
+}
+
 static void log_line(const struct sample *a, const struct sample *b, bool header)
 {
 	for (unsigned i = 0; header && i < b->nr; i++)
-		printf("%*s%s", i ? 11 : 10, b->c[i].name, i + 1 == b->nr ? "\n" : "");
+		printf("%*s%s", column(&b->c[i]), b->c[i].name, i + 1 == b->nr ? "\n" : " ");
 	for (unsigned i = 0; i < b->nr; i++) {
 		const struct counter *c = &b->c[i];
-		int width = (int)strlen(c->name);
 
-		width = width < 10 ? 10 : width;
-		printf("%*.0f%s", i && width == 10 ? 11 : width,
-		       c->instant ? (double)c->total : rate(a, b, c), i + 1 == b->nr ? "\n" : "");
+		printf("%*.0f%s", column(c), c->instant ? (double)c->total : rate(a, b, c),
+		       i + 1 == b->nr ? "\n" : " ");
 	}
 	fflush(stdout);
 }
