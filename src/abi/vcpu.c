@@ -209,8 +209,6 @@ static long get_stats_fd(struct abi_call *c)
 	return kvm_vcpu_ioctl_get_stats_fd(c->vcpu);
 }
 
-#define IN ABI_COPY_IN
-#define OUT ABI_COPY_OUT
 static long set_vapic_addr(struct abi_call *c)
 {
 	return kvm_lapic_set_vapic_addr(c->vcpu, ((struct kvm_vapic_addr *)c->data)->vapic_addr);
@@ -226,7 +224,9 @@ static long tpr_access_reporting(struct abi_call *c)
 	return 0;
 }
 
-/* Not by ABI_ROW: the name must not be expanded on the way. */
+#define IN ABI_COPY_IN
+#define OUT ABI_COPY_OUT
+/* Not by ABI_ROW: the name must not be expanded on its way there. */
 #define VCPU_ROW(request, arg, handler) \
 	{ request, #request, ABI_VCPU, arg, ABI_VCPU_MUTEX, handler }
 
