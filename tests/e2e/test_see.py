@@ -80,7 +80,7 @@ def dump_json_agrees_with_slots_and_counters():
         assert written["w"] and written["dirty"] and written["accessed"] and written["memtype"] == "WB", written
         assert written["hva"] - written["start"] == hva[0]
         logged = {r["start"]: r for r in ranges if 0x300000 <= r["start"] < 0x310000}
-        assert logged[0x300000]["w"] and not logged[0x301000]["w"], logged
+        assert logged[0x300000]["dirty"] and not logged[0x301000]["dirty"], logged
         assert not [r for r in ranges if r["start"] == 0x200000][0]["w"]
         stats = ask("stat", "-1", "-s", "0.1", "-p", c.pid)
         count = {int(n): int(re.search(rf"^pages_{s}\s+(\d+)", stats, re.M)[1]) for n, s in ((1, "4k"), (2, "2m"))}
@@ -116,7 +116,7 @@ def explain_names_the_bit_the_slot_and_the_mapping():
             (("0x5000", "w"), ("succeeds without a VM exit", "bit 1 (W)", "memslot 0", "rw-")),
             (("0x200000", "r"), ("succeeds without a VM exit", "memslot 1")),
             (("0x200000", "w"), ("EPT violation", "lacks bit 1 (W)", "KVM_MEM_READONLY", "KVM_EXIT_MMIO")),
-            (("0x301000", "w"), ("EPT violation", "lacks bit 1 (W)", "fast_page_fault", "dirty log")),
+            (("0x301000", "w"), ("succeeds without a VM exit", "sets D (bit 9)", "PML buffer", "dirty log")),
             (("0x30f000", "w"), ("EPT violation", "is empty", "4K, since the slot's writes are logged")),
             (("0x900000", "r"), ("EPT violation", "no memslot holds", "KVM_EXIT_MMIO")),
             (("0x7f00000000000000",), ("reach to bit 47",)),
@@ -130,6 +130,26 @@ def explain_names_the_bit_the_slot_and_the_mapping():
             out = ask("ept", "explain", *options, c.pid, *rest)
             for want in wants:
                 assert want in out, f"{argv}: no {want!r} in\n{out}"
+
+
+def explain_names_write_protection_of_the_dirty_log():
+    with Client(USERKVM_PARAMS="pml=0") as c:
+        c.run()
+        out = ask("ept", "explain", c.pid, "0x301000", "w")
+        for want in ("EPT violation", "lacks bit 1 (W)", "fast_page_fault", "dirty log"):
+            assert want in out, out
+        assert c.run() is None
+        assert "succeeds" in ask("ept", "explain", c.pid, "0x300000", "w")
+
+
+def shadow_paging_has_no_ept_to_look_at():
+    p = subprocess.run([USERKVM, "run", "--params", "ept=0", sys.executable, os.path.join(HERE, "see_client.py")],
+                       input="", capture_output=True, text=True, timeout=60)
+    if p.returncode:
+        raise tap.Skip("ept=0: no shadow MMU in this build")
+    with Client(USERKVM_PARAMS="ept=0") as c:
+        assert "no EPT" in refused("ept", "dump", c.pid)
+        assert "no EPT" in refused("ept", "walk", c.pid, "0")
 
 
 def explain_notices_what_the_client_unmapped():
@@ -399,7 +419,8 @@ def a_kernel_boots_while_everything_is_looked_at():
 
 
 cases = (dump_json_agrees_with_slots_and_counters, walk_ends_at_the_clients_memory, two_dimensional_walk_shows_both_tables,
-         explain_names_the_bit_the_slot_and_the_mapping, explain_notices_what_the_client_unmapped,
+         explain_names_the_bit_the_slot_and_the_mapping, explain_names_write_protection_of_the_dirty_log,
+         shadow_paging_has_no_ept_to_look_at, explain_notices_what_the_client_unmapped,
          diff_shows_what_a_round_of_the_guest_changed, dump_file_says_the_same_as_the_live_vm,
          map_is_well_formed_and_shows_every_slot, stat_counts_what_the_guest_does, stat_log_is_a_header_and_lines,
          stat_of_all_processes_finds_the_client, strace_shows_arguments_results_errors_and_time,

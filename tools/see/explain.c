@@ -174,7 +174,10 @@ static void say_success(const struct subject *s)
 	bool ad = s->steps.root.ad, write = s->a->kind == 'w';
 	const char *sets = "";
 
-	if (ad && !(last->entry & EPT_ACCESSED))
+	/* Without PML such an entry would be write-protected. */
+	if (ad && write && !(last->entry & EPT_DIRTY) && s->slot && s->slot->flags & KVM_MEM_LOG_DIRTY_PAGES)
+		sets = "; the processor sets D (bit 9) and notes the page in the PML buffer, for the dirty log";
+	else if (ad && !(last->entry & EPT_ACCESSED))
 		sets = write && !(last->entry & EPT_DIRTY) ? "; the processor sets A (bit 8) and D (bit 9)"
 							    : "; the processor sets A (bit 8)";
 	else if (ad && write && !(last->entry & EPT_DIRTY))
