@@ -29,7 +29,6 @@
 #define WIDTH (CELLS_X + COLUMNS * (CELL + GAP) + 30)
 
 enum { SIZE_4K, SIZE_2M, SIZE_1G, SIZES };
-static const char *const size_colour[SIZES] = { "#e8a33d", "#3d7dca", "#7b4fb0" };
 static const char *const size_name[SIZES] = { "4 KiB pages", "2 MiB pages", "1 GiB pages" };
 #define COLOUR_NONE "#e9ecef"
 #define COLOUR_MMIO "#d6336c"
@@ -85,19 +84,50 @@ static void box(FILE *f, double x, double y, double w, double h, const char *fil
 		fprintf(f, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"%s\"/>\n", x, y, w, h, fill);
 }
 
-static void cell(FILE *f, const struct content *c, uint64_t bytes, double x, double y)
-{
-	double at = x, per = CELL / (double)bytes;
+/*
+ * What is drawn over one another, each layer of a section as one path, which
+ * keeps the file small.
+ */
+enum layer { BASE, PAGES_4K, PAGES_2M, PAGES_1G, MMIO, READ_ONLY, ACCESSED, DIRTY, LAYERS };
+static const char *const layer_fill[LAYERS] = {
+	COLOUR_NONE, "#e8a33d", "#3d7dca", "#7b4fb0", COLOUR_MMIO, "url(#ro)", COLOUR_ACCESSED, COLOUR_DIRTY,
+};
 
-	box(f, x, y, CELL, CELL, COLOUR_NONE);
-	for (int i = SIZES - 1; i >= 0; i--) {
-		box(f, at, y, (double)c->by_size[i] * per, CELL, size_colour[i]);
-		at += (double)c->by_size[i] * per;
+/* The layer's part of a cell of `bytes` whose corner is x, y. */
+static void cell(FILE *f, enum layer layer, const struct content *c, uint64_t bytes, double x, double y)
+{
+	const double per = CELL / (double)bytes;
+	double left = 0, n = 0, top = 0, high = CELL;
+
+	switch (layer) {
+	case BASE: n = (double)bytes; break;
+	case PAGES_1G: n = (double)c->by_size[SIZE_1G]; break;
+	case PAGES_2M:
+		left = (double)c->by_size[SIZE_1G];
+		n = (double)c->by_size[SIZE_2M];
+		break;
+	case PAGES_4K:
+		left = (double)(c->by_size[SIZE_1G] + c->by_size[SIZE_2M]);
+		n = (double)c->by_size[SIZE_4K];
+		break;
+	case MMIO:
+		left = (double)c->mapped;
+		n = (double)c->mmio;
+		break;
+	case READ_ONLY: n = (double)c->read_only; break;
+	case ACCESSED:
+		n = (double)c->accessed;
+		high = 2.5;
+		break;
+	case DIRTY:
+		n = (double)c->dirty;
+		top = CELL - 3;
+		high = 3;
+		break;
+	default: break;
 	}
-	box(f, at, y, (double)c->mmio * per, CELL, COLOUR_MMIO);
-	box(f, x, y, (double)c->read_only * per, CELL, "url(#ro)");
-	box(f, x, y, (double)c->accessed * per, 2.5, COLOUR_ACCESSED);
-	box(f, x, y + CELL - 3, (double)c->dirty * per, 3, COLOUR_DIRTY);
+	if (n > 0)
+		fprintf(f, "M%g %gh%.3gv%gh-%.3gz", x + left * per, y + top, n * per, high, n * per);
 }
 
 /* Bytes of a cell: a power of two, so that there are not too many rows. */
@@ -157,14 +187,18 @@ static double section(FILE *f, const struct see_picture *p, const struct see_slo
 		snprintf(line, sizeof(line), "0x%09llx", (ull)(s->start + row * COLUMNS * bytes));
 		if (row % 4 == 0)
 			text(f, CELLS_X - 12, top + CELL - 2, "m", "end", line);
-		for (unsigned col = 0; col < COLUMNS && row * COLUMNS + col < cells; col++) {
-			gpa_t start = s->start + (row * COLUMNS + col) * bytes;
-			gpa_t end = min_u64(start + bytes, s->start + s->size);
+	}
+	for (int layer = 0; layer < LAYERS; layer++) {
+		fprintf(f, "<path fill=\"%s\" d=\"", layer_fill[layer]);
+		for (unsigned i = 0; i < cells; i++) {
+			gpa_t start = s->start + i * bytes, end = min_u64(start + bytes, s->start + s->size);
 			struct content c;
 
 			look(p, s->as, start, end, &c);
-			cell(f, &c, end - start, CELLS_X + col * (CELL + GAP), top);
+			cell(f, (enum layer)layer, &c, end - start, CELLS_X + i % COLUMNS * (CELL + GAP),
+			     y + i / COLUMNS * (CELL + GAP));
 		}
+		fputs("\"/>\n", f);
 	}
 	return y + tall + 16;
 }
@@ -207,14 +241,14 @@ static void legend(FILE *f, double y)
 	double x = 24;
 
 	for (int i = 0; i < SIZES; i++) {
-		box(f, x, y, CELL, CELL, size_colour[i]);
+		box(f, x, y, CELL, CELL, layer_fill[PAGES_4K + i]);
 		x = legend_item(f, x, y, size_name[i]);
 	}
 	box(f, x, y, CELL, CELL, COLOUR_NONE);
 	x = legend_item(f, x, y, "not mapped yet");
 	box(f, x, y, CELL, CELL, COLOUR_MMIO);
 	x = legend_item(f, x, y, "MMIO");
-	box(f, x, y, CELL, CELL, size_colour[SIZE_4K]);
+	box(f, x, y, CELL, CELL, layer_fill[PAGES_4K]);
 	box(f, x, y, CELL, CELL, "url(#ro)");
 	x = legend_item(f, x, y, "write faults");
 	box(f, x, y, CELL, CELL, COLOUR_NONE);
