@@ -282,5 +282,7 @@ void kvm_flush_remote_tlbs(struct kvm *kvm);
  * not promise that the vCPU is runnable: look again. Takes KVM_REQ_UNBLOCK.
  */
 int kvm_vcpu_block(struct kvm_vcpu *vcpu);
+/* The same for HLT: the wait is counted (halt_wait_ns, halt_wait_hist, blocking). */
+int kvm_vcpu_halt(struct kvm_vcpu *vcpu);
 
 #endif

@@ -138,29 +138,6 @@ void kvm_flush_remote_tlbs(struct kvm *kvm)
 		kvm_stat_add(&kvm->stat.remote_tlb_flush, 1);
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-/* futex_wait() on wake_word, with the time it took among the counters. */
-static int sleep_counted(struct kvm_vcpu *vcpu, uint32_t word)
-{
-	uint64_t t = now_ns();
-	int r;
-
-	vcpu->stat.blocking = 1;
-	r = futex_wait(&vcpu->wake_word, word, BLOCK_SLICE_NS);
-	vcpu->stat.blocking = 0;
-	t = now_ns() - t;
-	vcpu->stat.halt_wait_ns += t;
-	vcpu->stat.halt_wait_hist[kvm_stat_log_bucket(t, KVM_HALT_HIST_COUNT)]++;
-	return r;
-}
-
 int kvm_vcpu_block(struct kvm_vcpu *vcpu)
 {
 	const struct kvm_arch_ops *arch = kvm_arch_ops();
@@ -171,7 +148,7 @@ int kvm_vcpu_block(struct kvm_vcpu *vcpu)
 	while (!kvm_check_request(KVM_REQ_UNBLOCK, vcpu) &&
 	       !(arch->vcpu_runnable && arch->vcpu_runnable(vcpu)) &&
 	       !__atomic_load_n(&vcpu->signal_seen, __ATOMIC_SEQ_CST)) {
-		r = sleep_counted(vcpu, word);
+		r = futex_wait(&vcpu->wake_word, word, BLOCK_SLICE_NS);
 		if (r == -EINTR)
 			__atomic_store_n(&vcpu->signal_seen, 1, __ATOMIC_SEQ_CST);
 		if (__atomic_load_n(&vcpu->wake_word, __ATOMIC_SEQ_CST) != word)
@@ -179,4 +156,26 @@ int kvm_vcpu_block(struct kvm_vcpu *vcpu)
 	}
 	__atomic_store_n(&vcpu->blocked, false, __ATOMIC_SEQ_CST);
 	return __atomic_load_n(&vcpu->signal_seen, __ATOMIC_SEQ_CST) ? -EINTR : 0;
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+int kvm_vcpu_halt(struct kvm_vcpu *vcpu)
+{
+	uint64_t t = now_ns();
+	int r;
+
+	vcpu->stat.blocking = 1;
+	r = kvm_vcpu_block(vcpu);
+	vcpu->stat.blocking = 0;
+	t = now_ns() - t;
+	vcpu->stat.halt_wait_ns += t;
+	vcpu->stat.halt_wait_hist[kvm_stat_log_bucket(t, KVM_HALT_HIST_COUNT)]++;
+	return r;
 }

@@ -285,7 +285,8 @@ static int vcpu_block(struct kvm_vcpu *vcpu)
 	int r = 0;
 
 	if (!kvm_arch_vcpu_runnable(vcpu))
-		r = kvm_vcpu_block(vcpu);
+		r = vcpu->arch->mp_state == KVM_MP_STATE_HALTED ? kvm_vcpu_halt(vcpu)
+								: kvm_vcpu_block(vcpu);
 	accept_apic_events(vcpu);
 	switch (vcpu->arch->mp_state) {
 	case KVM_MP_STATE_HALTED:
