@@ -222,6 +222,37 @@ def stat_of_all_processes_finds_the_client():
         assert re.search(r"^exits\s+[1-9]", ask("stat", "-1", "-s", "0.1"), re.M)
 
 
+def qemu_reads_the_counters_of_its_vm():
+    if not shutil.which("qemu-system-x86_64"):
+        raise tap.Skip("qemu-system-x86_64 is not installed")
+    p = subprocess.Popen([USERKVM, "run", "--", "qemu-system-x86_64", "-accel", "kvm", "-m", "64", "-display", "none", "-nodefaults",
+                          "-S", "-qmp", "stdio"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    def command(name, **arguments):
+        p.stdin.write(json.dumps({"execute": name, "arguments": arguments}) + "\n")
+        p.stdin.flush()
+        while True:
+            answer = json.loads(p.stdout.readline())
+            if "return" in answer:
+                return answer["return"]
+            assert "error" not in answer, answer
+
+    def exits():
+        return {s["name"]: s["value"] for s in command("query-stats", target="vcpu")[0]["stats"]}["exits"]
+
+    with p:
+        command("qmp_capabilities")
+        before = exits()
+        command("cont")
+        deadline = time.time() + 20
+        while exits() <= before and time.time() < deadline:
+            time.sleep(0.1)
+        assert exits() > before
+        names = {s["name"] for s in command("query-stats", target="vm")[0]["stats"]}
+        assert {"pages_4k", "pages_2m", "remote_tlb_flush"} <= names, names
+        command("quit")
+
+
 # --- strace ---
 
 def strace_shows_arguments_results_errors_and_time():
@@ -423,7 +454,7 @@ cases = (dump_json_agrees_with_slots_and_counters, walk_ends_at_the_clients_memo
          shadow_paging_has_no_ept_to_look_at, explain_notices_what_the_client_unmapped,
          diff_shows_what_a_round_of_the_guest_changed, dump_file_says_the_same_as_the_live_vm,
          map_is_well_formed_and_shows_every_slot, stat_counts_what_the_guest_does, stat_log_is_a_header_and_lines,
-         stat_of_all_processes_finds_the_client, strace_shows_arguments_results_errors_and_time,
+         stat_of_all_processes_finds_the_client, qemu_reads_the_counters_of_its_vm, strace_shows_arguments_results_errors_and_time,
          strace_without_a_file_goes_to_standard_error, wrong_processes_are_one_line, nonsense_is_one_line_or_usage,
          other_users_may_not_look, switched_off_there_is_nothing_to_look_at, vm_that_dies_meanwhile_is_one_line,
          bad_dump_files_are_one_line, bad_peers_do_not_harm_the_target, client_that_closes_every_descriptor_is_left_alone,

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -227,7 +228,19 @@ static bool wait_key(double seconds, bool keys)
 	return read(STDIN_FILENO, &key, 1) != 1 || key == 'q' || ended;
 }
 
-static int watch(const struct options *o)
+/* Keys without a newline; false: not at a terminal. */
+static bool raw_keys(struct termios *before)
+{
+	struct termios t;
+
+	if (!isatty(STDIN_FILENO) || tcgetattr(STDIN_FILENO, before))
+		return false;
+	t = *before;
+	t.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+	return tcsetattr(STDIN_FILENO, TCSANOW, &t) == 0;
+}
+
+static int watch(const struct options *o, bool keys)
 {
 	double delay = o->delay > 0 ? o->delay : o->once || o->log ? 1 : 3;
 	struct sample a, b;
@@ -237,7 +250,7 @@ static int watch(const struct options *o)
 		return 1;
 	if (!o->once && !o->log)
 		screen(&a, &a, o);
-	while (!wait_key(delay, !o->once && !o->log && isatty(STDIN_FILENO))) {
+	while (!wait_key(delay, keys)) {
 		if (!take(o, &b))
 			return 1;
 		if (o->once) {
@@ -289,6 +302,9 @@ static bool parse(int argc, char **argv, struct options *o)
 int cmd_stat(int argc, char **argv)
 {
 	struct options o = { 0 };
+	struct termios terminal;
+	bool keys;
+	int status;
 
 	see_command = "userkvm stat";
 	if (argc == 2 && strcmp(argv[1], "--help") == 0) {
@@ -301,5 +317,9 @@ int cmd_stat(int argc, char **argv)
 	}
 	signal(SIGINT, on_signal);
 	signal(SIGTERM, on_signal);
-	return watch(&o);
+	keys = !o.once && !o.log && raw_keys(&terminal);
+	status = watch(&o, keys);
+	if (keys)
+		tcsetattr(STDIN_FILENO, TCSANOW, &terminal);
+	return status;
 }
