@@ -24,6 +24,7 @@
 
 #include "abi/abi.h"
 #include "abi/internal.h"
+#include "abi/strace.h"
 #include "host/fault.h"
 #include "host/memory.h"
 #include "lib/error.h"
@@ -115,6 +116,19 @@ static long dispatch(struct abi_object *o, unsigned long request, unsigned long 
 	return call_row(row, &c);
 }
 
+/* The frame of the line is big: not KVM_RUN's when nobody asked for it. */
+static __attribute__((noinline)) long dispatch_told(struct abi_object *o, int fd, unsigned long request,
+						    unsigned long arg)
+{
+	struct abi_strace line;
+	long r;
+
+	abi_strace_start(&line, o, fd, request, arg);
+	r = dispatch(o, request, arg);
+	abi_strace_end(&line, o, request, arg, r);
+	return r;
+}
+
 static int result(long r)
 {
 	if (r >= 0)
@@ -146,8 +160,14 @@ static long open_system(const char *path, int flags)
 
 USERKVM_EXPORT int userkvm_open(const char *path, int flags)
 {
-	int saved = errno, r = result(open_system(path, flags));
+	int saved = errno, r;
+	long fd;
 
+	abi_strace_init();
+	fd = open_system(path, flags);
+	if (unlikely(abi_strace_on))
+		abi_strace_open(path, flags, fd);
+	r = result(fd);
 	if (r >= 0)
 		errno = saved;
 	return r;
@@ -177,7 +197,7 @@ USERKVM_EXPORT int userkvm_ioctl(int fd, unsigned long request, unsigned long ar
 			errno = EINVAL; /* as Linux on a vCPU */
 		return r;
 	}
-	done = dispatch(o, request, arg);
+	done = unlikely(abi_strace_on) ? dispatch_told(o, fd, request, arg) : dispatch(o, request, arg);
 	/* errno after this: the client may have closed the descriptor meanwhile, all ends here */
 	abi_object_put(o);
 	r = result(done);

@@ -204,6 +204,11 @@ static long kvmclock_ctrl(struct abi_call *c)
 	return kvm_vcpu_ioctl_kvmclock_ctrl(c->vcpu);
 }
 
+static long get_stats_fd(struct abi_call *c)
+{
+	return kvm_vcpu_ioctl_get_stats_fd(c->vcpu);
+}
+
 static long set_vapic_addr(struct abi_call *c)
 {
 	return kvm_lapic_set_vapic_addr(c->vcpu, ((struct kvm_vapic_addr *)c->data)->vapic_addr);
@@ -265,6 +270,7 @@ const struct abi_row abi_vcpu_rows[] = {
 	VCPU_ROW(KVM_X86_SET_MCE, IN, set_mce),
 	VCPU_ROW(KVM_SET_TSC_KHZ, ABI_ARG_VALUE, set_tsc_khz),
 	VCPU_ROW(KVM_GET_TSC_KHZ, ABI_ARG_VALUE, get_tsc_khz),
+	VCPU_ROW(KVM_GET_STATS_FD, ABI_ARG_VALUE, get_stats_fd),
 	VCPU_ROW(KVM_KVMCLOCK_CTRL, ABI_ARG_VALUE, kvmclock_ctrl),
 	{ 0 },
 };

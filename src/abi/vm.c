@@ -276,6 +276,11 @@ static long create_device(struct abi_call *c)
 	return err_born(ENODEV, "no device of type %u", d->type);
 }
 
+static long get_stats_fd(struct abi_call *c)
+{
+	return kvm_vm_ioctl_get_stats_fd(c->kvm);
+}
+
 const struct abi_row abi_vm_rows[] = {
 	ABI_ROW(KVM_CHECK_EXTENSION, ABI_VM, ABI_ARG_VALUE, ABI_UNLOCKED, check_extension),
 	ABI_ROW(KVM_ENABLE_CAP, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, enable_cap),
@@ -312,6 +317,7 @@ const struct abi_row abi_vm_rows[] = {
 	ABI_ROW(KVM_GET_CLOCK, ABI_VM, ABI_COPY_OUT, ABI_UNLOCKED, get_clock),
 	ABI_ROW(KVM_SET_CLOCK, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, set_clock),
 	ABI_ROW(KVM_X86_SET_MSR_FILTER, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, set_msr_filter),
+	ABI_ROW(KVM_GET_STATS_FD, ABI_VM, ABI_ARG_VALUE, ABI_VM_LOCK, get_stats_fd),
 	ABI_ROW(KVM_CREATE_DEVICE, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, create_device),
 	{ 0 },
 };

@@ -178,6 +178,10 @@ void kvm_mmu_dump(struct kvm *kvm, void (*line)(void *arg, const char *text), vo
  */
 int mmu_check(struct kvm *kvm);
 
+/* No entry is made or taken, and none of the VM's counters of them moves, in between. */
+void kvm_mmu_hold(struct kvm *kvm);
+void kvm_mmu_release(struct kvm *kvm);
+
 /* Bytes of page tables, and leaves by level (1..3), for people and the bench. */
 struct kvm_mmu_usage {
 	uint64_t table_pages;

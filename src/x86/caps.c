@@ -105,6 +105,7 @@ static const struct {
 	{ KVM_CAP_ENABLE_CAP, 1 },
 	{ KVM_CAP_ENABLE_CAP_VM, 1 },
 	{ KVM_CAP_SYS_ATTRIBUTES, 1 },
+	{ KVM_CAP_BINARY_STATS_FD, 1 },
 };
 
 static int online_cpus(void)

@@ -217,6 +217,7 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 
 	if (kvm_check_request(KVM_REQ_EVENT, vcpu) || req_int_win ||
 	    kvm_event_has_interrupt(vcpu) || vcpu->arch->nmi_pending) {
+		vcpu->stat.req_event++;
 		inject_pending_event(vcpu, req_int_win);
 		if (kvm_test_request(KVM_REQ_TRIPLE_FAULT, vcpu)) {
 			cancel_injection(vcpu);
@@ -292,7 +293,8 @@ static int vcpu_block(struct kvm_vcpu *vcpu)
 	int r = 0;
 
 	if (!kvm_arch_vcpu_runnable(vcpu))
-		r = kvm_vcpu_block(vcpu);
+		r = vcpu->arch->mp_state == KVM_MP_STATE_HALTED ? kvm_vcpu_halt(vcpu)
+								: kvm_vcpu_block(vcpu);
 	accept_apic_events(vcpu);
 	switch (vcpu->arch->mp_state) {
 	case KVM_MP_STATE_HALTED:
