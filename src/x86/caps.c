@@ -10,7 +10,9 @@
 #include "virt/dirty_ring.h"
 #include "x86/x86.h"
 
-#define KVM_VALID_QUIRKS KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT
+#define KVM_VALID_QUIRKS                                                                \
+	(KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_OUT_7E_INC_RIP |                   \
+	 KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT | KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS)
 #define KVM_VALID_GUESTDBG                                                              \
 	(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP |         \
 	 KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP |    \

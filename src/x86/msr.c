@@ -388,7 +388,7 @@ static int set_misc_enable(struct kvm_vcpu *vcpu, const struct msr_row *row, uin
 			return KVM_MSR_INVAL;
 		data = (data & ~MISC_ENABLE_EMON) | (old & MISC_ENABLE_EMON);
 	}
-	if (!(vcpu->kvm->arch->disabled_quirks & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT) &&
+	if ((vcpu->kvm->arch->disabled_quirks & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT) &&
 	    ((old ^ data) & MISC_ENABLE_MWAIT) && !guest_cpuid_bit(vcpu, 1, 0, CPUID_ECX, 0))
 		return KVM_MSR_INVAL;
 	vcpu->arch->ia32_misc_enable = data;
@@ -534,6 +534,20 @@ static bool pv_has(struct kvm_vcpu *vcpu, int feature)
 	       guest_cpuid_bit(vcpu, 0x40000001, 0, CPUID_EAX, feature);
 }
 
+/* Of features we do not offer; row->value is the bit of leaf 0x40000001. */
+static int get_pv_absent(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
+			 uint64_t *data, bool host)
+{
+	*data = 0;
+	return pv_has(vcpu, (int)row->value) ? 0 : KVM_MSR_UNKNOWN;
+}
+
+static int set_pv_absent(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
+			 uint64_t data, bool host)
+{
+	return data || !pv_has(vcpu, (int)row->value) ? KVM_MSR_UNKNOWN : 0;
+}
+
 static int clock_feature(uint32_t msr)
 {
 	return msr == MSR_KVM_WALL_CLOCK || msr == MSR_KVM_SYSTEM_TIME ? 0 : 3;
@@ -633,9 +647,9 @@ static const struct msr_row msr_table[] = {
 	 * Asynchronous page faults, steal time and PV EOI are not offered:
 	 * disabled is the only state they have.
 	 */
-	{ ONE(MSR_KVM_ASYNC_PF_EN), get_fixed, set_zero },
-	{ ONE(MSR_KVM_STEAL_TIME), get_fixed, set_zero },
-	{ ONE(MSR_KVM_PV_EOI_EN), get_fixed, set_zero },
+	{ ONE(MSR_KVM_ASYNC_PF_EN), get_pv_absent, set_pv_absent, .value = 4 },
+	{ ONE(MSR_KVM_STEAL_TIME), get_pv_absent, set_pv_absent, .value = 5 },
+	{ ONE(MSR_KVM_PV_EOI_EN), get_pv_absent, set_pv_absent, .value = 6 },
 	{ ONE(MSR_EFER), get_efer, set_efer },
 	{ ONE(MSR_STAR), get_vmx, set_vmx, MSR_SAVE },
 	{ ONE(MSR_LSTAR), get_vmx, set_vmx_address, MSR_SAVE },
@@ -713,6 +727,9 @@ int kvm_get_msr_feature(uint32_t index, uint64_t *data)
 		return 0;
 	case MSR_IA32_UCODE_REV:
 		*data = default_microcode();
+		return 0;
+	case MSR_IA32_PERF_CAPABILITIES:
+		*data = 0; /* no PMU */
 		return 0;
 	case MSR_AMD64_DE_CFG:
 		*data = DE_CFG_LFENCE_SERIALIZE; /* LFENCE always serialises here */
@@ -838,7 +855,8 @@ static const struct {
 } passthrough[] = {
 	{ MSR_IA32_TSC, false },       { MSR_FS_BASE, true },	      { MSR_GS_BASE, true },
 	{ MSR_KERNEL_GS_BASE, true },  { MSR_IA32_SYSENTER_CS, true }, { MSR_IA32_SYSENTER_ESP, true },
-	{ MSR_IA32_SYSENTER_EIP, true },
+	{ MSR_IA32_SYSENTER_EIP, true }, { MSR_STAR, true },	      { MSR_LSTAR, true },
+	{ MSR_CSTAR, true },	       { MSR_SYSCALL_MASK, true },    { MSR_TSC_AUX, true },
 };
 
 void kvm_msr_update_intercepts(struct kvm_vcpu *vcpu)

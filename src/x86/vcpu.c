@@ -63,8 +63,25 @@ static uint32_t service_guest_debug(struct kvm_vcpu *vcpu)
 	return vcpu->arch->guest_debug;
 }
 
+/* As no-ops for everybody, unless the client wants it by the book. */
+static bool mwait_faults(struct kvm_vcpu *vcpu)
+{
+	uint64_t quirks = vcpu->kvm->arch->disabled_quirks;
+	bool has = quirks & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT
+			   ? vcpu->arch->ia32_misc_enable & BIT_ULL(18) /* ENABLE MONITOR FSM */
+			   : guest_cpuid_bit(vcpu, 1, 0, CPUID_ECX, 3);
+
+	return (quirks & KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS) && !has;
+}
+
+static bool lint0_quirk_disabled(struct kvm *kvm)
+{
+	return kvm->arch->disabled_quirks & KVM_X86_QUIRK_LINT0_REENABLED;
+}
+
 static const struct vmx_services services = {
 	.emulate_cpuid = kvm_emulate_cpuid,
+	.mwait_faults = mwait_faults,
 	.emulate_rdmsr = kvm_emulate_rdmsr,
 	.emulate_wrmsr = kvm_emulate_wrmsr,
 	.emulate_halt = kvm_emulate_halt,
@@ -145,6 +162,11 @@ static bool guest_has_x2apic(struct kvm_vcpu *vcpu)
 	return guest_cpuid_bit(vcpu, 1, 0, CPUID_ECX, 21);
 }
 
+static bool is_bsp(struct kvm_vcpu *vcpu)
+{
+	return vcpu->vcpu_id == vcpu->kvm->arch->bsp_vcpu_id;
+}
+
 static void apicbase_changed(struct kvm_vcpu *vcpu)
 {
 	vcpu->arch->apic_base = kvm_get_apic_base(vcpu);
@@ -155,6 +177,8 @@ static const struct kvm_lapic_ops lapic_ops = {
 	.guest_tsc_khz = guest_tsc_khz,
 	.has_x2apic = guest_has_x2apic,
 	.apicbase_changed = apicbase_changed,
+	.is_bsp = is_bsp,
+	.lint0_quirk_disabled = lint0_quirk_disabled,
 };
 
 /* --- VM --- */
@@ -205,11 +229,6 @@ static void kvm_arch_destroy_vm(struct kvm *kvm)
 }
 
 /* --- vCPU --- */
-
-static bool is_bsp(struct kvm_vcpu *vcpu)
-{
-	return vcpu->vcpu_id == vcpu->kvm->arch->bsp_vcpu_id;
-}
 
 /* kvm_arch_vcpu_create and kvm_arch_vcpu_setup. -ENOMEM with nothing done. */
 static int kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)
