@@ -74,11 +74,6 @@ static bool mwait_faults(struct kvm_vcpu *vcpu)
 	return (quirks & KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS) && !has;
 }
 
-static bool lint0_quirk_disabled(struct kvm *kvm)
-{
-	return kvm->arch->disabled_quirks & KVM_X86_QUIRK_LINT0_REENABLED;
-}
-
 static const struct vmx_services services = {
 	.emulate_cpuid = kvm_emulate_cpuid,
 	.mwait_faults = mwait_faults,
@@ -162,14 +157,39 @@ static bool guest_has_x2apic(struct kvm_vcpu *vcpu)
 	return guest_cpuid_bit(vcpu, 1, 0, CPUID_ECX, 21);
 }
 
+static void apicbase_changed(struct kvm_vcpu *vcpu)
+{
+	vcpu->arch->apic_base = kvm_get_apic_base(vcpu);
+}
+
+static bool guest_has_tsc_deadline(struct kvm_vcpu *vcpu)
+{
+	return guest_cpuid_bit(vcpu, 1, 0, CPUID_ECX, 24);
+}
+
 static bool is_bsp(struct kvm_vcpu *vcpu)
 {
 	return vcpu->vcpu_id == vcpu->kvm->arch->bsp_vcpu_id;
 }
 
-static void apicbase_changed(struct kvm_vcpu *vcpu)
+static bool vm_x2apic_format(struct kvm *kvm)
 {
-	vcpu->arch->apic_base = kvm_get_apic_base(vcpu);
+	return kvm->arch->x2apic_format;
+}
+
+static bool vm_x2apic_broadcast_quirk_disabled(struct kvm *kvm)
+{
+	return kvm->arch->x2apic_broadcast_quirk_disabled;
+}
+
+static bool vm_mmio_hole_quirk_disabled(struct kvm *kvm)
+{
+	return kvm->arch->disabled_quirks & KVM_X86_QUIRK_LAPIC_MMIO_HOLE;
+}
+
+static bool vm_lint0_quirk_disabled(struct kvm *kvm)
+{
+	return kvm->arch->disabled_quirks & KVM_X86_QUIRK_LINT0_REENABLED;
 }
 
 static const struct kvm_lapic_ops lapic_ops = {
@@ -177,8 +197,14 @@ static const struct kvm_lapic_ops lapic_ops = {
 	.guest_tsc_khz = guest_tsc_khz,
 	.has_x2apic = guest_has_x2apic,
 	.apicbase_changed = apicbase_changed,
+	.inject_nmi = kvm_inject_nmi,
+	.has_tsc_deadline = guest_has_tsc_deadline,
+	.maxphyaddr = guest_maxphyaddr,
 	.is_bsp = is_bsp,
-	.lint0_quirk_disabled = lint0_quirk_disabled,
+	.x2apic_format = vm_x2apic_format,
+	.x2apic_broadcast_quirk_disabled = vm_x2apic_broadcast_quirk_disabled,
+	.mmio_hole_quirk_disabled = vm_mmio_hole_quirk_disabled,
+	.lint0_quirk_disabled = vm_lint0_quirk_disabled,
 };
 
 /* --- VM --- */
