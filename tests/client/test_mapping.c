@@ -1,7 +1,8 @@
 /*
  * The client changes its own mappings under running guests: munmap, mprotect,
  * madvise, mremap, mmap over what was there. Guests see the new state at once,
- * or KVM_RUN says -EFAULT until it is repaired.
+ * or KVM_RUN says -EFAULT until it is repaired. And the newer calls about
+ * memory.
  */
 #include <pthread.h>
 #include <signal.h>
@@ -232,6 +233,67 @@ static void endless_changes_lose_no_write(void **state)
 	close_guest();
 }
 
+/* KVM API of Linux 6.8 and 6.11, by number. */
+struct region2 {
+	struct kvm_userspace_memory_region first;
+	uint64_t memfd_offset;
+	uint32_t memfd, pad1;
+	uint64_t pad2[14];
+};
+struct pre_fault {
+	uint64_t gpa, size, flags, padding[5];
+};
+#define SET_REGION2 _IOW(KVMIO, 0x49, struct region2)
+#define PRE_FAULT _IOWR(KVMIO, 0xd5, struct pre_fault)
+
+static void region2_is_region_with_room(void **state)
+{
+	struct region2 r = {.first = {.slot = 2, .guest_phys_addr = 0x800000, .memory_size = 0x1000}};
+
+	open_guest(counter, sizeof(counter));
+	if (!ioctl(c.vm, KVM_CHECK_EXTENSION, 231)) {
+		close_guest();
+		skip();
+	}
+	r.first.userspace_addr = (uintptr_t)c.mem;
+	r.first.flags = 4; /* KVM_MEM_GUEST_MEMFD is not offered */
+	assert_fails(ioctl(c.vm, SET_REGION2, &r), EINVAL);
+	r.first.flags = 0;
+	assert_int_equal(ioctl(c.vm, SET_REGION2, &r), 0);
+	r.first.slot = 3;
+	assert_fails(ioctl(c.vm, SET_REGION2, &r), EEXIST);
+	close_guest();
+}
+
+static void pre_fault_reaches_to_the_end_of_memory(void **state)
+{
+	struct pre_fault p = {.gpa = DATA_GPA, .size = DATA_SIZE};
+
+	open_guest(counter, sizeof(counter));
+	if (!ioctl(c.vm, KVM_CHECK_EXTENSION, 236)) {
+		close_guest();
+		skip();
+	}
+	assert_int_equal(ioctl(c.vcpu, PRE_FAULT, &p), 0);
+	assert_int_equal(p.gpa, DATA_GPA + DATA_SIZE);
+	assert_int_equal(p.size, 0);
+	p = (struct pre_fault){.gpa = DATA_GPA, .size = DATA_SIZE + 0x1000};
+	assert_int_equal(ioctl(c.vcpu, PRE_FAULT, &p), 0);
+	assert_int_equal(p.gpa, DATA_GPA + DATA_SIZE);
+	assert_int_equal(p.size, 0x1000);
+	assert_fails(ioctl(c.vcpu, PRE_FAULT, &p), ENOENT);
+	p = (struct pre_fault){.gpa = DATA_GPA + 1, .size = 0x1000};
+	assert_fails(ioctl(c.vcpu, PRE_FAULT, &p), EINVAL);
+	p = (struct pre_fault){.gpa = DATA_GPA, .size = 0};
+	assert_fails(ioctl(c.vcpu, PRE_FAULT, &p), EINVAL);
+	p = (struct pre_fault){.gpa = DATA_GPA, .size = 0x1000, .flags = 1};
+	assert_fails(ioctl(c.vcpu, PRE_FAULT, &p), EINVAL);
+	assert_int_equal(munmap(NEXT(data), 0x1000), 0);
+	p = (struct pre_fault){.gpa = DATA_GPA + 0x1000, .size = 0x1000};
+	assert_fails(ioctl(c.vcpu, PRE_FAULT, &p), EFAULT);
+	close_guest();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -241,6 +303,8 @@ int main(void)
 		cmocka_unit_test(dropped_pages_read_as_zero),
 		cmocka_unit_test(code_mapped_over_running_code_runs),
 		cmocka_unit_test(endless_changes_lose_no_write),
+		cmocka_unit_test(region2_is_region_with_room),
+		cmocka_unit_test(pre_fault_reaches_to_the_end_of_memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
