@@ -12,6 +12,7 @@
 #include "virt/dirty_ring.h"
 #include "virt/iodev.h"
 #include "virt/irq_routing.h"
+#include "virt/kvm_newer.h"
 
 #define KVM_MIN_ALLOC_MMU_PAGES 20
 
@@ -57,6 +58,21 @@ static long create_vcpu(struct abi_call *c)
 static long set_user_memory_region(struct abi_call *c)
 {
 	return kvm_vm_ioctl_set_memory_region(c->kvm, c->data);
+}
+
+/* The first form and room for a guest_memfd, which is not offered: its flag is refused. */
+static long set_user_memory_region2(struct abi_call *c)
+{
+	const struct kvm_userspace_memory_region2 *m = c->data;
+	struct kvm_userspace_memory_region first = {
+		.slot = m->slot,
+		.flags = m->flags,
+		.guest_phys_addr = m->guest_phys_addr,
+		.memory_size = m->memory_size,
+		.userspace_addr = m->userspace_addr,
+	};
+
+	return kvm_vm_ioctl_set_memory_region(c->kvm, &first);
 }
 
 static long get_dirty_log(struct abi_call *c)
@@ -287,6 +303,8 @@ const struct abi_row abi_vm_rows[] = {
 	ABI_ROW(KVM_CREATE_VCPU, ABI_VM, ABI_ARG_VALUE, ABI_UNLOCKED, create_vcpu),
 	ABI_ROW(KVM_SET_USER_MEMORY_REGION, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED,
 		set_user_memory_region),
+	ABI_ROW(KVM_SET_USER_MEMORY_REGION2, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED,
+		set_user_memory_region2),
 	ABI_ROW(KVM_GET_DIRTY_LOG, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, get_dirty_log),
 	ABI_ROW(KVM_CLEAR_DIRTY_LOG, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, clear_dirty_log),
 	ABI_ROW(KVM_RESET_DIRTY_RINGS, ABI_VM, ABI_ARG_VALUE, ABI_UNLOCKED, reset_dirty_rings),

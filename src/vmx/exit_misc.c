@@ -87,6 +87,14 @@ int handle_nop(struct kvm_vcpu *vcpu)
 	return 1;
 }
 
+int handle_mwait(struct kvm_vcpu *vcpu)
+{
+	if (!vmx_services->mwait_faults || !vmx_services->mwait_faults(vcpu))
+		return handle_nop(vcpu);
+	vmx_services->queue_exception(vcpu, X86_TRAP_UD, false, 0, false, 0);
+	return 1;
+}
+
 int handle_vmcall(struct kvm_vcpu *vcpu)
 {
 	vcpu->stat.hypercalls++;
