@@ -51,6 +51,13 @@ static uint64_t check_linear(struct vmx_cpu *cpu, uint64_t lin, unsigned size,
 	return lin;
 }
 
+/* Every access that may be watched comes here (debug.c). */
+static void watch(struct vmx_cpu *cpu, uint64_t lin, unsigned size, enum isa_access how)
+{
+	if (unlikely(cpu_debug_watches(cpu)) && !(how & ISA_IMPLICIT))
+		cpu_debug_data(cpu, lin, size, how);
+}
+
 static uint8_t *translate(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint32_t access,
 			  enum cpu_priv priv)
 {
@@ -61,8 +68,29 @@ static uint8_t *translate(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint
 	return host;
 }
 
+/*
+ * LOCK across pages that are not neighbours on the host: one such access at a
+ * time in the machine, from reading to mem_commit(). Nothing can fault between.
+ * Against an access to one of the two parts alone it is not atomic.
+ */
+static void split_lock(struct vmx_cpu *cpu)
+{
+	uint32_t *lock = &cpu->machine->split_lock;
+
+	while (__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE))
+		while (__atomic_load_n(lock, __ATOMIC_RELAXED))
+			__builtin_ia32_pause();
+	cpu->split_locked = true;
+}
+
+static void split_unlock(struct vmx_cpu *cpu)
+{
+	cpu->split_locked = false;
+	__atomic_store_n(&cpu->machine->split_lock, 0, __ATOMIC_RELEASE);
+}
+
 static void *mem_crossing(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint32_t access,
-			  enum cpu_priv priv, void *bounce)
+			  enum cpu_priv priv, enum isa_access how, void *bounce)
 {
 	uint32_t first = (uint32_t)(PAGE_SIZE - (lin & ~PAGE_MASK));
 	uint64_t next = lin + first;
@@ -78,8 +106,11 @@ static void *mem_crossing(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint
 		cpu_code_written(cpu, (hpa_t)part[0], first);
 		cpu_code_written(cpu, (hpa_t)part[1], size - first);
 	}
+	watch(cpu, lin, size, how);
 	if (part[0] + first == part[1])
 		return part[0];
+	if ((how & ISA_RMW) == ISA_RMW && (cpu->cs.cur->flags & ISA_LOCK))
+		split_lock(cpu);
 	if (access & CPU_READ) {
 		copy_bytes(bounce, part[0], first);
 		copy_bytes((uint8_t *)bounce + first, part[1], size - first);
@@ -101,11 +132,16 @@ static void *cpu_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum isa
 	struct vmx_cpu *cpu = cpu_of(cs);
 	enum cpu_priv priv = cpu_data_priv(cpu, how);
 	uint32_t access = how & (ISA_READ | ISA_WRITE);
+	void *p;
 
 	lin = check_linear(cpu, lin, size, how);
-	if (unlikely((lin & ~PAGE_MASK) + size > PAGE_SIZE))
-		return mem_crossing(cpu, lin, size, access, priv, bounce);
-	return translate(cpu, lin, size, access, priv);
+	if (unlikely((lin & ~PAGE_MASK) + size > PAGE_SIZE)) {
+		p = mem_crossing(cpu, lin, size, access, priv, how, bounce);
+	} else {
+		p = translate(cpu, lin, size, access, priv);
+		watch(cpu, lin, size, how);
+	}
+	return p;
 }
 
 static void cpu_mem_commit(struct cpu_state *cs, uint64_t lin, unsigned size, const void *bounce)
@@ -121,6 +157,8 @@ static void cpu_mem_commit(struct cpu_state *cs, uint64_t lin, unsigned size, co
 			continue;
 		copy_bytes(c->part[0], bounce, c->first);
 		copy_bytes(c->part[1], (const uint8_t *)bounce + c->first, size - c->first);
+		if (unlikely(cpu->split_locked))
+			split_unlock(cpu);
 		return;
 	}
 	assert(!"commit without its access");
