@@ -17,6 +17,7 @@ enum isa_access {
 	ISA_WRITE = 2,
 	ISA_RMW = 3,	    /* read, and write permission checked first */
 	ISA_IMPLICIT = 4,   /* or-ed: implicit supervisor access (GDT, IDT, TSS, …) */
+	ISA_UNALIGNED = 8,  /* or-ed: never #AC (gathers, masked moves) */
 };
 
 struct isa_decoded; /* the decoder's own result, isa/decoder.h */

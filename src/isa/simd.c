@@ -165,6 +165,26 @@ static bool __attribute__((noinline)) x87_stored(const struct cpu_state *cs, uns
 	return false;
 }
 
+/*
+ * The TLB does not know the operand: it may fault. A pending x87 exception comes
+ * first, as observed on silicon (the SDM leaves the order open), but not for
+ * instructions that do not wait.
+ */
+static void *__attribute__((noinline))
+operand_slow(struct cpu_state *cs, const struct isa_insn *i, const struct silicon_desc *desc,
+	     enum simd_class class, uint64_t lin, enum isa_access how)
+{
+	if (class == SIMD_X87 ? i->mnemonic != ZYDIS_MNEMONIC_FNSTCW &&
+					i->mnemonic != ZYDIS_MNEMONIC_FNSTSW
+			      : desc->uses_mmx) {
+		const struct isa_xsave_image *x = isa_fpu_image(cs);
+
+		if (x->fsw & ~x->fcw & 0x3f)
+			isa_raise(cs, X86_TRAP_MF);
+	}
+	return cs->ops->mem(cs, lin, desc->mem_size, how, cs->bounce);
+}
+
 ISA_INLINE void run_reg(struct cpu_state *cs, const struct isa_insn *i, enum simd_class class)
 {
 	const struct silicon_op *op = i->extra;
@@ -185,7 +205,7 @@ ISA_INLINE void run_load(struct cpu_state *cs, const struct isa_insn *i, enum si
 	lin = checked_operand(cs, i, &op->desc, ISA_READ);
 	p = isa_tlb_read(cs, lin, op->desc.mem_size);
 	if (unlikely(!p))
-		p = cs->ops->mem(cs, lin, op->desc.mem_size, ISA_READ, cs->bounce);
+		p = operand_slow(cs, i, &op->desc, class, lin, ISA_READ);
 	run(cs, op->run, p);
 	if (class == SIMD_X87)
 		note_x87(cs, i, &op->desc, true);
@@ -201,7 +221,7 @@ ISA_INLINE void run_store(struct cpu_state *cs, const struct isa_insn *i, enum s
 	lin = checked_operand(cs, i, &op->desc, ISA_WRITE);
 	p = isa_tlb_write(cs, lin, op->desc.mem_size);
 	if (unlikely(!p))
-		p = cs->ops->mem(cs, lin, op->desc.mem_size, ISA_WRITE, cs->bounce);
+		p = operand_slow(cs, i, &op->desc, class, lin, ISA_WRITE);
 	if (class == SIMD_X87 && unlikely(p == cs->bounce))
 		mark_bounce(cs);
 	run(cs, op->run, p);
