@@ -42,7 +42,7 @@ static enum breakpoint_kind kind(uint64_t dr7, unsigned nr)
 /* LENn: 1, 2, 8 or 4 bytes. */
 static unsigned length(uint64_t dr7, unsigned nr)
 {
-	static const uint8_t bytes[] = { 1, 2, 8, 4 };
+	static const uint8_t bytes[] = {1, 2, 8, 4};
 
 	return bytes[(dr7 >> (18 + 4 * nr)) & 3];
 }
@@ -50,7 +50,7 @@ static unsigned length(uint64_t dr7, unsigned nr)
 /* The armed breakpoints of the register file, as sets of numbers. */
 static struct cpu_debug armed(const struct cpu_state *cs)
 {
-	struct cpu_debug d = { 0 };
+	struct cpu_debug d = {0};
 
 	if (likely(!(cs->dr7 & DR7_BP_EN_MASK)))
 		return d;
@@ -80,8 +80,8 @@ void cpu_debug_update(struct vmx_cpu *cpu)
 	bool data = new.write != old->write || new.read != old->read;
 
 	for (unsigned n = 0; n < 4; n++)
-		data |= ((new.write >> n) & 1) && (new.address[n] != old->address[n] ||
-						   new.length[n] != old->length[n]);
+		data |= ((new.write >> n) & 1) &&
+		        (new.address[n] != old->address[n] || new.length[n] != old->length[n]);
 	*old = new;
 	if (data)
 		cpu_tlb_drop_data(cpu);
@@ -166,6 +166,6 @@ void cpu_debug_code(struct vmx_cpu *cpu)
 			hits |= 1U << n;
 	if (!hits)
 		return;
-	cs->exception = (struct isa_exception){ .vector = X86_TRAP_DB, .payload = hits };
+	cs->exception = (struct isa_exception){.vector = X86_TRAP_DB, .payload = hits};
 	cs->ops->raise(cs);
 }

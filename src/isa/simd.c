@@ -15,8 +15,6 @@
  *
  * Locks: none; runs on the vCPU's thread, general registers only.
  */
-#include <cpuid.h>
-
 #include "isa/fpu.h"
 #include "isa/isa.h"
 #include "isa/simd.h"
@@ -264,6 +262,31 @@ static void x87_fninit(struct cpu_state *cs, const struct isa_insn *i)
 	cs->x87.op = 0;
 }
 
+/* VZEROUPPER, VZEROALL outside 64-bit code: registers 0 to 7 only. */
+ISA_INLINE void vzero_low(struct cpu_state *cs, bool all)
+{
+	struct isa_xsave_image *x;
+
+	check_available(cs, SIMD_AVX);
+	x = isa_fpu_image(cs);
+	for (unsigned n = 0; n < 8; n++) {
+		x->ymm_high[n][0] = x->ymm_high[n][1] = 0;
+		if (all)
+			x->xmm[n][0] = x->xmm[n][1] = 0;
+	}
+	x->xstate_bv |= XFEATURE_MASK_YMM | (all ? XFEATURE_MASK_SSE : 0);
+}
+
+static void avx_vzeroupper_low(struct cpu_state *cs, const struct isa_insn *i)
+{
+	vzero_low(cs, false);
+}
+
+static void avx_vzeroall_low(struct cpu_state *cs, const struct isa_insn *i)
+{
+	vzero_low(cs, true);
+}
+
 enum simd_form { FORM_REG, FORM_LOAD, FORM_STORE, NR_FORMS };
 
 static isa_fn *const simd_fn[NR_SIMD_CLASSES][NR_FORMS] = {
@@ -387,18 +410,6 @@ static bool unaligned_by_name(ZydisMnemonic m)
 	}
 }
 
-/* SHA's operands need alignment on Intel's silicon; AMD's (as observed, Zen 4) does not check. */
-static bool sha_aligned(void)
-{
-	static int8_t known; /* 1 yes, -1 no; CPUID may be slow in a virtual machine */
-	unsigned a, b, c, d;
-
-	if (!known) {
-		__cpuid(0, a, b, c, d);
-		known = c == signature_INTEL_ecx ? 1 : -1;
-	}
-	return known > 0;
-}
 
 /* SDM Vol. 2, "Exception Classification" (exception types 1, 2 and 4). */
 static uint8_t alignment_mask(const struct isa_decoded *d, unsigned mem_size)
@@ -412,7 +423,8 @@ static uint8_t alignment_mask(const struct isa_decoded *d, unsigned mem_size)
 	default:
 		break;
 	}
-	if (d->insn.meta.isa_set == ZYDIS_ISA_SET_SHA && !sha_aligned())
+	/* SHA's operands need alignment on Intel's silicon; AMD's (as observed, Zen 4) does not check. */
+	if (d->insn.meta.isa_set == ZYDIS_ISA_SET_SHA && !isa_host_is_intel())
 		return 0;
 	if (d->insn.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && mem_size == 16 &&
 	    !unaligned_by_name(d->insn.mnemonic))
@@ -441,6 +453,14 @@ static isa_fn *special(const struct isa_decoded *d, struct isa_insn *i)
 		return sse_ldmxcsr;
 	case ZYDIS_MNEMONIC_VLDMXCSR:
 		return avx_ldmxcsr;
+	case ZYDIS_MNEMONIC_VZEROUPPER:
+		if (d->mode != ISA_CODE64)
+			return avx_vzeroupper_low;
+		break;
+	case ZYDIS_MNEMONIC_VZEROALL:
+		if (d->mode != ISA_CODE64)
+			return avx_vzeroall_low;
+		break;
 	case ZYDIS_MNEMONIC_LFENCE:
 	case ZYDIS_MNEMONIC_MFENCE:
 	case ZYDIS_MNEMONIC_SFENCE:
@@ -467,6 +487,11 @@ isa_fn *isa_simd_handler(const struct isa_decoded *d, struct isa_insn *i)
 	if (fn)
 		return fn;
 	if (!find_class(d, &class))
+		return NULL;
+	/* VEX.W1 would make them the Q forms, which 64-bit code alone has (as observed, Zen 4) */
+	if (d->mode != ISA_CODE64 && d->insn.raw.vex.W &&
+	    (d->insn.mnemonic == ZYDIS_MNEMONIC_VPINSRD ||
+	     d->insn.mnemonic == ZYDIS_MNEMONIC_VPEXTRD))
 		return NULL;
 	switch (d->insn.mnemonic) { /* general registers only: not ours */
 	case ZYDIS_MNEMONIC_CRC32:

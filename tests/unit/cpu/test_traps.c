@@ -28,15 +28,17 @@ static void alignment_check_wants_the_alignment_of_the_operand(void **state)
 		uint8_t code[8];
 		unsigned align;
 	} forms[] = {
-		{ { 0x8a, 0x03 }, 1 },			/* mov al,[rbx] */
-		{ { 0x66, 0x8b, 0x03 }, 2 },		{ { 0x8b, 0x03 }, 4 },
-		{ { 0x48, 0x89, 0x03 }, 8 },		{ { 0xd9, 0x03 }, 4 }, /* fld m32 */
-		{ { 0xdb, 0x2b }, 8 },			/* fld m80 */
-		{ { 0xd9, 0x33 }, 4 },			/* fnstenv */
-		{ { 0xf3, 0x0f, 0x10, 0x03 }, 4 },	/* movss */
-		{ { 0x0f, 0x12, 0x03 }, 8 },		/* movlps */
-		{ { 0x0f, 0x10, 0x03 }, 16 },		/* movups */
-		{ { 0xf3, 0x0f, 0x7f, 0x03 }, 16 },	/* movdqu store */
+	    {{0x8a, 0x03}, 1}, /* mov al,[rbx] */
+	    {{0x66, 0x8b, 0x03}, 2},
+	    {{0x8b, 0x03}, 4},
+	    {{0x48, 0x89, 0x03}, 8},
+	    {{0xd9, 0x03}, 4},              /* fld m32 */
+	    {{0xdb, 0x2b}, 8},              /* fld m80 */
+	    {{0xd9, 0x33}, 4},              /* fnstenv */
+	    {{0xf3, 0x0f, 0x10, 0x03}, 4},  /* movss */
+	    {{0x0f, 0x12, 0x03}, 8},        /* movlps */
+	    {{0x0f, 0x10, 0x03}, 16},       /* movups */
+	    {{0xf3, 0x0f, 0x7f, 0x03}, 16}, /* movdqu store */
 	};
 
 	for (unsigned n = 0; n < ARRAY_SIZE(forms); n++)
@@ -79,14 +81,15 @@ static void stack_references_fault_with_ss_and_operands_with_gp(void **state)
 		bool bad_rsp;
 		uint8_t vector;
 	} cases[] = {
-		{ { 0xff, 0x33 }, true, X86_TRAP_SS },	/* push [rbx], RSP bad */
-		{ { 0xff, 0x33 }, false, X86_TRAP_GP },	/* push [rbx], RBX bad */
-		{ { 0x8f, 0x03 }, true, X86_TRAP_SS },	/* pop [rbx] */
-		{ { 0xff, 0x13 }, true, X86_TRAP_SS },	/* call [rbx] */
-		{ { 0xc3 }, true, X86_TRAP_SS },	{ { 0x9c }, true, X86_TRAP_SS },
-		{ { 0x8b, 0x03 }, false, X86_TRAP_GP },
-		{ { 0x8b, 0x04, 0x24 }, true, X86_TRAP_SS }, /* mov eax,[rsp] */
-		{ { 0x0f, 0xa0 }, true, X86_TRAP_SS },	/* push fs */
+	    {{0xff, 0x33}, true, X86_TRAP_SS},  /* push [rbx], RSP bad */
+	    {{0xff, 0x33}, false, X86_TRAP_GP}, /* push [rbx], RBX bad */
+	    {{0x8f, 0x03}, true, X86_TRAP_SS},  /* pop [rbx] */
+	    {{0xff, 0x13}, true, X86_TRAP_SS},  /* call [rbx] */
+	    {{0xc3}, true, X86_TRAP_SS},
+	    {{0x9c}, true, X86_TRAP_SS},
+	    {{0x8b, 0x03}, false, X86_TRAP_GP},
+	    {{0x8b, 0x04, 0x24}, true, X86_TRAP_SS}, /* mov eax,[rsp] */
+	    {{0x0f, 0xa0}, true, X86_TRAP_SS},       /* push fs */
 	};
 
 	for (unsigned n = 0; n < ARRAY_SIZE(cases); n++) {
@@ -189,8 +192,8 @@ static void io_breakpoint_needs_cr4_de(void **state)
 		struct machine *t;
 
 		machine_setup_long((void **)&t);
-		W(CPU_BASED_VM_EXEC_CONTROL, R(t, CPU_BASED_VM_EXEC_CONTROL) &
-						     ~(uint64_t)CPU_BASED_UNCOND_IO_EXITING);
+		W(CPU_BASED_VM_EXEC_CONTROL,
+		  R(t, CPU_BASED_VM_EXEC_CONTROL) & ~(uint64_t)CPU_BASED_UNCOND_IO_EXITING);
 		if (de)
 			W(GUEST_CR4, R(t, GUEST_CR4) | X86_CR4_DE);
 		CODE(t, 0xe6, 0x80, 0xf4);
@@ -234,8 +237,8 @@ static void split_locks_lose_no_update(void **state)
 
 	guest64(t, GPA_PT)[0x41] = 0x43000 | PTE_P | PTE_RW;
 	/* mov ecx,ROUNDS; 1: lock inc qword [40ffch]; dec ecx; jnz 1b; hlt */
-	CODE(t, 0xb9, ROUNDS & 255, ROUNDS >> 8 & 255, ROUNDS >> 16, 0, 0xf0, 0x48, 0xff, 0x04, 0x25,
-	     0xfc, 0x0f, 0x04, 0, 0xff, 0xc9, 0x75, 0xf3, 0xf4);
+	CODE(t, 0xb9, ROUNDS & 255, ROUNDS >> 8 & 255, ROUNDS >> 16, 0, 0xf0, 0x48, 0xff, 0x04,
+	     0x25, 0xfc, 0x0f, 0x04, 0, 0xff, 0xc9, 0x75, 0xf3, 0xf4);
 	assert_int_equal(vmx_cpu_create(t->m, &other), 0);
 	*vmcs = *t->vmcs;
 	assert_int_equal(vmclear(other, (hpa_t)vmcs), VMX_SUCCEED);
@@ -253,17 +256,17 @@ static void split_locks_lose_no_update(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(alignment_check_wants_the_alignment_of_the_operand),
-		TEST_LONG(without_am_or_at_cpl_0_nothing_is_checked),
-		cmocka_unit_test(stack_references_fault_with_ss_and_operands_with_gp),
-		TEST_LONG(ept_violation_of_an_iret_reports_nmi_unblocking),
-		TEST_LONG(exception_of_an_iret_reports_nmi_unblocking),
-		TEST_LONG(exception_of_another_instruction_does_not),
-		TEST_LONG(resume_flag_passes_one_instruction_breakpoint),
-		TEST_LONG(watchpoint_counts_every_write_of_a_loop),
-		cmocka_unit_test(io_breakpoint_needs_cr4_de),
-		TEST_LONG(branch_step_traps_on_taken_branches_only),
-		TEST_LONG(split_locks_lose_no_update),
+	    cmocka_unit_test(alignment_check_wants_the_alignment_of_the_operand),
+	    TEST_LONG(without_am_or_at_cpl_0_nothing_is_checked),
+	    cmocka_unit_test(stack_references_fault_with_ss_and_operands_with_gp),
+	    TEST_LONG(ept_violation_of_an_iret_reports_nmi_unblocking),
+	    TEST_LONG(exception_of_an_iret_reports_nmi_unblocking),
+	    TEST_LONG(exception_of_another_instruction_does_not),
+	    TEST_LONG(resume_flag_passes_one_instruction_breakpoint),
+	    TEST_LONG(watchpoint_counts_every_write_of_a_loop),
+	    cmocka_unit_test(io_breakpoint_needs_cr4_de),
+	    TEST_LONG(branch_step_traps_on_taken_branches_only),
+	    TEST_LONG(split_locks_lose_no_update),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
