@@ -141,6 +141,8 @@ static bool place_operands(const struct insn *i, enum isa_code_mode mode, struct
 		    o->mem.segment == ZYDIS_REGISTER_CS)
 			return false;
 		base = gpr_number(o->mem.base);
+		if (base < 0 && inside(effective(i, o, s), 64, mode))
+			continue;
 		if (base < 0)
 			return false;
 		if ((fixed >> base) & 1)
@@ -179,8 +181,12 @@ static void special_registers(const struct insn *i, enum isa_code_mode mode, str
 	for (unsigned n = 0; n < NR_GPRS; n++)
 		s->gpr[n] &= mode_mask(mode);
 	s->gpr[RSP] = window_base(mode) + 112 + rnd() % 4 * 8;
-	if (i->z.mnemonic == ZYDIS_MNEMONIC_ENTER || i->z.mnemonic == ZYDIS_MNEMONIC_LEAVE)
+	if (i->z.mnemonic == ZYDIS_MNEMONIC_LEAVE)
 		s->gpr[RBP] = window_base(mode) + 96 + rnd() % 4 * 8;
+	if (i->z.mnemonic == ZYDIS_MNEMONIC_ENTER) { /* room for 19 frame pointers below both */
+		s->gpr[RSP] = window_base(mode) + 184 + rnd() % 3 * 8;
+		s->gpr[RBP] = window_base(mode) + 152 + rnd() % 10 * 8;
+	}
 	if (i->z.attributes &
 	    (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE))
 		s->gpr[RCX] = rnd() % 8;
@@ -196,8 +202,16 @@ static void special_immediate(struct insn *i, enum isa_code_mode mode)
 {
 	unsigned at = i->z.raw.imm[0].offset, n = i->z.raw.imm[0].size / 8;
 
-	if (i->z.mnemonic == ZYDIS_MNEMONIC_ENTER)
+	if (i->z.mnemonic == ZYDIS_MNEMONIC_ENTER) {
+		i->b[at] &= 0x1f;
+		i->b[at + 1] = 0;
 		i->b[i->z.raw.imm[1].offset] &= 0x13;
+	}
+	if (!i->z.opcode_map && (i->z.opcode & 0xfc) == 0xa0) { /* moffs */
+		uint64_t want = window_base(mode) + 64 + rnd() % 72;
+
+		memcpy(i->b + i->z.raw.disp.offset, &want, i->z.raw.disp.size / 8);
+	}
 	if (i->z.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE || !n || !i->z.raw.imm[0].is_relative)
 		return;
 	memset(i->b + at, 0, n);
