@@ -27,6 +27,11 @@ SEED ?= 1
 silicon: all
 	@SEED=$(SEED) N=$(N) $(BUILD)/tests/silicon/silicon
 
+# Random code, page tables and VMCS fields; FUZZ_SECONDS for each.
+FUZZ_SECONDS ?= 600
+fuzz: all
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BUILD)/tests/fuzz/fuzz
+
 bench: all
 	@scripts/deps bench
 	@bench/run $(BUILD)
