@@ -161,6 +161,8 @@ void cpu_load_guest(struct vmx_cpu *cpu)
 	cpu->shadow = 0;
 	cpu->resume_flag = 0;
 	load_injection(cpu, v);
+	cpu->iret_unblocked = false;
+	cpu_debug_update(cpu);
 	if (!cpu->vpid)
 		cpu_tlb_entry_flush(cpu);
 	cpu_mode_changed(cpu);

@@ -44,6 +44,16 @@ struct cpu_exit {
 	uint64_t rip;		/* guest RIP to save */
 };
 
+/* Breakpoints in force, by number (debug.c). */
+struct cpu_debug {
+	uint64_t address[4];
+	uint8_t length[4];
+	uint8_t code, write, read, io; /* sets of numbers; read is part of write */
+	uint8_t hits;	 /* of the instruction that runs alone */
+	bool alone;	 /* run_one() */
+	bool next_alone; /* the next instruction is to */
+};
+
 struct vmx_cpu {
 	struct cpu_state cs; /* first: cs->owner == this */
 	struct vmx_machine *machine;
@@ -77,6 +87,9 @@ struct vmx_cpu {
 	uint32_t unwind_reason;	   /* enum cpu_unwind_reason */
 	uint32_t shadow;	   /* STI/MOV_SS blocking of the running instruction */
 	uint64_t resume_flag;	   /* RFLAGS.RF as the running instruction found it */
+	struct cpu_debug debug;
+	bool iret_unblocked;	   /* an IRET that has ended blocking by NMI is running */
+	bool split_locked;	   /* machine->split_lock is held until mem_commit() */
 	uint32_t asleep;	   /* (a) in the futex of an inactive state */
 	bool in_guest;		   /* between entry and exit */
 	bool inject;		   /* cpu->event waits for delivery after entry */
@@ -127,6 +140,7 @@ struct machine_code_page {
 };
 struct vmx_machine {
 	void *lock_storage;	/* pthread_mutex_t */
+	uint32_t split_lock;	/* spin: one locked access across pages at a time */
 	struct vmx_cpu *cpus;	/* [lock] */
 	uint32_t nr_cpus;
 	struct machine_code_page *code[MACHINE_CODE_BUCKETS]; /* [lock] */
@@ -300,6 +314,8 @@ void cpu_tlb_drop_ept(struct vmx_cpu *cpu, uint64_t eptp, bool all);
 void cpu_tlb_drop_vpid(struct vmx_cpu *cpu, unsigned type, uint16_t vpid, gva_t gla);
 /* A page became code (0: any page may have): its write tags go. */
 void cpu_tlb_drop_write(struct vmx_cpu *cpu, hpa_t page);
+/* Data accesses are to be looked at again: all read and write tags go. */
+void cpu_tlb_drop_data(struct vmx_cpu *cpu);
 /* Every entry is reachable, listed, and aligned; for tests. */
 bool cpu_tlb_check(const struct cpu_tlb *t);
 enum cpu_priv cpu_data_priv(const struct vmx_cpu *cpu, enum isa_access how);
@@ -345,6 +361,23 @@ static inline void cpu_at_boundary(struct vmx_cpu *cpu)
 }
 /* Run until a VM exit (true) or a bus error (false). */
 bool cpu_interp(struct vmx_cpu *cpu);
+
+/* --- debug.c --- */
+/* DR0-3, DR7 or CR4.DE may have changed. */
+void cpu_debug_update(struct vmx_cpu *cpu);
+static inline bool cpu_debug_watches(const struct vmx_cpu *cpu)
+{
+	return cpu->debug.write != 0;
+}
+/* Does the page hold a watched byte? */
+bool cpu_debug_page(const struct vmx_cpu *cpu, gva_t page);
+/* An access that is about to happen. Unwinds where its instruction does not run alone. */
+void cpu_debug_data(struct vmx_cpu *cpu, gva_t lin, unsigned size, enum isa_access how);
+void cpu_debug_io(struct vmx_cpu *cpu, uint16_t port, unsigned size);
+/* Is a breakpoint on an instruction of the block at cs->rip? */
+bool cpu_debug_in_block(const struct vmx_cpu *cpu, const struct cpu_block *b);
+/* At a boundary: #DB if there is one at cs->rip. */
+void cpu_debug_code(struct vmx_cpu *cpu);
 
 /* --- trace_ring.c --- */
 void cpu_ring_create(struct vmx_cpu *cpu);
