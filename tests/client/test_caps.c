@@ -381,10 +381,10 @@ static const struct {
 	ROW(KVM_CAP_XSAVE, positive), /* test_state.c */
 	ROW(KVM_CAP_XSAVE2, xsave2),
 	ROW(KVM_CAP_XCRS, positive),		  /* test_state.c */
-	ROW(KVM_CAP_DEBUGREGS, positive),	  /* test_debug.c */
+	ROW(KVM_CAP_DEBUGREGS, positive),	  /* test_guest_debug.c */
 	ROW(KVM_CAP_VCPU_EVENTS, positive),	  /* test_state.c */
 	ROW(KVM_CAP_EXCEPTION_PAYLOAD, positive), /* test_state.c */
-	ROW(KVM_CAP_SET_GUEST_DEBUG, positive),	  /* test_debug.c */
+	ROW(KVM_CAP_SET_GUEST_DEBUG, positive),	  /* test_guest_debug.c */
 	ROW(KVM_CAP_SET_GUEST_DEBUG2, guest_debug2),
 	ROW(KVM_CAP_X86_TRIPLE_FAULT_EVENT, triple_fault_event),
 	ROW(KVM_CAP_SYNC_REGS, positive),      /* test_state.c */
