@@ -3,7 +3,7 @@ BUILD ?= build
 MESON_ARGS ?=
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: all deps demo check bench lint format sanitize install clean
+.PHONY: all deps demo check bench lint format sanitize install clean selftests
 all: deps
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) $(MESON_ARGS)
 	@ninja -C $(BUILD)
@@ -20,6 +20,11 @@ check: all
 	@scripts/deps check
 	@scripts/demo-files $(BUILD)/demo
 	@tests/run $(BUILD)
+
+# Linux's own KVM selftests under userkvm; writes docs/selftests.md.
+selftests: all
+	@scripts/deps selftests
+	@scripts/selftests $(BUILD)
 
 bench: all
 	@scripts/deps bench
