@@ -184,9 +184,9 @@ static void cancelled_thread_leaves_the_vcpu_usable(void **state)
 static void masked_signal_without_a_handler_ends_the_run_only(void **state)
 {
 	struct {
-		struct kvm_signal_mask head;
-		uint64_t set;
-	} __attribute__((packed)) m = {.head = {.len = 8}};
+		uint32_t len;
+		uint8_t set[8]; /* nothing is blocked */
+	} m = {.len = 8}; /* struct kvm_signal_mask */
 	struct timespec now = {0};
 	pthread_t self, t;
 	sigset_t set;
