@@ -3,7 +3,11 @@ BUILD ?= build
 MESON_ARGS ?=
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
+<<<<<<< HEAD
 .PHONY: all deps demo check silicon fuzz bench lint format sanitize install clean
+=======
+.PHONY: all deps demo check bench lint format sanitize install clean selftests
+>>>>>>> mem2
 all: deps
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) $(MESON_ARGS)
 	@ninja -C $(BUILD)
@@ -21,6 +25,7 @@ check: all
 	@scripts/demo-files $(BUILD)/demo
 	@tests/run $(BUILD)
 
+<<<<<<< HEAD
 # The processor against the machine's own: N cases from SEED (docs/silicon.md).
 N ?= 10000000
 SEED ?= 1
@@ -31,6 +36,12 @@ silicon: all
 FUZZ_SECONDS ?= 600
 fuzz: all
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BUILD)/tests/fuzz/fuzz
+=======
+# Linux's own KVM selftests under userkvm; writes docs/selftests.md.
+selftests: all
+	@scripts/deps selftests
+	@scripts/selftests $(BUILD)
+>>>>>>> mem2
 
 bench: all
 	@scripts/deps bench

@@ -55,4 +55,7 @@ void abi_mapping_end(const struct abi_mapping_change *c);
 /* KVM API: "vcpu mmap area". False (-EINVAL): not with these flags, at this offset. */
 bool abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset);
 
+/* A KVM_RUN on this vCPU's descriptor ends with -EINTR, if there is one. Any thread. */
+void abi_interrupt_run(int fd);
+
 #endif

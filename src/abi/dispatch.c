@@ -285,3 +285,16 @@ int abi_client_action(int signo, const struct sigaction *act, struct sigaction *
 {
 	return host_fault_owns(signo) ? host_client_action(signo, act, old) : -EINVAL;
 }
+
+void abi_interrupt_run(int fd)
+{
+	struct abi_object *o = abi_object_get(fd);
+
+	if (!o)
+		return;
+	if (o->kind == ABI_VCPU) {
+		__atomic_store_n(&o->vcpu->signal_seen, 1, __ATOMIC_SEQ_CST);
+		kvm_vcpu_kick(o->vcpu);
+	}
+	abi_object_put(o);
+}
