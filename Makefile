@@ -3,7 +3,7 @@ BUILD ?= build
 MESON_ARGS ?=
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: all deps demo check bench lint format sanitize install clean
+.PHONY: all deps demo check clients bench lint format sanitize install clean
 all: deps
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) $(MESON_ARGS)
 	@ninja -C $(BUILD)
@@ -20,6 +20,13 @@ check: all
 	@scripts/deps check
 	@scripts/demo-files $(BUILD)/demo
 	@tests/run $(BUILD)
+
+# Real clients at length: QEMU's machines, firmware, devices, snapshots, migration; stress-ng.
+clients: all
+	@scripts/deps clients
+	@scripts/demo-files $(BUILD)/demo
+	@python3 tests/e2e/test_qemu.py $(BUILD)/tools/userkvm $(BUILD) all
+	@python3 tests/e2e/test_qemu_state.py $(BUILD)/tools/userkvm $(BUILD) all
 
 bench: all
 	@scripts/deps bench
