@@ -4,10 +4,14 @@ MESON_ARGS ?=
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 <<<<<<< HEAD
+<<<<<<< HEAD
 .PHONY: all deps demo check silicon fuzz bench lint format sanitize install clean
 =======
 .PHONY: all deps demo check bench lint format sanitize install clean selftests
 >>>>>>> mem2
+=======
+.PHONY: all deps demo check clients bench lint format sanitize install clean
+>>>>>>> clients
 all: deps
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) $(MESON_ARGS)
 	@ninja -C $(BUILD)
@@ -26,6 +30,7 @@ check: all
 	@tests/run $(BUILD)
 
 <<<<<<< HEAD
+<<<<<<< HEAD
 # The processor against the machine's own: N cases from SEED (docs/silicon.md).
 N ?= 10000000
 SEED ?= 1
@@ -42,6 +47,14 @@ selftests: all
 	@scripts/deps selftests
 	@scripts/selftests $(BUILD)
 >>>>>>> mem2
+=======
+# Real clients at length: QEMU's machines, firmware, devices, snapshots, migration; stress-ng.
+clients: all
+	@scripts/deps clients
+	@scripts/demo-files $(BUILD)/demo
+	@python3 tests/e2e/test_qemu.py $(BUILD)/tools/userkvm $(BUILD) all
+	@python3 tests/e2e/test_qemu_state.py $(BUILD)/tools/userkvm $(BUILD) all
+>>>>>>> clients
 
 bench: all
 	@scripts/deps bench
