@@ -433,6 +433,8 @@ static const struct {
 	ROW(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, positive),
 	ROW(KVM_CAP_BINARY_STATS_FD, positive),
 	ROW(KVM_CAP_VM_DISABLE_NX_HUGE_PAGES, positive),
+	{ 236, "KVM_CAP_PRE_FAULT_MEMORY", positive },
+	{ 231, "KVM_CAP_USER_MEMORY2", positive }, /* both: test_mapping; younger than Debian 12's <linux/kvm.h> */
 #undef ROW
 };
 #define NR_ROWS (sizeof(rows) / sizeof(*rows))
