@@ -20,6 +20,9 @@ void reply_line(struct reply *r, const char *fmt, ...) __attribute__((format(pri
 void reply_error(struct reply *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void reply_free(struct reply *r);
 
+/* --- beacon.c: for core files; once, with the first VM --- */
+void control_light_beacon(void);
+
 /* --- the requests: kvm is NULL for those without a VM, args the numbers behind it --- */
 typedef void request_fn(struct reply *r, struct kvm *kvm, const uint64_t *args);
 

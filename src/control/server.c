@@ -212,6 +212,7 @@ static void start_once(void)
 	const char *want = getenv("USERKVM_CONTROL");
 	pthread_t t;
 
+	control_light_beacon();
 	if (want && strcmp(want, "0") == 0)
 		return;
 	pthread_atfork(NULL, NULL, after_fork_in_child);

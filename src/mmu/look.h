@@ -54,4 +54,7 @@ struct kvm_mmu_guest_view {
 };
 void kvm_mmu_look_guest(struct kvm_vcpu *vcpu, struct kvm_mmu_guest_view *v);
 
+/* The head of the list of struct kvm_mmu_vm: for core files (control/beacon.h). */
+const void *kvm_mmu_look_vms(void);
+
 #endif

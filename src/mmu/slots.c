@@ -17,6 +17,7 @@
 #include "lib/error.h"
 #include "lib/rcu.h"
 #include "mmu/internal.h"
+#include "mmu/look.h"
 
 static pthread_mutex_t vms_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct kvm_mmu_vm *vms; /* vms_lock to change, atomic to look whether there are any */
@@ -45,6 +46,11 @@ static void unlock_vms(const sigset_t *before)
 {
 	pthread_mutex_unlock(&vms_lock);
 	pthread_sigmask(SIG_SETMASK, before, NULL);
+}
+
+const void *kvm_mmu_look_vms(void)
+{
+	return &vms;
 }
 
 void mmu_vm_link(struct kvm_mmu_vm *vm)

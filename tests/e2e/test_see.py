@@ -5,6 +5,7 @@ usage: test_see.py USERKVM BUILD
 import json
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -25,9 +26,9 @@ tmp = tempfile.TemporaryDirectory()
 class Client:
     """see_client.py under userkvm run."""
 
-    def __init__(self, **env):
+    def __init__(self, cwd=None, **env):
         self.p = subprocess.Popen([USERKVM, "run", "--", sys.executable, os.path.join(HERE, "see_client.py")],
-                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ, **env))
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=cwd, env=dict(os.environ, **env))
         assert self.p.stdout.readline() == "ready\n"
         self.pid = str(self.p.pid)
 
@@ -191,6 +192,46 @@ def map_is_well_formed_and_shows_every_slot():
             assert want in words, words
         drawn = {p.get("fill") for p in root.iter("{http://www.w3.org/2000/svg}path") if p.get("d")}
         assert "#e8a33d" in drawn and "url(#ro)" in drawn, drawn
+
+
+def core_file(c):
+    """The client's core, by the kernel or by gcore; the client may be gone after it."""
+    resource.prlimit(c.p.pid, resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    if open("/proc/sys/kernel/core_pattern").read().strip() == "core":
+        c.p.send_signal(6)
+        c.p.wait(30)
+        for name in (path("core"), path(f"core.{c.pid}")):
+            if os.path.exists(name):
+                return name
+    elif shutil.which("gcore"):
+        tap.run("gcore", "-o", path("core"), c.pid)
+        if os.path.exists(path(f"core.{c.pid}")):
+            return path(f"core.{c.pid}")
+    raise tap.Skip("this machine writes no core file into the working directory, and there is no gcore")
+
+
+def core_file_says_the_same_as_the_live_vm():
+    with Client(cwd=tmp.name) as c:
+        c.run()
+        live = ask("ept", "dump", c.pid)
+        live_json = json.loads(ask("ept", "dump", "--json", c.pid))
+        walk = ask("ept", "walk", c.pid, "0x5000")
+        core = core_file(c)
+    assert ask("ept", "dump", "--core", core) == live
+    assert json.loads(ask("ept", "dump", "--json", "--core", core)) == live_json
+    assert ask("ept", "walk", "--core", core, "0x5000").splitlines()[:-1] == walk.splitlines()[:-1]
+    out = ask("ept", "explain", "--core", core, "0x200000", "w")
+    assert "KVM_MEM_READONLY" in out and "(in the core)" in out, out
+    ask("ept", "map", "--core", core, "-o", path("core.svg"))
+    assert "does not tell how the guest pages" in refused("ept", "walk", "--gva", "--core", core, "0")
+    assert "no VM 5" in refused("ept", "dump", "--vm", "5", "--core", core)
+    with open(core, "rb") as f:
+        good = f.read()
+    for content, word in ((good[:100], "cut off"), (good[:len(good) // 2], "cut off"), (b"hello", "not a core file"),
+                          (b"", "not a core file"), (good.replace(b"userkvm beacon\n", b"-" * 15), "no VM of userkvm")):
+        with open(path("bad"), "wb") as f:
+            f.write(content)
+        assert word in refused("ept", "dump", "--core", path("bad")), word
 
 
 # --- counters ---
@@ -453,7 +494,7 @@ cases = (dump_json_agrees_with_slots_and_counters, walk_ends_at_the_clients_memo
          explain_names_the_bit_the_slot_and_the_mapping, explain_names_write_protection_of_the_dirty_log,
          shadow_paging_has_no_ept_to_look_at, explain_notices_what_the_client_unmapped,
          diff_shows_what_a_round_of_the_guest_changed, dump_file_says_the_same_as_the_live_vm,
-         map_is_well_formed_and_shows_every_slot, stat_counts_what_the_guest_does, stat_log_is_a_header_and_lines,
+         map_is_well_formed_and_shows_every_slot, core_file_says_the_same_as_the_live_vm, stat_counts_what_the_guest_does, stat_log_is_a_header_and_lines,
          stat_of_all_processes_finds_the_client, qemu_reads_the_counters_of_its_vm, strace_shows_arguments_results_errors_and_time,
          strace_without_a_file_goes_to_standard_error, wrong_processes_are_one_line, nonsense_is_one_line_or_usage,
          other_users_may_not_look, switched_off_there_is_nothing_to_look_at, vm_that_dies_meanwhile_is_one_line,

@@ -19,6 +19,7 @@ static const char usage[] =
 	"  --vm N       the process's N-th VM (default: the oldest)\n"
 	"  --as N       address space: 0 normal, 1 SMM\n"
 	"  --user       explain an access of the guest's user mode\n"
+	"  --core FILE  a core file of such a process, instead of PID\n"
 	"FILE is what `userkvm ept dump` wrote.\n";
 
 static const struct {
@@ -55,6 +56,11 @@ static bool option(struct see_options *o, char **argv, int argc, int *i)
 	if (!value)
 		return false;
 	++*i;
+	if (strcmp(name, "--core") == 0) {
+		if (!see_open_core(value))
+			exit(1);
+		return true;
+	}
 	if (strcmp(name, "-o") == 0 || strcmp(name, "--output") == 0)
 		o->output = value;
 	else if (strcmp(name, "--vm") == 0)
@@ -81,8 +87,14 @@ static int run(size_t which, struct see_options *o, char **word, int nr)
 
 	o->arg = word;
 	o->nr_args = nr;
-	if (commands[which].files && nr == files && !is_number(word[0]))
+	if (commands[which].files && !see_core_pid() && nr == files && !is_number(word[0]))
 		return commands[which].fn(o);
+	if (see_core_pid()) {
+		o->pid = see_core_pid();
+		if (nr < commands[which].min_args || nr > commands[which].max_args || commands[which].fn == see_diff)
+			return wrong_usage();
+		return commands[which].fn(o);
+	}
 	if (nr < 1 + commands[which].min_args || nr > 1 + commands[which].max_args)
 		return wrong_usage();
 	o->arg++;

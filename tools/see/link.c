@@ -141,7 +141,12 @@ char *see_ask(pid_t pid, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(request, sizeof(request), fmt, ap);
 	va_end(ap);
-	body = ask(pid, request, why, sizeof(why));
+	body = see_core_pid() ? see_ask_core(request) : ask(pid, request, why, sizeof(why));
+	if (body && strncmp(body, "error ", 6) == 0) { /* a core's */
+		see_fail("%.*s", (int)strcspn(body + 6, "\n"), body + 6);
+		free(body);
+		return NULL;
+	}
 	if (!body)
 		see_fail("%s", *why ? why : strerror(ENOMEM));
 	return body;
@@ -236,6 +241,8 @@ bool see_mapping(pid_t pid, uint64_t addr, char *line, size_t size)
 	FILE *f;
 	bool found = false;
 
+	if (see_core_pid())
+		return see_core_mapping(addr, line, size);
 	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
 	f = fopen(path, "re");
 	while (f && !found && fgets(line, (int)size, f)) {

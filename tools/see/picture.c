@@ -21,10 +21,24 @@ static void *grow(void **array, unsigned *nr, size_t size)
 	return memset((char *)*array + (*nr)++ * size, 0, size);
 }
 
+/* r begins where the last one ends, and says the same. */
+static bool continues(const struct see_run *l, const struct see_run *r)
+{
+	if (l->as != r->as || l->end != r->start || l->mmio != r->mmio || l->gen != r->gen || l->level != r->level)
+		return false;
+	return r->mmio || (((l->entry ^ r->entry) & ~EPT_ADDR_MASK) == 0 &&
+			   (l->entry & EPT_ADDR_MASK) + (l->end - l->start) == (r->entry & EPT_ADDR_MASK));
+}
+
 static bool add_run(struct see_picture *p, const struct see_run *r)
 {
-	struct see_run *n = grow((void **)&p->run, &p->nr_runs, sizeof(*n));
+	struct see_run *n;
 
+	if (p->nr_runs && continues(&p->run[p->nr_runs - 1], r)) {
+		p->run[p->nr_runs - 1].end = r->end;
+		return true;
+	}
+	n = grow((void **)&p->run, &p->nr_runs, sizeof(*n));
 	if (n)
 		*n = *r;
 	return n != NULL;

@@ -41,6 +41,14 @@ bool see_number(const char *text, uint64_t *v);
 /* The line of /proc/PID/maps that holds addr, without its newline. False: none. */
 bool see_mapping(pid_t pid, uint64_t addr, char *line, size_t size);
 
+/* --- core.c: a core file in place of a process --- */
+
+bool see_open_core(const char *path);
+pid_t see_core_pid(void); /* 0: no core is open, ask the process */
+/* As see_ask(); a line `error TEXT` where the core cannot tell. */
+char *see_ask_core(const char *request);
+bool see_core_mapping(uint64_t addr, char *line, size_t size);
+
 /* --- picture.c: all of a VM's guest-physical memory at a moment --- */
 
 struct see_run { /* like leaves that continue each other */
