@@ -9,7 +9,11 @@
 #include "lib/error.h"
 #include "x86/x86.h"
 
-#define KVM_VALID_QUIRKS KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT
+#define KVM_VALID_QUIRKS                                                                \
+	(KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE |                \
+	 KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT)
+#define KVM_X2APIC_API_VALID_FLAGS                                                      \
+	(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
 #define KVM_VALID_GUESTDBG                                                              \
 	(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP |         \
 	 KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP |    \
@@ -68,6 +72,7 @@ static const struct {
 	{ KVM_CAP_IRQCHIP, 1 },
 	{ KVM_CAP_VAPIC, 1 },
 	{ KVM_CAP_SPLIT_IRQCHIP, 1 },
+	{ KVM_CAP_X2APIC_API, KVM_X2APIC_API_VALID_FLAGS },
 	{ KVM_CAP_IRQ_INJECT_STATUS, 1 },
 	{ KVM_CAP_IRQ_ROUTING, KVM_MAX_IRQ_ROUTES },
 	{ KVM_CAP_SIGNAL_MSI, 1 },
@@ -165,6 +170,14 @@ int kvm_vm_ioctl_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 		return 0;
 	case KVM_CAP_SPLIT_IRQCHIP:
 		return enable_split_irqchip(kvm, arg);
+	case KVM_CAP_X2APIC_API:
+		if (arg & ~(uint64_t)KVM_X2APIC_API_VALID_FLAGS)
+			return err_born(EINVAL, "x2APIC API flags %#lx", (unsigned long)arg);
+		if (arg & KVM_X2APIC_API_USE_32BIT_IDS)
+			ka->x2apic_format = true;
+		if (arg & KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
+			ka->x2apic_broadcast_quirk_disabled = true;
+		return 0;
 	case KVM_CAP_MSR_PLATFORM_INFO:
 		ka->platform_info_readable = arg;
 		return 0;

@@ -144,11 +144,49 @@ static void apicbase_changed(struct kvm_vcpu *vcpu)
 	vcpu->arch->apic_base = kvm_get_apic_base(vcpu);
 }
 
+static bool guest_has_tsc_deadline(struct kvm_vcpu *vcpu)
+{
+	return guest_cpuid_bit(vcpu, 1, 0, CPUID_ECX, 24);
+}
+
+static bool is_bsp(struct kvm_vcpu *vcpu)
+{
+	return vcpu->vcpu_id == vcpu->kvm->arch->bsp_vcpu_id;
+}
+
+static bool vm_x2apic_format(struct kvm *kvm)
+{
+	return kvm->arch->x2apic_format;
+}
+
+static bool vm_x2apic_broadcast_quirk_disabled(struct kvm *kvm)
+{
+	return kvm->arch->x2apic_broadcast_quirk_disabled;
+}
+
+static bool vm_mmio_hole_quirk_disabled(struct kvm *kvm)
+{
+	return kvm->arch->disabled_quirks & KVM_X86_QUIRK_LAPIC_MMIO_HOLE;
+}
+
+static bool vm_lint0_quirk_disabled(struct kvm *kvm)
+{
+	return kvm->arch->disabled_quirks & KVM_X86_QUIRK_LINT0_REENABLED;
+}
+
 static const struct kvm_lapic_ops lapic_ops = {
 	.read_guest_tsc = kvm_read_guest_tsc,
 	.guest_tsc_khz = guest_tsc_khz,
 	.has_x2apic = guest_has_x2apic,
 	.apicbase_changed = apicbase_changed,
+	.inject_nmi = kvm_inject_nmi,
+	.has_tsc_deadline = guest_has_tsc_deadline,
+	.maxphyaddr = guest_maxphyaddr,
+	.is_bsp = is_bsp,
+	.x2apic_format = vm_x2apic_format,
+	.x2apic_broadcast_quirk_disabled = vm_x2apic_broadcast_quirk_disabled,
+	.mmio_hole_quirk_disabled = vm_mmio_hole_quirk_disabled,
+	.lint0_quirk_disabled = vm_lint0_quirk_disabled,
 };
 
 /* --- VM --- */
@@ -198,11 +236,6 @@ static void kvm_arch_destroy_vm(struct kvm *kvm)
 }
 
 /* --- vCPU --- */
-
-static bool is_bsp(struct kvm_vcpu *vcpu)
-{
-	return vcpu->vcpu_id == vcpu->kvm->arch->bsp_vcpu_id;
-}
 
 /* kvm_arch_vcpu_create and kvm_arch_vcpu_setup. -ENOMEM with nothing done. */
 static int kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)
