@@ -218,7 +218,8 @@ static enum vmx_result enter(struct vmx_cpu *cpu)
 	struct cpu_exit e = { .reason = EXIT_REASON_EXTERNAL_INTERRUPT };
 	bool exited;
 
-	cpu->in_guest = true;
+	__atomic_store_n(&cpu->in_guest, true, __ATOMIC_SEQ_CST); /* before the first look at requests */
+	cpu->epoch = READ_ONCE(cpu->machine->epoch);
 	host_fault_set_hook(guest_fault, cpu);
 	exited = cpu_interp(cpu);
 	host_fault_set_hook(NULL, NULL);

@@ -78,7 +78,7 @@ struct vmx_cpu {
 	uint32_t shadow;	   /* STI/MOV_SS blocking of the running instruction */
 	uint64_t resume_flag;	   /* RFLAGS.RF as the running instruction found it */
 	uint32_t asleep;	   /* (a) in the futex of an inactive state */
-	bool in_guest;		   /* between entry and exit */
+	bool in_guest;		   /* (a) between entry and exit */
 	bool inject;		   /* cpu->event waits for delivery after entry */
 	bool mtf_pending;	   /* injected, or due after this instruction */
 	bool smap_table;	   /* supervisor accesses are checked against SMAP */
@@ -92,6 +92,9 @@ struct vmx_cpu {
 	} commit[4];
 	uint32_t next_commit;
 	struct cpu_ring *ring;	   /* USERKVM_TRACE_INSN, or NULL */
+	uint32_t wtags_seen;	   /* (a) machine->wtags_gen when write tags were last dropped */
+	uint32_t wtags_known;	   /* every other processor has seen this one */
+	bool bus_locked;	   /* holds machine->bus, for a locked access in two parts */
 	struct vmx_cpu *next;	   /* [machine->lock] */
 	/* requests by other threads [machine->lock], announced in cs.exit_request */
 	struct { hpa_t start, end; } stale[16];
@@ -119,7 +122,7 @@ enum cpu_unwind_reason {
 };
 
 /* What the logical processors of a machine share: who is there, what is code. */
-#define MACHINE_CODE_BUCKETS 4096
+#define MACHINE_CODE_BUCKETS 32768
 struct machine_code_page {
 	struct machine_code_page *next;
 	hpa_t page;
@@ -128,7 +131,10 @@ struct vmx_machine {
 	void *lock_storage;	/* pthread_mutex_t */
 	struct vmx_cpu *cpus;	/* [lock] */
 	uint32_t nr_cpus;
-	struct machine_code_page *code[MACHINE_CODE_BUCKETS]; /* [lock] */
+	uint64_t epoch;	    /* (a) moves when code may have been written from outside */
+	uint32_t wtags_gen; /* (a) counts the pages that became code */
+	uint32_t bus;	    /* (a) a locked access in two parts is under way */
+	struct machine_code_page *code[MACHINE_CODE_BUCKETS]; /* [lock] to change */
 };
 void machine_lock(struct vmx_machine *m);
 void machine_unlock(struct vmx_machine *m);
@@ -305,6 +311,7 @@ enum cpu_priv cpu_data_priv(const struct vmx_cpu *cpu, enum isa_access how);
 
 /* --- mem.c --- */
 extern const struct isa_ops cpu_isa_ops;
+void cpu_bus_unlock(struct vmx_cpu *cpu); /* harmless when it is not held */
 
 /* --- blocks.c --- */
 isa_fn *cpu_block_system(const struct isa_decoded *d, struct isa_insn *i);
@@ -316,6 +323,7 @@ struct cpu_block {
 	struct cpu_block *hash_next, *page_next;
 	const uint8_t *bytes; /* as decoded */
 	hpa_t host2;	    /* second page of a crossing instruction, or 0 */
+	uint32_t wtags_gen; /* invariant 6 of blocks.c */
 	uint16_t nr_bytes;
 	uint8_t nr, turn;
 	bool jumps;	    /* the last instruction sets cs->rip */
@@ -331,6 +339,8 @@ bool cpu_page_is_code(struct vmx_cpu *cpu, hpa_t page);
 void cpu_code_written(struct vmx_cpu *cpu, hpa_t start, unsigned size);
 void cpu_blocks_drop(struct vmx_cpu *cpu, hpa_t start, hpa_t end);
 void cpu_blocks_work_off(struct vmx_cpu *cpu); /* cpu->stale[] */
+/* CPU_REQ_WTAGS: drop every write tag, and say so. */
+void cpu_blocks_drop_wtags(struct vmx_cpu *cpu);
 
 /* --- interp.c --- */
 extern const struct isa_insn cpu_boundary_insn;

@@ -134,7 +134,7 @@ static void work_off_requests(struct vmx_cpu *cpu)
 	uint32_t req = __atomic_fetch_and(&cpu->cs.exit_request, CPU_REQ_KICK, __ATOMIC_SEQ_CST);
 
 	if (req & CPU_REQ_WTAGS)
-		cpu_tlb_drop_write(cpu, 0);
+		cpu_blocks_drop_wtags(cpu);
 	if (req & CPU_REQ_STALE) {
 		isa_fpu_sync(&cpu->cs);
 		cpu_blocks_work_off(cpu);
@@ -300,6 +300,7 @@ bool cpu_interp(struct vmx_cpu *cpu)
 
 	for (;;) {
 		why = run_until_unwound(cpu, why == CPU_UNWIND_EXCEPTION);
+		cpu_bus_unlock(cpu);
 		if (why == CPU_UNWIND_CONTINUE && cpu->shadow)
 			cpu->shadow = 0;
 		if (why == CPU_UNWIND_EXIT)
