@@ -377,9 +377,11 @@ static void tell_others(struct vmx_cpu *cpu, hpa_t page)
 {
 	struct vmx_machine *m = cpu->machine;
 	struct machine_code_page **slot, *dead = NULL;
+	bool loaded = cpu->cs.fpu_loaded;
 
 	if (!READ_ONCE(*machine_bucket(m, page)))
 		return; /* who decodes from it now asks us to look, and compares until we have */
+	isa_fpu_sync(&cpu->cs); /* libc may use vector registers */
 	machine_lock(m);
 	slot = machine_find(m, page);
 	if (*slot) {
@@ -391,6 +393,8 @@ static void tell_others(struct vmx_cpu *cpu, hpa_t page)
 	}
 	machine_unlock(m);
 	free(dead);
+	if (loaded)
+		isa_fpu_load(&cpu->cs);
 }
 
 void cpu_code_written(struct vmx_cpu *cpu, hpa_t start, unsigned size)
@@ -405,8 +409,14 @@ void cpu_code_written(struct vmx_cpu *cpu, hpa_t start, unsigned size)
 	if (p->lines & GENMASK_ULL(((end - 1) >> 6) & 63, (start >> 6) & 63))
 		drop_in_page(cpu, p, start, end);
 	/* own blocks remain: others have to go on telling us */
-	if (READ_ONCE(cpu->machine->nr_cpus) > 1 && (p->blocks || p->tail))
+	if (READ_ONCE(cpu->machine->nr_cpus) > 1 && (p->blocks || p->tail)) {
+		bool loaded = cpu->cs.fpu_loaded;
+
+		isa_fpu_sync(&cpu->cs);
 		(void)machine_register(cpu, p->page);
+		if (loaded)
+			isa_fpu_load(&cpu->cs);
+	}
 }
 
 void cpu_blocks_work_off(struct vmx_cpu *cpu)

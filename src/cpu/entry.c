@@ -139,7 +139,9 @@ static void load_injection(struct vmx_cpu *cpu, const struct vmcs *v)
 		.insn_len = soft ? (uint32_t)v->VM_ENTRY_INSTRUCTION_LEN : 0,
 	};
 	cpu->inject = true;
-	cpu->epoch++; /* a device may have written memory and announce it now */
+	/* a device may have written memory and announce it now, to one processor for all */
+	if (type == INTR_TYPE_EXT_INTR)
+		vmx_sync_machine_code(cpu->machine);
 }
 
 void cpu_load_guest(struct vmx_cpu *cpu)

@@ -4,7 +4,7 @@
  *   walk.c tlb.c mem.c            two-dimensional walk, software TLB, isa_ops
  *   blocks.c interp.c             decoded blocks, the interpreter loop
  *   vmx_isa.c trace_ring.c        the seam's remaining functions, debug aid
- *   segment.c far.c event.c task.c sysinsn_*.c   segments, far transfers, event
+ *   segment.c stack.c far.c event.c task.c sysinsn*.c  segments, far transfers, event
  *                                 delivery through the IDT, system instructions
  *
  * All of it runs on the vCPU's thread, mostly with the guest's SIMD state in

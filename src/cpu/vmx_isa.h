@@ -109,9 +109,10 @@ void *vmx_xsave_area(struct vmx_cpu *cpu, size_t *size_bytes);
  */
 void vmx_sync_code(struct vmx_cpu *cpu);
 /*
- * The same for every processor, from any thread: a device has written and says
- * so (an interrupt). Each takes note when it enters the guest, and when it
- * translates an address for execution that it had no translation for.
+ * The same for every processor, from any thread. Each takes note when it enters
+ * the guest, and when it translates an address for execution that it had no
+ * translation for. Injecting an external interrupt does it: a device has written
+ * and says so.
  */
 void vmx_sync_machine_code(struct vmx_machine *m);
 /* The same, when a range of host memory changes its meaning (any thread). */

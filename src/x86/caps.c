@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "lib/error.h"
+#include "virt/dirty_ring.h"
 #include "x86/x86.h"
 
 #define KVM_VALID_QUIRKS                                                                \
@@ -33,6 +34,9 @@ static const struct {
 	{ KVM_CAP_READONLY_MEM, 1 },
 	{ KVM_CAP_NR_MEMSLOTS, KVM_USER_MEM_SLOTS },
 	{ KVM_CAP_MULTI_ADDRESS_SPACE, KVM_ADDRESS_SPACE_NUM },
+	{ KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_CAPS },
+	{ KVM_CAP_DIRTY_LOG_RING, KVM_DIRTY_RING_MAX_ENTRIES * sizeof(struct kvm_dirty_gfn) },
+	{ KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_DIRTY_RING_MAX_ENTRIES * sizeof(struct kvm_dirty_gfn) },
 	{ KVM_CAP_MMU_SHADOW_CACHE_CONTROL, 1 },
 	{ KVM_CAP_SET_TSS_ADDR, 1 },
 	{ KVM_CAP_SET_IDENTITY_MAP_ADDR, 1 },
@@ -160,6 +164,11 @@ int kvm_vm_ioctl_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 	if (cap->flags)
 		return err_born(EINVAL, "KVM_ENABLE_CAP flags %#x", cap->flags);
 	switch (cap->cap) {
+	case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:
+		return kvm_enable_manual_dirty_log(kvm, arg);
+	case KVM_CAP_DIRTY_LOG_RING:
+	case KVM_CAP_DIRTY_LOG_RING_ACQ_REL:
+		return kvm_enable_dirty_ring(kvm, arg);
 	case KVM_CAP_DISABLE_QUIRKS2:
 		if (arg & ~(uint64_t)KVM_VALID_QUIRKS)
 			return err_born(EINVAL, "quirks %#lx", (unsigned long)arg);

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "lib/error.h"
+#include "virt/dirty_ring.h"
 #include "x86/run.h"
 
 /* --- what counts as an event for a vCPU that sleeps --- */
@@ -198,6 +199,10 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 	uint64_t rip;
 	int r;
 
+	if (unlikely(kvm_dirty_ring_soft_full(vcpu))) {
+		vcpu->run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
+		return 0;
+	}
 	r = serve_requests(vcpu);
 	if (r <= 0)
 		return r;

@@ -122,9 +122,15 @@ static const struct kvm_mmu_guest_ops guest_ops = {
 	.is_smm = guest_in_smm,
 };
 
+static void invalidate_code(struct kvm *kvm, hva_t start, uint64_t size_bytes)
+{
+	vmx_invalidate_code(kvm->arch->machine, start, size_bytes);
+}
+
 static const struct kvm_mmu_vendor_ops vendor_ops = {
 	.set_cr3 = vmx_set_cr3,
 	.flush_tlb_current = vmx_flush_tlb_current,
+	.invalidate_code = invalidate_code,
 };
 
 /* --- for the interrupt controllers --- */
@@ -207,6 +213,7 @@ static int kvm_arch_init_vm(struct kvm *kvm)
 	r = kvm_mmu_init_vm(kvm);
 	if (r)
 		goto out_machine;
+	kvm->cpu_dirty_logging = vmx_params()->pml;
 	kvm_clock_init_vm(kvm);
 	return 0;
 
@@ -323,7 +330,7 @@ void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event)
 	reset_events(a);
 	memset(a->db, 0, sizeof(a->db));
 	memset(a->eff_db, 0, sizeof(a->eff_db));
-	a->dr6 = DR6_FIXED_1;
+	a->dr6 = DR6_ACTIVE_LOW;
 	a->dr7 = DR7_FIXED_1;
 	a->cr8 = 0;
 	if (!init_event) {

@@ -160,15 +160,18 @@ static inline void smp_set_reg(struct smp *s, int i, size_t offset, uint64_t v)
 }
 #define smp_reg(s, i, name, v) smp_set_reg(s, i, offsetof(struct kvm_regs, name), v)
 
-/* 64-bit mode, the first GiB mapped one to one by a PML4 at 10000h. */
+/* 64-bit mode, the first 8 MiB mapped one to one by a PML4 at 10000h. */
 static inline void smp_long_mode(struct smp *s, int i, uint64_t rip)
 {
 	struct kvm_regs r = {.rip = rip, .rflags = 2, .rsp = 0x8000 - 0x400 * (uint64_t)i};
 	uint64_t *pml4 = (uint64_t *)(s->c.mem + 0x10000), *pdpt = (uint64_t *)(s->c.mem + 0x11000);
+	uint64_t *pd = (uint64_t *)(s->c.mem + 0x12000);
 	struct kvm_sregs x;
 
 	pml4[0] = 0x11000 | 3;
-	pdpt[0] = 0 | 0x83;
+	pdpt[0] = 0x12000 | 3;
+	for (uint64_t n = 0; n < 4; n++)
+		pd[n] = n << 21 | 0x83;
 	assert_int_equal(ioctl(s->cpu[i].fd, KVM_GET_SREGS, &x), 0);
 	x.cr3 = 0x10000;
 	x.cr4 |= 1 << 5;

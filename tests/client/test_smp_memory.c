@@ -92,13 +92,13 @@ static void cmpxchg16b_by_4_vcpus_loses_nothing(void **state)
  */
 GUEST(code_writer, "code16", "mov $1, %ax\n"
 			     "1: mov %ax, 0x2001\n mov %ax, 0x600\n"
-			     "2: cmpw $3, 0x604\n jne 2b\n"
-			     "movw $0, 0x604\n inc %ax\n cmp $3000, %ax\n jne 1b\n hlt");
+			     "2: pause\n cmpw $3, 0x604\n jne 2b\n"
+			     "movw $0, 0x604\n inc %ax\n cmp $500, %ax\n jne 1b\n hlt");
 GUEST(code_reader, "code16", "mov $1, %bx\n"
-			     "1: cmp %bx, 0x600\n jne 1b\n"
+			     "1: pause\n cmp %bx, 0x600\n jne 1b\n"
 			     "pushf\n push %cs\n push $(0x4000 + 3f - guest_code_reader)\n iret\n"
 			     "3: mov $0x2000, %dx\n call *%dx\n cmp %ax, %bx\n jne 9f\n"
-			     "lock; incw 0x604\n inc %bx\n cmp $3000, %bx\n jne 1b\n hlt\n"
+			     "lock; incw 0x604\n inc %bx\n cmp $500, %bx\n jne 1b\n hlt\n"
 			     "9: out %ax, $0x99\n");
 
 static void code_written_by_one_vcpu_is_run_by_the_others(void **state)

@@ -228,7 +228,8 @@ static void restart(int argc, char **argv)
 int cmd_boot(int argc, char **argv)
 {
 	struct options o;
-	struct vm vm = {.io_lock = PTHREAD_MUTEX_INITIALIZER, .stop_lock = PTHREAD_MUTEX_INITIALIZER};
+	/* the terminal's thread uses it to the end */
+	static struct vm vm = {.io_lock = PTHREAD_MUTEX_INITIALIZER, .stop_lock = PTHREAD_MUTEX_INITIALIZER};
 	int ret = parse(argc, argv, &o);
 
 	if (ret)
