@@ -56,6 +56,7 @@ struct vmx_cpu {
 	uint32_t exception_bitmap, pf_mask, pf_match;
 	uint64_t cr0_mask, cr0_shadow, cr4_mask, cr4_shadow;
 	uint64_t tsc_offset, tsc_multiplier;
+	uint64_t ple_first, ple_last; /* TSC of PAUSEs in a loop */
 	const uint8_t *io_bitmap_a, *io_bitmap_b, *msr_bitmap; /* NULL: not in use */
 	uint64_t eptp;
 	uint16_t vpid;
