@@ -204,6 +204,66 @@ static void an_ipi_ends_hlt_every_time(void **state)
 	smp_close(&s);
 }
 
+/* --- paravirtual IPIs and kicks --- */
+
+/* vCPU 0: KVM_HC_SEND_IPI to ids 1..3, wait until all took it, 200 times; the others sleep in HLT. */
+GUEST(pv_ipi, "code32", "movl $0x1ff, 0xfee000f0\n lock; incl 0x700\n"
+			"1: pause\n cmpl $4, 0x700\n jne 1b\n"
+			"test %ebp, %ebp\n jnz 5f\n"
+			"xor %edi, %edi\n"
+			"2: inc %edi\n"
+			"mov $10, %eax\n mov $7, %ebx\n xor %ecx, %ecx\n mov $1, %edx\n mov $0x40, %esi\n vmcall\n"
+			"cmp $3, %eax\n jne 9f\n"
+			"3: pause\n cmp %edi, 0x604\n jne 3b\n cmp %edi, 0x608\n jne 3b\n cmp %edi, 0x60c\n jne 3b\n"
+			"cmp $200, %edi\n jne 2b\n"
+			/* a wrong delivery mode: -EINVAL */
+			"mov $10, %eax\n mov $7, %ebx\n mov $0x540, %esi\n vmcall\n cmp $-22, %eax\n jne 9f\n"
+			"out %al, $0x99\n"
+			"5: cli\n cmpl $200, 0x600(,%ebp,4)\n je 6f\n sti\n hlt\n jmp 5b\n"
+			"6: out %al, $0x99\n"
+			"9: out %al, $0x98");
+
+static void a_hypercall_sends_ipis_to_a_bitmap(void **state)
+{
+	struct smp s;
+
+	flat_cpus(&s, guest_pv_ipi, GUEST_SIZE(pv_ipi));
+	smp_start(&s, 0, CPUS);
+	smp_join(&s, 0, CPUS);
+	for (int i = 0; i < CPUS; i++) {
+		assert_int_equal(s.cpu[i].reason, KVM_EXIT_IO);
+		assert_int_equal(s.cpu[i].run->io.port, 0x99);
+		assert_int_equal(smp_load32(&s, 0x600 + 4 * (uint64_t)i), i ? ROUNDS : 0);
+	}
+	smp_close(&s);
+}
+
+/*
+ * KVM_HC_KICK_CPU: the other one's HLT ends, although its interrupts are off. Each
+ * kicks the other when it has raised the count to its parity.
+ */
+GUEST(kick, "code32", "mov %ebp, %ecx\n xor $1, %ecx\n xor %ebx, %ebx\n"
+		      "1: mov 0x700, %eax\n cmp $1000, %eax\n jae 3f\n and $1, %eax\n cmp %ebp, %eax\n je 2f\n"
+		      "hlt\n jmp 1b\n"
+		      "2: incl 0x700\n mov $5, %eax\n vmcall\n test %eax, %eax\n jnz 4f\n jmp 1b\n"
+		      "3: mov $5, %eax\n vmcall\n out %al, $0x99\n"
+		      "4: out %al, $0x98");
+
+static void a_kick_ends_hlt_with_interrupts_off(void **state)
+{
+	struct smp s;
+
+	flat_cpus(&s, guest_kick, GUEST_SIZE(kick));
+	smp_start(&s, 0, 2);
+	smp_join(&s, 0, 2);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(s.cpu[i].reason, KVM_EXIT_IO);
+		assert_int_equal(s.cpu[i].run->io.port, 0x99);
+	}
+	assert_int_equal(smp_load32(&s, 0x700), 1000);
+	smp_close(&s);
+}
+
 /* --- NMI --- */
 
 /* vCPU 0 sends NMIs to all others, one after the other; they spin with interrupts off. */
@@ -237,6 +297,8 @@ int main(void)
 		cmocka_unit_test(the_boot_vcpu_is_the_clients_choice),
 		cmocka_unit_test(ipis_from_everyone_to_everyone_arrive),
 		cmocka_unit_test(an_ipi_ends_hlt_every_time),
+		cmocka_unit_test(a_hypercall_sends_ipis_to_a_bitmap),
+		cmocka_unit_test(a_kick_ends_hlt_with_interrupts_off),
 		cmocka_unit_test(nmis_reach_vcpus_with_interrupts_off),
 	};
 

@@ -85,7 +85,7 @@ def debian_with_4_vcpus_survives_stress_under_userkvm_boot():
 def debian_with_4_vcpus_survives_stress_under_qemu():
     if not shutil.which("qemu-system-x86_64"):
         raise tap.Skip("qemu-system-x86_64 is not installed")
-    out, status = under_load(4, USERKVM, "run", "--", "qemu-system-x86_64", "-accel", "kvm", "-m", "512", "-smp", "4",
+    out, status = under_load(4, USERKVM, "run", "--", "qemu-system-x86_64", "-accel", "kvm", "-m", "512", "-smp", "4", "-cpu", "host,migratable=off",
                              "-nographic", "-nodefaults", "-no-reboot", "-serial", "stdio", "-kernel", KERNEL,
                              "-initrd", "INITRD", "-append", "console=ttyS0 panic=-1")
     check(out, status, 4)
