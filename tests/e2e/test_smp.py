@@ -17,7 +17,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 KERNEL = os.path.join(BUILD, "demo/vmlinuz")
 PARTS = "fork exec pipe mmap mprotect atomic clock code turns".split()
 # lines of the kernel's log that no healthy machine has
-BAD = ("Kernel panic", "BUG:", "Oops", "Call Trace", "WARNING:", "unchecked MSR", "soft lockup", "rcu_sched self-detected",
+BAD = ("Kernel panic", "BUG:", "Oops", "Call Trace", "WARNING: CPU", "unchecked MSR", "soft lockup", "rcu_sched self-detected",
        "rcu: INFO", "RCU stall", "TSC warp", "unstable", "hung_task", "segfault", "not responding", "general protection",
        "Measured", "invalid opcode", "timed out", "FAILED")
 
