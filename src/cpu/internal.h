@@ -66,6 +66,7 @@ struct vmx_cpu {
 	uint32_t exception_bitmap, pf_mask, pf_match;
 	uint64_t cr0_mask, cr0_shadow, cr4_mask, cr4_shadow;
 	uint64_t tsc_offset, tsc_multiplier;
+	uint64_t ple_first, ple_last; /* TSC of PAUSEs in a loop */
 	const uint8_t *io_bitmap_a, *io_bitmap_b, *msr_bitmap; /* NULL: not in use */
 	uint64_t eptp;
 	uint16_t vpid;
@@ -89,9 +90,8 @@ struct vmx_cpu {
 	uint64_t resume_flag;	   /* RFLAGS.RF as the running instruction found it */
 	struct cpu_debug debug;
 	bool iret_unblocked;	   /* an IRET that has ended blocking by NMI is running */
-	bool split_locked;	   /* machine->split_lock is held until mem_commit() */
 	uint32_t asleep;	   /* (a) in the futex of an inactive state */
-	bool in_guest;		   /* between entry and exit */
+	bool in_guest;		   /* (a) between entry and exit */
 	bool inject;		   /* cpu->event waits for delivery after entry */
 	bool mtf_pending;	   /* injected, or due after this instruction */
 	bool smap_table;	   /* supervisor accesses are checked against SMAP */
@@ -105,6 +105,9 @@ struct vmx_cpu {
 	} commit[4];
 	uint32_t next_commit;
 	struct cpu_ring *ring;	   /* USERKVM_TRACE_INSN, or NULL */
+	uint32_t wtags_seen;	   /* (a) machine->wtags_gen when write tags were last dropped */
+	uint32_t wtags_known;	   /* every other processor has seen this one */
+	bool bus_locked;	   /* holds machine->bus, for a locked access in two parts */
 	struct vmx_cpu *next;	   /* [machine->lock] */
 	/* requests by other threads [machine->lock], announced in cs.exit_request */
 	struct { hpa_t start, end; } stale[16];
@@ -123,7 +126,6 @@ struct vmx_cpu {
 #define CPU_REQ_STALE 0x2u  /* cpu->stale[] to be worked off */
 #define CPU_REQ_CHECK 0x1u  /* own: look at windows, traps, activity */
 #define CPU_REQ_WTAGS 0x8u  /* a page became code elsewhere: drop write tags */
-#define CPU_REQ_VERIFY 0x10u /* another one could still write to code: verify blocks */
 
 enum cpu_unwind_reason {
 	CPU_UNWIND_CONTINUE = 1, /* cpu_unwind(): go on at cs->rip */
@@ -133,17 +135,19 @@ enum cpu_unwind_reason {
 };
 
 /* What the logical processors of a machine share: who is there, what is code. */
-#define MACHINE_CODE_BUCKETS 4096
+#define MACHINE_CODE_BUCKETS 32768
 struct machine_code_page {
 	struct machine_code_page *next;
 	hpa_t page;
 };
 struct vmx_machine {
 	void *lock_storage;	/* pthread_mutex_t */
-	uint32_t split_lock;	/* spin: one locked access across pages at a time */
 	struct vmx_cpu *cpus;	/* [lock] */
 	uint32_t nr_cpus;
-	struct machine_code_page *code[MACHINE_CODE_BUCKETS]; /* [lock] */
+	uint64_t epoch;	    /* (a) moves when code may have been written from outside */
+	uint32_t wtags_gen; /* (a) counts the pages that became code */
+	uint32_t bus;	    /* (a) a locked access in two parts is under way */
+	struct machine_code_page *code[MACHINE_CODE_BUCKETS]; /* [lock] to change */
 };
 void machine_lock(struct vmx_machine *m);
 void machine_unlock(struct vmx_machine *m);
@@ -322,6 +326,7 @@ enum cpu_priv cpu_data_priv(const struct vmx_cpu *cpu, enum isa_access how);
 
 /* --- mem.c --- */
 extern const struct isa_ops cpu_isa_ops;
+void cpu_bus_unlock(struct vmx_cpu *cpu); /* harmless when it is not held */
 
 /* --- blocks.c --- */
 isa_fn *cpu_block_system(const struct isa_decoded *d, struct isa_insn *i);
@@ -333,6 +338,7 @@ struct cpu_block {
 	struct cpu_block *hash_next, *page_next;
 	const uint8_t *bytes; /* as decoded */
 	hpa_t host2;	    /* second page of a crossing instruction, or 0 */
+	uint32_t wtags_gen; /* invariant 6 of blocks.c */
 	uint16_t nr_bytes;
 	uint8_t nr, turn;
 	bool jumps;	    /* the last instruction sets cs->rip */
@@ -348,8 +354,8 @@ bool cpu_page_is_code(struct vmx_cpu *cpu, hpa_t page);
 void cpu_code_written(struct vmx_cpu *cpu, hpa_t start, unsigned size);
 void cpu_blocks_drop(struct vmx_cpu *cpu, hpa_t start, hpa_t end);
 void cpu_blocks_work_off(struct vmx_cpu *cpu); /* cpu->stale[] */
-/* Another processor's new code page: stop writing to it unseen (CPU_REQ_WTAGS). */
-void cpu_blocks_give_up_writing(struct vmx_cpu *cpu);
+/* CPU_REQ_WTAGS: drop every write tag, and say so. */
+void cpu_blocks_drop_wtags(struct vmx_cpu *cpu);
 
 /* --- interp.c --- */
 extern const struct isa_insn cpu_boundary_insn;

@@ -136,9 +136,7 @@ static void work_off_requests(struct vmx_cpu *cpu)
 	if (req & (CPU_REQ_WTAGS | CPU_REQ_STALE))
 		isa_fpu_sync(&cpu->cs);
 	if (req & CPU_REQ_WTAGS)
-		cpu_blocks_give_up_writing(cpu);
-	if (req & CPU_REQ_VERIFY)
-		cpu->epoch++;
+		cpu_blocks_drop_wtags(cpu);
 	if (req & CPU_REQ_STALE)
 		cpu_blocks_work_off(cpu);
 }
@@ -343,6 +341,7 @@ bool cpu_interp(struct vmx_cpu *cpu)
 	for (;;) {
 		why = run_until_unwound(cpu, why == CPU_UNWIND_EXCEPTION);
 		cpu->debug.alone = false;
+		cpu_bus_unlock(cpu);
 		if (why == CPU_UNWIND_CONTINUE && cpu->shadow)
 			cpu->shadow = 0;
 		if (why == CPU_UNWIND_EXIT)

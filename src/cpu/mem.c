@@ -9,10 +9,40 @@
  *    caller gets its pointer; nothing is decoded until the instruction ends.
  * 3. Host-contiguous pages need no bounce buffer, so locked instructions stay
  *    the host's own even across a page boundary.
+ * 4. A locked access to two pages apart excludes its like on every processor of
+ *    the machine (machine->bus, from mem to mem_commit). Against accesses that
+ *    do not cross it is as atomic as its two halves: an OS that needs more
+ *    keeps its locks within a cache line, as the manual advises.
  *
  * General registers only: no libc mem*.
  */
 #include "cpu/internal.h"
+
+#include <sched.h>
+
+#define BUS_SPINS 100
+
+static void bus_lock(struct vmx_cpu *cpu)
+{
+	uint32_t *bus = &cpu->machine->bus;
+
+	if (cpu->bus_locked)
+		return;
+	for (int spins = 0; __atomic_exchange_n(bus, 1, __ATOMIC_ACQUIRE); spins++) {
+		__builtin_ia32_pause();
+		if (spins > BUS_SPINS)
+			sched_yield(); /* its holder may not be running */
+	}
+	cpu->bus_locked = true;
+}
+
+void cpu_bus_unlock(struct vmx_cpu *cpu)
+{
+	if (likely(!cpu->bus_locked))
+		return;
+	cpu->bus_locked = false;
+	__atomic_store_n(&cpu->machine->bus, 0, __ATOMIC_RELEASE);
+}
 
 /* Never turned into a call of memcpy. */
 static void copy_bytes(void *dst, const void *src, size_t n)
@@ -110,27 +140,6 @@ static uint8_t *translate(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint
 	return host;
 }
 
-/*
- * LOCK across pages that are not neighbours on the host: one such access at a
- * time in the machine, from reading to mem_commit(). Nothing can fault between.
- * Against an access to one of the two parts alone it is not atomic.
- */
-static void split_lock(struct vmx_cpu *cpu)
-{
-	uint32_t *lock = &cpu->machine->split_lock;
-
-	while (__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE))
-		while (__atomic_load_n(lock, __ATOMIC_RELAXED))
-			__builtin_ia32_pause();
-	cpu->split_locked = true;
-}
-
-static void split_unlock(struct vmx_cpu *cpu)
-{
-	cpu->split_locked = false;
-	__atomic_store_n(&cpu->machine->split_lock, 0, __ATOMIC_RELEASE);
-}
-
 static void *mem_crossing(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint32_t access,
 			  enum cpu_priv priv, enum isa_access how, void *bounce)
 {
@@ -152,7 +161,7 @@ static void *mem_crossing(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint
 	if (part[0] + first == part[1])
 		return part[0];
 	if ((how & ISA_RMW) == ISA_RMW && (cpu->cs.cur->flags & ISA_LOCK))
-		split_lock(cpu);
+		bus_lock(cpu);
 	if (access & CPU_READ) {
 		copy_bytes(bounce, part[0], first);
 		copy_bytes((uint8_t *)bounce + first, part[1], size - first);
@@ -199,8 +208,7 @@ static void cpu_mem_commit(struct cpu_state *cs, uint64_t lin, unsigned size, co
 			continue;
 		copy_bytes(c->part[0], bounce, c->first);
 		copy_bytes(c->part[1], (const uint8_t *)bounce + c->first, size - c->first);
-		if (unlikely(cpu->split_locked))
-			split_unlock(cpu);
+		cpu_bus_unlock(cpu);
 		return;
 	}
 	assert(!"commit without its access");

@@ -266,6 +266,8 @@ uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 		return (uint8_t *)(gva + e->addend);
 
 	cpu_walk(cpu, gva, access, priv, &r);
+	if (access & CPU_EXEC) /* a page that was mapped for execution may have come by DMA */
+		cpu->epoch = READ_ONCE(cpu->machine->epoch);
 	cpu->counters.tlb_fills++;
 	if ((r.rights & CPU_WRITE) && cpu_page_is_code(cpu, r.host))
 		r.rights &= ~(uint32_t)CPU_WRITE;

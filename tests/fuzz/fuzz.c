@@ -87,7 +87,7 @@ static void enter(struct machine *t)
 	require((reason & 0xffff) <= EXIT_REASON_XRSTORS && !(reason & 0x7fff0000), "exit reason", reason);
 	require(cpu_tlb_check(t->cpu->tlb), "TLB", reason);
 	require(!t->cpu->cs.fpu_loaded, "FPU still loaded", reason);
-	require(!t->cpu->split_locked && !t->m->split_lock, "split lock held", reason);
+	require(!t->cpu->bus_locked && !t->m->bus, "split lock held", reason);
 }
 
 /* --- code --- */

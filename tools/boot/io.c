@@ -58,7 +58,7 @@ static void out_byte(struct vm *vm, uint16_t port, uint8_t v)
 	}
 }
 
-void io_access(struct vm *vm, uint16_t port, bool out, unsigned size, uint8_t *data)
+static void access_locked(struct vm *vm, uint16_t port, bool out, unsigned size, uint8_t *data)
 {
 	uint32_t now;
 
@@ -78,4 +78,11 @@ void io_access(struct vm *vm, uint16_t port, bool out, unsigned size, uint8_t *d
 		else
 			data[i] = in_byte(vm, (uint16_t)(port + i));
 	}
+}
+
+void io_access(struct vm *vm, uint16_t port, bool out, unsigned size, uint8_t *data)
+{
+	pthread_mutex_lock(&vm->io_lock);
+	access_locked(vm, port, out, size, data);
+	pthread_mutex_unlock(&vm->io_lock);
 }
