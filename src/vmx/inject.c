@@ -187,6 +187,8 @@ void vmx_update_exception_bitmap(struct kvm_vcpu *vcpu)
 	uint32_t debug = vmx_services && vmx_services->guest_debug
 				 ? vmx_services->guest_debug(vcpu) : 0;
 
+	if (!vmx_params()->ept)
+		eb |= BIT_ULL(X86_TRAP_PF);
 	if (debug & KVM_GUESTDBG_ENABLE) {
 		if (debug & (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP))
 			eb |= BIT_ULL(X86_TRAP_DB);

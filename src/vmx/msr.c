@@ -63,7 +63,6 @@ static uint32_t msr_field(uint32_t msr)
 	case MSR_IA32_SYSENTER_EIP: return GUEST_SYSENTER_EIP;
 	case MSR_IA32_DEBUGCTLMSR: return GUEST_IA32_DEBUGCTL;
 	case MSR_IA32_CR_PAT: return GUEST_IA32_PAT;
-	case MSR_EFER: return GUEST_IA32_EFER;
 	default: return 0;
 	}
 }

@@ -123,7 +123,8 @@ static void init_controls(struct kvm_vcpu *vcpu)
 	if (vmx->cpu_based & CPU_BASED_USE_MSR_BITMAPS)
 		vmcs_write64(vcpu, MSR_BITMAP, __pa(vmx->msr_bitmap));
 	vmx->eptp = 0;
-	vmcs_write64(vcpu, EPT_POINTER, 0);
+	if (vmx_params()->ept)
+		vmcs_write64(vcpu, EPT_POINTER, 0);
 }
 
 static void kick_processor(struct kvm_vcpu *vcpu)

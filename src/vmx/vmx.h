@@ -21,6 +21,7 @@ struct vcpu_vmx;
 
 /* Module knobs (USERKVM_PARAMS), read once, cut down to what the processor has. */
 struct vmx_params {
+	bool ept; /* false: shadow paging, GUEST_CR3 is ours */
 	bool unrestricted_guest, vpid, pml, preemption_timer, flexpriority;
 };
 const struct vmx_params *vmx_params(void);

@@ -259,6 +259,8 @@ static void write_part(struct kvm_emulator *e, gva_t lin, const uint8_t *buf, un
 
 		if (r)
 			e->error = r;
+		else
+			kvm_mmu_track_write(vcpu, gpa, buf, len);
 		return;
 	}
 	for (unsigned n; len; gpa += n, buf += n, len -= n) {
