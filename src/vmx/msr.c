@@ -87,6 +87,10 @@ int vmx_get_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data)
 {
 	uint32_t field = msr_field(msr);
 
+	if (msr == MSR_EFER) {
+		*data = vmx_get_efer(vcpu);
+		return 0;
+	}
 	if (field) {
 		*data = vmcs_read64(vcpu, field);
 		return 0;
