@@ -219,7 +219,7 @@ static const struct op ops[] = {
 	{ "movsxd", 0, 0, 0x63, ANY_REG, 0, 0, 0 },
 	{ "lea", 0, 0, 0x8d, ANY_REG, 0, MEM_ONLY, 0 },
 	{ "movnti", 0, 1, 0xc3, ANY_REG, 0, MEM_ONLY | NO16, 0 },
-	{ "bswap", 0, 1, 0xc8, 0, 0, NO_MODRM | OPREG | NO16, 0 },
+	{ "bswap", 0, 1, 0xc8, 0, 0, NO_MODRM | OPREG, 0 },
 	{ "movbe r,m", 0, 2, 0xf0, ANY_REG, 0, MEM_ONLY, 0 },
 	{ "movbe m,r", 0, 2, 0xf1, ANY_REG, 0, MEM_ONLY, 0 },
 	{ "cbw", 0, 0, 0x98, 0, 0, NO_MODRM, 0 },
@@ -533,7 +533,7 @@ static bool run_case(const struct op *o, bool bounce)
 		return true;
 	}
 	if (o->opcode == 0xe8 && !o->esc) /* return addresses are equal by construction */
-		assert_int_equal(*(uint64_t *)(uintptr_t)r.gpr[RSP], rip + t.len);
+		assert_int_equal(isa_host_load((void *)(uintptr_t)r.gpr[RSP], 8), rip + t.len);
 	mask &= ~o->undefined;
 	mask_mismatch = (cpu_rflags(&cs) ^ r.rflags) & mask;
 	if (memcmp(cs.gpr, r.gpr, sizeof(r.gpr)) || mask_mismatch) {
