@@ -56,6 +56,8 @@ uint64_t vmx_get_rflags(struct kvm_vcpu *vcpu)
 void vmx_set_rflags(struct kvm_vcpu *vcpu, uint64_t v)
 {
 	vmcs_writel(vcpu, GUEST_RFLAGS, v | X86_FLAGS_FIXED);
+	if (v & X86_FLAGS_VM)
+		vcpu->vmx->state_unchecked = true;
 }
 
 uint64_t vmx_get_cr0(struct kvm_vcpu *vcpu)
@@ -140,6 +142,7 @@ void vmx_set_cr0(struct kvm_vcpu *vcpu, uint64_t v)
 
 	if ((vmx_get_cr0(vcpu) ^ v) & CR0_TRANSLATION)
 		vmx->flush_guest = true;
+	vmx->state_unchecked = true;
 	/* enter_lmode, exit_lmode: LMA follows PG where LME is set */
 	if (efer & EFER_LME) {
 		if (v & X86_CR0_PG) {
