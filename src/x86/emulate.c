@@ -922,7 +922,8 @@ int kvm_emulate_invalid_guest_state(struct kvm_vcpu *vcpu)
 		if (!vmx_emulation_required(vcpu) || vcpu->arch->exception.pending ||
 		    kvm_vcpu_exit_request(vcpu))
 			break;
-		if (vmx_interrupt_allowed(vcpu) && kvm_event_has_interrupt(vcpu))
+		if (vmx_interrupt_allowed(vcpu) && (kvm_event_has_interrupt(vcpu) ||
+						    vcpu->run->request_interrupt_window))
 			break;
 		r = kvm_emulate_instruction(vcpu, false, 0);
 		if (r == 1 && e->sys.halt) {
