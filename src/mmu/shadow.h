@@ -199,6 +199,12 @@ void shadow_unlink_unsync(struct shadow_page *sp);
 /* --- shadow_sync.c --- */
 /* RCU. Bring an unsync page up to date; gptes are read after protection and flush. */
 void shadow_sync_page(struct kvm_vcpu *vcpu, struct shadow_page *sp);
+/*
+ * RCU. The same for the unsync pages below `top` (NULL: the current root). An
+ * existing table must not come back into use with pages that have lagged while
+ * nobody could reach them: no INVLPG and no CR3 load speaks of those.
+ */
+void shadow_sync_below(struct kvm_vcpu *vcpu, const struct shadow_page *top);
 void shadow_sync_roots(struct kvm_vcpu *vcpu);
 void shadow_invlpg(struct kvm_vcpu *vcpu, gva_t gva);
 void shadow_pte_write(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len);
@@ -218,8 +224,9 @@ void shadow_vcpu_destroy(struct kvm_vcpu *vcpu);
 void init_kvm_softmmu(struct kvm_vcpu *vcpu);
 /* The page to begin a walk of gva with. NULL: nothing there. */
 struct shadow_page *shadow_root_for(struct kvm_vcpu *vcpu, gva_t gva);
-/* Is `sp` below the current root? */
-bool shadow_reachable(struct kvm_vcpu *vcpu, struct shadow_page *sp);
+/* Is `sp` `top` or below it (NULL: the current root)? */
+bool shadow_reachable(struct kvm_vcpu *vcpu, const struct shadow_page *sp,
+		      const struct shadow_page *top);
 
 /* --- shadow_slots.c --- */
 /* slot->arch: the heads of its rmaps. -ENOMEM. */

@@ -99,6 +99,8 @@ static struct shadow_page *fetch_child(struct kvm_vcpu *vcpu, struct shadow_page
 	child = shadow_get_page(vcpu, gfn, role, z, &fresh);
 	if (fresh && !direct && walk_changed(vcpu, gw, level - 1))
 		return NULL;
+	if (!fresh && level > 2 && vm->shadow->unsync)
+		shadow_sync_below(vcpu, child);
 	shadow_link_child(sp, index, child);
 	return child;
 }

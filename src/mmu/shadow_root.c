@@ -215,14 +215,15 @@ static bool is_current_root(const struct shadow_vcpu *s, const struct shadow_pag
 	return sp == s->pae[0] || sp == s->pae[1] || sp == s->pae[2] || sp == s->pae[3];
 }
 
-bool shadow_reachable(struct kvm_vcpu *vcpu, struct shadow_page *sp)
+bool shadow_reachable(struct kvm_vcpu *vcpu, const struct shadow_page *sp,
+		      const struct shadow_page *top)
 {
 	struct shadow_node *n;
 
-	if (is_current_root(vcpu->mmu_vcpu->shadow, sp))
+	if (top ? sp == top : is_current_root(vcpu->mmu_vcpu->shadow, sp))
 		return true;
 	for (n = sp->parents; n; n = n->next)
-		if (shadow_reachable(vcpu, node_page(n)))
+		if (shadow_reachable(vcpu, node_page(n), top))
 			return true;
 	return false;
 }

@@ -19,7 +19,7 @@
 #include "mmu/shadow.h"
 #include "mmu/shadow_vcpu.h"
 
-/* A page stays unsync at most this long while others below the root are synced with it. */
+/* Writes to an upper table between two faults that went through it. */
 #define FLOOD_LIMIT 3
 
 /* --- level-1 pages --- */
@@ -85,7 +85,7 @@ static bool sync_entries(struct kvm_vcpu *vcpu, struct shadow_page *sp)
 	return flush;
 }
 
-/* The pages of one gfn become sync together, or one's being unsync would let the others lag unseen. */
+/* Protected from now on. True: after a flush. */
 static bool end_unsync(struct kvm_vcpu *vcpu, struct shadow_page *sp)
 {
 	shadow_unlink_unsync(sp);
@@ -100,25 +100,25 @@ void shadow_sync_page(struct kvm_vcpu *vcpu, struct shadow_page *sp)
 		kvm_flush_remote_tlbs(vcpu->kvm);
 }
 
-/* Linux kvm_mmu_sync_roots: in batches, one flush for each side of the reading. */
 #define SYNC_BATCH 64
-void shadow_sync_roots(struct kvm_vcpu *vcpu)
+
+/*
+ * Linux mmu_sync_children: the unsync pages below `top`, NULL for the current
+ * root. In batches, one flush for each side of the reading.
+ */
+void shadow_sync_below(struct kvm_vcpu *vcpu, const struct shadow_page *top)
 {
 	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
 	struct shadow_page *batch[SYNC_BATCH], *sp, *next;
 	bool protected, flush, more = true;
 	unsigned n, i;
 
-	if (!__atomic_load_n(&vm->shadow->unsync, __ATOMIC_ACQUIRE))
-		return;
-	lib_rcu_read_lock();
-	pthread_rwlock_wrlock(&vm->lock);
 	while (more) {
 		more = protected = flush = false;
 		n = 0;
 		for (sp = vm->shadow->unsync; sp && !more; sp = next) {
 			next = sp->unsync_next;
-			if (!shadow_reachable(vcpu, sp))
+			if (!shadow_reachable(vcpu, sp, top))
 				continue;
 			protected |= end_unsync(vcpu, sp);
 			batch[n++] = sp;
@@ -131,6 +131,18 @@ void shadow_sync_roots(struct kvm_vcpu *vcpu)
 		if (flush)
 			kvm_flush_remote_tlbs(vcpu->kvm);
 	}
+}
+
+/* Linux kvm_mmu_sync_roots. */
+void shadow_sync_roots(struct kvm_vcpu *vcpu)
+{
+	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
+
+	if (!__atomic_load_n(&vm->shadow->unsync, __ATOMIC_ACQUIRE))
+		return;
+	lib_rcu_read_lock();
+	pthread_rwlock_wrlock(&vm->lock);
+	shadow_sync_below(vcpu, NULL);
 	pthread_rwlock_unlock(&vm->lock);
 	lib_rcu_read_unlock();
 }

@@ -32,7 +32,7 @@ static int handle_page_fault(struct kvm_vcpu *vcpu)
 	if (vcpu->vmx->idt_vectoring_info & INTR_INFO_VALID_MASK)
 		kvm_mmu_unprotect(vcpu, gva);
 	r = kvm_mmu_page_fault(vcpu, gva, error_code);
-	return r == KVM_MMU_EMULATE ? vmx_services->emulate_instruction(vcpu, false, 0) : r;
+	return r == KVM_MMU_EMULATE ? vmx_services->emulate_instruction(vcpu, false, gva) : r;
 }
 
 int handle_exception_nmi(struct kvm_vcpu *vcpu)

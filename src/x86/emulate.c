@@ -82,6 +82,7 @@ struct kvm_emulator {
 	bool pio_exit;		      /* an OUT goes to the client */
 
 	struct emulator_sys sys;
+	gva_t fault_gva; /* ~0: none. The write that brought us here, perhaps to a page table */
 };
 
 static struct isa_tlb_entry empty_tlb[ISA_TLB_ENTRIES];
@@ -785,6 +786,9 @@ static int emulate(struct kvm_vcpu *vcpu)
 				e->pio_wait ? complete_string_in : complete_read;
 			return 0;
 		case OUT_UNSUPPORTED:
+			/* memory that is protected for its past as a page table: let the guest have it */
+			if (e->fault_gva != ~0ULL && kvm_mmu_unprotect(vcpu, e->fault_gva))
+				return 1;
 			return kvm_emulation_failed(vcpu, e->bytes,
 						    e->insn.len ? e->insn.len : e->nr_bytes);
 		case OUT_ERROR:
@@ -867,6 +871,7 @@ int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa)
 
 	vcpu->stat.insn_emulation++;
 	load_state(e, vcpu);
+	e->fault_gva = has_gpa ? ~0ULL : gpa;
 	e->active = false;
 	e->nr_reads = e->nr_writes = e->next_write = 0;
 	e->pio_next = e->pio_avail = 0;
@@ -888,6 +893,7 @@ static int deliver_real(struct kvm_vcpu *vcpu, uint8_t vector, unsigned insn_len
 	struct kvm_emulator *e = vcpu->arch->emulator;
 
 	load_state(e, vcpu);
+	e->fault_gva = ~0ULL;
 	e->nr_reads = e->nr_writes = e->next_write = 0;
 	begin_iteration(e);
 	e->insn = (struct isa_insn){ .fn = kvm_emulate_int_real, .flags = ISA_ENDS_BLOCK,
@@ -925,7 +931,7 @@ int kvm_emulate_invalid_guest_state(struct kvm_vcpu *vcpu)
 		if (vmx_interrupt_allowed(vcpu) && (kvm_event_has_interrupt(vcpu) ||
 						    vcpu->run->request_interrupt_window))
 			break;
-		r = kvm_emulate_instruction(vcpu, false, 0);
+		r = kvm_emulate_instruction(vcpu, false, ~0ULL);
 		if (r == 1 && e->sys.halt) {
 			vcpu->stat.halt_exits++;
 			return kvm_emulate_halt(vcpu);

@@ -182,13 +182,19 @@ static unsigned few_indices(int level)
 	return level == 1 ? 4 : 2;
 }
 
+/* The n-th of them. A 32-bit page table is shadowed by two pages: some in each half. */
+static unsigned index_of(int level, uint64_t n)
+{
+	return (unsigned)(mode == 2 && level == 1 && n >= 2 ? n + 510 : n);
+}
+
 static gva_t random_gva(void)
 {
 	unsigned bits = mode == 2 ? 10 : 9;
 	gva_t gva = rnd(PAGE_SIZE);
 
 	for (int level = 1; level <= mode; level++)
-		gva |= rnd(few_indices(level)) << (12 + bits * (unsigned)(level - 1));
+		gva |= (gva_t)index_of(level, rnd(few_indices(level))) << (12 + bits * (unsigned)(level - 1));
 	return gva;
 }
 
@@ -217,7 +223,7 @@ static void invalidate(bool leaf)
 		return;
 	}
 	for (unsigned n = 0; n < 4U << (mode - 1); n++) {
-		gva_t gva = (gva_t)(n & 3) << 12;
+		gva_t gva = (gva_t)index_of(1, n & 3) << 12;
 
 		for (int level = 2; level <= mode; level++)
 			gva |= (gva_t)(n >> level & 1) << (12 + bits * (unsigned)(level - 1));
@@ -231,8 +237,17 @@ static void random_store(void)
 	int level = 1 + (int)rnd((uint64_t)top);
 	uint64_t e = random_entry(level);
 	gpa_t table = level == mode ? fake.cr3 : pool(level, rnd(POOL / 2));
+	gpa_t at = table + index_of(level, rnd(few_indices(level))) * entry_size();
 
-	guest_store(table + rnd(few_indices(level)) * entry_size(), &e, entry_size());
+	/* often the same page with other rights: what fork and mprotect do */
+	if (rnd(2)) {
+		e = 0;
+		memcpy(&e, ram + at, entry_size());
+		e ^= rnd(2) ? PTE_RW : rnd(2) ? PTE_US : PTE_P;
+		if (!rnd(4))
+			e &= ~(level == 1 ? PTE_D : PTE_A);
+	}
+	guest_store(at, &e, entry_size());
 	invalidate(level == 1);
 }
 
@@ -291,7 +306,7 @@ static void fill_tables(gpa_t root)
 	for (int level = 1; level < mode; level++)
 		for (unsigned n = 0; n < POOL / 2; n++)
 			for (unsigned i = 0; i < few_indices(level); i++)
-				put(pool(level, n), i, random_entry(level));
+				put(pool(level, n), index_of(level, i), random_entry(level));
 	for (unsigned i = 0; i < 2; i++)
 		put(root, i, mode == 3 ? pool(2, i) | PTE_P : random_entry(mode) | PTE_P);
 	map_window(root);
