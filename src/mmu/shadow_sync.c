@@ -9,7 +9,9 @@
  * date.
  *
  * Bringing up to date only ever narrows: an entry that the guest's no longer
- * allows loses rights or goes. What the guest has granted comes by a fault.
+ * allows loses rights or goes. What the guest has granted comes by a fault; but
+ * a page that becomes the user's is one that SMEP and SMAP take from the
+ * supervisor, so its entry goes.
  *
  * Locks: mmu_lock for writing, RCU.
  */
@@ -40,11 +42,14 @@ static uint64_t narrow(struct kvm_vcpu *vcpu, const struct shadow_page *sp, unsi
 		    PAGE_SHIFT;
 	unsigned access = sp_access(sp);
 	bool writable = gpte & PTE_RW && gpte & PTE_D && access & ACC_WRITE_MASK;
+	bool user = gpte & PTE_US && access & ACC_USER_MASK;
 
 	if (!(gpte & PTE_P) || !(gpte & PTE_A) || gfn != sp->node[index].gfn ||
 	    !mmu_guest_pte_valid(vcpu, gpte))
 		return 0;
-	if (!(gpte & PTE_US) || !(access & ACC_USER_MASK))
+	if (user && !(e & PTE_US))
+		return 0;
+	if (!user)
 		e &= ~PTE_US;
 	if (!writable)
 		e &= ~(PTE_RW | PTE_D);
