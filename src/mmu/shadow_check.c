@@ -67,7 +67,7 @@ static void check_leaf(struct kvm *kvm, struct shadow_page *sp, unsigned i, int 
 	uint64_t e = sp->spt[i];
 	uint64_t may = PTE_ADDR_MASK | PTE_P | PTE_RW | PTE_US | PTE_A | PTE_D | PTE_XD |
 		       SHADOW_PRESENT | SHADOW_HOST_WRITABLE;
-	gfn_t gfn = sp->node[i].gfn;
+	gfn_t gfn = sp->node[i].gfn, rel;
 	struct kvm_memory_slot *s = gfn_to_memslot_as(kvm, (int)FIELD_GET(ROLE_AS_ID_MASK, sp->role),
 						      gfn);
 	struct shadow_node **head = s ? shadow_rmap(s, gfn) : NULL;
@@ -86,6 +86,9 @@ static void check_leaf(struct kvm *kvm, struct shadow_page *sp, unsigned i, int 
 		return;
 	if (s->flags & KVM_MEM_READONLY || !(e & SHADOW_HOST_WRITABLE))
 		fault(faults, "leaf writable against slot or host", sp, i);
+	rel = gfn - s->base_gfn;
+	if (s->dirty_bitmap && !(READ_ONCE(s->dirty_bitmap[rel / 64]) & BIT_ULL(rel % 64)))
+		fault(faults, "clean page can be written unnoticed", sp, i);
 	check_write_protection(kvm->mmu_vm, sp, i, faults);
 }
 

@@ -108,7 +108,7 @@ static struct shadow_page *fetch_child(struct kvm_vcpu *vcpu, struct shadow_page
 static uint64_t make_shadow_spte(struct kvm_mmu_vm *vm, const struct kvm_page_fault *f,
 				 unsigned access, bool *wrprot)
 {
-	bool tracked = f->slot->dirty_bitmap != NULL;
+	bool tracked = kvm_slot_dirty_track_enabled(f->slot);
 	uint64_t e = (__pa(__va(f->hva)) & PTE_ADDR_MASK) | SHADOW_PRESENT | PTE_P | PTE_A;
 
 	if (access & ACC_USER_MASK)

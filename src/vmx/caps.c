@@ -78,8 +78,8 @@ static void setup(void)
 	params.ept = kvm_mmu_params()->ept;
 	params.unrestricted_guest = param("unrestricted_guest", true);
 	params.vpid = param("vpid", true);
-	/* not driven yet, whatever the knob says: dirty logging write-protects */
-	params.pml = false;
+	params.pml = param("pml", true) && params.ept && kvm_mmu_params()->eptad;
+	/* not driven yet, whatever the knobs say */
 	params.preemption_timer = false;
 	params.flexpriority = false;
 
@@ -91,6 +91,8 @@ static void setup(void)
 	}
 	if (!params.vpid)
 		opt &= ~SECONDARY_EXEC_ENABLE_VPID;
+	if (params.pml)
+		opt |= SECONDARY_EXEC_ENABLE_PML;
 	config.pin_based = adjust_vmx_controls(
 		vmx_capability_msr(true_ctls ? MSR_IA32_VMX_TRUE_PINBASED_CTLS
 					     : MSR_IA32_VMX_PINBASED_CTLS),
@@ -116,6 +118,8 @@ static void setup(void)
 
 	if (!(config.secondary & SECONDARY_EXEC_ENABLE_VPID))
 		params.vpid = false;
+	if (!(config.secondary & SECONDARY_EXEC_ENABLE_PML))
+		params.pml = false;
 	/* EPT alone would page through an identity map, which nobody builds here */
 	if (params.ept && !params.unrestricted_guest) {
 		log_always("vmx: unrestricted_guest=0 is supported with ept=0 only");

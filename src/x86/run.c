@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "lib/error.h"
+#include "virt/dirty_ring.h"
 #include "x86/run.h"
 
 /* --- what counts as an event for a vCPU that sleeps --- */
@@ -162,6 +163,15 @@ static bool ready_for_interrupt_injection(struct kvm_vcpu *vcpu)
 	return vcpu->arch->pending_external_vector < 0 && kvm_apic_accept_pic_intr(vcpu);
 }
 
+/*
+ * An interrupt window is worth an exit only where the client's interrupt could
+ * go in: with LVT0 masked it never could, and the vCPU would not get past it.
+ */
+static bool accept_dm_intr(struct kvm_vcpu *vcpu)
+{
+	return !vcpu->apic || kvm_apic_accept_pic_intr(vcpu);
+}
+
 /* "dm": device model, the client. */
 static bool dm_request_for_irq_injection(struct kvm_vcpu *vcpu)
 {
@@ -193,11 +203,14 @@ static void cancel_injection(struct kvm_vcpu *vcpu)
 
 static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 {
-	bool req_int_win = dm_request_for_irq_injection(vcpu) &&
-			   !ready_for_interrupt_injection(vcpu);
+	bool req_int_win = dm_request_for_irq_injection(vcpu) && accept_dm_intr(vcpu);
 	uint64_t rip;
 	int r;
 
+	if (unlikely(kvm_dirty_ring_soft_full(vcpu))) {
+		vcpu->run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
+		return 0;
+	}
 	r = serve_requests(vcpu);
 	if (r <= 0)
 		return r;
