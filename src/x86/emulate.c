@@ -864,6 +864,14 @@ static int complete_string_in(struct kvm_vcpu *vcpu)
 	return emulate(vcpu);
 }
 
+/* Nothing could be fetched from what the memslots call memory: the client has taken it away. */
+static bool code_is_lost(struct kvm_vcpu *vcpu)
+{
+	gpa_t gpa = kvm_mmu_gva_to_gpa(vcpu, kvm_get_linear_rip(vcpu), PFERR_FETCH_MASK, NULL);
+
+	return gpa != INVALID_PAGE && is_ram(vcpu, gpa, false);
+}
+
 int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa)
 {
 	struct kvm_emulator *e = vcpu->arch->emulator;
@@ -880,6 +888,8 @@ int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa)
 	o = decode(e, vcpu);
 	if (o == OUT_EXCEPTION)
 		return inject(vcpu, &e->cs.exception);
+	if (o == OUT_UNSUPPORTED && !e->nr_bytes && code_is_lost(vcpu))
+		return err_born(EFAULT, "the code of vCPU %u is in no memory", vcpu->vcpu_id);
 	if (o == OUT_UNSUPPORTED)
 		return kvm_emulation_failed(vcpu, e->bytes, e->nr_bytes);
 	return emulate(vcpu);
