@@ -3,7 +3,7 @@ BUILD ?= build
 MESON_ARGS ?=
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: all deps demo check bench lint format sanitize install clean
+.PHONY: all deps demo check clients selftests silicon fuzz bench lint format sanitize install clean
 all: deps
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) $(MESON_ARGS)
 	@ninja -C $(BUILD)
@@ -20,6 +20,29 @@ check: all
 	@scripts/deps check
 	@scripts/demo-files $(BUILD)/demo
 	@tests/run $(BUILD)
+
+# The processor against the machine's own: N cases from SEED (docs/silicon.md).
+N ?= 10000000
+SEED ?= 1
+silicon: all
+	@SEED=$(SEED) N=$(N) $(BUILD)/tests/silicon/silicon
+
+# Random code, page tables and VMCS fields; FUZZ_SECONDS for each.
+FUZZ_SECONDS ?= 600
+fuzz: all
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BUILD)/tests/fuzz/fuzz
+
+# Linux's own KVM selftests under userkvm; writes docs/selftests.md.
+selftests: all
+	@scripts/deps selftests
+	@scripts/selftests $(BUILD)
+
+# Real clients at length: QEMU's machines, firmware, devices, snapshots, migration; stress-ng.
+clients: all
+	@scripts/deps clients
+	@scripts/demo-files $(BUILD)/demo
+	@python3 tests/e2e/test_qemu.py $(BUILD)/tools/userkvm $(BUILD) all
+	@python3 tests/e2e/test_qemu_state.py $(BUILD)/tools/userkvm $(BUILD) all
 
 bench: all
 	@scripts/deps bench

@@ -34,6 +34,8 @@ bool abi_is_system_fd(int fd);
  */
 bool abi_signal_ends_run_only(int signo);
 
+/* Every sigaction() of the program goes through abi_client_action() from now on. */
+void abi_owns_sigaction(void);
 /*
  * The client's sigaction() on a signal the library occupies itself (SEGV, BUS,
  * FPE, ILL): -EINVAL when it is not one of those.
@@ -52,5 +54,8 @@ void abi_mapping_begin(struct abi_mapping_change *c, const void *addr, size_t le
 void abi_mapping_end(const struct abi_mapping_change *c);
 /* KVM API: "vcpu mmap area". False (-EINVAL): not with these flags, at this offset. */
 bool abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset);
+
+/* A KVM_RUN on this vCPU's descriptor ends with -EINTR, if there is one. Any thread. */
+void abi_interrupt_run(int fd);
 
 #endif

@@ -24,6 +24,7 @@
 
 #include "abi/abi.h"
 #include "abi/internal.h"
+#include "abi/strace.h"
 #include "host/fault.h"
 #include "host/memory.h"
 #include "lib/error.h"
@@ -109,9 +110,23 @@ static long dispatch(struct abi_object *o, unsigned long request, unsigned long 
 		return unknown_request(o->kind, request);
 	if (row->arg == ABI_ARG_NONE && arg)
 		return err_born(EINVAL, "%s takes no argument", row->name);
+	host_fault_reclaim();
 	if (row->arg & ABI_COPY_INOUT)
 		return call_with_copy(row, &c);
 	return call_row(row, &c);
+}
+
+/* The frame of the line is big: not KVM_RUN's when nobody asked for it. */
+static __attribute__((noinline)) long dispatch_told(struct abi_object *o, int fd, unsigned long request,
+						    unsigned long arg)
+{
+	struct abi_strace line;
+	long r;
+
+	abi_strace_start(&line, o, fd, request, arg);
+	r = dispatch(o, request, arg);
+	abi_strace_end(&line, o, request, arg, r);
+	return r;
 }
 
 static int result(long r)
@@ -145,8 +160,14 @@ static long open_system(const char *path, int flags)
 
 USERKVM_EXPORT int userkvm_open(const char *path, int flags)
 {
-	int saved = errno, r = result(open_system(path, flags));
+	int saved = errno, r;
+	long fd;
 
+	abi_strace_init();
+	fd = open_system(path, flags);
+	if (unlikely(abi_strace_on))
+		abi_strace_open(path, flags, fd);
+	r = result(fd);
 	if (r >= 0)
 		errno = saved;
 	return r;
@@ -176,7 +197,7 @@ USERKVM_EXPORT int userkvm_ioctl(int fd, unsigned long request, unsigned long ar
 			errno = EINVAL; /* as Linux on a vCPU */
 		return r;
 	}
-	done = dispatch(o, request, arg);
+	done = unlikely(abi_strace_on) ? dispatch_told(o, fd, request, arg) : dispatch(o, request, arg);
 	/* errno after this: the client may have closed the descriptor meanwhile, all ends here */
 	abi_object_put(o);
 	r = result(done);
@@ -255,7 +276,25 @@ USERKVM_EXPORT void userkvm_signal_ran(void)
 	kvm_running_vcpu_signal();
 }
 
+void abi_owns_sigaction(void)
+{
+	host_fault_interposed();
+}
+
 int abi_client_action(int signo, const struct sigaction *act, struct sigaction *old)
 {
 	return host_fault_owns(signo) ? host_client_action(signo, act, old) : -EINVAL;
+}
+
+void abi_interrupt_run(int fd)
+{
+	struct abi_object *o = abi_object_get(fd);
+
+	if (!o)
+		return;
+	if (o->kind == ABI_VCPU) {
+		__atomic_store_n(&o->vcpu->signal_seen, 1, __ATOMIC_SEQ_CST);
+		kvm_vcpu_kick(o->vcpu);
+	}
+	abi_object_put(o);
 }

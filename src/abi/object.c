@@ -23,6 +23,7 @@
  */
 #include "abi/abi.h"
 #include "abi/internal.h"
+#include "abi/introspect.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -259,6 +260,48 @@ void abi_object_unbind(int fd)
 	pthread_mutex_unlock(&abi.lock);
 	if (o)
 		abi_object_put(o);
+}
+
+/* lock held. Every listed object holds its VM, so one more reference is safe. */
+static bool have(struct kvm *const *vms, unsigned n, const struct kvm *kvm)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (vms[i] == kvm)
+			return true;
+	return false;
+}
+
+unsigned abi_vms_get(struct kvm **vms, unsigned max)
+{
+	unsigned n = 0;
+
+	pthread_mutex_lock(&abi.lock);
+	for (struct abi_object *o = abi.list; o && n < max; o = o->next) {
+		unsigned at;
+
+		if (!o->kvm || o->kvm->mm_id != host_mm_id() || have(vms, n, o->kvm))
+			continue;
+		kvm_get_kvm(o->kvm);
+		for (at = n++; at && vms[at - 1]->serial > o->kvm->serial; at--)
+			vms[at] = vms[at - 1];
+		vms[at] = o->kvm;
+	}
+	pthread_mutex_unlock(&abi.lock);
+	return n;
+}
+
+struct kvm *abi_vm_get(uint64_t serial)
+{
+	struct kvm *kvm = NULL;
+
+	pthread_mutex_lock(&abi.lock);
+	for (struct abi_object *o = abi.list; o && !kvm; o = o->next)
+		if (o->kvm && o->kvm->serial == serial && o->kvm->mm_id == host_mm_id())
+			kvm = o->kvm;
+	if (kvm)
+		kvm_get_kvm(kvm);
+	pthread_mutex_unlock(&abi.lock);
+	return kvm;
 }
 
 void abi_fd_closing(int fd)

@@ -6,12 +6,20 @@
 #include <unistd.h>
 
 #include "abi/internal.h"
+#include "abi/introspect.h"
 #include "host/fault.h"
 #include "lib/error.h"
 
 static long get_api_version(struct abi_call *c)
 {
 	return KVM_API_VERSION;
+}
+
+static void (*vm_hook)(void);
+
+void abi_set_vm_hook(void (*fn)(void))
+{
+	vm_hook = fn;
 }
 
 static long create_vm(struct abi_call *c)
@@ -21,6 +29,8 @@ static long create_vm(struct abi_call *c)
 
 	if (c->arg)
 		return err_born(EINVAL, "VM type %#lx", c->arg);
+	if (vm_hook)
+		vm_hook();
 	fd = abi_new_file("kvm-vm", true);
 	if (fd < 0)
 		return fd;

@@ -9,6 +9,7 @@
 #include "abi/internal.h"
 #include "host/fault.h"
 #include "lib/error.h"
+#include "virt/kvm_newer.h"
 
 /* --- KVM_RUN and its signals --- */
 
@@ -204,6 +205,11 @@ static long kvmclock_ctrl(struct abi_call *c)
 	return kvm_vcpu_ioctl_kvmclock_ctrl(c->vcpu);
 }
 
+static long get_stats_fd(struct abi_call *c)
+{
+	return kvm_vcpu_ioctl_get_stats_fd(c->vcpu);
+}
+
 static long set_vapic_addr(struct abi_call *c)
 {
 	return kvm_lapic_set_vapic_addr(c->vcpu, ((struct kvm_vapic_addr *)c->data)->vapic_addr);
@@ -222,6 +228,30 @@ static long tpr_access_reporting(struct abi_call *c)
 #define IN ABI_COPY_IN
 #define OUT ABI_COPY_OUT
 /* Not by ABI_ROW: the name must not be expanded on its way there. */
+static long pre_fault_memory(struct abi_call *c)
+{
+	struct kvm_pre_fault_memory *range = c->data;
+	uint64_t size = range->size;
+	long r = 0;
+
+	if (range->flags || !IS_ALIGNED(range->gpa, PAGE_SIZE) ||
+	    !IS_ALIGNED(range->size, PAGE_SIZE) || range->gpa + range->size <= range->gpa)
+		return err_born(EINVAL, "pre-fault of %#llx + %#llx, flags %#llx", range->gpa,
+				range->size, range->flags);
+	kvm_vcpu_load(c->vcpu);
+	while (range->size && !r) {
+		uint64_t done = 0;
+
+		r = __atomic_load_n(&c->vcpu->signal_seen, __ATOMIC_SEQ_CST)
+			    ? -EINTR : kvm_mmu_pre_fault(c->vcpu, range->gpa, range->size, &done);
+		range->gpa += done;
+		range->size -= done;
+	}
+	kvm_vcpu_put(c->vcpu);
+	/* What was done is told, the error next time. */
+	return range->size == size ? r : 0;
+}
+
 #define VCPU_ROW(request, arg, handler) \
 	{ request, #request, ABI_VCPU, arg, ABI_VCPU_MUTEX, handler }
 
@@ -243,6 +273,7 @@ const struct abi_row abi_vcpu_rows[] = {
 	VCPU_ROW(KVM_SET_XCRS, IN, set_xcrs),
 	VCPU_ROW(KVM_GET_DEBUGREGS, OUT, get_debugregs),
 	VCPU_ROW(KVM_SET_DEBUGREGS, IN, set_debugregs),
+	VCPU_ROW(KVM_PRE_FAULT_MEMORY, IN | OUT, pre_fault_memory),
 	VCPU_ROW(KVM_GET_MP_STATE, OUT, get_mp_state),
 	VCPU_ROW(KVM_SET_MP_STATE, IN, set_mp_state),
 	VCPU_ROW(KVM_SET_GUEST_DEBUG, IN, set_guest_debug),
@@ -265,6 +296,7 @@ const struct abi_row abi_vcpu_rows[] = {
 	VCPU_ROW(KVM_X86_SET_MCE, IN, set_mce),
 	VCPU_ROW(KVM_SET_TSC_KHZ, ABI_ARG_VALUE, set_tsc_khz),
 	VCPU_ROW(KVM_GET_TSC_KHZ, ABI_ARG_VALUE, get_tsc_khz),
+	VCPU_ROW(KVM_GET_STATS_FD, ABI_ARG_VALUE, get_stats_fd),
 	VCPU_ROW(KVM_KVMCLOCK_CTRL, ABI_ARG_VALUE, kvmclock_ctrl),
 	{ 0 },
 };

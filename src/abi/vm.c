@@ -12,6 +12,7 @@
 #include "virt/dirty_ring.h"
 #include "virt/iodev.h"
 #include "virt/irq_routing.h"
+#include "virt/kvm_newer.h"
 
 #define KVM_MIN_ALLOC_MMU_PAGES 20
 
@@ -57,6 +58,21 @@ static long create_vcpu(struct abi_call *c)
 static long set_user_memory_region(struct abi_call *c)
 {
 	return kvm_vm_ioctl_set_memory_region(c->kvm, c->data);
+}
+
+/* The first form and room for a guest_memfd, which is not offered: its flag is refused. */
+static long set_user_memory_region2(struct abi_call *c)
+{
+	const struct kvm_userspace_memory_region2 *m = c->data;
+	struct kvm_userspace_memory_region first = {
+		.slot = m->slot,
+		.flags = m->flags,
+		.guest_phys_addr = m->guest_phys_addr,
+		.memory_size = m->memory_size,
+		.userspace_addr = m->userspace_addr,
+	};
+
+	return kvm_vm_ioctl_set_memory_region(c->kvm, &first);
 }
 
 static long get_dirty_log(struct abi_call *c)
@@ -276,12 +292,19 @@ static long create_device(struct abi_call *c)
 	return err_born(ENODEV, "no device of type %u", d->type);
 }
 
+static long get_stats_fd(struct abi_call *c)
+{
+	return kvm_vm_ioctl_get_stats_fd(c->kvm);
+}
+
 const struct abi_row abi_vm_rows[] = {
 	ABI_ROW(KVM_CHECK_EXTENSION, ABI_VM, ABI_ARG_VALUE, ABI_UNLOCKED, check_extension),
 	ABI_ROW(KVM_ENABLE_CAP, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, enable_cap),
 	ABI_ROW(KVM_CREATE_VCPU, ABI_VM, ABI_ARG_VALUE, ABI_UNLOCKED, create_vcpu),
 	ABI_ROW(KVM_SET_USER_MEMORY_REGION, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED,
 		set_user_memory_region),
+	ABI_ROW(KVM_SET_USER_MEMORY_REGION2, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED,
+		set_user_memory_region2),
 	ABI_ROW(KVM_GET_DIRTY_LOG, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, get_dirty_log),
 	ABI_ROW(KVM_CLEAR_DIRTY_LOG, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, clear_dirty_log),
 	ABI_ROW(KVM_RESET_DIRTY_RINGS, ABI_VM, ABI_ARG_VALUE, ABI_UNLOCKED, reset_dirty_rings),
@@ -312,6 +335,7 @@ const struct abi_row abi_vm_rows[] = {
 	ABI_ROW(KVM_GET_CLOCK, ABI_VM, ABI_COPY_OUT, ABI_UNLOCKED, get_clock),
 	ABI_ROW(KVM_SET_CLOCK, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, set_clock),
 	ABI_ROW(KVM_X86_SET_MSR_FILTER, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, set_msr_filter),
+	ABI_ROW(KVM_GET_STATS_FD, ABI_VM, ABI_ARG_VALUE, ABI_VM_LOCK, get_stats_fd),
 	ABI_ROW(KVM_CREATE_DEVICE, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, create_device),
 	{ 0 },
 };

@@ -19,6 +19,11 @@
  *    it runs: the client and its devices write without telling.
  * 5. With several processors, machine->code[] names every page any of them has
  *    blocks of; who writes to one takes it out and tells the others.
+ * 6. Between a page's becoming code and the others' hearing of it they may
+ *    still write to it untold, through a write tag or in the middle of an
+ *    instruction. Until each has dropped its write tags since (or is not in
+ *    the guest) a block is compared with memory before each use. Nobody waits
+ *    for anybody.
  */
 #include "cpu/internal.h"
 #include "host/memory.h"
@@ -139,6 +144,48 @@ static void request_others(struct vmx_cpu *cpu, uint32_t bits)
 			__atomic_fetch_or(&o->cs.exit_request, bits, __ATOMIC_SEQ_CST);
 }
 
+void cpu_blocks_drop_wtags(struct vmx_cpu *cpu)
+{
+	uint32_t gen = __atomic_load_n(&cpu->machine->wtags_gen, __ATOMIC_SEQ_CST);
+
+	cpu_tlb_drop_write(cpu, 0);
+	__atomic_store_n(&cpu->wtags_seen, gen, __ATOMIC_SEQ_CST);
+}
+
+/* May this processor write to a page without looking whether it has become code? */
+static bool may_write_untold(struct vmx_cpu *o, uint32_t gen)
+{
+	if (!__atomic_load_n(&o->in_guest, __ATOMIC_SEQ_CST) ||
+	    __atomic_load_n(&o->asleep, __ATOMIC_SEQ_CST))
+		return false; /* it looks at its requests before it goes on */
+	return (int32_t)(__atomic_load_n(&o->wtags_seen, __ATOMIC_SEQ_CST) - gen) < 0;
+}
+
+/* Invariant 6: has everybody heard that the block's pages are code? */
+static bool settled(struct vmx_cpu *cpu, const struct cpu_block *b)
+{
+	struct vmx_machine *m = cpu->machine;
+	bool all = true;
+	uint32_t gen;
+
+	if (READ_ONCE(m->nr_cpus) < 2 || (int32_t)(cpu->wtags_known - b->wtags_gen) >= 0)
+		return true;
+	machine_lock(m);
+	gen = m->wtags_gen;
+	for (struct vmx_cpu *o = m->cpus; o && all; o = o->next)
+		all = o == cpu || !may_write_untold(o, gen);
+	if (!all) {
+		all = true;
+		gen = b->wtags_gen;
+		for (struct vmx_cpu *o = m->cpus; o && all; o = o->next)
+			all = o == cpu || !may_write_untold(o, gen);
+	}
+	machine_unlock(m);
+	if (all)
+		cpu->wtags_known = gen;
+	return all;
+}
+
 /* A page is code now: whoever can write to it has to be told of writes. */
 static bool machine_register(struct vmx_cpu *cpu, hpa_t page)
 {
@@ -154,6 +201,7 @@ static bool machine_register(struct vmx_cpu *cpu, hpa_t page)
 		*slot = calloc(1, sizeof(**slot));
 		if (*slot) {
 			(*slot)->page = page;
+			__atomic_fetch_add(&m->wtags_gen, 1, __ATOMIC_SEQ_CST);
 			request_others(cpu, CPU_REQ_WTAGS);
 		}
 		ok = *slot;
@@ -192,7 +240,7 @@ bool cpu_page_is_code(struct vmx_cpu *cpu, hpa_t page)
 
 	if (find_page(cpu->blocks, page))
 		return true;
-	if (READ_ONCE(cpu->machine->nr_cpus) < 2)
+	if (READ_ONCE(cpu->machine->nr_cpus) < 2 || !READ_ONCE(*machine_bucket(cpu->machine, page)))
 		return false;
 	machine_lock(cpu->machine);
 	shared = *machine_find(cpu->machine, page);
@@ -329,7 +377,11 @@ static void tell_others(struct vmx_cpu *cpu, hpa_t page)
 {
 	struct vmx_machine *m = cpu->machine;
 	struct machine_code_page **slot, *dead = NULL;
+	bool loaded = cpu->cs.fpu_loaded;
 
+	if (!READ_ONCE(*machine_bucket(m, page)))
+		return; /* who decodes from it now asks us to look, and compares until we have */
+	isa_fpu_sync(&cpu->cs); /* libc may use vector registers */
 	machine_lock(m);
 	slot = machine_find(m, page);
 	if (*slot) {
@@ -341,6 +393,8 @@ static void tell_others(struct vmx_cpu *cpu, hpa_t page)
 	}
 	machine_unlock(m);
 	free(dead);
+	if (loaded)
+		isa_fpu_load(&cpu->cs);
 }
 
 void cpu_code_written(struct vmx_cpu *cpu, hpa_t start, unsigned size)
@@ -355,20 +409,14 @@ void cpu_code_written(struct vmx_cpu *cpu, hpa_t start, unsigned size)
 	if (p->lines & GENMASK_ULL(((end - 1) >> 6) & 63, (start >> 6) & 63))
 		drop_in_page(cpu, p, start, end);
 	/* own blocks remain: others have to go on telling us */
-	if (READ_ONCE(cpu->machine->nr_cpus) > 1 && (p->blocks || p->tail))
-		(void)machine_register(cpu, p->page);
-}
+	if (READ_ONCE(cpu->machine->nr_cpus) > 1 && (p->blocks || p->tail)) {
+		bool loaded = cpu->cs.fpu_loaded;
 
-/*
- * Until now this processor could write to the page without a look: whoever
- * decoded from it meanwhile has to compare.
- */
-void cpu_blocks_give_up_writing(struct vmx_cpu *cpu)
-{
-	cpu_tlb_drop_write(cpu, 0);
-	machine_lock(cpu->machine);
-	request_others(cpu, CPU_REQ_VERIFY);
-	machine_unlock(cpu->machine);
+		isa_fpu_sync(&cpu->cs);
+		(void)machine_register(cpu, p->page);
+		if (loaded)
+			isa_fpu_load(&cpu->cs);
+	}
 }
 
 void cpu_blocks_work_off(struct vmx_cpu *cpu)
@@ -527,6 +575,7 @@ static struct cpu_block *decode_block(struct vmx_cpu *cpu, gva_t lin, const uint
 	struct cpu_block *b;
 	struct code_page *second;
 	struct source s;
+	uint64_t epoch = cpu->epoch; /* from before the bytes were read */
 
 	isa_fpu_sync(&cpu->cs);
 	if (c->free + 2 * BLOCK_ROOM > c->arena + ARENA_BYTES)
@@ -535,7 +584,8 @@ static struct cpu_block *decode_block(struct vmx_cpu *cpu, gva_t lin, const uint
 		return decode_scratch(cpu, lin, host);
 	read_first(&s, host);
 	b = arena_block(c);
-	*b = (struct cpu_block){ .epoch = cpu->epoch };
+	/* both pages that it may be on have been registered by then, or it is not kept */
+	*b = (struct cpu_block){ 0 };
 	if (decode(cpu, b, &s, BLOCK_MAX_INSNS)) {
 		if (cpu->cs.rip + s.nr >= cpu->fetch_end)
 			isa_raise_error(&cpu->cs, X86_TRAP_GP, 0);
@@ -548,6 +598,8 @@ static struct cpu_block *decode_block(struct vmx_cpu *cpu, gva_t lin, const uint
 			return decode_scratch(cpu, lin, host);
 	}
 	b->key = (hpa_t)host | (uint64_t)cpu->cs.code_mode << MODE_SHIFT;
+	b->wtags_gen = __atomic_load_n(&cpu->machine->wtags_gen, __ATOMIC_SEQ_CST);
+	b->epoch = settled(cpu, b) ? epoch : 0;
 	c->free = (uint8_t *)b->end + b->nr_bytes;
 	c->free = (uint8_t *)(((uintptr_t)c->free + 15) & ~15ULL);
 	link_block(cpu, b, (hpa_t)host, &s);
@@ -557,21 +609,34 @@ static struct cpu_block *decode_block(struct vmx_cpu *cpu, gva_t lin, const uint
 
 /* --- look-up --- */
 
-/* Invariant 4. */
+static bool same_bytes(const uint8_t *host, const uint8_t *bytes, unsigned n)
+{
+	unsigned k = 0;
+
+	for (; k + 8 <= n; k += 8)
+		if (*(const volatile uint64_t *)(host + k) != *(const uint64_t *)(bytes + k))
+			return false;
+	for (; k < n; k++)
+		if (*(const volatile uint8_t *)(host + k) != bytes[k])
+			return false;
+	return true;
+}
+
+/* Invariants 4 and 6. */
 static bool verify(struct vmx_cpu *cpu, struct cpu_block *b)
 {
-	const volatile uint8_t *host = __va(b->key & GENMASK_ULL(MODE_SHIFT - 1, 0));
+	const uint8_t *host = __va(b->key & GENMASK_ULL(MODE_SHIFT - 1, 0));
 	unsigned first = b->nr_bytes;
+	/* asked before the bytes are read: what is written after that is told */
+	bool keep = settled(cpu, b);
 
 	if (b->host2)
 		first = (unsigned)(PAGE_SIZE - ((hpa_t)host & ~PAGE_MASK));
-	for (unsigned k = 0; k < first; k++)
-		if (host[k] != b->bytes[k])
-			return false;
-	for (unsigned k = first; k < b->nr_bytes; k++)
-		if (((const volatile uint8_t *)b->host2)[k - first] != b->bytes[k])
-			return false;
-	b->epoch = cpu->epoch;
+	if (!same_bytes(host, b->bytes, first) ||
+	    (b->host2 && !same_bytes(__va(b->host2), b->bytes + first, b->nr_bytes - first)))
+		return false;
+	if (keep)
+		b->epoch = cpu->epoch;
 	return true;
 }
 

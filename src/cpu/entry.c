@@ -139,7 +139,9 @@ static void load_injection(struct vmx_cpu *cpu, const struct vmcs *v)
 		.insn_len = soft ? (uint32_t)v->VM_ENTRY_INSTRUCTION_LEN : 0,
 	};
 	cpu->inject = true;
-	cpu->epoch++; /* a device may have written memory and announce it now */
+	/* a device may have written memory and announce it now, to one processor for all */
+	if (type == INTR_TYPE_EXT_INTR)
+		vmx_sync_machine_code(cpu->machine);
 }
 
 void cpu_load_guest(struct vmx_cpu *cpu)
@@ -161,6 +163,8 @@ void cpu_load_guest(struct vmx_cpu *cpu)
 	cpu->shadow = 0;
 	cpu->resume_flag = 0;
 	load_injection(cpu, v);
+	cpu->iret_unblocked = false;
+	cpu_debug_update(cpu);
 	if (!cpu->vpid)
 		cpu_tlb_entry_flush(cpu);
 	cpu_mode_changed(cpu);
@@ -218,7 +222,8 @@ static enum vmx_result enter(struct vmx_cpu *cpu)
 	struct cpu_exit e = { .reason = EXIT_REASON_EXTERNAL_INTERRUPT };
 	bool exited;
 
-	cpu->in_guest = true;
+	__atomic_store_n(&cpu->in_guest, true, __ATOMIC_SEQ_CST); /* before the first look at requests */
+	cpu->epoch = READ_ONCE(cpu->machine->epoch);
 	host_fault_set_hook(guest_fault, cpu);
 	exited = cpu_interp(cpu);
 	host_fault_set_hook(NULL, NULL);

@@ -90,6 +90,8 @@ static void exit_exception(struct vmx_cpu *cpu, const struct isa_exception *ex)
 		e.intr_error = ex->error_code;
 	if (ex->vector == X86_TRAP_PF || ex->vector == X86_TRAP_DB)
 		e.qualification = ex->payload;
+	if (cpu->iret_unblocked && !cpu->event.active && ex->vector != X86_TRAP_DF)
+		e.intr_info |= (uint32_t)INTR_INFO_UNBLOCK_NMI;
 	cpu_vmexit(cpu, &e);
 }
 
@@ -125,6 +127,7 @@ void cpu_exception(struct vmx_cpu *cpu, const struct isa_exception *exception)
 
 	if (intercepted(cpu, ex.vector, ex.error_code))
 		exit_exception(cpu, &ex);
+	cpu->iret_unblocked = false;
 	exception_payload(cpu, &ex);
 	if (cpu->event.active && cpu->event.type == INTR_TYPE_HARD_EXCEPTION)
 		first = classify(cpu->event.vector);

@@ -166,7 +166,7 @@ void cpu_save_exit(struct vmx_cpu *cpu, const struct cpu_exit *e)
 	cpu->inject = false;
 	cpu->shadow = 0;
 	cpu->resume_flag = 0;
-	cpu->in_guest = false;
+	__atomic_store_n(&cpu->in_guest, false, __ATOMIC_RELEASE);
 	if (!(cpu->secondary & SECONDARY_EXEC_ENABLE_VPID))
 		cpu_tlb_entry_flush(cpu);
 }

@@ -414,11 +414,19 @@ static void commit_iret_flags(struct vmx_cpu *cpu, uint64_t flags, unsigned size
 	cpu_set_rflags(cs, (old & ~mask) | (flags & mask));
 }
 
-/* IRET ends blocking by NMI, virtual or not. */
+/*
+ * IRET ends blocking by NMI, virtual or not, before anything of it can fault;
+ * an exit that a fault of it causes says so in bit 12 (SDM Vol. 3,
+ * "Information About NMI Unblocking Due to IRET").
+ */
 static void unblock_nmi(struct vmx_cpu *cpu)
 {
-	if (cpu->pin & PIN_BASED_VIRTUAL_NMIS || !(cpu->pin & PIN_BASED_NMI_EXITING))
-		cpu->interruptibility &= ~(uint32_t)GUEST_INTR_STATE_NMI;
+	bool ends = cpu->pin & PIN_BASED_VIRTUAL_NMIS || !(cpu->pin & PIN_BASED_NMI_EXITING);
+
+	if (!ends || !(cpu->interruptibility & GUEST_INTR_STATE_NMI))
+		return;
+	cpu->interruptibility &= ~(uint32_t)GUEST_INTR_STATE_NMI;
+	cpu->iret_unblocked = true;
 }
 
 /* Real-address and virtual-8086 mode. */
@@ -437,7 +445,7 @@ static void iret_real(struct vmx_cpu *cpu, unsigned size)
 	check_rip_real(cpu, rip);
 	cpu_stack_commit(&st);
 	commit_iret_flags(cpu, flags, size);
-	unblock_nmi(cpu);
+	cpu->iret_unblocked = false;
 	commit_cs_real(cpu, selector, rip);
 }
 
@@ -460,7 +468,7 @@ static void iret_to_v86(struct vmx_cpu *cpu, struct cpu_stack *st, uint64_t rip,
 	for (unsigned n = 0; n < ARRAY_SIZE(order); n++)
 		cpu_load_seg_real(cpu, order[n], sel[n]);
 	cs->gpr[RSP] = (uint32_t)sp;
-	unblock_nmi(cpu);
+	cpu->iret_unblocked = false;
 	commit_cs_real(cpu, selector, (uint16_t)rip);
 }
 
@@ -483,6 +491,7 @@ void cpu_iret(struct vmx_cpu *cpu, unsigned size)
 	bool with_ss, code64;
 	unsigned cpl;
 
+	unblock_nmi(cpu);
 	if (!cpu_protected(cpu)) {
 		iret_real(cpu, size);
 		return;
@@ -517,7 +526,7 @@ void cpu_iret(struct vmx_cpu *cpu, unsigned size)
 	}
 	if (cpl != cs->cpl)
 		invalidate_inner_segments(cpu, cpl);
-	unblock_nmi(cpu);
+	cpu->iret_unblocked = false;
 	commit_cs(cpu, &d, selector, cpl, rip);
 }
 

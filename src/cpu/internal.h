@@ -44,6 +44,16 @@ struct cpu_exit {
 	uint64_t rip;		/* guest RIP to save */
 };
 
+/* Breakpoints in force, by number (debug.c). */
+struct cpu_debug {
+	uint64_t address[4];
+	uint8_t length[4];
+	uint8_t code, write, read, io; /* sets of numbers; read is part of write */
+	uint8_t hits;	 /* of the instruction that runs alone */
+	bool alone;	 /* run_one() */
+	bool next_alone; /* the next instruction is to */
+};
+
 struct vmx_cpu {
 	struct cpu_state cs; /* first: cs->owner == this */
 	struct vmx_machine *machine;
@@ -56,6 +66,7 @@ struct vmx_cpu {
 	uint32_t exception_bitmap, pf_mask, pf_match;
 	uint64_t cr0_mask, cr0_shadow, cr4_mask, cr4_shadow;
 	uint64_t tsc_offset, tsc_multiplier;
+	uint64_t ple_first, ple_last; /* TSC of PAUSEs in a loop */
 	const uint8_t *io_bitmap_a, *io_bitmap_b, *msr_bitmap; /* NULL: not in use */
 	uint64_t eptp;
 	uint16_t vpid;
@@ -77,8 +88,10 @@ struct vmx_cpu {
 	uint32_t unwind_reason;	   /* enum cpu_unwind_reason */
 	uint32_t shadow;	   /* STI/MOV_SS blocking of the running instruction */
 	uint64_t resume_flag;	   /* RFLAGS.RF as the running instruction found it */
+	struct cpu_debug debug;
+	bool iret_unblocked;	   /* an IRET that has ended blocking by NMI is running */
 	uint32_t asleep;	   /* (a) in the futex of an inactive state */
-	bool in_guest;		   /* between entry and exit */
+	bool in_guest;		   /* (a) between entry and exit */
 	bool inject;		   /* cpu->event waits for delivery after entry */
 	bool mtf_pending;	   /* injected, or due after this instruction */
 	bool smap_table;	   /* supervisor accesses are checked against SMAP */
@@ -92,6 +105,9 @@ struct vmx_cpu {
 	} commit[4];
 	uint32_t next_commit;
 	struct cpu_ring *ring;	   /* USERKVM_TRACE_INSN, or NULL */
+	uint32_t wtags_seen;	   /* (a) machine->wtags_gen when write tags were last dropped */
+	uint32_t wtags_known;	   /* every other processor has seen this one */
+	bool bus_locked;	   /* holds machine->bus, for a locked access in two parts */
 	struct vmx_cpu *next;	   /* [machine->lock] */
 	/* requests by other threads [machine->lock], announced in cs.exit_request */
 	struct { hpa_t start, end; } stale[16];
@@ -110,7 +126,6 @@ struct vmx_cpu {
 #define CPU_REQ_STALE 0x2u  /* cpu->stale[] to be worked off */
 #define CPU_REQ_CHECK 0x1u  /* own: look at windows, traps, activity */
 #define CPU_REQ_WTAGS 0x8u  /* a page became code elsewhere: drop write tags */
-#define CPU_REQ_VERIFY 0x10u /* another one could still write to code: verify blocks */
 
 enum cpu_unwind_reason {
 	CPU_UNWIND_CONTINUE = 1, /* cpu_unwind(): go on at cs->rip */
@@ -120,7 +135,7 @@ enum cpu_unwind_reason {
 };
 
 /* What the logical processors of a machine share: who is there, what is code. */
-#define MACHINE_CODE_BUCKETS 4096
+#define MACHINE_CODE_BUCKETS 32768
 struct machine_code_page {
 	struct machine_code_page *next;
 	hpa_t page;
@@ -129,7 +144,10 @@ struct vmx_machine {
 	void *lock_storage;	/* pthread_mutex_t */
 	struct vmx_cpu *cpus;	/* [lock] */
 	uint32_t nr_cpus;
-	struct machine_code_page *code[MACHINE_CODE_BUCKETS]; /* [lock] */
+	uint64_t epoch;	    /* (a) moves when code may have been written from outside */
+	uint32_t wtags_gen; /* (a) counts the pages that became code */
+	uint32_t bus;	    /* (a) a locked access in two parts is under way */
+	struct machine_code_page *code[MACHINE_CODE_BUCKETS]; /* [lock] to change */
 };
 void machine_lock(struct vmx_machine *m);
 void machine_unlock(struct vmx_machine *m);
@@ -300,12 +318,15 @@ void cpu_tlb_drop_ept(struct vmx_cpu *cpu, uint64_t eptp, bool all);
 void cpu_tlb_drop_vpid(struct vmx_cpu *cpu, unsigned type, uint16_t vpid, gva_t gla);
 /* A page became code (0: any page may have): its write tags go. */
 void cpu_tlb_drop_write(struct vmx_cpu *cpu, hpa_t page);
+/* Data accesses are to be looked at again: all read and write tags go. */
+void cpu_tlb_drop_data(struct vmx_cpu *cpu);
 /* Every entry is reachable, listed, and aligned; for tests. */
 bool cpu_tlb_check(const struct cpu_tlb *t);
 enum cpu_priv cpu_data_priv(const struct vmx_cpu *cpu, enum isa_access how);
 
 /* --- mem.c --- */
 extern const struct isa_ops cpu_isa_ops;
+void cpu_bus_unlock(struct vmx_cpu *cpu); /* harmless when it is not held */
 
 /* --- blocks.c --- */
 isa_fn *cpu_block_system(const struct isa_decoded *d, struct isa_insn *i);
@@ -317,6 +338,7 @@ struct cpu_block {
 	struct cpu_block *hash_next, *page_next;
 	const uint8_t *bytes; /* as decoded */
 	hpa_t host2;	    /* second page of a crossing instruction, or 0 */
+	uint32_t wtags_gen; /* invariant 6 of blocks.c */
 	uint16_t nr_bytes;
 	uint8_t nr, turn;
 	bool jumps;	    /* the last instruction sets cs->rip */
@@ -332,8 +354,8 @@ bool cpu_page_is_code(struct vmx_cpu *cpu, hpa_t page);
 void cpu_code_written(struct vmx_cpu *cpu, hpa_t start, unsigned size);
 void cpu_blocks_drop(struct vmx_cpu *cpu, hpa_t start, hpa_t end);
 void cpu_blocks_work_off(struct vmx_cpu *cpu); /* cpu->stale[] */
-/* Another processor's new code page: stop writing to it unseen (CPU_REQ_WTAGS). */
-void cpu_blocks_give_up_writing(struct vmx_cpu *cpu);
+/* CPU_REQ_WTAGS: drop every write tag, and say so. */
+void cpu_blocks_drop_wtags(struct vmx_cpu *cpu);
 
 /* --- interp.c --- */
 extern const struct isa_insn cpu_boundary_insn;
@@ -345,6 +367,23 @@ static inline void cpu_at_boundary(struct vmx_cpu *cpu)
 }
 /* Run until a VM exit (true) or a bus error (false). */
 bool cpu_interp(struct vmx_cpu *cpu);
+
+/* --- debug.c --- */
+/* DR0-3, DR7 or CR4.DE may have changed. */
+void cpu_debug_update(struct vmx_cpu *cpu);
+static inline bool cpu_debug_watches(const struct vmx_cpu *cpu)
+{
+	return cpu->debug.write != 0;
+}
+/* Does the page hold a watched byte? */
+bool cpu_debug_page(const struct vmx_cpu *cpu, gva_t page);
+/* An access that is about to happen. Unwinds where its instruction does not run alone. */
+void cpu_debug_data(struct vmx_cpu *cpu, gva_t lin, unsigned size, enum isa_access how);
+void cpu_debug_io(struct vmx_cpu *cpu, uint16_t port, unsigned size);
+/* Is a breakpoint on an instruction of the block at cs->rip? */
+bool cpu_debug_in_block(const struct vmx_cpu *cpu, const struct cpu_block *b);
+/* At a boundary: #DB if there is one at cs->rip. */
+void cpu_debug_code(struct vmx_cpu *cpu);
 
 /* --- trace_ring.c --- */
 void cpu_ring_create(struct vmx_cpu *cpu);

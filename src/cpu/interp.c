@@ -89,7 +89,7 @@ static bool single_step(const struct vmx_cpu *cpu)
 {
 	return (cpu->cs.rflags & (X86_FLAGS_TF | X86_FLAGS_RF)) ||
 	       (cpu->interruptibility & INTR_SHADOW) ||
-	       (cpu->primary & CPU_BASED_MONITOR_TRAP_FLAG);
+	       (cpu->primary & CPU_BASED_MONITOR_TRAP_FLAG) || cpu->debug.next_alone;
 }
 
 /* After a system instruction: is there more to do than to go on? */
@@ -136,9 +136,7 @@ static void work_off_requests(struct vmx_cpu *cpu)
 	if (req & (CPU_REQ_WTAGS | CPU_REQ_STALE))
 		isa_fpu_sync(&cpu->cs);
 	if (req & CPU_REQ_WTAGS)
-		cpu_blocks_give_up_writing(cpu);
-	if (req & CPU_REQ_VERIFY)
-		cpu->epoch++;
+		cpu_blocks_drop_wtags(cpu);
 	if (req & CPU_REQ_STALE)
 		cpu_blocks_work_off(cpu);
 }
@@ -191,14 +189,28 @@ static void next_rip(struct cpu_state *cs, const struct isa_insn *i)
 		cs->rip = (uint32_t)cs->rip;
 }
 
+/* Does TF trap after the instruction? With BTF after branches that are taken. */
+static bool traps(const struct vmx_cpu *cpu, const struct isa_insn *i, uint64_t rip)
+{
+	if (!(cpu->debugctl & DEBUGCTLMSR_BTF))
+		return true;
+	return (i->flags & ISA_ENDS_BLOCK) && cpu->cs.rip != rip && cpu->cs.rip != rip + i->len;
+}
+
 /* One instruction, and what is due after it. */
 static void run_one(struct vmx_cpu *cpu)
 {
 	struct cpu_state *cs = &cpu->cs;
-	struct cpu_block *b = cpu_block_at_rip(cpu, NULL);
-	const struct isa_insn *i = b->insns;
 	bool trap = cs->rflags & X86_FLAGS_TF;
-	uint64_t rf = cs->rflags & X86_FLAGS_RF;
+	uint64_t rf = cs->rflags & X86_FLAGS_RF, rip = cs->rip;
+	const struct isa_insn *i;
+	struct cpu_block *b;
+
+	b = cpu_block_at_rip(cpu, NULL);
+	i = b->insns;
+	cpu->debug.hits = 0;
+	cpu->debug.next_alone = false;
+	cpu->debug.alone = true;
 
 	if (unlikely(cpu->ring))
 		cpu_ring_block(cpu, b);
@@ -214,14 +226,32 @@ static void run_one(struct vmx_cpu *cpu)
 	i->fn(cs, i);
 	if (!(i->flags & ISA_ENDS_BLOCK))
 		next_rip(cs, i);
+	cpu->debug.alone = false;
 	cpu->shadow = 0;
 	cpu->resume_flag = 0;
+	if (unlikely(cpu->debug.code) && cs->rip == rip && (i->flags & (ISA_REP | ISA_REPNE)))
+		cs->rflags |= X86_FLAGS_RF; /* between iterations, its breakpoint has been met */
 	cpu->counters.instructions++;
 	cpu_at_boundary(cpu);
 	if (cpu->primary & CPU_BASED_MONITOR_TRAP_FLAG)
 		cpu->mtf_pending = true;
-	if (trap)
+	if (trap && traps(cpu, i, rip))
 		cpu->pending_dbg |= DR6_BS;
+	if (unlikely(cpu->debug.hits)) {
+		cpu->pending_dbg |= cpu->debug.hits | PENDING_DBG_ENABLED_BP;
+		cpu->debug.hits = 0;
+	}
+}
+
+/* #DB for a breakpoint at cs->rip; is there one further on in its block? */
+static bool breakpoint_near(struct vmx_cpu *cpu)
+{
+	if (likely(!cpu->debug.code))
+		return false;
+	if (!(cpu->cs.rflags & X86_FLAGS_RF) &&
+	    !(cpu->interruptibility & GUEST_INTR_STATE_MOV_SS))
+		cpu_debug_code(cpu);
+	return cpu_debug_in_block(cpu, cpu_block_at_rip(cpu, NULL));
 }
 
 /* Block after block, until something else has to be looked at. */
@@ -235,6 +265,10 @@ static void run_blocks(struct vmx_cpu *cpu)
 		const struct isa_insn *i, *end;
 
 		b = cpu_block_at_rip(cpu, b);
+		if (unlikely(cpu->debug.code) && cpu_debug_in_block(cpu, b)) {
+			cpu_at_boundary(cpu);
+			return;
+		}
 		if (unlikely(cpu->ring))
 			cpu_ring_block(cpu, b);
 		cs->block_rip = cs->rip;
@@ -265,7 +299,7 @@ static __attribute__((noinline, noreturn)) void run(struct vmx_cpu *cpu)
 {
 	for (;;) {
 		boundary(cpu);
-		if (single_step(cpu))
+		if (breakpoint_near(cpu) || single_step(cpu))
 			run_one(cpu);
 		else
 			run_blocks(cpu);
@@ -280,6 +314,7 @@ static __attribute__((noinline)) void take_exception(struct vmx_cpu *cpu)
 	cpu_at_boundary(cpu);
 	cpu->cs.rflags |= cpu->resume_flag;
 	cpu->resume_flag = 0;
+	cpu->debug.alone = false;
 	cpu_exception(cpu, &ex);
 	cpu->event.active = false;
 	cpu->shadow = 0;
@@ -305,6 +340,8 @@ bool cpu_interp(struct vmx_cpu *cpu)
 
 	for (;;) {
 		why = run_until_unwound(cpu, why == CPU_UNWIND_EXCEPTION);
+		cpu->debug.alone = false;
+		cpu_bus_unlock(cpu);
 		if (why == CPU_UNWIND_CONTINUE && cpu->shadow)
 			cpu->shadow = 0;
 		if (why == CPU_UNWIND_EXIT)

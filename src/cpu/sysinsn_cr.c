@@ -177,6 +177,8 @@ void cpu_write_cr4(struct vmx_cpu *cpu, uint64_t v)
 		}
 	}
 	cs->cr4 = v;
+	if (changed & X86_CR4_DE)
+		cpu_debug_update(cpu);
 	if (changed & CR4_TLB_FLUSH || old & ~v & X86_CR4_PCIDE || v & ~old & X86_CR4_SMEP)
 		cpu_tlb_flush_all(cpu);
 	cpu_mode_changed(cpu);
@@ -366,5 +368,6 @@ void sysinsn_mov_to_dr(struct cpu_state *cs, const struct isa_insn *i)
 		cs->dr6 = (v & (0xf | DR6_BD | DR6_BS | DR6_BT)) | DR6_ACTIVE_LOW;
 	else
 		cs->dr7 = (v & 0xffff2bffULL) | DR7_FIXED_1;
+	cpu_debug_update(cpu_of(cs));
 	cpu_next(cs, i);
 }

@@ -84,6 +84,7 @@ void sysinsn_in(struct cpu_state *cs, const struct isa_insn *i)
 	if (io_exits(cpu, port, size))
 		cpu_vmexit_insn(cpu, EXIT_REASON_IO_INSTRUCTION,
 				io_qualification(port, size, IO_QUAL_IN | imm));
+	cpu_debug_io(cpu, port, size);
 	isa_set_gpr(cs, RAX, size, all_ones(size));
 	cpu_next(cs, i);
 }
@@ -100,6 +101,7 @@ void sysinsn_out(struct cpu_state *cs, const struct isa_insn *i)
 	if (io_exits(cpu, port, size))
 		cpu_vmexit_insn(cpu, EXIT_REASON_IO_INSTRUCTION,
 				io_qualification(port, size, imm));
+	cpu_debug_io(cpu, port, size);
 	cpu_next(cs, i);
 }
 
@@ -169,6 +171,7 @@ static void string_io(struct cpu_state *cs, const struct isa_insn *i, bool in)
 		exit_string(cs, i, seg, offset,
 			    io_qualification(port, size, in ? IO_QUAL_IN : 0));
 	lin = isa_linear(cs, seg, offset, size, in ? ISA_WRITE : ISA_READ);
+	cpu_debug_io(cpu, port, size);
 	if (in)
 		isa_store(cs, lin, size, all_ones(size));
 	else

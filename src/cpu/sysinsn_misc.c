@@ -17,10 +17,34 @@ void sysinsn_hlt(struct cpu_state *cs, const struct isa_insn *i)
 	cpu_next(cs, i);
 }
 
+/*
+ * SDM Vol. 3, "PAUSE-Loop Exiting": PAUSEs no further apart than PLE_GAP are one
+ * loop; it exits when it is older than PLE_WINDOW.
+ */
+static bool pause_loop_over(struct vmx_cpu *cpu)
+{
+	uint64_t now = __builtin_ia32_rdtsc(), last = cpu->ple_last;
+
+	cpu->ple_last = now;
+	if (now - last > cpu->vmcs->PLE_GAP) {
+		cpu->ple_first = now;
+		return false;
+	}
+	if (now - cpu->ple_first <= cpu->vmcs->PLE_WINDOW)
+		return false;
+	cpu->ple_last = 0; /* what follows is another loop */
+	return true;
+}
+
 void sysinsn_pause(struct cpu_state *cs, const struct isa_insn *i)
 {
-	if (cpu_of(cs)->primary & CPU_BASED_PAUSE_EXITING)
-		cpu_vmexit_insn(cpu_of(cs), EXIT_REASON_PAUSE_INSTRUCTION, 0);
+	struct vmx_cpu *cpu = cpu_of(cs);
+
+	if (cpu->primary & CPU_BASED_PAUSE_EXITING)
+		cpu_vmexit_insn(cpu, EXIT_REASON_PAUSE_INSTRUCTION, 0);
+	if ((cpu->secondary & SECONDARY_EXEC_PAUSE_LOOP_EXITING) && cs->cpl == 0 &&
+	    pause_loop_over(cpu))
+		cpu_vmexit_insn(cpu, EXIT_REASON_PAUSE_INSTRUCTION, 0);
 	__builtin_ia32_pause();
 }
 

@@ -13,7 +13,8 @@
  * 1. An entry with any tag other than TLB_NO_ACCESS is in its sub-table's
  *    filled[] (cpu_tlb_check()).
  * 2. A tag allows its access with nothing left to do: A and D bits are set in
- *    guest and EPT entries, and for writing no code was decoded from the page.
+ *    guest and EPT entries, for writing no code was decoded from the page, and
+ *    for data no breakpoint watches it.
  * 3. A context was filled under one paging mode (`mode`): CR0.PG/WP, CR4, EFER.
  *    Selecting it under another one empties it first.
  * 4. cs->tlb is a sub-table of the current context, or empty[] while every data
@@ -265,9 +266,13 @@ uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 		return (uint8_t *)(gva + e->addend);
 
 	cpu_walk(cpu, gva, access, priv, &r);
+	if (access & CPU_EXEC) /* a page that was mapped for execution may have come by DMA */
+		cpu->epoch = READ_ONCE(cpu->machine->epoch);
 	cpu->counters.tlb_fills++;
 	if ((r.rights & CPU_WRITE) && cpu_page_is_code(cpu, r.host))
 		r.rights &= ~(uint32_t)CPU_WRITE;
+	if (unlikely(cpu_debug_watches(cpu)) && cpu_debug_page(cpu, page))
+		r.rights &= ~(uint32_t)(CPU_READ | CPU_WRITE);
 	e->read_tag = r.rights & CPU_READ ? page : TLB_NO_ACCESS;
 	e->write_tag = r.rights & CPU_WRITE ? page : TLB_NO_ACCESS;
 	e->exec_tag = r.rights & CPU_EXEC ? page : TLB_NO_ACCESS;
@@ -398,6 +403,19 @@ void cpu_tlb_drop_write(struct vmx_cpu *cpu, hpa_t page)
 				if (!page || e->write_tag + e->addend == page)
 					e->write_tag = TLB_NO_ACCESS;
 			}
+		}
+	}
+}
+
+void cpu_tlb_drop_data(struct vmx_cpu *cpu)
+{
+	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
+		for (int p = 0; p < NR_PRIVS; p++) {
+			struct tlb_sub *s = &cpu->tlb->ctx[n].sub[p];
+
+			for (uint32_t k = 0; k < s->nr_filled; k++)
+				s->e[s->filled[k]].read_tag = s->e[s->filled[k]].write_tag =
+					TLB_NO_ACCESS;
 		}
 	}
 }

@@ -36,8 +36,6 @@ static bool field_unsupported(uint32_t enc)
 	case GUEST_IA32_PERF_GLOBAL_CTRL:
 	case HOST_IA32_PERF_GLOBAL_CTRL:
 	case TPR_THRESHOLD:
-	case PLE_GAP:
-	case PLE_WINDOW:
 		return true;
 	default:
 		return false;

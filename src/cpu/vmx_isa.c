@@ -33,6 +33,7 @@ int vmx_machine_create(struct vmx_machine **out)
 	}
 	pthread_mutex_init(lock, NULL);
 	m->lock_storage = lock;
+	m->epoch = 1; /* 0: of blocks that are compared before each use */
 	*out = m;
 	return 0;
 }
@@ -73,6 +74,7 @@ static void machine_add(struct vmx_machine *m, struct vmx_cpu *cpu)
 		__atomic_fetch_or(&o->cs.exit_request, CPU_REQ_STALE | CPU_REQ_WTAGS,
 				  __ATOMIC_SEQ_CST);
 	}
+	cpu->wtags_seen = cpu->wtags_known = m->wtags_gen;
 	cpu->next = m->cpus;
 	m->cpus = cpu;
 	WRITE_ONCE(m->nr_cpus, m->nr_cpus + 1);
@@ -216,7 +218,12 @@ void vmx_kick_clear(struct vmx_cpu *cpu)
 
 void vmx_sync_code(struct vmx_cpu *cpu)
 {
-	cpu->epoch++;
+	vmx_sync_machine_code(cpu->machine);
+}
+
+void vmx_sync_machine_code(struct vmx_machine *m)
+{
+	__atomic_fetch_add(&m->epoch, 1, __ATOMIC_SEQ_CST);
 }
 
 hpa_t vmx_bus_error_address(struct vmx_cpu *cpu)

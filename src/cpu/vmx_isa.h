@@ -108,6 +108,13 @@ void *vmx_xsave_area(struct vmx_cpu *cpu, size_t *size_bytes);
  * use. To be called on each KVM_RUN.
  */
 void vmx_sync_code(struct vmx_cpu *cpu);
+/*
+ * The same for every processor, from any thread. Each takes note when it enters
+ * the guest, and when it translates an address for execution that it had no
+ * translation for. Injecting an external interrupt does it: a device has written
+ * and says so.
+ */
+void vmx_sync_machine_code(struct vmx_machine *m);
 /* The same, when a range of host memory changes its meaning (any thread). */
 void vmx_invalidate_code(struct vmx_machine *m, hpa_t start, uint64_t size_bytes);
 

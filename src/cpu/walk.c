@@ -44,6 +44,8 @@ static void ept_violation(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, uint3
 			e.qualification |= EPT_VIOLATION_GVA_TRANSLATED;
 		e.gla = gla;
 	}
+	if (cpu->iret_unblocked && !cpu->event.active)
+		e.qualification |= EPT_VIOLATION_NMI_UNBLOCK;
 	cpu_vmexit(cpu, &e);
 }
 

@@ -5,12 +5,21 @@
  *          -> the thread's running processor? -> its hook
  *          -> the client's own action, as if we were not there
  *
+ * Under the preload library the client's sigaction() comes to
+ * host_client_action(). A program that links the library has libc's: a handler
+ * it installs after ours takes ours away, until host_fault_reclaim() finds it
+ * at the next ioctl and puts it behind ours again.
+ *
  * Invariants
  * 1. The handler looks at nothing but the context, a thread-local hook and the
  *    client's actions: async-signal-safe.
  * 2. client[] is what the client believes is installed; written under `lock`,
  *    read by the handler as a copy taken field by field (a client that changes
  *    its handler while it faults gets either).
+ * 3. A client's handler that passes a signal on to "what was there before",
+ *    meaning ours, gets to what was there before ours (before[]), not to
+ *    itself. Such a call is known by its siginfo, which is the one being
+ *    handled, and by its deeper stack frame.
  */
 #include "host/fault.h"
 
@@ -28,7 +37,9 @@ static const int owned[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL };
 static struct {
 	pthread_mutex_t lock;
 	bool installed;
+	bool interposed; /* the program's sigaction() is host_client_action() */
 	struct sigaction client[_NSIG];
+	struct sigaction before[_NSIG]; /* what client[] replaced, without interposition */
 } fault = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static __thread struct {
@@ -121,6 +132,12 @@ static bool fix_up(ucontext_t *uc)
 	return true;
 }
 
+/* The client's handler that is running on this thread, for invariant 3. */
+static __thread struct {
+	const siginfo_t *si;
+	const char *frame; /* of on_fault() */
+} chained __attribute__((tls_model("initial-exec")));
+
 /* The libc's own sigaction(), even where ours stands in front of it. */
 static int real_sigaction(int signo, const struct sigaction *act, struct sigaction *old)
 {
@@ -141,9 +158,11 @@ static void default_action(int signo, const siginfo_t *si)
 		syscall(SYS_tgkill, getpid(), (int)syscall(SYS_gettid), signo);
 }
 
-static void chain(int signo, siginfo_t *si, void *ucontext)
+static void chain(int signo, siginfo_t *si, void *ucontext, const char *frame)
 {
-	struct sigaction act = fault.client[signo];
+	bool passed_on = chained.si == si && frame < chained.frame;
+	struct sigaction *slot = passed_on ? &fault.before[signo] : &fault.client[signo];
+	struct sigaction act = *slot;
 	sigset_t mask = act.sa_mask;
 
 	if (act.sa_handler == SIG_IGN && si->si_code <= 0)
@@ -153,14 +172,20 @@ static void chain(int signo, siginfo_t *si, void *ucontext)
 		return;
 	}
 	if (act.sa_flags & (int)SA_RESETHAND)
-		fault.client[signo].sa_handler = SIG_DFL;
+		slot->sa_handler = SIG_DFL;
 	if (!(act.sa_flags & SA_NODEFER))
 		sigaddset(&mask, signo);
 	pthread_sigmask(SIG_BLOCK, &mask, NULL); /* sigreturn restores */
+	if (!passed_on) {
+		chained.si = si;
+		chained.frame = frame;
+	}
 	if (act.sa_flags & SA_SIGINFO)
 		act.sa_sigaction(signo, si, ucontext);
 	else
 		act.sa_handler(signo);
+	if (!passed_on)
+		chained.si = NULL;
 }
 
 static void on_fault(int signo, siginfo_t *si, void *ucontext)
@@ -171,27 +196,59 @@ static void on_fault(int signo, siginfo_t *si, void *ucontext)
 		return;
 	if (hook.fn && si->si_code > 0 && hook.fn(hook.owner, signo, si, ucontext))
 		return;
-	chain(signo, si, ucontext);
+	chain(signo, si, ucontext, __builtin_frame_address(0));
 	errno = saved;
+}
+
+static int install(int signo, struct sigaction *old)
+{
+	struct sigaction act = { .sa_sigaction = on_fault,
+				 .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
+
+	sigemptyset(&act.sa_mask);
+	return real_sigaction(signo, &act, old) ? err_born(errno, "sigaction of signal %d", signo)
+						: 0;
 }
 
 int host_fault_init(void)
 {
-	struct sigaction act = { .sa_sigaction = on_fault,
-				 .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
 	int err = 0;
 
-	sigemptyset(&act.sa_mask);
 	pthread_mutex_lock(&fault.lock);
 	for (size_t n = 0; !fault.installed && n < ARRAY_SIZE(owned); n++) {
-		if (real_sigaction(owned[n], &act, &fault.client[owned[n]])) {
-			err = err_born(errno, "sigaction of signal %d", owned[n]);
+		err = install(owned[n], &fault.client[owned[n]]);
+		if (err)
 			break;
-		}
 	}
 	fault.installed = !err;
 	pthread_mutex_unlock(&fault.lock);
 	return err;
+}
+
+void host_fault_interposed(void)
+{
+	fault.interposed = true;
+}
+
+static void reclaim(int signo, const struct sigaction *theirs)
+{
+	pthread_mutex_lock(&fault.lock);
+	fault.before[signo] = fault.client[signo];
+	fault.client[signo] = *theirs;
+	if (install(signo, NULL)) /* it stays as it is; the error has been told */
+		fault.client[signo] = fault.before[signo];
+	pthread_mutex_unlock(&fault.lock);
+}
+
+void host_fault_reclaim(void)
+{
+	struct sigaction now;
+
+	if (fault.interposed)
+		return;
+	for (size_t n = 0; n < ARRAY_SIZE(owned); n++)
+		if (real_sigaction(owned[n], NULL, &now) == 0 && now.sa_sigaction != on_fault)
+			reclaim(owned[n], &now);
 }
 
 /* --- the client's view --- */

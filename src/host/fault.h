@@ -9,7 +9,9 @@
  *
  * The handlers are installed once (host_fault_init), on the alternate stack
  * where there is one, and chain to what was installed before; the preload
- * room's sigaction() keeps the client's later handlers in host_client_action().
+ * room's sigaction() keeps the client's later handlers in host_client_action(),
+ * and where the program's sigaction() is libc's own, host_fault_reclaim() finds
+ * them.
  */
 #ifndef USERKVM_HOST_FAULT_H
 #define USERKVM_HOST_FAULT_H
@@ -20,6 +22,13 @@
 
 /* Install the handlers; idempotent, thread-safe. -errno of sigaction. */
 must_check int host_fault_init(void);
+/*
+ * Before client memory is touched or guest code runs: a handler that the program
+ * has installed over ours goes behind it. Four short system calls; nothing to do once
+ * host_fault_interposed() has said that sigaction() leads to host_client_action().
+ */
+void host_fault_interposed(void);
+void host_fault_reclaim(void);
 
 /*
  * A hook of the thread's running processor: first chance at SEGV BUS FPE ILL.

@@ -130,6 +130,13 @@ must_check int kvm_lapic_set_vapic_addr(struct kvm_vcpu *vcpu, gpa_t addr);
 void kvm_lapic_sync_from_vapic(struct kvm_vcpu *vcpu);
 void kvm_lapic_sync_to_vapic(struct kvm_vcpu *vcpu);
 
+/*
+ * KVM_HC_SEND_IPI: an IPI to the APIC ids min + n of the set bits, of two words of
+ * 64 (wide) or 32 bits. How many vCPUs took it; -1 for an ICR it does not take.
+ */
+int kvm_pv_send_ipi(struct kvm_vcpu *vcpu, uint64_t low, uint64_t high, uint32_t min, uint64_t icr,
+		    bool wide);
+
 /* MSI: KVM API: KVM_SIGNAL_MSI. > 0 delivered, 0 blocked by the guest, < 0 error. */
 int kvm_send_userspace_msi(struct kvm *kvm, const struct kvm_msi *msi);
 /* KVM API: KVM_IRQ_LINE(_STATUS). */

@@ -124,6 +124,38 @@ int kvm_irq_delivery_to_apic(struct kvm *kvm, struct kvm_lapic *source,
 	return lowest ? accept(lowest, irq) : ret;
 }
 
+/* The vCPUs of one word of the bitmap; how many took it. */
+static int deliver_bitmap(struct kvm *kvm, struct kvm_lapic_irq irq, uint64_t bitmap, uint32_t min)
+{
+	int count = 0;
+
+	for (; bitmap; bitmap &= bitmap - 1) {
+		struct kvm_vcpu *target = kvm_get_vcpu_by_id(kvm, min + (uint32_t)__builtin_ctzll(bitmap));
+
+		if (target && target->apic && lapic_hw_enabled(target->apic))
+			count += accept(target->apic, &irq) > 0;
+	}
+	return count;
+}
+
+int kvm_pv_send_ipi(struct kvm_vcpu *vcpu, uint64_t low, uint64_t high, uint32_t min, uint64_t icr,
+		    bool wide)
+{
+	struct kvm_lapic_irq irq = {
+		.vector = (uint8_t)icr,
+		.delivery_mode = icr & APIC_MODE_MASK,
+		.level = true,
+	};
+	uint32_t bits = wide ? 64 : 32;
+
+	if (icr & ~(uint64_t)(APIC_MODE_MASK | 0xff))
+		return -1;
+	if (irq.delivery_mode != APIC_DM_FIXED && irq.delivery_mode != APIC_DM_NMI)
+		return -1;
+	return deliver_bitmap(vcpu->kvm, irq, low, min) +
+	       deliver_bitmap(vcpu->kvm, irq, high, min + bits);
+}
+
 void lapic_send_ipi(struct kvm_lapic *apic, uint32_t icr_low, uint32_t icr_high)
 {
 	struct kvm_lapic_irq irq = {

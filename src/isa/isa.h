@@ -17,6 +17,7 @@ enum isa_access {
 	ISA_WRITE = 2,
 	ISA_RMW = 3,	    /* read, and write permission checked first */
 	ISA_IMPLICIT = 4,   /* or-ed: implicit supervisor access (GDT, IDT, TSS, …) */
+	ISA_UNALIGNED = 8,  /* or-ed: never #AC (gathers, masked moves) */
 };
 
 struct isa_decoded; /* the decoder's own result, isa/decoder.h */
@@ -92,6 +93,9 @@ static inline void isa_set_gpr(struct cpu_state *cs, unsigned reg, unsigned size
  * here (DESIGN: a masked view of the silicon). No VMX, no hypervisor leaves.
  */
 void isa_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t regs[4]);
+
+/* Where the vendors' silicon differs, a guest sees the host's way. For decoding only. */
+bool isa_host_is_intel(void);
 
 /* Is the address canonical for the current paging depth (CR4.LA57)? */
 static inline bool isa_canonical(const struct cpu_state *cs, uint64_t lin)

@@ -152,6 +152,9 @@ HANDLER(nop) { }
 /* 0f 0d, 0f 18..1f: hints, and what a processor without MPX and CET takes for NOP */
 isa_fn *isa_pick_nop(const struct isa_decoded *d, struct isa_insn *i)
 {
+	/* PREFETCHW with a register: NOP on Intel's silicon, #UD on AMD's (as observed, Zen 4) */
+	if (i->map == 1 && i->opcode == 0x0d && !(i->flags & ISA_MEM) && !isa_host_is_intel())
+		return isa_pick_ud(d, i);
 	return nop;
 }
 
@@ -170,6 +173,18 @@ isa_fn *isa_pick_ud(const struct isa_decoded *d, struct isa_insn *i)
 {
 	i->flags |= ISA_ENDS_BLOCK;
 	return isa_raise_ud;
+}
+
+bool isa_host_is_intel(void)
+{
+	static int8_t known; /* 1 yes, -1 no; CPUID may be slow in a virtual machine */
+	unsigned a, b, c, d;
+
+	if (!known) {
+		__cpuid(0, a, b, c, d);
+		known = c == signature_INTEL_ecx ? 1 : -1;
+	}
+	return known > 0;
 }
 
 /* Asked when decoding only: CPUID is slow where it traps. */

@@ -237,9 +237,10 @@ isa_fn *isa_pick_xlat(const struct isa_decoded *d, struct isa_insn *i)
 	return xlat;
 }
 
-/* 0f c3: the non-temporal hint is only a hint */
+/* 0f c3: the non-temporal hint is only a hint; never 16 bits, in 16-bit code neither */
 isa_fn *isa_pick_movnti(const struct isa_decoded *d, struct isa_insn *i)
 {
+	i->opsize = i->opsize == 8 ? 8 : 4;
 	return (i->flags & ISA_MEM) ? by_size(&mov_mr, i->opsize) : isa_raise_ud;
 }
 

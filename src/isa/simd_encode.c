@@ -201,6 +201,19 @@ static void emit_legacy_prefixes(struct emitter *e, const struct isa_decoded *d,
 		byte(e, 0x40 | rex);
 }
 
+/* VEX.W widens a general register or memory operand in 64-bit code only. */
+static bool ignores_w(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_VCVTSI2SS: case ZYDIS_MNEMONIC_VCVTSI2SD:
+	case ZYDIS_MNEMONIC_VPCMPESTRI: case ZYDIS_MNEMONIC_VPCMPESTRM:
+	case ZYDIS_MNEMONIC_VMOVD:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static void emit_vex(struct emitter *e, const struct isa_decoded *d, const struct layout *l)
 {
 	const uint8_t *v = d->bytes + d->insn.raw.vex.offset;
@@ -213,7 +226,7 @@ static void emit_vex(struct emitter *e, const struct isa_decoded *d, const struc
 		r = 0x80;
 		b = 0x20;
 		last |= 0x40;
-		if (l->gpr_reg || l->gpr_rm)
+		if (l->gpr_reg || l->gpr_rm || ignores_w(d->insn.mnemonic))
 			last &= 0x7f;
 	}
 	if (l->gpr_reg)

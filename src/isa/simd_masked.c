@@ -53,13 +53,24 @@ static void transfer(struct cpu_state *cs, silicon_fn *fn, struct vector *v)
 static uint64_t element_load(struct cpu_state *cs, const struct isa_insn *i, uint64_t ea,
 			     unsigned size)
 {
-	return isa_load(cs, isa_linear(cs, i->seg, truncate_ea(i, ea), size, ISA_READ), size);
+	uint64_t lin = isa_linear(cs, i->seg, truncate_ea(i, ea), size, ISA_READ);
+	const void *p = isa_tlb_read(cs, lin, size);
+
+	if (unlikely(!p))
+		p = cs->ops->mem(cs, lin, size, ISA_READ | ISA_UNALIGNED, cs->bounce);
+	return isa_host_load(p, size);
 }
 
 static void element_store(struct cpu_state *cs, const struct isa_insn *i, uint64_t ea,
 			  unsigned size, uint64_t v)
 {
-	isa_store(cs, isa_linear(cs, i->seg, truncate_ea(i, ea), size, ISA_WRITE), size, v);
+	uint64_t lin = isa_linear(cs, i->seg, truncate_ea(i, ea), size, ISA_WRITE);
+	void *p = isa_tlb_write(cs, lin, size);
+
+	if (unlikely(!p))
+		p = cs->ops->mem(cs, lin, size, ISA_WRITE | ISA_UNALIGNED, cs->bounce);
+	isa_host_store(p, size, v);
+	isa_rmw_end(cs, lin, size, p);
 }
 
 /* helper: mask; [1] data (stores). run: the instruction itself. */

@@ -205,3 +205,30 @@ int kvm_mmu_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code)
 		return r;
 	return r == RET_PF_EMULATE ? KVM_MMU_EMULATE : 1;
 }
+
+int kvm_mmu_pre_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t size, uint64_t *done)
+{
+	uint64_t reach;
+	int r, level;
+
+	*done = 0;
+	if (vcpu->mmu->page_fault != tdp_page_fault)
+		return err_born(EOPNOTSUPP, "pre-fault without EPT");
+	r = kvm_mmu_reload(vcpu);
+	if (r)
+		return r;
+	r = tdp_page_fault(vcpu, gpa, PFERR_USER_MASK, true);
+	if (r < 0)
+		return r;
+	if (r == RET_PF_EMULATE)
+		return err_born(ENOENT, "pre-fault of %#llx, which is no memory",
+				(unsigned long long)gpa);
+	if (r != RET_PF_FIXED && r != RET_PF_SPURIOUS)
+		return 0; /* once more */
+	lib_rcu_read_lock();
+	kvm_tdp_mmu_walk(vcpu->mmu_vcpu->root, gpa >> PAGE_SHIFT, &level);
+	lib_rcu_read_unlock();
+	reach = ALIGN_DOWN(gpa, level_pages(level) << PAGE_SHIFT) + (level_pages(level) << PAGE_SHIFT);
+	*done = min_u64(size, reach - gpa);
+	return 0;
+}

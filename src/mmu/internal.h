@@ -35,7 +35,7 @@ struct kvm_mmu_vm {
 	struct kvm_mmu_page *roots[KVM_MMU_MAX_ROOTS]; /* roots_lock to add */
 	uint32_t nr_roots;			       /* (a) */
 	uint64_t table_pages;			       /* (a) */
-	uint64_t leaves[4];			       /* (a) by level, 1..3 */
+	uint64_t *leaves; /* (c)->(a) by level, 1..3: the VM's pages_4k, _2m, _1g */
 	uint64_t mmio_entries;			       /* (a) */
 	struct shadow_vm *shadow;		       /* (c) ept=0: the shadow pages */
 	struct kvm_mmu_vm *next_vm; /* vms_lock (slots.c) */

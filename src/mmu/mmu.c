@@ -64,6 +64,7 @@ int kvm_mmu_init_vm(struct kvm *kvm)
 	if (!vm)
 		return err_born(ENOMEM, "no memory for a VM's MMU");
 	vm->kvm = kvm;
+	vm->leaves = &kvm->stat.pages_4k - 1;
 	/* Faults come without a pause while vCPUs run; a zap must not wait for the last. */
 	pthread_rwlockattr_init(&attr);
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
@@ -100,6 +101,16 @@ void kvm_mmu_uninit_vm(struct kvm *kvm)
 	pthread_rwlock_destroy(&vm->lock);
 	free(vm);
 	kvm->mmu_vm = NULL;
+}
+
+void kvm_mmu_hold(struct kvm *kvm)
+{
+	pthread_rwlock_wrlock(&kvm->mmu_vm->lock);
+}
+
+void kvm_mmu_release(struct kvm *kvm)
+{
+	pthread_rwlock_unlock(&kvm->mmu_vm->lock);
 }
 
 int mmu_topup_memory_caches(struct kvm_vcpu *vcpu)

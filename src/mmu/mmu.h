@@ -145,6 +145,12 @@ must_check static inline int kvm_mmu_reload(struct kvm_vcpu *vcpu)
  */
 #define KVM_MMU_EMULATE 2
 must_check int kvm_mmu_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code);
+/*
+ * KVM API: KVM_PRE_FAULT_MEMORY, one step of it: maps gpa as a read by the
+ * guest would, *done is how far that reaches. -ENOENT (no memory), -EFAULT,
+ * -ENOMEM, -EOPNOTSUPP (no EPT). Owner thread; nothing done on an error.
+ */
+must_check int kvm_mmu_pre_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t size, uint64_t *done);
 /* EPT misconfiguration at gpa: emulate, retry (stale generation), or -EINVAL (reserved bits: KVM bug). */
 /* RET_PF_EMULATE, RET_PF_RETRY, RET_PF_INVALID or -EINVAL. */
 must_check int handle_mmio_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa);
@@ -229,6 +235,10 @@ void kvm_mmu_dump(struct kvm *kvm, void (*line)(void *arg, const char *text), vo
  * slots_lock and mmu_lock; not inside an RCU section.
  */
 int mmu_check(struct kvm *kvm);
+
+/* No entry is made or taken, and none of the VM's counters of them moves, in between. */
+void kvm_mmu_hold(struct kvm *kvm);
+void kvm_mmu_release(struct kvm *kvm);
 
 /* Bytes of page tables, and leaves by level (1..3), for people and the bench. */
 struct kvm_mmu_usage {

@@ -16,6 +16,7 @@
 #include "host/memory.h"
 #include "lib/error.h"
 #include "lib/rcu.h"
+#include "mmu/look.h"
 #include "mmu/shadow.h"
 
 static pthread_mutex_t vms_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -45,6 +46,11 @@ static void unlock_vms(const sigset_t *before)
 {
 	pthread_mutex_unlock(&vms_lock);
 	pthread_sigmask(SIG_SETMASK, before, NULL);
+}
+
+const void *kvm_mmu_look_vms(void)
+{
+	return &vms;
 }
 
 void mmu_vm_link(struct kvm_mmu_vm *vm)
@@ -127,6 +133,9 @@ static void slot_commit(struct kvm *kvm, const struct kvm_memory_slot *old,
 {
 	bool was, is;
 
+	/* Read the process's mappings now: a client may confine itself before it runs (docs/ci.md). */
+	if (change == KVM_MR_CREATE || change == KVM_MR_MOVE)
+		(void)host_mapping_find(new->userspace_addr, NULL, NULL, NULL);
 	if (change != KVM_MR_FLAGS_ONLY || !kvm->mmu_vm)
 		return;
 	was = old->flags & KVM_MEM_LOG_DIRTY_PAGES;

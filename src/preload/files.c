@@ -101,7 +101,7 @@ DEFINE_OPENAT_2(__openat64_2)
 
 static int ours(int fd, unsigned long request, unsigned long arg)
 {
-	int r = userkvm_ioctl(fd, request, arg);
+	int r = preload_ioctl(fd, request, arg);
 
 	if (r == 0 && (unsigned int)request == KVM_SET_SIGNAL_MASK)
 		preload_guard_signals((const void *)arg);

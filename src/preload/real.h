@@ -35,4 +35,7 @@ bool preload_is_empty(const char *path);
  */
 void preload_guard_signals(const void *kvm_signal_mask);
 
+/* userkvm_ioctl() with cancellation of the thread deferred (cancel.c). */
+int preload_ioctl(int fd, unsigned long request, unsigned long arg);
+
 #endif

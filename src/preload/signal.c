@@ -188,6 +188,11 @@ void preload_guard_signals(const void *kvm_signal_mask)
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
+__attribute__((constructor)) static void tell_abi(void)
+{
+	abi_owns_sigaction();
+}
+
 EXPORT int sigaction(int signo, const struct sigaction *act, struct sigaction *old)
 {
 	if (is_own_code(__builtin_return_address(0)))

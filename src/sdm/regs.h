@@ -80,6 +80,11 @@ enum sreg { SREG_ES, SREG_CS, SREG_SS, SREG_DS, SREG_FS, SREG_GS, NR_SREGS };
 #define DR6_BT BIT_ULL(15)
 #define DR7_FIXED_1 0x00000400ULL
 #define DR7_GD BIT_ULL(13)
+#define DR7_BP_EN_MASK 0xffULL /* L0 G0 … L3 G3 */
+#define DEBUGCTLMSR_LBR BIT_ULL(0)
+#define DEBUGCTLMSR_BTF BIT_ULL(1)
+/* Pending debug exceptions (VMCS): some enabled breakpoint was met. */
+#define PENDING_DBG_ENABLED_BP BIT_ULL(12)
 
 enum exception_vector {
 	X86_TRAP_DE = 0,

@@ -18,6 +18,7 @@
 
 #include "lib/types.h"
 #include "virt/memslot.h"
+#include "virt/stats.h"
 
 #define KVM_MAX_VCPUS 1024
 #define KVM_MAX_VCPU_IDS 4096
@@ -68,6 +69,11 @@ struct kvm {
 	bool irqchip_split;	   /* [l] KVM_CAP_SPLIT_IRQCHIP: local APICs only */
 	uint32_t nr_reserved_ioapic_pins;
 	struct kvm_arch *arch; /* (c) x86 room's part */
+	uint64_t serial;       /* (c) which VM of this process: 1, 2, … */
+
+	struct kvm_stats_file stats_file; /* [l] */
+	/* Last, since it begins a page (virt/stats.h); kvm_stat_add(). */
+	_Alignas(64) struct kvm_vm_stat stat;
 };
 
 /* What a vCPU thread is doing (Linux vcpu->mode). */
@@ -139,14 +145,9 @@ struct kvm_vcpu {
 	struct vcpu_vmx *vmx;	 /* (c) vmx room's part */
 	struct kvm_vcpu_arch *arch; /* (c) x86 room's part */
 
-	/* counters in KVM_GET_STATS_FD's terms; (a) relaxed */
-	struct kvm_vcpu_stat {
-		uint64_t exits, io_exits, mmio_exits, signal_exits, halt_exits, irq_exits,
-			request_irq_exits, irq_window_exits, nmi_window_exits, host_state_reload,
-			irq_injections, nmi_injections, hypercalls, insn_emulation, fpu_reload,
-			pf_taken, pf_fixed, pf_emulate, pf_spurious, pf_fast, pf_mmio_spte_created,
-			pf_guest, tlb_flush, invlpg, halt_wakeup, l1d_flush, guest_mode;
-	} stat;
+	struct kvm_stats_file stats_file; /* vcpu->mutex */
+	/* Last, since it begins a page (virt/stats.h); (o), kvm_stat_add() elsewhere. */
+	_Alignas(64) struct kvm_vcpu_stat stat;
 };
 
 /* --- VM --- */
@@ -281,5 +282,7 @@ void kvm_flush_remote_tlbs(struct kvm *kvm);
  * not promise that the vCPU is runnable: look again. Takes KVM_REQ_UNBLOCK.
  */
 int kvm_vcpu_block(struct kvm_vcpu *vcpu);
+/* The same for HLT: the wait is counted (halt_wait_ns, halt_wait_hist, blocking). */
+int kvm_vcpu_halt(struct kvm_vcpu *vcpu);
 
 #endif

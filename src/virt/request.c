@@ -58,8 +58,10 @@ static bool kick_out(struct kvm_vcpu *vcpu)
 void kvm_vcpu_wake_up(struct kvm_vcpu *vcpu)
 {
 	__atomic_fetch_add(&vcpu->wake_word, 1, __ATOMIC_SEQ_CST);
-	if (__atomic_load_n(&vcpu->blocked, __ATOMIC_SEQ_CST))
+	if (__atomic_load_n(&vcpu->blocked, __ATOMIC_SEQ_CST)) {
+		kvm_stat_add(&vcpu->stat.halt_wakeup, 1);
 		futex_wake_all(&vcpu->wake_word);
+	}
 }
 
 void kvm_vcpu_kick(struct kvm_vcpu *vcpu)
@@ -102,9 +104,11 @@ static void wait_until_out(struct kvm_vcpu *vcpu)
 		futex_wait((uint32_t *)&vcpu->mode, EXITING_GUEST_MODE, ACK_RECHECK_NS);
 }
 
-void kvm_make_all_cpus_request(struct kvm *kvm, enum kvm_request r)
+/* True when a vCPU had to be interrupted for it. */
+static bool make_all_cpus_request(struct kvm *kvm, enum kvm_request r)
 {
 	struct kvm_vcpu *vcpu;
+	bool kicked = false;
 	uint32_t i;
 
 	kvm_for_each_vcpu(i, vcpu, kvm) {
@@ -114,16 +118,24 @@ void kvm_make_all_cpus_request(struct kvm *kvm, enum kvm_request r)
 		/* A sleeper need not wake to have its TLB flushed. */
 		if (r != KVM_REQ_TLB_FLUSH)
 			kvm_vcpu_wake_up(vcpu);
-		kick_out(vcpu);
+		kicked |= kick_out(vcpu);
 	}
 	kvm_for_each_vcpu(i, vcpu, kvm)
 		if (vcpu != running_vcpu)
 			wait_until_out(vcpu);
+	return kicked;
+}
+
+void kvm_make_all_cpus_request(struct kvm *kvm, enum kvm_request r)
+{
+	make_all_cpus_request(kvm, r);
 }
 
 void kvm_flush_remote_tlbs(struct kvm *kvm)
 {
-	kvm_make_all_cpus_request(kvm, KVM_REQ_TLB_FLUSH);
+	kvm_stat_add(&kvm->stat.remote_tlb_flush_requests, 1);
+	if (make_all_cpus_request(kvm, KVM_REQ_TLB_FLUSH))
+		kvm_stat_add(&kvm->stat.remote_tlb_flush, 1);
 }
 
 int kvm_vcpu_block(struct kvm_vcpu *vcpu)
@@ -144,4 +156,26 @@ int kvm_vcpu_block(struct kvm_vcpu *vcpu)
 	}
 	__atomic_store_n(&vcpu->blocked, false, __ATOMIC_SEQ_CST);
 	return __atomic_load_n(&vcpu->signal_seen, __ATOMIC_SEQ_CST) ? -EINTR : 0;
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+int kvm_vcpu_halt(struct kvm_vcpu *vcpu)
+{
+	uint64_t t = now_ns();
+	int r;
+
+	vcpu->stat.blocking = 1;
+	r = kvm_vcpu_block(vcpu);
+	vcpu->stat.blocking = 0;
+	t = now_ns() - t;
+	vcpu->stat.halt_wait_ns += t;
+	vcpu->stat.halt_wait_hist[kvm_stat_log_bucket(t, KVM_HALT_HIST_COUNT)]++;
+	return r;
 }

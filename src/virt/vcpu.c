@@ -44,7 +44,8 @@ static void free_vcpu(struct kvm_vcpu *vcpu)
 	munmap(vcpu->run, RUN_SIZE);
 	close(vcpu->run_memfd);
 	pthread_mutex_destroy(&vcpu->mutex);
-	free(vcpu);
+	kvm_stats_file_close(&vcpu->stats_file);
+	kvm_stats_object_free(vcpu, sizeof(*vcpu), offsetof(struct kvm_vcpu, stat));
 }
 
 void kvm_vcpu_destroy(struct kvm_vcpu *vcpu)
@@ -56,15 +57,17 @@ void kvm_vcpu_destroy(struct kvm_vcpu *vcpu)
 
 static int build_vcpu(struct kvm *kvm, uint32_t id, struct kvm_vcpu **out)
 {
-	struct kvm_vcpu *vcpu = aligned_alloc(64, ALIGN_UP(sizeof(*vcpu), 64));
+	struct kvm_vcpu *vcpu =
+		kvm_stats_object_alloc(sizeof(*vcpu), offsetof(struct kvm_vcpu, stat));
 	int r;
 
 	if (!vcpu)
 		return err_born(ENOMEM, "no memory for vCPU %u", id);
-	*vcpu = (struct kvm_vcpu){ .kvm = kvm, .vcpu_id = id, .mode = OUTSIDE_GUEST_MODE };
+	vcpu->kvm = kvm;
+	vcpu->vcpu_id = id;
 	r = create_run_pages(vcpu);
 	if (r) {
-		free(vcpu);
+		kvm_stats_object_free(vcpu, sizeof(*vcpu), offsetof(struct kvm_vcpu, stat));
 		return r;
 	}
 	pthread_mutex_init(&vcpu->mutex, NULL);

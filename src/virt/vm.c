@@ -30,13 +30,15 @@ const struct kvm_arch_ops *kvm_arch_ops(void)
 
 int kvm_create_vm(struct kvm **out)
 {
-	struct kvm *kvm = calloc(1, sizeof(*kvm));
+	static uint64_t serial;
+	struct kvm *kvm = kvm_stats_object_alloc(sizeof(*kvm), offsetof(struct kvm, stat));
 	int r;
 
 	if (!kvm)
 		return err_born(ENOMEM, "no memory for a VM");
 	kvm->mm_id = host_mm_id(); /* kvm->mm = current->mm */
 	kvm->refcount = 1;
+	kvm->serial = __atomic_add_fetch(&serial, 1, __ATOMIC_RELAXED);
 	pthread_mutex_init(&kvm->lock, NULL);
 	pthread_mutex_init(&kvm->slots_lock, NULL);
 	pthread_mutex_init(&kvm->irq_lock, NULL);
@@ -51,7 +53,7 @@ int kvm_create_vm(struct kvm **out)
 out_memslots:
 	kvm_free_memslots(kvm);
 out_free:
-	free(kvm);
+	kvm_stats_object_free(kvm, sizeof(*kvm), offsetof(struct kvm, stat));
 	return r;
 }
 
@@ -79,7 +81,8 @@ static void kvm_destroy_vm(struct kvm *kvm)
 	pthread_mutex_destroy(&kvm->irq_lock);
 	pthread_mutex_destroy(&kvm->slots_lock);
 	pthread_mutex_destroy(&kvm->lock);
-	free(kvm);
+	kvm_stats_file_close(&kvm->stats_file);
+	kvm_stats_object_free(kvm, sizeof(*kvm), offsetof(struct kvm, stat));
 }
 
 void kvm_put_kvm(struct kvm *kvm)

@@ -44,7 +44,6 @@ int handle_ept_violation(struct kvm_vcpu *vcpu)
 					    EPT_VIOLATION_EXECUTABLE) ? PFERR_PRESENT_MASK : 0;
 	error_code |= exit_qualification & EPT_VIOLATION_GVA_TRANSLATED ? PFERR_GUEST_FINAL_MASK
 									 : PFERR_GUEST_PAGE_MASK;
-	vcpu->stat.pf_taken++;
 	return finish_fault(vcpu, gpa, kvm_mmu_page_fault(vcpu, gpa, error_code));
 }
 

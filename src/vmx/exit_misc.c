@@ -2,6 +2,8 @@
  * The remaining exits: exceptions, windows, HLT, CPUID, hypercalls, task
  * switches, and instructions with nothing to do.
  */
+#include <sched.h>
+
 #include "mmu/mmu.h"
 #include "vmx/internal.h"
 
@@ -100,9 +102,25 @@ int handle_halt(struct kvm_vcpu *vcpu)
 	return vmx_services->emulate_halt(vcpu);
 }
 
-/* INVD, WBINVD, PAUSE, MONITOR, MWAIT: nothing of ours is cached or waits. */
+/* INVD, WBINVD, MONITOR, MWAIT: nothing of ours is cached or waits. */
 int handle_nop(struct kvm_vcpu *vcpu)
 {
+	vmx_skip_emulated_instruction(vcpu);
+	return 1;
+}
+
+int handle_mwait(struct kvm_vcpu *vcpu)
+{
+	if (!vmx_services->mwait_faults || !vmx_services->mwait_faults(vcpu))
+		return handle_nop(vcpu);
+	vmx_services->queue_exception(vcpu, X86_TRAP_UD, false, 0, false, 0);
+	return 1;
+}
+
+/* The guest spins: let whoever it waits for have this processor (kvm_vcpu_on_spin). */
+int handle_pause(struct kvm_vcpu *vcpu)
+{
+	sched_yield();
 	vmx_skip_emulated_instruction(vcpu);
 	return 1;
 }

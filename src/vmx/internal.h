@@ -138,7 +138,7 @@ typedef int vmx_exit_handler(struct kvm_vcpu *vcpu);
 vmx_exit_handler handle_ept_violation, handle_ept_misconfig, handle_cr, handle_dr, handle_io,
 	handle_rdmsr, handle_wrmsr, handle_exception_nmi, handle_external_interrupt,
 	handle_triple_fault, handle_interrupt_window, handle_nmi_window, handle_task_switch,
-	handle_cpuid, handle_halt, handle_nop, handle_vmcall, handle_vmx_instruction,
+	handle_cpuid, handle_halt, handle_nop, handle_mwait, handle_pause, handle_vmcall, handle_vmx_instruction,
 	handle_invlpg, handle_rdpmc, handle_xsetbv, handle_invpcid, handle_monitor_trap,
 	handle_preemption_timer;
 

@@ -17,6 +17,9 @@
 #include "mmu/mmu.h"
 #include "vmx/internal.h"
 
+/* TSC ticks; wider than Linux's defaults, because an interpreted loop is slower. */
+#define VMX_PLE_GAP 4096
+#define VMX_PLE_WINDOW 32768
 #define VMX_NR_VPIDS (1U << 16)
 
 static pthread_mutex_t vpid_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -116,6 +119,10 @@ static void init_controls(struct kvm_vcpu *vcpu)
 	vmcs_write32(vcpu, VM_ENTRY_MSR_LOAD_COUNT, 0);
 	vmcs_write64(vcpu, VMCS_LINK_POINTER, ~0ULL);
 	vmcs_write64(vcpu, TSC_OFFSET, 0);
+	if (vmx->secondary & SECONDARY_EXEC_PAUSE_LOOP_EXITING) {
+		vmcs_write32(vcpu, PLE_GAP, VMX_PLE_GAP);
+		vmcs_write32(vcpu, PLE_WINDOW, VMX_PLE_WINDOW);
+	}
 	if (vmx->secondary & SECONDARY_EXEC_TSC_SCALING)
 		vmcs_write64(vcpu, TSC_MULTIPLIER, 1ULL << 48);
 	if (vmx->secondary & SECONDARY_EXEC_ENABLE_XSAVES)

@@ -64,6 +64,8 @@ struct vmx_services {
 	uint32_t (*guest_debug)(struct kvm_vcpu *vcpu);
 	/* #UD intercepted: emulate what KVM emulates, or give it to the guest. */
 	int (*handle_ud)(struct kvm_vcpu *vcpu);
+	/* MONITOR and MWAIT do not exist for this guest: #UD. */
+	bool (*mwait_faults)(struct kvm_vcpu *vcpu);
 	/* The event in delivery has become a task switch: forget the requeued one. */
 	void (*event_delivered)(struct kvm_vcpu *vcpu);
 	/* CR4 bits that the guest's CPUID does not offer: they stay the hypervisor's. */

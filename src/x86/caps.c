@@ -8,11 +8,13 @@
 
 #include "lib/error.h"
 #include "virt/dirty_ring.h"
+#include "virt/kvm_newer.h"
 #include "x86/x86.h"
 
 #define KVM_VALID_QUIRKS                                                                \
 	(KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE |                \
-	 KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT)
+	 KVM_X86_QUIRK_OUT_7E_INC_RIP | KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT |            \
+	 KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS)
 #define KVM_X2APIC_API_VALID_FLAGS                                                      \
 	(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
 #define KVM_VALID_GUESTDBG                                                              \
@@ -34,6 +36,7 @@ static const struct {
 	{ KVM_CAP_READONLY_MEM, 1 },
 	{ KVM_CAP_NR_MEMSLOTS, KVM_USER_MEM_SLOTS },
 	{ KVM_CAP_MULTI_ADDRESS_SPACE, KVM_ADDRESS_SPACE_NUM },
+	{ KVM_CAP_USER_MEMORY2, 1 },
 	{ KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_CAPS },
 	{ KVM_CAP_DIRTY_LOG_RING, KVM_DIRTY_RING_MAX_ENTRIES * sizeof(struct kvm_dirty_gfn) },
 	{ KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_DIRTY_RING_MAX_ENTRIES * sizeof(struct kvm_dirty_gfn) },
@@ -105,6 +108,7 @@ static const struct {
 	{ KVM_CAP_ENABLE_CAP, 1 },
 	{ KVM_CAP_ENABLE_CAP_VM, 1 },
 	{ KVM_CAP_SYS_ATTRIBUTES, 1 },
+	{ KVM_CAP_BINARY_STATS_FD, 1 },
 };
 
 static int online_cpus(void)
@@ -118,6 +122,8 @@ int kvm_check_extension(struct kvm *kvm, long ext)
 {
 	if (ext == KVM_CAP_NR_VCPUS)
 		return online_cpus();
+	if (ext == KVM_CAP_PRE_FAULT_MEMORY)
+		return kvm_mmu_params()->ept;
 	if (ext == KVM_CAP_TSC_CONTROL)
 		return kvm_has_tsc_control();
 	for (size_t i = 0; i < ARRAY_SIZE(capabilities); i++)

@@ -75,7 +75,8 @@ static void apply_runtime(struct kvm_vcpu *vcpu, struct kvm_cpuid_entry2 *e)
 		if (e->ecx & F(26))
 			e->ecx = with_bit(e->ecx, 27, vmx_get_cr4(vcpu) & X86_CR4_OSXSAVE);
 		e->edx = with_bit(e->edx, 9, apic_base & BIT_ULL(11));
-		if (!(vcpu->kvm->arch->disabled_quirks & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT))
+		/* By the quirk MWAIT is what CPUID was told, whatever MISC_ENABLE says. */
+		if (vcpu->kvm->arch->disabled_quirks & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT)
 			e->ecx = with_bit(e->ecx, 3, a->ia32_misc_enable & BIT_ULL(18));
 	} else if (e->function == 7 && e->index == 0 && (e->ecx & F(3))) {
 		e->ecx = with_bit(e->ecx, 4, vmx_get_cr4(vcpu) & X86_CR4_PKE);
@@ -300,6 +301,9 @@ uint64_t kvm_cr4_guest_reserved_bits(struct kvm_vcpu *vcpu)
 {
 	uint64_t allowed = CR4_ALWAYS;
 
+	/* A vCPU without any CPUID yet is bound by the processor alone. */
+	if (!vcpu->arch->cpuid_nent)
+		return 0;
 	for (size_t i = 0; i < ARRAY_SIZE(cr4_features); i++) {
 		const struct cr4_feature *f = &cr4_features[i];
 

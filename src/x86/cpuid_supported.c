@@ -22,6 +22,8 @@
 #define KVM_FEATURE_CLOCKSOURCE 0
 #define KVM_FEATURE_NOP_IO_DELAY 1
 #define KVM_FEATURE_CLOCKSOURCE2 3
+#define KVM_FEATURE_PV_UNHALT 7
+#define KVM_FEATURE_PV_SEND_IPI 11
 #define KVM_FEATURE_CLOCKSOURCE_STABLE_BIT 24
 
 #define BASIC_MAX 0x1fu
@@ -133,7 +135,8 @@ static void leaf_hypervisor(uint32_t function, uint32_t r[4])
 		memcpy(&r[CPUID_EDX], signature + 8, 4);
 	} else if (function == KVM_CPUID_FEATURES) {
 		r[CPUID_EAX] = F(KVM_FEATURE_CLOCKSOURCE) | F(KVM_FEATURE_NOP_IO_DELAY) |
-			       F(KVM_FEATURE_CLOCKSOURCE2) |
+			       F(KVM_FEATURE_CLOCKSOURCE2) | F(KVM_FEATURE_PV_UNHALT) |
+			       F(KVM_FEATURE_PV_SEND_IPI) |
 			       F(KVM_FEATURE_CLOCKSOURCE_STABLE_BIT);
 	}
 }

@@ -39,9 +39,7 @@ bool kvm_guest_debug_exit(struct kvm_vcpu *vcpu, uint8_t vector, uint64_t dr6)
 		debug_exit(vcpu, X86_TRAP_BP, 0);
 		return true;
 	}
-	if ((dr6 & DR6_BS) && !(dbg & (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP)))
-		return false;
-	if (!(dr6 & DR6_BS) && !(dbg & KVM_GUESTDBG_USE_HW_BP))
+	if (!(dbg & (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP)))
 		return false;
 	debug_exit(vcpu, X86_TRAP_DB, dr6);
 	return true;

@@ -720,6 +720,7 @@ int kvm_emulation_failed(struct kvm_vcpu *vcpu, const uint8_t *bytes, unsigned l
 	struct kvm_run *run = vcpu->run;
 	uint64_t info[5];
 
+	vcpu->stat.insn_emulation_fail++;
 	kvm_queue_exception(vcpu, X86_TRAP_UD);
 	/* user mode of the guest must not be able to stop the VM */
 	if (vmx_get_cpl(vcpu) != 0)

@@ -66,7 +66,7 @@ int kvm_hypercall(struct kvm_vcpu *vcpu, bool skip)
 	bool wide = vmx_is_64bit_code(vcpu);
 	uint64_t mask = wide ? ~0ULL : 0xffffffff;
 	uint64_t nr = regs[RAX] & mask;
-	uint64_t args[3] = { regs[RBX] & mask, regs[RCX] & mask, regs[RDX] & mask };
+	uint64_t args[4] = { regs[RBX] & mask, regs[RCX] & mask, regs[RDX] & mask, regs[RSI] & mask };
 	int64_t ret = -KVM_ENOSYS;
 
 	if (vmx_get_cpl(vcpu) != 0) {
@@ -81,6 +81,13 @@ int kvm_hypercall(struct kvm_vcpu *vcpu, bool skip)
 				break;
 			kick_cpu(vcpu, args[1]);
 			ret = 0;
+			break;
+		case KVM_HC_SEND_IPI:
+			if (!vcpu->apic || !guest_has_pv_feature(vcpu, KVM_FEATURE_PV_SEND_IPI))
+				break;
+			ret = kvm_pv_send_ipi(vcpu, args[0], args[1], (uint32_t)args[2], args[3], wide);
+			if (ret < 0)
+				ret = -KVM_EINVAL;
 			break;
 		case KVM_HC_CLOCK_PAIRING:
 			ret = -KVM_EOPNOTSUPP;

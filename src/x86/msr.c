@@ -228,9 +228,9 @@ static const struct msr_row msr_table[] = {
 	 * Asynchronous page faults, steal time and PV EOI are not offered:
 	 * disabled is the only state they have.
 	 */
-	{ ONE(MSR_KVM_ASYNC_PF_EN), get_fixed, set_zero },
-	{ ONE(MSR_KVM_STEAL_TIME), get_fixed, set_zero },
-	{ ONE(MSR_KVM_PV_EOI_EN), get_fixed, set_zero },
+	{ ONE(MSR_KVM_ASYNC_PF_EN), msr_get_pv_absent, msr_set_pv_absent, .value = 4 },
+	{ ONE(MSR_KVM_STEAL_TIME), msr_get_pv_absent, msr_set_pv_absent, .value = 5 },
+	{ ONE(MSR_KVM_PV_EOI_EN), msr_get_pv_absent, msr_set_pv_absent, .value = 6 },
 	{ ONE(MSR_EFER), msr_get_efer, msr_set_efer },
 	{ ONE(MSR_STAR), msr_get_vmx, msr_set_vmx, MSR_SAVE },
 	{ ONE(MSR_LSTAR), msr_get_vmx, set_vmx_address, MSR_SAVE },
@@ -308,6 +308,9 @@ int kvm_get_msr_feature(uint32_t index, uint64_t *data)
 		return 0;
 	case MSR_IA32_UCODE_REV:
 		*data = kvm_default_microcode();
+		return 0;
+	case MSR_IA32_PERF_CAPABILITIES:
+		*data = 0; /* no PMU */
 		return 0;
 	case MSR_AMD64_DE_CFG:
 		*data = DE_CFG_LFENCE_SERIALIZE; /* LFENCE always serialises here */

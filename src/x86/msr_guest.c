@@ -99,7 +99,8 @@ static const struct {
 } passthrough[] = {
 	{ MSR_IA32_TSC, false },       { MSR_FS_BASE, true },	      { MSR_GS_BASE, true },
 	{ MSR_KERNEL_GS_BASE, true },  { MSR_IA32_SYSENTER_CS, true }, { MSR_IA32_SYSENTER_ESP, true },
-	{ MSR_IA32_SYSENTER_EIP, true },
+	{ MSR_IA32_SYSENTER_EIP, true }, { MSR_STAR, true },	      { MSR_LSTAR, true },
+	{ MSR_CSTAR, true },	       { MSR_SYSCALL_MASK, true },    { MSR_TSC_AUX, true },
 };
 
 void kvm_msr_update_intercepts(struct kvm_vcpu *vcpu)

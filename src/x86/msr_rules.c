@@ -213,7 +213,7 @@ int msr_set_misc_enable(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32
 			return KVM_MSR_INVAL;
 		data = (data & ~MISC_ENABLE_EMON) | (old & MISC_ENABLE_EMON);
 	}
-	if (!(vcpu->kvm->arch->disabled_quirks & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT) &&
+	if ((vcpu->kvm->arch->disabled_quirks & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT) &&
 	    ((old ^ data) & MISC_ENABLE_MWAIT) && !guest_cpuid_bit(vcpu, 1, 0, CPUID_ECX, 0))
 		return KVM_MSR_INVAL;
 	vcpu->arch->ia32_misc_enable = data;
@@ -357,6 +357,20 @@ static bool pv_has(struct kvm_vcpu *vcpu, int feature)
 {
 	return !vcpu->arch->pv_enforce_cpuid ||
 	       guest_cpuid_bit(vcpu, 0x40000001, 0, CPUID_EAX, feature);
+}
+
+/* Of features we do not offer; row->value is the bit of leaf 0x40000001. */
+int msr_get_pv_absent(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
+		      uint64_t *data, bool host)
+{
+	*data = 0;
+	return pv_has(vcpu, (int)row->value) ? 0 : KVM_MSR_UNKNOWN;
+}
+
+int msr_set_pv_absent(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
+		      uint64_t data, bool host)
+{
+	return data || !pv_has(vcpu, (int)row->value) ? KVM_MSR_UNKNOWN : 0;
 }
 
 static int clock_feature(uint32_t msr)

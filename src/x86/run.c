@@ -217,6 +217,7 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 
 	if (kvm_check_request(KVM_REQ_EVENT, vcpu) || req_int_win ||
 	    kvm_event_has_interrupt(vcpu) || vcpu->arch->nmi_pending) {
+		vcpu->stat.req_event++;
 		inject_pending_event(vcpu, req_int_win);
 		if (kvm_test_request(KVM_REQ_TRIPLE_FAULT, vcpu)) {
 			cancel_injection(vcpu);
@@ -295,7 +296,8 @@ static int vcpu_block(struct kvm_vcpu *vcpu)
 	int r = 0;
 
 	if (!kvm_arch_vcpu_runnable(vcpu))
-		r = kvm_vcpu_block(vcpu);
+		r = vcpu->arch->mp_state == KVM_MP_STATE_HALTED ? kvm_vcpu_halt(vcpu)
+								: kvm_vcpu_block(vcpu);
 	accept_apic_events(vcpu);
 	switch (vcpu->arch->mp_state) {
 	case KVM_MP_STATE_HALTED:
@@ -415,6 +417,7 @@ static int run_vcpu(struct kvm_vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 	int (*complete)(struct kvm_vcpu *vcpu);
+	uint64_t rip;
 	int r;
 
 	if (unlikely(vcpu->arch->mp_state == KVM_MP_STATE_UNINITIALIZED))
@@ -435,9 +438,14 @@ static int run_vcpu(struct kvm_vcpu *vcpu)
 	complete = vcpu->arch->complete_userspace_io;
 	if (unlikely(complete)) {
 		vcpu->arch->complete_userspace_io = NULL;
+		rip = vmx_get_rip(vcpu);
 		r = complete(vcpu);
 		if (r <= 0)
 			return r;
+		/* the instruction is over, so a debugger's step is */
+		if ((vcpu->arch->guest_debug & KVM_GUESTDBG_SINGLESTEP) &&
+		    vmx_get_rip(vcpu) != rip && kvm_singlestep_exit(vcpu))
+			return 0;
 	}
 	if (run->immediate_exit)
 		return -EINTR;

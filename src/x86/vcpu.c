@@ -64,8 +64,20 @@ static uint32_t service_guest_debug(struct kvm_vcpu *vcpu)
 	return vcpu->arch->guest_debug;
 }
 
+/* As no-ops for everybody, unless the client wants it by the book. */
+static bool mwait_faults(struct kvm_vcpu *vcpu)
+{
+	uint64_t quirks = vcpu->kvm->arch->disabled_quirks;
+	bool has = quirks & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT
+			   ? vcpu->arch->ia32_misc_enable & BIT_ULL(18) /* ENABLE MONITOR FSM */
+			   : guest_cpuid_bit(vcpu, 1, 0, CPUID_ECX, 3);
+
+	return (quirks & KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS) && !has;
+}
+
 static const struct vmx_services services = {
 	.emulate_cpuid = kvm_emulate_cpuid,
+	.mwait_faults = mwait_faults,
 	.emulate_rdmsr = kvm_emulate_rdmsr,
 	.emulate_wrmsr = kvm_emulate_wrmsr,
 	.emulate_halt = kvm_emulate_halt,

@@ -290,6 +290,10 @@ int kvm_task_switch(struct kvm_vcpu *vcpu, uint16_t selector, int source, bool h
 int kvm_emulate_hypercall(struct kvm_vcpu *vcpu);
 int kvm_emulate_halt(struct kvm_vcpu *vcpu);
 
+/* --- counters (stats.c): KVM API KVM_GET_STATS_FD; a descriptor or -errno. kvm->lock / vcpu->mutex --- */
+int kvm_vm_ioctl_get_stats_fd(struct kvm *kvm);
+int kvm_vcpu_ioctl_get_stats_fd(struct kvm_vcpu *vcpu);
+
 /* --- capabilities (caps.c): what KVM_CHECK_EXTENSION says; kvm NULL on /dev/kvm --- */
 int kvm_check_extension(struct kvm *kvm, long ext);
 int kvm_vm_ioctl_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap);

@@ -403,6 +403,101 @@ static void segment_faults_carry_the_selector(void **state)
 	}
 }
 
+/* A bit of what the vCPU's CPUID (KVM_SET_CPUID2) offers; register 1 EBX, 2 ECX, 3 EDX. */
+static bool offered(struct client *c, uint32_t function, int reg, int bit)
+{
+	struct {
+		struct kvm_cpuid2 h;
+		struct kvm_cpuid_entry2 e[256];
+	} cpuid = {.h.nent = 256};
+
+	assert_int_equal(ioctl(c->vcpu, KVM_GET_CPUID2, &cpuid), 0);
+	for (uint32_t i = 0; i < cpuid.h.nent; i++)
+		if (cpuid.e[i].function == function && cpuid.e[i].index == 0)
+			return (&cpuid.e[i].eax)[reg] >> bit & 1;
+	return false;
+}
+
+GUEST_CODE(user_sgdt, 64, "sgdt 0x8000; outb %al, $0x40");
+
+static void umip_hides_the_descriptor_tables_from_ring_3(void **state)
+{
+	struct client c;
+
+	open_mode(&c, PAGING_LONG, 3, user_sgdt, GUEST_CODE_SIZE(user_sgdt), 0);
+	if (!offered(&c, 7, 2, 2)) {
+		client_close(&c);
+		skip(); /* no UMIP */
+	}
+	assert_int_equal(client_next_out(&c), 0x40);
+	client_close(&c);
+	open_mode(&c, PAGING_LONG, 3, user_sgdt, GUEST_CODE_SIZE(user_sgdt), 1u << 11);
+	assert_int_equal(client_next_out(&c), 13);
+	client_close(&c);
+}
+
+/* RDTSCP gives IA32_TSC_AUX; CR4.TSD takes RDTSC away from ring 3. */
+GUEST_CODE(user_tsc, 64, "rdtscp; mov %ecx, %r8d; rdtsc; outb %al, $0x40");
+
+static void tsd_forbids_rdtsc_in_ring_3(void **state)
+{
+	struct {
+		struct kvm_msrs h;
+		struct kvm_msr_entry e[1];
+	} aux = {.h.nmsrs = 1, .e = {{.index = 0xc0000103, .data = 0x1234}}};
+	struct client c;
+
+	open_mode(&c, PAGING_LONG, 3, user_tsc, GUEST_CODE_SIZE(user_tsc), 0);
+	if (offered(&c, 0x80000001, 3, 27)) {
+		assert_int_equal(ioctl(c.vcpu, KVM_SET_MSRS, &aux), 1);
+		assert_int_equal(client_next_out(&c), 0x40);
+		assert_int_equal(client_regs(&c).r8, 0x1234);
+	}
+	client_close(&c);
+	open_mode(&c, PAGING_LONG, 3, user_tsc, GUEST_CODE_SIZE(user_tsc), 1u << 2);
+	assert_int_equal(client_next_out(&c), 13);
+	client_close(&c);
+}
+
+/* SYSCALL in and SYSRET out, with the flags masked between. */
+GUEST_CODE(syscall_code, 64, "mov $7, %eax; syscall; mov %eax, %ebx; pushfq; pop %r9; outb %al, $0x40");
+GUEST_CODE(syscall_entry, 64, "mov %rcx, %r8; pushfq; pop %r10; inc %eax; sysretq");
+
+static void syscall_enters_ring_0_and_sysret_returns(void **state)
+{
+	struct {
+		struct kvm_msrs h;
+		struct kvm_msr_entry e[4];
+	} m = {.h.nmsrs = 4,
+	       .e = {{.index = 0xc0000081, .data = 0x10ull << 48 | 0x8ull << 32},
+		     {.index = 0xc0000082, .data = 0x2000},
+		     {.index = 0xc0000084, .data = 0x400},
+		     {.index = 0xc0000080, .data = 0x501 | EFER_NXE}}};
+	struct client c;
+	struct kvm_regs r;
+
+	open_mode(&c, PAGING_LONG, 3, syscall_code, GUEST_CODE_SIZE(syscall_code), 0);
+	memcpy(c.mem + 0x2000, syscall_entry, GUEST_CODE_SIZE(syscall_entry));
+	/* SYSRET takes SS from STAR + 8 and CS from STAR + 16 */
+	((uint64_t *)(c.mem + AT_GDT))[3] = 0x00cff3000000ffff;
+	((uint64_t *)(c.mem + AT_GDT))[4] = 0x00affb000000ffff;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_MSRS, &m), 4);
+	r = client_regs(&c);
+	r.rflags |= 0x400; /* DF, which the mask clears */
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &r), 0);
+	assert_int_equal(client_next_out(&c), 0x40);
+	r = client_regs(&c);
+	assert_int_equal(r.rbx, 8);
+	assert_int_equal(r.r8, AT_CODE + 7);
+	assert_int_equal(r.r9 & 0x400, 0x400);
+	assert_int_equal(r.r10 & 0x400, 0);
+	struct kvm_sregs s;
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_SREGS, &s), 0);
+	assert_int_equal(s.cs.selector, 0x23);
+	assert_int_equal(s.ss.selector, 0x1b);
+	client_close(&c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -420,6 +515,9 @@ int main(void)
 		cmocka_unit_test(virtual_8086_task_runs_and_its_int_faults_to_ring_0),
 		cmocka_unit_test(port_outside_the_permission_bitmap_is_gp),
 		cmocka_unit_test(segment_faults_carry_the_selector),
+		cmocka_unit_test(umip_hides_the_descriptor_tables_from_ring_3),
+		cmocka_unit_test(tsd_forbids_rdtsc_in_ring_3),
+		cmocka_unit_test(syscall_enters_ring_0_and_sysret_returns),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -152,6 +152,61 @@ static void signal_blocked_in_the_run_does_not_end_it(void **state)
 	client_close(&c);
 }
 
+static void *cancelled(void *arg)
+{
+	struct client *c = arg;
+
+	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, NULL);
+	for (;;)
+		ioctl(c->vcpu, KVM_RUN, 0);
+	return NULL;
+}
+
+static void cancelled_thread_leaves_the_vcpu_usable(void **state)
+{
+	struct timespec pause = {.tv_nsec = 20 * 1000 * 1000};
+	struct client c;
+	pthread_t t;
+	void *result;
+
+	open_spinning(&c);
+	for (int i = 0; i < 5; i++) {
+		assert_int_equal(pthread_create(&t, NULL, cancelled, &c), 0);
+		nanosleep(&pause, NULL);
+		assert_int_equal(pthread_cancel(t), 0);
+		assert_int_equal(pthread_join(t, &result), 0);
+		assert_ptr_equal(result, PTHREAD_CANCELED);
+		assert_int_equal(client_regs(&c).rip, 0x1000);
+	}
+	client_close(&c);
+}
+
+static void masked_signal_without_a_handler_ends_the_run_only(void **state)
+{
+	struct {
+		uint32_t len;
+		uint8_t set[8]; /* nothing is blocked */
+	} m = {.len = 8}; /* struct kvm_signal_mask */
+	struct timespec now = {0};
+	pthread_t self, t;
+	sigset_t set;
+	struct client c;
+
+	signal(SIGUSR1, SIG_DFL);
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	open_spinning(&c);
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_SIGNAL_MASK, &m), 0);
+	t = signal_later(&self);
+	assert_fails(ioctl(c.vcpu, KVM_RUN, 0), EINTR);
+	pthread_join(t, NULL);
+	assert_int_equal(sigtimedwait(&set, NULL, &now), SIGUSR1); /* still pending */
+	assert_ptr_equal(signal(SIGUSR1, SIG_DFL), SIG_DFL);
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	client_close(&c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -160,6 +215,8 @@ int main(void)
 		cmocka_unit_test(immediate_exit_returns_eintr_without_running),
 		cmocka_unit_test(signal_unblocked_only_for_the_run_stays_pending),
 		cmocka_unit_test(signal_blocked_in_the_run_does_not_end_it),
+		cmocka_unit_test(cancelled_thread_leaves_the_vcpu_usable),
+		cmocka_unit_test(masked_signal_without_a_handler_ends_the_run_only),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

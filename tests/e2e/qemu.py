@@ -158,7 +158,11 @@ class Gdb:
 
     def ask(self, packet):
         self.send(packet)
-        return self.receive()
+        answer = self.receive()
+        # the stop that connecting caused may be told late
+        while packet[0] in "zZmg" and answer.startswith("T"):
+            answer = self.receive()
+        return answer
 
     def rip(self):
         # 16 general registers of 8 bytes, then rip

@@ -25,6 +25,12 @@ def main(*cases):
     sys.exit(1 if failed else 0)
 
 
+def select(cases, more, names):
+    """The short list; "all" adds the long one; or the cases named."""
+    named = {f.__name__: f for f in (*cases, *more)}
+    main(*(named.values() if names == ["all"] else [named[n] for n in names] if names else cases))
+
+
 def run(*argv, timeout=60, **more):
     """Standard output and error together, and the exit status."""
     r = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

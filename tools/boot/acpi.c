@@ -1,5 +1,5 @@
 /*
- * The smallest ACPI that Linux is content with: one processor and one IOAPIC
+ * The smallest ACPI that Linux is content with: processors and one IOAPIC
  * (MADT), fixed registers for power-off (FADT, \_S5 in the DSDT).
  * (ACPI 6.4: "ACPI Software Programming Model", table layouts.)
  */
@@ -56,10 +56,6 @@ struct __attribute__((packed)) acpi_madt {
 	struct acpi_header h;
 	uint32_t lapic_address, flags;
 	struct __attribute__((packed)) {
-		uint8_t type, length, processor_id, apic_id;
-		uint32_t flags;
-	} lapic;
-	struct __attribute__((packed)) {
 		uint8_t type, length, id, reserved;
 		uint32_t address, gsi_base;
 	} ioapic;
@@ -68,6 +64,10 @@ struct __attribute__((packed)) acpi_madt {
 		uint32_t gsi;
 		uint16_t flags;
 	} sci; /* the SCI is level-triggered, active high */
+	struct __attribute__((packed)) {
+		uint8_t type, length, processor_id, apic_id;
+		uint32_t flags;
+	} lapic[]; /* one for each vCPU */
 };
 
 struct __attribute__((packed)) acpi_rsdp {
@@ -122,7 +122,8 @@ uint64_t acpi_build(struct vm *vm)
 		uint8_t aml[sizeof(dsdt_aml)];
 	} __attribute__((packed)) *dsdt = guest_ptr(vm, ACPI_BASE + 0x100, sizeof(*dsdt));
 	struct acpi_fadt *fadt = guest_ptr(vm, ACPI_BASE + 0x200, sizeof(*fadt));
-	struct acpi_madt *madt = guest_ptr(vm, ACPI_BASE + 0x400, sizeof(*madt));
+	size_t madt_size = sizeof(struct acpi_madt) + vm->nr_vcpus * sizeof(((struct acpi_madt *)0)->lapic[0]);
+	struct acpi_madt *madt = guest_ptr(vm, ACPI_BASE + 0x1000, madt_size);
 	struct {
 		struct acpi_header h;
 		uint64_t entry[2];
@@ -156,12 +157,15 @@ uint64_t acpi_build(struct vm *vm)
 	fadt->reset_value = 6;
 	seal(&fadt->h);
 
-	header(&madt->h, "APIC", sizeof(*madt), 4);
+	header(&madt->h, "APIC", madt_size, 4);
 	madt->lapic_address = LAPIC_BASE;
 	madt->flags = 1; /* there is an 8259 pair too */
-	madt->lapic.type = 0;
-	madt->lapic.length = sizeof(madt->lapic);
-	madt->lapic.flags = 1;
+	for (unsigned i = 0; i < vm->nr_vcpus; i++) {
+		madt->lapic[i].type = 0;
+		madt->lapic[i].length = sizeof(madt->lapic[i]);
+		madt->lapic[i].processor_id = madt->lapic[i].apic_id = (uint8_t)i;
+		madt->lapic[i].flags = 1;
+	}
 	madt->ioapic.type = 1;
 	madt->ioapic.length = sizeof(madt->ioapic);
 	madt->ioapic.address = IOAPIC_BASE;
@@ -174,7 +178,7 @@ uint64_t acpi_build(struct vm *vm)
 
 	header(&xsdt->h, "XSDT", sizeof(*xsdt), 1);
 	xsdt->entry[0] = ACPI_BASE + 0x200;
-	xsdt->entry[1] = ACPI_BASE + 0x400;
+	xsdt->entry[1] = ACPI_BASE + 0x1000;
 	seal(&xsdt->h);
 
 	memcpy(rsdp->signature, "RSD PTR ", 8);

@@ -14,22 +14,23 @@
 #include "tools/boot/vm.h"
 
 #define MIN_MEM (16ULL << 20)
-#define MAX_CPUID 256
 
 struct options {
 	const char *kernel, *initrd, *append, *kvm_path;
 	uint64_t mem_size;
+	unsigned smp;
 	bool no_reboot;
 };
 
 static const char usage[] =
 	"usage: userkvm boot KERNEL [--initrd FILE] [--append TEXT] [--mem SIZE[K|M|G]]\n"
-	"                    [--kvm /dev/kvm] [--no-reboot]\n"
+	"                    [--smp N] [--kvm /dev/kvm] [--no-reboot]\n"
 	"\n"
 	"Boots a bzImage or ELF kernel with a PVH entry; its serial console is this terminal.\n"
 	"  --initrd FILE   initial ram disk\n"
 	"  --append TEXT   kernel command line (after \"console=ttyS0\")\n"
 	"  --mem SIZE      guest memory, 512M by default\n"
+	"  --smp N         virtual processors, 1 by default\n"
 	"  --kvm PATH      use the kernel's KVM at PATH instead of userkvm\n"
 	"  --no-reboot     exit when the guest resets instead of starting it again\n"
 	"Ctrl-A x stops the guest.\n";
@@ -50,18 +51,21 @@ void *guest_ptr(struct vm *vm, uint64_t gpa, uint64_t len)
 	return NULL;
 }
 
-static void on_kick(int signo)
-{
-	/* Its arrival makes KVM_RUN return -EINTR; vm->stop says why. */
-	(void)signo;
-}
-
 void vm_stop(struct vm *vm, int status)
 {
-	vm->status = status;
-	__atomic_store_n(&vm->stop, true, __ATOMIC_SEQ_CST);
-	__atomic_store_n(&vm->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	pthread_kill(vm->vcpu_thread, SIGUSR1);
+	pthread_mutex_lock(&vm->stop_lock);
+	if (!vm->stop) {
+		vm->status = status;
+		__atomic_store_n(&vm->stop, true, __ATOMIC_SEQ_CST);
+		for (unsigned i = 0; i < vm->nr_vcpus; i++) {
+			struct vcpu *v = &vm->vcpus[i];
+
+			__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+			if (v->started)
+				pthread_kill(v->thread, SIGUSR1);
+		}
+	}
+	pthread_mutex_unlock(&vm->stop_lock);
 }
 
 static int add_memory(struct vm *vm, uint32_t slot, uint64_t gpa, uint8_t *hva, uint64_t size)
@@ -107,49 +111,6 @@ static int create_vm(struct vm *vm, const struct options *o)
 	return 0;
 }
 
-/* The guest's CPUID is all that this KVM supports, with the APIC id filled in. */
-static int set_cpuid(struct vm *vm)
-{
-	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + MAX_CPUID * sizeof(c->entries[0]));
-	int ret = -1;
-
-	if (!c)
-		return failed("CPUID");
-	c->nent = MAX_CPUID;
-	if (vm->kvm->ioctl(vm->sys_fd, KVM_GET_SUPPORTED_CPUID, (unsigned long)c) < 0) {
-		failed("KVM_GET_SUPPORTED_CPUID");
-		goto out;
-	}
-	for (unsigned i = 0; i < c->nent; i++) {
-		struct kvm_cpuid_entry2 *e = &c->entries[i];
-
-		if (e->function == 1)
-			e->ebx = (e->ebx & 0xffff) | 1 << 16; /* one logical processor, APIC id 0 */
-		if (e->function == 0xb || e->function == 0x1f)
-			e->edx = 0;
-	}
-	ret = vm->kvm->ioctl(vm->vcpu_fd, KVM_SET_CPUID2, (unsigned long)c);
-	if (ret < 0)
-		failed("KVM_SET_CPUID2");
-out:
-	free(c);
-	return ret;
-}
-
-static int create_vcpu(struct vm *vm)
-{
-	int size = vm->kvm->ioctl(vm->sys_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
-
-	vm->vcpu_fd = vm->kvm->ioctl(vm->fd, KVM_CREATE_VCPU, 0);
-	if (size <= 0 || vm->vcpu_fd < 0)
-		return failed("KVM_CREATE_VCPU");
-	vm->run_size = (size_t)size;
-	vm->run = vm->kvm->mmap(NULL, vm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu_fd, 0);
-	if (vm->run == MAP_FAILED)
-		return failed("mapping kvm_run");
-	return set_cpuid(vm);
-}
-
 static int load_guest(struct vm *vm, const struct options *o)
 {
 	struct loaded_kernel kernel;
@@ -184,55 +145,6 @@ static int load_guest(struct vm *vm, const struct options *o)
 	return 0;
 }
 
-static void bad_exit(struct vm *vm)
-{
-	const struct kvm_run *r = vm->run;
-	struct kvm_regs regs = {0};
-
-	vm->kvm->ioctl(vm->vcpu_fd, KVM_GET_REGS, (unsigned long)&regs);
-	fprintf(stderr, "\r\nuserkvm boot: the guest stopped: ");
-	switch (r->exit_reason) {
-	case KVM_EXIT_SHUTDOWN: fprintf(stderr, "triple fault"); break;
-	case KVM_EXIT_FAIL_ENTRY:
-		fprintf(stderr, "VM entry failed, hardware reason 0x%llx", r->fail_entry.hardware_entry_failure_reason);
-		break;
-	case KVM_EXIT_INTERNAL_ERROR: fprintf(stderr, "KVM internal error, suberror %u", r->internal.suberror); break;
-	default: fprintf(stderr, "exit reason %u", r->exit_reason); break;
-	}
-	fprintf(stderr, " at rip 0x%llx\r\n", regs.rip);
-}
-
-/* Runs the vCPU until somebody stops the VM. */
-static int run_vcpu(struct vm *vm)
-{
-	struct kvm_run *r = vm->run;
-
-	while (!__atomic_load_n(&vm->stop, __ATOMIC_SEQ_CST)) {
-		if (vm->kvm->ioctl(vm->vcpu_fd, KVM_RUN, 0) < 0) {
-			if (errno == EINTR || errno == EAGAIN)
-				continue;
-			return failed("KVM_RUN");
-		}
-		switch (r->exit_reason) {
-		case KVM_EXIT_IO:
-			for (uint32_t i = 0; i < r->io.count; i++)
-				io_access(vm, r->io.port, r->io.direction == KVM_EXIT_IO_OUT, r->io.size,
-					  (uint8_t *)r + r->io.data_offset + i * r->io.size);
-			break;
-		case KVM_EXIT_MMIO: /* no device there: reads as ones, writes are lost */
-			if (!r->mmio.is_write)
-				memset(r->mmio.data, 0xff, sizeof(r->mmio.data));
-			break;
-		case KVM_EXIT_INTR: break;
-		case KVM_EXIT_SYSTEM_EVENT:
-			vm_stop(vm, r->system_event.type == KVM_SYSTEM_EVENT_RESET ? VM_RESET : 0);
-			break;
-		default: bad_exit(vm); return -1;
-		}
-	}
-	return 0;
-}
-
 static int parse_size(const char *text, uint64_t *out)
 {
 	char *end;
@@ -256,12 +168,14 @@ static int parse(int argc, char **argv, struct options *o)
 	static const struct option longs[] = {
 		{"initrd", required_argument, NULL, 'i'}, {"append", required_argument, NULL, 'a'},
 		{"mem", required_argument, NULL, 'm'},	  {"kvm", required_argument, NULL, 'k'},
+		{"smp", required_argument, NULL, 's'},
 		{"no-reboot", no_argument, NULL, 'n'},	  {"help", no_argument, NULL, 'h'},
 		{0},
 	};
+	char *end;
 	int c;
 
-	*o = (struct options){.mem_size = 512ULL << 20};
+	*o = (struct options){.mem_size = 512ULL << 20, .smp = 1};
 	while ((c = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
 		switch (c) {
 		case 'i': o->initrd = optarg; break;
@@ -274,6 +188,13 @@ static int parse(int argc, char **argv, struct options *o)
 				return 2;
 			}
 			o->mem_size &= ~0xfffULL;
+			break;
+		case 's':
+			o->smp = (unsigned)strtoul(optarg, &end, 10);
+			if (end == optarg || *end || o->smp < 1 || o->smp > MAX_VCPUS) {
+				fprintf(stderr, "userkvm boot: --smp %s: not a number from 1 to %d\n", optarg, MAX_VCPUS);
+				return 2;
+			}
 			break;
 		case 'h': fputs(usage, stdout); exit(0);
 		default: fputs(usage, stderr); return 2;
@@ -307,24 +228,23 @@ static void restart(int argc, char **argv)
 int cmd_boot(int argc, char **argv)
 {
 	struct options o;
-	static struct vm vm; /* the terminal's thread uses it to the end */
-	struct sigaction sa = {.sa_handler = on_kick};
+	/* the terminal's thread uses it to the end */
+	static struct vm vm = {.io_lock = PTHREAD_MUTEX_INITIALIZER, .stop_lock = PTHREAD_MUTEX_INITIALIZER};
 	int ret = parse(argc, argv, &o);
 
 	if (ret)
 		return ret;
-	vm.vcpu_thread = pthread_self();
 	vm.kvm = o.kvm_path ? &kernel_kvm : &library_kvm;
-	sigaction(SIGUSR1, &sa, NULL);
+	vm.nr_vcpus = o.smp;
 	vm.uart = uart_create(&vm);
 	vm.rtc = rtc_create();
-	if (!vm.uart || !vm.rtc || create_vm(&vm, &o) < 0 || create_vcpu(&vm) < 0 || load_guest(&vm, &o) < 0)
+	if (!vm.uart || !vm.rtc || create_vm(&vm, &o) < 0 || vcpus_create(&vm) < 0 || load_guest(&vm, &o) < 0)
 		return 1;
 	if (terminal_start(&vm) != 0) {
 		failed("terminal thread");
 		return 1;
 	}
-	if (run_vcpu(&vm) < 0)
+	if (vcpus_run(&vm) < 0)
 		vm.status = 1;
 	terminal_restore();
 	if (vm.status == VM_RESET && !o.no_reboot) {

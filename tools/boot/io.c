@@ -26,7 +26,8 @@ static uint8_t in_byte(struct vm *vm, uint16_t port)
 	switch (port) {
 	case 0x70:
 	case 0x71: return rtc_read(vm->rtc, port - 0x70);
-	case ACPI_PM1A_EVT ... ACPI_PM1A_EVT + 3: return 0; /* no event, none enabled */
+	case ACPI_PM1A_EVT ... ACPI_PM1A_EVT + 1: return 0; /* status: no event ever happens */
+	case ACPI_PM1A_EVT + 2 ... ACPI_PM1A_EVT + 3: return vm->pm1_enable[port - ACPI_PM1A_EVT - 2];
 	case ACPI_PM1A_CNT: return vm->pm1_cnt_lo | 1;	     /* SCI_EN: ACPI mode always */
 	case ACPI_PM1A_CNT + 1: return 0;
 	case ACPI_PM_TIMER ... ACPI_PM_TIMER + 3: return (uint8_t)(pm_timer() >> 8 * (port - ACPI_PM_TIMER));
@@ -43,6 +44,7 @@ static void out_byte(struct vm *vm, uint16_t port, uint8_t v)
 	switch (port) {
 	case 0x70:
 	case 0x71: rtc_write(vm->rtc, port - 0x70, v); break;
+	case ACPI_PM1A_EVT + 2 ... ACPI_PM1A_EVT + 3: vm->pm1_enable[port - ACPI_PM1A_EVT - 2] = v; break;
 	case ACPI_PM1A_CNT: vm->pm1_cnt_lo = v; break;
 	case ACPI_PM1A_CNT + 1: /* SLP_EN is bit 13, SLP_TYP bits 12:10 */
 		if ((v & 0x20) && (v >> 2 & 7) == ACPI_SLP_TYP_S5)
@@ -56,7 +58,7 @@ static void out_byte(struct vm *vm, uint16_t port, uint8_t v)
 	}
 }
 
-void io_access(struct vm *vm, uint16_t port, bool out, unsigned size, uint8_t *data)
+static void access_locked(struct vm *vm, uint16_t port, bool out, unsigned size, uint8_t *data)
 {
 	uint32_t now;
 
@@ -76,4 +78,11 @@ void io_access(struct vm *vm, uint16_t port, bool out, unsigned size, uint8_t *d
 		else
 			data[i] = in_byte(vm, (uint16_t)(port + i));
 	}
+}
+
+void io_access(struct vm *vm, uint16_t port, bool out, unsigned size, uint8_t *data)
+{
+	pthread_mutex_lock(&vm->io_lock);
+	access_locked(vm, port, out, size, data);
+	pthread_mutex_unlock(&vm->io_lock);
 }

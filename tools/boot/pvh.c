@@ -68,7 +68,7 @@ int pvh_set_registers(struct vm *vm, uint64_t entry, uint64_t start_info)
 
 	data.selector = 0x10;
 	data.type = 3;
-	if (vm->kvm->ioctl(vm->vcpu_fd, KVM_GET_SREGS, (unsigned long)&s) < 0)
+	if (vm->kvm->ioctl(vm->vcpus[0].fd, KVM_GET_SREGS, (unsigned long)&s) < 0)
 		return -1;
 	s.cs = code;
 	s.ds = s.es = s.fs = s.gs = s.ss = data;
@@ -76,7 +76,7 @@ int pvh_set_registers(struct vm *vm, uint64_t entry, uint64_t start_info)
 	s.cr0 = 0x11; /* PE, ET */
 	s.cr4 = 0;
 	s.efer = 0;
-	if (vm->kvm->ioctl(vm->vcpu_fd, KVM_SET_SREGS, (unsigned long)&s) < 0)
+	if (vm->kvm->ioctl(vm->vcpus[0].fd, KVM_SET_SREGS, (unsigned long)&s) < 0)
 		return -1;
-	return vm->kvm->ioctl(vm->vcpu_fd, KVM_SET_REGS, (unsigned long)&r);
+	return vm->kvm->ioctl(vm->vcpus[0].fd, KVM_SET_REGS, (unsigned long)&r);
 }

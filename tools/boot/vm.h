@@ -38,19 +38,32 @@ extern const struct kvm_calls library_kvm; /* libuserkvm, in this process */
 #define CMDLINE_BASE 0x00020000ULL
 #define CMDLINE_MAX 2048
 
+#define MAX_VCPUS 255 /* APIC ids of a byte: the MADT has no x2APIC entries */
+
+struct vm;
+struct vcpu {
+	struct vm *vm;
+	unsigned id; /* the APIC id too */
+	int fd;
+	struct kvm_run *run;
+	pthread_t thread;
+	bool started; /* thread is one to be joined; vCPU 0's is the main thread */
+};
+
 struct vm {
 	const struct kvm_calls *kvm;
-	int sys_fd, fd, vcpu_fd;
-	struct kvm_run *run;
-	size_t run_size;
+	int sys_fd, fd;
+	struct vcpu *vcpus;
+	unsigned nr_vcpus;
 	uint8_t *mem; /* guest memory: low part, then the part above 4 GiB */
 	uint64_t mem_size, low_size;
 	struct uart *uart;
 	struct rtc *rtc;
-	uint8_t pm1_cnt_lo;
+	uint8_t pm1_cnt_lo, pm1_enable[2];
+	pthread_mutex_t io_lock; /* one port access at a time */
+	pthread_mutex_t stop_lock;
 	bool stop; /* atomic: power-off, reset or Ctrl-A x */
 	int status;
-	pthread_t vcpu_thread;
 };
 
 /* A host pointer to [gpa, gpa+len) of guest memory, NULL where it is not all memory. */
@@ -67,7 +80,7 @@ int read_file(const char *path, uint8_t **data, size_t *size);
 /* unpack.c: the payload of a bzImage, by its magic (lz4, gzip, xz, zstd). NULL with *why. */
 uint8_t *unpack(const uint8_t *in, size_t in_size, size_t *out_size, const char **why);
 
-/* acpi.c: RSDP, XSDT, FADT, MADT, DSDT (S5). The address of the RSDP. */
+/* acpi.c: RSDP, XSDT, FADT, MADT (every vCPU), DSDT (S5). The address of the RSDP. */
 uint64_t acpi_build(struct vm *vm);
 #define ACPI_PM1A_EVT 0x600
 #define ACPI_PM1A_CNT 0x604
@@ -79,6 +92,11 @@ uint64_t acpi_build(struct vm *vm);
 uint64_t pvh_build(struct vm *vm, uint64_t rsdp, const char *cmdline, uint64_t initrd, uint64_t initrd_size);
 /* Registers as the PVH protocol wants them. */
 int pvh_set_registers(struct vm *vm, uint64_t entry, uint64_t start_info);
+
+/* vcpu.c: one thread for each vCPU; the first runs on the caller's. */
+int vcpus_create(struct vm *vm);
+/* Until somebody stops the VM: vm->status is set, every other thread has ended. */
+int vcpus_run(struct vm *vm);
 
 /* devices */
 struct uart *uart_create(struct vm *vm);

@@ -14,6 +14,8 @@ static const struct {
 } commands[] = {
 	{"boot", cmd_boot, "boot a Linux kernel on the terminal"},
 	{"run", cmd_run, "run a KVM client (QEMU, kvmtool, ...) on userkvm"},
+	{"ept", cmd_ept, "look at the extended page tables of a running VM"},
+	{"stat", cmd_stat, "show the counters of running VMs"},
 	{"doctor", cmd_doctor, "say what this machine offers and what a client will see"},
 };
 

@@ -15,12 +15,16 @@
 #include "tools/userkvm/commands.h"
 
 static const char usage[] =
-	"usage: userkvm run [--engine NAME] [--params LIST] [--log CLASSES] [--] PROGRAM [ARGS...]\n"
+	"usage: userkvm run [--engine NAME] [--params LIST] [--log CLASSES]\n"
+	"                   [--strace [-T] [-o FILE]] [--] PROGRAM [ARGS...]\n"
 	"\n"
 	"Runs PROGRAM with /dev/kvm served by userkvm inside its own process.\n"
 	"  --engine NAME   execution engine (USERKVM_ENGINE)\n"
 	"  --params LIST   KVM's module parameters, e.g. ept=1,eptad=0 (USERKVM_PARAMS)\n"
-	"  --log CLASSES   errors,info,debug to standard error (USERKVM_LOG)\n";
+	"  --log CLASSES   errors,info,debug to standard error (USERKVM_LOG)\n"
+	"  --strace        a line for each KVM ioctl, as strace would print it, to standard error\n"
+	"  -o FILE         ... to FILE (USERKVM_STRACE)\n"
+	"  -T              ... with the time spent in it (USERKVM_STRACE_TIMES)\n";
 
 int preload_path(char *buf, size_t size)
 {
@@ -104,10 +108,31 @@ static void preload(const char *lib)
 		setenv("LD_PRELOAD", lib, 1);
 }
 
+/* The library appends to it, so that several processes can share the file: empty it now. */
+static bool prepare_strace(const char *file)
+{
+	char real[PATH_MAX];
+	int fd;
+
+	if (!file) {
+		setenv("USERKVM_STRACE", "-", 1);
+		return true;
+	}
+	fd = open(file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	if (fd < 0 || !realpath(file, real)) {
+		fprintf(stderr, "userkvm run: %s: %s\n", file, strerror(errno));
+		return false;
+	}
+	close(fd);
+	setenv("USERKVM_STRACE", real, 1); /* the program may change its directory */
+	return true;
+}
+
 int cmd_run(int argc, char **argv)
 {
 	char lib[PATH_MAX], buf[PATH_MAX];
-	const char *program;
+	const char *program, *strace_file = NULL;
+	bool strace = false;
 	int i = 1;
 
 	for (; i < argc && argv[i][0] == '-'; i++) {
@@ -124,6 +149,18 @@ int cmd_run(int argc, char **argv)
 			fputs(usage, stdout);
 			return 0;
 		}
+		if (strcmp(argv[i], "--strace") == 0) {
+			strace = true;
+			continue;
+		}
+		if (strcmp(argv[i], "-T") == 0) {
+			setenv("USERKVM_STRACE_TIMES", "1", 1);
+			continue;
+		}
+		if (strcmp(argv[i], "-o") == 0 && i + 1 < argc) {
+			strace_file = argv[++i];
+			continue;
+		}
 		while (k < sizeof(vars) / sizeof(vars[0]) && strcmp(argv[i], vars[k].option) != 0)
 			k++;
 		if (k == sizeof(vars) / sizeof(vars[0]) || i + 1 >= argc) {
@@ -136,6 +173,12 @@ int cmd_run(int argc, char **argv)
 		fputs(usage, stderr);
 		return 2;
 	}
+	if (strace_file && !strace) {
+		fputs("userkvm run: -o goes with --strace\n", stderr);
+		return 2;
+	}
+	if (strace && !prepare_strace(strace_file))
+		return 126;
 	program = find_program(argv[i], buf, sizeof(buf));
 	if (!program) {
 		fprintf(stderr, "userkvm run: %s: %s\n", argv[i], strerror(errno));

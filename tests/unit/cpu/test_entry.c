@@ -10,6 +10,8 @@ struct entry_case {
 	enum outcome outcome;
 	uint64_t qualification;
 	bool long_mode;
+	uint32_t also;	 /* a second field that the check depends on; 0: none */
+	uint64_t also_set;
 };
 
 #define ALL ~0ULL
@@ -76,6 +78,145 @@ static const struct entry_case cases[] = {
 	{ "interrupt with IF = 0", VM_ENTRY_INTR_INFO_FIELD, ALL, 0x80000020, REASON_33, 0, false },
 	{ "pending debug reserved", GUEST_PENDING_DBG_EXCEPTIONS, 0, 0x20, REASON_33, 0, false },
 	{ "GDTR limit", GUEST_GDTR_LIMIT, 0, 0x10000, REASON_33, 0, false },
+
+	/* "Checks on VMX Controls" */
+	{ "primary must-be-1", CPU_BASED_VM_EXEC_CONTROL, 2, 0, FAIL_7, 0, false },
+	{ "secondary not offered", SECONDARY_VM_EXEC_CONTROL, 0, BIT_ULL(14), FAIL_7, 0, false },
+	{ "I/O bitmap A unaligned", IO_BITMAP_A, 0, 8, FAIL_7, 0, false, CPU_BASED_VM_EXEC_CONTROL,
+	  CPU_BASED_USE_IO_BITMAPS },
+	{ "I/O bitmap B too high", IO_BITMAP_B, 0, BIT_ULL(52), FAIL_7, 0, false,
+	  CPU_BASED_VM_EXEC_CONTROL, CPU_BASED_USE_IO_BITMAPS },
+	{ "I/O bitmap without its control", IO_BITMAP_A, 0, 8, ENTERS, 0, false },
+	{ "MSR bitmap unaligned", MSR_BITMAP, 0, 1, FAIL_7, 0, false, CPU_BASED_VM_EXEC_CONTROL,
+	  CPU_BASED_USE_MSR_BITMAPS },
+	{ "EPTP over MAXPHYADDR", EPT_POINTER, 0, BIT_ULL(52), FAIL_7, 0, false },
+	{ "exit controls must-be-1", VM_EXIT_CONTROLS, 1, 0, FAIL_7, 0, false },
+	{ "exit controls not offered", VM_EXIT_CONTROLS, 0, BIT_ULL(12), FAIL_7, 0, false },
+	{ "entry controls must-be-1", VM_ENTRY_CONTROLS, 1, 0, FAIL_7, 0, false },
+	{ "exit MSR-store area unaligned", VM_EXIT_MSR_STORE_ADDR, 0, 8, FAIL_7, 0, false,
+	  VM_EXIT_MSR_STORE_COUNT, 1 },
+	{ "exit MSR-store area too high", VM_EXIT_MSR_STORE_ADDR, 0, GENMASK_ULL(51, 4), FAIL_7, 0,
+	  false, VM_EXIT_MSR_STORE_COUNT, 2 },
+	{ "exit MSR-load area unaligned", VM_EXIT_MSR_LOAD_ADDR, 0, 4, FAIL_7, 0, false,
+	  VM_EXIT_MSR_LOAD_COUNT, 1 },
+	{ "entry MSR-load area too high", VM_ENTRY_MSR_LOAD_ADDR, 0, BIT_ULL(52), FAIL_7, 0, false,
+	  VM_ENTRY_MSR_LOAD_COUNT, 1 },
+	{ "NMI with a vector other than 2", VM_ENTRY_INTR_INFO_FIELD, ALL, 0x80000203, FAIL_7, 0, false },
+	{ "exception over 31", VM_ENTRY_INTR_INFO_FIELD, ALL, 0x80000320, FAIL_7, 0, true },
+	{ "other event with a vector", VM_ENTRY_INTR_INFO_FIELD, ALL, 0x80000701, FAIL_7, 0, false },
+	{ "#UD with error code", VM_ENTRY_INTR_INFO_FIELD, ALL, 0x80000b06, FAIL_7, 0, true },
+	{ "interrupt with error code", VM_ENTRY_INTR_INFO_FIELD, ALL, 0x80000820, FAIL_7, 0, true },
+	{ "injection reserved bits", VM_ENTRY_INTR_INFO_FIELD, ALL, 0x80001306, FAIL_7, 0, true },
+	{ "error code over 15 bits", VM_ENTRY_EXCEPTION_ERROR_CODE, ALL, 0x10000, FAIL_7, 0, true,
+	  VM_ENTRY_INTR_INFO_FIELD, 0x80000b0d },
+	{ "INT n of 16 bytes", VM_ENTRY_INSTRUCTION_LEN, ALL, 16, FAIL_7, 0, true,
+	  VM_ENTRY_INTR_INFO_FIELD, 0x80000430 },
+
+	/* "Checks on Host Control Registers, MSRs, and SSP", "… Segment and Descriptor-Table …" */
+	{ "host CR0.PG", HOST_CR0, X86_CR0_PG, 0, FAIL_8, 0, false },
+	{ "host CR0.NE", HOST_CR0, X86_CR0_NE, 0, FAIL_8, 0, false },
+	{ "host CR0 bit 32", HOST_CR0, 0, BIT_ULL(32), FAIL_8, 0, false },
+	{ "host CR4 not offered", HOST_CR4, 0, BIT_ULL(30), FAIL_8, 0, false },
+	{ "host CR4.PAE", HOST_CR4, X86_CR4_PAE, 0, FAIL_8, 0, false },
+	{ "host CR3", HOST_CR3, 0, BIT_ULL(52), FAIL_8, 0, false },
+	{ "host SYSENTER_ESP", HOST_IA32_SYSENTER_ESP, 0, BIT_ULL(47), FAIL_8, 0, false },
+	{ "host SYSENTER_EIP", HOST_IA32_SYSENTER_EIP, 0, BIT_ULL(63), FAIL_8, 0, false },
+	{ "host PAT", HOST_IA32_PAT, ALL, 2, FAIL_8, 0, false, VM_EXIT_CONTROLS, VM_EXIT_LOAD_IA32_PAT },
+	{ "host EFER reserved", HOST_IA32_EFER, 0, 0x502, FAIL_8, 0, false, VM_EXIT_CONTROLS,
+	  VM_EXIT_LOAD_IA32_EFER },
+	{ "host EFER.LMA", HOST_IA32_EFER, ALL, EFER_LME, FAIL_8, 0, false, VM_EXIT_CONTROLS,
+	  VM_EXIT_LOAD_IA32_EFER },
+	{ "host EFER as it must be", HOST_IA32_EFER, ALL, EFER_LME | EFER_LMA, ENTERS, 0, false,
+	  VM_EXIT_CONTROLS, VM_EXIT_LOAD_IA32_EFER },
+	{ "host ES RPL", HOST_ES_SELECTOR, 0, 1, FAIL_8, 0, false },
+	{ "host CS TI", HOST_CS_SELECTOR, 0, 4, FAIL_8, 0, false },
+	{ "host SS RPL", HOST_SS_SELECTOR, 0, 2, FAIL_8, 0, false },
+	{ "host DS TI", HOST_DS_SELECTOR, 0, 4, FAIL_8, 0, false },
+	{ "host FS RPL", HOST_FS_SELECTOR, 0, 3, FAIL_8, 0, false },
+	{ "host GS RPL", HOST_GS_SELECTOR, 0, 3, FAIL_8, 0, false },
+	{ "host TR 0", HOST_TR_SELECTOR, ALL, 0, FAIL_8, 0, false },
+	{ "host FS base", HOST_FS_BASE, 0, BIT_ULL(48), FAIL_8, 0, false },
+	{ "host GS base", HOST_GS_BASE, 0, BIT_ULL(48), FAIL_8, 0, false },
+	{ "host GDTR base", HOST_GDTR_BASE, 0, BIT_ULL(48), FAIL_8, 0, false },
+	{ "host IDTR base", HOST_IDTR_BASE, 0, BIT_ULL(48), FAIL_8, 0, false },
+	{ "host TR base", HOST_TR_BASE, 0, BIT_ULL(48), FAIL_8, 0, false },
+
+	/* "Checks on Guest Control Registers, Debug Registers, and MSRs" */
+	{ "CR0 bit 32", GUEST_CR0, 0, BIT_ULL(32), REASON_33, 0, false },
+	{ "CR4 not offered", GUEST_CR4, 0, BIT_ULL(30), REASON_33, 0, false },
+	{ "IA-32e mode without PG", GUEST_CR0, X86_CR0_PG, 0, REASON_33, 0, true },
+	{ "CR3", GUEST_CR3, 0, BIT_ULL(52), REASON_33, 0, true },
+	{ "DR7 high half", GUEST_DR7, 0, BIT_ULL(32), REASON_33, 0, false },
+	{ "SYSENTER_ESP", GUEST_SYSENTER_ESP, 0, BIT_ULL(47), REASON_33, 0, false },
+	{ "SYSENTER_EIP", GUEST_SYSENTER_EIP, 0, BIT_ULL(60), REASON_33, 0, false },
+	{ "PAT", GUEST_IA32_PAT, ALL, 0x0300, REASON_33, 0, false, VM_ENTRY_CONTROLS,
+	  VM_ENTRY_LOAD_IA32_PAT },
+	{ "PAT as it may be", GUEST_IA32_PAT, ALL, 0x0706050401, ENTERS, 0, false, VM_ENTRY_CONTROLS,
+	  VM_ENTRY_LOAD_IA32_PAT },
+	{ "EFER.LME without LMA under paging", GUEST_IA32_EFER, EFER_LME, 0, REASON_33, 0, true },
+
+	/* "Checks on Guest Segment Registers" */
+	{ "TR TI", GUEST_TR_SELECTOR, 0, 4, REASON_33, 0, false },
+	{ "LDTR TI", GUEST_LDTR_SELECTOR, 0, 4, REASON_33, 0, false },
+	{ "TR base", GUEST_TR_BASE, 0, BIT_ULL(48), REASON_33, 0, false },
+	{ "LDTR base", GUEST_LDTR_BASE, 0, BIT_ULL(48), REASON_33, 0, false },
+	{ "FS base", GUEST_FS_BASE, 0, BIT_ULL(48), REASON_33, 0, true },
+	{ "GS base", GUEST_GS_BASE, 0, BIT_ULL(48), REASON_33, 0, true },
+	{ "CS base over 4 GiB", GUEST_CS_BASE, 0, BIT_ULL(32), REASON_33, 0, true },
+	{ "SS base over 4 GiB", GUEST_SS_BASE, 0, BIT_ULL(32), REASON_33, 0, true },
+	{ "DS base over 4 GiB", GUEST_DS_BASE, 0, BIT_ULL(32), REASON_33, 0, true },
+	{ "ES base over 4 GiB", GUEST_ES_BASE, 0, BIT_ULL(32), REASON_33, 0, true },
+	{ "CS type 7", GUEST_CS_AR_BYTES, 8, 4, REASON_33, 0, true },
+	{ "CS not accessed", GUEST_CS_AR_BYTES, 1, 0, REASON_33, 0, true },
+	{ "CS S", GUEST_CS_AR_BYTES, VMX_AR_S, 0, REASON_33, 0, true },
+	{ "CS DPL differs from SS's", GUEST_CS_AR_BYTES, 0, 0x20, REASON_33, 0, true },
+	{ "CS reserved bits", GUEST_CS_AR_BYTES, 0, 0x100, REASON_33, 0, true },
+	{ "CS G with a byte limit", GUEST_CS_LIMIT, 1, 0, REASON_33, 0, true },
+	{ "SS DPL in real mode", GUEST_SS_AR_BYTES, 0, 0x60, REASON_33, 0, false },
+	{ "SS not present", GUEST_SS_AR_BYTES, VMX_AR_P, 0, REASON_33, 0, true },
+	{ "SS S", GUEST_SS_AR_BYTES, VMX_AR_S, 0, REASON_33, 0, true },
+	{ "SS reserved bits", GUEST_SS_AR_BYTES, 0, 0x800, REASON_33, 0, true },
+	{ "SS granularity", GUEST_SS_AR_BYTES, VMX_AR_G, 0, REASON_33, 0, true },
+	{ "DS S", GUEST_DS_AR_BYTES, VMX_AR_S, 0, REASON_33, 0, true },
+	{ "DS not present", GUEST_DS_AR_BYTES, VMX_AR_P, 0, REASON_33, 0, true },
+	{ "ES execute-only", GUEST_ES_AR_BYTES, 2, 8, REASON_33, 0, true },
+	{ "FS reserved bits", GUEST_FS_AR_BYTES, 0, 0x400, REASON_33, 0, true },
+	{ "GS granularity", GUEST_GS_AR_BYTES, VMX_AR_G, 0, REASON_33, 0, true },
+	{ "TR S", GUEST_TR_AR_BYTES, 0, VMX_AR_S, REASON_33, 0, false },
+	{ "TR not present", GUEST_TR_AR_BYTES, VMX_AR_P, 0, REASON_33, 0, false },
+	{ "TR reserved bits", GUEST_TR_AR_BYTES, 0, 0x200, REASON_33, 0, false },
+	{ "TR granularity", GUEST_TR_LIMIT, 0, 0x100000, REASON_33, 0, false },
+	{ "LDTR S", GUEST_LDTR_AR_BYTES, 0, VMX_AR_S, REASON_33, 0, false },
+	{ "LDTR not present", GUEST_LDTR_AR_BYTES, VMX_AR_P, 0, REASON_33, 0, false },
+	{ "LDTR reserved bits", GUEST_LDTR_AR_BYTES, 0, 0x100, REASON_33, 0, false },
+	{ "LDTR granularity", GUEST_LDTR_LIMIT, 0, 0x100000, REASON_33, 0, false },
+	{ "virtual-8086 CS rights", GUEST_RFLAGS, 0, X86_FLAGS_VM, REASON_33, 0, false, GUEST_CR0,
+	  X86_CR0_PE | X86_CR0_NE | X86_CR0_ET },
+
+	/* "Checks on Guest Descriptor-Table Registers", "… RIP, RFLAGS, and SSP" */
+	{ "GDTR base", GUEST_GDTR_BASE, 0, BIT_ULL(48), REASON_33, 0, false },
+	{ "IDTR base", GUEST_IDTR_BASE, 0, BIT_ULL(48), REASON_33, 0, false },
+	{ "IDTR limit", GUEST_IDTR_LIMIT, 0, 0x10000, REASON_33, 0, false },
+	{ "RFLAGS bit 3", GUEST_RFLAGS, 0, 8, REASON_33, 0, false },
+	{ "RFLAGS bit 5", GUEST_RFLAGS, 0, 0x20, REASON_33, 0, false },
+	{ "RFLAGS bit 22", GUEST_RFLAGS, 0, BIT_ULL(22), REASON_33, 0, false },
+	{ "RFLAGS.VM without PE", GUEST_RFLAGS, 0, X86_FLAGS_VM, REASON_33, 0, false },
+
+	/* "Checks on Guest Non-Register State" */
+	{ "HLT at CPL 3", GUEST_SS_AR_BYTES, 0, 0x60, REASON_33, 0, true, GUEST_ACTIVITY_STATE, 1 },
+	{ "HLT in the STI shadow", GUEST_INTERRUPTIBILITY_INFO, 0, 1, REASON_33, 0, true,
+	  GUEST_ACTIVITY_STATE, 1 },
+	{ "#GP into HLT", VM_ENTRY_INTR_INFO_FIELD, ALL, 0x80000b0d, REASON_33, 0, true,
+	  GUEST_ACTIVITY_STATE, 1 },
+	{ "interruptibility reserved bits", GUEST_INTERRUPTIBILITY_INFO, 0, 0x20, REASON_33, 0, false },
+	{ "NMI in the MOV-SS shadow", VM_ENTRY_INTR_INFO_FIELD, ALL, 0x80000202, REASON_33, 0, false,
+	  GUEST_INTERRUPTIBILITY_INFO, 2 },
+	{ "pending debug reserved, high", GUEST_PENDING_DBG_EXCEPTIONS, 0, BIT_ULL(32), REASON_33, 0,
+	  false },
+	{ "BS clear with TF in a shadow", GUEST_INTERRUPTIBILITY_INFO, 0, 2, REASON_33, 0, false,
+	  GUEST_RFLAGS, X86_FLAGS_FIXED | X86_FLAGS_TF },
+	{ "BS set without TF in a shadow", GUEST_PENDING_DBG_EXCEPTIONS, 0, DR6_BS, REASON_33, 0, false,
+	  GUEST_INTERRUPTIBILITY_INFO, 2 },
 };
 
 static void check_case(const struct entry_case *c)
@@ -91,6 +232,8 @@ static void check_case(const struct entry_case *c)
 	}
 	old = R(t, c->field);
 	W(c->field, (old & ~c->clear) | c->set);
+	if (c->also)
+		W(c->also, R(t, c->also) | c->also_set);
 	vmx_kick(t->cpu); /* an entry that works leaves at once */
 	r = vmlaunch(t->cpu);
 	if (c->outcome == FAIL_7 || c->outcome == FAIL_8) {

@@ -126,6 +126,7 @@ void cpu_tlb_flush_all(struct vmx_cpu *c) { nr_flushes++; }
 void cpu_tlb_flush_cr3(struct vmx_cpu *c, uint64_t v) { nr_cr3++; }
 void cpu_tlb_invlpg(struct vmx_cpu *c, gva_t gva) { flushed_address = gva; }
 void cpu_tlb_invpcid(struct vmx_cpu *c, unsigned type, uint16_t pcid, gva_t gva) { flushed_address = gva; }
+void cpu_tlb_drop_data(struct vmx_cpu *c) { nr_flushes++; }
 
 bool cpu_load_pdptrs(struct vmx_cpu *c, uint64_t cr3)
 {

@@ -4,8 +4,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <asm/ldt.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include "harness.h"
 #include "isa/decoder.h"
@@ -20,7 +23,8 @@ struct native {
 static_assert(offsetof(struct native, flags) == 128, "assembly");
 static_assert(offsetof(struct native, x) == 192, "assembly");
 struct native harness_native __attribute__((visibility("hidden")));
-extern uint8_t harness_slot[16] __attribute__((visibility("hidden")));
+extern uint8_t harness_slot[64] __attribute__((visibility("hidden")));
+extern uint8_t harness_return[] __attribute__((visibility("hidden")));
 void harness_trampoline(void) __attribute__((visibility("hidden")));
 
 #define GPRS(X)                                                                     \
@@ -36,8 +40,10 @@ __asm__(".pushsection .text\n.balign 4096\n"
 	"mov %rsp, harness_native+136(%rip)\n"
 	"mov $7, %eax\nxor %edx, %edx\n"
 	"xrstor64 harness_native+192(%rip)\n"
-	"pushq harness_native+128(%rip)\npopfq\n" GPRS(LOAD)
-	".hidden harness_slot\n.globl harness_slot\nharness_slot: .fill 16, 1, 0x90\n" GPRS(STORE)
+	"pushq harness_native+128(%rip)\npopfq\n" GPRS(LOAD) LOAD("rsp", 4)
+	".hidden harness_slot\n.globl harness_slot\nharness_slot: .fill 64, 1, 0x90\n"
+	".hidden harness_return\n.globl harness_return\nharness_return:\n" GPRS(STORE)
+	STORE("rsp", 4) "mov harness_native+136(%rip), %rsp\n"
 	"pushfq\npopq harness_native+128(%rip)\n"
 	"mov $7, %eax\nxor %edx, %edx\n"
 	"xsave64 harness_native+192(%rip)\n"
@@ -121,9 +127,113 @@ static const struct isa_ops ops = {
 	.mem = ops_mem, .mem_commit = ops_commit, .raise = ops_raise,
 };
 
+/* --- 32- and 16-bit code: a page below 4 GiB, reached by far jumps --- */
+#define LOW_SLOT 0u	/* the instruction, the marker, the way back */
+#define LOW_BACK 0x100u /* 64-bit code: to harness_return */
+#define LOW_PTR 0x200u	/* m16:32 of the way in */
+#define USER32_CS 0x23
+#define USER_CS 0x33
+#define USER_DS 0x2b
+#define LDT_SELECTOR(n) ((n) << 3 | 7)
+
+static uint8_t *low;
+static bool has_ldt;
+
+static bool make_ldt_entry(unsigned nr, uintptr_t base, uint32_t limit, bool code)
+{
+	struct user_desc d = {
+		.entry_number = nr, .base_addr = (unsigned)base, .limit = limit,
+		.contents = code ? MODIFY_LDT_CONTENTS_CODE : MODIFY_LDT_CONTENTS_DATA,
+	};
+
+	return syscall(SYS_modify_ldt, 1, &d, sizeof(d)) == 0;
+}
+
+static void make_low_code(void)
+{
+	uint64_t back = (uint64_t)(uintptr_t)harness_return;
+
+	if (low)
+		return;
+	low = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	if (low == MAP_FAILED) {
+		perror("harness");
+		exit(1);
+	}
+	memcpy(low + LOW_BACK, "\xff\x25\0\0\0\0", 6); /* jmp *[rip] */
+	memcpy(low + LOW_BACK + 6, &back, 8);
+	has_ldt = make_ldt_entry(0, (uintptr_t)low, 0xffff, true) &&
+		  make_ldt_entry(1, (uintptr_t)harness_mem, MEM_BYTES - 1, false);
+}
+
+bool harness_has_mode(enum isa_code_mode mode)
+{
+	return mode != ISA_CODE16 || has_ldt;
+}
+
+uint64_t harness_rip(enum isa_code_mode mode)
+{
+	switch (mode) {
+	case ISA_CODE64: return (uint64_t)(uintptr_t)harness_slot;
+	case ISA_CODE32: return (uint64_t)(uintptr_t)low + LOW_SLOT;
+	default: return LOW_SLOT;
+	}
+}
+
+/* lea rsp, [rsp + 16] */
+static const struct {
+	unsigned n;
+	uint8_t b[6];
+} marker[ISA_CODE_MODES] = {
+	[ISA_CODE16] = { 6, { 0x66, 0x67, 0x8d, 0x64, 0x24, 0x10 } },
+	[ISA_CODE32] = { 4, { 0x8d, 0x64, 0x24, 0x10 } },
+	[ISA_CODE64] = { 5, { 0x48, 0x8d, 0x64, 0x24, 0x10 } },
+};
+
+unsigned harness_marker_size(enum isa_code_mode mode)
+{
+	return marker[mode].n;
+}
+
+static void fill_slot(uint8_t *slot, const uint8_t *bytes, unsigned n, enum isa_code_mode mode)
+{
+	memset(slot, 0x90, 48);
+	memcpy(slot, bytes, n);
+	memcpy(slot + n, marker[mode].b, marker[mode].n);
+}
+
+static void fill_low(const uint8_t *bytes, unsigned n, enum isa_code_mode mode)
+{
+	uint32_t back = (uint32_t)(uintptr_t)low + LOW_BACK, at;
+	uint32_t in = mode == ISA_CODE32 ? (uint32_t)(uintptr_t)low + LOW_SLOT : LOW_SLOT;
+	uint16_t cs = mode == ISA_CODE32 ? USER32_CS : LDT_SELECTOR(0), cs64 = USER_CS;
+	uint8_t *p = low + LOW_SLOT + 48;
+
+	fill_slot(low + LOW_SLOT, bytes, n, mode);
+	if (mode == ISA_CODE16)
+		*p++ = 0x66;
+	*p++ = 0xea; /* jmp far ptr16:32 */
+	memcpy(p, &back, 4);
+	memcpy(p + 4, &cs64, 2);
+	memcpy(low + LOW_PTR, &in, 4);
+	memcpy(low + LOW_PTR + 4, &cs, 2);
+	memcpy(harness_slot, "\xff\x2c\x25", 3); /* jmp far [LOW_PTR] */
+	at = (uint32_t)(uintptr_t)low + LOW_PTR;
+	memcpy(harness_slot + 3, &at, 4);
+}
+
+static void set_segments(unsigned data, unsigned stack)
+{
+	__asm__ volatile("mov %0, %%ds\n\tmov %0, %%es\n\tmov %1, %%ss" : : "r"(data), "r"(stack));
+}
+
 void harness_init(void)
 {
-	struct sigaction sa = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_NODEFER };
+	static uint8_t stack[65536];
+	stack_t ss = { .ss_sp = stack, .ss_size = sizeof(stack) };
+	struct sigaction sa = { .sa_sigaction = on_signal,
+				.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK };
 	uintptr_t page = (uintptr_t)harness_slot & PAGE_MASK;
 
 	if (!harness_mem)
@@ -134,6 +244,8 @@ void harness_init(void)
 		perror("harness");
 		exit(1);
 	}
+	make_low_code();
+	sigaltstack(&ss, NULL);
 	sigaction(SIGSEGV, &sa, NULL);
 	sigaction(SIGBUS, &sa, NULL);
 	sigaction(SIGILL, &sa, NULL);
@@ -142,21 +254,35 @@ void harness_init(void)
 
 int run_native(const uint8_t *bytes, unsigned n, struct state *s)
 {
-	memset(harness_slot, 0x90, 16);
-	memcpy(harness_slot, bytes, n);
+	return run_native_mode(bytes, n, s, ISA_CODE64);
+}
+
+int run_native_mode(const uint8_t *bytes, unsigned n, struct state *s, enum isa_code_mode mode)
+{
+	unsigned data = mode == ISA_CODE16 ? LDT_SELECTOR(1) : USER_DS;
+
+	if (mode == ISA_CODE64)
+		fill_slot(harness_slot, bytes, n, mode);
+	else
+		fill_low(bytes, n, mode);
 	memcpy(harness_native.gpr, s->gpr, sizeof(s->gpr));
 	harness_native.flags = s->flags | 0x202;
 	memcpy(&harness_native.x, &s->x, sizeof(s->x));
 	memcpy(harness_mem + PAGE_SIZE - 128, s->mem, sizeof(s->mem));
-	if (sigsetjmp(native_jump, 1)) {
+	if (sigsetjmp(native_jump, 0)) {
 		in_native = 0;
+		set_segments(0, USER_DS);
 		return native_vector;
 	}
 	in_native = 1;
+	if (mode != ISA_CODE64)
+		set_segments(data, data);
 	harness_trampoline();
+	if (mode != ISA_CODE64)
+		set_segments(0, USER_DS);
 	in_native = 0;
 	memcpy(s->gpr, harness_native.gpr, sizeof(s->gpr));
-	s->flags = harness_native.flags & X86_FLAGS_ARITH;
+	s->flags = harness_native.flags & (X86_FLAGS_ARITH | X86_FLAGS_DF);
 	memcpy(&s->x, &harness_native.x, sizeof(s->x));
 	memcpy(s->mem, harness_mem + PAGE_SIZE - 128, sizeof(s->mem));
 	return NO_FAULT;
@@ -178,6 +304,10 @@ void harness_reset(enum isa_code_mode mode)
 	for (unsigned n = 0; n < NR_SREGS; n++) {
 		cs->seg[n].limit = 0xffffffff;
 		cs->seg[n].ar = VMX_AR_S | VMX_AR_TYPE_WRITABLE | 1;
+		if (mode == ISA_CODE16) {
+			cs->seg[n].base = (uint64_t)(uintptr_t)harness_mem;
+			cs->seg[n].limit = MEM_BYTES - 1;
+		}
 	}
 	isa_fpu_init(cs);
 }
@@ -215,18 +345,22 @@ int run_handler(const uint8_t *bytes, unsigned n, struct state *s, enum isa_code
 	memcpy(cs->xsave, &s->x, sizeof(s->x));
 	cs->fpu_loaded = 0;
 	cs->cur = &i;
-	cs->block_rip = 0x1000;
+	cs->block_rip = harness_rip(mode);
+	cs->rip = 0;
 	if (harness_vanish)
 		mprotect(harness_mem + PAGE_SIZE, PAGE_SIZE, PROT_NONE);
-	if (setjmp(raise_jump))
+	if (setjmp(raise_jump)) {
 		vector = cs->exception.vector;
-	else
+	} else {
 		i.fn(cs, &i);
+		if (!(i.flags & ISA_ENDS_BLOCK) || cs->rip == isa_next_rip(cs, &i))
+			cs->gpr[RSP] += 16; /* the marker */
+	}
 	isa_fpu_sync(cs);
 	if (harness_vanish)
 		mprotect(harness_mem + PAGE_SIZE, PAGE_SIZE, PROT_READ | PROT_WRITE);
 	memcpy(s->gpr, cs->gpr, sizeof(s->gpr));
-	s->flags = cpu_rflags(cs) & X86_FLAGS_ARITH;
+	s->flags = cpu_rflags(cs) & (X86_FLAGS_ARITH | X86_FLAGS_DF);
 	memcpy(&s->x, cs->xsave, sizeof(s->x));
 	memcpy(s->mem, harness_mem + PAGE_SIZE - 128, sizeof(s->mem));
 	return vector;
@@ -256,7 +390,7 @@ void random_state(struct state *s)
 	memset(&s->x, 0, sizeof(s->x));
 	for (unsigned n = 0; n < NR_GPRS; n++)
 		s->gpr[n] = rnd() >> (rnd() & 63);
-	s->flags = rnd() & X86_FLAGS_ARITH;
+	s->flags = rnd() & (X86_FLAGS_ARITH | X86_FLAGS_DF);
 	for (unsigned n = 0; n < 16; n++)
 		for (unsigned k = 0; k < 2; k++) {
 			s->x.xmm[n][k] = random_lane();

@@ -28,6 +28,17 @@ extern uint8_t *harness_mem; /* two pages, readable and writable */
 void harness_init(void);
 /* Run on the bare processor. Returns the vector of a fault, or NO_FAULT. */
 int run_native(const uint8_t *bytes, unsigned n, struct state *s);
+/*
+ * The same in the code mode given: 32-bit code in the kernel's compatibility
+ * segment, 16-bit code and its data in LDT segments whose base is harness_mem.
+ * A marker behind the instruction adds 16 to RSP; relative branches that are
+ * taken skip it where their displacement is harness_marker_size().
+ */
+int run_native_mode(const uint8_t *bytes, unsigned n, struct state *s, enum isa_code_mode mode);
+bool harness_has_mode(enum isa_code_mode mode);
+unsigned harness_marker_size(enum isa_code_mode mode);
+/* RIP of the instruction, natively (relative to CS's base in 16-bit code). */
+uint64_t harness_rip(enum isa_code_mode mode);
 
 enum memory_kind { MEM_DIRECT, MEM_BOUNCE };
 extern struct cpu_state harness_cs;

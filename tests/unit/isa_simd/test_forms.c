@@ -255,9 +255,49 @@ static void x87_matches_the_bare_processor(void **state)
 	finish(4000);
 }
 
+/* A pending x87 exception against an operand that is not there: which comes first? */
+static void pending_exception_and_page_fault_come_in_silicons_order(void **state)
+{
+	static const uint8_t more[][4] = {
+		{ 0x0f, 0x6f, 0x03 }, { 0x0f, 0x7f, 0x03 }, { 0x0f, 0xfe, 0x03 },
+		{ 0x0f, 0x2a, 0x03 }, { 0x0f, 0x2d, 0x03 }, { 0xf3, 0x0f, 0x58, 0x03 },
+	};
+	unsigned bad = 0, seen[2] = { 0 };
+
+	harness_init();
+	for (unsigned n = 0; n < 64 + ARRAY_SIZE(more); n++) {
+		uint8_t b[16] = { (uint8_t)(0xd8 | n >> 3), (uint8_t)((n & 7) << 3 | 3) };
+		struct state a, c;
+		unsigned len;
+		bool gather;
+		int va, vb;
+
+		if (n >= 64)
+			memcpy(b, more[n - 64], 4);
+		if (!testable(b, &len, &gather))
+			continue;
+		random_state(&a);
+		a.x.fcw = 0x37b;
+		a.x.fsw = 0x8084;
+		a.gpr[RBX] = 16; /* not mapped, and none of the test's memory */
+		c = a;
+		va = run_native(b, len, &a);
+		harness_reset(ISA_CODE64);
+		vb = run_handler(b, len, &c, ISA_CODE64, MEM_BOUNCE);
+		seen[va == X86_TRAP_MF]++;
+		if (va != vb) {
+			fprintf(stderr, "%02x %02x %02x: silicon %d, here %d\n", b[0], b[1], b[2], va, vb);
+			bad++;
+		}
+	}
+	assert_int_equal(bad, 0);
+	assert_true(seen[0] >= 3 && seen[1] >= 40);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(pending_exception_and_page_fault_come_in_silicons_order),
 		cmocka_unit_test(legacy_map_matches_the_bare_processor),
 		cmocka_unit_test(vex_map_matches_the_bare_processor),
 		cmocka_unit_test(x87_matches_the_bare_processor),

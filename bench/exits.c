@@ -1,0 +1,212 @@
+/*
+ * What an exit to the client costs: a KVM client, run under `userkvm run` (and,
+ * unchanged, on a kernel's /dev/kvm).
+ *
+ * Prints "name nanoseconds", medians: round trips for OUT, IN, an MMIO write
+ * and read; the way from an interrupt's ioctl to a halted guest's next
+ * instruction seen by its thread; beside them a system call and the way from
+ * FUTEX_WAKE to the woken thread.
+ */
+#include <err.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define BATCHES 31
+#define PER_BATCH 4000
+#define WAKES 2001
+#define MEM (1 << 20)
+
+static int vm, vcpu;
+static struct kvm_run *run;
+static uint8_t *mem;
+
+static uint64_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+static void report(const char *name, double *v, size_t n)
+{
+	qsort(v, n, sizeof(*v), compare);
+	printf("%s %.0f\n", name, v[n / 2]);
+	fflush(stdout);
+}
+
+static int must(int r, const char *what)
+{
+	if (r < 0)
+		err(1, "%s", what);
+	return r;
+}
+
+/* Real mode at 1000h, DS at 0 for the port loops, at 0f0000h (no memory there) for MMIO. */
+static void start(const void *code, size_t n, uint64_t ds)
+{
+	struct kvm_regs r = { .rip = 0x1000, .rflags = 2, .rsp = 0x8000 };
+	struct kvm_sregs s;
+
+	memcpy(mem + 0x1000, code, n);
+	must(ioctl(vcpu, KVM_GET_SREGS, &s), "KVM_GET_SREGS");
+	s.cs.base = s.cs.selector = 0;
+	s.ds.base = ds;
+	s.ds.selector = (uint16_t)(ds >> 4);
+	must(ioctl(vcpu, KVM_SET_SREGS, &s), "KVM_SET_SREGS");
+	must(ioctl(vcpu, KVM_SET_REGS, &r), "KVM_SET_REGS");
+}
+
+static void open_vm(void)
+{
+	int kvm = must(open("/dev/kvm", O_RDWR | O_CLOEXEC), "/dev/kvm");
+	struct kvm_userspace_memory_region slot = { .memory_size = MEM / 2 };
+
+	vm = must(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
+	mem = mmap(NULL, MEM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	slot.userspace_addr = (uintptr_t)mem;
+	must(ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slot), "KVM_SET_USER_MEMORY_REGION");
+	must(ioctl(vm, KVM_CREATE_IRQCHIP, 0), "KVM_CREATE_IRQCHIP");
+	vcpu = must(ioctl(vm, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");
+	run = mmap(NULL, (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+	if (run == MAP_FAILED || mem == MAP_FAILED)
+		err(1, "mmap");
+}
+
+static void round_trips(const char *name, uint32_t reason)
+{
+	double v[BATCHES];
+
+	for (int b = 0; b < BATCHES; b++) {
+		uint64_t t = now();
+
+		for (int i = 0; i < PER_BATCH; i++) {
+			must(ioctl(vcpu, KVM_RUN, 0), "KVM_RUN");
+			if (run->exit_reason != reason)
+				errx(1, "%s: exit reason %u", name, run->exit_reason);
+		}
+		v[b] = (double)(now() - t) / PER_BATCH;
+	}
+	report(name, v, BATCHES);
+}
+
+static void system_calls(void)
+{
+	double v[BATCHES];
+
+	for (int b = 0; b < BATCHES; b++) {
+		uint64_t t = now();
+
+		for (int i = 0; i < PER_BATCH; i++)
+			syscall(SYS_getppid);
+		v[b] = (double)(now() - t) / PER_BATCH;
+	}
+	report("syscall", v, BATCHES);
+}
+
+/* --- wake-ups: one thread sleeps, the other says when it woke it --- */
+
+static uint64_t woken_at;
+static uint32_t word;
+static double wakes[WAKES];
+
+static void *futex_sleeper(void *arg)
+{
+	for (int i = 0; i < WAKES; i++) {
+		while (__atomic_load_n(&word, __ATOMIC_SEQ_CST) == 0)
+			syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
+		wakes[i] = (double)(now() - __atomic_load_n(&woken_at, __ATOMIC_SEQ_CST));
+		__atomic_store_n(&word, 0, __ATOMIC_SEQ_CST);
+	}
+	return NULL;
+}
+
+static void futex_wake(void)
+{
+	__atomic_store_n(&word, 1, __ATOMIC_SEQ_CST);
+	syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+static void *halted_guest(void *arg)
+{
+	for (int i = 0; i < WAKES; i++) {
+		must(ioctl(vcpu, KVM_RUN, 0), "KVM_RUN");
+		if (run->exit_reason != KVM_EXIT_IO)
+			errx(1, "hlt: exit reason %u", run->exit_reason);
+		wakes[i] = (double)(now() - __atomic_load_n(&woken_at, __ATOMIC_SEQ_CST));
+		__atomic_store_n(&word, 0, __ATOMIC_SEQ_CST);
+	}
+	return NULL;
+}
+
+/* An NMI by message: it needs nothing of the guest's APIC. */
+static void guest_wake(void)
+{
+	struct kvm_msi msi = { .address_lo = 0xfee00000, .data = 0x400 };
+
+	__atomic_store_n(&word, 1, __ATOMIC_SEQ_CST);
+	must(ioctl(vm, KVM_SIGNAL_MSI, &msi), "KVM_SIGNAL_MSI");
+}
+
+static void wake_ups(const char *name, void *(*sleeper)(void *), void (*wake)(void))
+{
+	pthread_t t;
+
+	word = 0;
+	if (pthread_create(&t, NULL, sleeper, NULL))
+		errx(1, "no thread");
+	for (int i = 0; i < WAKES; i++) {
+		usleep(100); /* it sleeps by now */
+		__atomic_store_n(&woken_at, now(), __ATOMIC_SEQ_CST);
+		wake();
+		while (__atomic_load_n(&word, __ATOMIC_SEQ_CST))
+			;
+	}
+	pthread_join(t, NULL);
+	report(name, wakes, WAKES);
+}
+
+int main(void)
+{
+	static const uint8_t out[] = { 0xe6, 0x10, 0xeb, 0xfc }, in[] = { 0xe4, 0x10, 0xeb, 0xfc },
+			     write[] = { 0xa2, 0, 0, 0xeb, 0xfb }, read[] = { 0xa0, 0, 0, 0xeb, 0xfb },
+			     hlt[] = { 0xf4, 0xeb, 0xfd }, nmi[] = { 0xe6, 0x10, 0xcf };
+
+	open_vm();
+	start(out, sizeof(out), 0);
+	round_trips("pio_out", KVM_EXIT_IO);
+	start(in, sizeof(in), 0);
+	round_trips("pio_in", KVM_EXIT_IO);
+	start(write, sizeof(write), 0xf0000);
+	round_trips("mmio_write", KVM_EXIT_MMIO);
+	start(read, sizeof(read), 0xf0000);
+	round_trips("mmio_read", KVM_EXIT_MMIO);
+	memcpy(mem + 0x500, nmi, sizeof(nmi));
+	memcpy(mem + 8, "\0\5\0\0", 4);
+	run->immediate_exit = 1;
+	ioctl(vcpu, KVM_RUN, 0);
+	run->immediate_exit = 0;
+	start(hlt, sizeof(hlt), 0);
+	wake_ups("hlt_wake", halted_guest, guest_wake);
+	wake_ups("futex_wake", futex_sleeper, futex_wake);
+	system_calls();
+	return 0;
+}

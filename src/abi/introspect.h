@@ -1,0 +1,25 @@
+/*
+ * The VMs of this process, for whoever looks at them from beside (control).
+ *
+ * Context: any thread; no lock of a VM held.
+ */
+#ifndef USERKVM_ABI_INTROSPECT_H
+#define USERKVM_ABI_INTROSPECT_H
+
+#include "lib/types.h"
+
+struct kvm;
+
+/*
+ * The VMs with a descriptor, oldest first, a reference on each taken: how many,
+ * at most max. kvm_put_kvm() gives one back; should it be the last one, the VM
+ * goes there and then.
+ */
+unsigned abi_vms_get(struct kvm **vms, unsigned max);
+/* The VM of this serial number, with a reference; NULL: none, or no longer. */
+struct kvm *abi_vm_get(uint64_t serial);
+
+/* fn runs before each KVM_CREATE_VM's VM exists; set once, at load time. */
+void abi_set_vm_hook(void (*fn)(void));
+
+#endif

@@ -1,0 +1,40 @@
+/*
+ * The control socket: looking at the VMs of a process from another one.
+ *
+ * With its first VM a process begins to listen on the abstract address
+ * CONTROL_ADDRESS (its pid in decimal), on a thread of ours that blocks every
+ * signal. USERKVM_CONTROL=0 switches it off. Abstract, because nothing is left
+ * behind when the process dies; the address is no secret, so the server answers
+ * only peers of its own user or root (SO_PEERCRED), and a client should look
+ * who listens in the same way.
+ *
+ * One connection, one request line, one reply:
+ *
+ *	ok\n LINES…            error TEXT\n
+ *
+ *	vms                    vm SERIAL NR_VCPUS NR_SLOTS DEAD; vcpu SERIAL ID
+ *	slots SERIAL           slot AS ID GPA SIZE HVA FLAGS
+ *	ept SERIAL             root AS LEVEL AD HPA; then its runs of like leaves:
+ *	                       leaf START END LEVEL ENTRY, mmio START END GEN;
+ *	                       `truncated` when there are more
+ *	walk SERIAL AS GPA     root …; step LEVEL INDEX TABLE ENTRY, top down
+ *	guest SERIAL VCPU GVA  mode LEVEL CR0 CR3 CR4 EFER MAXPHYADDR AS; for each
+ *	                       guest table: at GPA and the steps to it, then
+ *	                       gpte LEVEL GPA ENTRY (pdpte INDEX ENTRY for PAE);
+ *	                       result GPA (with its steps), none or unreadable GPA
+ *	stats                  vm SERIAL NAME VALUE…; vcpu SERIAL ID NAME VALUE…
+ *
+ * SERIAL, ID, AS, LEVEL, INDEX are decimal, all other numbers hexadecimal
+ * without prefix; counters are decimal. Requests give numbers in C notation.
+ *
+ * A reply is built in memory (CONTROL_REPLY_MAX at most), with a reference on
+ * the VM; nothing of the VM is held while it is sent.
+ */
+#ifndef USERKVM_CONTROL_CONTROL_H
+#define USERKVM_CONTROL_CONTROL_H
+
+#define CONTROL_ADDRESS "userkvm/" /* after the zero byte; then the pid */
+#define CONTROL_REQUEST_MAX 256
+#define CONTROL_REPLY_MAX (32u << 20)
+
+#endif

@@ -1,0 +1,241 @@
+/*
+ * The thread that listens and answers: see control.h.
+ *
+ * Invariants
+ * 1. It blocks every signal, touches client memory by system calls only (a bad
+ *    page is an error number, never a signal), and takes no lock that a vCPU
+ *    waits for longer than a look into a list.
+ * 2. One peer at a time, with time limits on both directions: a peer that does
+ *    not read costs the next peer some seconds, and the target nothing.
+ * 3. The listening socket is known by its inode: should the client have closed
+ *    it (close_range over everything), the thread ends instead of accepting on
+ *    whatever has its number now.
+ * 4. A forked child has no such thread and closes its copy of the socket.
+ */
+#include "control/control.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+#include <fcntl.h>
+
+#include "abi/introspect.h"
+#include "control/internal.h"
+#include "host/thread.h"
+#include "lib/error.h"
+#include "lib/log.h"
+#include "virt/kvm.h"
+
+#define PEER_TIMEOUT_S 2
+#define MAX_ARGS 3
+
+static struct {
+	int fd; /* -1: none */
+	dev_t dev;
+	ino_t ino;
+} listener = { .fd = -1 };
+
+static const struct {
+	const char *name;
+	request_fn *fn;
+	int nr_numbers; /* behind the name; the first is the VM's serial */
+} requests[] = {
+	{ "vms", control_vms, 0 },   { "stats", control_stats, 0 }, { "slots", control_slots, 1 },
+	{ "ept", control_ept, 1 },   { "walk", control_walk, 3 },   { "guest", control_guest, 3 },
+};
+
+/* libc's close() may be the preload room's. */
+static void close_fd(int fd)
+{
+	syscall(SYS_close, fd);
+}
+
+/* Numbers: decimal, or hexadecimal with 0x. How many there were; -1: something else. */
+static int parse(char *line, char **name, uint64_t *number)
+{
+	char *save = NULL, *word = strtok_r(line, " \r\n", &save);
+	int n = 0;
+
+	*name = word;
+	while (word && (word = strtok_r(NULL, " \r\n", &save))) {
+		char *end;
+
+		if (n == MAX_ARGS)
+			return -1;
+		errno = 0;
+		number[n++] = strtoull(word, &end, 0);
+		if (*end || end == word || errno)
+			return -1;
+	}
+	return *name ? n : -1;
+}
+
+static void answer(struct reply *r, char *line)
+{
+	uint64_t number[MAX_ARGS] = { 0 };
+	struct kvm *kvm = NULL;
+	size_t i = 0;
+	char *name;
+	int n = parse(line, &name, number);
+
+	while (n >= 0 && i < ARRAY_SIZE(requests) && strcmp(requests[i].name, name) != 0)
+		i++;
+	if (n < 0 || i == ARRAY_SIZE(requests) || n != requests[i].nr_numbers) {
+		reply_error(r, "not a request");
+		return;
+	}
+	if (n) {
+		kvm = abi_vm_get(number[0]);
+		if (!kvm) {
+			reply_error(r, "there is no VM %llu, or no longer",
+				    (unsigned long long)number[0]);
+			return;
+		}
+	}
+	reply_line(r, "ok");
+	requests[i].fn(r, kvm, number + 1);
+	if (kvm)
+		kvm_put_kvm(kvm);
+}
+
+static bool peer_may_look(int fd)
+{
+	struct ucred peer;
+	socklen_t len = sizeof(peer);
+
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 &&
+	       (peer.uid == geteuid() || peer.uid == 0);
+}
+
+static void send_all(int fd, const char *p, size_t n)
+{
+	while (n) {
+		ssize_t sent = send(fd, p, n, MSG_NOSIGNAL);
+
+		if (sent <= 0)
+			return;
+		p += sent;
+		n -= (size_t)sent;
+	}
+}
+
+static void serve(int fd)
+{
+	struct timeval limit = { .tv_sec = PEER_TIMEOUT_S };
+	char line[CONTROL_REQUEST_MAX];
+	struct reply r = { 0 };
+	ssize_t n;
+
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+	/* One line in one piece: whoever sends less gets an error. Read it in any
+	 * case, since closing with something unread would take the reply along. */
+	n = recv(fd, line, sizeof(line) - 1, 0);
+	if (n <= 0)
+		return;
+	line[n] = '\0';
+	if (peer_may_look(fd))
+		answer(&r, line);
+	else
+		reply_error(&r, "not permitted: it belongs to user %u", geteuid());
+	send_all(fd, r.text, r.len);
+	reply_free(&r);
+}
+
+static bool listener_is_ours(void)
+{
+	struct stat st;
+
+	return syscall(SYS_newfstatat, listener.fd, "", &st, AT_EMPTY_PATH) == 0 &&
+	       st.st_dev == listener.dev && st.st_ino == listener.ino;
+}
+
+static void *server(void *arg)
+{
+	while (listener_is_ours()) {
+		int fd = accept4(listener.fd, NULL, NULL, SOCK_CLOEXEC);
+
+		if (fd < 0) {
+			if (errno == ECONNABORTED || errno == EINTR)
+				continue;
+			if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) {
+				sleep(1); /* the client is short of them; our peer can wait */
+				continue;
+			}
+			break;
+		}
+		serve(fd);
+		close_fd(fd);
+	}
+	return NULL;
+}
+
+static void after_fork_in_child(void)
+{
+	if (listener.fd >= 0 && listener_is_ours())
+		close_fd(listener.fd);
+	listener.fd = -1;
+}
+
+static int listen_here(void)
+{
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	int n = snprintf(a.sun_path + 1, sizeof(a.sun_path) - 1, CONTROL_ADDRESS "%d", (int)getpid());
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), e;
+	struct stat st;
+
+	if (fd < 0)
+		return err_born(errno, "no control socket");
+	if (bind(fd, (struct sockaddr *)&a,
+		 (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)) ||
+	    listen(fd, 8) || syscall(SYS_newfstatat, fd, "", &st, AT_EMPTY_PATH)) {
+		e = errno;
+		close_fd(fd);
+		return err_born(e, "control socket @%s", a.sun_path + 1);
+	}
+	listener.dev = st.st_dev;
+	listener.ino = st.st_ino;
+	listener.fd = fd;
+	return 0;
+}
+
+/* Never a reason to refuse the client its VM: without it nobody can look, that is all. */
+static void start_once(void)
+{
+	const char *want = getenv("USERKVM_CONTROL");
+	pthread_t t;
+
+	control_light_beacon();
+	if (want && strcmp(want, "0") == 0)
+		return;
+	pthread_atfork(NULL, NULL, after_fork_in_child);
+	if (listen_here())
+		return;
+	if (host_thread_start(&t, "userkvm-control", server, NULL)) {
+		close_fd(listener.fd);
+		listener.fd = -1;
+		return;
+	}
+	pthread_detach(t);
+	log_line(LOG_INFO, "control socket @" CONTROL_ADDRESS "%d", (int)getpid());
+}
+
+static void start(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, start_once);
+}
+
+/* The arrow goes from control to abi, so control offers itself. */
+__attribute__((constructor)) static void offer(void)
+{
+	abi_set_vm_hook(start);
+}

@@ -1,0 +1,71 @@
+"""A small KVM client for test_see.py, told what to do on standard input.
+
+A 32-bit guest with paging: 0-4 MiB identity; page 0x400000 read-only and page
+0x401000 absent in the guest's own tables. Memslots: 0 plain, 1 read-only,
+2 with a dirty log. Each `run` is one round of the guest's loop.
+"""
+import ctypes
+import fcntl
+import mmap
+import os
+import struct
+import sys
+
+KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE, KVM_CREATE_VCPU, KVM_RUN = 0xAE01, 0xAE04, 0xAE41, 0xAE80
+KVM_SET_USER_MEMORY_REGION, KVM_SET_REGS = 0x4020AE46, 0x4090AE82
+KVM_GET_SREGS, KVM_SET_SREGS = 0x8138AE83, 0x4138AE84
+CODE = bytes.fromhex(
+    "a3 00 50 00 00"  # mov [0x5000], eax
+    "8b 1d 00 00 20 00"  # mov ebx, [0x200000]
+    "a3 00 00 30 00"  # mov [0x300000], eax
+    "8b 1d 00 10 30 00"  # mov ebx, [0x301000]
+    "e6 10"  # out 0x10, al
+    "eb e6"  # again
+)
+memory = []
+
+
+def slot(vm, number, flags, gpa, size):
+    m = mmap.mmap(-1, size)
+    hva = ctypes.addressof(ctypes.c_char.from_buffer(m))
+    memory.append((m, hva))
+    fcntl.ioctl(vm, KVM_SET_USER_MEMORY_REGION, struct.pack("IIQQQ", number, flags, gpa, size, hva))
+    return m, hva
+
+
+def flat_mode(vcpu):
+    s = bytearray(312)
+    fcntl.ioctl(vcpu, KVM_GET_SREGS, s)
+    for i, kind in enumerate([11, 3, 3, 3, 3, 3]):  # cs ds es fs gs ss
+        struct.pack_into("<QIHBBBBBBBBBB", s, i * 24, 0, 0xFFFFFFFF, 8 if i == 0 else 16, kind, 1, 0, 1, 1, 0, 1, 0, 0, 0)
+    struct.pack_into("<QQQQ", s, 224, 0x80010011, 0, 0x2000, 0x10)  # cr0 PG WP ET PE, cr2, cr3, cr4 PSE
+    fcntl.ioctl(vcpu, KVM_SET_SREGS, bytes(s))
+    fcntl.ioctl(vcpu, KVM_SET_REGS, struct.pack("<18Q", *[0] * 16, 0x1000, 2))
+
+
+kvm = os.open("/dev/kvm", os.O_RDWR)
+vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
+ram, ram_hva = slot(vm, 0, 0, 0, 0x100000)
+slot(vm, 1, 2, 0x200000, 0x10000)
+slot(vm, 2, 1, 0x300000, 0x10000)
+ram[0x1000:0x1000 + len(CODE)] = CODE
+ram[0x2000:0x2008] = struct.pack("<II", 0x83, 0x3003)
+ram[0x3000:0x3004] = struct.pack("<I", 0x10001)
+vcpu = fcntl.ioctl(vm, KVM_CREATE_VCPU, 0)
+run = mmap.mmap(vcpu, fcntl.ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0))
+flat_mode(vcpu)
+print("ready", flush=True)
+for line in sys.stdin:
+    command = line.strip()
+    if command == "run":
+        fcntl.ioctl(vcpu, KVM_RUN, 0)
+        reason, = struct.unpack_from("<I", run, 8)
+        print("exit", reason, flush=True)
+    elif command == "unmap":
+        ctypes.CDLL(None).munmap(ctypes.c_void_p(ram_hva + 0x8000), ctypes.c_size_t(0x1000))
+        print("unmapped", flush=True)
+    elif command == "close":
+        run.close()
+        for fd in (vcpu, vm, kvm):
+            os.close(fd)
+        print("closed", flush=True)

@@ -1,0 +1,255 @@
+"""QEMU -accel kvm: machines stopped, looked into, saved, moved while they write memory.
+
+usage: test_qemu_state.py USERKVM BUILD [all | CASE...]
+"""
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+
+import initrd
+import tap
+from qemu import Gdb, Machine
+
+USERKVM, BUILD = sys.argv[1:3]
+KERNEL = os.path.join(BUILD, "demo/vmlinuz")
+SCRATCH = os.path.abspath(os.path.join(BUILD, "test-qemu-state"))
+MIB = 16
+TICK = re.compile(r"tick (\d+) ([0-9a-f]{16})")
+
+
+def machine(name, script, *args, programs=(), append="", **more):
+    os.makedirs(SCRATCH, exist_ok=True)
+    image = initrd.make(os.path.join(SCRATCH, name + ".img"), script, programs=programs)
+    return Machine(USERKVM, "-M", "q35", "-kernel", KERNEL, "-initrd", image, "-append",
+                   "console=ttyS0 quiet panic=-1 " + append, *args, memory="128", **more)
+
+
+# --- a guest that writes memory and checks it; its sums are the same everywhere ---
+
+def busy(name, *args):
+    return machine(name, f"dirty {MIB} 1000000\n", *args, programs=["dirty.c"])
+
+
+def true_sums(up_to):
+    """{round: sum} as the same program computes them here, without any VM."""
+    program = os.path.join(SCRATCH, "dirty")
+    with open(program, "wb") as f:
+        f.write(initrd.compile_static("dirty.c"))
+    os.chmod(program, 0o755)
+    out = subprocess.run([program, str(MIB), str(up_to)], capture_output=True, text=True, check=True, timeout=60).stdout
+    return {int(n): s for n, s in TICK.findall(out)}
+
+
+def check_ticks(console, after):
+    """All sums are right, and the guest went on past round `after`."""
+    ticks = [(int(n), s) for n, s in TICK.findall(console)]
+    assert ticks and ticks[-1][0] > after, (ticks[-1:], after)
+    assert "LOST" not in console, console[-500:]
+    right = true_sums(ticks[-1][0])
+    for n, s in ticks:
+        assert right[n] == s, f"round {n}: {s}, not {right[n]}"
+
+
+def last_round(m):
+    return int(TICK.findall(m.console)[-1][0])
+
+
+def goes_on(m, rounds=48, start=0):
+    """Wait until the guest has done so many more rounds than the console says since `start`."""
+    m.wait_for(TICK.pattern + r"\s", start=start)
+    first = int(TICK.findall(m.console[start:])[-1][0])
+    m.wait_for(r"tick %d " % (first // 8 * 8 + rounds), start=start)
+
+
+def live_migration_loses_no_page():
+    with busy("from") as a:
+        goes_on(a, 16)
+        path = os.path.join(SCRATCH, "migration.socket")
+        with busy("to", "-incoming", "unix:" + path) as b:
+            b.qmp("query-status")
+            a.qmp("migrate-set-parameters", **{"max-bandwidth": 50 << 20, "downtime-limit": 500})
+            info = a.migrate("unix:" + path)
+            a.watch(0.2)
+            before = last_round(a)
+            goes_on(b)
+            # dirty pages were sent again while the guest ran
+            assert info["ram"]["dirty-sync-count"] >= 2, info
+            assert a.qmp("query-status")["status"] == "postmigrate"
+            check_ticks(a.console, 0)
+            check_ticks(b.console, before)
+
+
+def migration_to_a_file_and_back():
+    image = os.path.join(SCRATCH, "saved")
+    with busy("file") as a:
+        goes_on(a, 16)
+        a.qmp("stop")
+        a.migrate("exec:cat > " + image)
+        a.watch(0.2)
+        before = last_round(a)
+    with busy("file", "-incoming", "exec:cat " + image) as b:
+        while b.qmp("query-status")["status"] == "inmigrate":
+            b.watch(0.1)
+        b.qmp("cont")
+        goes_on(b)
+        check_ticks(b.console, before)
+
+
+def savevm_and_loadvm_go_back_in_time():
+    if not shutil.which("qemu-img"):
+        raise tap.Skip("qemu-img (package qemu-utils) is not installed")
+    os.makedirs(SCRATCH, exist_ok=True)
+    disk = os.path.join(SCRATCH, "snapshots.qcow2")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
+    with busy("snap", "-drive", f"file={disk},if=none,id=d,format=qcow2", "-device", "virtio-blk-pci,drive=d") as m:
+        goes_on(m, 16)
+        said = m.hmp("savevm one")
+        assert not said.strip(), said
+        m.watch(0.2)
+        saved = last_round(m)
+        goes_on(m)
+        then = last_round(m)
+        m.hmp("stop")
+        m.watch(0.2)
+        mark = len(m.console)
+        said = m.hmp("loadvm one")
+        assert not said.strip(), said
+        m.hmp("cont")
+        m.wait_for(TICK.pattern + r"\s", start=mark)
+        again = int(TICK.findall(m.console[mark:])[0][0])
+        assert again <= saved + 8, (again, saved, then)
+        goes_on(m, start=mark)
+        check_ticks(m.console[mark:], again + 24)
+
+
+# --- looking in ---
+
+def monitor_reads_memory_and_page_tables():
+    with machine("monitor", "while :; do sleep 1; done\n", append="nokaslr") as m:
+        m.wait_for("guest: init is running")
+        m.qmp("stop")
+        mem = m.hmp("info mem")
+        # the kernel's text: mapped, user may not, nobody may write
+        assert re.search(r"ffffffff81000000-[0-9a-f]+ [0-9a-f]+ -r-", mem), mem[:2000]
+        banner = m.hmp("x/2i 0xffffffff81000000")
+        assert "0xffffffff81000000" in banner and "Cannot" not in banner, banner
+        virtual = m.hmp("x/8xw 0xffffffff81000000").split(":")[1].split()[:4]
+        physical = m.hmp("xp/8xw 0x1000000").split(":")[1].split()[:4]
+        assert virtual == physical, (virtual, physical)
+        assert "CR0=8005003" in m.hmp("info registers")
+
+
+def dump_guest_memory_is_an_elf_of_the_memory():
+    path = os.path.join(SCRATCH, "core")
+    with machine("dump", "while :; do sleep 1; done\n", append="nokaslr") as m:
+        m.wait_for("guest: init is running")
+        m.qmp("dump-guest-memory", paging=False, protocol="file:" + path)
+        words = m.hmp("xp/4xw 0x1000000").split(":")[1].split()
+    with open(path, "rb") as f:
+        head = f.read(64)
+        assert head[:5] == b"\x7fELF\x02"
+        phoff, = struct.unpack_from("<Q", head, 32)
+        size, count = struct.unpack_from("<HH", head, 54)
+        loads = []
+        for n in range(count):
+            f.seek(phoff + n * size)
+            kind, _, offset, _, paddr, filesz = struct.unpack("<IIQQQQ", f.read(40))
+            if kind == 1:
+                loads.append((paddr, filesz, offset))
+        assert sum(n for _, n, _ in loads) >= 128 << 20, loads
+        paddr, _, offset = next(x for x in loads if x[0] <= 0x1000000 < x[0] + x[1])
+        f.seek(offset + 0x1000000 - paddr)
+        assert [f"0x{w:08x}" for w in struct.unpack("<4I", f.read(16))] == words
+
+
+# --- gdb ---
+
+def debugged(name):
+    path = os.path.join(SCRATCH, "gdb.socket")
+    m = machine(name, "while :; do echo round; sleep 1; done\n", "-S", "-gdb", f"unix:{path},server=on,wait=off",
+                append="nokaslr")
+    m.qmp("query-status")
+    return m, Gdb(path)
+
+
+def gdb_steps_by_instruction():
+    m, g = debugged("step")
+    with m:
+        g.ask("qSupported")
+        assert g.rip() == 0xfff0
+        at = []
+        for _ in range(4):
+            assert g.ask("s").startswith("T05")
+            at.append(g.rip())
+        # the reset vector's far jump, then forwards through SeaBIOS
+        assert at[0] == 0xe05b, at
+        assert all(0 < b - a < 16 for a, b in zip(at, at[1:])), at
+        g.close()
+
+
+class Debugged:
+    """A running guest with gdb attached; do_nanosleep and jiffies are at .where."""
+
+    SCRIPT = "grep -w -e do_nanosleep -e jiffies /proc/kallsyms\nwhile :; do echo round; sleep 0.2; done\n"
+
+    def __init__(self):
+        path = os.path.join(SCRATCH, "gdb.socket")
+        self.machine = machine("break", self.SCRIPT, "-gdb", f"unix:{path},server=on,wait=off", append="nokaslr")
+        self.machine.wait_for("round")
+        self.where = {n: int(a, 16) for a, n in
+                      re.findall(r"([0-9a-f]{16}) \w (do_nanosleep|jiffies)\s", self.machine.console)}
+        self.gdb = Gdb(path)
+        self.gdb.ask("qSupported")
+        self.gdb.ask("?")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.gdb.close()
+        self.machine.__exit__(*exc)
+
+    def breakpoint_stops(self, kind):
+        at = self.where["do_nanosleep"]
+        assert self.gdb.ask(f"Z{kind},{at:x},1") == "OK"
+        for _ in range(3):
+            self.gdb.send("c")
+            stop = self.gdb.receive()
+            assert stop.startswith("T05") and self.gdb.rip() == at, (stop, hex(self.gdb.rip()))
+        assert self.gdb.ask(f"z{kind},{at:x},1") == "OK"
+
+    def goes_on(self):
+        mark = len(self.machine.console)
+        self.gdb.send("c")
+        self.machine.wait_for("round", start=mark)
+
+
+def gdb_software_breakpoint_stops_each_time():
+    with Debugged() as d:
+        d.breakpoint_stops(0)
+        d.goes_on()
+
+
+def gdb_hardware_breakpoint_and_watchpoint_stop():
+    with Debugged() as d:
+        d.breakpoint_stops(1)
+        at = d.where["jiffies"]
+        assert d.gdb.ask(f"Z2,{at:x},8") == "OK"
+        values = []
+        for _ in range(3):
+            d.gdb.send("c")
+            stop = d.gdb.receive()
+            assert f"watch:{at:x}" in stop, stop
+            values.append(int.from_bytes(bytes.fromhex(d.gdb.ask(f"m{at:x},8")), "little"))
+        assert values == sorted(set(values)), values
+        assert d.gdb.ask(f"z2,{at:x},8") == "OK"
+        d.goes_on()
+
+
+CASES = (live_migration_loses_no_page, savevm_and_loadvm_go_back_in_time, monitor_reads_memory_and_page_tables,
+         gdb_steps_by_instruction)
+MORE = (migration_to_a_file_and_back, dump_guest_memory_is_an_elf_of_the_memory, gdb_software_breakpoint_stops_each_time)
+tap.select(CASES, MORE, sys.argv[3:])

@@ -1,0 +1,503 @@
+"""userkvm ept, userkvm stat and userkvm run --strace, on running VMs and on what is none.
+
+usage: test_see.py USERKVM BUILD
+"""
+import json
+import os
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import xml.etree.ElementTree
+
+import tap
+
+USERKVM, BUILD = sys.argv[1:3]
+HERE = os.path.dirname(os.path.abspath(__file__))
+NOBODY = 65534
+tmp = tempfile.TemporaryDirectory()
+
+
+class Client:
+    """see_client.py under userkvm run."""
+
+    def __init__(self, cwd=None, **env):
+        self.p = subprocess.Popen([USERKVM, "run", "--", sys.executable, os.path.join(HERE, "see_client.py")],
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=cwd, env=dict(os.environ, **env))
+        assert self.p.stdout.readline() == "ready\n"
+        self.pid = str(self.p.pid)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.p.stdin.close()
+        self.p.stdout.close()
+        self.p.kill()
+        self.p.wait()
+
+    def tell(self, word):
+        self.p.stdin.write(word + "\n")
+        self.p.stdin.flush()
+        return self.p.stdout.readline().strip()
+
+    def run(self):
+        assert self.tell("run") == "exit 2"  # KVM_EXIT_IO
+
+
+def ask(*argv, status=0):
+    out, got = tap.run(USERKVM, *argv)
+    assert got == status, f"{argv}: status {got}\n{out}"
+    return out
+
+
+def refused(*argv):
+    """Status 1 and one line, which is returned."""
+    lines = ask(*argv, status=1).splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def path(name):
+    return os.path.join(tmp.name, name)
+
+
+# --- looking ---
+
+def dump_json_agrees_with_slots_and_counters():
+    with Client() as c:
+        c.run()
+        d = json.loads(ask("ept", "dump", "--json", c.pid))
+        assert [(s["id"], s["start"], s["size"], s["flags"]) for s in d["slots"]] == \
+            [(0, 0, 0x100000, 0), (1, 0x200000, 0x10000, 2), (2, 0x300000, 0x10000, 1)], d
+        ranges = d["roots"][0]["ranges"]
+        hva = {s["id"]: s["hva"] for s in d["slots"]}
+        written = [r for r in ranges if r["start"] <= 0x5000 < r["end"]][0]
+        assert written["w"] and written["dirty"] and written["accessed"] and written["memtype"] == "WB", written
+        assert written["hva"] - written["start"] == hva[0]
+        logged = {r["start"]: r for r in ranges if 0x300000 <= r["start"] < 0x310000}
+        assert logged[0x300000]["dirty"] and not logged[0x301000]["dirty"], logged
+        assert not [r for r in ranges if r["start"] == 0x200000][0]["w"]
+        stats = ask("stat", "-1", "-s", "0.1", "-p", c.pid)
+        count = {int(n): int(re.search(rf"^pages_{s}\s+(\d+)", stats, re.M)[1]) for n, s in ((1, "4k"), (2, "2m"))}
+        for level, size in ((1, 0x1000), (2, 0x200000)):
+            assert sum(r["end"] - r["start"] for r in ranges if r["level"] == level) == count[level] * size, stats
+
+
+def walk_ends_at_the_clients_memory():
+    with Client() as c:
+        c.run()
+        out = ask("ept", "walk", c.pid, "0x5000")
+        assert re.search(r"^  PML4E \[  0\] .* table at", out, re.M) and re.search(r"^  PTE   \[  5\] ", out, re.M), out
+        hva = int(re.search(r"host-virtual (0x[0-9a-f]+)", out)[1], 16)
+        with open(f"/proc/{c.pid}/mem", "rb") as mem:
+            mem.seek(hva - 0x4000)
+            assert mem.read(5) == bytes.fromhex("a300500000"), "the guest's code is not there"
+
+
+def two_dimensional_walk_shows_both_tables():
+    with Client() as c:
+        c.run()
+        out = ask("ept", "walk", "--gva", c.pid, "0x400123")
+        assert "32-bit, 2 levels" in out and "CR3 0x2000" in out, out
+        assert "guest PDE   at gpa 0x2004" in out and "guest PTE   at gpa 0x3000" in out, out
+        assert "=> guest-physical 0x10123" in out, out
+        assert out.count("PML4E") == 3, "three guest-physical addresses, three walks of the EPT\n" + out
+
+
+def explain_names_the_bit_the_slot_and_the_mapping():
+    with Client() as c:
+        c.run()
+        for argv, wants in (
+            (("0x5000", "w"), ("succeeds without a VM exit", "bit 1 (W)", "memslot 0", "rw-")),
+            (("0x200000", "r"), ("succeeds without a VM exit", "memslot 1")),
+            (("0x200000", "w"), ("EPT violation", "lacks bit 1 (W)", "KVM_MEM_READONLY", "KVM_EXIT_MMIO")),
+            (("0x301000", "w"), ("succeeds without a VM exit", "sets D (bit 9)", "PML buffer", "dirty log")),
+            (("0x30f000", "w"), ("EPT violation", "is empty", "4K, since the slot's writes are logged")),
+            (("0x900000", "r"), ("EPT violation", "no memslot holds", "KVM_EXIT_MMIO")),
+            (("0x7f00000000000000",), ("reach to bit 47",)),
+            (("--gva", "0x400000", "r"), ("guest-physical 0x10000", "memslot 0")),
+            (("--gva", "0x400000", "w"), ("refused by the guest's own", "R/W (bit 1) is clear and CR0.WP", "error code 0x3")),
+            (("--gva", "0x401000", "r"), ("refused by the guest's own", "PTE", "P (bit 0) is clear", "error code 0x0")),
+            (("--gva", "--user", "0x5000", "r"), ("U/S (bit 2) is clear", "error code 0x5")),
+        ):
+            options = [a for a in argv if a.startswith("--")]
+            rest = [a for a in argv if not a.startswith("--")]
+            out = ask("ept", "explain", *options, c.pid, *rest)
+            for want in wants:
+                assert want in out, f"{argv}: no {want!r} in\n{out}"
+
+
+def explain_names_write_protection_of_the_dirty_log():
+    with Client(USERKVM_PARAMS="pml=0") as c:
+        c.run()
+        out = ask("ept", "explain", c.pid, "0x301000", "w")
+        for want in ("EPT violation", "lacks bit 1 (W)", "fast_page_fault", "dirty log"):
+            assert want in out, out
+        assert c.run() is None
+        assert "succeeds" in ask("ept", "explain", c.pid, "0x300000", "w")
+
+
+def shadow_paging_has_no_ept_to_look_at():
+    p = subprocess.run([USERKVM, "run", "--params", "ept=0", sys.executable, os.path.join(HERE, "see_client.py")],
+                       input="", capture_output=True, text=True, timeout=60)
+    if p.returncode:
+        raise tap.Skip("ept=0: no shadow MMU in this build")
+    with Client(USERKVM_PARAMS="ept=0") as c:
+        assert "no EPT" in refused("ept", "dump", c.pid)
+        assert "no EPT" in refused("ept", "walk", c.pid, "0")
+
+
+def explain_notices_what_the_client_unmapped():
+    with Client() as c:
+        c.run()
+        assert c.tell("unmap") == "unmapped"
+        out = ask("ept", "explain", c.pid, "0x8000", "r")
+        assert "EFAULT" in out and re.search(r"client's mapping of host-virtual 0x[0-9a-f]+: none", out), out
+
+
+def diff_shows_what_a_round_of_the_guest_changed():
+    with Client() as c:
+        ask("ept", "dump", "-o", path("before"), c.pid)
+        c.run()
+        ask("ept", "dump", "-o", path("after"), c.pid)
+        out = ask("ept", "diff", path("before"), path("after"))
+        assert re.search(r"^0x000000300000-0x000000301000 +4K\n  \+ PTE +R W X A D", out, re.M), out
+        assert not re.search(r"^  -", out, re.M), out
+        assert ask("ept", "diff", path("after"), path("after")) == "no changes\n"
+        assert ask("ept", "diff", "--interval", "0.1", c.pid) == "no changes\n"
+
+
+def dump_file_says_the_same_as_the_live_vm():
+    with Client() as c:
+        c.run()
+        ask("ept", "dump", "-o", path("dump"), c.pid)
+        ask("ept", "map", "-o", path("live.svg"), c.pid)
+        ask("ept", "map", "-o", path("file.svg"), path("dump"))
+        assert open(path("live.svg")).read() == open(path("file.svg")).read()
+
+
+def map_is_well_formed_and_shows_every_slot():
+    with Client() as c:
+        c.run()
+        ask("ept", "map", "-o", path("map.svg"), c.pid)
+        root = xml.etree.ElementTree.parse(path("map.svg")).getroot()
+        words = ["".join(t.itertext()) for t in root.iter("{http://www.w3.org/2000/svg}text")]
+        for want in ("slot 0  1M", "slot 1  64K", "slot 2  64K", "read-only", "read-write, dirty log", "dirty"):
+            assert want in words, words
+        drawn = {p.get("fill") for p in root.iter("{http://www.w3.org/2000/svg}path") if p.get("d")}
+        assert "#e8a33d" in drawn and "url(#ro)" in drawn, drawn
+
+
+def core_file(c):
+    """The client's core, by the kernel or by gcore; the client may be gone after it."""
+    resource.prlimit(c.p.pid, resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    if open("/proc/sys/kernel/core_pattern").read().strip() == "core":
+        c.p.send_signal(6)
+        c.p.wait(30)
+        for name in (path("core"), path(f"core.{c.pid}")):
+            if os.path.exists(name):
+                return name
+    elif shutil.which("gcore"):
+        tap.run("gcore", "-o", path("core"), c.pid)
+        if os.path.exists(path(f"core.{c.pid}")):
+            return path(f"core.{c.pid}")
+    raise tap.Skip("this machine writes no core file into the working directory, and there is no gcore")
+
+
+def core_file_says_the_same_as_the_live_vm():
+    with Client(cwd=tmp.name) as c:
+        c.run()
+        live = ask("ept", "dump", c.pid)
+        live_json = json.loads(ask("ept", "dump", "--json", c.pid))
+        walk = ask("ept", "walk", c.pid, "0x5000")
+        core = core_file(c)
+    assert ask("ept", "dump", "--core", core) == live
+    assert json.loads(ask("ept", "dump", "--json", "--core", core)) == live_json
+    assert ask("ept", "walk", "--core", core, "0x5000").splitlines()[:-1] == walk.splitlines()[:-1]
+    out = ask("ept", "explain", "--core", core, "0x200000", "w")
+    assert "KVM_MEM_READONLY" in out and "(in the core)" in out, out
+    ask("ept", "map", "--core", core, "-o", path("core.svg"))
+    assert "does not tell how the guest pages" in refused("ept", "walk", "--gva", "--core", core, "0")
+    assert "no VM 5" in refused("ept", "dump", "--vm", "5", "--core", core)
+    with open(core, "rb") as f:
+        good = f.read()
+    for content, word in ((good[:100], "cut off"), (good[:len(good) // 2], "cut off"), (b"hello", "not a core file"),
+                          (b"", "not a core file"), (good.replace(b"userkvm beacon\n", b"-" * 15), "no VM of userkvm")):
+        with open(path("bad"), "wb") as f:
+            f.write(content)
+        assert word in refused("ept", "dump", "--core", path("bad")), word
+
+
+# --- counters ---
+
+def stat_counts_what_the_guest_does():
+    with Client() as c:
+        def io_exits():
+            return int(re.search(r"^io_exits\s+(\d+)", ask("stat", "-1", "-s", "0.1", "-p", c.pid), re.M)[1])
+
+        before = io_exits()
+        for _ in range(5):
+            c.run()
+        assert io_exits() == before + 5
+
+
+def stat_log_is_a_header_and_lines():
+    with Client() as c:
+        p = subprocess.Popen([USERKVM, "stat", "-l", "-s", "0.1", "-f", "exits", "-p", c.pid], stdout=subprocess.PIPE, text=True)
+        lines = [p.stdout.readline() for _ in range(3)]
+        p.terminate()
+        assert p.wait(5) == 0
+        p.stdout.close()
+        assert "io_exits" in lines[0] and len(lines[1].split()) == len(lines[0].split()), lines
+
+
+def stat_of_all_processes_finds_the_client():
+    with Client() as c:
+        c.run()
+        assert re.search(r"^exits\s+[1-9]", ask("stat", "-1", "-s", "0.1"), re.M)
+
+
+def qemu_reads_the_counters_of_its_vm():
+    if not shutil.which("qemu-system-x86_64"):
+        raise tap.Skip("qemu-system-x86_64 is not installed")
+    p = subprocess.Popen([USERKVM, "run", "--", "qemu-system-x86_64", "-accel", "kvm", "-m", "64", "-display", "none", "-nodefaults",
+                          "-S", "-qmp", "stdio"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    def command(name, **arguments):
+        p.stdin.write(json.dumps({"execute": name, "arguments": arguments}) + "\n")
+        p.stdin.flush()
+        while True:
+            answer = json.loads(p.stdout.readline())
+            if "return" in answer:
+                return answer["return"]
+            assert "error" not in answer, answer
+
+    def exits():
+        return {s["name"]: s["value"] for s in command("query-stats", target="vcpu")[0]["stats"]}["exits"]
+
+    with p:
+        command("qmp_capabilities")
+        before = exits()
+        command("cont")
+        deadline = time.time() + 20
+        while exits() <= before and time.time() < deadline:
+            time.sleep(0.1)
+        assert exits() > before
+        names = {s["name"] for s in command("query-stats", target="vm")[0]["stats"]}
+        assert {"pages_4k", "pages_2m", "remote_tlb_flush"} <= names, names
+        command("quit")
+
+
+# --- strace ---
+
+def strace_shows_arguments_results_errors_and_time():
+    out = path("strace")
+    argv = [USERKVM, "run", "--strace", "-T", "-o", out, "--", sys.executable, os.path.join(HERE, "see_client.py")]
+    p = subprocess.run(argv, input="run\n", capture_output=True, text=True, timeout=60)
+    assert p.returncode == 0 and p.stdout == "ready\nexit 2\n" and not p.stderr, p
+    text = open(out).read()
+    for want in (r'^open\("/dev/kvm", O_RDWR\|O_CLOEXEC\) = \d+ <\d+\.\d{6}>$', r"^ioctl\(\d+, KVM_CREATE_VM, 0\) = \d+ <",
+                 r"KVM_SET_USER_MEMORY_REGION, \{slot=1, flags=0x2, guest_phys_addr=0x200000, memory_size=65536, "
+                 r"userspace_addr=0x[0-9a-f]+\}\) = 0 <",
+                 r"KVM_SET_REGS, \{rax=0, .*rip=0x1000, rflags=0x2\}\) = 0",
+                 r"KVM_RUN, 0\) = 0 \(KVM_EXIT_IO, out port 0x10 size 1 count 1\)"):
+        assert re.search(want, text, re.M), f"no {want} in\n{text}"
+
+
+def strace_without_a_file_goes_to_standard_error():
+    p = subprocess.run([USERKVM, "run", "--strace", sys.executable, "-c",
+                        "import fcntl, os; fcntl.ioctl(os.open('/dev/kvm', 2), 0xAE00, 1)"], capture_output=True, text=True)
+    assert "KVM_GET_API_VERSION, 1) = -1 EINVAL (Invalid argument)\n" in p.stderr, p.stderr
+    refusal, status = tap.run(USERKVM, "run", "--strace", "-o", "/nowhere/file", "true")
+    assert status == 126 and "No such file" in refusal, refusal
+
+
+# --- what is not there ---
+
+def wrong_processes_are_one_line():
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for command in (["ept", "dump"], ["ept", "map"], ["ept", "walk", "PID", "0"], ["ept", "explain", "PID", "0", "r"],
+                    ["ept", "diff"], ["stat", "-1", "-p"]):
+        def put(pid):
+            return [pid if w == "PID" else w for w in command] if "PID" in command else [*command, pid]
+
+        assert "there is no process" in refused(*put(str(gone.pid))), command
+        assert "has no VM of userkvm" in refused(*put(str(os.getpid()))), command
+    assert "not a process id" in refused("ept", "dump", "x1")
+    assert "not a process id" in refused("stat", "-p", "0")
+
+
+def nonsense_is_one_line_or_usage():
+    with Client() as c:
+        assert "not a number" in refused("ept", "walk", c.pid, "there")
+        assert "no access" in refused("ept", "explain", c.pid, "0", "q")
+        assert "has no VM 7" in refused("ept", "dump", "--vm", "7", c.pid)
+        assert "no vCPU 9" in refused("ept", "walk", "--gva", "--vcpu", "9", c.pid, "0")
+        assert "/nowhere/f" in refused("ept", "dump", "-o", "/nowhere/f", c.pid)
+        for argv in (["ept"], ["ept", "what"], ["ept", "dump"], ["ept", "walk", c.pid], ["ept", "dump", "--as", "3", c.pid],
+                     ["stat", "-s", "never"], ["stat", "x"]):
+            assert ask(*argv, status=2).startswith("usage: userkvm"), argv
+        c.run()
+
+
+def other_users_may_not_look():
+    if os.geteuid() != 0:
+        raise tap.Skip("needs root to become somebody else")
+    with Client() as c:
+        copy = path("userkvm")
+        shutil.copy(USERKVM, copy)
+        os.chmod(tmp.name, 0o755)
+        for name in os.listdir(os.path.join(BUILD, "src/preload")):
+            if name.startswith("libuserkvm.so") and os.path.isfile(os.path.join(BUILD, "src/preload", name)):
+                shutil.copy(os.path.join(BUILD, "src/preload", name), path(name))
+        env = dict(os.environ, LD_LIBRARY_PATH=tmp.name)
+        for argv in (["ept", "dump", c.pid], ["stat", "-1", "-p", c.pid]):
+            out, status = tap.run(copy, *argv, user=NOBODY, group=NOBODY, extra_groups=[], env=env)
+            assert status == 1 and len(out.splitlines()) == 1 and "not permitted" in out, out
+        c.run()
+
+
+def switched_off_there_is_nothing_to_look_at():
+    with Client(USERKVM_CONTROL="0") as c:
+        assert "has no VM of userkvm" in refused("ept", "dump", c.pid)
+        assert "userkvm-control" not in [open(f"/proc/{c.pid}/task/{t}/comm").read().strip() for t in os.listdir(f"/proc/{c.pid}/task")]
+
+
+def vm_that_dies_meanwhile_is_one_line():
+    with Client() as c:
+        c.run()
+        p = subprocess.Popen([USERKVM, "ept", "diff", "--interval", "1", c.pid], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        time.sleep(0.4)
+        assert c.tell("close") == "closed"
+        out, _ = p.communicate(timeout=10)
+        assert p.returncode == 1 and "no VM 1, or no longer" in out and len(out.splitlines()) == 1, out
+        assert "no VM at present" in refused("ept", "dump", c.pid)
+        assert "no VM at present" in refused("stat", "-1", "-p", c.pid)
+    with Client() as c:
+        p = subprocess.Popen([USERKVM, "stat", "-l", "-s", "0.5", "-p", c.pid], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(0.2)
+        c.p.kill()
+        c.p.wait()
+        out, err = p.communicate(timeout=10)
+        assert p.returncode == 1 and len(err.splitlines()) == 1, err
+
+
+def bad_dump_files_are_one_line():
+    with Client() as c:
+        c.run()
+        ask("ept", "dump", "-o", path("good"), c.pid)
+    good = open(path("good")).read()
+    for content in ("", "hello\n", good[:-40], good[:len(good) // 2], "\0" * 3000, good.replace("hva 0x", "hva ?", 1)):
+        with open(path("bad"), "w") as f:
+            f.write(content)
+        refused("ept", "diff", path("good"), path("bad"))
+        refused("ept", "map", path("bad"))
+    assert "No such file" in refused("ept", "map", "/nowhere/dump")
+
+
+# --- the target is unharmed ---
+
+def raw(pid, request, wait=True):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(10)
+        s.connect(f"\0userkvm/{pid}")
+        s.sendall(request)
+        return s.makefile("rb").read() if wait else None
+
+
+def bad_peers_do_not_harm_the_target():
+    with Client() as c:
+        for request in (b"\n", b"x" * 5000, b"ept\n", b"ept 1 2 3 4 5\n", b"walk 1 0 -1x\n", b"walk 1 99 0\n", b"\0\0\0",
+                        b"guest 1 99999999999999 0\n", b"guest 1 0 0xffffffffffffffff\n", b"ept 18446744073709551615\n"):
+            try:
+                assert raw(c.pid, request).startswith((b"error ", b"ok\n")), request
+            except ConnectionError:  # it had enough of us
+                pass
+        silent = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+        for s in silent:
+            s.connect(f"\0userkvm/{c.pid}")
+        raw(c.pid, b"ept 1\n", wait=False)
+        started = time.time()
+        ask("ept", "dump", c.pid)
+        assert time.time() - started < 9
+        for s in silent:
+            s.close()
+        c.run()
+
+
+def client_that_closes_every_descriptor_is_left_alone():
+    code = ("import fcntl, os, socket, sys, time\nk = os.open('/dev/kvm', 2)\nv = fcntl.ioctl(k, 0xAE01, 0)\n"
+            "for fd in range(3, 64):\n    if fd not in (k, v):\n        try: os.close(fd)\n        except OSError: pass\n"
+            "mine = socket.socket(socket.AF_UNIX); mine.bind('\\0see-test-%d' % os.getpid()); mine.listen()\n"
+            "print('ready', flush=True)\npeer, _ = mine.accept(); print(peer.recv(9).decode())\n")
+    p = subprocess.Popen([USERKVM, "run", "--", sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert p.stdout.readline() == "ready\n"
+    for _ in range(2):
+        tap.run(USERKVM, "ept", "dump", str(p.pid))
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(f"\0see-test-{p.pid}")
+        s.sendall(b"for you")
+        assert p.stdout.readline() == "for you\n"
+    assert p.wait(10) == 0
+    p.stdout.close()
+
+
+def forked_child_does_not_answer_for_its_parent():
+    code = ("import fcntl, os, time\nk = os.open('/dev/kvm', 2)\nv = fcntl.ioctl(k, 0xAE01, 0)\npid = os.fork()\n"
+            "if pid: print(pid, flush=True); os._exit(0)\ntime.sleep(20)\n")
+    p = subprocess.Popen([USERKVM, "run", "--", sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    child = int(p.stdout.readline())
+    try:
+        p.wait(10)
+        assert f"@userkvm/{p.pid}" not in open("/proc/net/unix").read(), "the child keeps the socket open"
+        assert "has no VM of userkvm" in refused("ept", "dump", str(child))
+    finally:
+        os.kill(child, 9)
+        p.stdout.close()
+
+
+def a_kernel_boots_while_everything_is_looked_at():
+    argv = [USERKVM, "boot", os.path.join(BUILD, "demo/vmlinuz"), "--initrd", os.path.join(BUILD, "demo/initrd.img"),
+            "--append", "demo.batch panic=-1", "--no-reboot"]
+    p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    pid, looks, stop = str(p.pid), [], threading.Event()
+
+    def look(*command):
+        while not stop.is_set():
+            out, status = tap.run(USERKVM, *[pid if w == "PID" else w for w in command])
+            looks.append((command[1], status))
+            assert status in (0, 1), out
+
+    threads = [threading.Thread(target=look, args=a) for a in (
+        ("ept", "dump", "PID"), ("ept", "walk", "--gva", "PID", "0xffffffff81000000"),
+        ("ept", "explain", "--gva", "PID", "0xffffffff82000000", "w"), ("stat", "-1", "-s", "0.1", "-p", "PID"))]
+    for t in threads:
+        t.start()
+    out = p.communicate(timeout=240)[0].decode(errors="replace")
+    stop.set()
+    for t in threads:
+        t.join()
+    assert p.returncode == 0 and "userkvm: demo done" in out, out[-3000:]
+    for bad in ("Kernel panic", "BUG:", "Oops", "Call Trace", "userkvm: a VM is stopped"):
+        assert bad not in out, out[-3000:]
+    assert sum(status == 0 for _, status in looks) > 20, looks
+
+
+cases = (dump_json_agrees_with_slots_and_counters, walk_ends_at_the_clients_memory, two_dimensional_walk_shows_both_tables,
+         explain_names_the_bit_the_slot_and_the_mapping, explain_names_write_protection_of_the_dirty_log,
+         shadow_paging_has_no_ept_to_look_at, explain_notices_what_the_client_unmapped,
+         diff_shows_what_a_round_of_the_guest_changed, dump_file_says_the_same_as_the_live_vm,
+         map_is_well_formed_and_shows_every_slot, core_file_says_the_same_as_the_live_vm, stat_counts_what_the_guest_does, stat_log_is_a_header_and_lines,
+         stat_of_all_processes_finds_the_client, qemu_reads_the_counters_of_its_vm, strace_shows_arguments_results_errors_and_time,
+         strace_without_a_file_goes_to_standard_error, wrong_processes_are_one_line, nonsense_is_one_line_or_usage,
+         other_users_may_not_look, switched_off_there_is_nothing_to_look_at, vm_that_dies_meanwhile_is_one_line,
+         bad_dump_files_are_one_line, bad_peers_do_not_harm_the_target, client_that_closes_every_descriptor_is_left_alone,
+         forked_child_does_not_answer_for_its_parent, a_kernel_boots_while_everything_is_looked_at)
+tap.main(*[f for f in cases if not sys.argv[3:] or f.__name__ in sys.argv[3:]])

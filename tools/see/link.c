@@ -1,0 +1,257 @@
+/*
+ * The client's end of the control socket, and what /proc knows.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "control/control.h"
+#include "tools/see/see.h"
+
+#define ANSWER_TIMEOUT_S 10
+
+const char *see_command = "userkvm";
+
+bool see_fail(const char *fmt, ...)
+{
+	va_list ap;
+
+	fprintf(stderr, "%s: ", see_command);
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+	return false;
+}
+
+/* The process's user; -1: there is no such process. */
+static long owner_of(pid_t pid)
+{
+	char path[32];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "/proc/%d", (int)pid);
+	return stat(path, &st) == 0 ? (long)st.st_uid : -1;
+}
+
+/* A descriptor, or what is wrong, in words. */
+static int connect_to(pid_t pid, char *why, size_t size)
+{
+	struct timeval limit = { .tv_sec = ANSWER_TIMEOUT_S };
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	int n = snprintf(a.sun_path + 1, sizeof(a.sun_path) - 1, CONTROL_ADDRESS "%d", (int)pid);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	long owner = owner_of(pid);
+	struct ucred peer;
+	socklen_t len = sizeof(peer);
+
+	if (owner < 0) {
+		snprintf(why, size, "there is no process %d", (int)pid);
+	} else if (fd < 0) {
+		snprintf(why, size, "no socket: %s", strerror(errno));
+	} else if (connect(fd, (struct sockaddr *)&a,
+			   (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n))) {
+		if (owner != (long)geteuid() && geteuid() != 0)
+			snprintf(why, size, "process %d belongs to user %ld: not permitted", (int)pid, owner);
+		else
+			snprintf(why, size,
+				 "process %d has no VM of userkvm to look at (none yet, or USERKVM_CONTROL=0)",
+				 (int)pid);
+	} else if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) ||
+		   ((long)peer.uid != owner && peer.uid != geteuid() && peer.uid != 0)) {
+		/*
+		 * Anybody may take an abstract address. The listener is who it was
+		 * when it began, so one that has changed its user since is let pass.
+		 */
+		snprintf(why, size, "somebody else answers for process %d: not trusted", (int)pid);
+	} else {
+		setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+		return fd;
+	}
+	if (fd >= 0)
+		close(fd);
+	return -1;
+}
+
+/* All there is until the other side closes; NULL: it went silent or away. */
+static char *receive(int fd)
+{
+	size_t size = 1 << 16, len = 0;
+	char *text = malloc(size), *more;
+
+	while (text) {
+		ssize_t n = recv(fd, text + len, size - len - 1, 0);
+
+		if (n <= 0) {
+			text[len] = '\0';
+			if (n == 0 && len)
+				return text;
+			break;
+		}
+		len += (size_t)n;
+		if (len < size - 1)
+			continue;
+		size *= 2;
+		more = realloc(text, size);
+		if (!more)
+			break;
+		text = more;
+	}
+	free(text);
+	return NULL;
+}
+
+static char *ask(pid_t pid, const char *request, char *why, size_t size)
+{
+	int fd = connect_to(pid, why, size);
+	char *text = NULL, *body = NULL;
+
+	if (fd < 0)
+		return NULL;
+	if (send(fd, request, strlen(request), MSG_NOSIGNAL) == (ssize_t)strlen(request))
+		text = receive(fd);
+	close(fd);
+	if (!text) {
+		snprintf(why, size, "process %d %s", (int)pid,
+			 owner_of(pid) < 0 ? "ended meanwhile" : "does not answer");
+	} else if (strncmp(text, "ok\n", 3) == 0) {
+		body = strdup(text + 3);
+	} else if (strncmp(text, "error ", 6) == 0) {
+		snprintf(why, size, "process %d: %.*s", (int)pid, (int)strcspn(text + 6, "\n"), text + 6);
+	} else {
+		snprintf(why, size, "process %d answers what is none of userkvm's", (int)pid);
+	}
+	free(text);
+	return body;
+}
+
+char *see_ask(pid_t pid, const char *fmt, ...)
+{
+	char request[CONTROL_REQUEST_MAX], why[256] = "";
+	va_list ap;
+	char *body;
+
+	va_start(ap, fmt);
+	vsnprintf(request, sizeof(request), fmt, ap);
+	va_end(ap);
+	body = see_core_pid() ? see_ask_core(request) : ask(pid, request, why, sizeof(why));
+	if (body && strncmp(body, "error ", 6) == 0) { /* a core's */
+		see_fail("%.*s", (int)strcspn(body + 6, "\n"), body + 6);
+		free(body);
+		return NULL;
+	}
+	if (!body)
+		see_fail("%s", *why ? why : strerror(ENOMEM));
+	return body;
+}
+
+char *see_ask_quietly(pid_t pid, const char *request)
+{
+	char why[256];
+
+	return ask(pid, request, why, sizeof(why));
+}
+
+bool see_pid(const char *text, pid_t *pid)
+{
+	char *end;
+	long v = strtol(text, &end, 10);
+
+	*pid = (pid_t)v;
+	if (end == text || *end || v <= 0 || v > 1 << 30)
+		return see_fail("'%s' is not a process id", text);
+	return true;
+}
+
+unsigned see_processes(pid_t *pids, unsigned max)
+{
+	FILE *f = fopen("/proc/net/unix", "re");
+	char line[512];
+	unsigned n = 0;
+
+	while (f && n < max && fgets(line, sizeof(line), f)) {
+		const char *at = strstr(line, " @" CONTROL_ADDRESS);
+		unsigned i = 0;
+		pid_t pid;
+
+		if (!at)
+			continue;
+		pid = (pid_t)atoi(at + 2 + strlen(CONTROL_ADDRESS));
+		while (i < n && pids[i] != pid)
+			i++;
+		if (i == n && pid > 0 && owner_of(pid) >= 0)
+			pids[n++] = pid;
+	}
+	if (f)
+		fclose(f);
+	return n;
+}
+
+bool see_choose_vm(pid_t pid, uint64_t *serial)
+{
+	char *text = see_ask(pid, "vms\n"), *at;
+	uint64_t want = *serial;
+	bool found = false;
+
+	if (!text)
+		return false;
+	for (at = text; at && !found; at = strchr(at, '\n')) {
+		ull v;
+
+		at += *at == '\n';
+		if (sscanf(at, "vm %llu ", &v) == 1 && (!want || want == v)) {
+			*serial = v;
+			found = true;
+		}
+	}
+	free(text);
+	if (!found && want)
+		return see_fail("process %d has no VM %llu", (int)pid, (ull)want);
+	return found ? true : see_fail("process %d has no VM at present", (int)pid);
+}
+
+bool see_number(const char *text, uint64_t *v)
+{
+	static const char suffix[] = "KMGT";
+	const char *s;
+	char *end;
+
+	errno = 0;
+	*v = strtoull(text, &end, 0);
+	if (end == text || errno || *text == '-')
+		return see_fail("'%s' is not a number", text);
+	s = *end ? strchr(suffix, *end) : NULL;
+	if (*end && (!s || end[1]))
+		return see_fail("'%s' is not a number", text);
+	if (s)
+		*v <<= 10 * (s - suffix + 1);
+	return true;
+}
+
+bool see_mapping(pid_t pid, uint64_t addr, char *line, size_t size)
+{
+	char path[40];
+	FILE *f;
+	bool found = false;
+
+	if (see_core_pid())
+		return see_core_mapping(addr, line, size);
+	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+	f = fopen(path, "re");
+	while (f && !found && fgets(line, (int)size, f)) {
+		ull start, end;
+
+		line[strcspn(line, "\n")] = '\0';
+		found = sscanf(line, "%llx-%llx", &start, &end) == 2 && start <= addr && addr < end;
+	}
+	if (f)
+		fclose(f);
+	return found;
+}
