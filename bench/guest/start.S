@@ -89,6 +89,7 @@ gdt_pointer:
 
 	.section .bss
 	.balign 4096
+	.globl pml4, pdpt
 pml4:	.skip 4096
 pdpt:	.skip 4096
 pd:	.skip 4096

@@ -76,6 +76,21 @@ void host_frame_free(void *frame)
 	__atomic_fetch_sub(&pool.in_use, 1, __ATOMIC_RELAXED);
 }
 
+/* Few are needed (one a vCPU): each is a mapping of its own. */
+void *host_low_frame_alloc(void)
+{
+	void *p = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+void host_low_frame_free(void *frame)
+{
+	if (frame)
+		munmap(frame, PAGE_SIZE);
+}
+
 uint64_t host_frames_in_use(void)
 {
 	return READ_ONCE(pool.in_use);

@@ -26,6 +26,9 @@ static inline void *__va(hpa_t pa)
  */
 void *host_frame_alloc(void);
 void host_frame_free(void *frame); /* NULL is allowed */
+/* One zeroed frame below 4 GiB, where a 32-bit CR3 reaches it. NULL: none there. */
+void *host_low_frame_alloc(void);
+void host_low_frame_free(void *frame);
 /* Frames in use, for accounting and leak checks. */
 uint64_t host_frames_in_use(void);
 

@@ -15,7 +15,7 @@
 
 #include "host/memory.h"
 #include "lib/log.h"
-#include "mmu/internal.h"
+#include "mmu/shadow.h"
 
 struct check {
 	struct kvm *kvm;
@@ -171,7 +171,10 @@ int mmu_check(struct kvm *kvm)
 		check_table(&c, c.root->spt, root_level(c.root), 0);
 	}
 	check_seen_once(&c);
-	check_counters(&c, vm);
+	if (vm->shadow)
+		c.faults += shadow_check(kvm);
+	else
+		check_counters(&c, vm);
 	pthread_rwlock_unlock(&vm->lock);
 	pthread_mutex_unlock(&kvm->slots_lock);
 	free(c.seen);

@@ -18,7 +18,7 @@
  * are split and protected as their bits are cleared.
  */
 #include "host/memory.h"
-#include "mmu/internal.h"
+#include "mmu/shadow.h"
 
 #define SPLIT_STOCK 32
 
@@ -129,6 +129,11 @@ static bool protect_range(struct kvm *kvm, const struct kvm_memory_slot *slot, g
 	bool any = false;
 	uint32_t i;
 
+	if (vm->shadow) {
+		pthread_rwlock_wrlock(&vm->lock);
+		any = shadow_wrprot_range(slot, start, end);
+		pthread_rwlock_unlock(&vm->lock);
+	}
 	for (i = 0; i < mmu_nr_roots(vm); i++) {
 		struct kvm_mmu_page *root = vm->roots[i];
 

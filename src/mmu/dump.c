@@ -8,7 +8,7 @@
 #include <stdio.h>
 
 #include "lib/rcu.h"
-#include "mmu/internal.h"
+#include "mmu/shadow.h"
 
 struct run {
 	gpa_t start, end;
@@ -104,6 +104,8 @@ void kvm_mmu_dump(struct kvm *kvm, void (*line)(void *arg, const char *text), vo
 		dump_table(&d, vm->roots[i]->spt, root_level(vm->roots[i]), 0);
 		flush_run(&d);
 	}
+	if (vm->shadow)
+		shadow_dump(kvm, line, arg);
 	pthread_rwlock_unlock(&vm->lock);
 	lib_rcu_read_unlock();
 }

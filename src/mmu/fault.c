@@ -102,11 +102,7 @@ static int mapping_level(const struct kvm_page_fault *f)
 	return host_mapping_level(f->hva, s->userspace_addr, s->npages << PAGE_SHIFT, level);
 }
 
-/*
- * RCU. From gfn to a host page that is there. RET_PF_CONTINUE: f is complete.
- * < 0: -EFAULT.
- */
-static int kvm_faultin_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
+int kvm_faultin_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 {
 	struct kvm_memslots *slots = __kvm_memslots(vcpu->kvm, (int)vcpu->as_id);
 	struct kvm_memory_slot *s;
@@ -136,8 +132,7 @@ static int kvm_faultin_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 	return RET_PF_CONTINUE;
 }
 
-/* mmu_lock for reading. */
-static bool is_page_fault_stale(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f)
+bool is_page_fault_stale(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f)
 {
 	struct kvm *kvm = vcpu->kvm;
 

@@ -12,8 +12,7 @@
 #include "host/fault.h"
 #include "host/memory.h"
 #include "lib/rcu.h"
-#include "mmu/internal.h"
-#include "sdm/paging.h"
+#include "mmu/shadow.h"
 #include "sdm/regs.h"
 
 /* How the guest pages, read once a walk. */
@@ -32,6 +31,7 @@ struct walk {
 	uint32_t access; /* PFERR_USER, WRITE, FETCH */
 	bool implicit;
 	struct kvm_page_fault_info *exception;
+	struct guest_walker *gw; /* may be NULL */
 };
 
 /* A walk's result when a table entry changed under it. */
@@ -154,11 +154,20 @@ static gpa_t leaf_gpa(const struct walk *w, uint64_t e, int level)
 	return base | (w->gva & (BIT_ULL(shift) - 1));
 }
 
+static unsigned rights(bool user, bool writable, bool no_exec)
+{
+	return (user ? ACC_USER_MASK : 0) | (writable ? ACC_WRITE_MASK : 0) |
+	       (no_exec ? 0 : ACC_EXEC_MASK);
+}
+
 /* Down from the table at `table` (level `level`). */
 static gpa_t walk_tables(struct walk *w, gpa_t table, int level)
 {
 	bool user = true, writable = true, no_exec = false;
+	struct guest_walker *gw = w->gw;
 
+	if (gw)
+		gw->max_level = level;
 	for (;; level--) {
 		unsigned shift = PAGE_SHIFT + (unsigned)(w->m.bits * (level - 1));
 		uint64_t index = (w->gva >> shift) & (BIT_ULL(w->m.bits) - 1);
@@ -186,6 +195,17 @@ static gpa_t walk_tables(struct walk *w, gpa_t table, int level)
 			return page_fault(w, 0);
 		if (r == 0)
 			return WALK_AGAIN;
+		if (gw) {
+			gw->level = level;
+			gw->table_gfn[level] = table >> PAGE_SHIFT;
+			gw->pte_gpa[level] = at;
+			gw->pte[level] = e | set;
+			gw->pt_access[level] = rights(user, writable, no_exec);
+		}
+		if (leaf && gw) {
+			gw->gfn = leaf_gpa(w, e, level) >> PAGE_SHIFT;
+			gw->pte_access = rights(user, writable && (e | set) & PTE_D, no_exec);
+		}
 		if (leaf)
 			return leaf_gpa(w, e, level);
 		table = e & (w->m.level == 2 ? 0xfffff000ULL : PTE_ADDR_MASK);
@@ -202,10 +222,11 @@ static gpa_t walk_pae(struct walk *w)
 	return walk_tables(w, pdpte & PTE_ADDR_MASK, 2);
 }
 
-gpa_t paging_gva_to_gpa(struct kvm_vcpu *vcpu, gva_t gva, uint32_t access,
-			struct kvm_page_fault_info *exception)
+gpa_t mmu_guest_walk(struct kvm_vcpu *vcpu, gva_t gva, uint32_t access, struct guest_walker *gw,
+		     struct kvm_page_fault_info *exception)
 {
-	struct walk w = { .vcpu = vcpu, .gva = gva, .access = access, .exception = exception };
+	struct walk w = { .vcpu = vcpu, .gva = gva, .access = access, .exception = exception,
+			  .gw = gw };
 	gpa_t gpa;
 
 	read_mode(vcpu, &w.m);
@@ -222,6 +243,28 @@ gpa_t paging_gva_to_gpa(struct kvm_vcpu *vcpu, gva_t gva, uint32_t access,
 			gpa = walk_tables(&w, cr3 & PTE_ADDR_MASK, 4);
 	} while (gpa == WALK_AGAIN);
 	return gpa;
+}
+
+gpa_t paging_gva_to_gpa(struct kvm_vcpu *vcpu, gva_t gva, uint32_t access,
+			struct kvm_page_fault_info *exception)
+{
+	return mmu_guest_walk(vcpu, gva, access, NULL, exception);
+}
+
+bool mmu_guest_walk_changed(struct kvm_vcpu *vcpu, const struct guest_walker *gw, int level)
+{
+	size_t size = vcpu->mmu->guest_level == 2 ? 4 : 8;
+	uint64_t e = 0;
+
+	return kvm_vcpu_read_guest(vcpu, gw->pte_gpa[level], &e, size) || e != gw->pte[level];
+}
+
+bool mmu_guest_pte_valid(struct kvm_vcpu *vcpu, uint64_t pte)
+{
+	struct walk_mode m;
+
+	read_mode(vcpu, &m);
+	return !(pte & reserved_bits(&m, 1, true));
 }
 
 gpa_t nonpaging_gva_to_gpa(struct kvm_vcpu *vcpu, gva_t gva, uint32_t access,

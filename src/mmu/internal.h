@@ -37,6 +37,7 @@ struct kvm_mmu_vm {
 	uint64_t table_pages;			       /* (a) */
 	uint64_t *leaves; /* (c)->(a) by level, 1..3: the VM's pages_4k, _2m, _1g */
 	uint64_t mmio_entries;			       /* (a) */
+	struct shadow_vm *shadow;		       /* (c) ept=0: the shadow pages */
 	struct kvm_mmu_vm *next_vm; /* vms_lock (slots.c) */
 	uint64_t number;	    /* (c) once linked: VMs are counted from 1 */
 };
@@ -52,6 +53,7 @@ struct kvm_mmu_vcpu {
 	struct kvm_mmu root_mmu; /* (o) L1's; guest_mmu and nested_mmu will stand here */
 	struct kvm_mmu_page *root; /* (o) what root_mmu.root_hpa belongs to */
 	struct kvm_mmu_memory_cache cache; /* (o) */
+	struct shadow_vcpu *shadow;	   /* (c) ept=0 */
 };
 
 /* One fault on its way (Linux: struct kvm_page_fault). */
@@ -103,6 +105,10 @@ must_check int mmu_topup_memory_caches(struct kvm_vcpu *vcpu);
 
 /* --- fault.c --- */
 int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault);
+/* RCU. From f->gfn to a host page that is there. RET_PF_CONTINUE: f is complete. < 0: -EFAULT. */
+must_check int kvm_faultin_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f);
+/* mmu_lock. What f knows of the client's mapping is out of date. */
+bool is_page_fault_stale(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f);
 
 /* --- tdp_mmu.c --- */
 /* mmu_lock for reading, at least KVM_MMU_CACHE_FRAMES / 2 frames in the cache. */
@@ -144,6 +150,24 @@ void mmu_vm_link(struct kvm_mmu_vm *vm);
 void mmu_vm_unlink(struct kvm_mmu_vm *vm);
 
 /* --- guest_walk.c --- */
+/* What a walk went through, by level of the guest's tables. */
+struct guest_walker {
+	int max_level; /* of the tables in memory: PAE begins at 2 */
+	int level;     /* of the entry that maps the page */
+	gfn_t table_gfn[5];
+	gpa_t pte_gpa[5];
+	uint64_t pte[5];	/* as left by the walk, A and D set */
+	unsigned pt_access[5]; /* ACC_*: rights down to and with this entry */
+	unsigned pte_access;	/* of the page; no write while its entry is clean */
+	gfn_t gfn;		/* of the 4 KiB page */
+};
+/* As paging_gva_to_gpa(), which is this without `gw`. */
+gpa_t mmu_guest_walk(struct kvm_vcpu *vcpu, gva_t gva, uint32_t access, struct guest_walker *gw,
+		     struct kvm_page_fault_info *exception);
+/* RCU. Some entry of the walk is no longer what it was. */
+bool mmu_guest_walk_changed(struct kvm_vcpu *vcpu, const struct guest_walker *gw, int level);
+/* An entry of the guest's (level 1, `pte` present) as the processor would take it: false if reserved bits are set. */
+bool mmu_guest_pte_valid(struct kvm_vcpu *vcpu, uint64_t pte);
 gpa_t nonpaging_gva_to_gpa(struct kvm_vcpu *vcpu, gva_t gva, uint32_t access,
 			   struct kvm_page_fault_info *exception);
 gpa_t paging_gva_to_gpa(struct kvm_vcpu *vcpu, gva_t gva, uint32_t access,

@@ -14,7 +14,7 @@
 #include "host/memory.h"
 #include "lib/error.h"
 #include "lib/params.h"
-#include "mmu/internal.h"
+#include "mmu/shadow.h"
 #include "sdm/regs.h"
 
 static const struct kvm_mmu_guest_ops *guest_ops;
@@ -71,6 +71,12 @@ int kvm_mmu_init_vm(struct kvm *kvm)
 	pthread_rwlock_init(&vm->lock, &attr);
 	pthread_rwlockattr_destroy(&attr);
 	pthread_mutex_init(&vm->roots_lock, NULL);
+	if (!kvm_mmu_params()->ept && shadow_vm_create(vm)) {
+		pthread_mutex_destroy(&vm->roots_lock);
+		pthread_rwlock_destroy(&vm->lock);
+		free(vm);
+		return -ENOMEM;
+	}
 	kvm->mmu_vm = vm;
 	mmu_register_slot_listener();
 	mmu_vm_link(vm);
@@ -85,6 +91,7 @@ void kvm_mmu_uninit_vm(struct kvm *kvm)
 	if (!vm)
 		return;
 	mmu_vm_unlink(vm);
+	shadow_vm_destroy(vm);
 	for (i = 0; i < vm->nr_roots; i++) {
 		kvm_tdp_mmu_free_tables(vm, vm->roots[i]);
 		host_frame_free(vm->roots[i]->spt);
@@ -122,122 +129,7 @@ int mmu_topup_memory_caches(struct kvm_vcpu *vcpu)
 	return c->nr >= KVM_MMU_CACHE_FRAMES / 2 ? 0 : err_born(ENOMEM, "no frames for page tables");
 }
 
-/* --- contexts --- */
-
-/* The guest's CR3, by way of the x86 room. */
-static uint64_t get_cr3(struct kvm_vcpu *vcpu)
-{
-	return guest_ops->get_cr3(vcpu);
-}
-
-/* vmx_set_cr3: the vendor loads the EPT root. */
-static void set_tdp_cr3(struct kvm_vcpu *vcpu, hpa_t root_hpa, int level)
-{
-	vendor_ops->set_cr3(vcpu, root_hpa, level);
-}
-
-/* Levels of the guest's own paging: 0 none, 2 (32-bit), 3 (PAE), 4. */
-static int guest_paging_level(struct kvm_vcpu *vcpu)
-{
-	if (!(guest_ops->get_cr0(vcpu) & X86_CR0_PG))
-		return 0;
-	if (guest_ops->get_efer(vcpu) & EFER_LMA)
-		return 4;
-	return guest_ops->get_cr4(vcpu) & X86_CR4_PAE ? 3 : 2;
-}
-
-static uint32_t tdp_role(struct kvm_vcpu *vcpu)
-{
-	return (uint32_t)(FIELD_PREP(ROLE_LEVEL_MASK, PT64_ROOT_4LEVEL) |
-			  FIELD_PREP(ROLE_AS_ID_MASK, vcpu->as_id) |
-			  (kvm_mmu_params()->eptad ? 0 : ROLE_AD_DISABLED));
-}
-
-/* Two-dimensional paging: the guest has its page tables to itself. */
-static void init_kvm_tdp_mmu(struct kvm_vcpu *vcpu)
-{
-	struct kvm_mmu *context = &vcpu->mmu_vcpu->root_mmu;
-
-	context->page_fault = tdp_page_fault;
-	context->direct_map = true;
-	context->set_cr3 = set_tdp_cr3;
-	context->get_cr3 = get_cr3;
-	context->sync_roots = NULL; /* our tables shadow nothing */
-	context->root_level = PT64_ROOT_4LEVEL;
-	context->guest_level = guest_paging_level(vcpu);
-	context->gva_to_gpa = context->guest_level ? paging_gva_to_gpa : nonpaging_gva_to_gpa;
-	context->role = tdp_role(vcpu);
-	vcpu->mmu = context;
-}
-
-/*
- * The place of the other two: init_kvm_softmmu() (shadow paging, ept=0; until
- * it is written kvm_mmu_create() refuses) and init_kvm_nested_mmu() (while L2
- * runs; no guest is offered VMX until it is written).
- */
-void kvm_init_mmu(struct kvm_vcpu *vcpu)
-{
-	vcpu->as_id = guest_ops->is_smm && guest_ops->is_smm(vcpu) ? 1 : 0;
-	init_kvm_tdp_mmu(vcpu);
-}
-
-int kvm_mmu_create(struct kvm_vcpu *vcpu)
-{
-	struct kvm_mmu_vcpu *m;
-
-	if (!kvm_mmu_params()->ept)
-		return err_born(EOPNOTSUPP, "ept=0: there is no shadow MMU yet");
-	m = calloc(1, sizeof(*m));
-	if (!m)
-		return err_born(ENOMEM, "no memory for a vCPU's MMU");
-	m->root_mmu.root_hpa = INVALID_PAGE;
-	vcpu->mmu_vcpu = m;
-	vcpu->mmu = &m->root_mmu;
-	return 0;
-}
-
-void kvm_mmu_destroy(struct kvm_vcpu *vcpu)
-{
-	struct kvm_mmu_vcpu *m = vcpu->mmu_vcpu;
-
-	if (!m)
-		return;
-	/*
-	 * The VM itself is going: no invalidation may begin a shoot-down among
-	 * vCPUs that are being freed.
-	 */
-	if (__atomic_load_n(&vcpu->kvm->refcount, __ATOMIC_ACQUIRE) == 0)
-		mmu_vm_unlink(vcpu->kvm->mmu_vm);
-	kvm_mmu_unload(vcpu);
-	while (m->cache.nr)
-		host_frame_free(m->cache.frame[--m->cache.nr]);
-	free(m);
-	vcpu->mmu_vcpu = NULL;
-	vcpu->mmu = NULL;
-}
-
-void kvm_mmu_unload(struct kvm_vcpu *vcpu)
-{
-	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
-	struct kvm_mmu_vcpu *m = vcpu->mmu_vcpu;
-
-	if (m->root) {
-		pthread_mutex_lock(&vm->roots_lock);
-		m->root->refcount--;
-		pthread_mutex_unlock(&vm->roots_lock);
-	}
-	m->root = NULL;
-	m->root_mmu.root_hpa = INVALID_PAGE;
-}
-
-void kvm_mmu_reset_context(struct kvm_vcpu *vcpu)
-{
-	kvm_init_mmu(vcpu);
-	if (vcpu->mmu_vcpu->root && vcpu->mmu_vcpu->root->role != vcpu->mmu->role)
-		kvm_mmu_unload(vcpu);
-}
-
-/* --- roots --- */
+/* --- TDP roots --- */
 
 /* roots_lock held, a frame in the cache. A new root with an empty table. NULL: no memory. */
 static struct kvm_mmu_page *kvm_mmu_alloc_page(struct kvm_vcpu *vcpu, uint32_t role)
@@ -289,10 +181,145 @@ static int mmu_alloc_direct_roots(struct kvm_vcpu *vcpu)
 	return 0;
 }
 
-/* mmu_alloc_shadow_roots() will stand beside the direct ones. */
+static void tdp_unload(struct kvm_vcpu *vcpu)
+{
+	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
+	struct kvm_mmu_vcpu *m = vcpu->mmu_vcpu;
+
+	if (m->root) {
+		pthread_mutex_lock(&vm->roots_lock);
+		m->root->refcount--;
+		pthread_mutex_unlock(&vm->roots_lock);
+	}
+	m->root = NULL;
+	m->root_mmu.root_hpa = INVALID_PAGE;
+}
+
+/* --- contexts --- */
+
+/* The guest's CR3, by way of the x86 room. */
+static uint64_t get_cr3(struct kvm_vcpu *vcpu)
+{
+	return guest_ops->get_cr3(vcpu);
+}
+
+/* vmx_set_cr3: the vendor loads the EPT root. */
+static void set_tdp_cr3(struct kvm_vcpu *vcpu, hpa_t root_hpa, int level)
+{
+	vendor_ops->set_cr3(vcpu, root_hpa, level);
+}
+
+/* Levels of the guest's own paging: 0 none, 2 (32-bit), 3 (PAE), 4. */
+static int guest_paging_level(struct kvm_vcpu *vcpu)
+{
+	if (!(guest_ops->get_cr0(vcpu) & X86_CR0_PG))
+		return 0;
+	if (guest_ops->get_efer(vcpu) & EFER_LMA)
+		return 4;
+	return guest_ops->get_cr4(vcpu) & X86_CR4_PAE ? 3 : 2;
+}
+
+static uint32_t tdp_role(struct kvm_vcpu *vcpu)
+{
+	return (uint32_t)(FIELD_PREP(ROLE_LEVEL_MASK, PT64_ROOT_4LEVEL) |
+			  FIELD_PREP(ROLE_AS_ID_MASK, vcpu->as_id) |
+			  (kvm_mmu_params()->eptad ? 0 : ROLE_AD_DISABLED));
+}
+
+/* Two-dimensional paging: the guest has its page tables to itself. */
+static void init_kvm_tdp_mmu(struct kvm_vcpu *vcpu)
+{
+	struct kvm_mmu *context = &vcpu->mmu_vcpu->root_mmu;
+
+	context->page_fault = tdp_page_fault;
+	context->direct_map = true;
+	context->set_cr3 = set_tdp_cr3;
+	context->get_cr3 = get_cr3;
+	context->sync_roots = NULL; /* our tables shadow nothing */
+	context->alloc_roots = mmu_alloc_direct_roots;
+	context->unload = tdp_unload;
+	context->root_level = PT64_ROOT_4LEVEL;
+	context->gva_to_gpa = context->guest_level ? paging_gva_to_gpa : nonpaging_gva_to_gpa;
+	context->role = tdp_role(vcpu);
+	vcpu->mmu = context;
+}
+
+/*
+ * init_kvm_nested_mmu() (while L2 runs) has its place here; no guest is offered
+ * VMX until it is written.
+ */
+void kvm_init_mmu(struct kvm_vcpu *vcpu)
+{
+	vcpu->as_id = guest_ops->is_smm && guest_ops->is_smm(vcpu) ? 1 : 0;
+	vcpu->mmu->guest_level = guest_paging_level(vcpu);
+	if (kvm_mmu_params()->ept)
+		init_kvm_tdp_mmu(vcpu);
+	else
+		init_kvm_softmmu(vcpu);
+}
+
+int kvm_mmu_create(struct kvm_vcpu *vcpu)
+{
+	struct kvm_mmu_vcpu *m;
+
+	m = calloc(1, sizeof(*m));
+	if (!m)
+		return err_born(ENOMEM, "no memory for a vCPU's MMU");
+	m->root_mmu.root_hpa = INVALID_PAGE;
+	vcpu->mmu_vcpu = m;
+	vcpu->mmu = &m->root_mmu;
+	if (!kvm_mmu_params()->ept && shadow_vcpu_create(vcpu)) {
+		free(m);
+		vcpu->mmu_vcpu = NULL;
+		vcpu->mmu = NULL;
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+void kvm_mmu_destroy(struct kvm_vcpu *vcpu)
+{
+	struct kvm_mmu_vcpu *m = vcpu->mmu_vcpu;
+
+	if (!m)
+		return;
+	/*
+	 * The VM itself is going: no invalidation may begin a shoot-down among
+	 * vCPUs that are being freed.
+	 */
+	if (__atomic_load_n(&vcpu->kvm->refcount, __ATOMIC_ACQUIRE) == 0)
+		mmu_vm_unlink(vcpu->kvm->mmu_vm);
+	kvm_mmu_unload(vcpu);
+	shadow_vcpu_destroy(vcpu);
+	while (m->cache.nr)
+		host_frame_free(m->cache.frame[--m->cache.nr]);
+	free(m);
+	vcpu->mmu_vcpu = NULL;
+	vcpu->mmu = NULL;
+}
+
+void kvm_mmu_unload(struct kvm_vcpu *vcpu)
+{
+	if (vcpu->mmu->unload) /* a context has been chosen */
+		vcpu->mmu->unload(vcpu);
+}
+
+void kvm_mmu_reset_context(struct kvm_vcpu *vcpu)
+{
+	/* A shadow root is one of the guest's CR3 and mode, always another one now. */
+	if (vcpu->mmu->new_cr3)
+		kvm_mmu_unload(vcpu);
+	kvm_init_mmu(vcpu);
+	if (vcpu->mmu_vcpu->root && vcpu->mmu_vcpu->root->role != vcpu->mmu->role)
+		kvm_mmu_unload(vcpu);
+}
+
+/* --- entering with a root --- */
+
+/* mmu_alloc_direct_roots, or shadow_alloc_roots. */
 static int mmu_alloc_roots(struct kvm_vcpu *vcpu)
 {
-	return mmu_alloc_direct_roots(vcpu);
+	return vcpu->mmu->alloc_roots(vcpu);
 }
 
 /* Shadow and nested contexts have pages that may lag behind the guest's. */

@@ -11,9 +11,13 @@
  * by compare-exchange, tables freed after a grace period. Zapping a slot takes
  * the lock for writing.
  *
+ * Shadow MMU (ept=0): shadow.h. One writer at a time.
+ *
  * Files: mmu.c (contexts, roots, life), fault.c (page faults, MMIO), tdp_mmu.c
- * (tables: map, zap, split), slots.c (memslot listener, invalidation by
- * host address), dirty.c (noticing writes: eager split, protection), guest_walk.c, check.c, dump.c; spte.h is the entry format.
+ * (tables: map, zap, split), slots.c (memslot listener, invalidation by host
+ * address), dirty.c (noticing writes: eager split, protection), guest_walk.c,
+ * check.c, dump.c; spte.h is the entry format. shadow_page.c (pages, rmaps),
+ * shadow_fault.c, shadow_sync.c, shadow_root.c, shadow_slots.c, shadow_check.c.
  */
 #ifndef USERKVM_MMU_MMU_H
 #define USERKVM_MMU_MMU_H
@@ -32,6 +36,12 @@ enum ret_pf {
 	RET_PF_SPURIOUS,
 };
 
+struct kvm_page_fault_info { /* x86_exception of the guest walk */
+	uint8_t vector;
+	uint16_t error_code;
+	uint64_t address;
+};
+
 /* Guest registers the MMU must look at, supplied by the x86 room. */
 struct kvm_mmu_guest_ops {
 	uint64_t (*get_cr0)(struct kvm_vcpu *vcpu);
@@ -43,21 +53,20 @@ struct kvm_mmu_guest_ops {
 	int (*get_maxphyaddr)(struct kvm_vcpu *vcpu); /* guest CPUID 80000008h */
 	int (*get_cpl)(struct kvm_vcpu *vcpu);
 	bool (*is_smm)(struct kvm_vcpu *vcpu);
+	/* The guest's own #PF, found by a walk of its tables (shadow paging). */
+	void (*inject_page_fault)(struct kvm_vcpu *vcpu, const struct kvm_page_fault_info *fault);
 };
 
 /* What the MMU asks of the vendor room (vmx), so that it knows no VMCS. */
 struct kvm_mmu_vendor_ops {
-	/* set_tdp_cr3 / vmx_set_cr3: root_hpa is the *host-physical address of the EPT root*. */
+	/*
+	 * set_tdp_cr3 / vmx_set_cr3: root_hpa is the *host-physical address of
+	 * the EPT root*; with ept=0 of the shadow root, and goes into GUEST_CR3.
+	 */
 	void (*set_cr3)(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level);
 	void (*flush_tlb_current)(struct kvm_vcpu *vcpu); /* INVEPT of the current EPTP */
 	/* What processors have decoded from host memory [start, start + size) is void. NULL: nothing. */
 	void (*invalidate_code)(struct kvm *kvm, hva_t start, uint64_t size_bytes);
-};
-
-struct kvm_page_fault_info { /* x86_exception of the guest walk */
-	uint8_t vector;
-	uint16_t error_code;
-	uint64_t address;
 };
 
 struct kvm_mmu {
@@ -68,6 +77,14 @@ struct kvm_mmu {
 	void (*set_cr3)(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level);
 	uint64_t (*get_cr3)(struct kvm_vcpu *vcpu);
 	void (*sync_roots)(struct kvm_vcpu *vcpu); /* NULL: nothing can be unsync */
+	int (*alloc_roots)(struct kvm_vcpu *vcpu);
+	void (*unload)(struct kvm_vcpu *vcpu);
+	/* What the guest does to its translations; NULL: the processor sees to it itself. */
+	void (*new_cr3)(struct kvm_vcpu *vcpu, uint64_t cr3, bool skip_sync);
+	void (*invalidate_pcid)(struct kvm_vcpu *vcpu, bool all, uint16_t pcid);
+	void (*invlpg)(struct kvm_vcpu *vcpu, gva_t gva);
+	void (*pte_write)(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len);
+	bool (*unprotect)(struct kvm_vcpu *vcpu, gva_t gva);
 	bool direct_map;
 
 	hpa_t root_hpa; /* (o) INVALID_PAGE: kvm_mmu_load() before the next entry */
@@ -88,10 +105,7 @@ void kvm_mmu_register_guest(const struct kvm_mmu_guest_ops *g, const struct kvm_
 must_check int kvm_mmu_init_vm(struct kvm *kvm);
 /* After the last vCPU's kvm_mmu_destroy(): frees every table. */
 void kvm_mmu_uninit_vm(struct kvm *kvm);
-/*
- * The vCPU's part, context not yet chosen (kvm_init_mmu). -ENOMEM;
- * -EOPNOTSUPP with ept=0, there is no shadow MMU yet.
- */
+/* The vCPU's part, context not yet chosen (kvm_init_mmu). -ENOMEM. */
 must_check int kvm_mmu_create(struct kvm_vcpu *vcpu);
 void kvm_mmu_destroy(struct kvm_vcpu *vcpu);
 /*
@@ -100,9 +114,9 @@ void kvm_mmu_destroy(struct kvm_vcpu *vcpu);
  */
 void kvm_init_mmu(struct kvm_vcpu *vcpu);
 /*
- * After CR0/CR4/EFER or SMM changes: kvm_init_mmu(), and the root is dropped
- * where it is no longer the right one (Linux drops it always; a TDP root does
- * not depend on the guest's paging mode).
+ * After CR0/CR4/EFER or SMM changes, or a CR3 set from outside: kvm_init_mmu(),
+ * and the root is dropped where it is no longer the right one (Linux drops it
+ * always; a TDP root does not depend on the guest's paging mode).
  */
 void kvm_mmu_reset_context(struct kvm_vcpu *vcpu);
 /* Drop this vCPU's root; the next entry loads one. */
@@ -122,7 +136,8 @@ must_check static inline int kvm_mmu_reload(struct kvm_vcpu *vcpu)
 }
 
 /*
- * The way in for EPT violations and misconfigurations.
+ * The way in for EPT violations and misconfigurations; with ept=0 for #PF, gpa
+ * being the linear address then.
  * error_code: PFERR_* as KVM makes it of the exit qualification.
  * Returns 1: re-enter the guest. 0: exit to the client, run->exit_reason is
  * set. < 0: -EFAULT (the client's memory is gone) and the like, KVM_RUN's value.
@@ -139,6 +154,43 @@ must_check int kvm_mmu_pre_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t size
 /* EPT misconfiguration at gpa: emulate, retry (stale generation), or -EINVAL (reserved bits: KVM bug). */
 /* RET_PF_EMULATE, RET_PF_RETRY, RET_PF_INVALID or -EINVAL. */
 must_check int handle_mmio_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa);
+
+/*
+ * What the guest does to its own translations, told by whoever handles the exit
+ * or emulates the instruction. Nothing to do with EPT. The processor's TLB is
+ * the caller's to flush. Owner thread, outside guest mode.
+ */
+/* MOV to CR3, done: skip_sync with the no-flush bit of PCIDs. */
+static inline void kvm_mmu_new_cr3(struct kvm_vcpu *vcpu, uint64_t cr3, bool skip_sync)
+{
+	if (vcpu->mmu->new_cr3)
+		vcpu->mmu->new_cr3(vcpu, cr3, skip_sync);
+}
+/* INVPCID of one PCID or all, CR4.PGE: what was remembered of them is out of date. */
+static inline void kvm_mmu_invalidate_pcid(struct kvm_vcpu *vcpu, bool all, uint16_t pcid)
+{
+	if (vcpu->mmu->invalidate_pcid)
+		vcpu->mmu->invalidate_pcid(vcpu, all, pcid);
+}
+static inline void kvm_mmu_invlpg(struct kvm_vcpu *vcpu, gva_t gva)
+{
+	if (vcpu->mmu->invlpg)
+		vcpu->mmu->invlpg(vcpu, gva);
+}
+/* Guest memory was written by emulation (Linux kvm_page_track_write): it may be a page table. */
+static inline void kvm_mmu_track_write(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len)
+{
+	if (vcpu->mmu->pte_write)
+		vcpu->mmu->pte_write(vcpu, gpa, data, len);
+}
+/*
+ * gva is to be written by something that cannot be emulated: if its page was
+ * protected as a page table, it is no longer. True: it was; try again.
+ */
+static inline bool kvm_mmu_unprotect(struct kvm_vcpu *vcpu, gva_t gva)
+{
+	return vcpu->mmu->unprotect && vcpu->mmu->unprotect(vcpu, gva);
+}
 
 /*
  * Drop every translation of host memory [start, end), of every VM of this

@@ -16,8 +16,8 @@
 #include "host/memory.h"
 #include "lib/error.h"
 #include "lib/rcu.h"
-#include "mmu/internal.h"
 #include "mmu/look.h"
+#include "mmu/shadow.h"
 
 static pthread_mutex_t vms_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct kvm_mmu_vm *vms; /* vms_lock to change, atomic to look whether there are any */
@@ -93,6 +93,10 @@ static void zap_slot(struct kvm *kvm, const struct kvm_memory_slot *slot)
 	struct kvm_mmu_vm *vm = kvm->mmu_vm;
 	struct zap_list z = { 0 };
 
+	if (vm->shadow) {
+		shadow_zap_slot(kvm, slot);
+		return;
+	}
 	pthread_rwlock_wrlock(&vm->lock);
 	zap_as_range(vm, slot->as_id, slot->base_gfn, slot->base_gfn + slot->npages, &z);
 	pthread_rwlock_unlock(&vm->lock);
@@ -107,7 +111,15 @@ static int slot_prepare(struct kvm *kvm, const struct kvm_memory_slot *old,
 	if ((change == KVM_MR_CREATE || change == KVM_MR_MOVE) &&
 	    new->base_gfn + new->npages - 1 > TDP_MAX_GFN)
 		return err_born(EINVAL, "slot %u reaches beyond guest-physical bit 47", new->id);
+	if (change == KVM_MR_CREATE && kvm->mmu_vm && kvm->mmu_vm->shadow)
+		return shadow_prepare_slot(new);
 	return 0;
+}
+
+static void slot_free(struct kvm *kvm, struct kvm_memory_slot *slot)
+{
+	free(slot->arch);
+	slot->arch = NULL;
 }
 
 static void slot_flush_shadow(struct kvm *kvm, struct kvm_memory_slot *old)
@@ -143,7 +155,7 @@ static void slot_generation(struct kvm *kvm, uint64_t gen)
 	struct zap_list z = { 0 };
 	int as;
 
-	if (!vm || mmio_gen(gen) >= KVM_ADDRESS_SPACE_NUM * 2 || gen >> 1 <= MMIO_GEN_MASK)
+	if (!vm || vm->shadow || mmio_gen(gen) >= KVM_ADDRESS_SPACE_NUM * 2 || gen >> 1 <= MMIO_GEN_MASK)
 		return;
 	pthread_rwlock_wrlock(&vm->lock);
 	for (as = 0; as < KVM_ADDRESS_SPACE_NUM; as++)
@@ -156,6 +168,7 @@ static const struct kvm_memslot_listener listener = {
 	.prepare = slot_prepare,
 	.flush_shadow = slot_flush_shadow,
 	.commit = slot_commit,
+	.free_slot = slot_free,
 	.generation = slot_generation,
 };
 
@@ -176,6 +189,8 @@ static void zap_slot_hva(struct kvm_mmu_vm *vm, const struct kvm_memory_slot *s,
 	gfn_t first = s->base_gfn + ((lo - s->userspace_addr) >> PAGE_SHIFT);
 	gfn_t last = s->base_gfn + ((hi - 1 - s->userspace_addr) >> PAGE_SHIFT);
 
+	if (vm->shadow)
+		z->flush |= shadow_zap_range(vm, s, first, last + 1);
 	zap_as_range(vm, s->as_id, first, last + 1, z);
 }
 

@@ -23,7 +23,10 @@
 	 CPU_BASED_USE_TSC_OFFSETTING | CPU_BASED_MWAIT_EXITING | CPU_BASED_MONITOR_EXITING | \
 	 CPU_BASED_RDPMC_EXITING | CPU_BASED_ACTIVATE_SECONDARY_CONTROLS)
 #define CPU_OPT CPU_BASED_USE_MSR_BITMAPS
-#define SECONDARY_REQ (SECONDARY_EXEC_ENABLE_EPT | SECONDARY_EXEC_UNRESTRICTED_GUEST)
+#define SECONDARY_REQ_EPT (SECONDARY_EXEC_ENABLE_EPT | SECONDARY_EXEC_UNRESTRICTED_GUEST)
+/* without EPT nobody but us may load CR3 or drop a translation */
+#define CPU_REQ_SHADOW \
+	(CPU_BASED_CR3_LOAD_EXITING | CPU_BASED_CR3_STORE_EXITING | CPU_BASED_INVLPG_EXITING)
 #define SECONDARY_OPT                                                                   \
 	(SECONDARY_EXEC_ENABLE_VPID | SECONDARY_EXEC_WBINVD_EXITING |                   \
 	 SECONDARY_EXEC_ENABLE_RDTSCP | SECONDARY_EXEC_ENABLE_INVPCID |                 \
@@ -70,16 +73,23 @@ static uint32_t adjust_vmx_controls(uint64_t cap, uint64_t req, uint64_t opt, co
 static void setup(void)
 {
 	bool true_ctls = vmx_capability_msr(MSR_IA32_VMX_BASIC) & VMX_BASIC_TRUE_CTLS;
-	uint64_t opt = SECONDARY_OPT;
+	uint64_t opt = SECONDARY_OPT, secondary_req = SECONDARY_REQ_EPT, cpu_req = CPU_REQ;
 
 	config.usable = true;
+	params.ept = kvm_mmu_params()->ept;
 	params.unrestricted_guest = param("unrestricted_guest", true);
 	params.vpid = param("vpid", true);
-	params.pml = param("pml", true) && kvm_mmu_params()->eptad;
+	params.pml = param("pml", true) && params.ept && kvm_mmu_params()->eptad;
 	/* not driven yet, whatever the knobs say */
 	params.preemption_timer = false;
 	params.flexpriority = false;
 
+	/* SDM "VM-Execution Control Fields": unrestricted guest needs EPT */
+	if (!params.ept) {
+		params.unrestricted_guest = false;
+		secondary_req = 0;
+		cpu_req |= CPU_REQ_SHADOW;
+	}
 	if (!params.vpid)
 		opt &= ~SECONDARY_EXEC_ENABLE_VPID;
 	if (params.pml)
@@ -91,9 +101,9 @@ static void setup(void)
 	config.cpu_based = adjust_vmx_controls(
 		vmx_capability_msr(true_ctls ? MSR_IA32_VMX_TRUE_PROCBASED_CTLS
 					     : MSR_IA32_VMX_PROCBASED_CTLS),
-		CPU_REQ, CPU_OPT, "processor-based");
+		cpu_req, CPU_OPT, "processor-based");
 	config.secondary = adjust_vmx_controls(vmx_capability_msr(MSR_IA32_VMX_PROCBASED_CTLS2),
-					       SECONDARY_REQ, opt, "secondary");
+					       secondary_req, opt, "secondary");
 	config.vmexit = adjust_vmx_controls(
 		vmx_capability_msr(true_ctls ? MSR_IA32_VMX_TRUE_EXIT_CTLS
 					     : MSR_IA32_VMX_EXIT_CTLS),
@@ -111,9 +121,9 @@ static void setup(void)
 		params.vpid = false;
 	if (!(config.secondary & SECONDARY_EXEC_ENABLE_PML))
 		params.pml = false;
-	/* real mode without it needs a whole-mode emulator that does not exist here */
-	if (!params.unrestricted_guest || !kvm_mmu_params()->ept) {
-		log_always("vmx: ept=0 and unrestricted_guest=0 are not supported yet");
+	/* EPT alone would page through an identity map, which nobody builds here */
+	if (params.ept && !params.unrestricted_guest) {
+		log_always("vmx: unrestricted_guest=0 is supported with ept=0 only");
 		config.usable = false;
 	}
 }

@@ -19,6 +19,12 @@ uint64_t construct_eptp(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level)
 	return eptp | (root_hpa & EPTP_ROOT_MASK);
 }
 
+/* TLB entries of a shadow root are tagged by the PCID that the guest thinks it uses. */
+static uint64_t active_pcid(struct kvm_vcpu *vcpu)
+{
+	return vmx_get_cr4(vcpu) & X86_CR4_PCIDE ? vmx_get_cr3(vcpu) & GENMASK_ULL(11, 0) : 0;
+}
+
 /*
  * The walk-through's last step of the way in. root_hpa is the host-physical
  * address of the EPT root, *not* the guest's CR3.
@@ -28,12 +34,19 @@ uint64_t construct_eptp(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level)
  * CR0.PG change it behind the processor's back. Then, and only then, it is
  * written; otherwise the guest loads CR3 itself, without an exit, and the
  * processor keeps GUEST_CR3 up to date.
+ *
+ * With shadow paging GUEST_CR3 is never the guest's: it is the shadow root, and
+ * for a guest without paging the table that maps linear to physical one to one.
  */
 void vmx_set_cr3(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level)
 {
-	uint64_t eptp = construct_eptp(vcpu, root_hpa, root_level);
-	uint64_t guest_cr3;
+	uint64_t eptp, guest_cr3;
 
+	if (!vmx_params()->ept) {
+		vmcs_writel(vcpu, GUEST_CR3, root_hpa | active_pcid(vcpu));
+		return;
+	}
+	eptp = construct_eptp(vcpu, root_hpa, root_level);
 	vmcs_write64(vcpu, EPT_POINTER, eptp);
 	vcpu->vmx->eptp = eptp;
 	if (vcpu->vmx->cr3_stale) {
@@ -46,6 +59,10 @@ void vmx_set_cr3(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level)
 
 void vmx_flush_tlb_current(struct kvm_vcpu *vcpu)
 {
+	if (!vmx_params()->ept) {
+		vmx_flush_tlb_guest(vcpu);
+		return;
+	}
 	if (!vcpu->vmx->eptp)
 		return;
 	vcpu->stat.tlb_flush++;

@@ -10,7 +10,7 @@ int handle_io(struct kvm_vcpu *vcpu)
 
 	vcpu->stat.io_exits++;
 	if (q & IO_QUAL_STRING)
-		return vmx_services->emulate_instruction(vcpu, false, 0);
+		return vmx_services->emulate_instruction(vcpu, false, ~0ULL);
 	return vmx_services->fast_pio(vcpu, (uint16_t)FIELD_GET(IO_QUAL_PORT_MASK, q),
 				      (int)FIELD_GET(IO_QUAL_SIZE_MASK, q) + 1, q & IO_QUAL_IN);
 }

@@ -4,6 +4,7 @@
  */
 #include <sched.h>
 
+#include "mmu/mmu.h"
 #include "vmx/internal.h"
 
 /* Soft exceptions keep the length of their instruction for re-injection. */
@@ -19,6 +20,23 @@ static int reflect_exception(struct kvm_vcpu *vcpu, uint32_t info)
 	return 1;
 }
 
+/*
+ * #PF under shadow paging: mostly an entry of ours that is not there yet
+ * (Linux kvm_handle_page_fault). The exit qualification is the linear address.
+ */
+static int handle_page_fault(struct kvm_vcpu *vcpu)
+{
+	gva_t gva = vmcs_readl(vcpu, EXIT_QUALIFICATION);
+	uint32_t error_code = vmcs_read32(vcpu, VM_EXIT_INTR_ERROR_CODE);
+	int r;
+
+	/* event delivery cannot be emulated: what it writes to may be no page table */
+	if (vcpu->vmx->idt_vectoring_info & INTR_INFO_VALID_MASK)
+		kvm_mmu_unprotect(vcpu, gva);
+	r = kvm_mmu_page_fault(vcpu, gva, error_code);
+	return r == KVM_MMU_EMULATE ? vmx_services->emulate_instruction(vcpu, false, gva) : r;
+}
+
 int handle_exception_nmi(struct kvm_vcpu *vcpu)
 {
 	uint32_t info = vmcs_read32(vcpu, VM_EXIT_INTR_INFO);
@@ -29,6 +47,8 @@ int handle_exception_nmi(struct kvm_vcpu *vcpu)
 	    FIELD_GET(INTR_INFO_INTR_TYPE_MASK, info) == INTR_TYPE_NMI_INTR)
 		return 1; /* the host's own */
 	switch (vector) {
+	case X86_TRAP_PF:
+		return handle_page_fault(vcpu);
 	case X86_TRAP_UD:
 		/* the other vendor's hypercall instruction is one here as well */
 		return vmx_services->handle_ud(vcpu);
@@ -120,6 +140,7 @@ int handle_vmx_instruction(struct kvm_vcpu *vcpu)
 
 int handle_invlpg(struct kvm_vcpu *vcpu)
 {
+	kvm_mmu_invlpg(vcpu, vmcs_readl(vcpu, EXIT_QUALIFICATION));
 	if (vcpu->vmx->vpid &&
 	    invvpid(vcpu->vmx->cpu, INVVPID_INDIVIDUAL_ADDRESS, vcpu->vmx->vpid,
 		    vmcs_readl(vcpu, EXIT_QUALIFICATION)) != VMX_SUCCEED)

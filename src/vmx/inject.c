@@ -181,12 +181,30 @@ void vmx_cancel_injection(struct kvm_vcpu *vcpu)
 	vmcs_write32(vcpu, VM_ENTRY_INTR_INFO_FIELD, 0);
 }
 
+bool vmx_take_injection(struct kvm_vcpu *vcpu, uint8_t *vector, unsigned *insn_len)
+{
+	uint32_t info = vmcs_read32(vcpu, VM_ENTRY_INTR_INFO_FIELD);
+	enum intr_type type = (enum intr_type)FIELD_GET(INTR_INFO_INTR_TYPE_MASK, info);
+
+	if (!(info & INTR_INFO_VALID_MASK))
+		return false;
+	*vector = (uint8_t)(info & INTR_INFO_VECTOR_MASK);
+	*insn_len = type == INTR_TYPE_SOFT_INTR || type == INTR_TYPE_SOFT_EXCEPTION
+			    ? vmcs_read32(vcpu, VM_ENTRY_INSTRUCTION_LEN) : 0;
+	vmcs_write32(vcpu, VM_ENTRY_INTR_INFO_FIELD, 0);
+	if (type == INTR_TYPE_NMI_INTR)
+		vmx_set_nmi_mask(vcpu, true);
+	return true;
+}
+
 void vmx_update_exception_bitmap(struct kvm_vcpu *vcpu)
 {
 	uint32_t eb = BIT_ULL(X86_TRAP_UD) | BIT_ULL(X86_TRAP_MC);
 	uint32_t debug = vmx_services && vmx_services->guest_debug
 				 ? vmx_services->guest_debug(vcpu) : 0;
 
+	if (!vmx_params()->ept)
+		eb |= BIT_ULL(X86_TRAP_PF);
 	if (debug & KVM_GUESTDBG_ENABLE) {
 		if (debug & (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP))
 			eb |= BIT_ULL(X86_TRAP_DB);

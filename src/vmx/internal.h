@@ -27,8 +27,11 @@ struct vcpu_vmx {
 	uint16_t vpid;		/* (c) 0: not tagged */
 	bool launched;		/* VMRESUME from now on */
 	bool cr3_stale;		/* `cr3` is newer than GUEST_CR3 */
+	bool state_unchecked;	/* segments or CR0 were set from outside: may be none to enter with */
 	bool flush_guest;	/* linear mappings of this VPID are out of date */
-	uint64_t cr3;		/* valid while cr3_stale */
+	uint64_t cr3;		/* valid while cr3_stale; always with ept=0 */
+	uint64_t efer;		/* the guest's; the VMCS has what the processor runs with */
+	uint64_t pdptrs[4];	/* ept=0: the VMCS has none */
 	uint64_t cr0_guest_owned, cr4_guest_owned;
 	uint64_t eptp;		/* as in the VMCS */
 	uint32_t cpu_based, secondary; /* controls as in the VMCS */

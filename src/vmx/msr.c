@@ -63,7 +63,6 @@ static uint32_t msr_field(uint32_t msr)
 	case MSR_IA32_SYSENTER_EIP: return GUEST_SYSENTER_EIP;
 	case MSR_IA32_DEBUGCTLMSR: return GUEST_IA32_DEBUGCTL;
 	case MSR_IA32_CR_PAT: return GUEST_IA32_PAT;
-	case MSR_EFER: return GUEST_IA32_EFER;
 	default: return 0;
 	}
 }
@@ -88,6 +87,10 @@ int vmx_get_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data)
 {
 	uint32_t field = msr_field(msr);
 
+	if (msr == MSR_EFER) {
+		*data = vmx_get_efer(vcpu);
+		return 0;
+	}
 	if (field) {
 		*data = vmcs_read64(vcpu, field);
 		return 0;

@@ -13,6 +13,8 @@
 #define CR0_ALWAYS_OFF (X86_CR0_NW | X86_CR0_CD)
 /* VM entry demands it; the guest sees its own value in the shadow. */
 #define CR0_ALWAYS_ON X86_CR0_NE
+/* A guest without paging pages all the same, and real mode is not entered (vmx_entry_possible). */
+#define CR0_ALWAYS_ON_SHADOW (X86_CR0_NE | X86_CR0_WP | X86_CR0_PG | X86_CR0_PE)
 #define CR0_GUEST_OWNED X86_CR0_TS
 #define CR0_TRANSLATION (X86_CR0_PG | X86_CR0_PE | X86_CR0_WP)
 #define CR4_GUEST_OWNED                                                                     \
@@ -21,6 +23,9 @@
 #define CR4_TRANSLATION                                                                     \
 	(X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_PCIDE | X86_CR4_SMEP |           \
 	 X86_CR4_SMAP | X86_CR4_LA57 | X86_CR4_PKE)
+
+/* Under shadow paging these change what a translation is: we must hear of them. */
+#define CR4_NOT_OWNED_SHADOW X86_CR4_PGE
 
 uint64_t *vmx_regs(struct kvm_vcpu *vcpu)
 {
@@ -51,6 +56,8 @@ uint64_t vmx_get_rflags(struct kvm_vcpu *vcpu)
 void vmx_set_rflags(struct kvm_vcpu *vcpu, uint64_t v)
 {
 	vmcs_writel(vcpu, GUEST_RFLAGS, v | X86_FLAGS_FIXED);
+	if (v & X86_FLAGS_VM)
+		vcpu->vmx->state_unchecked = true;
 }
 
 uint64_t vmx_get_cr0(struct kvm_vcpu *vcpu)
@@ -62,6 +69,8 @@ uint64_t vmx_get_cr0(struct kvm_vcpu *vcpu)
 
 uint64_t vmx_get_cr3(struct kvm_vcpu *vcpu)
 {
+	if (!vmx_params()->ept)
+		return vcpu->vmx->cr3;
 	return vcpu->vmx->cr3_stale ? vcpu->vmx->cr3 : vmcs_readl(vcpu, GUEST_CR3);
 }
 
@@ -74,7 +83,7 @@ uint64_t vmx_get_cr4(struct kvm_vcpu *vcpu)
 
 uint64_t vmx_get_efer(struct kvm_vcpu *vcpu)
 {
-	return vmcs_read64(vcpu, GUEST_IA32_EFER);
+	return vcpu->vmx->efer;
 }
 
 /* The TSS of a 64-bit task has a type of its own, and VM entry checks it. */
@@ -94,9 +103,36 @@ void vmx_set_efer(struct kvm_vcpu *vcpu, uint64_t v)
 
 	if ((v ^ vmx_get_efer(vcpu)) & (EFER_LMA | EFER_NX))
 		vcpu->vmx->flush_guest = true;
+	vcpu->vmx->efer = v;
+	if (!vmx_params()->ept) {
+		/* shadow entries use XD; CR0.PG is on, so LME and LMA must agree */
+		v |= EFER_NX;
+		if (!(v & EFER_LMA))
+			v &= ~EFER_LME;
+	}
 	vmcs_write64(vcpu, GUEST_IA32_EFER, v);
 	if (want != entry)
 		vmcs_write32(vcpu, VM_ENTRY_CONTROLS, want);
+}
+
+/*
+ * VMXE is on in hardware whatever the guest thinks. Shadow tables have 8-byte
+ * entries in every mode; and where the guest does not page at all, nothing of
+ * its own may forbid an access to what are user pages to the processor.
+ */
+static void write_hw_cr4(struct kvm_vcpu *vcpu, uint64_t v, bool paging)
+{
+	const struct vmcs_config *c = vmcs_config();
+
+	v |= X86_CR4_VMXE | c->cr4_fixed0;
+	if (!vmx_params()->ept) {
+		v |= X86_CR4_PAE;
+		if (!paging)
+			v &= ~(X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_PKE);
+		if (!(vmx_get_efer(vcpu) & EFER_LMA))
+			v &= ~X86_CR4_PCIDE;
+	}
+	vmcs_writel(vcpu, GUEST_CR4, v & c->cr4_fixed1);
 }
 
 void vmx_set_cr0(struct kvm_vcpu *vcpu, uint64_t v)
@@ -106,6 +142,7 @@ void vmx_set_cr0(struct kvm_vcpu *vcpu, uint64_t v)
 
 	if ((vmx_get_cr0(vcpu) ^ v) & CR0_TRANSLATION)
 		vmx->flush_guest = true;
+	vmx->state_unchecked = true;
 	/* enter_lmode, exit_lmode: LMA follows PG where LME is set */
 	if (efer & EFER_LME) {
 		if (v & X86_CR0_PG) {
@@ -118,13 +155,16 @@ void vmx_set_cr0(struct kvm_vcpu *vcpu, uint64_t v)
 	vmx->cr0_guest_owned = CR0_GUEST_OWNED;
 	vmcs_writel(vcpu, CR0_GUEST_HOST_MASK, ~vmx->cr0_guest_owned);
 	vmcs_writel(vcpu, CR0_READ_SHADOW, v);
-	vmcs_writel(vcpu, GUEST_CR0, (v & ~CR0_ALWAYS_OFF) | CR0_ALWAYS_ON);
+	vmcs_writel(vcpu, GUEST_CR0, (v & ~CR0_ALWAYS_OFF) |
+					     (vmx_params()->ept ? CR0_ALWAYS_ON : CR0_ALWAYS_ON_SHADOW));
+	if (!vmx_params()->ept)
+		write_hw_cr4(vcpu, vmx_get_cr4(vcpu), v & X86_CR0_PG);
 }
 
 void vmx_set_guest_cr3(struct kvm_vcpu *vcpu, uint64_t v)
 {
 	vcpu->vmx->cr3 = v;
-	vcpu->vmx->cr3_stale = true;
+	vcpu->vmx->cr3_stale = vmx_params()->ept;
 }
 
 void vmx_vcpu_after_set_cpuid(struct kvm_vcpu *vcpu)
@@ -136,18 +176,17 @@ void vmx_vcpu_after_set_cpuid(struct kvm_vcpu *vcpu)
 		rsvd = vmx_services->cr4_guest_rsvd_bits(vcpu);
 	/* What the processor cannot hold (PVI) lives in the shadow. */
 	vmx->cr4_guest_owned = CR4_GUEST_OWNED & ~rsvd & vmcs_config()->cr4_fixed1;
+	if (!vmx_params()->ept)
+		vmx->cr4_guest_owned &= ~CR4_NOT_OWNED_SHADOW;
 	vmcs_writel(vcpu, CR4_GUEST_HOST_MASK, ~vmx->cr4_guest_owned);
 	vmcs_writel(vcpu, CR4_READ_SHADOW, cr4);
 }
 
 void vmx_set_cr4(struct kvm_vcpu *vcpu, uint64_t v)
 {
-	const struct vmcs_config *c = vmcs_config();
-
 	if ((vmx_get_cr4(vcpu) ^ v) & CR4_TRANSLATION)
 		vcpu->vmx->flush_guest = true;
-	/* VMXE is on in hardware whatever the guest thinks */
-	vmcs_writel(vcpu, GUEST_CR4, (v | X86_CR4_VMXE | c->cr4_fixed0) & c->cr4_fixed1);
+	write_hw_cr4(vcpu, v, vmx_get_cr0(vcpu) & X86_CR0_PG);
 	vmcs_writel(vcpu, CR4_READ_SHADOW, v);
 	vmx_vcpu_after_set_cpuid(vcpu);
 }
@@ -165,13 +204,17 @@ uint64_t vmx_get_dr7(struct kvm_vcpu *vcpu)
 void vmx_get_pdptrs(struct kvm_vcpu *vcpu, uint64_t pdptrs[4])
 {
 	for (unsigned i = 0; i < 4; i++)
-		pdptrs[i] = vmcs_read64(vcpu, GUEST_PDPTR0 + 2 * i);
+		pdptrs[i] = vmx_params()->ept ? vmcs_read64(vcpu, GUEST_PDPTR0 + 2 * i)
+					      : vcpu->vmx->pdptrs[i];
 }
 
 void vmx_set_pdptrs(struct kvm_vcpu *vcpu, const uint64_t pdptrs[4])
 {
-	for (unsigned i = 0; i < 4; i++)
-		vmcs_write64(vcpu, GUEST_PDPTR0 + 2 * i, pdptrs[i]);
+	for (unsigned i = 0; i < 4; i++) {
+		if (vmx_params()->ept)
+			vmcs_write64(vcpu, GUEST_PDPTR0 + 2 * i, pdptrs[i]);
+		vcpu->vmx->pdptrs[i] = pdptrs[i];
+	}
 }
 
 void vmx_skip_emulated_instruction(struct kvm_vcpu *vcpu)

@@ -54,6 +54,7 @@ static void write_segment(struct kvm_vcpu *vcpu, const struct kvm_segment *s, un
 {
 	uint32_t ar = segment_access_rights(s);
 
+	vcpu->vmx->state_unchecked = true;
 	/*
 	 * VM entry wants usable segments accessed; clients often leave the bit
 	 * clear. LDTR's type is fixed, its bit 0 means something else.
@@ -121,4 +122,67 @@ bool vmx_is_64bit_code(struct kvm_vcpu *vcpu)
 {
 	return (vmx_get_efer(vcpu) & EFER_LMA) &&
 	       (vmcs_read32(vcpu, GUEST_CS_AR_BYTES) & VMX_AR_L);
+}
+
+/* --- may the processor run this? (SDM "Checks on Guest Segment Registers") --- */
+
+static bool code_segment_valid(const struct kvm_segment *cs, const struct kvm_segment *ss)
+{
+	if (cs->unusable || !cs->s || !cs->present || !(cs->type & 8))
+		return false;
+	/* conforming code runs at the caller's level, other code at its own */
+	return cs->type & 4 ? cs->dpl <= ss->dpl : cs->dpl == ss->dpl;
+}
+
+static bool stack_segment_valid(const struct kvm_segment *ss, const struct kvm_segment *cs)
+{
+	if ((ss->selector & 3) != (cs->selector & 3) || ss->dpl != (ss->selector & 3))
+		return false;
+	return ss->unusable || (ss->s && ss->present && (ss->type == 3 || ss->type == 7));
+}
+
+static bool data_segment_valid(const struct kvm_segment *s)
+{
+	if (s->unusable)
+		return true;
+	if (!s->s || !s->present || (s->type & 0xa) == 8)
+		return false;
+	return s->type >= 12 || s->dpl >= (s->selector & 3);
+}
+
+static bool v86_segment_valid(const struct kvm_segment *s)
+{
+	return s->base == (uint64_t)s->selector << 4 && s->limit == 0xffff && s->type == 3 && s->s &&
+	       s->dpl == 3 && s->present && !s->l && !s->db && !s->g;
+}
+
+static bool guest_state_valid(struct kvm_vcpu *vcpu)
+{
+	bool v86 = vmx_get_rflags(vcpu) & X86_FLAGS_VM;
+	struct kvm_segment cs, ss, s;
+
+	if (!(vmx_get_cr0(vcpu) & X86_CR0_PE))
+		return false;
+	read_segment(vcpu, &cs, SREG_CS);
+	read_segment(vcpu, &ss, SREG_SS);
+	if (!v86 && (!code_segment_valid(&cs, &ss) || !stack_segment_valid(&ss, &cs)))
+		return false;
+	for (unsigned nr = 0; nr < NR_SREGS; nr++) {
+		read_segment(vcpu, &s, nr);
+		if (v86 ? !v86_segment_valid(&s)
+			: nr != SREG_CS && nr != SREG_SS && !data_segment_valid(&s))
+			return false;
+	}
+	read_segment(vcpu, &s, VMCS_SEG_TR);
+	return !s.unusable && !(s.selector & 4);
+}
+
+bool vmx_emulation_required(struct kvm_vcpu *vcpu)
+{
+	if (likely(vmx_params()->unrestricted_guest))
+		return false;
+	/* what the guest does while it runs keeps the state valid */
+	if (vcpu->vmx->state_unchecked)
+		vcpu->vmx->state_unchecked = !guest_state_valid(vcpu);
+	return vcpu->vmx->state_unchecked;
 }

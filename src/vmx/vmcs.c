@@ -134,7 +134,8 @@ static void init_controls(struct kvm_vcpu *vcpu)
 		vmcs_write16(vcpu, GUEST_PML_INDEX, PML_ENTITY_NUM - 1);
 	}
 	vmx->eptp = 0;
-	vmcs_write64(vcpu, EPT_POINTER, 0);
+	if (vmx_params()->ept)
+		vmcs_write64(vcpu, EPT_POINTER, 0);
 }
 
 static void kick_processor(struct kvm_vcpu *vcpu)

@@ -21,6 +21,7 @@ struct vcpu_vmx;
 
 /* Module knobs (USERKVM_PARAMS), read once, cut down to what the processor has. */
 struct vmx_params {
+	bool ept; /* false: shadow paging, GUEST_CR3 is ours */
 	bool unrestricted_guest, vpid, pml, preemption_timer, flexpriority;
 };
 const struct vmx_params *vmx_params(void);
@@ -92,6 +93,14 @@ uint32_t vmx_exit_reason(struct kvm_vcpu *vcpu);
 /* IDT-vectoring and NMI-unblocking after an exit: requeues through services. */
 void vmx_complete_interrupts(struct kvm_vcpu *vcpu);
 void vmx_cancel_injection(struct kvm_vcpu *vcpu);
+/*
+ * Without unrestricted guest: the guest is in a state that VM entry refuses
+ * (real mode, or segments on their way from it), so that its instructions must
+ * be emulated. Never true with unrestricted guest.
+ */
+bool vmx_emulation_required(struct kvm_vcpu *vcpu);
+/* The event that the next entry would inject, taken out of the VMCS. False: none. */
+bool vmx_take_injection(struct kvm_vcpu *vcpu, uint8_t *vector, unsigned *insn_len);
 
 /* Registers. General ones: the processor's own array, RSP included (cached). */
 uint64_t *vmx_regs(struct kvm_vcpu *vcpu); /* 16; RSP valid; after writing RSP call vmx_set_rsp */

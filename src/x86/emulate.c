@@ -28,14 +28,12 @@
 
 #include "host/fault.h"
 #include "host/memory.h"
-#include "isa/decoder.h"
 #include "isa/fpu.h"
-#include "isa/isa.h"
 #include "lib/error.h"
 #include "lib/log.h"
 #include "lib/rcu.h"
 #include "sdm/paging.h"
-#include "x86/run.h"
+#include "x86/emulator.h"
 
 #define INSN_MAX 15
 #define MAX_FRAGMENTS 32 /* of one instruction: 64 bytes and a page crossing, twice */
@@ -81,7 +79,10 @@ struct kvm_emulator {
 	uint8_t pio_in[PAGE_SIZE]; /* elements of a string IN not yet stored */
 	unsigned pio_avail, pio_next; /* bytes */
 	bool pio_wait;		      /* the client fills run->io */
-	bool pio_exit;		      /* a string OUT goes to the client */
+	bool pio_exit;		      /* an OUT goes to the client */
+
+	struct emulator_sys sys;
+	gva_t fault_gva; /* ~0: none. The write that brought us here, perhaps to a page table */
 };
 
 static struct isa_tlb_entry empty_tlb[ISA_TLB_ENTRIES];
@@ -102,6 +103,16 @@ static void leave(struct kvm_emulator *e, enum outcome o)
 	isa_fpu_sync(&e->cs);
 	e->outcome = o;
 	__builtin_longjmp(e->unwind, 1);
+}
+
+struct emulator_sys *kvm_emulator_sys(struct cpu_state *cs)
+{
+	return &emulator_of(cs)->sys;
+}
+
+void kvm_emulator_unsupported(struct cpu_state *cs)
+{
+	leave(emulator_of(cs), OUT_UNSUPPORTED);
 }
 
 static void leave_error(struct kvm_emulator *e, int error) __attribute__((noreturn));
@@ -259,6 +270,8 @@ static void write_part(struct kvm_emulator *e, gva_t lin, const uint8_t *buf, un
 
 		if (r)
 			e->error = r;
+		else
+			kvm_mmu_track_write(vcpu, gpa, buf, len);
 		return;
 	}
 	for (unsigned n; len; gpa += n, buf += n, len -= n) {
@@ -401,14 +414,50 @@ static void do_outs(struct cpu_state *cs, const struct isa_insn *i)
 	string_end(cs, i);
 }
 
+/* IN and OUT, where the processor does not run the guest. e4..e7 have the port in the instruction. */
+static uint16_t port_of(const struct cpu_state *cs, const struct isa_insn *i)
+{
+	return i->opcode & 8 ? (uint16_t)cs->gpr[RDX] : (uint8_t)i->imm;
+}
+
+static void do_in(struct cpu_state *cs, const struct isa_insn *i)
+{
+	struct kvm_emulator *e = emulator_of(cs);
+	uint64_t v = 0;
+
+	if (e->pio_next == e->pio_avail) {
+		e->pio_next = e->pio_avail = 0;
+		if (kvm_pio_in(vcpu_of(cs), port_of(cs, i), i->aux, e->pio_in, 1)) {
+			e->pio_wait = true;
+			leave(e, OUT_EXIT);
+		}
+		e->pio_avail = i->aux;
+	}
+	memcpy(&v, e->pio_in + e->pio_next, i->aux);
+	e->pio_next += i->aux;
+	isa_set_gpr(cs, RAX, i->aux, v);
+	cs->rip = isa_next_rip(cs, i);
+}
+
+static void do_out(struct cpu_state *cs, const struct isa_insn *i)
+{
+	struct kvm_emulator *e = emulator_of(cs);
+
+	if (kvm_pio_out(vcpu_of(cs), port_of(cs, i), i->aux, &cs->gpr[RAX], 1))
+		e->pio_exit = true;
+	cs->rip = isa_next_rip(cs, i);
+}
+
 static void unsupported(struct cpu_state *cs, const struct isa_insn *i)
 {
 	leave(emulator_of(cs), OUT_UNSUPPORTED);
 }
 
-/* ops->system: string I/O is ours, everything else exits for other reasons than memory. */
+/* ops->system: I/O is ours, the rest emulate_sys.c's. */
 static isa_fn *emulator_system(const struct isa_decoded *d, struct isa_insn *i)
 {
+	isa_fn *fn;
+
 	switch (d->insn.mnemonic) {
 	case ZYDIS_MNEMONIC_INSB:
 	case ZYDIS_MNEMONIC_INSW:
@@ -420,8 +469,14 @@ static isa_fn *emulator_system(const struct isa_decoded *d, struct isa_insn *i)
 		i->flags |= ISA_ENDS_BLOCK;
 		i->aux = !(d->insn.opcode & 1) ? 1 : d->insn.operand_width == 16 ? 2 : 4;
 		return d->insn.opcode & 2 ? do_outs : do_ins;
+	case ZYDIS_MNEMONIC_IN:
+	case ZYDIS_MNEMONIC_OUT:
+		i->flags |= ISA_ENDS_BLOCK;
+		i->aux = !(d->insn.opcode & 1) ? 1 : d->insn.operand_width == 16 ? 2 : 4;
+		return d->insn.mnemonic == ZYDIS_MNEMONIC_IN ? do_in : do_out;
 	default:
-		return unsupported;
+		fn = kvm_emulator_system(d, i);
+		return fn ? fn : unsupported;
 	}
 }
 
@@ -449,11 +504,22 @@ static void load_segment(struct kvm_vcpu *vcpu, struct cpu_segment *out, unsigne
 			     (s.unusable ? VMX_AR_UNUSABLE : 0));
 }
 
+static void load_tables(struct cpu_state *cs, struct kvm_vcpu *vcpu)
+{
+	struct kvm_dtable gdt, idt;
+
+	vmx_get_gdt_idt(vcpu, &gdt, &idt);
+	cs->gdtr = (struct cpu_dtable){ gdt.base, gdt.limit };
+	cs->idtr = (struct cpu_dtable){ idt.base, idt.limit };
+}
+
 static void load_state(struct kvm_emulator *e, struct kvm_vcpu *vcpu)
 {
 	struct cpu_state *cs = &e->cs;
 	bool lma;
 
+	memset(&e->sys, 0, sizeof(e->sys));
+	load_tables(cs, vcpu);
 	memcpy(cs->gpr, vmx_regs(vcpu), sizeof(cs->gpr));
 	cs->rip = vmx_get_rip(vcpu);
 	cpu_set_rflags(cs, vmx_get_rflags(vcpu));
@@ -485,6 +551,40 @@ static void load_state(struct kvm_emulator *e, struct kvm_vcpu *vcpu)
 	cs->exit_request = 1;
 }
 
+static void store_segment(struct kvm_vcpu *vcpu, const struct cpu_segment *in, unsigned nr)
+{
+	struct kvm_segment s = {
+		.base = in->base,
+		.limit = in->limit,
+		.selector = in->selector,
+		.type = (uint8_t)FIELD_GET(VMX_AR_TYPE_MASK, in->ar),
+		.s = !!(in->ar & VMX_AR_S),
+		.dpl = (uint8_t)FIELD_GET(VMX_AR_DPL_MASK, in->ar),
+		.present = !!(in->ar & VMX_AR_P),
+		.avl = !!(in->ar & VMX_AR_AVL),
+		.l = !!(in->ar & VMX_AR_L),
+		.db = !!(in->ar & VMX_AR_DB),
+		.g = !!(in->ar & VMX_AR_G),
+		.unusable = !!(in->ar & VMX_AR_UNUSABLE),
+	};
+
+	vmx_set_segment(vcpu, &s, (enum sreg)nr);
+}
+
+/* What a system instruction changed. */
+static void store_system(struct kvm_emulator *e, struct kvm_vcpu *vcpu)
+{
+	const struct cpu_state *cs = &e->cs;
+	struct kvm_dtable gdt = { .base = cs->gdtr.base, .limit = (uint16_t)cs->gdtr.limit };
+	struct kvm_dtable idt = { .base = cs->idtr.base, .limit = (uint16_t)cs->idtr.limit };
+
+	for (unsigned n = 0; n < NR_SREGS; n++)
+		if (e->sys.dirty_segs & 1U << n)
+			store_segment(vcpu, &cs->seg[n], n);
+	if (e->sys.dirty_tables)
+		vmx_set_gdt_idt(vcpu, &gdt, &idt);
+}
+
 static void store_state(struct kvm_emulator *e, struct kvm_vcpu *vcpu)
 {
 	struct cpu_state *cs = &e->cs;
@@ -493,6 +593,8 @@ static void store_state(struct kvm_emulator *e, struct kvm_vcpu *vcpu)
 	vmx_set_rsp(vcpu, cs->gpr[RSP]);
 	vmx_set_rip(vcpu, e->mode == ISA_CODE64 ? cs->rip : (uint32_t)cs->rip);
 	vmx_set_rflags(vcpu, cpu_rflags(cs));
+	if (unlikely(e->sys.dirty_segs || e->sys.dirty_tables))
+		store_system(e, vcpu);
 }
 
 /* --- fetch and decode --- */
@@ -671,6 +773,7 @@ static int emulate(struct kvm_vcpu *vcpu)
 		case OUT_EXCEPTION:
 			/* iterations done so far stay done; RIP is the instruction's */
 			e->cs.rip = e->rip;
+			memset(&e->sys, 0, sizeof(e->sys));
 			store_state(e, vcpu);
 			e->nr_reads = 0;
 			r = e->nr_writes ? issue_writes(vcpu) : 1;
@@ -684,6 +787,9 @@ static int emulate(struct kvm_vcpu *vcpu)
 				e->pio_wait ? complete_string_in : complete_read;
 			return 0;
 		case OUT_UNSUPPORTED:
+			/* memory that is protected for its past as a page table: let the guest have it */
+			if (e->fault_gva != ~0ULL && kvm_mmu_unprotect(vcpu, e->fault_gva))
+				return 1;
 			return kvm_emulation_failed(vcpu, e->bytes,
 						    e->insn.len ? e->insn.len : e->nr_bytes);
 		case OUT_ERROR:
@@ -698,8 +804,11 @@ static int emulate(struct kvm_vcpu *vcpu)
 		}
 		store_state(e, vcpu);
 		begin_iteration(e);
-		if (e->cs.rip != e->rip)
+		if (e->cs.rip != e->rip || e->sys.dirty_segs) {
 			retire(vcpu, old_rflags);
+			if (e->sys.shadow)
+				vmx_set_interrupt_shadow(vcpu, e->sys.shadow);
+		}
 		if (e->pio_exit) {
 			vcpu->arch->complete_userspace_io = NULL;
 			return 0;
@@ -756,6 +865,14 @@ static int complete_string_in(struct kvm_vcpu *vcpu)
 	return emulate(vcpu);
 }
 
+/* Nothing could be fetched from what the memslots call memory: the client has taken it away. */
+static bool code_is_lost(struct kvm_vcpu *vcpu)
+{
+	gpa_t gpa = kvm_mmu_gva_to_gpa(vcpu, kvm_get_linear_rip(vcpu), PFERR_FETCH_MASK, NULL);
+
+	return gpa != INVALID_PAGE && is_ram(vcpu, gpa, false);
+}
+
 int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa)
 {
 	struct kvm_emulator *e = vcpu->arch->emulator;
@@ -763,6 +880,7 @@ int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa)
 
 	vcpu->stat.insn_emulation++;
 	load_state(e, vcpu);
+	e->fault_gva = has_gpa ? ~0ULL : gpa;
 	e->active = false;
 	e->nr_reads = e->nr_writes = e->next_write = 0;
 	e->pio_next = e->pio_avail = 0;
@@ -771,9 +889,66 @@ int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa)
 	o = decode(e, vcpu);
 	if (o == OUT_EXCEPTION)
 		return inject(vcpu, &e->cs.exception);
+	if (o == OUT_UNSUPPORTED && !e->nr_bytes && code_is_lost(vcpu))
+		return err_born(EFAULT, "the code of vCPU %u is in no memory", vcpu->vcpu_id);
 	if (o == OUT_UNSUPPORTED)
 		return kvm_emulation_failed(vcpu, e->bytes, e->nr_bytes);
 	return emulate(vcpu);
+}
+
+/* --- a guest that the processor cannot run --- */
+
+/* An event into real mode: what the entry would have injected is emulated instead. */
+static int deliver_real(struct kvm_vcpu *vcpu, uint8_t vector, unsigned insn_len)
+{
+	struct kvm_emulator *e = vcpu->arch->emulator;
+
+	load_state(e, vcpu);
+	e->fault_gva = ~0ULL;
+	e->nr_reads = e->nr_writes = e->next_write = 0;
+	begin_iteration(e);
+	e->insn = (struct isa_insn){ .fn = kvm_emulate_int_real, .flags = ISA_ENDS_BLOCK,
+				     .imm = vector, .len = (uint8_t)insn_len };
+	e->insn_valid = false;
+	return emulate(vcpu);
+}
+
+static int deliver_event(struct kvm_vcpu *vcpu)
+{
+	uint8_t vector;
+	unsigned insn_len;
+
+	if (!vmx_take_injection(vcpu, &vector, &insn_len))
+		return 1;
+	kvm_events_entered(vcpu);
+	if (!(vmx_get_cr0(vcpu) & X86_CR0_PE))
+		return deliver_real(vcpu, vector, insn_len);
+	log_always("vCPU %u: event %u in a state that no processor enters", vcpu->vcpu_id, vector);
+	return kvm_emulation_failed(vcpu, NULL, 0);
+}
+
+/* How many instructions before somebody else is asked whether he wants something. */
+#define INVALID_STATE_INSTRUCTIONS 128
+
+int kvm_emulate_invalid_guest_state(struct kvm_vcpu *vcpu)
+{
+	struct kvm_emulator *e = vcpu->arch->emulator;
+	int r = deliver_event(vcpu);
+
+	for (unsigned n = 0; r == 1 && n < INVALID_STATE_INSTRUCTIONS; n++) {
+		if (!vmx_emulation_required(vcpu) || vcpu->arch->exception.pending ||
+		    kvm_vcpu_exit_request(vcpu))
+			break;
+		if (vmx_interrupt_allowed(vcpu) && (kvm_event_has_interrupt(vcpu) ||
+						    vcpu->run->request_interrupt_window))
+			break;
+		r = kvm_emulate_instruction(vcpu, false, ~0ULL);
+		if (r == 1 && e->sys.halt) {
+			vcpu->stat.halt_exits++;
+			return kvm_emulate_halt(vcpu);
+		}
+	}
+	return r;
 }
 
 /* VMMCALL, the hypercall of guests that take the processor for AMD's. */

@@ -50,6 +50,11 @@ int kvm_emulation_failed(struct kvm_vcpu *vcpu, const uint8_t *bytes, unsigned l
 unsigned kvm_fetch_code(struct kvm_vcpu *vcpu, uint8_t *bytes, unsigned len,
 			struct kvm_page_fault_info *fault);
 int kvm_handle_ud(struct kvm_vcpu *vcpu);
+/*
+ * In place of a VM entry where vmx_emulation_required(): some instructions, the
+ * event that was to be injected first. 1, 0, or < 0 as an exit handler.
+ */
+int kvm_emulate_invalid_guest_state(struct kvm_vcpu *vcpu);
 
 /* --- hypercall.c --- */
 /* skip: RIP is still at the instruction, whose length the exit gave. */

@@ -149,6 +149,8 @@ static int set_common(struct kvm_vcpu *vcpu, const struct kvm_sregs2 *s, const u
 	}
 	if (reset)
 		kvm_mmu_reset_context(vcpu);
+	else
+		kvm_mmu_invalidate_pcid(vcpu, true, 0);
 	vmx_flush_tlb_guest(vcpu);
 	run_boot_processor(vcpu, s);
 	kvm_make_request(KVM_REQ_EVENT, vcpu);

@@ -47,6 +47,7 @@ static int service_invpcid(struct kvm_vcpu *vcpu, uint64_t type, gva_t desc)
 		return 1;
 	}
 	vmx_flush_tlb_guest(vcpu);
+	kvm_mmu_invalidate_pcid(vcpu, true, 0);
 	vmx_skip_emulated_instruction(vcpu);
 	return 1;
 }
@@ -132,6 +133,7 @@ static const struct kvm_mmu_guest_ops guest_ops = {
 	.get_maxphyaddr = guest_maxphyaddr,
 	.get_cpl = vmx_get_cpl,
 	.is_smm = guest_in_smm,
+	.inject_page_fault = kvm_inject_page_fault,
 };
 
 static void invalidate_code(struct kvm *kvm, hva_t start, uint64_t size_bytes)

@@ -29,15 +29,30 @@ def debian_kernel_runs_to_power_off_under_userkvm_boot():
     check_console(out, status)
 
 
-def qemu(*more):
+# Shadow paging; and without unrestricted guest SeaBIOS's real mode is emulated.
+SHADOW = {**os.environ, "USERKVM_PARAMS": "ept=0"}
+
+
+def debian_kernel_runs_to_power_off_on_shadow_page_tables():
+    out, status = tap.run(USERKVM, "boot", KERNEL, "--initrd", INITRD, "--append", "demo.batch panic=-1", "--no-reboot",
+                          timeout=240, env=SHADOW)
+    check_console(out, status)
+
+
+def qemu(*more, **how):
     if not shutil.which("qemu-system-x86_64"):
         raise tap.Skip("qemu-system-x86_64 is not installed")
     return tap.run(USERKVM, "run", "--", "qemu-system-x86_64", "-accel", "kvm", "-m", "512", "-nographic", "-nodefaults",
-                   "-no-reboot", "-serial", "stdio", *more, timeout=300)
+                   "-no-reboot", "-serial", "stdio", *more, timeout=300, **how)
 
 
 def qemu_pc_with_seabios_and_kernel_irqchip_boots_debian():
     check_console(*qemu("-M", "pc", "-kernel", KERNEL, "-initrd", INITRD, "-append", "console=ttyS0 demo.batch panic=-1"))
+
+
+def qemu_pc_with_two_processors_boots_debian_on_shadow_page_tables():
+    check_console(*qemu("-M", "pc", "-smp", "2", "-kernel", KERNEL, "-initrd", INITRD, "-append",
+                        "console=ttyS0 demo.batch panic=-1", env=SHADOW))
 
 
 def qemu_pc_with_seabios_and_its_own_irqchip_boots_debian():
@@ -46,6 +61,8 @@ def qemu_pc_with_seabios_and_its_own_irqchip_boots_debian():
 
 
 cases = {f.__name__: f for f in (debian_kernel_runs_to_power_off_under_userkvm_boot,
+                                 debian_kernel_runs_to_power_off_on_shadow_page_tables,
+                                 qemu_pc_with_two_processors_boots_debian_on_shadow_page_tables,
                                  qemu_pc_with_seabios_and_kernel_irqchip_boots_debian,
                                  qemu_pc_with_seabios_and_its_own_irqchip_boots_debian)}
 tap.main(*(cases[name] for name in sys.argv[3:] or cases))

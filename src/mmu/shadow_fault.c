@@ -1,0 +1,261 @@
+/*
+ * Page faults under shadow paging: what the processor reports for a linear
+ * address, or, without paging, for a guest-physical one.
+ *
+ *   shadow_page_fault ── mmu_guest_walk ── the guest's own fault: inject it
+ *                     ── kvm_faultin_page: slot, host page
+ *                     ── fetch (mmu_lock): shadow pages down to the leaf
+ *
+ * A walk is only as good as the tables it read. Under the lock every entry is
+ * looked at again: after that, upper tables cannot change without the lock
+ * (they are write-protected), and a level-1 table may lag as a TLB may.
+ *
+ * Locks: RCU around all of it, mmu_lock for writing from fetch to map.
+ */
+#include "host/memory.h"
+#include "lib/error.h"
+#include "lib/rcu.h"
+#include "mmu/shadow.h"
+#include "mmu/shadow_vcpu.h"
+#include "sdm/regs.h"
+
+/* Without paging nothing stands between the address and the page: all is "large". */
+static void nonpaging_walk(gpa_t gpa, struct guest_walker *gw)
+{
+	*gw = (struct guest_walker){
+		.level = PT64_ROOT_4LEVEL + 1,
+		.pte_access = ACC_ALL,
+		.gfn = gpa >> PAGE_SHIFT,
+	};
+}
+
+/*
+ * CR0.WP clear in the guest, set in hardware: a supervisor's write to a
+ * read-only user page gets an entry that is writable and the supervisor's
+ * only. Until the user comes and gets a read-only one.
+ */
+static void emulate_wp_off(struct kvm_vcpu *vcpu, struct guest_walker *gw, uint32_t access)
+{
+	const struct kvm_mmu_guest_ops *g = mmu_guest_ops();
+
+	if (!(access & PFERR_WRITE_MASK) || access & PFERR_USER_MASK ||
+	    gw->pte_access & ACC_WRITE_MASK || g->get_cr0(vcpu) & X86_CR0_WP)
+		return;
+	gw->pte_access |= ACC_WRITE_MASK;
+	gw->pte_access &= ~ACC_USER_MASK;
+	/* for the supervisor to run a user page it would have to be one */
+	if (g->get_cr4(vcpu) & X86_CR4_SMEP)
+		gw->pte_access &= ~ACC_EXEC_MASK;
+}
+
+static bool walk_changed(struct kvm_vcpu *vcpu, const struct guest_walker *gw, int from)
+{
+	int level;
+
+	for (level = from; level >= gw->level; level--)
+		if (mmu_guest_walk_changed(vcpu, gw, level))
+			return true;
+	return false;
+}
+
+/* The role of the page below `parent` on the way to gva. */
+static uint32_t child_role(const struct shadow_page *parent, gva_t gva, bool direct, unsigned access)
+{
+	int level = sp_level(parent) - 1;
+	uint32_t role = parent->role &
+			~(uint32_t)(ROLE_LEVEL_MASK | ROLE_ACCESS_MASK | ROLE_QUADRANT_MASK |
+				    ROLE_DIRECT);
+
+	role |= (uint32_t)FIELD_PREP(ROLE_LEVEL_MASK, (unsigned)level);
+	role |= (uint32_t)FIELD_PREP(ROLE_ACCESS_MASK, access);
+	if (direct)
+		return (role | (uint32_t)ROLE_DIRECT) & ~(uint32_t)ROLE_4_BYTE_GPTE;
+	/* a 32-bit page table fills two of ours */
+	if (role & ROLE_4_BYTE_GPTE)
+		role |= (uint32_t)FIELD_PREP(ROLE_QUADRANT_MASK, (gva >> 21) & 1);
+	return role;
+}
+
+/* The page below `sp` for gva, as the walk has it. NULL: the walk is out of date. */
+static struct shadow_page *fetch_child(struct kvm_vcpu *vcpu, struct shadow_page *sp, gva_t gva,
+				       const struct guest_walker *gw, struct shadow_zap *z)
+{
+	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
+	int level = sp_level(sp);
+	unsigned index = shadow_index(gva, level);
+	bool direct = level <= gw->level, fresh;
+	gfn_t gfn = direct ? ALIGN_DOWN(gw->gfn, level_pages(level)) : gw->table_gfn[level - 1];
+	unsigned access = direct ? gw->pte_access : gw->pt_access[level];
+	uint32_t role;
+	struct shadow_page *child;
+
+	role = child_role(sp, gva, direct, access);
+	if (shadow_is_present(sp->spt[index])) {
+		child = sp->node[index].child;
+		if (child->gfn == gfn && child->role == role)
+			return child;
+		z->flush |= shadow_drop_spte(vm, sp, index);
+	}
+	child = shadow_get_page(vcpu, gfn, role, z, &fresh);
+	if (fresh && !direct && walk_changed(vcpu, gw, level - 1))
+		return NULL;
+	if (!fresh && level > 2 && vm->shadow->unsync)
+		shadow_sync_below(vcpu, child);
+	shadow_link_child(sp, index, child);
+	return child;
+}
+
+static uint64_t make_shadow_spte(struct kvm_mmu_vm *vm, const struct kvm_page_fault *f,
+				 unsigned access, bool *wrprot)
+{
+	bool tracked = kvm_slot_dirty_track_enabled(f->slot);
+	uint64_t e = (__pa(__va(f->hva)) & PTE_ADDR_MASK) | SHADOW_PRESENT | PTE_P | PTE_A;
+
+	if (access & ACC_USER_MASK)
+		e |= PTE_US;
+	if (!(access & ACC_EXEC_MASK))
+		e |= PTE_XD;
+	if (!f->map_writable)
+		return e;
+	e |= SHADOW_HOST_WRITABLE;
+	if (!(access & ACC_WRITE_MASK) || (tracked && !f->write))
+		return e;
+	if (shadow_try_to_unsync(vm, f->gfn, f->write))
+		e |= PTE_RW | PTE_D;
+	else
+		*wrprot = true;
+	return e;
+}
+
+/* The leaf for gva in `sp` (level 1). */
+static int map_leaf(struct kvm_vcpu *vcpu, struct shadow_page *sp, gva_t gva,
+		    const struct guest_walker *gw, const struct kvm_page_fault *f,
+		    struct shadow_zap *z)
+{
+	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
+	unsigned index = shadow_index(gva, 1);
+	uint64_t old = sp->spt[index], e;
+	struct shadow_node **rmap = shadow_rmap(f->slot, f->gfn);
+	bool wrprot = false;
+
+	if (!rmap)
+		return RET_PF_RETRY;
+	e = make_shadow_spte(vm, f, gw->pte_access, &wrprot);
+	if (shadow_is_present(old)) {
+		if (sp->node[index].gfn != f->gfn || (old ^ e) & PTE_ADDR_MASK)
+			z->flush |= shadow_drop_spte(vm, sp, index);
+		else
+			z->flush |= (old & PTE_RW && !(e & PTE_RW)) || (!(old & PTE_XD) && e & PTE_XD) ||
+				    (old & PTE_US && !(e & PTE_US));
+	}
+	shadow_set_leaf(vm, sp, index, e, f->gfn, rmap);
+	if (wrprot && f->write)
+		return RET_PF_EMULATE;
+	return old == e ? RET_PF_SPURIOUS : RET_PF_FIXED;
+}
+
+/* mmu_lock, RCU. enum ret_pf. */
+static int fetch(struct kvm_vcpu *vcpu, gva_t gva, const struct guest_walker *gw,
+		 const struct kvm_page_fault *f, struct shadow_zap *z)
+{
+	struct shadow_page *sp = shadow_root_for(vcpu, gva);
+
+	if (!sp || sp->invalid || walk_changed(vcpu, gw, gw->max_level))
+		return RET_PF_RETRY;
+	while (sp_level(sp) > 1) {
+		sp->write_flooding_count = 0;
+		sp = fetch_child(vcpu, sp, gva, gw, z);
+		if (!sp)
+			return RET_PF_RETRY;
+	}
+	sp->write_flooding_count = 0;
+	return map_leaf(vcpu, sp, gva, gw, f, z);
+}
+
+/* RCU. enum ret_pf, or -errno. */
+static int fault_in_and_map(struct kvm_vcpu *vcpu, gva_t gva, const struct guest_walker *gw,
+			    uint64_t error_code)
+{
+	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
+	struct kvm_page_fault f = {
+		.gpa = gw->gfn << PAGE_SHIFT,
+		.gfn = gw->gfn,
+		.write = error_code & PFERR_WRITE_MASK,
+		.exec = error_code & PFERR_FETCH_MASK,
+	};
+	struct shadow_zap z = { 0 };
+	int r;
+
+	if (f.gfn > TDP_MAX_GFN)
+		return RET_PF_EMULATE;
+	r = shadow_topup(vcpu);
+	if (r)
+		return r;
+	r = kvm_faultin_page(vcpu, &f);
+	if (r != RET_PF_CONTINUE)
+		return r;
+	/* No entry for MMIO: with 52 address bits there is none that faults for sure and is not "absent". */
+	if (!f.slot)
+		return RET_PF_EMULATE;
+	pthread_rwlock_wrlock(&vm->lock);
+	if (is_page_fault_stale(vcpu, &f)) {
+		r = RET_PF_RETRY;
+	} else {
+		shadow_make_pages_available(vm, &z);
+		r = fetch(vcpu, gva, gw, &f, &z);
+	}
+	shadow_commit(vcpu->kvm, &z);
+	pthread_rwlock_unlock(&vm->lock);
+	if (f.write && (r == RET_PF_FIXED || r == RET_PF_SPURIOUS))
+		mark_page_dirty_in_slot(vcpu->kvm, f.slot, f.gfn);
+	return r;
+}
+
+int shadow_page_fault(struct kvm_vcpu *vcpu, gva_t gva, uint64_t error_code, bool prefault)
+{
+	uint32_t access = error_code & (PFERR_WRITE_MASK | PFERR_USER_MASK | PFERR_FETCH_MASK);
+	struct kvm_page_fault_info fault = { 0 };
+	struct guest_walker gw;
+	int r;
+
+	if (mmu_guest_walk(vcpu, gva, access, &gw, &fault) == INVALID_PAGE) {
+		if (!prefault)
+			mmu_guest_ops()->inject_page_fault(vcpu, &fault);
+		return RET_PF_RETRY;
+	}
+	emulate_wp_off(vcpu, &gw, access);
+	lib_rcu_read_lock();
+	r = fault_in_and_map(vcpu, gva, &gw, error_code);
+	lib_rcu_read_unlock();
+	return r;
+}
+
+int nonpaging_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault)
+{
+	struct guest_walker gw;
+	int r;
+
+	nonpaging_walk(gpa, &gw);
+	lib_rcu_read_lock();
+	r = fault_in_and_map(vcpu, gpa, &gw, error_code);
+	lib_rcu_read_unlock();
+	return r;
+}
+
+bool shadow_unprotect_gva(struct kvm_vcpu *vcpu, gva_t gva)
+{
+	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
+	struct shadow_zap z = { 0 };
+	gpa_t gpa = vcpu->mmu->gva_to_gpa(vcpu, gva, 0, NULL);
+	bool any;
+
+	if (gpa == INVALID_PAGE)
+		return false;
+	lib_rcu_read_lock();
+	pthread_rwlock_wrlock(&vm->lock);
+	any = shadow_unprotect_gfn(vm, gpa >> PAGE_SHIFT, &z);
+	shadow_commit(vcpu->kvm, &z);
+	pthread_rwlock_unlock(&vm->lock);
+	lib_rcu_read_unlock();
+	return any;
+}
