@@ -17,7 +17,7 @@ import xml.etree.ElementTree
 
 import tap
 
-USERKVM, BUILD = sys.argv[1:3]
+USERKVM, BUILD = (os.path.abspath(p) for p in sys.argv[1:3])
 HERE = os.path.dirname(os.path.abspath(__file__))
 NOBODY = 65534
 tmp = tempfile.TemporaryDirectory()
