@@ -43,6 +43,7 @@ sanitize:
 
 install: all
 	$(SUDO) meson install -C $(BUILD)
+	@test -n "$(DESTDIR)" || $(SUDO) ldconfig
 
 clean:
 	rm -rf build build-*

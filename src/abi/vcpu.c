@@ -204,8 +204,6 @@ static long kvmclock_ctrl(struct abi_call *c)
 	return kvm_vcpu_ioctl_kvmclock_ctrl(c->vcpu);
 }
 
-#define IN ABI_COPY_IN
-#define OUT ABI_COPY_OUT
 static long set_vapic_addr(struct abi_call *c)
 {
 	return kvm_lapic_set_vapic_addr(c->vcpu, ((struct kvm_vapic_addr *)c->data)->vapic_addr);
@@ -221,7 +219,11 @@ static long tpr_access_reporting(struct abi_call *c)
 	return 0;
 }
 
-#define VCPU_ROW(request, arg, handler) ABI_ROW(request, ABI_VCPU, arg, ABI_VCPU_MUTEX, handler)
+#define IN ABI_COPY_IN
+#define OUT ABI_COPY_OUT
+/* Not by ABI_ROW: the name must not be expanded on its way there. */
+#define VCPU_ROW(request, arg, handler) \
+	{ request, #request, ABI_VCPU, arg, ABI_VCPU_MUTEX, handler }
 
 const struct abi_row abi_vcpu_rows[] = {
 	VCPU_ROW(KVM_RUN, ABI_ARG_NONE, run), /* first: found at once */

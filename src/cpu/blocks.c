@@ -359,6 +359,18 @@ void cpu_code_written(struct vmx_cpu *cpu, hpa_t start, unsigned size)
 		(void)machine_register(cpu, p->page);
 }
 
+/*
+ * Until now this processor could write to the page without a look: whoever
+ * decoded from it meanwhile has to compare.
+ */
+void cpu_blocks_give_up_writing(struct vmx_cpu *cpu)
+{
+	cpu_tlb_drop_write(cpu, 0);
+	machine_lock(cpu->machine);
+	request_others(cpu, CPU_REQ_VERIFY);
+	machine_unlock(cpu->machine);
+}
+
 void cpu_blocks_work_off(struct vmx_cpu *cpu)
 {
 	machine_lock(cpu->machine);

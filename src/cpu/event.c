@@ -177,8 +177,10 @@ void cpu_software_event(struct vmx_cpu *cpu, unsigned vector, enum intr_type typ
 	}
 	cpu_deliver_event(cpu, &ev);
 	/* The transfer cleared TF: no single-step trap follows the instruction. */
-	if (single_step)
+	if (single_step) {
+		cpu->resume_flag = 0;
 		cpu_unwind(cpu);
+	}
 }
 
 /* --- delivery --- */

@@ -4,7 +4,7 @@
  *   walk.c tlb.c mem.c            two-dimensional walk, software TLB, isa_ops
  *   blocks.c interp.c             decoded blocks, the interpreter loop
  *   vmx_isa.c trace_ring.c        the seam's remaining functions, debug aid
- *   segment.c far.c event.c task.c sysinsn_*.c   segments, far transfers, event
+ *   segment.c stack.c far.c event.c task.c sysinsn*.c  segments, far transfers, event
  *                                 delivery through the IDT, system instructions
  *
  * All of it runs on the vCPU's thread, mostly with the guest's SIMD state in
@@ -110,6 +110,7 @@ struct vmx_cpu {
 #define CPU_REQ_STALE 0x2u  /* cpu->stale[] to be worked off */
 #define CPU_REQ_CHECK 0x1u  /* own: look at windows, traps, activity */
 #define CPU_REQ_WTAGS 0x8u  /* a page became code elsewhere: drop write tags */
+#define CPU_REQ_VERIFY 0x10u /* another one could still write to code: verify blocks */
 
 enum cpu_unwind_reason {
 	CPU_UNWIND_CONTINUE = 1, /* cpu_unwind(): go on at cs->rip */
@@ -331,6 +332,8 @@ bool cpu_page_is_code(struct vmx_cpu *cpu, hpa_t page);
 void cpu_code_written(struct vmx_cpu *cpu, hpa_t start, unsigned size);
 void cpu_blocks_drop(struct vmx_cpu *cpu, hpa_t start, hpa_t end);
 void cpu_blocks_work_off(struct vmx_cpu *cpu); /* cpu->stale[] */
+/* Another processor's new code page: stop writing to it unseen (CPU_REQ_WTAGS). */
+void cpu_blocks_give_up_writing(struct vmx_cpu *cpu);
 
 /* --- interp.c --- */
 extern const struct isa_insn cpu_boundary_insn;

@@ -133,12 +133,14 @@ static void work_off_requests(struct vmx_cpu *cpu)
 {
 	uint32_t req = __atomic_fetch_and(&cpu->cs.exit_request, CPU_REQ_KICK, __ATOMIC_SEQ_CST);
 
-	if (req & CPU_REQ_WTAGS)
-		cpu_tlb_drop_write(cpu, 0);
-	if (req & CPU_REQ_STALE) {
+	if (req & (CPU_REQ_WTAGS | CPU_REQ_STALE))
 		isa_fpu_sync(&cpu->cs);
+	if (req & CPU_REQ_WTAGS)
+		cpu_blocks_give_up_writing(cpu);
+	if (req & CPU_REQ_VERIFY)
+		cpu->epoch++;
+	if (req & CPU_REQ_STALE)
 		cpu_blocks_work_off(cpu);
-	}
 }
 
 /*

@@ -89,6 +89,7 @@ struct msr_row {
 #define MISC_ENABLE_PMU_RO (BIT_ULL(11) | BIT_ULL(12)) /* BTS and PEBS unavailable */
 #define MISC_ENABLE_MWAIT BIT_ULL(18)
 #define HWCR_MCSTATUS_WREN BIT_ULL(18)
+#define HWCR_TSC_FREQ_SEL BIT_ULL(24) /* the TSC counts at a constant rate: it does */
 #define DE_CFG_LFENCE_SERIALIZE BIT_ULL(1)
 
 uint64_t kvm_supported_arch_capabilities(void)
@@ -459,7 +460,7 @@ static int set_hwcr(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t m
 {
 	/* Flush-filter, IGNNE and TLB-cache disable are ignored. */
 	data &= ~(BIT_ULL(6) | BIT_ULL(8) | BIT_ULL(3));
-	if (data != 0 && data != HWCR_MCSTATUS_WREN)
+	if (data & ~(HWCR_MCSTATUS_WREN | HWCR_TSC_FREQ_SEL))
 		return KVM_MSR_INVAL;
 	vcpu->arch->hwcr = data;
 	return 0;
@@ -866,10 +867,10 @@ void kvm_x86_state_init_vcpu(struct kvm_vcpu *vcpu)
 	a->platform_info = PLATFORM_INFO_CPUID_FAULT;
 	a->ia32_misc_enable = MISC_ENABLE_PMU_RO;
 	a->de_cfg = DE_CFG_LFENCE_SERIALIZE;
-	a->mcg_ctl = ALL;
+	a->mcg_cap = KVM_MAX_MCE_BANKS;
+	a->hwcr = HWCR_TSC_FREQ_SEL;
 	a->poll_control = 1;
 	a->xcr0 = XFEATURE_MASK_FP;
-	a->db[0] = 0;
 	a->dr6 = DR6_ACTIVE_LOW;
 	a->dr7 = DR7_FIXED_1;
 	a->tsc_scaling_ratio = 1ULL << 48;

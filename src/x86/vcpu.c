@@ -290,7 +290,7 @@ void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event)
 	reset_events(a);
 	memset(a->db, 0, sizeof(a->db));
 	memset(a->eff_db, 0, sizeof(a->eff_db));
-	a->dr6 = DR6_FIXED_1;
+	a->dr6 = DR6_ACTIVE_LOW;
 	a->dr7 = DR7_FIXED_1;
 	a->cr8 = 0;
 	if (!init_event) {

@@ -2,6 +2,7 @@
 
 usage: test_command.py USERKVM BUILD
 """
+import glob
 import os
 import struct
 import sys
@@ -97,7 +98,24 @@ def doctor_tells_what_a_client_will_see():
         assert word in out, out
 
 
-tap.main(help_goes_to_stdout_with_status_0, wrong_usage_is_status_2, missing_kernel_file_is_one_line,
+def installed_tree_works_by_itself():
+    root = os.path.join(tmp.name, "root")
+    out, status = tap.run("meson", "install", "-C", BUILD, "--no-rebuild", "--destdir", root)
+    assert status == 0, out
+    bindir = glob.glob(root + "/**/bin/userkvm", recursive=True)[0]
+    lib = os.path.dirname(glob.glob(root + "/**/libuserkvm.so", recursive=True)[0])
+    include = os.path.dirname(os.path.dirname(glob.glob(root + "/**/userkvm.h", recursive=True)[0]))
+    first = os.path.join(tmp.name, "first")
+    example = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../docs/examples/first.c")
+    out, status = tap.run("cc", "-Wall", "-Werror", example, "-I" + include, "-L" + lib, "-luserkvm", "-o", first)
+    assert status == 0, out
+    env = dict(os.environ, LD_LIBRARY_PATH=lib)
+    assert tap.run(first, env=env) == ("4\n", 0)
+    out, status = tap.run(bindir, "doctor", env=env)
+    assert status == 0 and "NOT FOUND" not in out, out
+
+
+tap.main(installed_tree_works_by_itself, help_goes_to_stdout_with_status_0, wrong_usage_is_status_2, missing_kernel_file_is_one_line,
          file_that_is_no_kernel_is_one_line, truncated_bzimage_is_one_line, too_little_memory_is_one_line,
          nonsense_memory_size_is_status_2, run_passes_the_exit_status_on, run_refuses_a_static_program_in_words,
          doctor_tells_what_a_client_will_see)

@@ -307,12 +307,13 @@ static void restart(int argc, char **argv)
 int cmd_boot(int argc, char **argv)
 {
 	struct options o;
-	struct vm vm = {.vcpu_thread = pthread_self()};
+	static struct vm vm; /* the terminal's thread uses it to the end */
 	struct sigaction sa = {.sa_handler = on_kick};
 	int ret = parse(argc, argv, &o);
 
 	if (ret)
 		return ret;
+	vm.vcpu_thread = pthread_self();
 	vm.kvm = o.kvm_path ? &kernel_kvm : &library_kvm;
 	sigaction(SIGUSR1, &sa, NULL);
 	vm.uart = uart_create(&vm);

@@ -97,7 +97,8 @@ static void preload(const char *lib)
 	const char *before = getenv("LD_PRELOAD");
 	char *both;
 
-	if (before && *before && asprintf(&both, "%s:%s", lib, before) > 0)
+	/* Behind what is there: a sanitizer's runtime has to stay first. */
+	if (before && *before && asprintf(&both, "%s:%s", before, lib) > 0)
 		setenv("LD_PRELOAD", both, 1);
 	else
 		setenv("LD_PRELOAD", lib, 1);

@@ -219,7 +219,7 @@ static const struct op ops[] = {
 	{ "movsxd", 0, 0, 0x63, ANY_REG, 0, 0, 0 },
 	{ "lea", 0, 0, 0x8d, ANY_REG, 0, MEM_ONLY, 0 },
 	{ "movnti", 0, 1, 0xc3, ANY_REG, 0, MEM_ONLY | NO16, 0 },
-	{ "bswap", 0, 1, 0xc8, 0, 0, NO_MODRM | OPREG | NO16, 0 },
+	{ "bswap", 0, 1, 0xc8, 0, 0, NO_MODRM | OPREG, 0 },
 	{ "movbe r,m", 0, 2, 0xf0, ANY_REG, 0, MEM_ONLY, 0 },
 	{ "movbe m,r", 0, 2, 0xf1, ANY_REG, 0, MEM_ONLY, 0 },
 	{ "cbw", 0, 0, 0x98, 0, 0, NO_MODRM, 0 },

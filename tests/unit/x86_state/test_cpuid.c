@@ -1,0 +1,187 @@
+/*
+ * CPUID: the offered list, the client's list, the instruction's answers.
+ */
+#include "vcpu_fixture.h"
+
+static struct kvm_cpuid_entry2 list[KVM_MAX_CPUID_ENTRIES];
+static uint32_t nent;
+
+static int fill(void **state)
+{
+	nent = KVM_MAX_CPUID_ENTRIES;
+	return make_vcpu(state) || kvm_dev_ioctl_get_cpuid(list, &nent, false);
+}
+
+static const struct kvm_cpuid_entry2 *leaf(uint32_t function, uint32_t index)
+{
+	for (uint32_t i = 0; i < nent; i++)
+		if (list[i].function == function && list[i].index == index)
+			return &list[i];
+	return NULL;
+}
+
+static void no_leaf_stands_twice(void **state)
+{
+	for (uint32_t i = 0; i < nent; i++)
+		for (uint32_t k = i + 1; k < nent; k++)
+			assert_false(list[i].function == list[k].function &&
+				     list[i].index == list[k].index);
+}
+
+static void list_fits_exactly_and_one_less_gives_e2big(void **state)
+{
+	struct kvm_cpuid_entry2 small[KVM_MAX_CPUID_ENTRIES];
+	uint32_t n = nent;
+
+	assert_int_equal(kvm_dev_ioctl_get_cpuid(small, &n, false), 0);
+	assert_int_equal(n, nent);
+	n = nent - 1;
+	assert_int_equal(kvm_dev_ioctl_get_cpuid(small, &n, false), -E2BIG);
+	n = 0;
+	assert_int_equal(kvm_dev_ioctl_get_cpuid(small, &n, false), -E2BIG);
+}
+
+static void hypervisor_leaf_says_kvm_and_offers_the_stable_clock(void **state)
+{
+	assert_memory_equal(&leaf(0x40000000, 0)->ebx, "KVMK", 4);
+	assert_memory_equal(&leaf(0x40000000, 0)->ecx, "VMKV", 4);
+	assert_memory_equal(&leaf(0x40000000, 0)->edx, "M\0\0\0", 4);
+	assert_int_equal(leaf(0x40000001, 0)->eax, 1 | 1 << 1 | 1 << 3 | 1 << 24);
+	assert_true(leaf(1, 0)->ecx >> 31);
+}
+
+static void what_is_not_virtualised_is_not_offered(void **state)
+{
+	assert_int_equal(leaf(1, 0)->ecx & (1 << 3 | 1 << 5 | 1 << 15), 0); /* MONITOR VMX PDCM */
+	assert_int_equal(leaf(0x80000001, 0)->ecx & (1 << 2 | 1 << 22), 0);  /* SVM TOPOEXT */
+	assert_int_equal(leaf(7, 0)->ebx & (1 << 16 | 1 << 11 | 1 << 4), 0); /* AVX512F RTM HLE */
+	assert_null(leaf(0xa, 0) && leaf(0xa, 0)->eax ? leaf(0xa, 0) : NULL); /* PMU */
+	assert_int_equal(leaf(0xd, 0)->eax & ~7u, 0);
+}
+
+static void xsave_sizes_go_with_the_components(void **state)
+{
+	assert_int_equal(leaf(0xd, 0)->ecx, leaf(0xd, 0)->eax & 4 ? 832 : 576);
+	if (leaf(0xd, 0)->eax & 4) {
+		assert_int_equal(leaf(0xd, 2)->eax, 256);
+		assert_int_equal(leaf(0xd, 2)->ebx, 576);
+	}
+}
+
+static void osxsave_follows_cr4(void **state)
+{
+	uint32_t a = 1, b = 0, c = 0, d = 0;
+
+	kvm_cpuid(vcpu, &a, &b, &c, &d);
+	assert_int_equal(c >> 27 & 1, 0);
+	assert_int_equal(kvm_set_cr4(vcpu, X86_CR4_OSXSAVE), 0);
+	a = 1, c = 0;
+	kvm_cpuid(vcpu, &a, &b, &c, &d);
+	assert_int_equal(c >> 27 & 1, 1);
+	assert_int_equal(kvm_set_cr4(vcpu, 0), 0);
+}
+
+static void xsave_size_follows_xcr0(void **state)
+{
+	uint32_t a = 0xd, b = 0, c = 0, d = 0;
+
+	assert_int_equal(kvm_set_xcr(vcpu, 0, 1), 0);
+	kvm_cpuid(vcpu, &a, &b, &c, &d);
+	assert_int_equal(b, 576);
+	if (!(kvm_supported_xcr0() & XFEATURE_MASK_YMM))
+		return;
+	assert_int_equal(kvm_set_xcr(vcpu, 0, 7), 0);
+	a = 0xd, c = 0;
+	kvm_cpuid(vcpu, &a, &b, &c, &d);
+	assert_int_equal(b, 832);
+	assert_int_equal(kvm_set_xcr(vcpu, 0, 1), 0);
+}
+
+static int set(const struct kvm_cpuid_entry2 *e, uint32_t n)
+{
+	return kvm_vcpu_ioctl_set_cpuid2(vcpu, e, n);
+}
+
+static void intel_answers_a_leaf_out_of_range_with_the_highest_and_amd_with_zero(void **state)
+{
+	struct kvm_cpuid_entry2 e[2] = {
+		{ .function = 0, .eax = 5, .ebx = 0x756e6547, .ecx = 0x6c65746e, .edx = 0x49656e69 },
+		{ .function = 5, .eax = 0x1234 },
+	};
+	uint32_t a = 0x77, b = 0, c = 0, d = 0;
+
+	assert_int_equal(set(e, 2), 0);
+	kvm_cpuid(vcpu, &a, &b, &c, &d);
+	assert_int_equal(a, 0x1234);
+	e[0].ebx = 0x68747541, e[0].ecx = 0x444d4163, e[0].edx = 0x69746e65;
+	assert_int_equal(set(e, 2), 0);
+	a = 0x77, c = 0;
+	kvm_cpuid(vcpu, &a, &b, &c, &d);
+	assert_int_equal(a, 0);
+	set_supported_cpuid();
+}
+
+static void linear_address_width_that_is_neither_48_nor_57_gives_einval(void **state)
+{
+	struct kvm_cpuid_entry2 e = { .function = 0x80000008, .eax = 40 << 8 | 40 };
+
+	assert_int_equal(set(&e, 1), -EINVAL);
+	e.eax = 48 << 8 | 40;
+	assert_int_equal(set(&e, 1), 0);
+	set_supported_cpuid();
+}
+
+static void maxphyaddr_is_36_without_leaf_80000008(void **state)
+{
+	struct kvm_cpuid_entry2 e[2] = { { .function = 0x80000000, .eax = 0x80000008 },
+					 { .function = 0x80000008, .eax = 48 << 8 | 43 } };
+
+	assert_int_equal(set(NULL, 0), 0);
+	assert_int_equal(vcpu->arch->maxphyaddr, 36);
+	assert_int_equal(set(e, 2), 0);
+	assert_int_equal(vcpu->arch->maxphyaddr, 43);
+	set_supported_cpuid();
+}
+
+static void after_kvm_run_only_the_same_cpuid_is_accepted(void **state)
+{
+	struct kvm_cpuid_entry2 copy[KVM_MAX_CPUID_ENTRIES];
+	uint32_t n = KVM_MAX_CPUID_ENTRIES;
+
+	assert_int_equal(kvm_vcpu_ioctl_get_cpuid2(vcpu, copy, &n), 0);
+	vcpu->arch->has_run = true;
+	assert_int_equal(set(copy, n), 0);
+	copy[n - 1].eax ^= 1;
+	assert_int_equal(set(copy, n), -EINVAL);
+	assert_int_equal(set(copy, n - 1), -EINVAL);
+	vcpu->arch->has_run = false;
+}
+
+static void get_cpuid2_with_no_room_gives_e2big_and_the_number(void **state)
+{
+	struct kvm_cpuid_entry2 e[1];
+	uint32_t n = 1;
+
+	assert_int_equal(kvm_vcpu_ioctl_get_cpuid2(vcpu, e, &n), -E2BIG);
+	assert_int_equal(n, vcpu->arch->cpuid_nent);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(no_leaf_stands_twice),
+		cmocka_unit_test(list_fits_exactly_and_one_less_gives_e2big),
+		cmocka_unit_test(hypervisor_leaf_says_kvm_and_offers_the_stable_clock),
+		cmocka_unit_test(what_is_not_virtualised_is_not_offered),
+		cmocka_unit_test(xsave_sizes_go_with_the_components),
+		cmocka_unit_test(osxsave_follows_cr4),
+		cmocka_unit_test(xsave_size_follows_xcr0),
+		cmocka_unit_test(intel_answers_a_leaf_out_of_range_with_the_highest_and_amd_with_zero),
+		cmocka_unit_test(linear_address_width_that_is_neither_48_nor_57_gives_einval),
+		cmocka_unit_test(maxphyaddr_is_36_without_leaf_80000008),
+		cmocka_unit_test(after_kvm_run_only_the_same_cpuid_is_accepted),
+		cmocka_unit_test(get_cpuid2_with_no_room_gives_e2big_and_the_number),
+	};
+
+	return cmocka_run_group_tests(tests, fill, end_vcpu);
+}
