@@ -15,6 +15,7 @@
 #include "lib/error.h"
 #include "lib/rcu.h"
 #include "mmu/internal.h"
+#include "trace/trace.h"
 
 static pthread_mutex_t vms_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct kvm_mmu_vm *vms; /* vms_lock to change, atomic to look whether there are any */
@@ -222,6 +223,7 @@ void kvm_mmu_invalidate_hva_range(hva_t start, hva_t end)
 		if (!forgotten)
 			host_mapping_changed();
 		forgotten = true;
+		TRACE(kvm, kvm_unmap_hva_range, start, end);
 		invalidate_vm(vm, start, end);
 	}
 	pthread_mutex_unlock(&vms_lock);

@@ -24,6 +24,14 @@
 #include "trace/ring.h"
 #include "trace/trace.h"
 
+uint64_t trace_clock(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;
+}
+
 #ifndef USERKVM_NO_TRACEPOINTS
 
 #define EVENT(group, name, ...)                                                                    \
@@ -137,16 +145,14 @@ static void write_ring(struct trace_ring_file *f, struct trace_ring *r, const vo
 {
 	uint64_t total = ALIGN_UP(sizeof(struct trace_record_head) + size, 8ULL), end;
 	struct trace_record_head *h = (void *)reserve(f, r, total, &end);
-	struct timespec now;
 
 	if (!h) {
 		__atomic_store_n(&r->lost, r->lost + 1, __ATOMIC_RELAXED);
 		return;
 	}
-	clock_gettime(CLOCK_MONOTONIC, &now);
 	h->size = (uint32_t)total;
 	h->cpu = (uint32_t)sched_getcpu();
-	h->ts = (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;
+	h->ts = trace_clock();
 	memcpy(h + 1, rec, size);
 	__atomic_store_n(&r->head, end, __ATOMIC_RELEASE);
 }

@@ -86,6 +86,8 @@ union trace_key {
 
 void trace_emit(enum trace_event event, void *record, size_t size) __attribute__((cold, noinline));
 /* The depth of the call that begins; trace_depth: of what happens in it. */
+/* ns, CLOCK_MONOTONIC. */
+uint64_t trace_clock(void);
 uint32_t trace_enter(void) __attribute__((cold, noinline));
 uint32_t trace_depth(void) __attribute__((cold, noinline));
 void trace_left(void) __attribute__((cold, noinline));

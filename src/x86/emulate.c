@@ -35,6 +35,7 @@
 #include "lib/log.h"
 #include "lib/rcu.h"
 #include "sdm/paging.h"
+#include "trace/trace.h"
 #include "x86/run.h"
 
 #define INSN_MAX 15
@@ -733,6 +734,7 @@ static int complete_read(struct kvm_vcpu *vcpu)
 	if (!resume(vcpu))
 		return 1;
 	memcpy(f->data, vcpu->run->mmio.data, f->len);
+	kvm_trace_mmio(KVM_TRACE_MMIO_READ, f->len, f->gpa, f->data);
 	e->nr_reads++;
 	/* the iteration goes on: what it has read stays valid */
 	e->it_rcx = e->cs.gpr[RCX];
@@ -755,6 +757,26 @@ static int complete_string_in(struct kvm_vcpu *vcpu)
 	return emulate(vcpu);
 }
 
+static void trace_insn(const struct kvm_emulator *e, struct kvm_vcpu *vcpu, bool failed,
+		       struct trace_kvm_kvm_emulate_insn *rec)
+{
+	unsigned len = failed ? e->nr_bytes : e->insn.len;
+	struct kvm_segment cs;
+
+	vmx_get_segment(vcpu, &cs, SREG_CS);
+	rec->rip = e->rip;
+	rec->csbase = (uint32_t)cs.base;
+	rec->len = (uint8_t)(len < sizeof(rec->insn) ? len : sizeof(rec->insn));
+	memcpy(rec->insn, e->bytes, rec->len);
+	/* real, vm16, prot16, prot32, prot64 */
+	rec->flags = !(vmx_get_cr0(vcpu) & X86_CR0_PE)	      ? 0
+		     : vmx_get_rflags(vcpu) & X86_FLAGS_VM    ? 1
+		     : vmx_is_64bit_code(vcpu)		      ? 4
+		     : cs.db				      ? 3
+							      : 2;
+	rec->failed = failed;
+}
+
 int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa)
 {
 	struct kvm_emulator *e = vcpu->arch->emulator;
@@ -770,6 +792,7 @@ int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa)
 	o = decode(e, vcpu);
 	if (o == OUT_EXCEPTION)
 		return inject(vcpu, &e->cs.exception);
+	TRACE_FILL(kvm, kvm_emulate_insn, rec, trace_insn(e, vcpu, o == OUT_UNSUPPORTED, rec));
 	if (o == OUT_UNSUPPORTED)
 		return kvm_emulation_failed(vcpu, e->bytes, e->nr_bytes);
 	return emulate(vcpu);

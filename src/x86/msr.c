@@ -19,6 +19,7 @@
 
 #include "host/timer.h"
 #include "lib/error.h"
+#include "trace/trace.h"
 #include "x86/x86.h"
 
 #define MSR_SAVE 1u
@@ -800,6 +801,7 @@ int kvm_emulate_rdmsr(struct kvm_vcpu *vcpu)
 	uint64_t data = 0;
 	int r = kvm_get_msr(vcpu, msr, &data, false);
 
+	TRACE(kvm, kvm_msr, 0, msr, data, r != 0);
 	if (r && exit_to_client(vcpu, KVM_EXIT_X86_RDMSR, msr, 0, r, complete_rdmsr))
 		return 0;
 	if (r) {
@@ -820,6 +822,7 @@ int kvm_emulate_wrmsr(struct kvm_vcpu *vcpu)
 
 	if (r < 0)
 		return r;
+	TRACE(kvm, kvm_msr, 1, msr, data, r != 0);
 	if (r && exit_to_client(vcpu, KVM_EXIT_X86_WRMSR, msr, data, r, complete_wrmsr))
 		return 0;
 	if (r) {

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "lib/error.h"
+#include "trace/trace.h"
 #include "x86/run.h"
 
 /* --- what counts as an event for a vCPU that sleeps --- */
@@ -198,6 +199,7 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 	uint64_t rip;
 	int r;
 
+	TRACE_CALL(vcpu_enter_guest, vcpu->vcpu_id);
 	r = serve_requests(vcpu);
 	if (r <= 0)
 		return r;
@@ -226,6 +228,7 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 		cancel_injection(vcpu);
 		return 1;
 	}
+	TRACE(kvm, kvm_entry, vcpu->vcpu_id, vmx_get_rip(vcpu), false);
 	r = vmx_vcpu_run(vcpu);
 	kvm_vcpu_leave_guest_mode(vcpu);
 	if (unlikely(r))
