@@ -14,6 +14,7 @@ static const struct {
 } commands[] = {
 	{"boot", cmd_boot, "boot a Linux kernel on the terminal"},
 	{"run", cmd_run, "run a KVM client (QEMU, kvmtool, ...) on userkvm"},
+	{"trace", cmd_trace, "run a KVM client and record KVM's tracepoints"},
 	{"doctor", cmd_doctor, "say what this machine offers and what a client will see"},
 };
 
