@@ -144,32 +144,22 @@ static uint32_t tdp_role(struct kvm_vcpu *vcpu)
 			  (kvm_mmu_params()->eptad ? 0 : ROLE_AD_DISABLED));
 }
 
-static void trace_context(const struct kvm_mmu *context)
-{
-	TRACE_LINE(context_page_fault, (uintptr_t)context->page_fault, (uint32_t)context->root_level,
-		   (uint32_t)context->guest_level);
-	TRACE_LINE(context_direct_map, context->direct_map);
-	TRACE_LINE(context_set_cr3, (uintptr_t)context->set_cr3);
-	TRACE_LINE(context_get_cr3, (uintptr_t)context->get_cr3);
-}
-
 /* Two-dimensional paging: the guest has its page tables to itself. */
 static void init_kvm_tdp_mmu(struct kvm_vcpu *vcpu)
 {
 	struct kvm_mmu *context = &vcpu->mmu_vcpu->root_mmu;
 
 	TRACE_CALL(init_kvm_tdp_mmu, vcpu->vcpu_id);
-	context->page_fault = tdp_page_fault;
-	context->direct_map = true;
-	context->set_cr3 = set_tdp_cr3;
-	context->get_cr3 = get_cr3;
+	TRACE_SET(context, page_fault, tdp_page_fault, context_page_fault);
+	TRACE_SET(context, direct_map, true, context_direct_map);
+	TRACE_SET(context, set_cr3, set_tdp_cr3, context_set_cr3);
+	TRACE_SET(context, get_cr3, get_cr3, context_get_cr3);
 	context->sync_roots = NULL; /* our tables shadow nothing */
 	context->root_level = PT64_ROOT_4LEVEL;
 	context->guest_level = guest_paging_level(vcpu);
 	context->gva_to_gpa = context->guest_level ? paging_gva_to_gpa : nonpaging_gva_to_gpa;
 	context->role = tdp_role(vcpu);
 	vcpu->mmu = context;
-	trace_context(context);
 }
 
 /*

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -23,6 +24,11 @@
 #include "trace/probes.h"
 #include "trace/ring.h"
 #include "trace/trace.h"
+
+void trace_name(char to[24], const char *name)
+{
+	snprintf(to, 24, "%s", name);
+}
 
 uint64_t trace_clock(void)
 {

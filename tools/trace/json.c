@@ -55,6 +55,10 @@ static void arguments(FILE *f, const struct capture_record *r)
 			number(f, d, trace_field_value(d, r->ent));
 			continue;
 		}
+		if (strcmp(d->type, "char") == 0) {
+			string(f, (const char *)r->ent + d->offset);
+			continue;
+		}
 		putc('"', f);
 		for (unsigned k = 0; k < d->size; k++)
 			fprintf(f, "%02x", ((const uint8_t *)r->ent)[d->offset + k]);
