@@ -81,6 +81,7 @@ static bool fast_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_fault *
 		return false;
 	mark_page_dirty_in_slot(vcpu->kvm, slot, f->gfn);
 	vcpu->stat.pf_fast++;
+	TRACE_LINE(fast_page_fault, f->gfn, e, new);
 	TRACE(kvmmmu, fast_page_fault, (int)vcpu->vcpu_id, f->gpa, PFERR_WRITE_MASK, (uintptr_t)ptep, e,
 	      new, RET_PF_FIXED);
 	return true;
@@ -150,10 +151,10 @@ static bool is_page_fault_stale(struct kvm_vcpu *vcpu, const struct kvm_page_fau
 	       __atomic_load_n(&kvm->mmu_invalidate_seq, __ATOMIC_ACQUIRE) != f->mmu_seq;
 }
 
-static void trace_faultin(const struct kvm_page_fault *f)
+static void trace_faultin(const struct kvm_page_fault *f, int r)
 {
 	TRACE_LINE(kvm_faultin_page, f->gfn, f->slot ? f->slot->id : 0, (uint32_t)f->goal_level, f->hva,
-		   f->slot != NULL, f->map_writable);
+		   f->slot != NULL, f->map_writable, r);
 	if (f->slot)
 		TRACE(kvmmmu, kvm_mmu_spte_requested, f->gfn, f->hva >> PAGE_SHIFT,
 		      (uint8_t)f->goal_level);
@@ -171,7 +172,7 @@ static int direct_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 	if (r)
 		return r;
 	r = kvm_faultin_page(vcpu, f);
-	trace_faultin(f);
+	trace_faultin(f, r);
 	if (r != RET_PF_CONTINUE)
 		return r;
 	pthread_rwlock_rdlock(&vm->lock);

@@ -10,6 +10,7 @@
 int cmd_run(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_trace(int argc, char **argv);
+int cmd_walkthrough(int argc, char **argv);
 
 /* The preload library beside this program (build tree) or installed; -1: not found. */
 int preload_path(char *buf, size_t size);
