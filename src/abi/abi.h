@@ -15,6 +15,9 @@
 
 #include <signal.h>
 #include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
 
 /* The client duplicated / is about to close a descriptor of ours (preload). */
 void abi_fd_duplicated(int oldfd, int newfd);
@@ -36,5 +39,18 @@ bool abi_signal_ends_run_only(int signo);
  * FPE, ILL): -EINVAL when it is not one of those.
  */
 int abi_client_action(int signo, const struct sigaction *act, struct sigaction *old);
+
+/*
+ * Around a change of the client's own mappings: what guests have mapped of
+ * [addr, addr + length) is dropped before, and looked at again only after it.
+ * Async-signal-safe as far as munmap() is.
+ */
+struct abi_mapping_change {
+	uint64_t opaque[3];
+};
+void abi_mapping_begin(struct abi_mapping_change *c, const void *addr, size_t length);
+void abi_mapping_end(const struct abi_mapping_change *c);
+/* KVM API: "vcpu mmap area". False (-EINVAL): not with these flags, at this offset. */
+bool abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset);
 
 #endif

@@ -188,7 +188,40 @@ USERKVM_EXPORT int userkvm_ioctl(int fd, unsigned long request, unsigned long ar
 USERKVM_EXPORT void *userkvm_mmap(void *addr, size_t length, int prot, int flags, int fd,
 				  off_t offset)
 {
+	if (!abi_may_mmap(fd, length, prot, flags, offset)) {
+		errno = EINVAL;
+		return MAP_FAILED;
+	}
 	return mmap(addr, length, prot, flags, fd, offset);
+}
+
+/* A dirty ring is for sharing, and not for executing. */
+bool abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset)
+{
+	struct abi_object *o = fd >= 0 ? abi_object_get(fd) : NULL;
+	uint64_t ring = KVM_DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE, start = (uint64_t)offset;
+	uint64_t ring_end = ring + (o && o->kvm ? o->kvm->dirty_ring_size : 0);
+	bool refused;
+
+	if (!o)
+		return true;
+	refused = o->kind == ABI_VCPU && start < ring_end && start + length > ring &&
+		  ((prot & PROT_EXEC) || (flags & MAP_TYPE) == MAP_PRIVATE);
+	abi_object_put(o);
+	return !refused;
+}
+
+void abi_mapping_begin(struct abi_mapping_change *c, const void *addr, size_t length)
+{
+	hva_t start = (hva_t)(uintptr_t)addr;
+
+	_Static_assert(sizeof(struct kvm_mmu_invalidation) == sizeof(*c), "one is the other");
+	kvm_mmu_invalidate_begin((struct kvm_mmu_invalidation *)c, start, start + length);
+}
+
+void abi_mapping_end(const struct abi_mapping_change *c)
+{
+	kvm_mmu_invalidate_end((const struct kvm_mmu_invalidation *)c);
 }
 
 USERKVM_EXPORT int userkvm_close(int fd)

@@ -10,6 +10,7 @@
 #include "host/fault.h"
 #include "lib/error.h"
 #include "trace/trace.h"
+#include "virt/dirty_ring.h"
 #include "virt/iodev.h"
 #include "virt/irq_routing.h"
 
@@ -58,6 +59,21 @@ static long kvm_vm_ioctl_create_vcpu(struct abi_call *c)
 static long set_user_memory_region(struct abi_call *c)
 {
 	return kvm_vm_ioctl_set_memory_region(c->kvm, c->data);
+}
+
+static long get_dirty_log(struct abi_call *c)
+{
+	return kvm_vm_ioctl_get_dirty_log(c->kvm, c->data);
+}
+
+static long clear_dirty_log(struct abi_call *c)
+{
+	return kvm_vm_ioctl_clear_dirty_log(c->kvm, c->data);
+}
+
+static long reset_dirty_rings(struct abi_call *c)
+{
+	return kvm_vm_ioctl_reset_dirty_rings(c->kvm);
 }
 
 static long set_nr_mmu_pages(struct abi_call *c)
@@ -268,6 +284,9 @@ const struct abi_row abi_vm_rows[] = {
 	ABI_ROW(KVM_CREATE_VCPU, ABI_VM, ABI_ARG_VALUE, ABI_UNLOCKED, kvm_vm_ioctl_create_vcpu),
 	ABI_ROW(KVM_SET_USER_MEMORY_REGION, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED,
 		set_user_memory_region),
+	ABI_ROW(KVM_GET_DIRTY_LOG, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, get_dirty_log),
+	ABI_ROW(KVM_CLEAR_DIRTY_LOG, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, clear_dirty_log),
+	ABI_ROW(KVM_RESET_DIRTY_RINGS, ABI_VM, ABI_ARG_VALUE, ABI_UNLOCKED, reset_dirty_rings),
 	ABI_ROW(KVM_SET_NR_MMU_PAGES, ABI_VM, ABI_ARG_VALUE, ABI_VM_LOCK, set_nr_mmu_pages),
 	ABI_ROW(KVM_GET_NR_MMU_PAGES, ABI_VM, ABI_ARG_VALUE, ABI_VM_LOCK, get_nr_mmu_pages),
 	ABI_ROW(KVM_SET_TSS_ADDR, ABI_VM, ABI_ARG_VALUE, ABI_VM_LOCK, set_tss_addr),

@@ -83,6 +83,9 @@ static const char *check_execution_controls(const struct vmcs *v)
 		REQUIRE(v->VIRTUAL_PROCESSOR_ID, "VPID 0");
 	if (secondary & SECONDARY_EXEC_UNRESTRICTED_GUEST)
 		REQUIRE(secondary & SECONDARY_EXEC_ENABLE_EPT, "unrestricted guest without EPT");
+	if (secondary & SECONDARY_EXEC_ENABLE_PML)
+		REQUIRE((secondary & SECONDARY_EXEC_ENABLE_EPT) && page_ok(v->PML_ADDRESS),
+			"page-modification log without EPT, or its address");
 	if (secondary & SECONDARY_EXEC_ENABLE_EPT)
 		return check_eptp(v->EPT_POINTER);
 	return NULL;

@@ -82,6 +82,7 @@ static bool saves_resume_flag(const struct vmx_cpu *cpu, const struct cpu_exit *
 	switch (e->reason) {
 	case EXIT_REASON_EPT_VIOLATION:
 	case EXIT_REASON_EPT_MISCONFIG:
+	case EXIT_REASON_PML_FULL:
 		return true;
 	case EXIT_REASON_EXCEPTION_NMI:
 		return FIELD_GET(INTR_INFO_INTR_TYPE_MASK, e->intr_info) ==

@@ -140,12 +140,7 @@ uint64_t cpu_sys_load(struct vmx_cpu *cpu, gva_t lin, unsigned size)
 	uint64_t bounce = 0;
 	const void *p = cpu_mem(&cpu->cs, lin, size, ISA_READ | ISA_IMPLICIT, &bounce);
 
-	switch (size) {
-	case 1: return *(const uint8_t *)p;
-	case 2: return *(const uint16_t *)p;
-	case 4: return *(const uint32_t *)p;
-	default: return *(const uint64_t *)p;
-	}
+	return isa_host_load(p, size);
 }
 
 void cpu_sys_store(struct vmx_cpu *cpu, gva_t lin, unsigned size, uint64_t v)
@@ -153,12 +148,7 @@ void cpu_sys_store(struct vmx_cpu *cpu, gva_t lin, unsigned size, uint64_t v)
 	uint64_t bounce = 0;
 	void *p = cpu_mem(&cpu->cs, lin, size, ISA_WRITE | ISA_IMPLICIT, &bounce);
 
-	switch (size) {
-	case 1: *(uint8_t *)p = (uint8_t)v; break;
-	case 2: *(uint16_t *)p = (uint16_t)v; break;
-	case 4: *(uint32_t *)p = (uint32_t)v; break;
-	default: *(uint64_t *)p = v; break;
-	}
+	isa_host_store(p, size, v);
 	if (p == &bounce)
 		cpu_mem_commit(&cpu->cs, lin, size, &bounce);
 }

@@ -20,8 +20,6 @@ static bool field_unsupported(uint32_t enc)
 	switch (enc) {
 	case POSTED_INTR_NV:
 	case GUEST_INTR_STATUS:
-	case GUEST_PML_INDEX:
-	case PML_ADDRESS:
 	case VIRTUAL_APIC_PAGE_ADDR:
 	case APIC_ACCESS_ADDR:
 	case POSTED_INTR_DESC_ADDR:

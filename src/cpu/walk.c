@@ -58,6 +58,31 @@ static void ept_misconfig(struct vmx_cpu *cpu, gpa_t gpa)
 	cpu_vmexit(cpu, &e);
 }
 
+/* --- page-modification logging (SDM "Page-Modification Logging") --- */
+
+#define PML_ENTRIES 512
+
+/* Before a flag is set: no room in the log means an exit, and nothing has happened. */
+static void pml_reserve(struct vmx_cpu *cpu)
+{
+	struct cpu_exit e = { .reason = EXIT_REASON_PML_FULL, .rip = isa_rip(&cpu->cs) };
+
+	if ((cpu->secondary & SECONDARY_EXEC_ENABLE_PML) &&
+	    unlikely((uint16_t)cpu->vmcs->GUEST_PML_INDEX >= PML_ENTRIES))
+		cpu_vmexit(cpu, &e);
+}
+
+/* A dirty flag has gone from 0 to 1. */
+static void pml_log(struct vmx_cpu *cpu, gpa_t gpa)
+{
+	uint16_t index = (uint16_t)cpu->vmcs->GUEST_PML_INDEX;
+
+	if (!(cpu->secondary & SECONDARY_EXEC_ENABLE_PML))
+		return;
+	((uint64_t *)__va(cpu->vmcs->PML_ADDRESS))[index] = gpa & PAGE_MASK;
+	cpu->vmcs->GUEST_PML_INDEX = (uint16_t)(index - 1);
+}
+
 static bool ept_is_leaf(uint64_t e, int level)
 {
 	return level == 1 || (level <= 3 && (e & EPT_PAGE_SIZE));
@@ -79,8 +104,6 @@ static bool ept_entry_bad(uint64_t e, int level)
 
 static bool entry_or(uint64_t *p, uint64_t old, uint64_t bits)
 {
-	if ((old & bits) == bits)
-		return true;
 	return __atomic_compare_exchange_n(p, &old, old | bits, false, __ATOMIC_SEQ_CST,
 					   __ATOMIC_RELAXED);
 }
@@ -125,8 +148,13 @@ static bool ept_walk(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla,
 
 			if (l == level && dirty)
 				bits |= EPT_DIRTY;
+			if ((val[l - 1] & bits) == bits)
+				continue;
+			pml_reserve(cpu);
 			if (!entry_or(pte[l - 1], val[l - 1], bits))
 				return false;
+			if (bits & ~val[l - 1] & EPT_DIRTY)
+				pml_log(cpu, gpa);
 		}
 		if (!dirty && !(val[level - 1] & EPT_DIRTY))
 			rights &= ~(uint32_t)CPU_WRITE;

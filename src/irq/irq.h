@@ -97,6 +97,8 @@ must_check int kvm_lapic_set_userspace_extint(struct kvm_vcpu *vcpu, uint8_t vec
 bool kvm_cpu_has_extint(struct kvm_vcpu *vcpu); /* PIC (ours, or the client's) through LINT0 */
 uint64_t kvm_get_apic_base(struct kvm_vcpu *vcpu);
 must_check int kvm_set_apic_base(struct kvm_vcpu *vcpu, uint64_t value, bool host_initiated); /* 1: #GP */
+/* What IA32_APIC_BASE may hold, with an APIC of ours or without. */
+bool kvm_apic_base_valid(struct kvm_vcpu *vcpu, uint64_t value);
 void kvm_apic_update_ppr(struct kvm_vcpu *vcpu);
 /*
  * xAPIC registers at the APIC base: 0 taken, -EOPNOTSUPP not the APIC's page. The

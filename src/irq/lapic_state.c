@@ -66,20 +66,26 @@ uint64_t kvm_get_apic_base(struct kvm_vcpu *vcpu)
 	return vcpu->apic ? lapic_base(vcpu->apic) : 0;
 }
 
-int kvm_set_apic_base(struct kvm_vcpu *vcpu, uint64_t value, bool host_initiated)
+bool kvm_apic_base_valid(struct kvm_vcpu *vcpu, uint64_t value)
 {
-	struct kvm_lapic *apic = vcpu->apic;
 	int maxphyaddr = lapic_ops && lapic_ops->maxphyaddr ? lapic_ops->maxphyaddr(vcpu) : 52;
 	bool x2apic = lapic_ops && lapic_ops->has_x2apic && lapic_ops->has_x2apic(vcpu);
 	uint64_t reserved = ~GENMASK_ULL(maxphyaddr - 1, 0) | 0x2ff;
+
+	if (!x2apic)
+		reserved |= APICBASE_X2APIC_ENABLE;
+	return !(value & reserved) && mode_of(value) != MODE_INVALID;
+}
+
+int kvm_set_apic_base(struct kvm_vcpu *vcpu, uint64_t value, bool host_initiated)
+{
+	struct kvm_lapic *apic = vcpu->apic;
 	enum mode old, new = mode_of(value);
 
 	if (!apic)
 		return 1;
 	old = mode_of(lapic_base(apic));
-	if (!x2apic)
-		reserved |= APICBASE_X2APIC_ENABLE;
-	if ((value & reserved) || new == MODE_INVALID)
+	if (!kvm_apic_base_valid(vcpu, value))
 		return 1;
 	if (!host_initiated && ((old == MODE_X2APIC && new == MODE_XAPIC) ||
 				(old == MODE_DISABLED && new == MODE_X2APIC)))

@@ -68,6 +68,23 @@ static inline void isa_fpu_sync(struct cpu_state *cs)
 }
 
 /*
+ * The end of each handler that ran on the silicon. A sanitizer's runtime may be
+ * called from anywhere and uses vector registers itself: under one, the guest's
+ * state never stays loaded.
+ */
+static inline void isa_fpu_leave(struct cpu_state *cs)
+{
+#if defined(__SANITIZE_ADDRESS__)
+	isa_fpu_sync(cs);
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+	isa_fpu_sync(cs);
+#endif
+#endif
+	(void)cs;
+}
+
+/*
  * For a signal handler that will not return: the kernel has put the registers
  * into the signal frame and given the handler initial ones. Brings the guest's
  * state back from the frame into cs->xsave; fpu_loaded becomes 0. Must be

@@ -29,8 +29,9 @@
 	HANDLER(op##_m##form##bits)                                                    \
 	{                                                                              \
 		uint64_t lin = isa_operand(cs, i, sizeof(T), ISA_RMW);                 \
-		T *p = isa_rmw(cs, lin, sizeof(T));                                    \
-		*p = op##_val##bits(cs, *p, (uint8_t)(count));                         \
+		void *p = isa_rmw(cs, lin, sizeof(T));                                 \
+		T v = (T)isa_host_load(p, sizeof(T));                                  \
+		isa_host_store(p, sizeof(T), op##_val##bits(cs, v, (uint8_t)(count))); \
 		isa_rmw_end(cs, lin, sizeof(T), p);                                    \
 	}
 
@@ -90,8 +91,10 @@ isa_fn *isa_pick_shift(const struct isa_decoded *d, struct isa_insn *i)
 	HANDLER(op##_m##form##bits)                                                    \
 	{                                                                              \
 		uint64_t lin = isa_operand(cs, i, sizeof(T), ISA_RMW);                 \
-		T *p = isa_rmw(cs, lin, sizeof(T));                                    \
-		*p = op##_val##bits(cs, *p, ISA_REG(cs, i->reg_off, T), (uint8_t)(count)); \
+		void *p = isa_rmw(cs, lin, sizeof(T));                                 \
+		T v = op##_val##bits(cs, (T)isa_host_load(p, sizeof(T)),               \
+				     ISA_REG(cs, i->reg_off, T), (uint8_t)(count));    \
+		isa_host_store(p, sizeof(T), v);                                       \
 		isa_rmw_end(cs, lin, sizeof(T), p);                                    \
 	}
 

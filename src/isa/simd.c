@@ -87,6 +87,7 @@ static void __attribute__((noinline, noreturn)) simd_fault(struct cpu_state *cs,
 {
 	enum exception_vector v = (enum exception_vector)(status - 1);
 
+	isa_fpu_leave(cs);
 	if (v == X86_TRAP_XM && !(cs->cr4 & X86_CR4_OSXMMEXCPT))
 		v = X86_TRAP_UD;
 	if (v == X86_TRAP_GP)
@@ -173,6 +174,7 @@ ISA_INLINE void run_reg(struct cpu_state *cs, const struct isa_insn *i, enum sim
 	run(cs, op->run, NULL);
 	if (class == SIMD_X87)
 		note_x87(cs, i, &op->desc, false);
+	isa_fpu_leave(cs);
 }
 
 ISA_INLINE void run_load(struct cpu_state *cs, const struct isa_insn *i, enum simd_class class)
@@ -189,6 +191,7 @@ ISA_INLINE void run_load(struct cpu_state *cs, const struct isa_insn *i, enum si
 	run(cs, op->run, p);
 	if (class == SIMD_X87)
 		note_x87(cs, i, &op->desc, true);
+	isa_fpu_leave(cs);
 }
 
 ISA_INLINE void run_store(struct cpu_state *cs, const struct isa_insn *i, enum simd_class class)
@@ -210,6 +213,7 @@ ISA_INLINE void run_store(struct cpu_state *cs, const struct isa_insn *i, enum s
 	if (unlikely(p == cs->bounce) &&
 	    (class != SIMD_X87 || x87_stored(cs, op->desc.mem_size)))
 		cs->ops->mem_commit(cs, lin, op->desc.mem_size, p);
+	isa_fpu_leave(cs);
 }
 
 #define HANDLERS(name, class)                                               \
@@ -238,10 +242,14 @@ static void fwait_reg(struct cpu_state *cs, const struct isa_insn *i)
 /* FNINIT also forgets the last instruction. */
 static void x87_fninit(struct cpu_state *cs, const struct isa_insn *i)
 {
-	run_reg(cs, i, SIMD_X87);
+	const struct silicon_op *op = i->extra;
+
+	check_available(cs, SIMD_X87);
+	run(cs, op->run, NULL);
 	cs->x87.ip = 0;
 	cs->x87.dp = 0;
 	cs->x87.op = 0;
+	isa_fpu_leave(cs);
 }
 
 enum simd_form { FORM_REG, FORM_LOAD, FORM_STORE, NR_FORMS };
@@ -266,6 +274,7 @@ ISA_INLINE void ldmxcsr(struct cpu_state *cs, const struct isa_insn *i, enum sim
 	if (!cs->fpu_loaded)
 		isa_fpu_load(cs);
 	__asm__ volatile("ldmxcsr %0" : : "m"(v));
+	isa_fpu_leave(cs);
 }
 
 static void sse_ldmxcsr(struct cpu_state *cs, const struct isa_insn *i)

@@ -47,6 +47,7 @@ static void transfer(struct cpu_state *cs, silicon_fn *fn, struct vector *v)
 {
 	fpu_on(cs);
 	(void)fn(v, cs);
+	isa_fpu_leave(cs);
 }
 
 static uint64_t element_load(struct cpu_state *cs, const struct isa_insn *i, uint64_t ea,
@@ -86,6 +87,7 @@ static void maskmov_load(struct cpu_state *cs, const struct isa_insn *i)
 	}
 	fpu_on(cs);
 	(void)op->run(p, cs);
+	isa_fpu_leave(cs);
 }
 
 static void masked_store(struct cpu_state *cs, const struct isa_insn *i,
@@ -121,6 +123,7 @@ static void maskmov_store(struct cpu_state *cs, const struct isa_insn *i)
 	}
 	fpu_on(cs);
 	(void)op->run(p, cs);
+	isa_fpu_leave(cs);
 }
 
 /* MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: bytes to [rDI]. */
@@ -130,8 +133,11 @@ static void maskmov_bytes_mmx(struct cpu_state *cs, const struct isa_insn *i)
 
 	simd_check(cs, SIMD_MMX);
 	fpu_on(cs);
-	if (op->run(NULL, cs)) /* FWAIT: an x87 exception is pending */
+	if (op->run(NULL, cs)) { /* FWAIT: an x87 exception is pending */
+		isa_fpu_leave(cs);
 		isa_raise(cs, X86_TRAP_MF);
+	}
+	isa_fpu_leave(cs);
 	masked_store(cs, i, &op->desc);
 }
 

@@ -8,7 +8,8 @@
  *     inside the slot; write access only where slot and host allow it.
  *  3. MMIO entries are at level 1, carry their gfn, and one of the present
  *     generation stands where no slot is.
- *  4. A table is reachable once, and the counters say what the tables say.
+ *  4. A page of a logged slot that can be written unnoticed is dirty already.
+ *  5. A table is reachable once, and the counters say what the tables say.
  */
 #include <stdlib.h>
 
@@ -43,6 +44,20 @@ static void check_table_format(struct check *c, gfn_t gfn, int level, uint64_t e
 		fault(c, "table entry of a wrong format", gfn, level, e);
 }
 
+/* A leaf that lets writes through unnoticed: then its pages are dirty already. */
+static void check_logged(struct check *c, const struct kvm_memory_slot *s, gfn_t gfn, int level,
+			 uint64_t e)
+{
+	gfn_t rel = gfn - s->base_gfn, i;
+	bool noticed = level == 1 && root_has_pml(c->kvm, c->root) && !(e & EPT_DIRTY);
+
+	for (i = rel; !noticed && s->dirty_bitmap && i < rel + level_pages(level); i++)
+		if (!(READ_ONCE(s->dirty_bitmap[i / 64]) & BIT_ULL(i % 64))) {
+			fault(c, "clean page can be written unnoticed", s->base_gfn + i, level, e);
+			return;
+		}
+}
+
 static void check_leaf(struct check *c, gfn_t gfn, int level, uint64_t e)
 {
 	struct kvm_memory_slot *s = search_memslots(c->slots, gfn);
@@ -67,8 +82,8 @@ static void check_leaf(struct check *c, gfn_t gfn, int level, uint64_t e)
 		fault(c, "leaf with a wrong address", gfn, level, e);
 	if (e & EPT_WRITE && (s->flags & KVM_MEM_READONLY || !(e & SPTE_HOST_WRITABLE)))
 		fault(c, "leaf writable against slot or host", gfn, level, e);
-	if (e & EPT_WRITE && s->dirty_bitmap && level > 1)
-		fault(c, "huge writable leaf in a logged slot", gfn, level, e);
+	if (e & EPT_WRITE && kvm_slot_dirty_track_enabled(s))
+		check_logged(c, s, gfn, level, e);
 }
 
 static void check_mmio(struct check *c, gfn_t gfn, int level, uint64_t e)

@@ -94,7 +94,7 @@ static int mapping_level(const struct kvm_page_fault *f)
 	int level = 3;
 
 	/* Writes are logged page by page. */
-	if (s->dirty_bitmap)
+	if (kvm_slot_dirty_track_enabled(s))
 		return 1;
 	/* A leaf needs guest and host address alike modulo its size. */
 	while (level > 1) {

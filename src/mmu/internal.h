@@ -38,6 +38,7 @@ struct kvm_mmu_vm {
 	uint64_t leaves[4];			       /* (a) by level, 1..3 */
 	uint64_t mmio_entries;			       /* (a) */
 	struct kvm_mmu_vm *next_vm; /* vms_lock (slots.c) */
+	uint64_t number;	    /* (c) once linked: VMs are counted from 1 */
 };
 
 /* Frames taken before the lock, so that no allocation happens under it. */
@@ -73,6 +74,12 @@ const struct kvm_mmu_vendor_ops *mmu_vendor_ops(void);
 static inline bool root_has_ad(const struct kvm_mmu_page *root)
 {
 	return !(root->role & ROLE_AD_DISABLED);
+}
+
+/* Writes to clean leaves are logged by the processor (PML). */
+static inline bool root_has_pml(const struct kvm *kvm, const struct kvm_mmu_page *root)
+{
+	return kvm->cpu_dirty_logging && root_has_ad(root);
 }
 
 static inline int root_as_id(const struct kvm_mmu_page *root)
@@ -114,10 +121,22 @@ void kvm_tdp_mmu_zap_range(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, gfn
 			   struct zap_list *z);
 /* No lock. Shoot-down, grace period, free. */
 void kvm_tdp_mmu_zap_finish(struct kvm *kvm, struct zap_list *z);
-/* mmu_lock for writing. Takes write access from leaves in [start, end); true if any had it. */
-bool kvm_tdp_mmu_wrprot_range(struct kvm_mmu_page *root, gfn_t start, gfn_t end);
+/*
+ * mmu_lock. A huge leaf becomes a table of 512 that say the same: `table`, a
+ * frame of the caller's, which is used up unless the entry has changed (false).
+ * TLBs may keep the huge entry, it grants nothing the new ones do not.
+ */
+bool kvm_tdp_mmu_split_leaf(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, uint64_t *ptep,
+			    uint64_t old, int level, uint64_t *table);
 /* The VM is going: the root's tables, without the root's frame. */
 void kvm_tdp_mmu_free_tables(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root);
+
+/* --- dirty.c --- */
+/* Logging of the slot begins. slots_lock held, no other; flushes by itself. */
+void mmu_slot_enable_log_dirty(struct kvm *kvm, const struct kvm_memory_slot *slot);
+/* kvm_write_protect_fn: the client has taken these bits of the log. */
+void mmu_slot_protect_masked(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t offset,
+			     uint64_t mask);
 
 /* --- slots.c --- */
 void mmu_register_slot_listener(void);

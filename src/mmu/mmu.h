@@ -12,8 +12,8 @@
  * the lock for writing.
  *
  * Files: mmu.c (contexts, roots, life), fault.c (page faults, MMIO), tdp_mmu.c
- * (tables: map, zap, write-protect), slots.c (memslot listener, invalidation by
- * host address), guest_walk.c, check.c, dump.c; spte.h is the entry format.
+ * (tables: map, zap, split), slots.c (memslot listener, invalidation by
+ * host address), dirty.c (noticing writes: eager split, protection), guest_walk.c, check.c, dump.c; spte.h is the entry format.
  */
 #ifndef USERKVM_MMU_MMU_H
 #define USERKVM_MMU_MMU_H
@@ -51,6 +51,8 @@ struct kvm_mmu_vendor_ops {
 	/* set_tdp_cr3 / vmx_set_cr3: root_hpa is the *host-physical address of the EPT root*. */
 	void (*set_cr3)(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level);
 	void (*flush_tlb_current)(struct kvm_vcpu *vcpu); /* INVEPT of the current EPTP */
+	/* What processors have decoded from host memory [start, start + size) is void. NULL: nothing. */
+	void (*invalidate_code)(struct kvm *kvm, hva_t start, uint64_t size_bytes);
 };
 
 struct kvm_page_fault_info { /* x86_exception of the guest walk */
@@ -141,6 +143,20 @@ must_check int handle_mmio_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa);
  * sections, no lock of a VM held. May sleep.
  */
 void kvm_mmu_invalidate_hva_range(hva_t start, hva_t end);
+
+/*
+ * The same around a change of the client's mapping that is about to be made
+ * (Linux: mmu_invalidate_range_start and _end). In between no fault of a VM
+ * that uses the range is completed, so none believes the mapping as it was.
+ * Every begin needs its end, on the same thread; signals are not taken inside
+ * of either.
+ */
+struct kvm_mmu_invalidation {
+	hva_t start, end;
+	uint64_t last_vm; /* 0: no VM has memory there */
+};
+void kvm_mmu_invalidate_begin(struct kvm_mmu_invalidation *inv, hva_t start, hva_t end);
+void kvm_mmu_invalidate_end(const struct kvm_mmu_invalidation *inv);
 
 /*
  * The hypervisor's walk of the guest's page tables (for emulation).

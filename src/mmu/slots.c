@@ -1,6 +1,6 @@
 /*
  * News that takes translations away: memslots change, the client changes its
- * mappings, the dirty log is read.
+ * mappings. (The dirty log: dirty.c.)
  *
  * The pattern is the same everywhere: lock for writing, change entries, unlock,
  * then shoot down, wait for a grace period and free (kvm_tdp_mmu_zap_finish).
@@ -9,6 +9,8 @@
  * invalidation works on them; outside of mmu_lock. It is never taken with a
  * lock of a VM held.
  */
+#include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 
 #include "host/memory.h"
@@ -19,25 +21,56 @@
 
 static pthread_mutex_t vms_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct kvm_mmu_vm *vms; /* vms_lock to change, atomic to look whether there are any */
+static uint64_t last_vm;       /* vms_lock */
+static uint64_t vms_mm;	       /* (a) whose VMs they are: a forked child has none, and the lock may be stuck */
+
+static bool have_vms(void)
+{
+	return __atomic_load_n(&vms, __ATOMIC_ACQUIRE) && READ_ONCE(vms_mm) == host_mm_id();
+}
+
+/*
+ * A handler of the client's may change mappings too: it must not meet its own
+ * thread with the lock held.
+ */
+static void lock_vms(sigset_t *before)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, before);
+	pthread_mutex_lock(&vms_lock);
+}
+
+static void unlock_vms(const sigset_t *before)
+{
+	pthread_mutex_unlock(&vms_lock);
+	pthread_sigmask(SIG_SETMASK, before, NULL);
+}
 
 void mmu_vm_link(struct kvm_mmu_vm *vm)
 {
-	pthread_mutex_lock(&vms_lock);
+	sigset_t mask;
+
+	lock_vms(&mask);
 	vm->next_vm = vms;
+	vm->number = ++last_vm;
+	WRITE_ONCE(vms_mm, vm->kvm->mm_id);
 	__atomic_store_n(&vms, vm, __ATOMIC_RELEASE);
-	pthread_mutex_unlock(&vms_lock);
+	unlock_vms(&mask);
 }
 
 void mmu_vm_unlink(struct kvm_mmu_vm *vm)
 {
 	struct kvm_mmu_vm **p = &vms;
+	sigset_t mask;
 
-	pthread_mutex_lock(&vms_lock);
+	lock_vms(&mask);
 	while (*p && *p != vm)
 		p = &(*p)->next_vm;
 	if (*p)
 		__atomic_store_n(p, vm->next_vm, __ATOMIC_RELEASE);
-	pthread_mutex_unlock(&vms_lock);
+	unlock_vms(&mask);
 }
 
 /* mmu_lock for writing. [start, end) in every root of the address space. */
@@ -61,19 +94,6 @@ static void zap_slot(struct kvm *kvm, const struct kvm_memory_slot *slot)
 	kvm_tdp_mmu_zap_finish(kvm, &z);
 }
 
-static void wrprot_range(struct kvm *kvm, const struct kvm_memory_slot *slot, gfn_t start, gfn_t end,
-			 bool *flush)
-{
-	struct kvm_mmu_vm *vm = kvm->mmu_vm;
-	uint32_t i;
-
-	pthread_rwlock_wrlock(&vm->lock);
-	for (i = 0; i < mmu_nr_roots(vm); i++)
-		if (root_as_id(vm->roots[i]) == slot->as_id)
-			*flush |= kvm_tdp_mmu_wrprot_range(vm->roots[i], start, end);
-	pthread_rwlock_unlock(&vm->lock);
-}
-
 /* --- memslot listener --- */
 
 static int slot_prepare(struct kvm *kvm, const struct kvm_memory_slot *old,
@@ -94,16 +114,14 @@ static void slot_flush_shadow(struct kvm *kvm, struct kvm_memory_slot *old)
 static void slot_commit(struct kvm *kvm, const struct kvm_memory_slot *old,
 			const struct kvm_memory_slot *new, enum kvm_mr_change change)
 {
-	bool was, is, flush = false;
+	bool was, is;
 
 	if (change != KVM_MR_FLAGS_ONLY || !kvm->mmu_vm)
 		return;
 	was = old->flags & KVM_MEM_LOG_DIRTY_PAGES;
 	is = new->flags & KVM_MEM_LOG_DIRTY_PAGES;
 	if (!was && is) {
-		wrprot_range(kvm, new, new->base_gfn, new->base_gfn + new->npages, &flush);
-		if (flush)
-			kvm_flush_remote_tlbs(kvm);
+		mmu_slot_enable_log_dirty(kvm, new);
 	} else if (was && !is) {
 		/* Small leaves were for the log only: with the next faults huge ones come back. */
 		zap_slot(kvm, new);
@@ -126,18 +144,6 @@ static void slot_generation(struct kvm *kvm, uint64_t gen)
 	kvm_tdp_mmu_zap_finish(kvm, &z);
 }
 
-/* KVM_GET_DIRTY_LOG has taken these bits; the flush is the caller's. */
-static void slot_write_protect(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t offset,
-			       uint64_t mask)
-{
-	gfn_t base = slot->base_gfn + offset;
-	bool flush = false;
-
-	if (kvm->mmu_vm)
-		wrprot_range(kvm, slot, base + (unsigned)__builtin_ctzll(mask),
-			     base + 64 - (unsigned)__builtin_clzll(mask), &flush);
-}
-
 static const struct kvm_memslot_listener listener = {
 	.prepare = slot_prepare,
 	.flush_shadow = slot_flush_shadow,
@@ -148,7 +154,7 @@ static const struct kvm_memslot_listener listener = {
 void mmu_register_slot_listener(void)
 {
 	kvm_register_memslot_listener(&listener);
-	kvm_register_write_protect(slot_write_protect);
+	kvm_register_write_protect(mmu_slot_protect_masked);
 }
 
 /* --- invalidation by host address --- */
@@ -208,15 +214,12 @@ static void invalidate_vm(struct kvm_mmu_vm *vm, hva_t start, hva_t end)
 	kvm_tdp_mmu_zap_finish(kvm, &z);
 }
 
-void kvm_mmu_invalidate_hva_range(hva_t start, hva_t end)
+/* vms_lock. True when a VM has memory there. */
+static bool invalidate_vms(hva_t start, hva_t end)
 {
 	struct kvm_mmu_vm *vm;
 	bool forgotten = false;
 
-	start = ALIGN_DOWN(start, PAGE_SIZE);
-	if (start >= end || !__atomic_load_n(&vms, __ATOMIC_ACQUIRE))
-		return;
-	pthread_mutex_lock(&vms_lock);
 	for (vm = vms; vm; vm = vm->next_vm) {
 		if (!vm_uses_hva(vm->kvm, start, end))
 			continue;
@@ -226,5 +229,68 @@ void kvm_mmu_invalidate_hva_range(hva_t start, hva_t end)
 		TRACE(kvm, kvm_unmap_hva_range, start, end);
 		invalidate_vm(vm, start, end);
 	}
-	pthread_mutex_unlock(&vms_lock);
+	return forgotten;
+}
+
+void kvm_mmu_invalidate_hva_range(hva_t start, hva_t end)
+{
+	sigset_t mask;
+
+	start = ALIGN_DOWN(start, PAGE_SIZE);
+	if (start >= end || !have_vms())
+		return;
+	lock_vms(&mask);
+	(void)invalidate_vms(start, end);
+	unlock_vms(&mask);
+}
+
+/* vms_lock. */
+static bool any_vm_uses_hva(hva_t start, hva_t end)
+{
+	struct kvm_mmu_vm *vm = vms;
+
+	while (vm && !vm_uses_hva(vm->kvm, start, end))
+		vm = vm->next_vm;
+	return vm;
+}
+
+void kvm_mmu_invalidate_begin(struct kvm_mmu_invalidation *inv, hva_t start, hva_t end)
+{
+	struct kvm_mmu_vm *vm;
+	sigset_t mask;
+
+	*inv = (struct kvm_mmu_invalidation){ ALIGN_DOWN(start, PAGE_SIZE), ALIGN_UP(end, PAGE_SIZE), 0 };
+	if (inv->start >= inv->end || !have_vms())
+		return;
+	lock_vms(&mask);
+	if (any_vm_uses_hva(inv->start, inv->end)) {
+		/* All VMs, whatever they use: slots may change before the end. */
+		inv->last_vm = last_vm;
+		for (vm = vms; vm; vm = vm->next_vm)
+			__atomic_fetch_add(&vm->kvm->mmu_invalidate_in_progress, 1, __ATOMIC_ACQ_REL);
+		(void)invalidate_vms(inv->start, inv->end);
+	}
+	unlock_vms(&mask);
+}
+
+void kvm_mmu_invalidate_end(const struct kvm_mmu_invalidation *inv)
+{
+	const struct kvm_mmu_vendor_ops *vendor = mmu_vendor_ops();
+	struct kvm_mmu_vm *vm;
+	sigset_t mask;
+
+	if (!inv->last_vm)
+		return;
+	lock_vms(&mask);
+	host_mapping_changed();
+	for (vm = vms; vm; vm = vm->next_vm) {
+		if (vm->number > inv->last_vm)
+			continue;
+		if (vendor->invalidate_code)
+			vendor->invalidate_code(vm->kvm, inv->start, inv->end - inv->start);
+		/* The sequence first: a fault that sees nothing in progress must see it moved. */
+		__atomic_fetch_add(&vm->kvm->mmu_invalidate_seq, 1, __ATOMIC_ACQ_REL);
+		__atomic_fetch_sub(&vm->kvm->mmu_invalidate_in_progress, 1, __ATOMIC_ACQ_REL);
+	}
+	unlock_vms(&mask);
 }

@@ -66,10 +66,11 @@ uint64_t *kvm_tdp_mmu_walk(struct kvm_mmu_page *root, gfn_t gfn, int *level)
  * PAT says (IPAT): no device of the host looks at it. A and D are set at once,
  * as KVM does: the access that wants the entry is about to happen.
  */
-static uint64_t make_spte(const struct kvm_mmu_page *root, const struct kvm_page_fault *f, int level)
+static uint64_t make_spte(struct kvm *kvm, const struct kvm_mmu_page *root,
+			  const struct kvm_page_fault *f, int level)
 {
 	hva_t page = ALIGN_DOWN(f->hva, level_pages(level) << PAGE_SHIFT);
-	bool tracked = f->slot->dirty_bitmap != NULL;
+	bool tracked = kvm_slot_dirty_track_enabled(f->slot);
 	uint64_t e = (__pa(__va(page)) & EPT_ADDR_MASK) | SPTE_MMU_PRESENT | EPT_READ | EPT_EXEC |
 		     FIELD_PREP(EPT_MEMTYPE_MASK, MT_WRBACK) | EPT_IPAT;
 
@@ -79,12 +80,14 @@ static uint64_t make_spte(const struct kvm_mmu_page *root, const struct kvm_page
 		e |= EPT_ACCESSED;
 	if (f->map_writable) {
 		e |= SPTE_HOST_WRITABLE | SPTE_MMU_WRITABLE;
-		/* A logged page becomes writable by a write only, so that reads do not dirty it. */
-		if (!tracked || f->write) {
+		/*
+		 * Reads do not dirty a logged page: it becomes writable by a write only, or
+		 * where the processor logs the first write itself, it stays clean.
+		 */
+		if (!tracked || f->write || root_has_pml(kvm, root))
 			e |= EPT_WRITE;
-			if (root_has_ad(root))
-				e |= EPT_DIRTY;
-		}
+		if (root_has_ad(root) && (!tracked || f->write))
+			e |= EPT_DIRTY;
 	}
 	return e;
 }
@@ -101,9 +104,10 @@ static bool permits(uint64_t e, const struct kvm_page_fault *f)
 }
 
 /* What the fault wants to see at `level`. */
-static uint64_t wanted_spte(struct kvm_mmu_page *root, const struct kvm_page_fault *f, int level)
+static uint64_t wanted_spte(struct kvm *kvm, struct kvm_mmu_page *root,
+			    const struct kvm_page_fault *f, int level)
 {
-	return f->slot ? make_spte(root, f, level) : make_mmio_spte(f->gfn, f->generation);
+	return f->slot ? make_spte(kvm, root, f, level) : make_mmio_spte(f->gfn, f->generation);
 }
 
 static void count_leaf(struct kvm_mmu_vm *vm, uint64_t e, int level, int64_t n)
@@ -144,7 +148,7 @@ static bool publish_chain(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint6
 	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
 	struct kvm_mmu_memory_cache *c = &vcpu->mmu_vcpu->cache;
 	struct kvm_mmu_page *root = vcpu->mmu_vcpu->root;
-	uint64_t leaf = wanted_spte(root, f, f->goal_level), e = leaf;
+	uint64_t leaf = wanted_spte(vcpu->kvm, root, f, f->goal_level), e = leaf;
 	unsigned before = c->nr;
 	int l;
 
@@ -167,27 +171,30 @@ static bool publish_chain(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint6
 	return true;
 }
 
-/*
- * A huge leaf stands where finer ones are needed: a table of 512 that say the
- * same. TLBs may keep the huge entry, it grants nothing the new ones do not.
- */
-static void split_leaf(struct kvm_vcpu *vcpu, uint64_t *ptep, uint64_t old, int level)
+bool kvm_tdp_mmu_split_leaf(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, uint64_t *ptep,
+			    uint64_t old, int level, uint64_t *table)
 {
-	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
-	struct kvm_mmu_memory_cache *c = &vcpu->mmu_vcpu->cache;
-	uint64_t *table = c->frame[--c->nr];
 	uint64_t e = level == 2 ? old & ~EPT_PAGE_SIZE : old;
 	unsigned i;
 
 	for (i = 0; i < SPTE_ENTRIES; i++)
 		table[i] = e + i * (level_pages(level - 1) << PAGE_SHIFT);
-	if (!cmpxchg_spte(ptep, old, make_table_spte(vcpu->mmu_vcpu->root, table))) {
-		host_frame_free(table);
-		return;
-	}
+	if (!cmpxchg_spte(ptep, old, make_table_spte(root, table)))
+		return false;
 	count(&vm->table_pages, 1);
 	count(&vm->leaves[level], -1);
 	count(&vm->leaves[level - 1], SPTE_ENTRIES);
+	return true;
+}
+
+/* A huge leaf stands where the fault needs finer ones. */
+static void split_leaf(struct kvm_vcpu *vcpu, uint64_t *ptep, uint64_t old, int level)
+{
+	struct kvm_mmu_memory_cache *c = &vcpu->mmu_vcpu->cache;
+	uint64_t *table = c->frame[--c->nr];
+
+	if (!kvm_tdp_mmu_split_leaf(vcpu->kvm->mmu_vm, vcpu->mmu_vcpu->root, ptep, old, level, table))
+		host_frame_free(table);
 }
 
 /* The entry at the level where the leaf belongs. False: it changed, look again. */
@@ -195,7 +202,7 @@ static bool install_leaf(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint64
 			 uint64_t old, int level, enum ret_pf *ret)
 {
 	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
-	uint64_t new = wanted_spte(vcpu->mmu_vcpu->root, f, level);
+	uint64_t new = wanted_spte(vcpu->kvm, vcpu->mmu_vcpu->root, f, level);
 
 	if (spte_is_present(old)) {
 		/* Memory cannot have become MMIO without a zap: somebody is between the two. */
@@ -239,6 +246,7 @@ enum ret_pf kvm_tdp_mmu_map(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 		} else if (spte_is_present(old)) {
 			if (vcpu->mmu_vcpu->cache.nr == 0)
 				return RET_PF_RETRY;
+			TRACE(kvmmmu, kvm_mmu_split_huge_page, f->gfn & ~(level_pages(level) - 1), old, level, 0);
 			split_leaf(vcpu, ptep, old, level);
 		} else if (publish_chain(vcpu, f, ptep, old, level)) {
 			return f->slot ? RET_PF_FIXED : RET_PF_EMULATE;
@@ -361,31 +369,6 @@ void kvm_tdp_mmu_zap_finish(struct kvm *kvm, struct zap_list *z)
 		free_subtree(t->table, t->level);
 		free(t);
 	}
-}
-
-static bool wrprot_in_table(uint64_t *table, int level, gfn_t base, gfn_t start, gfn_t end)
-{
-	gfn_t first = max_u64(base, start), last = min_u64(base + level_pages(level + 1), end) - 1;
-	bool any = false;
-	unsigned i;
-
-	for (i = spte_index(first, level); i <= spte_index(last, level); i++) {
-		uint64_t e = load_spte(&table[i]);
-
-		if (spte_is_table(e, level))
-			any |= wrprot_in_table(spte_table(e), level - 1,
-					       base + i * level_pages(level), start, end);
-		else if (spte_is_present(e) && e & EPT_WRITE)
-			any |= (__atomic_fetch_and(&table[i], ~(EPT_WRITE | EPT_DIRTY),
-						   __ATOMIC_ACQ_REL) & EPT_WRITE) != 0;
-	}
-	return any;
-}
-
-bool kvm_tdp_mmu_wrprot_range(struct kvm_mmu_page *root, gfn_t start, gfn_t end)
-{
-	end = min_u64(end, TDP_MAX_GFN + 1);
-	return start < end && wrprot_in_table(root->spt, root_level(root), 0, start, end);
 }
 
 void kvm_tdp_mmu_free_tables(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root)

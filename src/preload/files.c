@@ -9,6 +9,7 @@
 #undef _FORTIFY_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kvm.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -98,6 +99,15 @@ DEFINE_OPENAT_2(__openat64_2)
 
 #define KVM_IOCTL_TYPE 0xAE
 
+static int ours(int fd, unsigned long request, unsigned long arg)
+{
+	int r = userkvm_ioctl(fd, request, arg);
+
+	if (r == 0 && (unsigned int)request == KVM_SET_SIGNAL_MASK)
+		preload_guard_signals((const void *)arg);
+	return r;
+}
+
 EXPORT int ioctl(int fd, unsigned long request, ...)
 {
 	unsigned long arg;
@@ -108,7 +118,7 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	va_end(ap);
 	/* A KVM ioctl on a descriptor the table lacks may still be ours: userkvm_ioctl looks. */
 	if (_IOC_TYPE(request) == KVM_IOCTL_TYPE || userkvm_is_fd(fd))
-		return userkvm_ioctl(fd, request, arg);
+		return ours(fd, request, arg);
 	return REAL(ioctl)(fd, request, arg);
 }
 

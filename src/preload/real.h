@@ -29,4 +29,10 @@ bool preload_is_dev_kvm(const char *path);
 /* "", as with AT_EMPTY_PATH. NULL is not. */
 bool preload_is_empty(const char *path);
 
+/*
+ * KVM_SET_SIGNAL_MASK has let signals in that this thread blocks: those that
+ * have no handler must end KVM_RUN all the same, and not the program (signal.c).
+ */
+void preload_guard_signals(const void *kvm_signal_mask);
+
 #endif

@@ -9,7 +9,9 @@
  * 2. A signal that is blocked outside KVM_RUN and let in only to end it
  *    (KVM_SET_SIGNAL_MASK) does not run its handler: it is queued again and
  *    stays pending until the client unblocks it.
- * 3. SEGV, BUS, FPE and ILL belong to the host room; the client's handlers for
+ * 3. The same holds for such a signal without a handler: it is guarded by the
+ *    trampoline alone, lest its default action end the program in mid-run.
+ * 4. SEGV, BUS, FPE and ILL belong to the host room; the client's handlers for
  *    them are kept by host_client_action().
  *
  * Locks: lock guards the table against two sigaction() calls; handlers read
@@ -18,6 +20,7 @@
 #undef _FILE_OFFSET_BITS
 #undef _FORTIFY_SOURCE
 #include <errno.h>
+#include <linux/kvm.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
@@ -36,6 +39,7 @@ static struct {
 	pthread_mutex_t lock;
 	uint64_t handler[SIGNALS]; /* what the trampoline calls; 0: not behind it */
 	struct sigaction client[SIGNALS];
+	bool guarded[SIGNALS]; /* (a) behind it without a handler, see preload_guard_signals */
 } table = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 /* Bounds of this library in memory, from the linker. */
@@ -53,6 +57,17 @@ static void leave_pending(int signo, siginfo_t *info, ucontext_t *uc)
 	syscall(SYS_rt_tgsigqueueinfo, getpid(), (pid_t)syscall(SYS_gettid), signo, info);
 }
 
+/* What would have happened without the guard; it does when the trampoline returns. */
+static void default_action(int signo, siginfo_t *info)
+{
+	struct sigaction act = { .sa_handler = SIG_DFL };
+
+	sigemptyset(&act.sa_mask);
+	REAL(sigaction)(signo, &act, NULL);
+	__atomic_store_n(&table.guarded[signo], false, __ATOMIC_RELEASE);
+	syscall(SYS_rt_tgsigqueueinfo, getpid(), (pid_t)syscall(SYS_gettid), signo, info);
+}
+
 static void trampoline(int signo, siginfo_t *info, void *context)
 {
 	uint64_t h = __atomic_load_n(&table.handler[signo], __ATOMIC_ACQUIRE);
@@ -65,8 +80,11 @@ static void trampoline(int signo, siginfo_t *info, void *context)
 		return;
 	}
 	errno = saved;
-	if (!h)
+	if (!h) {
+		if (__atomic_load_n(&table.guarded[signo], __ATOMIC_ACQUIRE))
+			default_action(signo, info);
 		return;
+	}
 	if (h & TAKES_SIGINFO)
 		((void (*)(int, siginfo_t *, void *))(uintptr_t)(h & ~TAKES_SIGINFO))(signo, info,
 										      context);
@@ -82,7 +100,7 @@ static bool is_function(const struct sigaction *act)
 /* lock held, all signals blocked. */
 static int set_action(int signo, const struct sigaction *act, struct sigaction *old)
 {
-	bool behind = table.handler[signo] != 0;
+	bool behind = table.handler[signo] != 0 || table.guarded[signo];
 	struct sigaction now, kernel_old, client_old = table.client[signo];
 	uint64_t word = 0;
 
@@ -108,6 +126,7 @@ static int set_action(int signo, const struct sigaction *act, struct sigaction *
 		*old = behind && kernel_old.sa_sigaction == trampoline ? client_old : kernel_old;
 	if (act) {
 		table.client[signo] = *act;
+		__atomic_store_n(&table.guarded[signo], false, __ATOMIC_RELEASE);
 		/* A handler that may still be running its prologue keeps its word. */
 		if (word == 0)
 			__atomic_store_n(&table.handler[signo], 0, __ATOMIC_RELEASE);
@@ -138,6 +157,35 @@ static int client_sigaction(int signo, const struct sigaction *act, struct sigac
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	errno = e;
 	return r;
+}
+
+void preload_guard_signals(const void *kvm_signal_mask)
+{
+	const struct kvm_signal_mask *mask = kvm_signal_mask;
+	struct sigaction act = { .sa_sigaction = trampoline, .sa_flags = SA_SIGINFO }, now;
+	sigset_t blocked, all, before;
+	uint64_t let_in;
+	int signo;
+
+	if (!mask || mask->len != sizeof(let_in))
+		return;
+	memcpy(&let_in, mask->sigset, sizeof(let_in));
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	blocked = before;
+	pthread_mutex_lock(&table.lock);
+	for (signo = 1; signo < SIGNALS; signo++) {
+		if (let_in >> (signo - 1) & 1 || sigismember(&blocked, signo) != 1 ||
+		    abi_client_action(signo, NULL, NULL) != -EINVAL ||
+		    REAL(sigaction)(signo, NULL, &now) || now.sa_handler != SIG_DFL)
+			continue;
+		memset(&table.client[signo], 0, sizeof(table.client[signo]));
+		__atomic_store_n(&table.guarded[signo], true, __ATOMIC_RELEASE);
+		if (REAL(sigaction)(signo, &act, NULL))
+			__atomic_store_n(&table.guarded[signo], false, __ATOMIC_RELEASE);
+	}
+	pthread_mutex_unlock(&table.lock);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 EXPORT int sigaction(int signo, const struct sigaction *act, struct sigaction *old)

@@ -58,6 +58,9 @@ struct kvm {
 	struct kvm_irqfds *irqfds; /* (c) eventfd part */
 	struct ioeventfd *ioeventfds; /* [s] */
 	void *coalesced;	   /* [s] coalesced MMIO part */
+	uint64_t manual_dirty_log_protect; /* [s] KVM_DIRTY_LOG_MANUAL_*, as enabled */
+	bool cpu_dirty_logging;	  /* (c) processors note writes (PML) and tell on leaving the guest */
+	uint32_t dirty_ring_size; /* (c) once there are vCPUs; bytes, 0: bitmaps */
 	/* irq room's chips; NULL without KVM_CREATE_IRQCHIP / _PIT2 */
 	struct kvm_pic *vpic;
 	struct kvm_ioapic *vioapic;
@@ -95,6 +98,15 @@ enum kvm_request {
 	KVM_NR_REQUESTS
 };
 
+/* virt/dirty_ring.h */
+struct kvm_dirty_ring {
+	pthread_mutex_t lock;
+	struct kvm_dirty_gfn *gfns; /* (c) shared with the client; NULL: no rings */
+	uint32_t size, soft_limit;  /* (c) entries */
+	uint32_t dirty_index;	    /* (a) lock to change; runs freely, as reset_index does */
+	uint32_t reset_index;	    /* (a) slots_lock to change */
+};
+
 struct kvm_vcpu {
 	struct kvm *kvm;     /* (c) */
 	uint32_t vcpu_id;    /* (c) the client's number: APIC id */
@@ -115,6 +127,8 @@ struct kvm_vcpu {
 
 	/* last-used memslot index per address space (o) */
 	uint32_t last_used_slot[KVM_ADDRESS_SPACE_NUM];
+
+	struct kvm_dirty_ring dirty_ring;
 
 	/* Interrupts the processor of a vCPU in guest mode (vmx_kick). (c) */
 	void (*kick_processor)(struct kvm_vcpu *vcpu);

@@ -124,16 +124,30 @@ static bool goes_away(const struct change *c)
 	return c->kind == KVM_MR_DELETE || c->kind == KVM_MR_MOVE;
 }
 
+/* Initially all set: the client copies everything once anyhow. */
+static int alloc_dirty_bitmap(struct kvm *kvm, struct kvm_memory_slot *slot)
+{
+	size_t words = kvm_dirty_bitmap_words(slot);
+
+	slot->dirty_bitmap = calloc(words, sizeof(uint64_t));
+	if (!slot->dirty_bitmap)
+		return err_born(ENOMEM, "no memory for the dirty bitmap of slot %u", slot->id);
+	if (kvm->manual_dirty_log_protect & KVM_DIRTY_LOG_INITIALLY_SET) {
+		memset(slot->dirty_bitmap, 0xff, words * sizeof(uint64_t));
+		if (slot->npages % 64)
+			slot->dirty_bitmap[words - 1] = BIT_ULL(slot->npages % 64) - 1;
+	}
+	return 0;
+}
+
 static int prepare(struct kvm *kvm, struct change *c)
 {
 	struct kvm_memory_slot *new = c->new;
 
-	if (new && new->flags & KVM_MEM_LOG_DIRTY_PAGES) {
+	if (new && new->flags & KVM_MEM_LOG_DIRTY_PAGES && !kvm->dirty_ring_size) {
 		new->dirty_bitmap = c->old ? c->old->dirty_bitmap : NULL;
-		if (!new->dirty_bitmap)
-			new->dirty_bitmap = calloc(kvm_dirty_bitmap_words(new), sizeof(uint64_t));
-		if (!new->dirty_bitmap)
-			return err_born(ENOMEM, "no memory for the dirty bitmap of slot %u", new->id);
+		if (!new->dirty_bitmap && alloc_dirty_bitmap(kvm, new))
+			return -ENOMEM;
 	}
 	if (new && c->old)
 		new->arch = c->old->arch;

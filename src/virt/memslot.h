@@ -38,7 +38,7 @@ struct kvm_memory_slot {
 	uint32_t flags;
 	uint16_t id;
 	uint16_t as_id;
-	uint64_t *dirty_bitmap; /* one bit a page, NULL without logging; shared by generations */
+	uint64_t *dirty_bitmap; /* one bit a page, NULL without logging or with rings; shared by generations */
 	void *arch;		/* mmu room's per-slot data (write tracking, rmaps) */
 };
 
@@ -139,15 +139,35 @@ static inline hva_t gfn_to_hva_memslot(const struct kvm_memory_slot *slot, gfn_t
 
 /*
  * KVM API: KVM_GET_DIRTY_LOG. Copies the slot's bitmap to log->dirty_bitmap,
- * clears it and takes write access away, so that the next write is noticed.
- * -EINVAL (address space, id), -ENOENT (no slot, no logging), -EFAULT. Takes
+ * clears it and takes write access away, so that the next write is noticed
+ * (with manual protection it only copies). -EINVAL (address space, id),
+ * -ENOENT (no slot, no logging), -ENXIO (dirty rings), -EFAULT. Takes
  * slots_lock.
  */
 must_check int kvm_vm_ioctl_get_dirty_log(struct kvm *kvm, const struct kvm_dirty_log *log);
+/*
+ * KVM API: KVM_CLEAR_DIRTY_LOG. Clears the bits that are set in
+ * log->dirty_bitmap and takes write access from their pages. Errors as above;
+ * -EINVAL for a range that is not whole words of the slot.
+ */
+must_check int kvm_vm_ioctl_clear_dirty_log(struct kvm *kvm, const struct kvm_clear_dirty_log *log);
+/* KVM API: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2. -EINVAL. Takes slots_lock. */
+#define KVM_DIRTY_LOG_MANUAL_CAPS \
+	(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET)
+must_check int kvm_enable_manual_dirty_log(struct kvm *kvm, uint64_t options);
 /* The MMU's part of it: bits of mask, of the 64 pages from slot->base_gfn + offset. */
 typedef void kvm_write_protect_fn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t offset,
 				  uint64_t mask);
 void kvm_register_write_protect(kvm_write_protect_fn *fn);
+/* Call it; nothing to do for an empty mask. slots_lock held; the flush is the caller's. */
+void kvm_dirty_log_protect(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t offset,
+			   uint64_t mask);
+
+/* Writes to the slot are logged, in its bitmap or in the vCPUs' rings. */
+static inline bool kvm_slot_dirty_track_enabled(const struct kvm_memory_slot *slot)
+{
+	return slot->flags & KVM_MEM_LOG_DIRTY_PAGES;
+}
 
 /* Words of a slot's dirty bitmap. */
 static inline size_t kvm_dirty_bitmap_words(const struct kvm_memory_slot *slot)

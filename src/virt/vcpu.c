@@ -11,6 +11,7 @@
 
 #include "lib/error.h"
 #include "trace/trace.h"
+#include "virt/dirty_ring.h"
 #include "virt/internal.h"
 
 #define RUN_SIZE (KVM_VCPU_MMAP_PAGES * PAGE_SIZE)
@@ -40,6 +41,7 @@ static int create_run_pages(struct kvm_vcpu *vcpu)
 
 static void free_vcpu(struct kvm_vcpu *vcpu)
 {
+	kvm_dirty_ring_free(vcpu);
 	munmap(vcpu->run, RUN_SIZE);
 	close(vcpu->run_memfd);
 	pthread_mutex_destroy(&vcpu->mutex);
@@ -67,7 +69,9 @@ static int build_vcpu(struct kvm *kvm, uint32_t id, struct kvm_vcpu **out)
 		return r;
 	}
 	pthread_mutex_init(&vcpu->mutex, NULL);
-	r = kvm_arch_ops()->vcpu_create ? kvm_arch_ops()->vcpu_create(vcpu) : 0;
+	r = kvm_dirty_ring_alloc(vcpu);
+	if (!r && kvm_arch_ops()->vcpu_create)
+		r = kvm_arch_ops()->vcpu_create(vcpu);
 	if (!r && kvm_arch_ops()->vcpu_setup)
 		kvm_arch_ops()->vcpu_setup(vcpu);
 	if (r)

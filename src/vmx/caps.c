@@ -74,13 +74,15 @@ static void setup(void)
 	config.usable = true;
 	params.unrestricted_guest = param("unrestricted_guest", true);
 	params.vpid = param("vpid", true);
-	/* not driven yet, whatever the knob says: dirty logging write-protects */
-	params.pml = false;
+	params.pml = param("pml", true) && kvm_mmu_params()->eptad;
+	/* not driven yet, whatever the knobs say */
 	params.preemption_timer = false;
 	params.flexpriority = false;
 
 	if (!params.vpid)
 		opt &= ~SECONDARY_EXEC_ENABLE_VPID;
+	if (params.pml)
+		opt |= SECONDARY_EXEC_ENABLE_PML;
 	config.pin_based = adjust_vmx_controls(
 		vmx_capability_msr(true_ctls ? MSR_IA32_VMX_TRUE_PINBASED_CTLS
 					     : MSR_IA32_VMX_PINBASED_CTLS),
@@ -106,6 +108,8 @@ static void setup(void)
 
 	if (!(config.secondary & SECONDARY_EXEC_ENABLE_VPID))
 		params.vpid = false;
+	if (!(config.secondary & SECONDARY_EXEC_ENABLE_PML))
+		params.pml = false;
 	/* real mode without it needs a whole-mode emulator that does not exist here */
 	if (!params.unrestricted_guest || !kvm_mmu_params()->ept) {
 		log_always("vmx: ept=0 and unrestricted_guest=0 are not supported yet");

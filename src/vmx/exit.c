@@ -46,6 +46,7 @@ static vmx_exit_handler *const kvm_vmx_exit_handlers[EXIT_REASON_COUNT] = {
 	[EXIT_REASON_INVVPID] = handle_vmx_instruction,
 	[EXIT_REASON_WBINVD] = handle_nop,
 	[EXIT_REASON_XSETBV] = handle_xsetbv,
+	[EXIT_REASON_PML_FULL] = handle_pml_full,
 	[EXIT_REASON_INVPCID] = handle_invpcid,
 	[EXIT_REASON_VMFUNC] = handle_vmx_instruction,
 	[EXIT_REASON_ENCLS] = handle_vmx_instruction,

@@ -23,6 +23,7 @@ struct vcpu_vmx {
 	struct vmx_cpu *cpu;	/* (c) the logical processor */
 	void *vmcs;		/* (c) VMCS region, one frame */
 	uint8_t *msr_bitmap;	/* (c) one frame, NULL without the control */
+	uint64_t *pml;		/* (c) page-modification log, one frame, NULL without PML */
 	uint16_t vpid;		/* (c) 0: not tagged */
 	bool launched;		/* VMRESUME from now on */
 	bool cr3_stale;		/* `cr3` is newer than GUEST_CR3 */
@@ -43,6 +44,12 @@ struct vcpu_vmx {
 };
 
 extern const struct vmx_services *vmx_services;
+
+/* --- pml.c --- */
+#define PML_ENTITY_NUM 512
+/* After an exit, still in guest mode: what the processor has logged goes to the dirty log. */
+void vmx_flush_pml_buffer(struct kvm_vcpu *vcpu);
+int handle_pml_full(struct kvm_vcpu *vcpu);
 
 /* --- caps.c --- */
 /* Values for the control fields: needed bits set, unavailable optional ones clear. */

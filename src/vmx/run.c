@@ -10,6 +10,8 @@ int vmx_vcpu_run(struct kvm_vcpu *vcpu)
 	vmx_flush_dirty_translation(vcpu);
 	vmx->result = vmx->launched ? vmresume(vmx->cpu) : vmlaunch(vmx->cpu);
 	vcpu->stat.exits++;
+	if (vmx->pml)
+		vmx_flush_pml_buffer(vcpu);
 	vmx_gprs(vmx->cpu)[RSP] = vmcs_readl(vcpu, GUEST_RSP);
 
 	if (unlikely(vmx->result != VMX_SUCCEED && vmx->result != VMX_BUS_ERROR)) {

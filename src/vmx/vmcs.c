@@ -123,6 +123,10 @@ static void init_controls(struct kvm_vcpu *vcpu)
 		vmcs_write64(vcpu, XSS_EXIT_BITMAP, 0);
 	if (vmx->cpu_based & CPU_BASED_USE_MSR_BITMAPS)
 		vmcs_write64(vcpu, MSR_BITMAP, __pa(vmx->msr_bitmap));
+	if (vmx->pml) {
+		vmcs_write64(vcpu, PML_ADDRESS, __pa(vmx->pml));
+		vmcs_write16(vcpu, GUEST_PML_INDEX, PML_ENTITY_NUM - 1);
+	}
 	vmx->eptp = 0;
 	vmcs_write64(vcpu, EPT_POINTER, 0);
 }
@@ -146,7 +150,9 @@ int vmx_create_vcpu(struct kvm_vcpu *vcpu, struct vmx_machine *machine)
 		return err_born(ENOMEM, "vcpu_vmx");
 	vmx->vmcs = host_frame_alloc();
 	vmx->msr_bitmap = host_frame_alloc();
-	if (!vmx->vmcs || !vmx->msr_bitmap) {
+	if (vmx_params()->pml)
+		vmx->pml = host_frame_alloc();
+	if (!vmx->vmcs || !vmx->msr_bitmap || (vmx_params()->pml && !vmx->pml)) {
 		r = err_born(ENOMEM, "no frame for the VMCS");
 		goto out_frames;
 	}
@@ -176,10 +182,9 @@ out_cpu:
 	free_vpid(vmx->vpid);
 	vmx_cpu_destroy(vmx->cpu);
 out_frames:
-	if (vmx->msr_bitmap)
-		host_frame_free(vmx->msr_bitmap);
-	if (vmx->vmcs)
-		host_frame_free(vmx->vmcs);
+	host_frame_free(vmx->pml);
+	host_frame_free(vmx->msr_bitmap);
+	host_frame_free(vmx->vmcs);
 	free(vmx);
 	return r;
 }
@@ -195,6 +200,7 @@ void vmx_free_vcpu(struct kvm_vcpu *vcpu)
 	/* the VPID's next owner must not find mappings of this one: its processor dies here */
 	vmx_cpu_destroy(vmx->cpu);
 	free_vpid(vmx->vpid);
+	host_frame_free(vmx->pml);
 	host_frame_free(vmx->msr_bitmap);
 	host_frame_free(vmx->vmcs);
 	free(vmx);

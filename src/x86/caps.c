@@ -7,9 +7,14 @@
 #include <unistd.h>
 
 #include "lib/error.h"
+#include "virt/dirty_ring.h"
 #include "x86/x86.h"
 
-#define KVM_VALID_QUIRKS KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT
+#define KVM_VALID_QUIRKS                                                                \
+	(KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE |                \
+	 KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT)
+#define KVM_X2APIC_API_VALID_FLAGS                                                      \
+	(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
 #define KVM_VALID_GUESTDBG                                                              \
 	(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP |         \
 	 KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP |    \
@@ -29,6 +34,9 @@ static const struct {
 	{ KVM_CAP_READONLY_MEM, 1 },
 	{ KVM_CAP_NR_MEMSLOTS, KVM_USER_MEM_SLOTS },
 	{ KVM_CAP_MULTI_ADDRESS_SPACE, KVM_ADDRESS_SPACE_NUM },
+	{ KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_CAPS },
+	{ KVM_CAP_DIRTY_LOG_RING, KVM_DIRTY_RING_MAX_ENTRIES * sizeof(struct kvm_dirty_gfn) },
+	{ KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_DIRTY_RING_MAX_ENTRIES * sizeof(struct kvm_dirty_gfn) },
 	{ KVM_CAP_MMU_SHADOW_CACHE_CONTROL, 1 },
 	{ KVM_CAP_SET_TSS_ADDR, 1 },
 	{ KVM_CAP_SET_IDENTITY_MAP_ADDR, 1 },
@@ -68,6 +76,7 @@ static const struct {
 	{ KVM_CAP_IRQCHIP, 1 },
 	{ KVM_CAP_VAPIC, 1 },
 	{ KVM_CAP_SPLIT_IRQCHIP, 1 },
+	{ KVM_CAP_X2APIC_API, KVM_X2APIC_API_VALID_FLAGS },
 	{ KVM_CAP_IRQ_INJECT_STATUS, 1 },
 	{ KVM_CAP_IRQ_ROUTING, KVM_MAX_IRQ_ROUTES },
 	{ KVM_CAP_SIGNAL_MSI, 1 },
@@ -155,6 +164,11 @@ int kvm_vm_ioctl_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 	if (cap->flags)
 		return err_born(EINVAL, "KVM_ENABLE_CAP flags %#x", cap->flags);
 	switch (cap->cap) {
+	case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:
+		return kvm_enable_manual_dirty_log(kvm, arg);
+	case KVM_CAP_DIRTY_LOG_RING:
+	case KVM_CAP_DIRTY_LOG_RING_ACQ_REL:
+		return kvm_enable_dirty_ring(kvm, arg);
 	case KVM_CAP_DISABLE_QUIRKS2:
 		if (arg & ~(uint64_t)KVM_VALID_QUIRKS)
 			return err_born(EINVAL, "quirks %#lx", (unsigned long)arg);
@@ -165,6 +179,14 @@ int kvm_vm_ioctl_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 		return 0;
 	case KVM_CAP_SPLIT_IRQCHIP:
 		return enable_split_irqchip(kvm, arg);
+	case KVM_CAP_X2APIC_API:
+		if (arg & ~(uint64_t)KVM_X2APIC_API_VALID_FLAGS)
+			return err_born(EINVAL, "x2APIC API flags %#lx", (unsigned long)arg);
+		if (arg & KVM_X2APIC_API_USE_32BIT_IDS)
+			ka->x2apic_format = true;
+		if (arg & KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
+			ka->x2apic_broadcast_quirk_disabled = true;
+		return 0;
 	case KVM_CAP_MSR_PLATFORM_INFO:
 		ka->platform_info_readable = arg;
 		return 0;

@@ -277,6 +277,8 @@ static int set_apic_base(struct kvm_vcpu *vcpu, const struct msr_row *row, uint3
 {
 	if (vcpu->apic)
 		return kvm_set_apic_base(vcpu, data, host);
+	if (!kvm_apic_base_valid(vcpu, data))
+		return KVM_MSR_INVAL;
 	vcpu->arch->apic_base = data;
 	return 0;
 }

@@ -15,6 +15,7 @@
 
 #include "lib/error.h"
 #include "trace/trace.h"
+#include "virt/dirty_ring.h"
 #include "x86/run.h"
 
 /* --- what counts as an event for a vCPU that sleeps --- */
@@ -200,6 +201,11 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 	int r;
 
 	TRACE_CALL(vcpu_enter_guest, vcpu->vcpu_id);
+	if (unlikely(kvm_dirty_ring_soft_full(vcpu))) {
+		vcpu->run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
+		TRACE(kvm, kvm_dirty_ring_exit, (int)vcpu->vcpu_id);
+		return 0;
+	}
 	r = serve_requests(vcpu);
 	if (r <= 0)
 		return r;

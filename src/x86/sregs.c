@@ -90,12 +90,11 @@ static bool sregs_valid(struct kvm_vcpu *vcpu, const struct kvm_sregs2 *s)
 
 static int set_apic_base(struct kvm_vcpu *vcpu, uint64_t base)
 {
-	if (!vcpu->apic) {
+	if (vcpu->apic ? kvm_set_apic_base(vcpu, base, true) : !kvm_apic_base_valid(vcpu, base))
+		return err_born(EINVAL, "APIC base %#lx", (unsigned long)base);
+	if (!vcpu->apic)
 		vcpu->arch->apic_base = base;
-		return 0;
-	}
-	return kvm_set_apic_base(vcpu, base, true) ? err_born(EINVAL, "APIC base %#lx",
-							      (unsigned long)base) : 0;
+	return 0;
 }
 
 static void set_segments(struct kvm_vcpu *vcpu, const struct kvm_sregs2 *s)

@@ -123,9 +123,15 @@ static const struct kvm_mmu_guest_ops guest_ops = {
 	.is_smm = guest_in_smm,
 };
 
+static void invalidate_code(struct kvm *kvm, hva_t start, uint64_t size_bytes)
+{
+	vmx_invalidate_code(kvm->arch->machine, start, size_bytes);
+}
+
 static const struct kvm_mmu_vendor_ops vendor_ops = {
 	.set_cr3 = vmx_set_cr3,
 	.flush_tlb_current = vmx_flush_tlb_current,
+	.invalidate_code = invalidate_code,
 };
 
 /* --- for the interrupt controllers --- */
@@ -145,11 +151,49 @@ static void apicbase_changed(struct kvm_vcpu *vcpu)
 	vcpu->arch->apic_base = kvm_get_apic_base(vcpu);
 }
 
+static bool guest_has_tsc_deadline(struct kvm_vcpu *vcpu)
+{
+	return guest_cpuid_bit(vcpu, 1, 0, CPUID_ECX, 24);
+}
+
+static bool is_bsp(struct kvm_vcpu *vcpu)
+{
+	return vcpu->vcpu_id == vcpu->kvm->arch->bsp_vcpu_id;
+}
+
+static bool vm_x2apic_format(struct kvm *kvm)
+{
+	return kvm->arch->x2apic_format;
+}
+
+static bool vm_x2apic_broadcast_quirk_disabled(struct kvm *kvm)
+{
+	return kvm->arch->x2apic_broadcast_quirk_disabled;
+}
+
+static bool vm_mmio_hole_quirk_disabled(struct kvm *kvm)
+{
+	return kvm->arch->disabled_quirks & KVM_X86_QUIRK_LAPIC_MMIO_HOLE;
+}
+
+static bool vm_lint0_quirk_disabled(struct kvm *kvm)
+{
+	return kvm->arch->disabled_quirks & KVM_X86_QUIRK_LINT0_REENABLED;
+}
+
 static const struct kvm_lapic_ops lapic_ops = {
 	.read_guest_tsc = kvm_read_guest_tsc,
 	.guest_tsc_khz = guest_tsc_khz,
 	.has_x2apic = guest_has_x2apic,
 	.apicbase_changed = apicbase_changed,
+	.inject_nmi = kvm_inject_nmi,
+	.has_tsc_deadline = guest_has_tsc_deadline,
+	.maxphyaddr = guest_maxphyaddr,
+	.is_bsp = is_bsp,
+	.x2apic_format = vm_x2apic_format,
+	.x2apic_broadcast_quirk_disabled = vm_x2apic_broadcast_quirk_disabled,
+	.mmio_hole_quirk_disabled = vm_mmio_hole_quirk_disabled,
+	.lint0_quirk_disabled = vm_lint0_quirk_disabled,
 };
 
 /* --- VM --- */
@@ -171,6 +215,7 @@ static int kvm_arch_init_vm(struct kvm *kvm)
 	r = kvm_mmu_init_vm(kvm);
 	if (r)
 		goto out_machine;
+	kvm->cpu_dirty_logging = vmx_params()->pml;
 	kvm_clock_init_vm(kvm);
 	return 0;
 
@@ -200,11 +245,6 @@ static void kvm_arch_destroy_vm(struct kvm *kvm)
 }
 
 /* --- vCPU --- */
-
-static bool is_bsp(struct kvm_vcpu *vcpu)
-{
-	return vcpu->vcpu_id == vcpu->kvm->arch->bsp_vcpu_id;
-}
 
 /* What the vendor's vmx_create_vcpu() asks for through kvm_vcpu_init(). */
 static int kvm_arch_vcpu_init(struct kvm_vcpu *vcpu)

@@ -122,7 +122,7 @@ static void prepare(struct machine *t)
 		guest64(t, GPA_PT)[n] |= PTE_US;
 	set_gate64(t, 0x40, gpa_of(guest_int), 3);
 	set_gate64(t, 13, gpa_of(guest_gp), 0);
-	*(uint64_t *)(t->ram + 0x16004) = 0x2e000; /* RSP0 */
+	memcpy(t->ram + 0x16004, &(uint64_t){0x2e000}, 8); /* RSP0 */
 	W(CPU_BASED_VM_EXEC_CONTROL, R(t, CPU_BASED_VM_EXEC_CONTROL) | CPU_BASED_USE_MSR_BITMAPS);
 	/* CR3 and INVLPG exits are "default1" where the capability says so */
 	W(CPU_BASED_VM_EXEC_CONTROL,

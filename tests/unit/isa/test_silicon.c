@@ -533,7 +533,7 @@ static bool run_case(const struct op *o, bool bounce)
 		return true;
 	}
 	if (o->opcode == 0xe8 && !o->esc) /* return addresses are equal by construction */
-		assert_int_equal(*(uint64_t *)(uintptr_t)r.gpr[RSP], rip + t.len);
+		assert_int_equal(isa_host_load((void *)(uintptr_t)r.gpr[RSP], 8), rip + t.len);
 	mask &= ~o->undefined;
 	mask_mismatch = (cpu_rflags(&cs) ^ r.rflags) & mask;
 	if (memcmp(cs.gpr, r.gpr, sizeof(r.gpr)) || mask_mismatch) {

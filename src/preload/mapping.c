@@ -1,0 +1,143 @@
+/*
+ * The client changes its own address space: guests must not go on with what
+ * was mapped before (Linux: the MMU notifier).
+ *
+ *	abi_mapping_begin ─→ libc's call ─→ abi_mapping_end
+ *
+ * Only changes that can touch memory that is there: munmap, mremap, mprotect,
+ * madvise that drops pages, mmap at a fixed address. What the library itself
+ * maps is never guest memory and goes straight to libc.
+ */
+#undef _FILE_OFFSET_BITS
+#undef _FORTIFY_SOURCE
+#include <errno.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <sys/mman.h>
+
+#include "abi/abi.h"
+#include "preload/real.h"
+
+/* Bounds of this library in memory, from the linker. */
+extern const char __ehdr_start[] __attribute__((visibility("hidden")));
+extern const char __etext[] __attribute__((visibility("hidden")));
+
+static bool is_own_code(const void *p)
+{
+	return (const char *)p >= __ehdr_start && (const char *)p < __etext;
+}
+
+static void end_keeping_errno(const struct abi_mapping_change *c)
+{
+	int saved = errno;
+
+	abi_mapping_end(c);
+	errno = saved;
+}
+
+#define DEFINE_MMAP(name, offset_type)                                                         \
+	EXPORT void *name(void *addr, size_t length, int prot, int flags, int fd,              \
+			  offset_type offset)                                                  \
+	{                                                                                      \
+		struct abi_mapping_change c;                                                   \
+		void *p;                                                                       \
+                                                                                               \
+		if (is_own_code(__builtin_return_address(0)))                                  \
+			return REAL(name)(addr, length, prot, flags, fd, offset);              \
+		if (!(flags & MAP_ANONYMOUS) && !abi_may_mmap(fd, length, prot, flags, offset)) { \
+			errno = EINVAL;                                                        \
+			return MAP_FAILED;                                                     \
+		}                                                                              \
+		if (!(flags & MAP_FIXED))                                                      \
+			return REAL(name)(addr, length, prot, flags, fd, offset);              \
+		abi_mapping_begin(&c, addr, length);                                           \
+		p = REAL(name)(addr, length, prot, flags, fd, offset);                         \
+		end_keeping_errno(&c);                                                         \
+		return p;                                                                      \
+	}
+DEFINE_MMAP(mmap, off_t)
+DEFINE_MMAP(mmap64, off64_t)
+
+EXPORT int munmap(void *addr, size_t length)
+{
+	struct abi_mapping_change c;
+	int r;
+
+	if (is_own_code(__builtin_return_address(0)))
+		return REAL(munmap)(addr, length);
+	abi_mapping_begin(&c, addr, length);
+	r = REAL(munmap)(addr, length);
+	end_keeping_errno(&c);
+	return r;
+}
+
+EXPORT int mprotect(void *addr, size_t length, int prot)
+{
+	struct abi_mapping_change c;
+	int r;
+
+	if (is_own_code(__builtin_return_address(0)))
+		return REAL(mprotect)(addr, length, prot);
+	abi_mapping_begin(&c, addr, length);
+	r = REAL(mprotect)(addr, length, prot);
+	end_keeping_errno(&c);
+	return r;
+}
+
+EXPORT int pkey_mprotect(void *addr, size_t length, int prot, int pkey)
+{
+	struct abi_mapping_change c;
+	int r;
+
+	abi_mapping_begin(&c, addr, length);
+	r = REAL(pkey_mprotect)(addr, length, prot, pkey);
+	end_keeping_errno(&c);
+	return r;
+}
+
+EXPORT void *mremap(void *addr, size_t old_size, size_t new_size, int flags, ...)
+{
+	struct abi_mapping_change from, to;
+	void *new_addr, *p;
+	va_list ap;
+
+	va_start(ap, flags);
+	new_addr = va_arg(ap, void *);
+	va_end(ap);
+	/* A shared mapping may be doubled with an old size of 0; nothing goes away then. */
+	abi_mapping_begin(&from, addr, old_size);
+	abi_mapping_begin(&to, new_addr, flags & MREMAP_FIXED ? new_size : 0);
+	p = REAL(mremap)(addr, old_size, new_size, flags, new_addr);
+	end_keeping_errno(&to);
+	end_keeping_errno(&from);
+	return p;
+}
+
+static bool drops_pages(int advice)
+{
+	switch (advice) {
+	case MADV_DONTNEED:
+	case MADV_REMOVE:
+	case MADV_FREE:
+#ifdef MADV_DONTNEED_LOCKED
+	case MADV_DONTNEED_LOCKED:
+#endif
+	case MADV_HWPOISON:
+		return true;
+	default:
+		return false;
+	}
+}
+
+EXPORT int madvise(void *addr, size_t length, int advice)
+{
+	struct abi_mapping_change c;
+	int r;
+
+	if (!drops_pages(advice) || is_own_code(__builtin_return_address(0)))
+		return REAL(madvise)(addr, length, advice);
+	abi_mapping_begin(&c, addr, length);
+	r = REAL(madvise)(addr, length, advice);
+	end_keeping_errno(&c);
+	return r;
+}
