@@ -196,8 +196,8 @@ static const char *remark_kvm_set_memslot(enum lang lang, const void *rec)
 		{ "first marked invalid, its translations zapped, then gone",
 		  "先标记为无效，清除其映射，再删除" },
 		{ "old translations are zapped; new ones come with accesses", "清除旧映射，新映射按需建立" },
-		{ "writes must be noticed: entries lose their write permission",
-		  "要记录写操作：表项失去写权限" },
+		{ "writes must be noticed: entries lose their write permission or, with PML, their dirty flag",
+		  "要记录写操作：表项失去写权限；有 PML 时失去脏位" },
 	};
 	REC(kvm_set_memslot);
 
