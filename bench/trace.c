@@ -11,7 +11,7 @@
 #include "trace/trace.h"
 
 #define ROUNDS_OFF 200000000ULL
-#define ROUNDS_ON 4000000ULL
+#define ROUNDS_ON  4000000ULL
 #define RING_BYTES (8u << 20)
 
 static struct trace_ring_file *file;
@@ -43,7 +43,8 @@ static void *drain(void *arg)
 	struct trace_ring *r = trace_ring_at(file, 0);
 
 	while (!__atomic_load_n(&done, __ATOMIC_ACQUIRE)) {
-		__atomic_store_n(&r->tail, __atomic_load_n(&r->head, __ATOMIC_ACQUIRE), __ATOMIC_RELEASE);
+		__atomic_store_n(&r->tail, __atomic_load_n(&r->head, __ATOMIC_ACQUIRE),
+		                 __ATOMIC_RELEASE);
 		usleep(1000);
 	}
 	return NULL;

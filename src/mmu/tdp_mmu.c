@@ -118,6 +118,16 @@ static void count_leaf(struct kvm_mmu_vm *vm, uint64_t e, int level, int64_t n)
 		count(&vm->mmio_entries, n);
 }
 
+/* Where the leaf is that `new`, at level, leads to over `tables` new tables. */
+static hpa_t leaf_entry(const uint64_t *ptep, uint64_t new, gfn_t gfn, int level, unsigned tables)
+{
+	for (; tables; tables--) {
+		ptep = &spte_table(new)[spte_index(gfn, --level)];
+		new = load_spte(ptep);
+	}
+	return __pa(ptep);
+}
+
 /* *ptep (at level) went from old to new; the leaf is in it or `tables` below it. */
 static void trace_mapped(const struct kvm_mmu_page *root, const struct kvm_page_fault *f,
 			 const uint64_t *ptep, int level, uint64_t old, uint64_t new, uint64_t leaf,
@@ -132,7 +142,7 @@ static void trace_mapped(const struct kvm_mmu_page *root, const struct kvm_page_
 		      (unsigned)mmio_spte_gen(leaf));
 	else
 		TRACE(kvmmmu, kvm_mmu_set_spte, f->gfn & ~(level_pages(at) - 1), leaf,
-		      tables ? 0 : __pa(ptep), (uint8_t)at, leaf & EPT_READ, (leaf & EPT_EXEC) != 0,
+		      leaf_entry(ptep, new, f->gfn, level, tables), (uint8_t)at, leaf & EPT_READ, (leaf & EPT_EXEC) != 0,
 		      -1);
 	TRACE_LINE(kvm_tdp_mmu_map, f->gfn, (uint32_t)at, tables, leaf);
 }

@@ -55,7 +55,7 @@ static struct {
 	uint64_t mapped;
 	pthread_key_t thread_end;
 	bool prepared;
-} state = { .lock = PTHREAD_MUTEX_INITIALIZER };
+} state = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static __thread struct {
 	struct trace_ring_file *file; /* what ring belongs to */
@@ -105,7 +105,7 @@ static bool claim_ring(struct trace_ring_file *f)
 
 		if (__atomic_load_n(&r->owner, __ATOMIC_RELAXED) == 0 &&
 		    __atomic_compare_exchange_n(&r->owner, &none, self.tid, false, __ATOMIC_ACQUIRE,
-						__ATOMIC_RELAXED)) {
+		                                __ATOMIC_RELAXED)) {
 			self.ring = r;
 			self.no_ring = false;
 			introduce_thread(f);
@@ -126,7 +126,8 @@ static void give_back(void *ring)
 }
 
 /* Place for `size` bytes that do not wrap, or NULL. */
-static uint8_t *reserve(struct trace_ring_file *f, struct trace_ring *r, uint64_t size, uint64_t *end)
+static uint8_t *reserve(struct trace_ring_file *f, struct trace_ring *r, uint64_t size,
+                        uint64_t *end)
 {
 	uint64_t head = r->head, tail = __atomic_load_n(&r->tail, __ATOMIC_ACQUIRE);
 	uint64_t at = head & (f->ring_size - 1), rest = f->ring_size - at;
@@ -147,7 +148,8 @@ static uint8_t *reserve(struct trace_ring_file *f, struct trace_ring *r, uint64_
 	return trace_ring_data(r);
 }
 
-static void write_ring(struct trace_ring_file *f, struct trace_ring *r, const void *rec, size_t size)
+static void write_ring(struct trace_ring_file *f, struct trace_ring *r, const void *rec,
+                       size_t size)
 {
 	uint64_t total = ALIGN_UP(sizeof(struct trace_record_head) + size, 8ULL), end;
 	struct trace_record_head *h = (void *)reserve(f, r, total, &end);
@@ -297,8 +299,6 @@ uint32_t trace_depth(void)
 	return 0;
 }
 
-void trace_left(void)
-{
-}
+void trace_left(void) {}
 
 #endif

@@ -15,15 +15,19 @@
 
 #define FIELDS(...) __VA_ARGS__
 #define F(type, name)                                                                              \
-	{ #type, #name, offsetof(RECORD, name), sizeof(((RECORD *)0)->name), 0,                    \
-	  (__typeof__(((RECORD *)0)->name))-1 < (__typeof__(((RECORD *)0)->name))1 },
+	{#type,                                                                                    \
+	 #name,                                                                                    \
+	 offsetof(RECORD, name),                                                                   \
+	 sizeof(((RECORD *)0)->name),                                                              \
+	 0,                                                                                        \
+	 (__typeof__(((RECORD *)0)->name))-1 < (__typeof__(((RECORD *)0)->name))1},
 #define A(type, name, n)                                                                           \
-	{ #type, #name, offsetof(RECORD, name), sizeof(((RECORD *)0)->name), n, false },
+	{#type, #name, offsetof(RECORD, name), sizeof(((RECORD *)0)->name), n, false},
 #define EVENT(group, name, fields, ...)                                                            \
 	static const struct trace_field *fields_##group##_##name(void)                             \
 	{                                                                                          \
 		typedef struct trace_##group##_##name RECORD;                                      \
-		static const struct trace_field table[] = { fields };                              \
+		static const struct trace_field table[] = {fields};                                \
                                                                                                    \
 		return table;                                                                      \
 	}
@@ -34,11 +38,16 @@
 #pragma pop_macro("errno")
 
 /* Expanded once, so that lists of symbols are spelled out. */
-#define TEXT(...) #__VA_ARGS__
+#define TEXT(...)     #__VA_ARGS__
 #define EXPANDED(...) TEXT(__VA_ARGS__)
 #define EVENT(group, name, fields, ...)                                                            \
-	{ #group, #name, sizeof(struct trace_##group##_##name), fields_##group##_##name,           \
-	  TRACE_FIELDS_##group##_##name, EXPANDED(__VA_ARGS__), trace_print_##group##_##name },
+	{#group,                                                                                   \
+	 #name,                                                                                    \
+	 sizeof(struct trace_##group##_##name),                                                    \
+	 fields_##group##_##name,                                                                  \
+	 TRACE_FIELDS_##group##_##name,                                                            \
+	 EXPANDED(__VA_ARGS__),                                                                    \
+	 trace_print_##group##_##name},
 const struct trace_event_meta trace_events[TRACE_NR_EVENTS] = {
 #include "trace/events.inc"
 };
@@ -56,7 +65,8 @@ uint64_t trace_field_value(const struct trace_field *field, const void *record)
 int trace_event_find(const char *group, const char *name)
 {
 	for (int i = 0; i < TRACE_NR_EVENTS; i++)
-		if (strcmp(trace_events[i].group, group) == 0 && strcmp(trace_events[i].name, name) == 0)
+		if (strcmp(trace_events[i].group, group) == 0 &&
+		    strcmp(trace_events[i].name, name) == 0)
 			return i;
 	return -1;
 }

@@ -13,7 +13,7 @@
 struct trace_field {
 	const char *type, *name;
 	uint32_t offset, size; /* of the whole field */
-	uint32_t nr;	       /* elements of an array; 0: a scalar */
+	uint32_t nr;           /* elements of an array; 0: a scalar */
 	bool is_signed;
 };
 

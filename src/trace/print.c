@@ -29,7 +29,7 @@ static const char *symbolic(char *buf, uint64_t v, const struct symbol *s, size_
 }
 
 static const char *flags(char *buf, uint64_t v, const char *delimiter, const struct symbol *s,
-			 size_t n)
+                         size_t n)
 {
 	size_t len = 0;
 
@@ -39,11 +39,11 @@ static const char *flags(char *buf, uint64_t v, const char *delimiter, const str
 			continue;
 		v &= ~s[i].value;
 		len += (size_t)snprintf(buf + len, BUFFER_BYTES - len, "%s%s", len ? delimiter : "",
-					s[i].name);
+		                        s[i].name);
 	}
 	if (v && len < BUFFER_BYTES)
 		snprintf(buf + len, BUFFER_BYTES - len, "%s0x%llx", len ? delimiter : "",
-			 (unsigned long long)v);
+		         (unsigned long long)v);
 	return buf;
 }
 
@@ -54,15 +54,17 @@ static const char *hex(char *buf, const uint8_t *bytes, unsigned n)
 	buf[0] = '\0';
 	for (unsigned i = 0; i < n && i < BUFFER_BYTES / 3 - 1; i++)
 		len += (size_t)snprintf(buf + len, BUFFER_BYTES - len, "%s%02x", i ? " " : "",
-					bytes[i]);
+		                        bytes[i]);
 	return buf;
 }
 
-#define BUFFER ((char[BUFFER_BYTES]){ 0 })
-#define LIST(...) (const struct symbol[]){ __VA_ARGS__ }, sizeof((struct symbol[]){ __VA_ARGS__ }) / sizeof(struct symbol)
-#define __print_symbolic(value, ...) symbolic(BUFFER, value, LIST(__VA_ARGS__))
+#define BUFFER ((char[BUFFER_BYTES]){0})
+#define LIST(...)                                                                                  \
+	(const struct symbol[]){__VA_ARGS__},                                                      \
+	    sizeof((struct symbol[]){__VA_ARGS__}) / sizeof(struct symbol)
+#define __print_symbolic(value, ...)         symbolic(BUFFER, value, LIST(__VA_ARGS__))
 #define __print_flags(value, delimiter, ...) flags(BUFFER, value, delimiter, LIST(__VA_ARGS__))
-#define __print_hex(bytes, n) hex(BUFFER, bytes, n)
+#define __print_hex(bytes, n)                hex(BUFFER, bytes, n)
 
 #define EVENT(group, name, fields, ...)                                                            \
 	void trace_print_##group##_##name(FILE *f, const void *record)                             \

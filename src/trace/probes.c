@@ -15,9 +15,9 @@
 #pragma push_macro("errno")
 #undef errno
 
-#define FIELDS(...) __VA_ARGS__
-#define F(type, name) , r->name
-#define A(type, name, n) , (uintptr_t)r->name
+#define FIELDS(...)             __VA_ARGS__
+#define F(type, name)           , r->name
+#define A(type, name, n)        , (uintptr_t)r->name
 #define PROBE(group, name, ...) STAP_PROBEV(group, name __VA_ARGS__)
 #define EVENT(group, name, fields, ...)                                                            \
 	static void probe_##group##_##name(const void *record)                                     \

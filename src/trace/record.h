@@ -27,13 +27,13 @@ enum trace_event {
 };
 
 /* The names of types as they are in a format file. */
-#define u8 uint8_t
+#define u8  uint8_t
 #define u16 uint16_t
 #define u32 uint32_t
 #define u64 unsigned long long
 
-#define FIELDS(...) __VA_ARGS__
-#define F(type, name) type name;
+#define FIELDS(...)      __VA_ARGS__
+#define F(type, name)    type name;
 #define A(type, name, n) type name[n];
 #define EVENT(group, name, fields, ...)                                                            \
 	struct trace_##group##_##name {                                                            \
@@ -44,8 +44,8 @@ enum trace_event {
 #undef F
 #undef A
 
-#define F(type, name) +1
-#define A(type, name, n) +1
+#define F(type, name)                   +1
+#define A(type, name, n)                +1
 #define EVENT(group, name, fields, ...) enum { TRACE_FIELDS_##group##_##name = 0 fields };
 #include "trace/events.inc"
 #undef F

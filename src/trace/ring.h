@@ -19,10 +19,10 @@
 
 #include "trace/record.h"
 
-#define TRACE_RING_MAGIC 0x31676e72766b7375ULL /* "uskvrng1" */
-#define TRACE_MAX_RINGS 256
+#define TRACE_RING_MAGIC  0x31676e72766b7375ULL /* "uskvrng1" */
+#define TRACE_MAX_RINGS   256
 #define TRACE_MAX_THREADS 4096
-#define TRACE_FILLER 0xffffffffu
+#define TRACE_FILLER      0xffffffffu
 
 struct trace_record_head {
 	uint32_t size; /* with this head; a multiple of 8 */
@@ -43,11 +43,11 @@ struct trace_ring {
 } __attribute__((aligned(4096)));
 
 struct trace_ring_file {
-	uint64_t magic;	      /* (c) */
+	uint64_t magic;       /* (c) */
 	uint32_t nr_events;   /* (c) TRACE_NR_EVENTS: both sides are of one build */
 	uint32_t nr_rings;    /* (c) */
 	uint64_t ring_size;   /* (c) bytes of data, a power of two */
-	uint64_t lost;	      /* (a) of threads that found no ring */
+	uint64_t lost;        /* (a) of threads that found no ring */
 	uint32_t nr_threads;  /* (a) */
 	uint32_t nr_attached; /* (a) processes */
 	uint8_t enabled[(TRACE_NR_EVENTS + 7) / 8]; /* (c) */
@@ -67,7 +67,7 @@ static inline uint64_t trace_file_bytes(uint32_t nr_rings, uint64_t ring_size)
 static inline struct trace_ring *trace_ring_at(struct trace_ring_file *f, uint32_t i)
 {
 	return (struct trace_ring *)((char *)f + trace_header_bytes() +
-				     i * (sizeof(struct trace_ring) + f->ring_size));
+	                             i * (sizeof(struct trace_ring) + f->ring_size));
 }
 
 static inline uint8_t *trace_ring_data(struct trace_ring *r)

@@ -41,13 +41,13 @@ union trace_key {
 #endif
 
 /* How many values, to be compared with the event's fields. */
-#define TRACE_NARGS(...) TRACE_NARGS_(__VA_ARGS__, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
+#define TRACE_NARGS(...)                                                   TRACE_NARGS_(__VA_ARGS__, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
 #define TRACE_NARGS_(a, b, c, d, e, f, g, h, i, j, k, l, m, n, count, ...) count
 
 #define TRACE_EMIT(group, name, n, ...)                                                            \
 	do {                                                                                       \
 		_Static_assert(n == TRACE_FIELDS_##group##_##name, "fields of " #name);            \
-		struct trace_##group##_##name trace_rec_ = { { 0 }, __VA_ARGS__ };                 \
+		struct trace_##group##_##name trace_rec_ = {{0}, __VA_ARGS__};                     \
 		trace_emit(TRACE_##group##_##name, &trace_rec_, sizeof(trace_rec_));               \
 	} while (0)
 
@@ -61,7 +61,7 @@ union trace_key {
 	do {                                                                                       \
 		if (TRACE_ON(userkvm, name))                                                       \
 			TRACE_EMIT(userkvm, name, TRACE_NARGS(0, __VA_ARGS__), trace_depth(),      \
-				   __VA_ARGS__);                                                   \
+			           __VA_ARGS__);                                                   \
 	} while (0)
 
 /* A declaration: the scope it stands in is the call. */
@@ -71,14 +71,14 @@ union trace_key {
 	if (TRACE_ON(userkvm, name) && (condition)) {                                              \
 		trace_call_ = true;                                                                \
 		TRACE_EMIT(userkvm, name, TRACE_NARGS(0, __VA_ARGS__), trace_enter(),              \
-			   __VA_ARGS__);                                                           \
+		           __VA_ARGS__);                                                           \
 	}
 
 /* An event whose values take more than an expression: body fills *REC. */
 #define TRACE_FILL(group, name, REC, body)                                                         \
 	do {                                                                                       \
 		if (TRACE_ON(group, name)) {                                                       \
-			struct trace_##group##_##name trace_rec_ = { { 0 } }, *REC = &trace_rec_;  \
+			struct trace_##group##_##name trace_rec_ = {{0}}, *REC = &trace_rec_;      \
 			body;                                                                      \
 			trace_emit(TRACE_##group##_##name, &trace_rec_, sizeof(trace_rec_));       \
 		}                                                                                  \
@@ -119,7 +119,7 @@ void trace_attach(void);
 
 /* role of KVM's MMU pages: union kvm_mmu_page_role's bits. */
 static inline uint32_t trace_mmu_role(int level, bool direct, uint32_t access, bool ad_disabled,
-				      uint32_t as_id)
+                                      uint32_t as_id)
 {
 	return (uint32_t)level | (uint32_t)direct << 7 | access << 8 | (uint32_t)ad_disabled << 16 |
 	       as_id << 24;

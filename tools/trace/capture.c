@@ -40,7 +40,7 @@ bool event_set_change(struct event_set *set, const char *pattern, bool on)
 
 		snprintf(full, sizeof(full), "%s:%s", m->group, m->name);
 		if (colon ? fnmatch(pattern, full, 0)
-			  : fnmatch(pattern, m->group, 0) && fnmatch(pattern, m->name, 0))
+		          : fnmatch(pattern, m->group, 0) && fnmatch(pattern, m->name, 0))
 			continue;
 		set->on[i] = on;
 		any = true;
@@ -73,7 +73,7 @@ static int make_ring_file(struct collector *k, const struct event_set *set, size
 static struct trace_ring *ring_at(struct collector *k, unsigned i)
 {
 	return (struct trace_ring *)((char *)k->file + trace_header_bytes() +
-				     i * (sizeof(struct trace_ring) + k->ring_bytes));
+	                             i * (sizeof(struct trace_ring) + k->ring_bytes));
 }
 
 static void spool(struct collector *k, const void *p, size_t n)
@@ -155,7 +155,7 @@ static pid_t spawn(struct collector *k, int (*start)(int, char **), int argc, ch
 static int collect(struct collector *k, pid_t child)
 {
 	int pidfd = (int)syscall(SYS_pidfd_open, child, 0), status = 0;
-	struct pollfd p = { .fd = pidfd, .events = POLLIN };
+	struct pollfd p = {.fd = pidfd, .events = POLLIN};
 
 	for (;;) {
 		bool any = drain_all(k);
@@ -198,7 +198,8 @@ static void take_piece(struct capture *c, const uint8_t *p, uint64_t n)
 			return;
 		}
 		if (c->records)
-			c->records[c->nr_records] = (struct capture_record){ h, (const void *)(h + 1) };
+			c->records[c->nr_records] =
+			    (struct capture_record){h, (const void *)(h + 1)};
 		c->nr_records++;
 		p += h->size;
 		n -= h->size;
@@ -256,8 +257,8 @@ static int load(struct capture *c, struct collector *k)
 	c->nr_lost = k->file->lost;
 	for (unsigned i = 0; i < NR_RINGS; i++)
 		c->nr_lost += ring_at(k, i)->lost;
-	c->nr_threads = k->file->nr_threads < TRACE_MAX_THREADS ? k->file->nr_threads
-								: TRACE_MAX_THREADS;
+	c->nr_threads =
+	    k->file->nr_threads < TRACE_MAX_THREADS ? k->file->nr_threads : TRACE_MAX_THREADS;
 	c->threads = calloc(c->nr_threads + 1, sizeof(*c->threads));
 	if (!c->threads)
 		return -1;
@@ -281,7 +282,7 @@ static int open_spool(void)
 }
 
 int capture_run(struct capture *c, const struct event_set *set, const char *who, size_t ring_bytes,
-		int (*start)(int argc, char **argv), int argc, char **argv)
+                int (*start)(int argc, char **argv), int argc, char **argv)
 {
 	struct collector *k = calloc(1, sizeof(*k));
 	pid_t child;
@@ -312,7 +313,8 @@ int capture_run(struct capture *c, const struct event_set *set, const char *who,
 	signal(SIGINT, SIG_DFL);
 	signal(SIGQUIT, SIG_DFL);
 	if (k->error)
-		fprintf(stderr, "%s: the temporary file is incomplete: %s\n", who, strerror(k->error));
+		fprintf(stderr, "%s: the temporary file is incomplete: %s\n", who,
+		        strerror(k->error));
 	if (load(c, k))
 		fprintf(stderr, "%s: the records cannot be read: %s\n", who, strerror(errno));
 	else

@@ -43,7 +43,7 @@ bool event_set_change(struct event_set *set, const char *pattern, bool on);
  * the events of the set. who is for messages. 0, or 1 after a message.
  */
 int capture_run(struct capture *c, const struct event_set *set, const char *who, size_t ring_bytes,
-		int (*start)(int argc, char **argv), int argc, char **argv);
+                int (*start)(int argc, char **argv), int argc, char **argv);
 void capture_free(struct capture *c);
 
 static inline unsigned capture_event(const struct capture_record *r)

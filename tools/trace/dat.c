@@ -12,10 +12,10 @@
 
 #include "tools/trace/output.h"
 
-#define DAT_PAGE 4096u
-#define PAGE_HEAD 16u
-#define MAX_WORDS 28u
-#define DELTA_BITS 27
+#define DAT_PAGE         4096u
+#define PAGE_HEAD        16u
+#define MAX_WORDS        28u
+#define DELTA_BITS       27
 #define TYPE_TIME_EXTEND 30u
 
 static void put16(FILE *f, uint16_t v)
@@ -59,20 +59,22 @@ static void put_sized(FILE *f, void (*print)(FILE *f, const void *arg), const vo
 
 static void header_page(FILE *f, const void *arg)
 {
-	fprintf(f, "\tfield: u64 timestamp;\toffset:0;\tsize:8;\tsigned:0;\n"
-		   "\tfield: local_t commit;\toffset:8;\tsize:8;\tsigned:1;\n"
-		   "\tfield: int overwrite;\toffset:8;\tsize:1;\tsigned:1;\n"
-		   "\tfield: char data;\toffset:%u;\tsize:%u;\tsigned:1;\n",
-		PAGE_HEAD, DAT_PAGE - PAGE_HEAD);
+	fprintf(f,
+	        "\tfield: u64 timestamp;\toffset:0;\tsize:8;\tsigned:0;\n"
+	        "\tfield: local_t commit;\toffset:8;\tsize:8;\tsigned:1;\n"
+	        "\tfield: int overwrite;\toffset:8;\tsize:1;\tsigned:1;\n"
+	        "\tfield: char data;\toffset:%u;\tsize:%u;\tsigned:1;\n",
+	        PAGE_HEAD, DAT_PAGE - PAGE_HEAD);
 }
 
 static void header_event(FILE *f, const void *arg)
 {
-	fprintf(f, "# compressed entry header\n\ttype_len    :    5 bits\n"
-		   "\ttime_delta  :   27 bits\n\tarray       :   32 bits\n\n"
-		   "\tpadding     : type == 29\n\ttime_extend : type == %u\n"
-		   "\ttime_stamp : type == 31\n\tdata max type_len  == %u\n",
-		TYPE_TIME_EXTEND, MAX_WORDS);
+	fprintf(f,
+	        "# compressed entry header\n\ttype_len    :    5 bits\n"
+	        "\ttime_delta  :   27 bits\n\tarray       :   32 bits\n\n"
+	        "\tpadding     : type == 29\n\ttime_extend : type == %u\n"
+	        "\ttime_stamp : type == 31\n\tdata max type_len  == %u\n",
+	        TYPE_TIME_EXTEND, MAX_WORDS);
 }
 
 static void format(FILE *f, const void *arg)
@@ -175,7 +177,7 @@ static void page_record(struct page *p, FILE *f, const struct capture_record *r)
 
 static void cpu_pages(const struct capture *c, unsigned cpu, FILE *f)
 {
-	struct page p = { .used = 0 };
+	struct page p = {.used = 0};
 
 	for (size_t i = 0; i < c->nr_records; i++)
 		if (c->records[i].head->cpu == cpu)

@@ -20,25 +20,25 @@
 #include "tools/trace/walk.h"
 #include "userkvm/userkvm.h"
 
-#define SMALL_BYTES 0x10000u
-#define LARGE_GPA 0x400000u
-#define LARGE_BYTES 0x400000u
-#define ROM_GPA 0xc00000u
-#define CODE_GPA 0x1000u
+#define SMALL_BYTES        0x10000u
+#define LARGE_GPA          0x400000u
+#define LARGE_BYTES        0x400000u
+#define ROM_GPA            0xc00000u
+#define CODE_GPA           0x1000u
 #define PAGE_DIRECTORY_GPA 0x2000u
-#define LARGE_ALIGN 0x200000u
+#define LARGE_ALIGN        0x200000u
 
 /* 32-bit code, paging on, everything mapped one to one by 4 MiB pages. */
 static const uint8_t code[] = {
-	0xa1, 0x00, 0x50, 0x00, 0x00,		  /* mov eax, [5000h]: a read */
-	0xa3, 0x00, 0x60, 0x00, 0x00,		  /* mov [6000h], eax: a write */
-	0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8,	  /* mov eax, cr3; mov cr3, eax: no exit */
-	0xa3, 0x00, 0x00, 0x40, 0x00,		  /* mov [400000h], eax: a large page */
-	0xa1, 0x00, 0x00, 0xc0, 0x00,		  /* mov eax, [c00000h]: read-only memory */
-	0xa3, 0x00, 0x00, 0xc0, 0x00,		  /* mov [c00000h], eax: a write to it */
-	0xa3, 0x00, 0x00, 0x00, 0x01,		  /* mov [1000000h], eax: MMIO */
-	0xa3, 0x00, 0x00, 0x00, 0x01,		  /* and again: the entry knows */
-	0xf4,					  /* hlt */
+    0xa1, 0x00, 0x50, 0x00, 0x00,       /* mov eax, [5000h]: a read */
+    0xa3, 0x00, 0x60, 0x00, 0x00,       /* mov [6000h], eax: a write */
+    0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8, /* mov eax, cr3; mov cr3, eax: no exit */
+    0xa3, 0x00, 0x00, 0x40, 0x00,       /* mov [400000h], eax: a large page */
+    0xa1, 0x00, 0x00, 0xc0, 0x00,       /* mov eax, [c00000h]: read-only memory */
+    0xa3, 0x00, 0x00, 0xc0, 0x00,       /* mov [c00000h], eax: a write to it */
+    0xa3, 0x00, 0x00, 0x00, 0x01,       /* mov [1000000h], eax: MMIO */
+    0xa3, 0x00, 0x00, 0x00, 0x01,       /* and again: the entry knows */
+    0xf4,                               /* hlt */
 };
 
 struct guest {
@@ -61,11 +61,14 @@ static uint8_t *anonymous(size_t bytes)
 }
 
 static int set_slot(struct guest *g, uint32_t slot, uint32_t flags, uint64_t gpa, uint64_t bytes,
-		    const void *at)
+                    const void *at)
 {
 	struct kvm_userspace_memory_region r = {
-		.slot = slot, .flags = flags, .guest_phys_addr = gpa, .memory_size = bytes,
-		.userspace_addr = (uintptr_t)at,
+	    .slot = slot,
+	    .flags = flags,
+	    .guest_phys_addr = gpa,
+	    .memory_size = bytes,
+	    .userspace_addr = (uintptr_t)at,
 	};
 
 	return userkvm_ioctl(g->vm, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&r);
@@ -94,9 +97,10 @@ static int make_memory(struct guest *g)
 
 static int set_state(struct guest *g)
 {
-	struct kvm_regs regs = { .rip = CODE_GPA, .rflags = 2 };
+	struct kvm_regs regs = {.rip = CODE_GPA, .rflags = 2};
 	struct kvm_sregs s;
-	struct kvm_segment flat = { .limit = 0xffffffff, .selector = 8, .present = 1, .db = 1, .s = 1, .g = 1 };
+	struct kvm_segment flat = {
+	    .limit = 0xffffffff, .selector = 8, .present = 1, .db = 1, .s = 1, .g = 1};
 
 	if (userkvm_ioctl(g->vcpu, KVM_GET_SREGS, (uintptr_t)&s))
 		return -1;

@@ -68,17 +68,17 @@ static void arguments(FILE *f, const struct capture_record *r)
 
 static void common(FILE *f, const struct capture *c, int32_t tid, uint64_t ts)
 {
-	fprintf(f, "\"ts\":%" PRIu64 ".%03u,\"pid\":%d,\"tid\":%d", ts / 1000, (unsigned)(ts % 1000),
-		capture_pid(c, tid), tid);
+	fprintf(f, "\"ts\":%" PRIu64 ".%03u,\"pid\":%d,\"tid\":%d", ts / 1000,
+	        (unsigned)(ts % 1000), capture_pid(c, tid), tid);
 }
 
 static void slice(FILE *f, const struct capture *c, const struct capture_record *from, uint64_t end,
-		  const char *name, bool *first)
+                  const char *name, bool *first)
 {
 	fprintf(f, "%s{\"name\":\"%s\",\"cat\":\"vcpu\",\"ph\":\"X\",", separator(first), name);
 	common(f, c, from->ent->common_pid, from->head->ts);
 	fprintf(f, ",\"dur\":%" PRIu64 ".%03u}", (end - from->head->ts) / 1000,
-		(unsigned)((end - from->head->ts) % 1000));
+	        (unsigned)((end - from->head->ts) % 1000));
 }
 
 /* The slice that ends with the record, if one does: the thread's last entry or exit begins it. */
@@ -101,7 +101,9 @@ static void slice_before(FILE *f, const struct capture *c, size_t i, size_t *las
 			slice(f, c, from, r->head->ts, "guest", first);
 		else if (capture_event(from) == TRACE_kvm_kvm_exit && event != TRACE_kvm_kvm_exit)
 			slice(f, c, from, r->head->ts,
-			      exit_reason_name(((const struct trace_kvm_kvm_exit *)from->ent)->exit_reason & 0xffff),
+			      exit_reason_name(
+			          ((const struct trace_kvm_kvm_exit *)from->ent)->exit_reason &
+			          0xffff),
 			      first);
 	}
 	last[thread] = i;
@@ -113,11 +115,14 @@ void output_json(const struct capture *c, FILE *f)
 	bool first = true;
 
 	memset(last, 0xff, sizeof(last));
-	fprintf(f, "{\"displayTimeUnit\":\"ns\",\"otherData\":{\"lost\":%" PRIu64 "},\"traceEvents\":[",
-		c->nr_lost);
+	fprintf(
+	    f, "{\"displayTimeUnit\":\"ns\",\"otherData\":{\"lost\":%" PRIu64 "},\"traceEvents\":[",
+	    c->nr_lost);
 	for (uint32_t i = 0; i < c->nr_threads; i++) {
-		fprintf(f, "%s{\"name\":\"thread_name\",\"ph\":\"M\",\"pid\":%d,\"tid\":%d,\"args\":{\"name\":",
-			separator(&first), c->threads[i].pid, c->threads[i].tid);
+		fprintf(f,
+		        "%s{\"name\":\"thread_name\",\"ph\":\"M\",\"pid\":%d,\"tid\":%d,\"args\":{"
+		        "\"name\":",
+		        separator(&first), c->threads[i].pid, c->threads[i].tid);
 		string(f, c->threads[i].comm);
 		fputs("}}", f);
 	}
@@ -126,8 +131,8 @@ void output_json(const struct capture *c, FILE *f)
 		const struct trace_event_meta *m = &trace_events[capture_event(r)];
 
 		slice_before(f, c, i, last, &first);
-		fprintf(f, "%s{\"name\":\"%s\",\"cat\":\"%s\",\"ph\":\"i\",\"s\":\"t\",", separator(&first),
-			m->name, m->group);
+		fprintf(f, "%s{\"name\":\"%s\",\"cat\":\"%s\",\"ph\":\"i\",\"s\":\"t\",",
+		        separator(&first), m->name, m->group);
 		common(f, c, r->ent->common_pid, r->head->ts);
 		fputs(",\"args\":{", f);
 		arguments(f, r);

@@ -23,8 +23,8 @@ void output_text(const struct capture *c, FILE *f)
 		int n;
 
 		fprintf(f, "%16s-%-5d [%03u] %5llu.%06llu: ", capture_comm(c, r->ent->common_pid),
-			r->ent->common_pid, r->head->cpu, (unsigned long long)(us / 1000000),
-			(unsigned long long)(us % 1000000));
+		        r->ent->common_pid, r->head->cpu, (unsigned long long)(us / 1000000),
+		        (unsigned long long)(us % 1000000));
 		n = fprintf(f, "%s:", m->name);
 		fprintf(f, "%*s", n < 22 ? 22 - n : 1, "");
 		m->print(f, r->ent);
@@ -33,7 +33,7 @@ void output_text(const struct capture *c, FILE *f)
 }
 
 static void field_line(FILE *f, const char *type, const char *name, unsigned nr, unsigned offset,
-		       unsigned size, bool is_signed)
+                       unsigned size, bool is_signed)
 {
 	fprintf(f, "\tfield:%s %s", type, name);
 	if (nr)

@@ -8,27 +8,28 @@
 #include "tools/trace/output.h"
 #include "tools/userkvm/commands.h"
 
-#define MAX_OUTPUTS 8
-#define RING_KIB 8192
+#define MAX_OUTPUTS  8
+#define RING_KIB     8192
 #define RING_KIB_MAX (1u << 20)
 
 static const char usage[] =
-	"usage: userkvm trace [-e EVENT]... [-x EVENT]... [-o FILE]... [-b KIB] [--] PROGRAM [ARGS...]\n"
-	"       userkvm trace --list [EVENT]...\n"
-	"\n"
-	"Runs PROGRAM as `userkvm run` does and records KVM's tracepoints in it.\n"
-	"  -e EVENT   GROUP, GROUP:EVENT or EVENT, wildcards allowed (default: kvm)\n"
-	"  -x EVENT   all but these\n"
-	"  -o FILE    by its suffix .dat (trace-cmd, KernelShark), .json (Perfetto), .txt;\n"
-	"             may be given several times (default: text to standard output)\n"
-	"  -b KIB     size of a thread's ring (default 8192)\n"
-	"  --list     the events and their formats\n"
-	"The exit status is PROGRAM's.\n";
+    "usage: userkvm trace [-e EVENT]... [-x EVENT]... [-o FILE]... [-b KIB] [--] PROGRAM "
+    "[ARGS...]\n"
+    "       userkvm trace --list [EVENT]...\n"
+    "\n"
+    "Runs PROGRAM as `userkvm run` does and records KVM's tracepoints in it.\n"
+    "  -e EVENT   GROUP, GROUP:EVENT or EVENT, wildcards allowed (default: kvm)\n"
+    "  -x EVENT   all but these\n"
+    "  -o FILE    by its suffix .dat (trace-cmd, KernelShark), .json (Perfetto), .txt;\n"
+    "             may be given several times (default: text to standard output)\n"
+    "  -b KIB     size of a thread's ring (default 8192)\n"
+    "  --list     the events and their formats\n"
+    "The exit status is PROGRAM's.\n";
 
 static const struct {
 	const char *suffix;
 	void (*write)(const struct capture *c, FILE *f);
-} formats[] = { { ".dat", output_dat }, { ".json", output_json }, { ".txt", output_text } };
+} formats[] = {{".dat", output_dat}, {".json", output_json}, {".txt", output_text}};
 
 struct options {
 	struct event_set set;
@@ -77,12 +78,16 @@ static int take_option(struct options *o, char option, const char *arg)
 	switch (option) {
 	case 'e':
 		o->chosen = true;
-		return event_set_change(&o->set, arg, true) ? 0 : bad("no such event; see userkvm trace --list", arg);
+		return event_set_change(&o->set, arg, true)
+		           ? 0
+		           : bad("no such event; see userkvm trace --list", arg);
 	case 'x':
 		if (!o->chosen)
 			event_set_change(&o->set, "kvm", true);
 		o->chosen = true;
-		return event_set_change(&o->set, arg, false) ? 0 : bad("no such event; see userkvm trace --list", arg);
+		return event_set_change(&o->set, arg, false)
+		           ? 0
+		           : bad("no such event; see userkvm trace --list", arg);
 	case 'o':
 		if (o->nr_files == MAX_OUTPUTS)
 			return bad("too many outputs", arg);
@@ -90,8 +95,7 @@ static int take_option(struct options *o, char option, const char *arg)
 			return bad("no format of that name: .dat, .json or .txt", arg);
 		o->file[o->nr_files++] = arg;
 		return 0;
-	default:
-		return parse_size(o, arg);
+	default: return parse_size(o, arg);
 	}
 }
 
@@ -183,8 +187,8 @@ static int start_client(int argc, char **argv)
 
 int cmd_trace(int argc, char **argv)
 {
-	struct options o = { .ring_kib = RING_KIB };
-	FILE *files[MAX_OUTPUTS] = { NULL };
+	struct options o = {.ring_kib = RING_KIB};
+	FILE *files[MAX_OUTPUTS] = {NULL};
 	struct capture c;
 	char **args;
 	int r = parse(&o, argc, argv);
@@ -200,25 +204,25 @@ int cmd_trace(int argc, char **argv)
 	args = calloc((size_t)(argc - o.rest) + 3, sizeof(*args));
 	if (!args)
 		return 1;
-	args[0] = (char[]){ "run" };
-	args[1] = (char[]){ "--" };
+	args[0] = (char[]){"run"};
+	args[1] = (char[]){"--"};
 	memcpy(args + 2, argv + o.rest, (size_t)(argc - o.rest) * sizeof(*args));
-	r = capture_run(&c, &o.set, "userkvm trace", o.ring_kib << 10, start_client, argc - o.rest + 2,
-			args);
+	r = capture_run(&c, &o.set, "userkvm trace", o.ring_kib << 10, start_client,
+	                argc - o.rest + 2, args);
 	free(args);
 	if (r == 0)
 		r = write_outputs(&o, &c, files);
 	if (r == 0 && !c.attached) {
 		fprintf(stderr, "userkvm trace: %s did not open /dev/kvm: nothing was traced\n",
-			argv[o.rest]);
+		        argv[o.rest]);
 		r = 1;
 	}
 	if (c.nr_lost)
 		fprintf(stderr, "userkvm trace: %llu events lost: no room in a ring (-b)\n",
-			(unsigned long long)c.nr_lost);
+		        (unsigned long long)c.nr_lost);
 	if (c.nr_bad)
 		fprintf(stderr, "userkvm trace: %llu pieces of the rings were damaged\n",
-			(unsigned long long)c.nr_bad);
+		        (unsigned long long)c.nr_bad);
 	if (c.status)
 		r = c.status;
 	capture_free(&c);

@@ -23,8 +23,8 @@ struct out {
 typedef const char *walk_remark(enum lang lang, const void *rec);
 
 struct walk_line {
-	int event; /* enum trace_event */
-	int tree;  /* 1..4 */
+	int event;        /* enum trace_event */
+	int tree;         /* 1..4 */
 	const char *text; /* the walk-through's own words */
 	/* the values behind it on the same line, and below it field by field; NULL: none */
 	void (*values)(struct out *o, const void *rec);

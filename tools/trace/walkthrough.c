@@ -14,29 +14,30 @@
 #include "tools/trace/walk.h"
 #include "tools/userkvm/commands.h"
 
-#define NR_TREES 4
+#define NR_TREES      4
 #define VALUES_COLUMN 58
-#define SHOW_PIECES 24 /* of a tree */
-#define MAX_PIECE 64
-#define MAX_REMARKS 256
-#define REMARK_WIDTH 78
+#define SHOW_PIECES   24 /* of a tree */
+#define MAX_PIECE     64
+#define MAX_REMARKS   256
+#define REMARK_WIDTH  78
 
 static const char usage[] =
-	"usage: userkvm walkthrough [--lang en|zh] [--quiz] [--all] [--mask EVENT]... [-- PROGRAM [ARGS...]]\n"
-	"\n"
-	"Runs a guest and shows how its memory was virtualized: the four call trees of\n"
-	"the EPT walk-through as they happened, with this run's values.\n"
-	"  --lang LANG   language of the remarks (default: en)\n"
-	"  --quiz        ask before each line what comes next\n"
-	"  --all         every piece, not only those that differ\n"
-	"  --mask EVENT  leave this event of group userkvm out\n"
-	"  PROGRAM       a KVM client (default: a small guest that is built in)\n";
+    "usage: userkvm walkthrough [--lang en|zh] [--quiz] [--all] [--mask EVENT]... [-- PROGRAM "
+    "[ARGS...]]\n"
+    "\n"
+    "Runs a guest and shows how its memory was virtualized: the four call trees of\n"
+    "the EPT walk-through as they happened, with this run's values.\n"
+    "  --lang LANG   language of the remarks (default: en)\n"
+    "  --quiz        ask before each line what comes next\n"
+    "  --all         every piece, not only those that differ\n"
+    "  --mask EVENT  leave this event of group userkvm out\n"
+    "  PROGRAM       a KVM client (default: a small guest that is built in)\n";
 
 static const char *const titles[NR_TREES][NR_LANGS] = {
-	{ "1. Initialisation", "1. 初始化" },
-	{ "2. Configuring memslots", "2. kvm_memslots 配置" },
-	{ "3. Entering the guest", "3. 进入 Guest" },
-	{ "4. Leaving the guest", "4. 退出 Guest" },
+    {"1. Initialisation", "1. 初始化"},
+    {"2. Configuring memslots", "2. kvm_memslots 配置"},
+    {"3. Entering the guest", "3. 进入 Guest"},
+    {"4. Leaving the guest", "4. 退出 Guest"},
 };
 
 struct piece {
@@ -74,10 +75,12 @@ static uint64_t line_key(const struct capture_record *r)
 
 	switch (event) {
 	case TRACE_userkvm_kvm_vm_ioctl_set_memory_region:
-		return mix(event, ((const struct trace_userkvm_kvm_vm_ioctl_set_memory_region *)rec)->slot);
+		return mix(
+		    event,
+		    ((const struct trace_userkvm_kvm_vm_ioctl_set_memory_region *)rec)->slot);
 	case TRACE_userkvm_vmcs_readl_EXIT_QUALIFICATION:
-		return mix(event,
-			   ((const struct trace_userkvm_vmcs_readl_EXIT_QUALIFICATION *)rec)->exit_qualification);
+		return mix(event, ((const struct trace_userkvm_vmcs_readl_EXIT_QUALIFICATION *)rec)
+		                      ->exit_qualification);
 	case TRACE_userkvm_kvm_tdp_mmu_map:
 		return mix(event, ((const struct trace_userkvm_kvm_tdp_mmu_map *)rec)->spte & 7) +
 		       ((const struct trace_userkvm_kvm_tdp_mmu_map *)rec)->level;
@@ -87,14 +90,14 @@ static uint64_t line_key(const struct capture_record *r)
 		return mix(event, (uint64_t)((const struct trace_userkvm_ret_pf *)rec)->ret);
 	case TRACE_userkvm_kvm_read_cr3:
 		return mix(event, ((const struct trace_userkvm_kvm_read_cr3 *)rec)->stale);
-	default:
-		return event;
+	default: return event;
 	}
 }
 
 static uint32_t depth_of(const struct capture_record *r)
 {
-	return ((const struct trace_userkvm_kvm_create_vm *)r->ent)->depth; /* every event's first field */
+	return ((const struct trace_userkvm_kvm_create_vm *)r->ent)
+	    ->depth; /* every event's first field */
 }
 
 /* Other VM ioctls than KVM_SET_USER_MEMORY_REGION are no line of the walk-through. */
@@ -156,7 +159,8 @@ static int cut_thread(struct walkthrough *w, int32_t tid)
 		if (r->ent->common_pid != tid || !is_line(r))
 			continue;
 		line = walk_line_of(capture_event(r));
-		if (!p || line->tree != p->tree || depth_of(r) <= depth_of(&w->c.records[p->events[0]]))
+		if (!p || line->tree != p->tree ||
+		    depth_of(r) <= depth_of(&w->c.records[p->events[0]]))
 			p = new_piece(w, i, line->tree);
 		if (!p)
 			return -1;
@@ -224,7 +228,7 @@ static void print_remark(const char *text, unsigned indent)
 
 static void print_line(struct walkthrough *w, const struct capture_record *r, unsigned level)
 {
-	struct out o = { .f = stdout, .lang = w->lang, .indent = 2 * level + 2 };
+	struct out o = {.f = stdout, .lang = w->lang, .indent = 2 * level + 2};
 	const struct walk_line *line = walk_line_of(capture_event(r));
 	const char *remark = line->choose ? line->choose(w->lang, r->ent) : line->remark[w->lang];
 	int n = printf("%*s%s", (int)o.indent, "", line->text);
@@ -242,7 +246,7 @@ static void print_line(struct walkthrough *w, const struct capture_record *r, un
 
 /* Another line of the same tree, not always the same one. */
 static const struct walk_line *wrong_answer(const struct walk_line *right,
-					    const struct walk_line *taken, unsigned seed)
+                                            const struct walk_line *taken, unsigned seed)
 {
 	for (unsigned i = 0; i < nr_walk_lines; i++) {
 		const struct walk_line *l = &walk_lines[(seed * 7 + 3 + i) % nr_walk_lines];
@@ -317,7 +321,7 @@ static void print_tree(struct walkthrough *w, int tree)
 	}
 	if (like)
 		printf(w->lang == ZH ? "\n  （另有 %zu 次与以上相同；--all 全部显示）\n"
-				     : "\n  (%zu more that tell nothing new; --all shows them)\n",
+		                     : "\n  (%zu more that tell nothing new; --all shows them)\n",
 		       like);
 	if (!shown)
 		puts(w->lang == ZH ? "\n  （没有发生）" : "\n  (did not happen)");
@@ -338,7 +342,8 @@ static int mask(struct walkthrough *w, const char *event)
 	snprintf(full, sizeof(full), "userkvm:%s", event);
 	if (event_set_change(&w->set, full, false))
 		return 0;
-	fprintf(stderr, "userkvm walkthrough: %s: no such event; see userkvm trace --list\n", event);
+	fprintf(stderr, "userkvm walkthrough: %s: no such event; see userkvm trace --list\n",
+	        event);
 	return 1;
 }
 
@@ -362,7 +367,9 @@ static int parse(struct walkthrough *w, int argc, char **argv, int *rest)
 			i++;
 			w->lang = strcmp(argv[i], "zh") == 0 ? ZH : EN;
 			if (w->lang == EN && strcmp(argv[i], "en") != 0) {
-				fprintf(stderr, "userkvm walkthrough: %s: the languages are en and zh\n", argv[i]);
+				fprintf(stderr,
+				        "userkvm walkthrough: %s: the languages are en and zh\n",
+				        argv[i]);
 				return 1;
 			}
 		} else if (strcmp(argv[i], "--mask") == 0 && i + 1 < argc) {
@@ -384,11 +391,11 @@ static int run_client(struct walkthrough *w, int argc, char **argv)
 
 	if (!args)
 		return 1;
-	args[0] = (char[]){ "run" };
-	args[1] = (char[]){ "--" };
+	args[0] = (char[]){"run"};
+	args[1] = (char[]){"--"};
 	memcpy(args + 2, argv, (size_t)argc * sizeof(*args));
 	r = capture_run(&w->c, &w->set, "userkvm walkthrough", 8u << 20,
-			w->builtin ? walk_guest : cmd_run, argc + 2, args);
+	                w->builtin ? walk_guest : cmd_run, argc + 2, args);
 	free(args);
 	return r;
 }
@@ -400,14 +407,16 @@ static int show(struct walkthrough *w)
 		return 1;
 	}
 	if (!w->nr_pieces) {
-		fputs("userkvm walkthrough: the program used no /dev/kvm of ours: there is nothing to show\n",
+		fputs("userkvm walkthrough: the program used no /dev/kvm of ours: there is nothing "
+		      "to show\n",
 		      stderr);
 		return 1;
 	}
 	for (int tree = 1; tree <= NR_TREES; tree++)
 		print_tree(w, tree);
 	if (w->asked)
-		printf(w->lang == ZH ? "\n答对 %u / %u\n" : "\n%u of %u right\n", w->right, w->asked);
+		printf(w->lang == ZH ? "\n答对 %u / %u\n" : "\n%u of %u right\n", w->right,
+		       w->asked);
 	return 0;
 }
 
@@ -426,7 +435,7 @@ int cmd_walkthrough(int argc, char **argv)
 			r = show(w);
 		if (w->c.nr_lost)
 			fprintf(stderr, "userkvm walkthrough: %llu events lost\n",
-				(unsigned long long)w->c.nr_lost);
+			        (unsigned long long)w->c.nr_lost);
 		if (w->c.status)
 			r = w->c.status;
 		capture_free(&w->c);

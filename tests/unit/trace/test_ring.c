@@ -19,7 +19,7 @@
 #include "trace/trace.h"
 
 #define RING_BYTES 4096u
-#define NR_RINGS 3u
+#define NR_RINGS   3u
 
 static struct trace_ring_file *file;
 static int fd;
@@ -118,7 +118,8 @@ static void many_records_wrap_around_and_keep_their_order(void **state)
 		e = (const void *)take(own_ring());
 		assert_int_equal(e->gpa, i);
 		if (i % 3 == 0)
-			assert_int_equal(((const struct trace_kvm_kvm_hypercall *)take(own_ring()))->nr, i);
+			assert_int_equal(
+			    ((const struct trace_kvm_kvm_hypercall *)take(own_ring()))->nr, i);
 		assert_null(take(own_ring()));
 	}
 	assert_int_equal(own_ring()->lost, 0);
@@ -131,7 +132,8 @@ static void full_ring_counts_what_it_loses(void **state)
 	empty();
 	for (uint64_t i = 0; i < n; i++)
 		TRACE(kvm, kvm_fast_mmio, i);
-	for (const struct trace_kvm_kvm_fast_mmio *e; (e = (const void *)take(own_ring())) != NULL; written++)
+	for (const struct trace_kvm_kvm_fast_mmio *e; (e = (const void *)take(own_ring())) != NULL;
+	     written++)
 		assert_int_equal(e->gpa, written);
 	assert_true(written > 0 && written < n);
 	assert_int_equal(own_ring()->lost, n - written);
@@ -187,7 +189,8 @@ static void rings_of_ended_threads_are_used_again(void **state)
 	}
 	assert_int_equal(file->lost, 0);
 	for (uint32_t i = 0; i < NR_RINGS; i++)
-		assert_true(trace_ring_at(file, i)->owner == 0 || trace_ring_at(file, i) == own_ring());
+		assert_true(trace_ring_at(file, i)->owner == 0 ||
+		            trace_ring_at(file, i) == own_ring());
 }
 
 static void thread_without_a_ring_counts_as_lost(void **state)
@@ -252,11 +255,11 @@ static void fields_lie_in_order_inside_their_record(void **state)
 
 static void text_is_the_kernels(void **state)
 {
-	struct trace_kvm_kvm_pio pio = { { 0 }, 1, 0x3f8, 1, 1, 0x41 };
-	struct trace_kvm_kvm_inj_exception ex = { { 0 }, 14, 1, 2, 0 };
-	struct trace_kvm_kvm_emulate_insn insn = { { 0 }, 0x1000, 0, 2, { 0x8b, 0x00 }, 4, 0 };
+	struct trace_kvm_kvm_pio pio = {{0}, 1, 0x3f8, 1, 1, 0x41};
+	struct trace_kvm_kvm_inj_exception ex = {{0}, 14, 1, 2, 0};
+	struct trace_kvm_kvm_emulate_insn insn = {{0}, 0x1000, 0, 2, {0x8b, 0x00}, 4, 0};
 	static const char *const expected =
-		"pio_write at 0x3f8 size 1 count 1 val 0x41 |#PF (0x2)|0:1000:8b 00 (prot64)|";
+	    "pio_write at 0x3f8 size 1 count 1 val 0x41 |#PF (0x2)|0:1000:8b 00 (prot64)|";
 	char *text = NULL;
 	size_t n = 0;
 	FILE *f = open_memstream(&text, &n);
@@ -275,17 +278,17 @@ static void text_is_the_kernels(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(fields_arrive_as_they_were_given),
-		cmocka_unit_test(masked_event_is_not_evaluated_and_leaves_nothing),
-		cmocka_unit_test(many_records_wrap_around_and_keep_their_order),
-		cmocka_unit_test(full_ring_counts_what_it_loses),
-		cmocka_unit_test(calls_nest_and_come_back),
-		cmocka_unit_test(rings_of_ended_threads_are_used_again),
-		cmocka_unit_test(thread_without_a_ring_counts_as_lost),
-		cmocka_unit_test(forked_child_leaves_the_parents_ring_alone),
-		cmocka_unit_test(errno_is_kept),
-		cmocka_unit_test(fields_lie_in_order_inside_their_record),
-		cmocka_unit_test(text_is_the_kernels),
+	    cmocka_unit_test(fields_arrive_as_they_were_given),
+	    cmocka_unit_test(masked_event_is_not_evaluated_and_leaves_nothing),
+	    cmocka_unit_test(many_records_wrap_around_and_keep_their_order),
+	    cmocka_unit_test(full_ring_counts_what_it_loses),
+	    cmocka_unit_test(calls_nest_and_come_back),
+	    cmocka_unit_test(rings_of_ended_threads_are_used_again),
+	    cmocka_unit_test(thread_without_a_ring_counts_as_lost),
+	    cmocka_unit_test(forked_child_leaves_the_parents_ring_alone),
+	    cmocka_unit_test(errno_is_kept),
+	    cmocka_unit_test(fields_lie_in_order_inside_their_record),
+	    cmocka_unit_test(text_is_the_kernels),
 	};
 
 	return cmocka_run_group_tests(tests, make_file, NULL);
