@@ -159,6 +159,7 @@ USERKVM_EXPORT int userkvm_ioctl(int fd, unsigned long request, unsigned long ar
 {
 	struct abi_object *o;
 	int saved = errno, r;
+	long done;
 
 	/* The kernel looks at 32 bits only. */
 	request = (unsigned int)request;
@@ -178,8 +179,10 @@ USERKVM_EXPORT int userkvm_ioctl(int fd, unsigned long request, unsigned long ar
 			errno = EINVAL; /* as Linux on a vCPU */
 		return r;
 	}
-	r = result(dispatch(o, request, arg));
+	done = dispatch(o, request, arg);
+	/* errno after this: the client may have closed the descriptor meanwhile, all ends here */
 	abi_object_put(o);
+	r = result(done);
 	if (r >= 0)
 		errno = saved;
 	return r;

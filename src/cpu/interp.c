@@ -208,6 +208,9 @@ static void run_one(struct vmx_cpu *cpu)
 	cpu->resume_flag = rf;
 	cs->block_rip = cs->rip;
 	cs->cur = i;
+	/* the monitor trap comes after one iteration of a repeated string instruction */
+	if (cpu->primary & CPU_BASED_MONITOR_TRAP_FLAG)
+		__atomic_fetch_or(&cs->exit_request, CPU_REQ_CHECK, __ATOMIC_RELAXED);
 	i->fn(cs, i);
 	if (!(i->flags & ISA_ENDS_BLOCK))
 		next_rip(cs, i);

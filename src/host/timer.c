@@ -278,9 +278,11 @@ void host_timer_destroy(struct host_timer *t)
 		return;
 	pthread_mutex_lock(&timers.lock);
 	heap_remove(t);
-	t->dead = true;
 	wait_idle(t);
-	if (timers.running != t) {
+	if (timers.running == t) { /* its own callback: the thread frees it */
+		t->dead = true;
+	} else {
+		heap_remove(t); /* the callback may have armed it again */
 		timers.nr_timers--;
 		free(t);
 	}

@@ -146,7 +146,7 @@ static uint64_t chunk_destination(struct cpu_state *cs, const struct isa_insn *i
 
 ISA_INLINE bool bulk_allowed(const struct cpu_state *cs)
 {
-	return !(cs->rflags & (X86_FLAGS_DF | X86_FLAGS_TF));
+	return !(cs->rflags & (X86_FLAGS_DF | X86_FLAGS_TF)) && !READ_ONCE(cs->exit_request);
 }
 
 #define BULK_SIZE(bits, T, S, sfx)                                                     \

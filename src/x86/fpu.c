@@ -153,7 +153,8 @@ int kvm_vcpu_ioctl_set_xsave(struct kvm_vcpu *vcpu, const struct kvm_xsave *in)
 	if (x.xstate_bv & XFEATURE_MASK_YMM)
 		memcpy(now.ymm, x.ymm, sizeof(now.ymm));
 	now.mxcsr_mask = MXCSR_MASK;
-	now.xstate_bv = kvm_supported_xcr0();
+	/* what is in use stays visible to the guest: XSAVE and XGETBV(1) show it */
+	now.xstate_bv = x.xstate_bv | XFEATURE_MASK_FP | XFEATURE_MASK_SSE;
 	write_image(vcpu, &now);
 	return 0;
 }

@@ -164,6 +164,15 @@ static bool ready_for_interrupt_injection(struct kvm_vcpu *vcpu)
 	return vcpu->arch->pending_external_vector < 0 && kvm_apic_accept_pic_intr(vcpu);
 }
 
+/*
+ * An interrupt window is worth an exit only where the client's interrupt could
+ * go in: with LVT0 masked it never could, and the vCPU would not get past it.
+ */
+static bool accept_dm_intr(struct kvm_vcpu *vcpu)
+{
+	return !vcpu->apic || kvm_apic_accept_pic_intr(vcpu);
+}
+
 /* "dm": device model, the client. */
 static bool dm_request_for_irq_injection(struct kvm_vcpu *vcpu)
 {
@@ -195,8 +204,7 @@ static void cancel_injection(struct kvm_vcpu *vcpu)
 
 static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 {
-	bool req_int_win = dm_request_for_irq_injection(vcpu) &&
-			   !ready_for_interrupt_injection(vcpu);
+	bool req_int_win = dm_request_for_irq_injection(vcpu) && accept_dm_intr(vcpu);
 	uint64_t rip;
 	int r;
 

@@ -4,7 +4,8 @@
  *
  * Files: vcpu.c (life, reset), run.c (requests, vcpu_enter_guest, KVM_RUN),
  * event.c (queued exceptions, interrupts, NMI), regs.c (CR/DR/segments and
- * their ioctls), fpu.c, cpuid.c, msr.c, mtrr.c, clock.c, pio.c, mmio.c,
+ * their ioctls), sregs.c, state.c (values at creation), fpu.c, cpuid.c, msr.c,
+ * mtrr.c, clock.c, pio.c, mmio.c, task.c,
  * emulate.c (isa room over guest memory and devices), hypercall.c, debug.c.
  */
 #ifndef USERKVM_X86_X86_H
@@ -199,7 +200,7 @@ int kvm_vcpu_ioctl_get_mpstate(struct kvm_vcpu *vcpu, struct kvm_mp_state *s);
 int kvm_vcpu_ioctl_set_mpstate(struct kvm_vcpu *vcpu, const struct kvm_mp_state *s);
 int kvm_vcpu_ioctl_set_guest_debug(struct kvm_vcpu *vcpu, const struct kvm_guest_debug *d);
 
-/* --- CPUID (cpuid.c) --- */
+/* --- CPUID (cpuid_supported.c, cpuid.c) --- */
 /* KVM API: KVM_GET_SUPPORTED_CPUID / _EMULATED_: fills up to *nent entries; -E2BIG. */
 int kvm_dev_ioctl_get_cpuid(struct kvm_cpuid_entry2 *entries, uint32_t *nent, bool emulated);
 int kvm_vcpu_ioctl_set_cpuid(struct kvm_vcpu *vcpu, const struct kvm_cpuid_entry *e, uint32_t nent);
@@ -223,10 +224,12 @@ uint32_t kvm_supported_cpuid(uint32_t function, uint32_t index, enum cpuid_reg r
 uint64_t kvm_supported_xcr0(void);
 /* Bytes of a standard-format XSAVE area holding the components of xcr0. */
 uint32_t kvm_xstate_size(uint64_t xcr0, bool compacted);
+/* AMD's name or Hygon's in leaf 0. */
+bool kvm_cpuid_regs_are_amd(const uint32_t r[4]);
 bool guest_cpuid_is_intel(struct kvm_vcpu *vcpu);
 bool guest_cpuid_is_amd(struct kvm_vcpu *vcpu);
 
-/* --- MSRs (msr.c, mtrr.c, clock.c) --- */
+/* --- MSRs (msr.c: the table, msr_rules.c, msr_guest.c: RDMSR and WRMSR, mtrr.c, clock.c) --- */
 /*
  * 0, or not: KVM_MSR_INVAL for a bad value or access, KVM_MSR_UNKNOWN for no
  * such MSR (#GP for the guest, stop for the ioctl).
@@ -256,6 +259,7 @@ int kvm_mce_get_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t *data, bool 
 int kvm_mce_set_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t data, bool host_initiated);
 bool kvm_pat_valid(uint64_t pat);
 uint64_t kvm_supported_arch_capabilities(void);
+uint64_t kvm_default_microcode(void); /* IA32_UCODE_REV by vendor */
 int kvm_mtrr_get_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t *data);
 int kvm_mtrr_set_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t data);
 

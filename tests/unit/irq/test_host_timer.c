@@ -115,6 +115,21 @@ static void cancel_waits_for_a_running_callback(void **state)
 	host_timer_destroy(t);
 }
 
+static void destroy_waits_for_a_running_callback_and_frees_once(void **state)
+{
+	struct host_timer *t, *next;
+
+	slow_state = 0;
+	assert_int_equal(host_timer_create(slow, NULL, &t), 0);
+	host_timer_arm(t, 0);
+	WAIT_FOR(__atomic_load_n(&slow_state, __ATOMIC_SEQ_CST) == 1);
+	host_timer_destroy(t);
+	assert_int_equal(slow_state, 2);
+	/* had it been counted off twice, there would be no end of timers now */
+	assert_int_equal(host_timer_create(slow, NULL, &next), 0);
+	host_timer_destroy(next);
+}
+
 static void tsc_frequency_agrees_with_the_clock(void **state)
 {
 	uint64_t khz = host_tsc_khz(), ns = host_now_ns(), tsc = host_tsc(), seen;
@@ -134,6 +149,7 @@ int main(void)
 		cmocka_unit_test(cancelled_timer_does_not_fire),
 		cmocka_unit_test(callback_may_rearm_and_destroy_its_own_timer),
 		cmocka_unit_test(cancel_waits_for_a_running_callback),
+		cmocka_unit_test(destroy_waits_for_a_running_callback_and_frees_once),
 		cmocka_unit_test(tsc_frequency_agrees_with_the_clock),
 	};
 

@@ -1,0 +1,158 @@
+"""Debian's QEMU 7.2, unmodified, -accel kvm: machines, interrupt controllers, virtio devices with every byte checked.
+
+usage: test_qemu.py USERKVM BUILD [CASE...]
+"""
+import hashlib
+import os
+import random
+import socketserver
+import sys
+import threading
+
+import initrd
+import tap
+from qemu import Machine
+
+USERKVM, BUILD = sys.argv[1:3]
+KERNEL = os.path.join(BUILD, "demo/vmlinuz")
+MODULES = os.path.join(BUILD, "demo/modules")
+SCRATCH = os.path.join(BUILD, "test-qemu")
+BAD = ("Kernel panic", "BUG:", "Oops", "Call Trace", "unchecked MSR", "guest: no module")
+
+
+def boot(name, script, *args, modules=(), programs=(), append="", **more):
+    os.makedirs(SCRATCH, exist_ok=True)
+    if modules and not os.path.isdir(MODULES):
+        raise tap.Skip("no kernel modules: scripts/demo-files DIR makes them")
+    image = initrd.make(os.path.join(SCRATCH, name + ".img"), script, MODULES, modules, programs)
+    return Machine(USERKVM, "-kernel", KERNEL, "-initrd", image, "-append",
+                   "console=ttyS0 quiet panic=-1 " + append, *args, **more)
+
+
+def finish(m, timeout=120):
+    status = m.wait_end(timeout)
+    assert status == 0, f"exit status {status}\n" + m.errors() + "\n" + m.console[-3000:]
+    assert "guest: script done" in m.console, m.console[-3000:]
+    for bad in BAD:
+        assert bad not in m.console, f"{bad}\n" + m.console[-4000:]
+
+
+def boots(name, *args, **more):
+    with boot(name, "cat /proc/interrupts\n", *args, **more) as m:
+        finish(m)
+        return m.console
+
+
+def q35_with_the_kernels_irqchip():
+    boots("q35", "-M", "q35")
+
+
+def q35_with_a_split_irqchip():
+    assert "IO-APIC" in boots("q35-split", "-M", "q35,kernel-irqchip=split")
+
+
+def q35_with_qemus_own_irqchip():
+    boots("q35-off", "-M", "q35,kernel-irqchip=off")
+
+
+def q35_without_smm():
+    boots("q35-nosmm", "-M", "q35,smm=off")
+
+
+def microvm():
+    boots("microvm", "-M", "microvm")
+
+
+def random_file(name, size, seed):
+    path = os.path.join(SCRATCH, name)
+    os.makedirs(SCRATCH, exist_ok=True)
+    data = random.Random(seed).randbytes(size)
+    open(path, "wb").write(data)
+    return path, data
+
+
+def virtio_blk_reads_and_writes_every_byte():
+    """The guest copies a disk of random bytes to a second one, blocks in reverse order."""
+    path, data = random_file("disk-in.raw", 4 << 20, 1)
+    back = os.path.join(SCRATCH, "disk-out.raw")
+    open(back, "wb").truncate(len(data))
+    script = """
+md5sum </dev/vda
+n=0
+while [ $n -lt 64 ]; do
+	dd if=/dev/vda of=/dev/vdb bs=64k count=1 skip=$n seek=$((63 - n)) conv=notrunc 2>/dev/null
+	n=$((n + 1))
+done
+sync
+"""
+    with boot("blk", script, "-M", "q35", "-drive", f"file={path},if=virtio,format=raw,readonly=on",
+              "-drive", f"file={back},if=virtio,format=raw", modules=["virtio_pci", "virtio_blk"]) as m:
+        finish(m)
+        assert hashlib.md5(data).hexdigest() in m.console, m.console
+    blocks = [data[i:i + 65536] for i in range(0, len(data), 65536)]
+    assert open(back, "rb").read() == b"".join(reversed(blocks)), "the disk written differs"
+
+
+def virtio_net_transfers_every_byte_both_ways():
+    _, data = random_file("net.bin", 2 << 20, 2)
+    got = []
+
+    # nc closes when the server does: one connection down, a second one up
+    class Down(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.sendall(data)
+
+    class Up(socketserver.BaseRequestHandler):
+        def handle(self):
+            parts = iter(lambda: self.request.recv(65536), b"")
+            got.append(b"".join(parts))
+
+    servers = [socketserver.TCPServer(("127.0.0.1", 0), h) for h in (Down, Up)]
+    for s in servers:
+        threading.Thread(target=s.serve_forever, daemon=True).start()
+    down, up = (s.server_address[1] for s in servers)
+    script = f"""
+ifconfig eth0 10.0.2.15 up
+nc 10.0.2.2 {down} </dev/null >/tmp/file
+md5sum </tmp/file
+nc 10.0.2.2 {up} </tmp/file
+sleep 1
+"""
+    try:
+        with boot("net", script, "-M", "pc", "-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n",
+                  modules=["virtio_pci", "virtio_net"]) as m:
+            finish(m)
+            assert hashlib.md5(data).hexdigest() in m.console, m.console
+    finally:
+        for s in servers:
+            s.shutdown()
+    assert got and got[0] == data, f"{len(got[0]) if got else 0} of {len(data)} bytes came back"
+
+
+def virtio_serial_carries_every_byte():
+    path, data = random_file("serial.bin", 1 << 20, 3)
+    back = os.path.join(SCRATCH, "serial.out")
+    script = "sleep 1\ncat /dev/vda >/dev/vport1p1\nsync\nsleep 1\n"
+    with boot("serial", script, "-M", "q35", "-drive", f"file={path},if=none,id=d,format=raw",
+              "-device", "virtio-blk-pci,drive=d,bus=pcie.0,addr=5",
+              "-device", "virtio-serial-pci,bus=pcie.0,addr=6", "-chardev", f"file,id=c,path={back}",
+              "-device", "virtserialport,chardev=c,nr=1",
+              modules=["virtio_pci", "virtio_blk", "virtio_console"]) as m:
+        finish(m)
+        console = m.console
+    assert open(back, "rb").read() == data, "the bytes differ\n" + console[-2000:]
+
+
+def microvm_with_virtio_mmio_disk():
+    path, data = random_file("mmio.raw", 1 << 20, 4)
+    with boot("mmio", "md5sum </dev/vda\n", "-M", "microvm", "-drive", f"file={path},if=none,id=d,format=raw",
+              "-device", "virtio-blk-device,drive=d", modules=["virtio_mmio", "virtio_blk"]) as m:
+        finish(m)
+        assert hashlib.md5(data).hexdigest() in m.console, m.console
+
+
+CASES = (q35_with_the_kernels_irqchip, q35_with_a_split_irqchip, q35_with_qemus_own_irqchip, q35_without_smm, microvm,
+         virtio_blk_reads_and_writes_every_byte, virtio_net_transfers_every_byte_both_ways,
+         virtio_serial_carries_every_byte, microvm_with_virtio_mmio_disk)
+named = {f.__name__: f for f in CASES}
+tap.main(*(named[name] for name in sys.argv[3:] or named))
