@@ -289,6 +289,11 @@ int capture_run(struct capture *c, const struct event_set *set, const char *who,
 	int r = 1;
 
 	memset(c, 0, sizeof(*c));
+#ifdef USERKVM_NO_TRACEPOINTS
+	fprintf(stderr, "%s: this build has no tracepoints (-Dtracepoints=false)\n", who);
+	free(k);
+	return 1;
+#endif
 	if (!k)
 		return 1;
 	k->fd = k->spool = -1;
