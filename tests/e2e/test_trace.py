@@ -214,6 +214,8 @@ def small_ring_reports_what_is_lost():
 def clients_exit_status_is_ours():
     out, status = tap.run(USERKVM, "trace", "--", "sh", "-c", "exit 7")
     assert status == 7, (out, status)
+    out, status = tap.run(USERKVM, "trace", "--", "sh", "-c", "kill -9 $$")
+    assert status == 137, (out, status)
 
 
 def bad_input_is_one_line_and_status_1():

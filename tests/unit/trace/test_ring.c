@@ -106,6 +106,19 @@ static void masked_event_is_not_evaluated_and_leaves_nothing(void **state)
 	assert_null(take(own_ring()));
 }
 
+static void listener_of_the_probe_turns_a_masked_event_on(void **state)
+{
+	int evaluated = 0;
+
+	empty();
+	kvm_kvm_cr_semaphore.semaphore++;
+	TRACE(kvm, kvm_cr, 1, 3, (unsigned long)++evaluated);
+	kvm_kvm_cr_semaphore.semaphore--;
+	TRACE(kvm, kvm_cr, 1, 3, (unsigned long)++evaluated);
+	assert_int_equal(evaluated, 1);
+	assert_null(take(own_ring()));
+}
+
 static void many_records_wrap_around_and_keep_their_order(void **state)
 {
 	empty();
@@ -280,6 +293,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(fields_arrive_as_they_were_given),
 	    cmocka_unit_test(masked_event_is_not_evaluated_and_leaves_nothing),
+	    cmocka_unit_test(listener_of_the_probe_turns_a_masked_event_on),
 	    cmocka_unit_test(many_records_wrap_around_and_keep_their_order),
 	    cmocka_unit_test(full_ring_counts_what_it_loses),
 	    cmocka_unit_test(calls_nest_and_come_back),
