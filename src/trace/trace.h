@@ -41,7 +41,8 @@ union trace_key {
 #endif
 
 /* How many values, to be compared with the event's fields. */
-#define TRACE_NARGS(...)                                                   TRACE_NARGS_(__VA_ARGS__, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
+#define TRACE_NARGS(...) \
+	TRACE_NARGS_(__VA_ARGS__, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
 #define TRACE_NARGS_(a, b, c, d, e, f, g, h, i, j, k, l, m, n, count, ...) count
 
 #define TRACE_EMIT(group, name, n, ...)                                                            \
