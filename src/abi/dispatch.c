@@ -12,6 +12,7 @@
  *
  * Locks: taken here, by what the row says: vcpu->mutex or kvm->lock.
  */
+#include "trace/trace.h"
 #include "userkvm/userkvm.h"
 
 #include <errno.h>
@@ -108,6 +109,7 @@ static long dispatch(struct abi_object *o, unsigned long request, unsigned long 
 	row = abi_find_row(o->kind, request);
 	if (!row)
 		return unknown_request(o->kind, request);
+	TRACE_CALL_IF(o->kind == ABI_VM, kvm_vm_ioctl, request, arg);
 	if (row->arg == ABI_ARG_NONE && arg)
 		return err_born(EINVAL, "%s takes no argument", row->name);
 	host_fault_reclaim();
@@ -147,6 +149,7 @@ static long open_system(const char *path, int flags)
 	if (r)
 		return r;
 	kvm_x86_init();
+	trace_attach();
 	fd = abi_new_file("kvm", flags & O_CLOEXEC);
 	if (fd < 0)
 		return fd;

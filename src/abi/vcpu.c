@@ -9,6 +9,7 @@
 #include "abi/internal.h"
 #include "host/fault.h"
 #include "lib/error.h"
+#include "trace/trace.h"
 #include "virt/kvm_newer.h"
 
 /* --- KVM_RUN and its signals --- */
@@ -20,10 +21,14 @@ bool abi_signal_ends_run_only(int signo)
 
 static long run(struct abi_call *c)
 {
+	int r;
+
 	if (!c->vcpu->run->immediate_exit)
 		c->vcpu->arch->has_run = true;
 	kvm_msr_filter_sync(c->vcpu);
-	return kvm_arch_vcpu_ioctl_run(c->vcpu);
+	r = kvm_arch_vcpu_ioctl_run(c->vcpu);
+	TRACE(kvm, kvm_userspace_exit, c->vcpu->run->exit_reason, r);
+	return r;
 }
 
 static long set_sigmask(struct abi_call *c)

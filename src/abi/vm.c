@@ -9,6 +9,7 @@
 #include "abi/internal.h"
 #include "host/fault.h"
 #include "lib/error.h"
+#include "trace/trace.h"
 #include "virt/dirty_ring.h"
 #include "virt/iodev.h"
 #include "virt/irq_routing.h"
@@ -32,12 +33,13 @@ static long enable_cap(struct abi_call *c)
 }
 
 /* The descriptor is made last, so that a vCPU the client cannot reach never runs. */
-static long create_vcpu(struct abi_call *c)
+static long kvm_vm_ioctl_create_vcpu(struct abi_call *c)
 {
 	uint32_t max = c->kvm->arch->max_vcpu_ids;
 	struct kvm_vcpu *vcpu;
 	int fd, r;
 
+	TRACE_CALL(kvm_vm_ioctl_create_vcpu, (uint32_t)c->arg);
 	if (c->arg >= KVM_MAX_VCPU_IDS || (max && c->arg >= max))
 		return err_born(EINVAL, "vCPU id %lu", c->arg);
 	r = kvm_create_vcpu(c->kvm, (uint32_t)c->arg, &vcpu);
@@ -300,7 +302,7 @@ static long get_stats_fd(struct abi_call *c)
 const struct abi_row abi_vm_rows[] = {
 	ABI_ROW(KVM_CHECK_EXTENSION, ABI_VM, ABI_ARG_VALUE, ABI_UNLOCKED, check_extension),
 	ABI_ROW(KVM_ENABLE_CAP, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, enable_cap),
-	ABI_ROW(KVM_CREATE_VCPU, ABI_VM, ABI_ARG_VALUE, ABI_UNLOCKED, create_vcpu),
+	ABI_ROW(KVM_CREATE_VCPU, ABI_VM, ABI_ARG_VALUE, ABI_UNLOCKED, kvm_vm_ioctl_create_vcpu),
 	ABI_ROW(KVM_SET_USER_MEMORY_REGION, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED,
 		set_user_memory_region),
 	ABI_ROW(KVM_SET_USER_MEMORY_REGION2, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED,

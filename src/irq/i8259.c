@@ -19,6 +19,7 @@
 
 #include "irq/internal.h"
 #include "lib/error.h"
+#include "trace/trace.h"
 
 #define CASCADE 2
 #define SPURIOUS 7
@@ -160,6 +161,8 @@ int kvm_pic_set_irq(struct kvm_pic *pic, int pin, int source_id, int level)
 	pic_lock(pic);
 	ret = set_request(&pic->chips[pin / 8], pin % 8,
 			  irq_line_state(&pic->drivers[pin], source_id, level));
+	TRACE(kvm, kvm_pic_set_irq, (uint8_t)(pin / 8), (uint8_t)(pin % 8), pic->chips[pin / 8].elcr,
+	      pic->chips[pin / 8].imr, ret == 0);
 	refresh(pic);
 	pic_unlock(pic);
 	return ret;

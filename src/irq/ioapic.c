@@ -17,6 +17,7 @@
 
 #include "irq/internal.h"
 #include "lib/error.h"
+#include "trace/trace.h"
 
 #define IOAPIC_BASE 0xfec00000ULL
 #define IOAPIC_LENGTH 0x100
@@ -103,6 +104,7 @@ int kvm_ioapic_set_irq(struct kvm_ioapic *io, int pin, int source_id, int level)
 
 	pthread_mutex_lock(&io->lock);
 	ret = set_line(io, pin, irq_line_state(&io->drivers[pin], source_id, level));
+	TRACE(kvm, kvm_ioapic_set_irq, io->s.redirtbl[pin].bits, pin, ret == 0);
 	pthread_mutex_unlock(&io->lock);
 	return ret;
 }

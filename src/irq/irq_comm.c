@@ -5,6 +5,7 @@
  */
 #include "irq/internal.h"
 #include "lib/error.h"
+#include "trace/trace.h"
 
 /* MSI address and data fields. */
 #define MSI_DEST_ID GENMASK_ULL(19, 12)
@@ -46,6 +47,7 @@ static int send_msi(struct kvm *kvm, uint32_t address_lo, uint32_t address_hi, u
 
 	if (msi_invalid(kvm, address_hi))
 		return -EINVAL;
+	TRACE(kvm, kvm_msi_set_irq, address_lo | (uint64_t)address_hi << 32, data);
 	kvm_msi_to_lapic_irq(kvm, address_lo, address_hi, data, &irq);
 	return kvm_irq_delivery_to_apic(kvm, NULL, &irq);
 }

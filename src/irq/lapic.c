@@ -14,6 +14,7 @@
 
 #include "irq/internal.h"
 #include "lib/error.h"
+#include "trace/trace.h"
 
 int lapic_highest(struct kvm_lapic *apic, uint32_t bank)
 {
@@ -145,6 +146,7 @@ void lapic_eoi(struct kvm_lapic *apic)
 {
 	int vector = lapic_highest(apic, APIC_ISR);
 
+	TRACE(kvm, kvm_eoi, apic->vcpu->vcpu_id, vector);
 	/* An EOI for which nothing is in service happens: some guests do it at boot. */
 	if (vector < 0)
 		return;
@@ -210,6 +212,8 @@ static int accept_smi(struct kvm_lapic *apic)
 int lapic_accept(struct kvm_lapic *apic, uint32_t delivery_mode, uint8_t vector, bool level,
 		 bool level_triggered)
 {
+	TRACE(kvm, kvm_apic_accept_irq, apic->vcpu->vcpu_id, (uint16_t)delivery_mode,
+	      level_triggered, vector);
 	switch (delivery_mode) {
 	case APIC_DM_LOWEST:
 		__atomic_fetch_add(&apic->arb_prio, 1, __ATOMIC_RELAXED);

@@ -8,6 +8,7 @@
  * guest chooses, and a few ns a vCPU.
  */
 #include "irq/internal.h"
+#include "trace/trace.h"
 
 /* A destination of FFh in a device's message means everybody, x2APICs too. */
 static uint32_t effective_dest(struct kvm_lapic *target, struct kvm_lapic *source, uint32_t dest)
@@ -168,6 +169,7 @@ void lapic_send_ipi(struct kvm_lapic *apic, uint32_t icr_low, uint32_t icr_high)
 		.dest_id = lapic_x2apic_mode(apic) ? icr_high : icr_high >> 24,
 	};
 
+	TRACE(kvm, kvm_apic_ipi, icr_low, irq.dest_id);
 	if (irq.delivery_mode <= APIC_DM_LOWEST) {
 		/* SDM: fixed IPIs are edge-triggered whatever the bit says. */
 		irq.level_triggered = false;

@@ -7,6 +7,7 @@
 
 #include "irq/internal.h"
 #include "lib/error.h"
+#include "trace/trace.h"
 
 #define X2APIC_MSR_BASE 0x800
 #define SPIV_MASK (APIC_VECTOR_MASK | APIC_SPIV_APIC_ENABLED | APIC_SPIV_FOCUS_DISABLED)
@@ -72,6 +73,7 @@ int lapic_reg_read(struct kvm_lapic *apic, uint32_t offset, uint32_t *val)
 	default:
 		*val = lapic_get(apic, offset);
 	}
+	TRACE(kvm, kvm_apic, 0, offset, *val);
 	return 0;
 }
 
@@ -157,6 +159,7 @@ int lapic_reg_write(struct kvm_lapic *apic, uint32_t offset, uint32_t val)
 
 	if (!r || r->access[1] != 'w')
 		return 1;
+	TRACE(kvm, kvm_apic, 1, offset, val);
 	switch (offset) {
 	case APIC_TASKPRI:
 		lapic_set_tpr(apic, val);

@@ -19,6 +19,7 @@
  */
 #include "host/memory.h"
 #include "mmu/shadow.h"
+#include "trace/trace.h"
 
 #define SPLIT_STOCK 32
 
@@ -65,8 +66,10 @@ static bool split_in_table(struct split *s, uint64_t *table, int level, gfn_t ba
 				return false;
 			}
 			if (kvm_tdp_mmu_split_leaf(s->vm, s->root, &table[i], e, level,
-						   s->frame[s->nr - 1]))
+						   s->frame[s->nr - 1])) {
 				s->nr--;
+				TRACE(kvmmmu, kvm_mmu_split_huge_page, gfn, e, level, 0);
+			}
 			continue; /* look again: it is a table now, or somebody was faster */
 		}
 		if (level > 2 && spte_is_table(e, level) &&
@@ -100,7 +103,7 @@ static void split_range(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, gfn_t 
 
 /* mmu_lock for writing. True: some processor may know more than the tables allow now. */
 static bool protect_in_table(uint64_t *table, int level, gfn_t base, gfn_t start, gfn_t end,
-			     bool pml)
+			     bool pml, int as_id)
 {
 	unsigned i, last = last_index(level, base, end);
 	bool any = false;
@@ -110,13 +113,17 @@ static bool protect_in_table(uint64_t *table, int level, gfn_t base, gfn_t start
 
 		if (spte_is_table(e, level)) {
 			any |= protect_in_table(spte_table(e), level - 1,
-						base + i * level_pages(level), start, end, pml);
+						base + i * level_pages(level), start, end, pml, as_id);
 			continue;
 		}
 		if (pml && level == 1)
 			take = EPT_DIRTY;
-		if (spte_is_present(e) && e & EPT_WRITE && e & take)
-			any |= (__atomic_fetch_and(&table[i], ~take, __ATOMIC_ACQ_REL) & take) != 0;
+		if (spte_is_present(e) && e & EPT_WRITE && e & take) {
+			e = __atomic_fetch_and(&table[i], ~take, __ATOMIC_ACQ_REL);
+			any |= (e & take) != 0;
+			TRACE(kvmmmu, kvm_tdp_mmu_spte_changed, base + i * level_pages(level), e,
+			      e & ~take, (uint8_t)level, (uint8_t)as_id);
+		}
 	}
 	return any;
 }
@@ -143,7 +150,7 @@ static bool protect_range(struct kvm *kvm, const struct kvm_memory_slot *slot, g
 			split_range(vm, root, start, end);
 		pthread_rwlock_wrlock(&vm->lock);
 		any |= protect_in_table(root->spt, root_level(root), 0, start, end,
-					root_has_pml(kvm, root));
+					root_has_pml(kvm, root), slot->as_id);
 		pthread_rwlock_unlock(&vm->lock);
 	}
 	return any;

@@ -18,6 +18,7 @@
 #include "lib/rcu.h"
 #include "mmu/internal.h"
 #include "sdm/paging.h"
+#include "trace/trace.h"
 
 /* The generation of the slots the vCPU sees. */
 static uint64_t current_generation(struct kvm_vcpu *vcpu)
@@ -52,8 +53,10 @@ int handle_mmio_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa)
 		return err_born(EINVAL, "reserved bits in EPT entry %#llx of gpa %#llx",
 				(unsigned long long)e, (unsigned long long)gpa);
 	}
+	TRACE(kvmmmu, check_mmio_spte, (unsigned)mmio_gen(gen), (unsigned)mmio_spte_gen(e), e);
 	if (gen & 1 || mmio_spte_gen(e) != mmio_gen(gen) || mmio_spte_gfn(e) != gpa >> PAGE_SHIFT)
 		return RET_PF_INVALID;
+	TRACE(kvmmmu, handle_mmio_page_fault, gpa, gpa >> PAGE_SHIFT, e & EPT_RWX);
 	return RET_PF_EMULATE;
 }
 
@@ -78,6 +81,9 @@ static bool fast_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_fault *
 		return false;
 	mark_page_dirty_in_slot(vcpu->kvm, slot, f->gfn);
 	vcpu->stat.pf_fast++;
+	TRACE_LINE(fast_page_fault, f->gfn, e, new);
+	TRACE(kvmmmu, fast_page_fault, (int)vcpu->vcpu_id, f->gpa, PFERR_WRITE_MASK, (uintptr_t)ptep, e,
+	      new, RET_PF_FIXED);
 	return true;
 }
 
@@ -140,6 +146,15 @@ bool is_page_fault_stale(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f)
 	       __atomic_load_n(&kvm->mmu_invalidate_seq, __ATOMIC_ACQUIRE) != f->mmu_seq;
 }
 
+static void trace_faultin(const struct kvm_page_fault *f, int r)
+{
+	TRACE_LINE(kvm_faultin_page, f->gfn, f->slot ? f->slot->id : 0, (uint32_t)f->goal_level, f->hva,
+		   f->slot != NULL, f->map_writable, r);
+	if (f->slot)
+		TRACE(kvmmmu, kvm_mmu_spte_requested, f->gfn, f->hva >> PAGE_SHIFT,
+		      (uint8_t)f->goal_level);
+}
+
 /* RCU. enum ret_pf, or -errno. */
 static int direct_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 {
@@ -152,6 +167,7 @@ static int direct_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 	if (r)
 		return r;
 	r = kvm_faultin_page(vcpu, f);
+	trace_faultin(f, r);
 	if (r != RET_PF_CONTINUE)
 		return r;
 	pthread_rwlock_rdlock(&vm->lock);
@@ -175,6 +191,7 @@ int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool p
 	};
 	int r;
 
+	TRACE_CALL(tdp_page_fault, gpa, error_code);
 	if (!vcpu->mmu_vcpu->root)
 		return RET_PF_RETRY;
 	/* No table reaches it, so no slot does. */
@@ -183,6 +200,7 @@ int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool p
 	lib_rcu_read_lock();
 	r = direct_page_fault(vcpu, &f);
 	lib_rcu_read_unlock();
+	TRACE_LINE(ret_pf, r);
 	return r;
 }
 
@@ -190,6 +208,7 @@ int kvm_mmu_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code)
 {
 	int r = RET_PF_INVALID;
 
+	TRACE_CALL(kvm_mmu_page_fault, gpa, error_code);
 	if (error_code & PFERR_RSVD_MASK) {
 		r = handle_mmio_page_fault(vcpu, gpa);
 		error_code &= ~PFERR_RSVD_MASK;

@@ -14,6 +14,7 @@
 #include "lib/rcu.h"
 #include "mmu/shadow.h"
 #include "sdm/regs.h"
+#include "trace/trace.h"
 
 /* How the guest pages, read once a walk. */
 struct walk_mode {
@@ -43,6 +44,7 @@ static gpa_t page_fault(struct walk *w, uint32_t why)
 
 	if (w->access & PFERR_FETCH_MASK && (w->m.nx || w->m.smep))
 		code |= PFERR_FETCH_MASK;
+	TRACE(kvmmmu, kvm_mmu_walker_error, code);
 	if (w->exception)
 		*w->exception = (struct kvm_page_fault_info){
 			.vector = X86_TRAP_PF, .error_code = (uint16_t)code, .address = w->gva
@@ -129,6 +131,10 @@ static int set_bits(struct walk *w, gpa_t gpa, uint64_t e, uint64_t set)
 	else
 		r = host_cmpxchg64(__va(hva), e, e | set);
 	if (r == 1) {
+		if (set & PTE_D)
+			TRACE(kvmmmu, kvm_mmu_set_dirty_bit, gpa);
+		else
+			TRACE(kvmmmu, kvm_mmu_set_accessed_bit, gpa);
 		/* The page of the table is written: the dirty log must know. */
 		struct kvm_memory_slot *slot;
 
@@ -178,6 +184,7 @@ static gpa_t walk_tables(struct walk *w, gpa_t table, int level)
 
 		if (read_entry(w, at, &e) || !(e & PTE_P))
 			return page_fault(w, 0);
+		TRACE(kvmmmu, kvm_mmu_paging_element, e, (uint32_t)level);
 		leaf = level == 1 || (level < 4 && w->m.pse && e & PTE_PS);
 		if (e & reserved_bits(&w->m, level, leaf))
 			return page_fault(w, PFERR_PRESENT_MASK | PFERR_RSVD_MASK);
@@ -229,6 +236,7 @@ gpa_t mmu_guest_walk(struct kvm_vcpu *vcpu, gva_t gva, uint32_t access, struct g
 			  .gw = gw };
 	gpa_t gpa;
 
+	TRACE(kvmmmu, kvm_mmu_pagetable_walk, gva, access);
 	read_mode(vcpu, &w.m);
 	/* A supervisor access of user code is one to a descriptor table or a TSS. */
 	w.implicit = !(access & PFERR_USER_MASK) && mmu_guest_ops()->get_cpl(vcpu) == 3;

@@ -120,6 +120,7 @@ uint64_t *kvm_tdp_mmu_walk(struct kvm_mmu_page *root, gfn_t gfn, int *level);
 struct zap_list {
 	struct zapped_table *tables;
 	bool flush; /* some translation is gone: TLBs must know */
+	uint8_t as_id; /* of the root at hand, for tracepoints */
 };
 /* mmu_lock for writing. Every translation in [start, end). */
 void kvm_tdp_mmu_zap_range(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, gfn_t start, gfn_t end,

@@ -16,6 +16,7 @@
 #include "lib/params.h"
 #include "mmu/shadow.h"
 #include "sdm/regs.h"
+#include "trace/trace.h"
 
 static const struct kvm_mmu_guest_ops *guest_ops;
 static const struct kvm_mmu_vendor_ops *vendor_ops;
@@ -61,6 +62,7 @@ int kvm_mmu_init_vm(struct kvm *kvm)
 	struct kvm_mmu_vm *vm = calloc(1, sizeof(*vm));
 	pthread_rwlockattr_t attr;
 
+	TRACE_CALL(kvm_mmu_init_vm, (uintptr_t)kvm);
 	if (!vm)
 		return err_born(ENOMEM, "no memory for a VM's MMU");
 	vm->kvm = kvm;
@@ -141,7 +143,14 @@ static struct kvm_mmu_page *kvm_mmu_alloc_page(struct kvm_vcpu *vcpu, uint32_t r
 		return NULL;
 	sp->spt = c->frame[--c->nr];
 	sp->role = role;
+	TRACE_LINE(kvm_mmu_alloc_page, __pa(sp->spt));
 	return sp;
+}
+
+/* As KVM's union kvm_mmu_page_role has it. */
+static uint32_t trace_role(const struct kvm_mmu_page *sp)
+{
+	return trace_mmu_role(root_level(sp), true, 7, !root_has_ad(sp), (uint32_t)root_as_id(sp));
 }
 
 /* The VM's root of this role, made when it is the first time. NULL: no memory. */
@@ -149,13 +158,17 @@ static struct kvm_mmu_page *kvm_mmu_get_page(struct kvm_vcpu *vcpu, uint32_t rol
 {
 	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
 	struct kvm_mmu_page *sp = NULL;
+	bool created;
 	uint32_t i;
 
+	TRACE_CALL(kvm_mmu_get_page, (uint32_t)FIELD_GET(ROLE_LEVEL_MASK, role),
+		   (uint32_t)FIELD_GET(ROLE_AS_ID_MASK, role), (role & ROLE_AD_DISABLED) != 0);
 	pthread_mutex_lock(&vm->roots_lock);
 	for (i = 0; i < vm->nr_roots && !sp; i++)
 		if (vm->roots[i]->role == role)
 			sp = vm->roots[i];
-	if (!sp) {
+	created = !sp;
+	if (created) {
 		sp = kvm_mmu_alloc_page(vcpu, role);
 		if (sp) {
 			__atomic_fetch_add(&vm->table_pages, 1, __ATOMIC_RELAXED);
@@ -163,8 +176,10 @@ static struct kvm_mmu_page *kvm_mmu_get_page(struct kvm_vcpu *vcpu, uint32_t rol
 			__atomic_store_n(&vm->nr_roots, vm->nr_roots + 1, __ATOMIC_RELEASE);
 		}
 	}
-	if (sp)
+	if (sp) {
 		sp->refcount++;
+		TRACE(kvmmmu, kvm_mmu_get_page, 0, 0, trace_role(sp), sp->refcount, false, created);
+	}
 	pthread_mutex_unlock(&vm->roots_lock);
 	return sp;
 }
@@ -172,12 +187,15 @@ static struct kvm_mmu_page *kvm_mmu_get_page(struct kvm_vcpu *vcpu, uint32_t rol
 /* The seed's kvm_alloc_direct_roots. */
 static int mmu_alloc_direct_roots(struct kvm_vcpu *vcpu)
 {
-	struct kvm_mmu_page *sp = kvm_mmu_get_page(vcpu, vcpu->mmu->role);
+	struct kvm_mmu_page *sp;
 
+	TRACE_CALL(mmu_alloc_direct_roots, (uint32_t)vcpu->mmu->root_level);
+	sp = kvm_mmu_get_page(vcpu, vcpu->mmu->role);
 	if (!sp)
 		return err_born(ENOMEM, "no memory for an EPT root");
 	vcpu->mmu_vcpu->root = sp;
 	vcpu->mmu->root_hpa = __pa(sp->spt);
+	TRACE_LINE(root_hpa, vcpu->mmu->root_hpa, sp->refcount);
 	return 0;
 }
 
@@ -231,10 +249,11 @@ static void init_kvm_tdp_mmu(struct kvm_vcpu *vcpu)
 {
 	struct kvm_mmu *context = &vcpu->mmu_vcpu->root_mmu;
 
-	context->page_fault = tdp_page_fault;
-	context->direct_map = true;
-	context->set_cr3 = set_tdp_cr3;
-	context->get_cr3 = get_cr3;
+	TRACE_CALL(init_kvm_tdp_mmu, vcpu->vcpu_id);
+	TRACE_SET(context, page_fault, tdp_page_fault, context_page_fault);
+	TRACE_SET(context, direct_map, true, context_direct_map);
+	TRACE_SET(context, set_cr3, set_tdp_cr3, context_set_cr3);
+	TRACE_SET(context, get_cr3, get_cr3, context_get_cr3);
 	context->sync_roots = NULL; /* our tables shadow nothing */
 	context->alloc_roots = mmu_alloc_direct_roots;
 	context->unload = tdp_unload;
@@ -250,6 +269,7 @@ static void init_kvm_tdp_mmu(struct kvm_vcpu *vcpu)
  */
 void kvm_init_mmu(struct kvm_vcpu *vcpu)
 {
+	TRACE_CALL(kvm_init_mmu, vcpu->vcpu_id);
 	vcpu->as_id = guest_ops->is_smm && guest_ops->is_smm(vcpu) ? 1 : 0;
 	vcpu->mmu->guest_level = guest_paging_level(vcpu);
 	if (kvm_mmu_params()->ept)
@@ -262,6 +282,7 @@ int kvm_mmu_create(struct kvm_vcpu *vcpu)
 {
 	struct kvm_mmu_vcpu *m;
 
+	TRACE_CALL(kvm_mmu_create, vcpu->vcpu_id);
 	m = calloc(1, sizeof(*m));
 	if (!m)
 		return err_born(ENOMEM, "no memory for a vCPU's MMU");
@@ -325,6 +346,7 @@ static int mmu_alloc_roots(struct kvm_vcpu *vcpu)
 /* Shadow and nested contexts have pages that may lag behind the guest's. */
 static void kvm_mmu_sync_roots(struct kvm_vcpu *vcpu)
 {
+	TRACE_CALL(kvm_mmu_sync_roots, vcpu->mmu->sync_roots != NULL);
 	if (vcpu->mmu->sync_roots)
 		vcpu->mmu->sync_roots(vcpu);
 }
@@ -332,13 +354,16 @@ static void kvm_mmu_sync_roots(struct kvm_vcpu *vcpu)
 /* Linux now: kvm_mmu_load_pgd. The argument is our root's address, not the guest's CR3. */
 static void kvm_mmu_load_cr3(struct kvm_vcpu *vcpu)
 {
+	TRACE_CALL(kvm_mmu_load_cr3, vcpu->mmu->root_hpa);
 	vcpu->mmu->set_cr3(vcpu, vcpu->mmu->root_hpa, vcpu->mmu->root_level);
 }
 
 int kvm_mmu_load(struct kvm_vcpu *vcpu)
 {
-	int r = mmu_topup_memory_caches(vcpu);
+	int r;
 
+	TRACE_CALL(kvm_mmu_load, vcpu->vcpu_id);
+	r = mmu_topup_memory_caches(vcpu);
 	if (!r)
 		r = mmu_alloc_roots(vcpu);
 	if (r)

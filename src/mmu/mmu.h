@@ -22,6 +22,7 @@
 #ifndef USERKVM_MMU_MMU_H
 #define USERKVM_MMU_MMU_H
 
+#include "trace/trace.h"
 #include "virt/kvm.h"
 
 #define INVALID_PAGE (~(hpa_t)0)
@@ -130,6 +131,7 @@ void kvm_mmu_unload(struct kvm_vcpu *vcpu);
 must_check int kvm_mmu_load(struct kvm_vcpu *vcpu);
 must_check static inline int kvm_mmu_reload(struct kvm_vcpu *vcpu)
 {
+	TRACE_CALL(kvm_mmu_reload, vcpu->vcpu_id, vcpu->mmu->root_hpa);
 	if (likely(vcpu->mmu->root_hpa != INVALID_PAGE))
 		return 0;
 	return kvm_mmu_load(vcpu);

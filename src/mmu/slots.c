@@ -18,6 +18,7 @@
 #include "lib/rcu.h"
 #include "mmu/look.h"
 #include "mmu/shadow.h"
+#include "trace/trace.h"
 
 static pthread_mutex_t vms_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct kvm_mmu_vm *vms; /* vms_lock to change, atomic to look whether there are any */
@@ -249,6 +250,7 @@ static bool invalidate_vms(hva_t start, hva_t end)
 		if (!forgotten)
 			host_mapping_changed();
 		forgotten = true;
+		TRACE(kvm, kvm_unmap_hva_range, start, end);
 		invalidate_vm(vm, start, end);
 	}
 	return forgotten;

@@ -23,6 +23,7 @@
 #include "host/memory.h"
 #include "lib/rcu.h"
 #include "mmu/internal.h"
+#include "trace/trace.h"
 
 static void count(uint64_t *counter, int64_t n)
 {
@@ -117,6 +118,35 @@ static void count_leaf(struct kvm_mmu_vm *vm, uint64_t e, int level, int64_t n)
 		count(&vm->mmio_entries, n);
 }
 
+/* Where the leaf is that `new`, at level, leads to over `tables` new tables. */
+static hpa_t leaf_entry(const uint64_t *ptep, uint64_t new, gfn_t gfn, int level, unsigned tables)
+{
+	for (; tables; tables--) {
+		ptep = &spte_table(new)[spte_index(gfn, --level)];
+		new = load_spte(ptep);
+	}
+	return __pa(ptep);
+}
+
+/* *ptep (at level) went from old to new; the leaf is in it or `tables` below it. */
+static void trace_mapped(const struct kvm_mmu_page *root, const struct kvm_page_fault *f,
+			 const uint64_t *ptep, int level, uint64_t old, uint64_t new, uint64_t leaf,
+			 unsigned tables)
+{
+	int at = level - (int)tables;
+
+	TRACE(kvmmmu, kvm_tdp_mmu_spte_changed, f->gfn & ~(level_pages(level) - 1), old, new,
+	      (uint8_t)level, (uint8_t)root_as_id(root));
+	if (spte_is_mmio(leaf))
+		TRACE(kvmmmu, mark_mmio_spte, __pa(ptep), f->gfn, leaf & EPT_RWX,
+		      (unsigned)mmio_spte_gen(leaf));
+	else
+		TRACE(kvmmmu, kvm_mmu_set_spte, f->gfn & ~(level_pages(at) - 1), leaf,
+		      leaf_entry(ptep, new, f->gfn, level, tables), (uint8_t)at, leaf & EPT_READ, (leaf & EPT_EXEC) != 0,
+		      -1);
+	TRACE_LINE(kvm_tdp_mmu_map, f->gfn, (uint32_t)at, tables, leaf);
+}
+
 /*
  * Nothing is mapped at *ptep (level above the goal): build the tables from the
  * goal upwards with the leaf in the lowest, publish them in one go. False when
@@ -145,6 +175,7 @@ static bool publish_chain(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint6
 		return false;
 	}
 	count(&vm->table_pages, before - c->nr);
+	trace_mapped(root, f, ptep, level, old, e, leaf, before - c->nr);
 	count_leaf(vm, leaf, f->goal_level, 1);
 	count_leaf(vm, old, level, -1);
 	return true;
@@ -197,6 +228,7 @@ static bool install_leaf(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint64
 		return false;
 	count_leaf(vm, old, level, -1);
 	count_leaf(vm, new, level, 1);
+	trace_mapped(vcpu->mmu_vcpu->root, f, ptep, level, old, new, new, 0);
 	*ret = f->slot ? RET_PF_FIXED : RET_PF_EMULATE;
 	return true;
 }
@@ -224,6 +256,7 @@ enum ret_pf kvm_tdp_mmu_map(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 		} else if (spte_is_present(old)) {
 			if (vcpu->mmu_vcpu->cache.nr == 0)
 				return RET_PF_RETRY;
+			TRACE(kvmmmu, kvm_mmu_split_huge_page, f->gfn & ~(level_pages(level) - 1), old, level, 0);
 			split_leaf(vcpu, ptep, old, level);
 		} else if (publish_chain(vcpu, f, ptep, old, level)) {
 			return f->slot ? RET_PF_FIXED : RET_PF_EMULATE;
@@ -289,6 +322,14 @@ static void zap_leaf(struct kvm_mmu_vm *vm, uint64_t *ptep, int level, struct za
 	z->flush |= old != 0; /* MMIO entries too: the processor may have cached the misconfiguration */
 }
 
+static void trace_zap(const struct zap_list *z, gfn_t gfn, uint64_t old, int level)
+{
+	TRACE(kvmmmu, kvm_tdp_mmu_spte_changed, gfn, old, 0, (uint8_t)level, z->as_id);
+	if (spte_is_table(old, level))
+		TRACE(kvmmmu, kvm_mmu_prepare_zap_page, 0, gfn,
+		      trace_mmu_role(level - 1, true, 7, false, z->as_id), 0, false);
+}
+
 static void zap_in_table(struct kvm_mmu_vm *vm, uint64_t *table, int level, gfn_t base, gfn_t start,
 			 gfn_t end, struct zap_list *z)
 {
@@ -302,12 +343,15 @@ static void zap_in_table(struct kvm_mmu_vm *vm, uint64_t *table, int level, gfn_
 		if (!e)
 			continue;
 		if (!spte_is_table(e, level)) {
+			trace_zap(z, gfn, e, level);
 			zap_leaf(vm, &table[i], level, z);
 			continue;
 		}
 		if (start <= gfn && gfn + level_pages(level) <= end &&
-		    unlink_table(vm, &table[i], level, z))
+		    unlink_table(vm, &table[i], level, z)) {
+			trace_zap(z, gfn, e, level);
 			continue;
+		}
 		zap_in_table(vm, spte_table(e), level - 1, gfn, start, end, z);
 	}
 }
@@ -316,6 +360,7 @@ void kvm_tdp_mmu_zap_range(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, gfn
 			   struct zap_list *z)
 {
 	end = min_u64(end, TDP_MAX_GFN + 1);
+	z->as_id = (uint8_t)root_as_id(root);
 	if (start < end)
 		zap_in_table(vm, root->spt, root_level(root), 0, start, end, z);
 }

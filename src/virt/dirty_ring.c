@@ -4,6 +4,7 @@
  * Locks: ring->lock among those who push (the vCPU's thread, hardly ever
  * another); slots_lock for resetting. dirty_index is read without a lock.
  */
+#include "trace/trace.h"
 #include "virt/dirty_ring.h"
 
 #include <stdlib.h>
@@ -73,6 +74,11 @@ bool kvm_dirty_ring_soft_full(struct kvm_vcpu *vcpu)
 	return vcpu->dirty_ring.size && ring_used(&vcpu->dirty_ring) >= vcpu->dirty_ring.soft_limit;
 }
 
+static int ring_index(const struct kvm_dirty_ring *ring)
+{
+	return (int)container_of(ring, struct kvm_vcpu, dirty_ring)->vcpu_idx;
+}
+
 /* False when it is full. */
 static bool push(struct kvm_dirty_ring *ring, uint32_t slot, uint64_t offset)
 {
@@ -88,6 +94,8 @@ static bool push(struct kvm_dirty_ring *ring, uint32_t slot, uint64_t offset)
 		/* Slot and offset first: the client reads them after it has seen the flag. */
 		__atomic_store_n(&e->flags, KVM_DIRTY_GFN_F_DIRTY, __ATOMIC_RELEASE);
 		__atomic_store_n(&ring->dirty_index, ring->dirty_index + 1, __ATOMIC_RELEASE);
+		TRACE(kvm, kvm_dirty_ring_push, ring_index(ring), ring->dirty_index,
+		      ring->reset_index, slot, offset);
 	}
 	pthread_mutex_unlock(&ring->lock);
 	return room;
@@ -178,6 +186,7 @@ static int reset_ring(struct kvm *kvm, struct kvm_dirty_ring *ring)
 		b = (struct batch){ slot, offset, 1 };
 	}
 	protect_batch(kvm, &b);
+	TRACE(kvm, kvm_dirty_ring_reset, ring_index(ring), ring->dirty_index, ring->reset_index);
 	return count;
 }
 

@@ -9,6 +9,7 @@
  * writers, RCU for readers); callbacks run inside the read-side section and
  * must not block, nor register or unregister.
  */
+#include "trace/trace.h"
 #include "virt/irq_routing.h"
 
 #include <stdlib.h>
@@ -228,6 +229,7 @@ int kvm_set_irq(struct kvm *kvm, int irq_source_id, uint32_t gsi, int level)
 	struct kvm_kernel_irq_routing_entry entries[KVM_NR_IRQCHIPS];
 	int n = kvm_irq_map_gsi(kvm, entries, gsi), ret = -1;
 
+	TRACE(kvm, kvm_set_irq, gsi, level, irq_source_id);
 	while (n-- > 0) {
 		int r = entries[n].set(&entries[n], kvm, irq_source_id, level);
 
@@ -287,6 +289,7 @@ void kvm_notify_acked_irq(struct kvm *kvm, uint32_t irqchip, uint32_t pin)
 {
 	int gsi;
 
+	TRACE(kvm, kvm_ack_irq, irqchip, pin);
 	if (!READ_ONCE(kvm->irq_ack_notifiers))
 		return;
 	gsi = kvm_irq_map_chip_pin(kvm, irqchip, pin);

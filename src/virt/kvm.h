@@ -179,8 +179,14 @@ struct kvm_arch_ops {
 	void (*vcpu_destroy)(struct kvm_vcpu *vcpu);
 	/* The vCPU has something to do, so that HLT should end. */
 	bool (*vcpu_runnable)(struct kvm_vcpu *vcpu);
+	/* Called by vcpu_create, by way of the vendor and kvm_vcpu_init(). */
+	int (*vcpu_init)(struct kvm_vcpu *vcpu);
+	/* After vcpu_create: the state after RESET. Cannot fail. */
+	void (*vcpu_setup)(struct kvm_vcpu *vcpu);
 };
 void kvm_register_arch(const struct kvm_arch_ops *ops);
+/* What a vCPU needs before it has a state; the vendor's vcpu_create calls it. Errors: the hook's. */
+must_check int kvm_vcpu_init(struct kvm_vcpu *vcpu);
 
 /* --- vCPUs --- */
 

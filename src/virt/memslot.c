@@ -16,6 +16,7 @@
  *
  * Lock: slots_lock for all of it. vCPUs go on running.
  */
+#include "trace/trace.h"
 #include "virt/memslot.h"
 
 #include <stdlib.h>
@@ -54,12 +55,15 @@ int kvm_alloc_memslots(struct kvm *kvm)
 {
 	int as;
 
+	TRACE_CALL(kvm_alloc_memslots, KVM_ADDRESS_SPACE_NUM);
 	for (as = 0; as < KVM_ADDRESS_SPACE_NUM; as++) {
 		kvm->memslots[as] = memslots_alloc_empty(as);
 		if (!kvm->memslots[as]) {
 			kvm_free_memslots(kvm);
 			return err_born(ENOMEM, "no memory for a memslot set");
 		}
+		TRACE_LINE(id_to_index, (uint32_t)as, KVM_MEM_SLOTS_NUM,
+			   (uintptr_t)kvm->memslots[as], kvm->memslots[as]->generation);
 	}
 	return 0;
 }
@@ -279,10 +283,17 @@ int __kvm_set_memory_region(struct kvm *kvm, const struct kvm_userspace_memory_r
 	struct kvm_memslots *slots;
 	int r = check_region(mem);
 
+	TRACE_CALL(__kvm_set_memory_region, mem->slot);
 	if (r)
 		return r;
+	TRACE_LINE(as_id, mem->slot, (uint32_t)as_id);
+	TRACE_LINE(slot_id, mem->slot, (uint32_t)id);
 	slots = __kvm_memslots(kvm, as_id);
+	TRACE_LINE(__kvm_memslots, (uint32_t)as_id, slots->used_slots, (uintptr_t)slots,
+		   slots->generation);
 	c.old = id_to_memslot(slots, id);
+	TRACE_LINE(id_to_memslot, (uint32_t)id, (uintptr_t)c.old, c.old ? c.old->base_gfn : 0,
+		   c.old ? c.old->npages : 0);
 	r = classify(kvm, mem, c.old, &c.kind);
 	if (r)
 		return r < 0 ? r : 0;
@@ -302,6 +313,8 @@ int __kvm_set_memory_region(struct kvm *kvm, const struct kvm_userspace_memory_r
 			.as_id = (uint16_t)as_id,
 		};
 	}
+	TRACE_LINE(kvm_set_memslot, c.kind, (uint32_t)id, c.new ? base_gfn : c.old->base_gfn,
+		   c.new ? npages : c.old->npages, c.new ? mem->userspace_addr : 0);
 	r = kvm_set_memslot(kvm, &c);
 	if (r)
 		free(c.new);
@@ -312,6 +325,7 @@ int kvm_set_memory_region(struct kvm *kvm, const struct kvm_userspace_memory_reg
 {
 	int r;
 
+	TRACE_CALL(kvm_set_memory_region, mem->slot);
 	pthread_mutex_lock(&kvm->slots_lock);
 	r = __kvm_set_memory_region(kvm, mem);
 	pthread_mutex_unlock(&kvm->slots_lock);
@@ -320,6 +334,8 @@ int kvm_set_memory_region(struct kvm *kvm, const struct kvm_userspace_memory_reg
 
 int kvm_vm_ioctl_set_memory_region(struct kvm *kvm, const struct kvm_userspace_memory_region *mem)
 {
+	TRACE_CALL(kvm_vm_ioctl_set_memory_region, mem->slot, mem->flags, mem->guest_phys_addr,
+		   mem->memory_size, mem->userspace_addr);
 	if ((uint16_t)mem->slot >= KVM_USER_MEM_SLOTS)
 		return err_born(EINVAL, "memory region: slot %u is not the client's", mem->slot & 0xffff);
 	return kvm_set_memory_region(kvm, mem);

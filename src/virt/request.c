@@ -15,6 +15,7 @@
  * Signal-safe: kvm_vcpu_kick, kvm_vcpu_wake_up, kvm_running_vcpu_signal.
  */
 #include "lib/futex.h"
+#include "trace/trace.h"
 #include "virt/kvm.h"
 #include "virt/internal.h"
 
@@ -142,6 +143,7 @@ int kvm_vcpu_block(struct kvm_vcpu *vcpu)
 {
 	const struct kvm_arch_ops *arch = kvm_arch_ops();
 	uint32_t word = __atomic_load_n(&vcpu->wake_word, __ATOMIC_SEQ_CST);
+	uint64_t began = TRACE_ON(kvm, kvm_vcpu_wakeup) ? trace_clock() : 0;
 	int r = 0;
 
 	__atomic_store_n(&vcpu->blocked, true, __ATOMIC_SEQ_CST);
@@ -155,6 +157,8 @@ int kvm_vcpu_block(struct kvm_vcpu *vcpu)
 			break;
 	}
 	__atomic_store_n(&vcpu->blocked, false, __ATOMIC_SEQ_CST);
+	if (began)
+		TRACE(kvm, kvm_vcpu_wakeup, trace_clock() - began, true, true);
 	return __atomic_load_n(&vcpu->signal_seen, __ATOMIC_SEQ_CST) ? -EINTR : 0;
 }
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "lib/error.h"
+#include "trace/trace.h"
 #include "virt/dirty_ring.h"
 #include "virt/internal.h"
 
@@ -74,11 +75,19 @@ static int build_vcpu(struct kvm *kvm, uint32_t id, struct kvm_vcpu **out)
 	r = kvm_dirty_ring_alloc(vcpu);
 	if (!r && kvm_arch_ops()->vcpu_create)
 		r = kvm_arch_ops()->vcpu_create(vcpu);
+	if (!r && kvm_arch_ops()->vcpu_setup)
+		kvm_arch_ops()->vcpu_setup(vcpu);
 	if (r)
 		free_vcpu(vcpu);
 	else
 		*out = vcpu;
 	return r;
+}
+
+int kvm_vcpu_init(struct kvm_vcpu *vcpu)
+{
+	TRACE_CALL(kvm_vcpu_init, vcpu->vcpu_id);
+	return kvm_arch_ops()->vcpu_init ? kvm_arch_ops()->vcpu_init(vcpu) : 0;
 }
 
 /* kvm->lock held. */

@@ -11,6 +11,7 @@
 #include "lib/error.h"
 #include "lib/log.h"
 #include "lib/rcu.h"
+#include "trace/trace.h"
 #include "virt/internal.h"
 #include "virt/iodev.h"
 #include "virt/irq_routing.h"
@@ -36,7 +37,9 @@ int kvm_create_vm(struct kvm **out)
 
 	if (!kvm)
 		return err_born(ENOMEM, "no memory for a VM");
+	TRACE_CALL(kvm_create_vm, (uintptr_t)kvm);
 	kvm->mm_id = host_mm_id(); /* kvm->mm = current->mm */
+	TRACE_LINE(kvm_mm, kvm->mm_id);
 	kvm->refcount = 1;
 	kvm->serial = __atomic_add_fetch(&serial, 1, __ATOMIC_RELAXED);
 	pthread_mutex_init(&kvm->lock, NULL);

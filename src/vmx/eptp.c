@@ -7,6 +7,7 @@
  */
 #include "mmu/mmu.h"
 #include "sdm/ept.h"
+#include "trace/trace.h"
 #include "vmx/internal.h"
 
 uint64_t construct_eptp(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level)
@@ -42,16 +43,22 @@ void vmx_set_cr3(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level)
 {
 	uint64_t eptp, guest_cr3;
 
+	TRACE_CALL(vmx_set_cr3, root_hpa);
 	if (!vmx_params()->ept) {
 		vmcs_writel(vcpu, GUEST_CR3, root_hpa | active_pcid(vcpu));
 		return;
 	}
 	eptp = construct_eptp(vcpu, root_hpa, root_level);
+	TRACE_LINE(construct_eptp, root_hpa, eptp);
 	vmcs_write64(vcpu, EPT_POINTER, eptp);
+	TRACE_LINE(vmcs_write64_EPT_POINTER, eptp);
 	vcpu->vmx->eptp = eptp;
+	TRACE_LINE(kvm_read_cr3, vmx_get_cr3(vcpu), vmcs_readl(vcpu, GUEST_CR3),
+		   vcpu->vmx->cr3_stale, (vmx_get_cr0(vcpu) & X86_CR0_PG) != 0);
 	if (vcpu->vmx->cr3_stale) {
 		guest_cr3 = vmx_get_cr3(vcpu);
 		vmcs_writel(vcpu, GUEST_CR3, guest_cr3);
+		TRACE_LINE(vmcs_writel_GUEST_CR3, guest_cr3);
 		vcpu->vmx->cr3_stale = false;
 		vcpu->vmx->flush_guest = true;
 	}

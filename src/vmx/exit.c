@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "lib/log.h"
+#include "trace/trace.h"
 #include "vmx/internal.h"
 
 static vmx_exit_handler *const kvm_vmx_exit_handlers[EXIT_REASON_COUNT] = {
@@ -105,12 +106,28 @@ static int fail_entry(struct kvm_vcpu *vcpu, uint64_t reason)
 	return 0;
 }
 
+static void trace_exit(struct kvm_vcpu *vcpu, struct trace_kvm_kvm_exit *rec)
+{
+	uint64_t info[5];
+
+	vmx_get_exit_info(vcpu, info);
+	rec->exit_reason = (uint32_t)info[0];
+	rec->guest_rip = vmx_get_rip(vcpu);
+	rec->isa = 1; /* VMX */
+	rec->info1 = info[1];
+	rec->info2 = info[2];
+	rec->intr_info = (uint32_t)info[3];
+	rec->error_code = (uint32_t)info[4];
+	rec->vcpu_id = vcpu->vcpu_id;
+}
+
 int vmx_handle_exit(struct kvm_vcpu *vcpu)
 {
 	struct vcpu_vmx *vmx = vcpu->vmx;
 	uint32_t reason = vmx->exit_reason;
 	uint64_t data[2];
 
+	TRACE_FILL(kvm, kvm_exit, rec, trace_exit(vcpu, rec));
 	if (unlikely(vmx->result == VMX_FAIL_VALID || vmx->result == VMX_FAIL_INVALID))
 		return fail_entry(vcpu, vmx->instruction_error);
 	if (unlikely(reason & VMX_EXIT_REASONS_FAILED_VMENTRY))

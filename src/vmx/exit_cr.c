@@ -2,6 +2,7 @@
  * Control- and debug-register accesses (SDM Vol. 3, tables "Exit
  * Qualification for Control-Register Accesses", "… for MOV DR").
  */
+#include "trace/trace.h"
 #include "vmx/internal.h"
 
 /* 0 done: past the instruction; else the guest gets #GP(0) on it. */
@@ -33,6 +34,7 @@ static int mov_to_cr(struct kvm_vcpu *vcpu, unsigned cr, unsigned reg)
 
 	if (!vmx_is_64bit_code(vcpu))
 		v = (uint32_t)v;
+	TRACE(kvm, kvm_cr, 1, cr, v);
 	if (cr == 8)
 		return handle_set_cr8(vcpu, v);
 	return complete(vcpu, vmx_services->set_cr(vcpu, (int)cr, v));
@@ -48,6 +50,7 @@ static int mov_from_cr(struct kvm_vcpu *vcpu, unsigned cr, unsigned reg)
 	case 4: v = vmx_get_cr4(vcpu); break;
 	default: v = vmx_services->get_cr8(vcpu); break;
 	}
+	TRACE(kvm, kvm_cr, 0, cr, v);
 	if (reg == RSP)
 		vmx_set_rsp(vcpu, v);
 	else
@@ -68,6 +71,7 @@ int handle_cr(struct kvm_vcpu *vcpu)
 	case CR_ACCESS_MOV_FROM:
 		return mov_from_cr(vcpu, cr, reg);
 	case CR_ACCESS_CLTS:
+		TRACE(kvm, kvm_cr, 1, 0, cr0 & ~X86_CR0_TS);
 		vmx_set_cr0(vcpu, cr0 & ~X86_CR0_TS);
 		return complete(vcpu, 0);
 	case CR_ACCESS_LMSW:

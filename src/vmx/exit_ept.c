@@ -7,6 +7,7 @@
 #include "lib/log.h"
 #include "mmu/mmu.h"
 #include "sdm/paging.h"
+#include "trace/trace.h"
 #include "virt/iodev.h"
 #include "vmx/internal.h"
 
@@ -23,8 +24,11 @@ int handle_ept_violation(struct kvm_vcpu *vcpu)
 	uint64_t exit_qualification, error_code;
 	gpa_t gpa;
 
+	TRACE_CALL(handle_ept_violation, vcpu->vcpu_id, vmx_get_rip(vcpu));
 	exit_qualification = vmcs_readl(vcpu, EXIT_QUALIFICATION);
+	TRACE_LINE(vmcs_readl_EXIT_QUALIFICATION, exit_qualification);
 	vcpu->vmx->exit_qualification = exit_qualification; /* vcpu->arch.exit_qualification */
+	TRACE_LINE(arch_exit_qualification, vcpu->vmx->exit_qualification);
 
 	/*
 	 * The access that failed was of an IRET that had already unblocked
@@ -35,6 +39,7 @@ int handle_ept_violation(struct kvm_vcpu *vcpu)
 		vmx_set_nmi_mask(vcpu, true);
 
 	gpa = vmcs_read64(vcpu, GUEST_PHYSICAL_ADDRESS);
+	TRACE(kvm, kvm_page_fault, vcpu->vcpu_id, vmx_get_rip(vcpu), gpa, exit_qualification);
 
 	error_code = exit_qualification & EPT_VIOLATION_ACC_READ ? PFERR_USER_MASK : 0;
 	error_code |= exit_qualification & EPT_VIOLATION_ACC_WRITE ? PFERR_WRITE_MASK : 0;
@@ -52,8 +57,10 @@ int handle_ept_misconfig(struct kvm_vcpu *vcpu)
 	gpa_t gpa = vmcs_read64(vcpu, GUEST_PHYSICAL_ADDRESS);
 	uint32_t len = vmcs_read32(vcpu, VM_EXIT_INSTRUCTION_LEN);
 
+	TRACE_CALL(handle_ept_misconfig, vcpu->vcpu_id, gpa);
 	/* an ioeventfd that matches every write needs no look at the instruction */
 	if (len && kvm_io_bus_write(vcpu, KVM_FAST_MMIO_BUS, gpa, 0, NULL) == 0) {
+		TRACE(kvm, kvm_fast_mmio, gpa);
 		vmx_skip_emulated_instruction(vcpu);
 		return 1;
 	}

@@ -15,6 +15,7 @@
 #include "lib/error.h"
 #include "lib/log.h"
 #include "mmu/mmu.h"
+#include "trace/trace.h"
 #include "vmx/internal.h"
 
 /* TSC ticks; wider than Linux's defaults, because an interpreted loop is slower. */
@@ -149,6 +150,7 @@ int vmx_create_vcpu(struct kvm_vcpu *vcpu, struct vmx_machine *machine)
 	hpa_t vmcs;
 	int r;
 
+	TRACE_CALL(vmx_create_vcpu, vcpu->vcpu_id);
 	if (!vmcs_config()->usable)
 		return err_born(EOPNOTSUPP, "the processor cannot be used with these parameters");
 	vmx = calloc(1, sizeof(*vmx));
@@ -167,6 +169,7 @@ int vmx_create_vcpu(struct kvm_vcpu *vcpu, struct vmx_machine *machine)
 		goto out_frames;
 
 	vmx->vpid = allocate_vpid();
+	TRACE_LINE(allocate_vpid, vmx->vpid);
 	*(uint32_t *)vmx->vmcs = (uint32_t)vmx_capability_msr(MSR_IA32_VMX_BASIC) & 0x7fffffffU;
 	vmcs = __pa(vmx->vmcs);
 	if (vmclear(vmx->cpu, vmcs) != VMX_SUCCEED || vmptrld(vmx->cpu, vmcs) != VMX_SUCCEED) {
@@ -178,7 +181,10 @@ int vmx_create_vcpu(struct kvm_vcpu *vcpu, struct vmx_machine *machine)
 	vmx_init_msr_bitmap(vcpu);
 	init_controls(vcpu);
 	vmx_set_constant_host_state(vcpu);
-	return 0;
+	r = kvm_vcpu_init(vcpu);
+	if (r)
+		vmx_free_vcpu(vcpu);
+	return r;
 
 out_cpu:
 	free_vpid(vmx->vpid);

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "lib/error.h"
+#include "trace/trace.h"
 #include "x86/x86.h"
 
 #define F(n) (1u << (n))
@@ -270,6 +271,8 @@ int kvm_emulate_cpuid(struct kvm_vcpu *vcpu)
 		return 1;
 	}
 	kvm_cpuid(vcpu, &eax, &ebx, &ecx, &edx);
+	TRACE(kvm, kvm_cpuid, (uint32_t)regs[RAX], (uint32_t)regs[RCX], eax, ebx, ecx, edx,
+	      kvm_find_cpuid_entry(vcpu, (uint32_t)regs[RAX], (uint32_t)regs[RCX]) != NULL, false);
 	regs[RAX] = eax;
 	regs[RBX] = ebx;
 	regs[RCX] = ecx;

@@ -33,6 +33,7 @@
 #include "lib/log.h"
 #include "lib/rcu.h"
 #include "sdm/paging.h"
+#include "trace/trace.h"
 #include "x86/emulator.h"
 
 #define INSN_MAX 15
@@ -843,6 +844,7 @@ static int complete_read(struct kvm_vcpu *vcpu)
 	if (!resume(vcpu))
 		return 1;
 	memcpy(f->data, vcpu->run->mmio.data, f->len);
+	kvm_trace_mmio(KVM_TRACE_MMIO_READ, f->len, f->gpa, f->data);
 	e->nr_reads++;
 	/* the iteration goes on: what it has read stays valid */
 	e->it_rcx = e->cs.gpr[RCX];
@@ -863,6 +865,26 @@ static int complete_string_in(struct kvm_vcpu *vcpu)
 	memcpy(e->pio_in, kvm_pio_data(vcpu), e->pio_avail);
 	vcpu->arch->pio.count = 0;
 	return emulate(vcpu);
+}
+
+static void trace_insn(const struct kvm_emulator *e, struct kvm_vcpu *vcpu, bool failed,
+		       struct trace_kvm_kvm_emulate_insn *rec)
+{
+	unsigned len = failed ? e->nr_bytes : e->insn.len;
+	struct kvm_segment cs;
+
+	vmx_get_segment(vcpu, &cs, SREG_CS);
+	rec->rip = e->rip;
+	rec->csbase = (uint32_t)cs.base;
+	rec->len = (uint8_t)(len < sizeof(rec->insn) ? len : sizeof(rec->insn));
+	memcpy(rec->insn, e->bytes, rec->len);
+	/* real, vm16, prot16, prot32, prot64 */
+	rec->flags = !(vmx_get_cr0(vcpu) & X86_CR0_PE)	      ? 0
+		     : vmx_get_rflags(vcpu) & X86_FLAGS_VM    ? 1
+		     : vmx_is_64bit_code(vcpu)		      ? 4
+		     : cs.db				      ? 3
+							      : 2;
+	rec->failed = failed;
 }
 
 /* Nothing could be fetched from what the memslots call memory: the client has taken it away. */
@@ -889,6 +911,7 @@ int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa)
 	o = decode(e, vcpu);
 	if (o == OUT_EXCEPTION)
 		return inject(vcpu, &e->cs.exception);
+	TRACE_FILL(kvm, kvm_emulate_insn, rec, trace_insn(e, vcpu, o == OUT_UNSUPPORTED, rec));
 	if (o == OUT_UNSUPPORTED && !e->nr_bytes && code_is_lost(vcpu))
 		return err_born(EFAULT, "the code of vCPU %u is in no memory", vcpu->vcpu_id);
 	if (o == OUT_UNSUPPORTED)

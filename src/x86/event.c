@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "lib/error.h"
+#include "trace/trace.h"
 #include "x86/run.h"
 #include "x86/x86.h"
 
@@ -236,6 +237,7 @@ static void inject_exception(struct kvm_vcpu *vcpu)
 	/* real mode pushes no error codes */
 	bool error_code = ex->has_error_code && (vmx_get_cr0(vcpu) & X86_CR0_PE);
 
+	TRACE(kvm, kvm_inj_exception, ex->vector, error_code, ex->error_code, ex->injected);
 	vmx_inject_exception(vcpu, ex->vector, error_code, ex->error_code);
 }
 
@@ -260,6 +262,7 @@ static bool reinject(struct kvm_vcpu *vcpu)
 		 * With the client's interrupt controller new ones come this way,
 		 * too; it has asked ready_for_interrupt_injection first.
 		 */
+		TRACE(kvm, kvm_inj_virq, a->interrupt.nr, a->interrupt.soft, true);
 		vmx_inject_irq(vcpu, a->interrupt.nr, a->interrupt.soft);
 		return true;
 	}
@@ -323,6 +326,7 @@ void inject_pending_event(struct kvm_vcpu *vcpu, bool req_int_win)
 				a->interrupt.injected = true;
 				a->interrupt.nr = (uint8_t)vector;
 				a->interrupt.soft = false;
+				TRACE(kvm, kvm_inj_virq, a->interrupt.nr, false, false);
 				vmx_inject_irq(vcpu, a->interrupt.nr, false);
 			}
 		}

@@ -2,6 +2,7 @@
  * Hypercalls (KVM API: "KVM Hypercalls"; number in RAX, arguments in RBX, RCX,
  * RDX, RSI, result in RAX) and HLT.
  */
+#include "trace/trace.h"
 #include "x86/run.h"
 
 /* after sdm/regs.h: its macros have the names of some of our enumerators */
@@ -69,6 +70,7 @@ int kvm_hypercall(struct kvm_vcpu *vcpu, bool skip)
 	uint64_t args[4] = { regs[RBX] & mask, regs[RCX] & mask, regs[RDX] & mask, regs[RSI] & mask };
 	int64_t ret = -KVM_ENOSYS;
 
+	TRACE(kvm, kvm_hypercall, nr, args[0], args[1], args[2], regs[RSI] & mask);
 	if (vmx_get_cpl(vcpu) != 0) {
 		ret = -KVM_EPERM;
 	} else {

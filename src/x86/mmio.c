@@ -2,6 +2,7 @@
  * Memory-mapped devices: the in-process APIC and bus first, else the client
  * (KVM API: KVM_EXIT_MMIO).
  */
+#include <errno.h>
 #include <string.h>
 
 #include "virt/iodev.h"
@@ -22,13 +23,18 @@ int kvm_device_mmio_read(struct kvm_vcpu *vcpu, gpa_t gpa, int len, void *val)
 {
 	if (vcpu->apic && kvm_lapic_mmio_read(vcpu, gpa, len, val) == 0) {
 		report_tpr_access(vcpu, gpa, false);
+		kvm_trace_mmio(KVM_TRACE_MMIO_READ, len, gpa, val);
 		return 0;
 	}
-	return kvm_io_bus_read(vcpu, KVM_MMIO_BUS, gpa, len, val);
+	if (kvm_io_bus_read(vcpu, KVM_MMIO_BUS, gpa, len, val))
+		return -EOPNOTSUPP;
+	kvm_trace_mmio(KVM_TRACE_MMIO_READ, len, gpa, val);
+	return 0;
 }
 
 int kvm_device_mmio_write(struct kvm_vcpu *vcpu, gpa_t gpa, int len, const void *val)
 {
+	kvm_trace_mmio(KVM_TRACE_MMIO_WRITE, len, gpa, val);
 	if (vcpu->apic && kvm_lapic_mmio_write(vcpu, gpa, len, val) == 0) {
 		report_tpr_access(vcpu, gpa, true);
 		return 0;
@@ -41,6 +47,8 @@ void kvm_mmio_exit(struct kvm_vcpu *vcpu, gpa_t gpa, unsigned len, bool is_write
 	struct kvm_run *run = vcpu->run;
 
 	vcpu->stat.mmio_exits++;
+	if (!is_write)
+		kvm_trace_mmio(KVM_TRACE_MMIO_READ_UNSATISFIED, len, gpa, NULL);
 	run->exit_reason = KVM_EXIT_MMIO;
 	run->mmio.phys_addr = gpa;
 	run->mmio.len = len;

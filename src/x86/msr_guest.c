@@ -6,6 +6,7 @@
  */
 #include <string.h>
 
+#include "trace/trace.h"
 #include "x86/x86.h"
 
 /* --- RDMSR and WRMSR of the guest --- */
@@ -61,6 +62,7 @@ int kvm_emulate_rdmsr(struct kvm_vcpu *vcpu)
 	uint64_t data = 0;
 	int r = kvm_get_msr(vcpu, msr, &data, false);
 
+	TRACE(kvm, kvm_msr, 0, msr, data, r != 0);
 	if (r && exit_to_client(vcpu, KVM_EXIT_X86_RDMSR, msr, 0, r, complete_rdmsr))
 		return 0;
 	if (r) {
@@ -81,6 +83,7 @@ int kvm_emulate_wrmsr(struct kvm_vcpu *vcpu)
 
 	if (r < 0)
 		return r;
+	TRACE(kvm, kvm_msr, 1, msr, data, r != 0);
 	if (r && exit_to_client(vcpu, KVM_EXIT_X86_WRMSR, msr, data, r, complete_wrmsr))
 		return 0;
 	if (r) {

@@ -8,10 +8,22 @@
  */
 #include <string.h>
 
+#include "trace/trace.h"
 #include "virt/iodev.h"
 #include "x86/run.h"
 
 #define PORT_7E 0x7e
+
+static unsigned first_element(const void *data, int size)
+{
+	unsigned v = 0;
+
+	memcpy(&v, data, (size_t)size);
+	return v;
+}
+
+#define trace_pio(rw, port, size, count, data) \
+	TRACE(kvm, kvm_pio, rw, port, (unsigned)(size), count, first_element(data, size))
 
 void *kvm_pio_data(struct kvm_vcpu *vcpu)
 {
@@ -49,6 +61,7 @@ int kvm_pio_out(struct kvm_vcpu *vcpu, uint16_t port, int size, const void *data
 	const char *p = data;
 	unsigned done = 0;
 
+	trace_pio(1, port, size, count, data);
 	while (done < count && kvm_io_bus_write(vcpu, KVM_PIO_BUS, port, size,
 						p + done * (unsigned)size) == 0)
 		done++;
@@ -70,6 +83,7 @@ int kvm_pio_in(struct kvm_vcpu *vcpu, uint16_t port, int size, void *data, unsig
 			if (kvm_io_bus_read(vcpu, KVM_PIO_BUS, port, size,
 					    p + i * (unsigned)size))
 				memset(p + i * (unsigned)size, 0xff, (size_t)size);
+		trace_pio(0, port, size, count, data);
 		return 0;
 	}
 	memset(kvm_pio_data(vcpu), 0, count * (unsigned)size);
@@ -106,6 +120,7 @@ static int complete_fast_pio_in(struct kvm_vcpu *vcpu)
 	vcpu->arch->pio.count = 0;
 	if (vcpu->arch->pio.linear_rip != kvm_get_linear_rip(vcpu))
 		return 1;
+	trace_pio(0, vcpu->arch->pio.port, vcpu->arch->pio.size, 1, kvm_pio_data(vcpu));
 	set_rax(vcpu, kvm_pio_data(vcpu), vcpu->arch->pio.size);
 	vmx_skip_emulated_instruction(vcpu);
 	return 1;

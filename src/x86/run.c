@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "lib/error.h"
+#include "trace/trace.h"
 #include "virt/dirty_ring.h"
 #include "x86/run.h"
 
@@ -207,8 +208,10 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 	uint64_t rip;
 	int r;
 
+	TRACE_CALL(vcpu_enter_guest, vcpu->vcpu_id);
 	if (unlikely(kvm_dirty_ring_soft_full(vcpu))) {
 		vcpu->run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
+		TRACE(kvm, kvm_dirty_ring_exit, (int)vcpu->vcpu_id);
 		return 0;
 	}
 	r = serve_requests(vcpu);
@@ -243,6 +246,7 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 		cancel_injection(vcpu);
 		return 1;
 	}
+	TRACE(kvm, kvm_entry, vcpu->vcpu_id, vmx_get_rip(vcpu), false);
 	r = vmx_vcpu_run(vcpu);
 	kvm_vcpu_leave_guest_mode(vcpu);
 	if (unlikely(r))

@@ -6,6 +6,9 @@
 #ifndef USERKVM_X86_RUN_H
 #define USERKVM_X86_RUN_H
 
+#include <string.h>
+
+#include "trace/trace.h"
 #include "x86/x86.h"
 
 /* --- event.c --- */
@@ -64,5 +67,19 @@ int kvm_hypercall(struct kvm_vcpu *vcpu, bool skip);
 bool kvm_guest_debug_exit(struct kvm_vcpu *vcpu, uint8_t vector, uint64_t dr6);
 /* The instruction was emulated and the debugger steps: run->exit_reason is set, true. */
 bool kvm_singlestep_exit(struct kvm_vcpu *vcpu);
+
+/* What kvm_mmio says; val NULL: nothing yet. */
+enum { KVM_TRACE_MMIO_READ_UNSATISFIED, KVM_TRACE_MMIO_READ, KVM_TRACE_MMIO_WRITE };
+
+static inline void kvm_trace_mmio(unsigned type, unsigned len, gpa_t gpa, const void *val)
+{
+	uint64_t v = 0;
+
+	if (TRACE_ON(kvm, kvm_mmio)) {
+		if (val)
+			memcpy(&v, val, len < sizeof(v) ? len : sizeof(v));
+		TRACE(kvm, kvm_mmio, type, len, gpa, v);
+	}
+}
 
 #endif

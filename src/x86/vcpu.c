@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "lib/error.h"
+#include "trace/trace.h"
 #include "x86/run.h"
 
 #define APIC_BASE_DEFAULT 0xfee00000ULL
@@ -217,6 +218,7 @@ static int kvm_arch_init_vm(struct kvm *kvm)
 	struct kvm_arch *arch = calloc(1, sizeof(*arch));
 	int r;
 
+	TRACE_CALL(kvm_arch_init_vm, (uintptr_t)kvm);
 	if (!arch)
 		return err_born(ENOMEM, "struct kvm_arch");
 	pthread_mutex_init(&arch->clock_lock, NULL);
@@ -258,12 +260,28 @@ static void kvm_arch_destroy_vm(struct kvm *kvm)
 
 /* --- vCPU --- */
 
-/* kvm_arch_vcpu_create and kvm_arch_vcpu_setup. -ENOMEM with nothing done. */
+/* What the vendor's vmx_create_vcpu() asks for through kvm_vcpu_init(). */
+static int kvm_arch_vcpu_init(struct kvm_vcpu *vcpu)
+{
+	int r;
+
+	TRACE_CALL(kvm_arch_vcpu_init, vcpu->vcpu_id);
+	r = kvm_mmu_create(vcpu);
+	if (r || !irqchip_in_kernel(vcpu->kvm))
+		return r;
+	r = kvm_create_lapic(vcpu);
+	if (r)
+		kvm_mmu_destroy(vcpu);
+	return r;
+}
+
+/* -ENOMEM with nothing done. */
 static int kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)
 {
 	struct kvm_vcpu_arch *arch = calloc(1, sizeof(*arch));
 	int r;
 
+	TRACE_CALL(kvm_arch_vcpu_create, vcpu->vcpu_id);
 	if (!arch)
 		return err_born(ENOMEM, "struct kvm_vcpu_arch");
 	vcpu->arch = arch;
@@ -275,32 +293,28 @@ static int kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)
 	r = vmx_create_vcpu(vcpu, vcpu->kvm->arch->machine);
 	if (r)
 		goto out_emulator;
-	r = kvm_mmu_create(vcpu);
-	if (r)
-		goto out_vmx;
-	if (irqchip_in_kernel(vcpu->kvm)) {
-		r = kvm_create_lapic(vcpu);
-		if (r)
-			goto out_mmu;
-	}
-	arch->apic_base = APIC_BASE_DEFAULT | APIC_BASE_ENABLE | (is_bsp(vcpu) ? APIC_BASE_BSP : 0);
-	arch->mp_state = !irqchip_in_kernel(vcpu->kvm) || is_bsp(vcpu) ? KVM_MP_STATE_RUNNABLE
-								       : KVM_MP_STATE_UNINITIALIZED;
-	kvm_x86_state_init_vcpu(vcpu);
-	kvm_vcpu_reset(vcpu, false);
-	kvm_init_mmu(vcpu);
 	return 0;
 
-out_mmu:
-	kvm_mmu_destroy(vcpu);
-out_vmx:
-	vmx_free_vcpu(vcpu);
 out_emulator:
 	kvm_emulator_destroy(vcpu);
 out_free:
 	free(arch);
 	vcpu->arch = NULL;
 	return r;
+}
+
+/* From RESET to the first entry. */
+static void kvm_arch_vcpu_setup(struct kvm_vcpu *vcpu)
+{
+	struct kvm_vcpu_arch *arch = vcpu->arch;
+
+	TRACE_CALL(kvm_arch_vcpu_setup, vcpu->vcpu_id);
+	arch->apic_base = APIC_BASE_DEFAULT | APIC_BASE_ENABLE | (is_bsp(vcpu) ? APIC_BASE_BSP : 0);
+	arch->mp_state = !irqchip_in_kernel(vcpu->kvm) || is_bsp(vcpu) ? KVM_MP_STATE_RUNNABLE
+								       : KVM_MP_STATE_UNINITIALIZED;
+	kvm_x86_state_init_vcpu(vcpu);
+	kvm_vcpu_reset(vcpu, false);
+	kvm_init_mmu(vcpu);
 }
 
 static void kvm_arch_vcpu_destroy(struct kvm_vcpu *vcpu)
@@ -392,6 +406,8 @@ static const struct kvm_arch_ops arch_ops = {
 	.init_vm = kvm_arch_init_vm,
 	.destroy_vm = kvm_arch_destroy_vm,
 	.vcpu_create = kvm_arch_vcpu_create,
+	.vcpu_init = kvm_arch_vcpu_init,
+	.vcpu_setup = kvm_arch_vcpu_setup,
 	.vcpu_destroy = kvm_arch_vcpu_destroy,
 	.vcpu_runnable = kvm_arch_vcpu_runnable,
 };

@@ -11,6 +11,8 @@ int cmd_run(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_ept(int argc, char **argv);
 int cmd_stat(int argc, char **argv);
+int cmd_trace(int argc, char **argv);
+int cmd_walkthrough(int argc, char **argv);
 
 /* The preload library beside this program (build tree) or installed; -1: not found. */
 int preload_path(char *buf, size_t size);

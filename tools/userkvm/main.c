@@ -14,6 +14,8 @@ static const struct {
 } commands[] = {
 	{"boot", cmd_boot, "boot a Linux kernel on the terminal"},
 	{"run", cmd_run, "run a KVM client (QEMU, kvmtool, ...) on userkvm"},
+	{"walkthrough", cmd_walkthrough, "show how a guest's memory is virtualized, step by step"},
+	{"trace", cmd_trace, "run a KVM client and record KVM's tracepoints"},
 	{"ept", cmd_ept, "look at the extended page tables of a running VM"},
 	{"stat", cmd_stat, "show the counters of running VMs"},
 	{"doctor", cmd_doctor, "say what this machine offers and what a client will see"},
@@ -23,7 +25,7 @@ static void usage(FILE *f)
 {
 	fputs("usage: userkvm COMMAND [ARGS]\n\nKVM in user space.\n\n", f);
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
-		fprintf(f, "  %-8s %s\n", commands[i].name, commands[i].what);
+		fprintf(f, "  %-11s %s\n", commands[i].name, commands[i].what);
 	fputs("\n`userkvm COMMAND --help` says more; so do userkvm(1) and its neighbours.\n", f);
 }
 

@@ -1,0 +1,266 @@
+"""userkvm trace and walkthrough: what a person, trace-cmd and a JSON reader get.
+
+usage: test_trace.py USERKVM BUILD
+"""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import tap
+
+USERKVM, BUILD = sys.argv[1:3]
+CLIENT = os.path.join(BUILD, "tests/client/test_client_irq")
+tmp = tempfile.TemporaryDirectory()
+
+# The walk-through's trees: depth, words, and the event that must have happened.
+TREES = {
+    1: """\
+0 kvm_create_vm                                     kvm_create_vm
+1 kvm->mm = current->mm                             kvm_mm
+1 kvm_alloc_memslots                                kvm_alloc_memslots
+2 slots->id_to_index[i] = slots->memslots[i].id = i id_to_index
+1 kvm_arch_init_vm                                  kvm_arch_init_vm
+2 kvm_mmu_init_vm                                   kvm_mmu_init_vm
+0 kvm_vm_ioctl_create_vcpu                          kvm_vm_ioctl_create_vcpu
+1 kvm_arch_vcpu_create                              kvm_arch_vcpu_create
+2 kvm_x86_ops->vcpu_create/vmx_create_vcpu          vmx_create_vcpu
+3 vmx->vpid = allocate_vpid()                       allocate_vpid
+3 kvm_vcpu_init                                     kvm_vcpu_init
+4 kvm_arch_vcpu_init                                kvm_arch_vcpu_init
+5 kvm_mmu_create                                    kvm_mmu_create
+1 kvm_arch_vcpu_setup                               kvm_arch_vcpu_setup
+2 kvm_init_mmu                                      kvm_init_mmu
+3 init_kvm_tdp_mmu                                  init_kvm_tdp_mmu
+4 context->page_fault                               context_page_fault
+4 context->direct_map                               context_direct_map
+4 context->set_cr3                                  context_set_cr3
+4 context->get_cr3                                  context_get_cr3""",
+    2: """\
+0 kvm_vm_ioctl(KVM_SET_USER_MEMORY_REGION)          kvm_vm_ioctl
+1 kvm_vm_ioctl_set_memory_region                    kvm_vm_ioctl_set_memory_region
+2 kvm_set_memory_region                             kvm_set_memory_region
+3 __kvm_set_memory_region                           __kvm_set_memory_region
+4 as_id = mem->slot >> 16                           as_id
+4 slot_id = (u16)mem->slot                          slot_id
+4 kvm_memslots = __kvm_memslots(kvm, as_id)         __kvm_memslots
+4 kvm_memory_slot = id_to_memslot(kvm_memslots, slot_id)  id_to_memslot""",
+    3: """\
+0 vcpu_enter_guest                                  vcpu_enter_guest
+1 kvm_mmu_reload                                    kvm_mmu_reload
+2 kvm_mmu_load                                      kvm_mmu_load
+3 mmu_alloc_roots                                   mmu_alloc_roots
+4 kvm_alloc_direct_roots/mmu_alloc_direct_roots     mmu_alloc_direct_roots
+5 kvm_mmu_get_page                                  kvm_mmu_get_page
+6 kvm_mmu_alloc_page                                kvm_mmu_alloc_page
+5 vcpu->arch.mmu->root_hpa = __pa(kvm_mmu_page->spt)  root_hpa
+3 kvm_mmu_sync_roots                                kvm_mmu_sync_roots
+3 kvm_mmu_load_cr3                                  kvm_mmu_load_cr3
+4 vcpu->arch.mmu->set_cr3()/vmx_set_cr3()           vmx_set_cr3
+5 eptp = construct_eptp(vcpu, cr3)                  construct_eptp
+5 vmcs_write64(EPT_POINTER, eptp)                   vmcs_write64_EPT_POINTER
+5 guest_cr3 = kvm_read_cr3()                        kvm_read_cr3
+5 vmcs_writel(GUEST_CR3, guest_cr3)                 vmcs_writel_GUEST_CR3""",
+    4: """\
+0 handle_ept_violation                              handle_ept_violation
+1 exit_qualification = vmcs_readl(EXIT_QUALIFICATION)  vmcs_readl_EXIT_QUALIFICATION
+1 vcpu->arch.exit_qualification = exit_qualification  arch_exit_qualification
+1 kvm_mmu_page_fault                                kvm_mmu_page_fault
+2 tdp_page_fault                                    tdp_page_fault""",
+}
+WANTED = {n: [(int(line[0]), *re.match(r"\d (.*\S) +(\S+)$", line).groups()) for line in text.split("\n")]
+          for n, text in TREES.items()}
+WORDS = {words.strip(): event for tree in WANTED.values() for _, words, event in tree}
+
+
+def walkthrough(*argv):
+    out, status = tap.run(USERKVM, "walkthrough", *argv)
+    assert status == 0, out
+    return out
+
+
+def pieces(out, tree):
+    """Each piece of a tree: [(depth, event)] of the lines the walk-through has."""
+    part = re.split(r"^(?=\d\. )", out, flags=re.M)[tree]
+    result = []
+    for text in part.split("\n  [")[1:]:
+        lines = []
+        for line in text.split("\n")[1:]:
+            m = re.match(r"( *)(\S.*)", line)
+            if not m or m.group(2)[:2] in ("//", "| ") or m.group(2)[0] in "(（":
+                continue
+            words = re.split(r"  +", m.group(2))[0]
+            if words in WORDS:
+                lines.append((len(m.group(1)) // 2 - 1, WORDS[words]))
+        result.append(lines)
+    return result
+
+
+def unique(lines):
+    """Without the second of two that are the same: one line an address space."""
+    return [line for i, line in enumerate(lines) if i == 0 or lines[i - 1] != line]
+
+
+def walkthrough_has_the_four_trees_as_the_seed_nests_them():
+    out = walkthrough()
+    for tree, wanted in WANTED.items():
+        want = [(depth, event) for depth, _, event in wanted]
+        got = [unique(p) for p in pieces(out, tree)]
+        if tree == 1:  # VM and vCPU are two pieces
+            got = [got[0] + got[1]]
+        assert want in got, (tree, want, got[:3])
+
+
+def walkthrough_decodes_this_runs_values():
+    out = walkthrough()
+    root = re.search(r"root_hpa = __pa\(kvm_mmu_page->spt\) += (0x\w+)", out).group(1)
+    eptp = int(re.search(r"construct_eptp\(vcpu, cr3\) += (0x\w+)", out).group(1), 16)
+    assert eptp & ~0xfff == int(root, 16) and eptp & 7 == 6 and eptp >> 3 & 7 == 3, (root, hex(eptp))
+    assert f"root table at {root}" in out
+    assert "guest_cr3 = kvm_read_cr3()                    = 0x2000, VMCS 0x0" in out, out
+    assert "slot 0x2, gpa 0xc00000..0xc0ffff" in out and "READONLY" in out
+    assert "= 0x182\n" in out and "bit  1 = 1  the access was a data write" in out
+    assert "RET_PF_EMULATE" in out and "KVM_MR_DELETE" in out
+    # without PML the dirty log takes write access, and the fast path gives it back
+    out, _ = tap.run(USERKVM, "walkthrough", env=dict(os.environ, USERKVM_PARAMS="pml=0"))
+    assert re.search(r"fast_page_fault +gfn 0x\w+: 0x\w+ to 0x\w+$", out, re.M), out
+
+
+def masking_a_tracepoint_removes_its_line_and_only_that():
+    whole = walkthrough()
+    for tree, wanted in WANTED.items():
+        all_events = {e for p in pieces(whole, tree) for _, e in p}
+        for event in {event for _, _, event in wanted}:
+            out = walkthrough("--mask", event)
+            got = {e for p in pieces(out, tree) for _, e in p}
+            assert got == all_events - {event}, (event, all_events - got, got - all_events)
+
+
+def walkthrough_of_any_client_and_in_chinese():
+    out = walkthrough("--lang", "zh", "--", CLIENT)
+    assert "1. 初始化" in out and "4. 退出 Guest" in out and "EPT 不允许任何访问" in out, out
+    assert re.search(r"\[test_client_irq-\d+", out) or "[test_client_irq" in out, out
+
+
+def quiz_counts_right_answers():
+    r = subprocess.run([USERKVM, "walkthrough", "--quiz"], input=b"kvm_create_vm\nnonsense\n", capture_output=True,
+                       timeout=60)
+    out = r.stdout.decode()
+    assert r.returncode == 0 and out.rstrip().endswith("1 of 2 right"), out[-200:]
+
+
+def traced(*argv, outputs=("dat", "txt", "json"), client=(CLIENT,)):
+    files = {s: os.path.join(tmp.name, "trace." + s) for s in outputs}
+    options = [x for f in files.values() for x in ("-o", f)]
+    out, status = tap.run(USERKVM, "trace", *argv, *options, "--", *client)
+    assert status == 0 and "lost" not in out, out
+    return files
+
+
+def text_has_kvms_events_in_kvms_words():
+    text = open(traced("-e", "kvm")["txt"]).read()
+    for pattern in (r"kvm_entry: +vcpu 0, rip 0x\w+$", r"kvm_exit: +vcpu 0 reason HLT rip 0x\w+ info1 0x0{16} ",
+                    r"kvm_pio: +pio_write at 0x\w+ size 1 count 1 val 0x\w+ $", r"kvm_inj_virq: +IRQ 0x\w+$",
+                    r"kvm_page_fault: +vcpu 0 rip 0x\w+ address 0x\w{16} error_code 0x\w+$",
+                    r"kvm_userspace_exit: +reason KVM_EXIT_IO \(2\)$", r"kvm_pic_set_irq: +chip \d pin \d \(edge(\|masked)?\)"):
+        assert re.search(pattern, text, re.M), pattern
+    assert "kvm_mmu_set_spte" not in text
+    stamps = [float(s) for s in re.findall(r"\] +([\d.]+): ", text)]
+    assert stamps == sorted(stamps) and len(stamps) > 100
+
+
+def trace_cmd_reads_the_same_from_trace_dat():
+    if not shutil.which("trace-cmd"):
+        raise tap.Skip("trace-cmd is not installed")
+    files = traced("-e", "*")
+    # -N: without plug-ins, which have formats of their own for some events
+    theirs = subprocess.run(["trace-cmd", "report", "-N", files["dat"]], capture_output=True, text=True).stdout
+    ours = open(files["txt"]).read()
+    # events of the same microsecond may come in another order
+    assert sorted(ours.split("\n")) == sorted(theirs.split("\n"))
+    with_plugins = subprocess.run(["trace-cmd", "report", files["dat"]], capture_output=True, text=True).stdout
+    assert "kvm_exit:" in with_plugins and "reason EPT_VIOLATION" in with_plugins
+
+
+def json_has_the_same_events_and_slices():
+    files = traced("-e", "kvm")
+    events = json.load(open(files["json"]))["traceEvents"]
+    instants = [e for e in events if e["ph"] == "i"]
+    assert len(instants) == len(open(files["txt"]).read().strip().split("\n")) - 1
+    slices = [e for e in events if e["ph"] == "X"]
+    assert {"guest", "HLT", "EPT_VIOLATION"} <= {e["name"] for e in slices}
+    assert all(e["dur"] >= 0 for e in slices)
+
+
+def choosing_and_leaving_out_events():
+    text = open(traced("-e", "kvmmmu:kvm_mmu_set_spte", "-e", "kvm_pio", outputs=["txt"])["txt"]).read()
+    assert set(re.findall(r": (\w+):  ", text)) <= {"kvm_mmu_set_spte", "kvm_pio"} and "kvm_pio" in text, text
+    text = open(traced("-x", "kvm_exit", outputs=["txt"])["txt"]).read()
+    assert "kvm_entry:" in text and "kvm_exit:" not in text
+
+
+def small_ring_reports_what_is_lost():
+    out, status = tap.run(USERKVM, "trace", "-e", "*", "-b", "4", "-o", os.path.join(tmp.name, "l.txt"), "--",
+                          os.path.join(BUILD, "tests/client/test_client_first"))
+    kept = len(open(os.path.join(tmp.name, "l.txt")).read().split("\n")) - 2
+    m = re.search(r"(\d+) events lost", out)
+    # either all fitted, or the rest is told
+    assert status == 0 and kept > 0 and (m or kept > 700), (out, kept)
+
+
+def clients_exit_status_is_ours():
+    out, status = tap.run(USERKVM, "trace", "--", "sh", "-c", "exit 7")
+    assert status == 7, (out, status)
+    out, status = tap.run(USERKVM, "trace", "--", "sh", "-c", "kill -9 $$")
+    assert status == 137, (out, status)
+
+
+def bad_input_is_one_line_and_status_1():
+    for argv, words in ((["trace", "-e", "nonsense", "--", CLIENT], "no such event"),
+                        (["trace", "-o", "x.xml", "--", CLIENT], "no format"),
+                        (["trace", "-o", "/nowhere/x.txt", "--", CLIENT], "No such file"),
+                        (["trace", "-b", "0", "--", CLIENT], "ring size"),
+                        (["trace", "--list", "nonsense"], "no such event"),
+                        (["trace", "-o", os.path.join(tmp.name, "n.txt"), "--", "true"], "did not open /dev/kvm"),
+                        (["walkthrough", "--lang", "xx"], "en and zh"),
+                        (["walkthrough", "--mask", "nonsense"], "no such event"),
+                        (["walkthrough", "--", "true"], "nothing to show")):
+        out, status = tap.run(USERKVM, *argv)
+        assert status == 1 and words in out and out.count("\n") == 1, (argv, status, out)
+
+
+def foreign_ring_file_is_refused_and_the_client_runs():
+    for content in (b"", b"hello", b"\0" * 1000000):
+        path = os.path.join(tmp.name, "ring")
+        open(path, "wb").write(content)
+        out, status = tap.run(USERKVM, "run", CLIENT, env=dict(os.environ, USERKVM_TRACE=path))
+        assert status == 0 and "is no ring file" in out, out
+        assert open(path, "rb").read() == content
+
+
+def listing_gives_formats():
+    out, status = tap.run(USERKVM, "trace", "--list")
+    assert status == 0 and "kvm:kvm_exit\n" in out and "userkvm:tdp_page_fault\n" in out
+    out, status = tap.run(USERKVM, "trace", "--list", "kvm_exit")
+    assert status == 0 and "field:unsigned int exit_reason;\toffset:8;\tsize:4;\tsigned:0;" in out, out
+
+
+def probes_are_in_the_library():
+    if not shutil.which("readelf"):
+        raise tap.Skip("readelf is not installed")
+    notes = subprocess.run(["readelf", "-n", os.path.join(BUILD, "src/preload/libuserkvm-preload.so")],
+                           capture_output=True, text=True).stdout
+    if "stapsdt" not in notes:
+        raise tap.Skip("built without sys/sdt.h")
+    at = notes.index("Name: kvm_exit\n")
+    semaphore = re.search(r"Semaphore: 0x(\w+)", notes[at:]).group(1)
+    assert int(semaphore, 16) != 0
+    assert len(re.search(r"Arguments: (.*)", notes[at:]).group(1).split()) == 8
+
+
+tap.main(*[case for name, case in list(globals().items())
+           if callable(case) and getattr(case, "__module__", "") == "__main__"
+           and name not in ("walkthrough", "pieces", "unique", "traced")])

@@ -1,0 +1,366 @@
+/*
+ * Running a client and emptying its rings: see capture.h.
+ */
+#include "tools/trace/capture.h"
+
+#include <errno.h>
+#include <fnmatch.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define NR_RINGS 64
+#define DRAIN_MS 2
+
+struct collector {
+	struct trace_ring_file *file;
+	size_t bytes;
+	uint64_t ring_bytes;
+	int fd, spool;
+	uint64_t tail[NR_RINGS]; /* ours; the shared one is for the writer to read */
+	bool broken[NR_RINGS];
+	uint64_t nr_bad;
+	int error; /* of the spool */
+};
+
+bool event_set_change(struct event_set *set, const char *pattern, bool on)
+{
+	const char *colon = strchr(pattern, ':');
+	bool any = false;
+
+	for (int i = 0; i < TRACE_NR_EVENTS; i++) {
+		const struct trace_event_meta *m = &trace_events[i];
+		char full[128];
+
+		snprintf(full, sizeof(full), "%s:%s", m->group, m->name);
+		if (colon ? fnmatch(pattern, full, 0)
+		          : fnmatch(pattern, m->group, 0) && fnmatch(pattern, m->name, 0))
+			continue;
+		set->on[i] = on;
+		any = true;
+	}
+	return any;
+}
+
+static int make_ring_file(struct collector *k, const struct event_set *set, size_t ring_bytes)
+{
+	k->ring_bytes = ring_bytes;
+	k->bytes = trace_file_bytes(NR_RINGS, ring_bytes);
+	k->fd = memfd_create("userkvm-trace", MFD_CLOEXEC);
+	if (k->fd < 0)
+		return -1;
+	if (ftruncate(k->fd, (off_t)k->bytes))
+		return -1;
+	k->file = mmap(NULL, k->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, k->fd, 0);
+	if (k->file == MAP_FAILED)
+		return -1;
+	k->file->nr_events = TRACE_NR_EVENTS;
+	k->file->nr_rings = NR_RINGS;
+	k->file->ring_size = ring_bytes;
+	for (int i = 0; i < TRACE_NR_EVENTS; i++)
+		if (set->on[i])
+			k->file->enabled[i / 8] |= (uint8_t)(1 << (i % 8));
+	k->file->magic = TRACE_RING_MAGIC;
+	return 0;
+}
+
+static struct trace_ring *ring_at(struct collector *k, unsigned i)
+{
+	return (struct trace_ring *)((char *)k->file + trace_header_bytes() +
+	                             i * (sizeof(struct trace_ring) + k->ring_bytes));
+}
+
+static void spool(struct collector *k, const void *p, size_t n)
+{
+	while (n && !k->error) {
+		ssize_t w = write(k->spool, p, n);
+
+		if (w < 0 && errno != EINTR)
+			k->error = errno;
+		if (w > 0) {
+			p = (const char *)p + w;
+			n -= (size_t)w;
+		}
+	}
+}
+
+/* A piece of a ring: its length, then what is in it. */
+static void spool_piece(struct collector *k, const uint8_t *p, uint64_t n)
+{
+	if (!n)
+		return;
+	spool(k, &n, sizeof(n));
+	spool(k, p, n);
+}
+
+/* True: something was there. */
+static bool drain(struct collector *k, unsigned i)
+{
+	struct trace_ring *r = ring_at(k, i);
+	uint64_t head = __atomic_load_n(&r->head, __ATOMIC_ACQUIRE), tail = k->tail[i];
+	uint64_t at = tail & (k->ring_bytes - 1), n = head - tail;
+
+	if (!n || k->broken[i])
+		return false;
+	if (n > k->ring_bytes || n % 8) {
+		k->broken[i] = true;
+		k->nr_bad++;
+		return false;
+	}
+	if (at + n > k->ring_bytes) {
+		spool_piece(k, trace_ring_data(r) + at, k->ring_bytes - at);
+		spool_piece(k, trace_ring_data(r), at + n - k->ring_bytes);
+	} else {
+		spool_piece(k, trace_ring_data(r) + at, n);
+	}
+	k->tail[i] = head;
+	__atomic_store_n(&r->tail, head, __ATOMIC_RELEASE);
+	return true;
+}
+
+static bool drain_all(struct collector *k)
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < NR_RINGS; i++)
+		any |= drain(k, i);
+	return any;
+}
+
+static pid_t spawn(struct collector *k, int (*start)(int, char **), int argc, char **argv)
+{
+	pid_t parent = getpid(), child;
+
+	fflush(NULL);
+	child = fork();
+	if (child == 0) {
+		char path[64];
+
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)parent, k->fd);
+		setenv("USERKVM_TRACE", path, 1);
+		signal(SIGINT, SIG_DFL);
+		signal(SIGQUIT, SIG_DFL);
+		exit(start(argc, argv));
+	}
+	return child;
+}
+
+/* Until the client has ended. The terminal's signals are for the client. */
+static int collect(struct collector *k, pid_t child)
+{
+	int pidfd = (int)syscall(SYS_pidfd_open, child, 0), status = 0;
+	struct pollfd p = {.fd = pidfd, .events = POLLIN};
+
+	for (;;) {
+		bool any = drain_all(k);
+
+		if (poll(&p, pidfd >= 0, any ? 0 : DRAIN_MS) < 0 && errno != EINTR)
+			break;
+		if (waitpid(child, &status, WNOHANG) == child)
+			break;
+	}
+	drain_all(k);
+	if (pidfd >= 0)
+		close(pidfd);
+	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+/* --- afterwards --- */
+
+static bool believable(const struct trace_record_head *h, uint64_t rest)
+{
+	const struct trace_entry *ent = (const void *)(h + 1);
+	unsigned event;
+
+	if (rest < sizeof(*h) + sizeof(*ent) || h->size < sizeof(*h) + sizeof(*ent) ||
+	    h->size > rest || h->size % 8 || h->cpu > 0xffff || ent->common_type < TRACE_ID_BASE)
+		return false;
+	event = (unsigned)(ent->common_type - TRACE_ID_BASE);
+	return event < TRACE_NR_EVENTS && h->size >= sizeof(*h) + trace_events[event].size;
+}
+
+/* Records of one piece; with c->records NULL they are counted only. */
+static void take_piece(struct capture *c, const uint8_t *p, uint64_t n)
+{
+	while (n >= 8) {
+		const struct trace_record_head *h = (const void *)p;
+
+		if (h->cpu == TRACE_FILLER)
+			return; /* to the end of the ring, where pieces end */
+		if (!believable(h, n)) {
+			c->nr_bad += c->records != NULL;
+			return;
+		}
+		if (c->records)
+			c->records[c->nr_records] =
+			    (struct capture_record){h, (const void *)(h + 1)};
+		c->nr_records++;
+		p += h->size;
+		n -= h->size;
+	}
+}
+
+static void take_pieces(struct capture *c)
+{
+	const uint8_t *p = c->spool, *end = p + c->spool_bytes;
+	uint64_t n;
+
+	c->nr_records = 0;
+	while ((size_t)(end - p) > sizeof(n)) {
+		memcpy(&n, p, sizeof(n));
+		p += sizeof(n);
+		if (n > (uint64_t)(end - p))
+			return;
+		take_piece(c, p, n);
+		p += n;
+	}
+}
+
+static int by_time(const void *a, const void *b)
+{
+	const struct capture_record *x = a, *y = b;
+
+	if (x->head->ts != y->head->ts)
+		return x->head->ts < y->head->ts ? -1 : 1;
+	return x->head < y->head ? -1 : x->head > y->head;
+}
+
+static int load(struct capture *c, struct collector *k)
+{
+	struct stat st;
+
+	if (fstat(k->spool, &st))
+		return -1;
+	c->spool_bytes = (size_t)st.st_size;
+	if (c->spool_bytes) {
+		c->spool = mmap(NULL, c->spool_bytes, PROT_READ, MAP_PRIVATE, k->spool, 0);
+		if (c->spool == MAP_FAILED) {
+			c->spool = NULL;
+			return -1;
+		}
+	}
+	take_pieces(c);
+	c->records = calloc(c->nr_records + 1, sizeof(*c->records));
+	if (!c->records)
+		return -1;
+	take_pieces(c);
+	qsort(c->records, c->nr_records, sizeof(*c->records), by_time);
+
+	c->attached = k->file->nr_attached != 0;
+	c->nr_bad += k->nr_bad;
+	c->nr_lost = k->file->lost;
+	for (unsigned i = 0; i < NR_RINGS; i++)
+		c->nr_lost += ring_at(k, i)->lost;
+	c->nr_threads =
+	    k->file->nr_threads < TRACE_MAX_THREADS ? k->file->nr_threads : TRACE_MAX_THREADS;
+	c->threads = calloc(c->nr_threads + 1, sizeof(*c->threads));
+	if (!c->threads)
+		return -1;
+	memcpy(c->threads, k->file->threads, c->nr_threads * sizeof(*c->threads));
+	for (uint32_t i = 0; i < c->nr_threads; i++)
+		c->threads[i].comm[sizeof(c->threads[i].comm) - 1] = '\0';
+	return 0;
+}
+
+static int open_spool(void)
+{
+	const char *dir = getenv("TMPDIR");
+	char path[4096];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/userkvm-trace-XXXXXX", dir && *dir ? dir : "/tmp");
+	fd = mkostemp(path, 02000000 /* O_CLOEXEC */);
+	if (fd >= 0)
+		unlink(path);
+	return fd;
+}
+
+int capture_run(struct capture *c, const struct event_set *set, const char *who, size_t ring_bytes,
+                int (*start)(int argc, char **argv), int argc, char **argv)
+{
+	struct collector *k = calloc(1, sizeof(*k));
+	pid_t child;
+	int r = 1;
+
+	memset(c, 0, sizeof(*c));
+#ifdef USERKVM_NO_TRACEPOINTS
+	fprintf(stderr, "%s: this build has no tracepoints (-Dtracepoints=false)\n", who);
+	free(k);
+	return 1;
+#endif
+	if (!k)
+		return 1;
+	k->fd = k->spool = -1;
+	k->file = MAP_FAILED;
+	if (make_ring_file(k, set, ring_bytes)) {
+		fprintf(stderr, "%s: no memory for the rings: %s\n", who, strerror(errno));
+		goto out;
+	}
+	k->spool = open_spool();
+	if (k->spool < 0) {
+		fprintf(stderr, "%s: no temporary file: %s\n", who, strerror(errno));
+		goto out;
+	}
+	signal(SIGINT, SIG_IGN);
+	signal(SIGQUIT, SIG_IGN);
+	child = spawn(k, start, argc, argv);
+	if (child < 0) {
+		fprintf(stderr, "%s: fork: %s\n", who, strerror(errno));
+		goto out;
+	}
+	c->status = collect(k, child);
+	signal(SIGINT, SIG_DFL);
+	signal(SIGQUIT, SIG_DFL);
+	if (k->error)
+		fprintf(stderr, "%s: the temporary file is incomplete: %s\n", who,
+		        strerror(k->error));
+	if (load(c, k))
+		fprintf(stderr, "%s: the records cannot be read: %s\n", who, strerror(errno));
+	else
+		r = k->error ? 1 : 0;
+out:
+	if (k->file != MAP_FAILED)
+		munmap(k->file, k->bytes);
+	if (k->fd >= 0)
+		close(k->fd);
+	if (k->spool >= 0)
+		close(k->spool);
+	free(k);
+	return r;
+}
+
+void capture_free(struct capture *c)
+{
+	if (c->spool)
+		munmap(c->spool, c->spool_bytes);
+	free(c->records);
+	free(c->threads);
+}
+
+static const struct trace_thread *find_thread(const struct capture *c, int32_t tid)
+{
+	for (uint32_t i = c->nr_threads; i-- > 0;)
+		if (c->threads[i].tid == tid)
+			return &c->threads[i];
+	return NULL;
+}
+
+const char *capture_comm(const struct capture *c, int32_t tid)
+{
+	const struct trace_thread *t = find_thread(c, tid);
+
+	return t ? t->comm : "<...>";
+}
+
+int32_t capture_pid(const struct capture *c, int32_t tid)
+{
+	const struct trace_thread *t = find_thread(c, tid);
+
+	return t ? t->pid : tid;
+}

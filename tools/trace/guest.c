@@ -1,0 +1,165 @@
+/*
+ * The guest of `userkvm walkthrough`: small, and in a few instructions through
+ * everything the walk-through tells of.
+ *
+ *   0x00000000  slot 0, 64 KiB: code at 1000h, page directory at 2000h
+ *   0x00400000  slot 1, 4 MiB in 2 MiB pages where the host has them
+ *   0x00c00000  slot 2, 64 KiB, read-only
+ *   0x01000000  nothing: MMIO
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "sdm/paging.h"
+#include "sdm/regs.h"
+#include "tools/trace/walk.h"
+#include "userkvm/userkvm.h"
+
+#define SMALL_BYTES        0x10000u
+#define LARGE_GPA          0x400000u
+#define LARGE_BYTES        0x400000u
+#define ROM_GPA            0xc00000u
+#define CODE_GPA           0x1000u
+#define PAGE_DIRECTORY_GPA 0x2000u
+#define LARGE_ALIGN        0x200000u
+
+/* 32-bit code, paging on, everything mapped one to one by 4 MiB pages. */
+static const uint8_t code[] = {
+    0xa1, 0x00, 0x50, 0x00, 0x00,       /* mov eax, [5000h]: a read */
+    0xa3, 0x00, 0x60, 0x00, 0x00,       /* mov [6000h], eax: a write */
+    0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8, /* mov eax, cr3; mov cr3, eax: no exit */
+    0xa3, 0x00, 0x00, 0x40, 0x00,       /* mov [400000h], eax: a large page */
+    0xa1, 0x00, 0x00, 0xc0, 0x00,       /* mov eax, [c00000h]: read-only memory */
+    0xa3, 0x00, 0x00, 0xc0, 0x00,       /* mov [c00000h], eax: a write to it */
+    0xa3, 0x00, 0x00, 0x00, 0x01,       /* mov [1000000h], eax: MMIO */
+    0xa3, 0x00, 0x00, 0x00, 0x01,       /* and again: the entry knows */
+    0xf4,                               /* hlt */
+};
+
+struct guest {
+	int kvm, vm, vcpu;
+	struct kvm_run *run;
+	uint8_t *memory, *large, *rom;
+};
+
+static int failed(const char *what)
+{
+	fprintf(stderr, "userkvm walkthrough: the built-in guest: %s: %s\n", what, strerror(errno));
+	return 1;
+}
+
+static uint8_t *anonymous(size_t bytes)
+{
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static int set_slot(struct guest *g, uint32_t slot, uint32_t flags, uint64_t gpa, uint64_t bytes,
+                    const void *at)
+{
+	struct kvm_userspace_memory_region r = {
+	    .slot = slot,
+	    .flags = flags,
+	    .guest_phys_addr = gpa,
+	    .memory_size = bytes,
+	    .userspace_addr = (uintptr_t)at,
+	};
+
+	return userkvm_ioctl(g->vm, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&r);
+}
+
+static int make_memory(struct guest *g)
+{
+	uint8_t *large = anonymous(LARGE_BYTES + LARGE_ALIGN);
+	uint32_t *directory;
+
+	g->memory = anonymous(SMALL_BYTES);
+	g->rom = anonymous(SMALL_BYTES);
+	if (!g->memory || !g->rom || !large)
+		return -1;
+	g->large = large + (LARGE_ALIGN - (uintptr_t)large % LARGE_ALIGN) % LARGE_ALIGN;
+	madvise(g->large, LARGE_BYTES, MADV_HUGEPAGE);
+	memcpy(g->memory + CODE_GPA, code, sizeof(code));
+	directory = (uint32_t *)(g->memory + PAGE_DIRECTORY_GPA);
+	for (uint32_t i = 0; i < 1024; i++)
+		directory[i] = i << 22 | PTE_P | PTE_RW | PTE_US | PTE_PS;
+	if (set_slot(g, 0, 0, 0, SMALL_BYTES, g->memory) ||
+	    set_slot(g, 1, 0, LARGE_GPA, LARGE_BYTES, g->large))
+		return -1;
+	return set_slot(g, 2, KVM_MEM_READONLY, ROM_GPA, SMALL_BYTES, g->rom);
+}
+
+static int set_state(struct guest *g)
+{
+	struct kvm_regs regs = {.rip = CODE_GPA, .rflags = 2};
+	struct kvm_sregs s;
+	struct kvm_segment flat = {
+	    .limit = 0xffffffff, .selector = 8, .present = 1, .db = 1, .s = 1, .g = 1};
+
+	if (userkvm_ioctl(g->vcpu, KVM_GET_SREGS, (uintptr_t)&s))
+		return -1;
+	s.cs = flat;
+	s.cs.type = 0xb;
+	flat.type = 3;
+	flat.selector = 16;
+	s.ds = s.es = s.fs = s.gs = s.ss = flat;
+	s.cr0 = X86_CR0_PE | X86_CR0_PG | X86_CR0_ET | X86_CR0_NE;
+	s.cr4 = X86_CR4_PSE;
+	s.cr3 = PAGE_DIRECTORY_GPA;
+	if (userkvm_ioctl(g->vcpu, KVM_SET_SREGS, (uintptr_t)&s))
+		return -1;
+	return userkvm_ioctl(g->vcpu, KVM_SET_REGS, (uintptr_t)&regs);
+}
+
+/* Until HLT; MMIO goes nowhere. */
+static int run(struct guest *g)
+{
+	do {
+		if (userkvm_ioctl(g->vcpu, KVM_RUN, 0))
+			return -1;
+	} while (g->run->exit_reason == KVM_EXIT_MMIO);
+	errno = EPROTO;
+	return g->run->exit_reason == KVM_EXIT_HLT ? 0 : -1;
+}
+
+int walk_guest(int argc, char **argv)
+{
+	struct guest g;
+	int size;
+
+	g.kvm = userkvm_open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (g.kvm < 0)
+		return failed("open");
+	g.vm = userkvm_ioctl(g.kvm, KVM_CREATE_VM, 0);
+	if (g.vm < 0)
+		return failed("KVM_CREATE_VM");
+	if (make_memory(&g))
+		return failed("KVM_SET_USER_MEMORY_REGION");
+	g.vcpu = userkvm_ioctl(g.vm, KVM_CREATE_VCPU, 0);
+	if (g.vcpu < 0)
+		return failed("KVM_CREATE_VCPU");
+	size = userkvm_ioctl(g.kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+	g.run = userkvm_mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, g.vcpu, 0);
+	if (g.run == MAP_FAILED)
+		return failed("kvm_run");
+	if (set_state(&g))
+		return failed("KVM_SET_SREGS");
+	if (run(&g))
+		return failed("KVM_RUN");
+	/* the same again with writes logged, then without slot 1 */
+	if (set_slot(&g, 0, KVM_MEM_LOG_DIRTY_PAGES, 0, SMALL_BYTES, g.memory) || set_state(&g) ||
+	    run(&g))
+		return failed("KVM_MEM_LOG_DIRTY_PAGES");
+	if (set_slot(&g, 1, 0, LARGE_GPA, 0, NULL))
+		return failed("deleting a slot");
+	userkvm_close(g.vcpu);
+	userkvm_close(g.vm);
+	userkvm_close(g.kvm);
+	return 0;
+}

@@ -1,0 +1,52 @@
+/*
+ * userkvm walkthrough: the lines of the walk-through, and how a capture becomes
+ * its four trees.
+ *
+ * A line is one event of group userkvm. Its place in the tree is the depth the
+ * event carries, its values are the event's fields: nothing is printed that no
+ * tracepoint has told.
+ */
+#ifndef USERKVM_TOOLS_TRACE_WALK_H
+#define USERKVM_TOOLS_TRACE_WALK_H
+
+#include "tools/trace/capture.h"
+
+enum lang { EN, ZH, NR_LANGS };
+
+struct out {
+	FILE *f;
+	enum lang lang;
+	unsigned indent; /* of the line at hand */
+};
+
+/* The remark for these values, or NULL. */
+typedef const char *walk_remark(enum lang lang, const void *rec);
+
+struct walk_line {
+	int event;        /* enum trace_event */
+	int tree;         /* 1..4 */
+	const char *text; /* the walk-through's own words */
+	/* the values behind it on the same line, and below it field by field; NULL: none */
+	void (*values)(struct out *o, const void *rec);
+	void (*details)(struct out *o, const void *rec);
+	const char *remark[NR_LANGS];
+	walk_remark *choose; /* instead of remark, where it depends on the values */
+};
+
+extern const struct walk_line walk_lines[];
+extern const unsigned nr_walk_lines;
+const struct walk_line *walk_line_of(unsigned event);
+
+/* One line below the line at hand. */
+void walk_detail(struct out *o, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* details (decode.c) */
+void decode_eptp(struct out *o, uint64_t eptp);
+void decode_exit_qualification(struct out *o, uint64_t q);
+void decode_spte(struct out *o, uint64_t e, int level);
+void decode_error_code(struct out *o, uint64_t e);
+
+/* The guest there is by default; argv is not looked at. */
+int walk_guest(int argc, char **argv);
+
+#endif

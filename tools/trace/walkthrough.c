@@ -1,0 +1,446 @@
+/*
+ * userkvm walkthrough: the four trees of a run.
+ *
+ *   capture --> pieces: runs of events of one tree on one thread
+ *           --> each tree's pieces, like ones shown once
+ *
+ * A piece begins where a thread's event belongs to another tree than the one
+ * before it, or is at depth 0; its first event's depth is the left margin.
+ */
+#include <linux/kvm.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/trace/walk.h"
+#include "tools/userkvm/commands.h"
+
+#define NR_TREES      4
+#define VALUES_COLUMN 58
+#define SHOW_PIECES   24 /* of a tree */
+#define MAX_PIECE     64
+#define MAX_REMARKS   256
+#define REMARK_WIDTH  78
+
+static const char usage[] =
+    "usage: userkvm walkthrough [--lang en|zh] [--quiz] [--all] [--mask EVENT]... [-- PROGRAM "
+    "[ARGS...]]\n"
+    "\n"
+    "Runs a guest and shows how its memory was virtualized: the four call trees of\n"
+    "the EPT walk-through as they happened, with this run's values.\n"
+    "  --lang LANG   language of the remarks (default: en)\n"
+    "  --quiz        ask before each line what comes next\n"
+    "  --all         every piece, not only those that differ\n"
+    "  --mask EVENT  leave this event of group userkvm out\n"
+    "  PROGRAM       a KVM client (default: a small guest that is built in)\n";
+
+static const char *const titles[NR_TREES][NR_LANGS] = {
+    {"1. Initialisation", "1. 初始化"},
+    {"2. Configuring memslots", "2. kvm_memslots 配置"},
+    {"3. Entering the guest", "3. 进入 Guest"},
+    {"4. Leaving the guest", "4. 退出 Guest"},
+};
+
+struct piece {
+	size_t first, events[MAX_PIECE]; /* of the capture */
+	unsigned nr;
+	int tree;
+	uint64_t key; /* pieces that tell the same have the same */
+};
+
+struct walkthrough {
+	struct capture c;
+	enum lang lang;
+	bool quiz, all, builtin;
+	struct event_set set;
+	struct piece *pieces; /* those that tell something new, or all */
+	size_t nr_like[NR_TREES];
+	const char *told[MAX_REMARKS]; /* remarks that were printed */
+	unsigned nr_told;
+	size_t nr_pieces, room;
+	unsigned asked, right;
+};
+
+/* --- pieces --- */
+
+static uint64_t mix(uint64_t key, uint64_t v)
+{
+	return (key ^ v) * 0x100000001b3ULL + (key >> 29);
+}
+
+/* What makes a line tell something new: the event, and of a few the kind of value. */
+static uint64_t line_key(const struct capture_record *r)
+{
+	const void *rec = r->ent;
+	unsigned event = capture_event(r);
+
+	switch (event) {
+	case TRACE_userkvm_kvm_vm_ioctl_set_memory_region:
+		return mix(
+		    event,
+		    ((const struct trace_userkvm_kvm_vm_ioctl_set_memory_region *)rec)->slot);
+	case TRACE_userkvm_vmcs_readl_EXIT_QUALIFICATION:
+		return mix(event, ((const struct trace_userkvm_vmcs_readl_EXIT_QUALIFICATION *)rec)
+		                      ->exit_qualification);
+	case TRACE_userkvm_kvm_tdp_mmu_map:
+		return mix(event, ((const struct trace_userkvm_kvm_tdp_mmu_map *)rec)->spte & 7) +
+		       ((const struct trace_userkvm_kvm_tdp_mmu_map *)rec)->level;
+	case TRACE_userkvm_kvm_set_memslot:
+		return mix(event, ((const struct trace_userkvm_kvm_set_memslot *)rec)->change);
+	case TRACE_userkvm_ret_pf:
+		return mix(event, (uint64_t)((const struct trace_userkvm_ret_pf *)rec)->ret);
+	case TRACE_userkvm_kvm_read_cr3:
+		return mix(event, ((const struct trace_userkvm_kvm_read_cr3 *)rec)->stale);
+	default: return event;
+	}
+}
+
+static uint32_t depth_of(const struct capture_record *r)
+{
+	return ((const struct trace_userkvm_kvm_create_vm *)r->ent)
+	    ->depth; /* every event's first field */
+}
+
+/* Other VM ioctls than KVM_SET_USER_MEMORY_REGION are no line of the walk-through. */
+static bool is_line(const struct capture_record *r)
+{
+	const struct trace_userkvm_kvm_vm_ioctl *ioctl = (const void *)r->ent;
+
+	if (!walk_line_of(capture_event(r)))
+		return false;
+	return capture_event(r) != TRACE_userkvm_kvm_vm_ioctl ||
+	       ioctl->request == KVM_SET_USER_MEMORY_REGION;
+}
+
+/* The last piece is complete: was it told before? */
+static void end_piece(struct walkthrough *w)
+{
+	const struct piece *p = w->nr_pieces ? &w->pieces[w->nr_pieces - 1] : NULL;
+
+	for (size_t i = 0; p && !w->all && i + 1 < w->nr_pieces; i++) {
+		if (w->pieces[i].key != p->key)
+			continue;
+		w->nr_like[p->tree - 1]++;
+		w->nr_pieces--;
+		return;
+	}
+}
+
+static struct piece *new_piece(struct walkthrough *w, size_t first, int tree)
+{
+	struct piece *p;
+
+	end_piece(w);
+	if (w->nr_pieces == w->room) {
+		size_t room = w->room ? 2 * w->room : 64;
+
+		p = realloc(w->pieces, room * sizeof(*p));
+		if (!p)
+			return NULL;
+		w->pieces = p;
+		w->room = room;
+	}
+	p = &w->pieces[w->nr_pieces++];
+	p->first = first;
+	p->nr = 0;
+	p->tree = tree;
+	p->key = (uint64_t)tree;
+	return p;
+}
+
+/* One thread's events, in pieces. */
+static int cut_thread(struct walkthrough *w, int32_t tid)
+{
+	struct piece *p = NULL;
+
+	for (size_t i = 0; i < w->c.nr_records; i++) {
+		const struct capture_record *r = &w->c.records[i];
+		const struct walk_line *line;
+
+		if (r->ent->common_pid != tid || !is_line(r))
+			continue;
+		line = walk_line_of(capture_event(r));
+		if (!p || line->tree != p->tree ||
+		    depth_of(r) <= depth_of(&w->c.records[p->events[0]]))
+			p = new_piece(w, i, line->tree);
+		if (!p)
+			return -1;
+		if (p->nr == MAX_PIECE)
+			continue;
+		p->events[p->nr++] = i;
+		p->key = mix(mix(p->key, line_key(r)), depth_of(r));
+	}
+	return 0;
+}
+
+static int by_first(const void *a, const void *b)
+{
+	const struct piece *x = a, *y = b;
+
+	return x->first < y->first ? -1 : x->first > y->first;
+}
+
+static int cut(struct walkthrough *w)
+{
+	for (uint32_t t = 0; t < w->c.nr_threads; t++) {
+		bool seen = false;
+
+		for (uint32_t k = 0; k < t; k++)
+			seen |= w->c.threads[k].tid == w->c.threads[t].tid;
+		if (!seen && cut_thread(w, w->c.threads[t].tid))
+			return -1;
+	}
+	end_piece(w);
+	if (w->nr_pieces)
+		qsort(w->pieces, w->nr_pieces, sizeof(*w->pieces), by_first);
+	return 0;
+}
+
+/* --- printing --- */
+
+/* Each remark once: the second time it is in the way. */
+static bool new_remark(struct walkthrough *w, const char *remark)
+{
+	for (unsigned i = 0; i < w->nr_told; i++)
+		if (w->told[i] == remark)
+			return false;
+	if (w->nr_told < MAX_REMARKS)
+		w->told[w->nr_told++] = remark;
+	return true;
+}
+
+/* In lines of REMARK_WIDTH, where there are spaces to break at. */
+static void print_remark(const char *text, unsigned indent)
+{
+	while (*text) {
+		size_t n = strlen(text);
+
+		if (n > REMARK_WIDTH) {
+			for (n = REMARK_WIDTH; n && text[n] != ' '; n--)
+				;
+			if (!n)
+				n = strlen(text);
+		}
+		printf("%*s  // %.*s\n", (int)indent, "", (int)n, text);
+		text += n;
+		text += *text == ' ';
+	}
+}
+
+static void print_line(struct walkthrough *w, const struct capture_record *r, unsigned level)
+{
+	struct out o = {.f = stdout, .lang = w->lang, .indent = 2 * level + 2};
+	const struct walk_line *line = walk_line_of(capture_event(r));
+	const char *remark = line->choose ? line->choose(w->lang, r->ent) : line->remark[w->lang];
+	int n = printf("%*s%s", (int)o.indent, "", line->text);
+
+	if (line->values) {
+		printf("%*s", n < VALUES_COLUMN ? VALUES_COLUMN - n : 2, "");
+		line->values(&o, r->ent);
+	}
+	putchar('\n');
+	if (remark && (w->all || new_remark(w, remark)))
+		print_remark(remark, o.indent);
+	if (line->details)
+		line->details(&o, r->ent);
+}
+
+/* Another line of the same tree, not always the same one. */
+static const struct walk_line *wrong_answer(const struct walk_line *right,
+                                            const struct walk_line *taken, unsigned seed)
+{
+	for (unsigned i = 0; i < nr_walk_lines; i++) {
+		const struct walk_line *l = &walk_lines[(seed * 7 + 3 + i) % nr_walk_lines];
+
+		if (l != right && l != taken && l->tree == right->tree)
+			return l;
+	}
+	return right;
+}
+
+/* False: no more answers. */
+static bool ask(struct walkthrough *w, const struct capture_record *r)
+{
+	const struct walk_line *right = walk_line_of(capture_event(r)), *choice[3];
+	unsigned at = (w->asked * 5 + 1) % 3;
+	char answer[128];
+
+	choice[at] = right;
+	choice[(at + 1) % 3] = wrong_answer(right, NULL, w->asked);
+	choice[(at + 2) % 3] = wrong_answer(right, choice[(at + 1) % 3], w->asked + 1);
+	puts(w->lang == ZH ? "  ? 下一步是什么" : "  ? What comes next");
+	for (unsigned i = 0; i < 3; i++)
+		printf("    %c) %s\n", 'a' + (int)i, choice[i]->text);
+	printf("  > ");
+	fflush(stdout);
+	if (!fgets(answer, sizeof(answer), stdin)) {
+		putchar('\n');
+		return false;
+	}
+	w->asked++;
+	answer[strcspn(answer, "\r\n")] = '\0';
+	if ((answer[0] == 'a' + (int)at && !answer[1]) || strcmp(answer, right->text) == 0) {
+		w->right++;
+		puts(w->lang == ZH ? "  对。" : "  Right.");
+	} else {
+		printf(w->lang == ZH ? "  不对，是 %c。\n" : "  No: it is %c.\n", 'a' + (int)at);
+	}
+	return true;
+}
+
+static void print_piece(struct walkthrough *w, const struct piece *p)
+{
+	const struct capture_record *first = &w->c.records[p->events[0]];
+	uint64_t since = first->head->ts - w->c.records[0].head->ts;
+
+	printf("\n  [%s-%d +%llu.%03llu ms]\n", capture_comm(&w->c, first->ent->common_pid),
+	       first->ent->common_pid, (unsigned long long)(since / 1000000),
+	       (unsigned long long)(since / 1000 % 1000));
+	for (unsigned i = 0; i < p->nr; i++) {
+		const struct capture_record *r = &w->c.records[p->events[i]];
+
+		if (w->quiz && !ask(w, r))
+			w->quiz = false;
+		print_line(w, r, depth_of(r) - depth_of(first));
+	}
+}
+
+static void print_tree(struct walkthrough *w, int tree)
+{
+	size_t shown = 0, like = w->nr_like[tree - 1];
+
+	printf("\n%s\n", titles[tree - 1][w->lang]);
+	for (size_t i = 0; i < w->nr_pieces; i++) {
+		if (w->pieces[i].tree != tree)
+			continue;
+		if (!w->all && shown >= SHOW_PIECES) {
+			like++;
+			continue;
+		}
+		shown++;
+		print_piece(w, &w->pieces[i]);
+	}
+	if (like)
+		printf(w->lang == ZH ? "\n  （另有 %zu 次与以上相同；--all 全部显示）\n"
+		                     : "\n  (%zu more that tell nothing new; --all shows them)\n",
+		       like);
+	if (!shown)
+		puts(w->lang == ZH ? "\n  （没有发生）" : "\n  (did not happen)");
+}
+
+/* --- the command --- */
+
+static int usage_error(void)
+{
+	fputs(usage, stderr);
+	return 2;
+}
+
+static int mask(struct walkthrough *w, const char *event)
+{
+	char full[160];
+
+	snprintf(full, sizeof(full), "userkvm:%s", event);
+	if (event_set_change(&w->set, full, false))
+		return 0;
+	fprintf(stderr, "userkvm walkthrough: %s: no such event; see userkvm trace --list\n",
+	        event);
+	return 1;
+}
+
+/* -1: go on, *rest is the index of the program. Else the exit status. */
+static int parse(struct walkthrough *w, int argc, char **argv, int *rest)
+{
+	int i = 1;
+
+	for (; i < argc && argv[i][0] == '-'; i++) {
+		if (strcmp(argv[i], "--") == 0) {
+			i++;
+			break;
+		} else if (strcmp(argv[i], "--help") == 0) {
+			fputs(usage, stdout);
+			return 0;
+		} else if (strcmp(argv[i], "--quiz") == 0) {
+			w->quiz = true;
+		} else if (strcmp(argv[i], "--all") == 0) {
+			w->all = true;
+		} else if (strcmp(argv[i], "--lang") == 0 && i + 1 < argc) {
+			i++;
+			w->lang = strcmp(argv[i], "zh") == 0 ? ZH : EN;
+			if (w->lang == EN && strcmp(argv[i], "en") != 0) {
+				fprintf(stderr,
+				        "userkvm walkthrough: %s: the languages are en and zh\n",
+				        argv[i]);
+				return 1;
+			}
+		} else if (strcmp(argv[i], "--mask") == 0 && i + 1 < argc) {
+			if (mask(w, argv[++i]))
+				return 1;
+		} else {
+			return usage_error();
+		}
+	}
+	*rest = i;
+	w->builtin = i >= argc;
+	return -1;
+}
+
+static int run_client(struct walkthrough *w, int argc, char **argv)
+{
+	char **args = calloc((size_t)argc + 3, sizeof(*args));
+	int r;
+
+	if (!args)
+		return 1;
+	args[0] = (char[]){"run"};
+	args[1] = (char[]){"--"};
+	memcpy(args + 2, argv, (size_t)argc * sizeof(*args));
+	r = capture_run(&w->c, &w->set, "userkvm walkthrough", 8u << 20,
+	                w->builtin ? walk_guest : cmd_run, argc + 2, args);
+	free(args);
+	return r;
+}
+
+static int show(struct walkthrough *w)
+{
+	if (cut(w)) {
+		fputs("userkvm walkthrough: no memory\n", stderr);
+		return 1;
+	}
+	if (!w->nr_pieces) {
+		fputs("userkvm walkthrough: the program used no /dev/kvm of ours: there is nothing "
+		      "to show\n",
+		      stderr);
+		return 1;
+	}
+	for (int tree = 1; tree <= NR_TREES; tree++)
+		print_tree(w, tree);
+	if (w->asked)
+		printf(w->lang == ZH ? "\n答对 %u / %u\n" : "\n%u of %u right\n", w->right,
+		       w->asked);
+	return 0;
+}
+
+int cmd_walkthrough(int argc, char **argv)
+{
+	struct walkthrough *w = calloc(1, sizeof(*w));
+	int rest, r;
+
+	if (!w)
+		return 1;
+	event_set_change(&w->set, "userkvm", true);
+	r = parse(w, argc, argv, &rest);
+	if (r < 0) {
+		r = run_client(w, argc - rest, argv + rest);
+		if (!r)
+			r = show(w);
+		if (w->c.nr_lost)
+			fprintf(stderr, "userkvm walkthrough: %llu events lost\n",
+			        (unsigned long long)w->c.nr_lost);
+		if (w->c.status)
+			r = w->c.status;
+		capture_free(&w->c);
+	}
+	free(w->pieces);
+	free(w);
+	return r;
+}
