@@ -340,6 +340,7 @@ void kvm_mmu_reset_context(struct kvm_vcpu *vcpu)
 /* mmu_alloc_direct_roots, or shadow_alloc_roots. */
 static int mmu_alloc_roots(struct kvm_vcpu *vcpu)
 {
+	TRACE_CALL(mmu_alloc_roots, vcpu->mmu->direct_map);
 	return vcpu->mmu->alloc_roots(vcpu);
 }
 

@@ -19,6 +19,7 @@
 #include "lib/error.h"
 #include "lib/rcu.h"
 #include "mmu/shadow.h"
+#include "trace/trace.h"
 #include "mmu/shadow_vcpu.h"
 #include "sdm/regs.h"
 
@@ -175,7 +176,10 @@ static int shadow_alloc_roots(struct kvm_vcpu *vcpu)
 	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
 	struct shadow_vcpu *s = vcpu->mmu_vcpu->shadow;
 	struct shadow_zap z = { 0 };
-	int r = shadow_topup(vcpu);
+	int r;
+
+	TRACE_CALL(mmu_alloc_shadow_roots, (uint32_t)vcpu->mmu->root_level);
+	r = shadow_topup(vcpu);
 
 	if (r)
 		return r;
@@ -324,6 +328,7 @@ void init_kvm_softmmu(struct kvm_vcpu *vcpu)
 	struct kvm_mmu *context = &vcpu->mmu_vcpu->root_mmu;
 	int level = context->guest_level;
 
+	TRACE_CALL(init_kvm_softmmu, vcpu->vcpu_id);
 	context->page_fault = level ? shadow_page_fault : nonpaging_page_fault;
 	context->gva_to_gpa = level ? paging_gva_to_gpa : nonpaging_gva_to_gpa;
 	context->direct_map = level == 0;

@@ -488,59 +488,15 @@ static const struct isa_ops emulator_ops = {
 	.system = emulator_system,
 };
 
-/* --- state in and out --- */
-
-static void load_segment(struct kvm_vcpu *vcpu, struct cpu_segment *out, unsigned nr)
-{
-	struct kvm_segment s;
-
-	vmx_get_segment(vcpu, &s, (enum sreg)nr);
-	out->base = s.base;
-	out->limit = s.limit;
-	out->selector = s.selector;
-	out->ar = (uint32_t)(FIELD_PREP(VMX_AR_TYPE_MASK, s.type) | FIELD_PREP(VMX_AR_S, s.s) |
-			     FIELD_PREP(VMX_AR_DPL_MASK, s.dpl) | FIELD_PREP(VMX_AR_P, s.present) |
-			     FIELD_PREP(VMX_AR_AVL, s.avl) | FIELD_PREP(VMX_AR_L, s.l) |
-			     FIELD_PREP(VMX_AR_DB, s.db) | FIELD_PREP(VMX_AR_G, s.g) |
-			     (s.unusable ? VMX_AR_UNUSABLE : 0));
-}
-
-static void load_tables(struct cpu_state *cs, struct kvm_vcpu *vcpu)
-{
-	struct kvm_dtable gdt, idt;
-
-	vmx_get_gdt_idt(vcpu, &gdt, &idt);
-	cs->gdtr = (struct cpu_dtable){ gdt.base, gdt.limit };
-	cs->idtr = (struct cpu_dtable){ idt.base, idt.limit };
-}
+/* --- state in and out (emulate_state.c) --- */
 
 static void load_state(struct kvm_emulator *e, struct kvm_vcpu *vcpu)
 {
 	struct cpu_state *cs = &e->cs;
-	bool lma;
 
 	memset(&e->sys, 0, sizeof(e->sys));
-	load_tables(cs, vcpu);
-	memcpy(cs->gpr, vmx_regs(vcpu), sizeof(cs->gpr));
-	cs->rip = vmx_get_rip(vcpu);
-	cpu_set_rflags(cs, vmx_get_rflags(vcpu));
-	for (unsigned n = 0; n < NR_SREGS; n++)
-		load_segment(vcpu, &cs->seg[n], n);
-	cs->cr0 = vmx_get_cr0(vcpu);
-	cs->cr3 = vmx_get_cr3(vcpu);
-	cs->cr4 = vmx_get_cr4(vcpu);
-	cs->efer = vmx_get_efer(vcpu);
-	cs->xcr0 = vmx_get_xcr0(vmx_processor(vcpu));
-	cs->cpl = (uint8_t)vmx_get_cpl(vcpu);
-	lma = cs->efer & EFER_LMA;
-	e->mode = lma && (cs->seg[SREG_CS].ar & VMX_AR_L) ? ISA_CODE64
-		  : cs->seg[SREG_CS].ar & VMX_AR_DB	  ? ISA_CODE32
-							  : ISA_CODE16;
-	cs->code_mode = (uint8_t)e->mode;
-	cs->stack_mode = e->mode == ISA_CODE64		      ? ISA_CODE64
-			 : cs->seg[SREG_SS].ar & VMX_AR_DB ? ISA_CODE32
-							      : ISA_CODE16;
-	cs->xsave = vmx_xsave_area(vmx_processor(vcpu), NULL);
+	kvm_emulator_load(vcpu, cs);
+	e->mode = (enum isa_code_mode)cs->code_mode;
 	cs->tlb = empty_tlb;
 	cs->ops = &emulator_ops;
 	cs->owner = vcpu;
@@ -552,50 +508,9 @@ static void load_state(struct kvm_emulator *e, struct kvm_vcpu *vcpu)
 	cs->exit_request = 1;
 }
 
-static void store_segment(struct kvm_vcpu *vcpu, const struct cpu_segment *in, unsigned nr)
-{
-	struct kvm_segment s = {
-		.base = in->base,
-		.limit = in->limit,
-		.selector = in->selector,
-		.type = (uint8_t)FIELD_GET(VMX_AR_TYPE_MASK, in->ar),
-		.s = !!(in->ar & VMX_AR_S),
-		.dpl = (uint8_t)FIELD_GET(VMX_AR_DPL_MASK, in->ar),
-		.present = !!(in->ar & VMX_AR_P),
-		.avl = !!(in->ar & VMX_AR_AVL),
-		.l = !!(in->ar & VMX_AR_L),
-		.db = !!(in->ar & VMX_AR_DB),
-		.g = !!(in->ar & VMX_AR_G),
-		.unusable = !!(in->ar & VMX_AR_UNUSABLE),
-	};
-
-	vmx_set_segment(vcpu, &s, (enum sreg)nr);
-}
-
-/* What a system instruction changed. */
-static void store_system(struct kvm_emulator *e, struct kvm_vcpu *vcpu)
-{
-	const struct cpu_state *cs = &e->cs;
-	struct kvm_dtable gdt = { .base = cs->gdtr.base, .limit = (uint16_t)cs->gdtr.limit };
-	struct kvm_dtable idt = { .base = cs->idtr.base, .limit = (uint16_t)cs->idtr.limit };
-
-	for (unsigned n = 0; n < NR_SREGS; n++)
-		if (e->sys.dirty_segs & 1U << n)
-			store_segment(vcpu, &cs->seg[n], n);
-	if (e->sys.dirty_tables)
-		vmx_set_gdt_idt(vcpu, &gdt, &idt);
-}
-
 static void store_state(struct kvm_emulator *e, struct kvm_vcpu *vcpu)
 {
-	struct cpu_state *cs = &e->cs;
-
-	memcpy(vmx_regs(vcpu), cs->gpr, sizeof(cs->gpr));
-	vmx_set_rsp(vcpu, cs->gpr[RSP]);
-	vmx_set_rip(vcpu, e->mode == ISA_CODE64 ? cs->rip : (uint32_t)cs->rip);
-	vmx_set_rflags(vcpu, cpu_rflags(cs));
-	if (unlikely(e->sys.dirty_segs || e->sys.dirty_tables))
-		store_system(e, vcpu);
+	kvm_emulator_store(vcpu, &e->cs, &e->sys);
 }
 
 /* --- fetch and decode --- */

@@ -1,6 +1,6 @@
 /*
- * What emulate.c (memory, devices, the loop) and emulate_sys.c (system
- * instructions) share.
+ * What emulate.c (memory, devices, the loop), emulate_state.c (registers in and
+ * out) and emulate_sys.c (system instructions) share.
  *
  * Context: the vCPU's owner thread, while an instruction is being emulated.
  */
@@ -18,6 +18,10 @@ struct emulator_sys {
 	uint32_t shadow;       /* KVM_X86_SHADOW_INT_* from the next instruction on */
 	bool halt;	       /* HLT */
 };
+
+/* Registers of the vCPU into cs, with code_mode and stack_mode; and what was emulated back. */
+void kvm_emulator_load(struct kvm_vcpu *vcpu, struct cpu_state *cs);
+void kvm_emulator_store(struct kvm_vcpu *vcpu, const struct cpu_state *cs, const struct emulator_sys *sys);
 
 struct emulator_sys *kvm_emulator_sys(struct cpu_state *cs);
 /* Not an instruction (or not a case of it) that we emulate: unwinds. */
