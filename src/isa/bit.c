@@ -140,7 +140,7 @@ isa_fn *isa_pick_bt(const struct isa_decoded *d, struct isa_insn *i)
 #define SCAN(op, bits, T, sfx)                                                         \
 	HANDLER(op##bits)                                                              \
 	{                                                                              \
-		T v = (T)isa_read_rm(cs, i, sizeof(T)), d = ISA_REG(cs, i->reg_off, T); \
+		T v = (T)read_rm(cs, i, sizeof(T)), d = ISA_REG(cs, i->reg_off, T); \
 		uint16_t cc = (uint16_t)cs->cc;                                        \
 		__asm__(SET_FLAGS #op sfx " %[v], %[d]" GET_FLAGS                      \
 			: [d] "+r"(d), "+&a"(cc) : [v] "r"(v) : "cc");                  \
@@ -155,7 +155,7 @@ isa_fn *isa_pick_bt(const struct isa_decoded *d, struct isa_insn *i)
 #define SCAN_KEEP(op, bits, T, sfx)                                                    \
 	HANDLER(op##bits)                                                              \
 	{                                                                              \
-		T v = (T)isa_read_rm(cs, i, sizeof(T)), d = ISA_REG(cs, i->reg_off, T); \
+		T v = (T)read_rm(cs, i, sizeof(T)), d = ISA_REG(cs, i->reg_off, T); \
 		uint16_t cc = (uint16_t)cs->cc;                                        \
 		__asm__(SET_FLAGS #op sfx " %[v], %[d]" GET_FLAGS                      \
 			: [d] "+r"(d), "+&a"(cc) : [v] "r"(v) : "cc");                  \
@@ -193,7 +193,7 @@ isa_fn *isa_pick_scan(const struct isa_decoded *d, struct isa_insn *i)
 #define CRC_SIZE(bits, T, S, sfx)                                                      \
 	HANDLER(crc32_##bits)                                                          \
 	{                                                                              \
-		T v = (T)isa_read_rm(cs, i, sizeof(T));                                \
+		T v = (T)read_rm(cs, i, sizeof(T));                                \
 		uint64_t c = (uint32_t)cs->gpr[i->reg];                                \
 		__asm__("crc32" sfx " %[v], %" CRC_REG##bits "[c]" : [c] "+r"(c) : [v] "r"(v)); \
 		cs->gpr[i->reg] = (uint32_t)c;                                         \
@@ -221,7 +221,7 @@ isa_fn *isa_pick_crc32(const struct isa_decoded *d, struct isa_insn *i)
 #define ADX(op, bits, T, sfx)                                                          \
 	HANDLER(op##bits)                                                              \
 	{                                                                              \
-		T v = (T)isa_read_rm(cs, i, sizeof(T)), d = ISA_REG(cs, i->reg_off, T); \
+		T v = (T)read_rm(cs, i, sizeof(T)), d = ISA_REG(cs, i->reg_off, T); \
 		uint16_t cc = (uint16_t)cs->cc;                                        \
 		__asm__(SET_FLAGS #op " %[v], %[d]" GET_FLAGS                          \
 			: [d] "+r"(d), "+&a"(cc) : [v] "r"(v) : "cc");                  \

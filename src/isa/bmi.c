@@ -9,7 +9,7 @@
 #include "isa/decoder.h"
 #include "isa/internal.h"
 
-#define READ_RM(T) ((T)isa_read_rm(cs, i, sizeof(T)))
+#define READ_RM(T) ((T)read_rm(cs, i, sizeof(T)))
 #define SRC(T) ((T)cs->gpr[i->src])
 
 /* d = op(rm, src), operands in AT&T order `text`; flags taken. */

@@ -35,6 +35,14 @@
 			ISA_REG(cs, off, T) = (T)(v);                    \
 	} while (0)
 
+/* isa_read_rm() where the size is a constant. */
+ISA_INLINE uint64_t read_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size)
+{
+	if (i->flags & ISA_MEM)
+		return isa_load(cs, isa_operand(cs, i, size, ISA_READ), size);
+	return isa_host_load(&ISA_REG(cs, i->rm_off, uint8_t), size);
+}
+
 /* asm text: AX <- flags, as cpu_state.cc holds them. */
 #define GET_FLAGS "\n\tlahf\n\tseto %%al"
 /* asm text: flags <- AX in that form (OF by an overflowing addition). */

@@ -9,7 +9,7 @@
 #include "isa/decoder.h"
 #include "isa/internal.h"
 
-#define SRC(T) ((T)isa_read_rm(cs, i, sizeof(T)))
+#define SRC(T) ((T)read_rm(cs, i, sizeof(T)))
 
 /*
  * One-operand multiply. Of the flags only CF and OF are defined; some silicon

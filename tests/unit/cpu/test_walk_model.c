@@ -435,7 +435,7 @@ static void random_tables_in_both_dimensions_match_the_model(void **state)
 	save(t, &clean);
 	srandom(1);
 	memset(seen, 0, sizeof(seen));
-	for (unsigned n = 0; n < 150000; n++) {
+	for (unsigned n = 0; n < 80000; n++) {
 		enum paging p = (enum paging)(random() % NR_PAGINGS);
 		struct setup s = setup_of(p, (unsigned)random());
 

@@ -117,7 +117,9 @@ static void compare(const uint8_t *bytes, bool can32)
 	nr_forms++;
 	for (unsigned round = 0; round < 4; round++) {
 		enum memory_kind kind = rnd() & 1 ? MEM_BOUNCE : MEM_DIRECT;
-		bool in32 = can32 && (rnd() & 1);
+		/* VZEROUPPER, VZEROALL: 32-bit code leaves registers 8 to 15 (tests/silicon) */
+		bool vzero = bytes[0] == 0xc4 && bytes[3] == 0x77;
+		bool in32 = can32 && !vzero && (rnd() & 1);
 		struct state in, a, b;
 		int va, vb;
 

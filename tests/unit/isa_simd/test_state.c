@@ -149,12 +149,12 @@ static void x87_pointers_are_the_guests(void **state)
 	begin();
 	st.x.ftw = 0xff;
 	assert_int_equal(RUN64(&st, 0xd8, 0x43, 0x10), NO_FAULT); /* fadd dword [rbx+16] */
-	assert_int_equal(st.x.fip, 0x1000); /* harness: block_rip */
+	assert_int_equal(st.x.fip, harness_rip(ISA_CODE64));
 	assert_int_equal(st.x.fdp, st.gpr[RBX] + 16);
 	assert_int_equal(st.x.fop, 0x043);
 	assert_int_equal(RUN64(&st, 0xd9, 0x33), NO_FAULT); /* fnstenv [rbx] */
 	memcpy(env, st.mem, sizeof(env));
-	assert_int_equal(env[3], 0x1000);
+	assert_int_equal(env[3], (uint32_t)harness_rip(ISA_CODE64));
 	assert_int_equal(env[4], 0x043 << 16);
 	assert_int_equal(env[5], (uint32_t)st.gpr[RBX] + 16);
 	assert_int_equal(RUN64(&st, 0xdb, 0xe3), NO_FAULT); /* fninit */
