@@ -104,12 +104,53 @@ static void single_step_over_mmio_stops_behind_it(void **state)
 	client_close(&c);
 }
 
+GUEST_CODE(hit_breakpoint, 64, "movl %eax, (%rsi); outb %al, $0x40");
+
+static void debug_registers_set_by_the_client_trap_in_the_guest(void **state)
+{
+	struct kvm_debugregs d;
+	struct client c;
+
+	open_long(&c, hit_breakpoint, GUEST_CODE_SIZE(hit_breakpoint));
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_DEBUGREGS, &d), 0);
+	assert_int_equal(d.dr6, 0xffff0ff0);
+	assert_int_equal(d.dr7, 0x400);
+	d.db[1] = AT_TEST;
+	d.dr7 = 0x400 | 1 << 2 | 0xdu << 20; /* L1, 4 bytes written */
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_DEBUGREGS, &d), 0);
+	assert_int_equal(client_next_out(&c), 1); /* #DB, a trap: after the instruction */
+	assert_int_equal(*(uint64_t *)(c.mem + client_regs(&c).rsp), AT_CODE + 2);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_DEBUGREGS, &d), 0);
+	assert_int_equal(d.dr6 & 0xf, 2);
+	d.dr7 |= 1ull << 32;
+	assert_fails(ioctl(c.vcpu, KVM_SET_DEBUGREGS, &d), EINVAL);
+	client_close(&c);
+}
+
+static void hardware_breakpoint_of_the_client_stops_before_the_instruction(void **state)
+{
+	struct kvm_guest_debug d = {.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP};
+	struct client c;
+
+	open_long(&c, steps, GUEST_CODE_SIZE(steps));
+	d.arch.debugreg[0] = AT_CODE + 4;
+	d.arch.debugreg[7] = 0x402; /* G0, execution */
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_GUEST_DEBUG, &d), 0);
+	assert_run_exits(&c, KVM_EXIT_DEBUG);
+	assert_int_equal(c.run->debug.arch.pc, AT_CODE + 4);
+	assert_int_equal(c.run->debug.arch.exception, 1);
+	assert_int_equal(c.run->debug.arch.dr6 & 15, 1);
+	client_close(&c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(single_step_stops_after_each_instruction),
 		cmocka_unit_test(software_breakpoint_goes_to_the_client_or_the_guest),
 		cmocka_unit_test(injected_debug_exception_reaches_the_guest),
+		cmocka_unit_test(debug_registers_set_by_the_client_trap_in_the_guest),
+		cmocka_unit_test(hardware_breakpoint_of_the_client_stops_before_the_instruction),
 		cmocka_unit_test(single_step_over_mmio_stops_behind_it),
 	};
 
