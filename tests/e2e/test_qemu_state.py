@@ -13,7 +13,7 @@ import initrd
 import tap
 from qemu import Gdb, Machine
 
-USERKVM, BUILD = sys.argv[1:3]
+USERKVM, BUILD = (os.path.abspath(x) for x in sys.argv[1:3])
 KERNEL = os.path.join(BUILD, "demo/vmlinuz")
 SCRATCH = os.path.abspath(os.path.join(BUILD, "test-qemu-state"))
 MIB = 16
