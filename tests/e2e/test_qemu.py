@@ -17,7 +17,7 @@ import initrd
 import tap
 from qemu import Machine
 
-USERKVM, BUILD = sys.argv[1:3]
+USERKVM, BUILD = (os.path.abspath(x) for x in sys.argv[1:3])
 KERNEL = os.path.join(BUILD, "demo/vmlinuz")
 MODULES = os.path.join(BUILD, "demo/modules")
 SCRATCH = os.path.join(BUILD, "test-qemu")

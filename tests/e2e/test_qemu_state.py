@@ -13,7 +13,7 @@ import initrd
 import tap
 from qemu import Gdb, Machine
 
-USERKVM, BUILD = sys.argv[1:3]
+USERKVM, BUILD = (os.path.abspath(x) for x in sys.argv[1:3])
 KERNEL = os.path.join(BUILD, "demo/vmlinuz")
 SCRATCH = os.path.abspath(os.path.join(BUILD, "test-qemu-state"))
 MIB = 16
@@ -251,5 +251,6 @@ def gdb_hardware_breakpoint_and_watchpoint_stop():
 
 CASES = (live_migration_loses_no_page, savevm_and_loadvm_go_back_in_time, monitor_reads_memory_and_page_tables,
          gdb_steps_by_instruction)
-MORE = (migration_to_a_file_and_back, dump_guest_memory_is_an_elf_of_the_memory, gdb_software_breakpoint_stops_each_time)
+MORE = (migration_to_a_file_and_back, dump_guest_memory_is_an_elf_of_the_memory, gdb_software_breakpoint_stops_each_time,
+        gdb_hardware_breakpoint_and_watchpoint_stop)
 tap.select(CASES, MORE, sys.argv[3:])
