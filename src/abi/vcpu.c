@@ -58,22 +58,36 @@ static long set_sigmask(struct abi_call *c)
 
 /* --- CPUID and MSRs: lists of any length --- */
 
+/*
+ * A copy of the nr elements of size bytes behind a list's head: 0 with *out to
+ * be freed, -E2BIG over max, -ENOMEM, -EFAULT.
+ */
+static int copy_list_in(const void *user, uint32_t nr, uint32_t max, size_t size, void **out)
+{
+	int r;
+
+	if (nr > max)
+		return err_born(E2BIG, "a list of %u entries", nr);
+	*out = calloc(nr ? nr : 1, size);
+	if (!*out)
+		return err_born(ENOMEM, "a list of %u entries", nr);
+	r = host_copy_from(*out, user, nr * size);
+	if (r)
+		free(*out);
+	return r;
+}
+
 static long set_cpuid(struct abi_call *c)
 {
 	struct kvm_cpuid *user = (struct kvm_cpuid *)c->arg, head;
-	struct kvm_cpuid_entry *entries;
+	void *entries;
 	int r = host_copy_from(&head, user, sizeof(head));
 
+	if (!r)
+		r = copy_list_in(user->entries, head.nent, KVM_MAX_CPUID_ENTRIES, sizeof(user->entries[0]), &entries);
 	if (r)
 		return r;
-	if (head.nent > KVM_MAX_CPUID_ENTRIES)
-		return err_born(E2BIG, "%u CPUID entries", head.nent);
-	entries = calloc(head.nent ? head.nent : 1, sizeof(*entries));
-	if (!entries)
-		return err_born(ENOMEM, "CPUID entries");
-	r = host_copy_from(entries, user->entries, head.nent * sizeof(*entries));
-	if (!r)
-		r = kvm_vcpu_ioctl_set_cpuid(c->vcpu, entries, head.nent);
+	r = kvm_vcpu_ioctl_set_cpuid(c->vcpu, entries, head.nent);
 	free(entries);
 	return r;
 }
@@ -81,19 +95,14 @@ static long set_cpuid(struct abi_call *c)
 static long set_cpuid2(struct abi_call *c)
 {
 	struct kvm_cpuid2 *user = (struct kvm_cpuid2 *)c->arg, head;
-	struct kvm_cpuid_entry2 *entries;
+	void *entries;
 	int r = host_copy_from(&head, user, sizeof(head));
 
+	if (!r)
+		r = copy_list_in(user->entries, head.nent, KVM_MAX_CPUID_ENTRIES, sizeof(user->entries[0]), &entries);
 	if (r)
 		return r;
-	if (head.nent > KVM_MAX_CPUID_ENTRIES)
-		return err_born(E2BIG, "%u CPUID entries", head.nent);
-	entries = calloc(head.nent ? head.nent : 1, sizeof(*entries));
-	if (!entries)
-		return err_born(ENOMEM, "CPUID entries");
-	r = host_copy_from(entries, user->entries, head.nent * sizeof(*entries));
-	if (!r)
-		r = kvm_vcpu_ioctl_set_cpuid2(c->vcpu, entries, head.nent);
+	r = kvm_vcpu_ioctl_set_cpuid2(c->vcpu, entries, head.nent);
 	free(entries);
 	return r;
 }
