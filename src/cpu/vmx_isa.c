@@ -9,6 +9,7 @@
 #include "host/fault.h"
 #include "host/memory.h"
 #include "lib/error.h"
+#include "lib/log.h"
 #include "sdm/ept.h"
 
 #include <linux/futex.h>
@@ -23,9 +24,16 @@
 
 int vmx_machine_create(struct vmx_machine **out)
 {
-	struct vmx_machine *m = calloc(1, sizeof(*m));
-	pthread_mutex_t *lock = malloc(sizeof(*lock));
+	const char *engine = getenv("USERKVM_ENGINE");
+	struct vmx_machine *m;
+	pthread_mutex_t *lock;
 
+	if (engine && *engine && strcmp(engine, vmx_engine_name()) != 0) {
+		log_always("USERKVM_ENGINE=%s: there is no such engine, only %s", engine, vmx_engine_name());
+		return err_born(EINVAL, "engine %s", engine);
+	}
+	m = calloc(1, sizeof(*m));
+	lock = malloc(sizeof(*lock));
 	if (!m || !lock) {
 		free(m);
 		free(lock);

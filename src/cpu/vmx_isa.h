@@ -29,7 +29,7 @@ struct vmx_cpu;
 #define VMCS_REVISION_ID 0x756b766dU /* "ukvm": first dword of a VMCS region */
 #define VMX_HOST_MAXPHYADDR 52
 
-/* -ENOMEM. A machine outlives its processors. */
+/* -ENOMEM; -EINVAL: USERKVM_ENGINE names no engine. A machine outlives its processors. */
 must_check int vmx_machine_create(struct vmx_machine **out);
 void vmx_machine_destroy(struct vmx_machine *m);
 

@@ -98,6 +98,14 @@ def doctor_tells_what_a_client_will_see():
         assert word in out, out
 
 
+def engine_that_does_not_exist_is_refused():
+    env = dict(os.environ, USERKVM_ENGINE="warp")
+    out, status = tap.run(USERKVM, "boot", os.path.join(BUILD, "demo/vmlinuz"), env=env)
+    assert status == 1 and "no such engine" in out, out
+    out, status = tap.run(USERKVM, "doctor", env=env)
+    assert status == 0 and "no VM will start" in out, out
+
+
 def installed_tree_works_by_itself():
     root = os.path.join(tmp.name, "root")
     out, status = tap.run("meson", "install", "-C", BUILD, "--no-rebuild", "--destdir", root)
@@ -115,7 +123,7 @@ def installed_tree_works_by_itself():
     assert status == 0 and "NOT FOUND" not in out, out
 
 
-tap.main(installed_tree_works_by_itself, help_goes_to_stdout_with_status_0, wrong_usage_is_status_2, missing_kernel_file_is_one_line,
+tap.main(installed_tree_works_by_itself, engine_that_does_not_exist_is_refused, help_goes_to_stdout_with_status_0, wrong_usage_is_status_2, missing_kernel_file_is_one_line,
          file_that_is_no_kernel_is_one_line, truncated_bzimage_is_one_line, too_little_memory_is_one_line,
          nonsense_memory_size_is_status_2, run_passes_the_exit_status_on, run_refuses_a_static_program_in_words,
          doctor_tells_what_a_client_will_see)

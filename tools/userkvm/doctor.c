@@ -124,7 +124,8 @@ int cmd_doctor(int argc, char **argv)
 	}
 	machine();
 	printf("\nWhat userkvm uses\n");
-	printf("  engine           %s\n", engine && *engine ? engine : "interp (the interpreter)");
+	printf("  engine           interp (the interpreter)%s\n",
+	       engine && *engine && strcmp(engine, "interp") != 0 ? "; USERKVM_ENGINE names another: no VM will start" : "");
 	printf("  parameters       %s\n", params && *params ? params : "defaults (ept=1)");
 	printf("  preload library  %s\n", preload_path(lib, sizeof(lib)) == 0 ? lib : "NOT FOUND: `userkvm run` cannot work");
 	printf("  host memory      %ld MiB available\n",
