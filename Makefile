@@ -56,12 +56,13 @@ format:
 	@scripts/deps lint
 	@git ls-files '*.c' '*.h' | xargs clang-format -i
 
-# All tests under address and undefined-behaviour sanitizers.
+# All tests under address and undefined-behaviour sanitizers. (Their instrumentation makes
+# gcc's flow warnings see ghosts: no -Werror here.)
 sanitize:
 	@scripts/deps check
 	@scripts/demo-files build-sanitize/demo
 	@$(MAKE) --no-print-directory all BUILD=build-sanitize \
-		MESON_ARGS='-Db_sanitize=address,undefined -Db_lundef=false'
+		MESON_ARGS='-Db_sanitize=address,undefined -Db_lundef=false -Dwerror=false'
 	@SANITIZE=1 tests/run build-sanitize
 
 install: all

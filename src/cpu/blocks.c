@@ -614,7 +614,7 @@ static bool same_bytes(const uint8_t *host, const uint8_t *bytes, unsigned n)
 	unsigned k = 0;
 
 	for (; k + 8 <= n; k += 8)
-		if (*(const volatile uint64_t *)(host + k) != *(const uint64_t *)(bytes + k))
+		if (isa_host_load(host + k, 8) != isa_host_load(bytes + k, 8))
 			return false;
 	for (; k < n; k++)
 		if (*(const volatile uint8_t *)(host + k) != bytes[k])

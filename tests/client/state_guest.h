@@ -168,7 +168,7 @@ static inline void guest_memory(struct client *c)
 	gdt[4] = 0x00cff3000000ffff; /* 20 data, CPL 3 */
 	gdt[5] = 0x00affb000000ffff; /* 28 code, CPL 3 */
 	gdt[6] = 0x0000890000000067 | (uint64_t)GUEST_TSS << 16; /* 30 TSS */
-	*(uint64_t *)(c->mem + GUEST_TSS + 4) = 0x22000;
+	memcpy(c->mem + GUEST_TSS + 4, &(uint64_t){0x22000}, 8);
 	for (unsigned v = 0; v < 256; v++)
 		guest_gate(c, v, sg_bad);
 	guest_gate(c, 0, sg_de);

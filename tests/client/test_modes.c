@@ -292,7 +292,7 @@ static void large_pages_map_in_every_shape(void **state)
 			((uint32_t *)(c.mem + 0x12000))[1] = 0 | PG_ALL | PG_PS;
 		else
 			((uint64_t *)(c.mem + 0x12000))[1] = 0 | PG_ALL | PG_PS;
-		*(uint32_t *)(c.mem + 0x23456) = 0xabcdef;
+		memcpy(c.mem + 0x23456, &(uint32_t){0xabcdef}, 4);
 		r = client_regs(&c);
 		r.rsi = shapes[i].base + 0x23456;
 		assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &r), 0);

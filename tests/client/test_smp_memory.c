@@ -52,7 +52,7 @@ static void locked_accesses_across_pages_and_slots_lose_nothing(void **state)
 	smp_join(&s, 0, CPUS);
 	for (int i = 0; i < CPUS; i++)
 		assert_int_equal(s.cpu[i].reason, KVM_EXIT_HLT);
-	assert_int_equal(*(uint32_t *)(slots + 2 * size + 0xffe), CPUS * ADDS);
+	assert_memory_equal(slots + 2 * size + 0xffe, &(uint32_t){CPUS * ADDS}, 4);
 	lo = *(uint16_t *)(slots + 3 * size - 2);
 	hi = *(uint16_t *)slots;
 	assert_int_equal((uint32_t)hi << 16 | lo, CPUS * ADDS);
