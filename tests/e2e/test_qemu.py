@@ -59,6 +59,16 @@ def q35_with_qemus_own_irqchip():
     boots("q35-off", "-M", "q35,kernel-irqchip=off")
 
 
+def pc_with_qemus_own_irqchip_and_the_hosts_processor():
+    """No local APIC of KVM's: the guest must not be told of its TSC-deadline timer."""
+    out = boots("pc-off", "-M", "pc,kernel-irqchip=off", "-cpu", "host")
+    assert re.search(r"LOC: +[1-9]", out), out
+
+
+def microvm_with_qemus_own_irqchip():
+    boots("microvm-off", "-M", "microvm,kernel-irqchip=off", "-cpu", "host")
+
+
 def q35_without_smm():
     boots("q35-nosmm", "-M", "q35,smm=off")
 
@@ -219,7 +229,8 @@ def stress_ng_runs_clean():
 
 CASES = (q35_with_the_kernels_irqchip, q35_with_a_split_irqchip, microvm_with_virtio_mmio_disk,
          virtio_blk_reads_and_writes_every_byte, virtio_net_transfers_every_byte_both_ways)
-MORE = (microvm, q35_with_qemus_own_irqchip, q35_without_smm, virtio_serial_carries_every_byte,
+MORE = (microvm, q35_with_qemus_own_irqchip, pc_with_qemus_own_irqchip_and_the_hosts_processor,
+        microvm_with_qemus_own_irqchip, q35_without_smm, virtio_serial_carries_every_byte,
         *(cpu_model(m) for m in ("host", "max", "qemu64", "Skylake-Client", "EPYC")), ovmf_boots_the_kernel,
         virtiofs_shares_a_folder, stress_ng_runs_clean)
 tap.select(CASES, MORE, sys.argv[3:])
