@@ -143,6 +143,19 @@ sleep 1
     assert got and got[0] == data, f"{len(got[0]) if got else 0} of {len(data)} bytes came back"
 
 
+def intel_iommu_remaps_interrupts():
+    """x2APIC ids and remapped MSIs, through QEMU's own IOAPIC and the routing table."""
+    path, data = random_file("remap.raw", 1 << 20, 6)
+    with boot("remap", "md5sum </dev/vda\ncat /proc/interrupts\ndmesg | grep DMAR-IR\n",
+              "-M", "q35,kernel-irqchip=split", "-smp", "2", "-device", "intel-iommu,intremap=on,eim=on",
+              "-drive", f"file={path},if=none,id=d,format=raw", "-device", "virtio-blk-pci,drive=d,disable-legacy=on",
+              modules=["virtio_pci", "virtio_blk"], append="intel_iommu=on") as m:
+        finish(m)
+        assert hashlib.md5(data).hexdigest() in m.console, m.console
+        assert "Enabled IRQ remapping in x2apic mode" in m.console, m.console
+        assert re.search(r"IR-IO-APIC .*ttyS0", m.console) and re.search(r"IR-PCI-MSI.* virtio0-req", m.console), m.console
+
+
 def virtio_serial_carries_every_byte():
     path, data = random_file("serial.bin", 1 << 20, 3)
     back = os.path.join(SCRATCH, "serial.out")
@@ -230,7 +243,7 @@ def stress_ng_runs_clean():
 CASES = (q35_with_the_kernels_irqchip, q35_with_a_split_irqchip, microvm_with_virtio_mmio_disk,
          virtio_blk_reads_and_writes_every_byte, virtio_net_transfers_every_byte_both_ways)
 MORE = (microvm, q35_with_qemus_own_irqchip, pc_with_qemus_own_irqchip_and_the_hosts_processor,
-        microvm_with_qemus_own_irqchip, q35_without_smm, virtio_serial_carries_every_byte,
+        microvm_with_qemus_own_irqchip, q35_without_smm, intel_iommu_remaps_interrupts, virtio_serial_carries_every_byte,
         *(cpu_model(m) for m in ("host", "max", "qemu64", "Skylake-Client", "EPYC")), ovmf_boots_the_kernel,
         virtiofs_shares_a_folder, stress_ng_runs_clean)
 tap.select(CASES, MORE, sys.argv[3:])

@@ -2,6 +2,7 @@
 
 usage: test_qemu_state.py USERKVM BUILD [all | CASE...]
 """
+import ctypes
 import os
 import re
 import shutil
@@ -29,8 +30,10 @@ def machine(name, script, *args, programs=(), append="", **more):
 
 # --- a guest that writes memory and checks it; its sums are the same everywhere ---
 
-def busy(name, *args):
-    return machine(name, f"dirty {MIB} 1000000\n", *args, programs=["dirty.c"])
+def busy(name, *args, others=0):
+    """With `others`, so many more of them that say nothing, to keep more vCPUs at it."""
+    script = f"dirty {MIB} 1000000 | grep LOST &\n" * others + f"dirty {MIB} 1000000\n"
+    return machine(name, script, *args, programs=["dirty.c"])
 
 
 def true_sums(up_to):
@@ -78,6 +81,41 @@ def live_migration_loses_no_page():
             # dirty pages were sent again while the guest ran
             assert info["ram"]["dirty-sync-count"] >= 2, info
             assert a.qmp("query-status")["status"] == "postmigrate"
+            check_ticks(a.console, 0)
+            check_ticks(b.console, before)
+
+
+def has_userfaultfd():
+    """As QEMU asks for it: faults of the kernel's own accesses too, so this needs a right."""
+    flags = os.O_CLOEXEC | os.O_NONBLOCK
+    fd = ctypes.CDLL(None).syscall(323, flags)  # __NR_userfaultfd
+    if fd >= 0:
+        os.close(fd)
+    return fd >= 0
+
+
+def postcopy_migration_loses_no_page():
+    """Two vCPUs go on where most of their memory is not yet: each page is fetched when it is touched."""
+    if not has_userfaultfd():
+        raise tap.Skip("no userfaultfd here (root, CAP_SYS_PTRACE or vm.unprivileged_userfaultfd=1)")
+    with busy("from", "-smp", "2", others=1) as a:
+        goes_on(a, 16)
+        path = os.path.join(SCRATCH, "postcopy.socket")
+        with busy("to", "-smp", "2", "-incoming", "unix:" + path, others=1) as b:
+            for m in (a, b):
+                m.qmp("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": True}])
+            # little before, and slow after: the guest waits for hundreds of pages
+            a.qmp("migrate-set-parameters", **{"max-bandwidth": 8 << 20, "max-postcopy-bandwidth": 16 << 20})
+            a.qmp("migrate", uri="unix:" + path)
+            a.wait_migration(lambda info: info["status"] == "active" and info["ram"]["transferred"] > 4 << 20)
+            a.qmp("migrate-start-postcopy")
+            a.wait_migration(lambda info: info["status"] == "postcopy-active")
+            assert b.qmp("query-status")["status"] == "running"
+            info = a.wait_migration(lambda info: info["status"] == "completed")
+            assert info["ram"]["postcopy-requests"] > 20, info
+            a.watch(0.2)
+            before = last_round(a)
+            goes_on(b)
             check_ticks(a.console, 0)
             check_ticks(b.console, before)
 
@@ -251,6 +289,6 @@ def gdb_hardware_breakpoint_and_watchpoint_stop():
 
 CASES = (live_migration_loses_no_page, savevm_and_loadvm_go_back_in_time, monitor_reads_memory_and_page_tables,
          gdb_steps_by_instruction)
-MORE = (migration_to_a_file_and_back, dump_guest_memory_is_an_elf_of_the_memory, gdb_software_breakpoint_stops_each_time,
+MORE = (postcopy_migration_loses_no_page, migration_to_a_file_and_back, dump_guest_memory_is_an_elf_of_the_memory, gdb_software_breakpoint_stops_each_time,
         gdb_hardware_breakpoint_and_watchpoint_stop)
 tap.select(CASES, MORE, sys.argv[3:])
