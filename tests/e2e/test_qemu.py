@@ -7,13 +7,12 @@ import os
 import random
 import re
 import shutil
-import socketserver
 import subprocess
 import sys
-import threading
 import time
 
 import initrd
+import servers
 import tap
 from qemu import Machine
 
@@ -109,37 +108,18 @@ sync
 
 def virtio_net_transfers_every_byte_both_ways():
     _, data = random_file("net.bin", 2 << 20, 2)
-    got = []
-
-    # nc closes when the server does: one connection down, a second one up
-    class Down(socketserver.BaseRequestHandler):
-        def handle(self):
-            self.request.sendall(data)
-
-    class Up(socketserver.BaseRequestHandler):
-        def handle(self):
-            parts = iter(lambda: self.request.recv(65536), b"")
-            got.append(b"".join(parts))
-
-    servers = [socketserver.TCPServer(("127.0.0.1", 0), h) for h in (Down, Up)]
-    for s in servers:
-        threading.Thread(target=s.serve_forever, daemon=True).start()
-    down, up = (s.server_address[1] for s in servers)
-    script = f"""
+    with servers.transfers(data) as (down, up, got):
+        script = f"""
 ifconfig eth0 10.0.2.15 up
 nc 10.0.2.2 {down} </dev/null >/tmp/file
 md5sum </tmp/file
 nc 10.0.2.2 {up} </tmp/file
 sleep 1
 """
-    try:
         with boot("net", script, "-M", "pc", "-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n",
                   modules=["virtio_pci", "virtio_net"]) as m:
             finish(m)
             assert hashlib.md5(data).hexdigest() in m.console, m.console
-    finally:
-        for s in servers:
-            s.shutdown()
     assert got and got[0] == data, f"{len(got[0]) if got else 0} of {len(data)} bytes came back"
 
 
