@@ -1,6 +1,5 @@
 """Debian with systemd in a guest: to a login, then commands on its console. The disk is scripts/debian-root's."""
 import os
-import re
 import time
 
 import initrd
@@ -37,6 +36,7 @@ class Debian(Machine):
         seconds = time.time() - self.started
         self.type("root")
         self.wait_for(r"root@debian:~# ", 120)
+        self.run("bind 'set enable-bracketed-paste off'")
         return seconds
 
     def run(self, command, timeout=300):
