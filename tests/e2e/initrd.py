@@ -8,6 +8,8 @@ import re
 import subprocess
 import tempfile
 
+import tap
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 INIT = """#!/bin/busybox sh
@@ -84,7 +86,7 @@ def run_here(source, *args):
     """What such a program prints on this machine, without any VM."""
     with tempfile.TemporaryDirectory() as tmp:
         return subprocess.run([compile_into(tmp, source), *args], capture_output=True, text=True, check=True,
-                              timeout=60).stdout
+                              timeout=60 * tap.PATIENCE).stdout
 
 
 def make(path, script, modules_folder=None, modules=(), programs=()):
