@@ -10,6 +10,7 @@
  *    delivery may fault and exit.
  */
 #include "cpu/internal.h"
+#include "cpu/tlb_check.h"
 #include "host/fault.h"
 #include "host/memory.h"
 #include "lib/log.h"
@@ -168,6 +169,8 @@ void cpu_load_guest(struct vmx_cpu *cpu)
 	if (!cpu->vpid)
 		cpu_tlb_entry_flush(cpu);
 	cpu_mode_changed(cpu);
+	if (unlikely(cpu->tlb->check))
+		tlb_check_entered(cpu);
 	cpu_at_boundary(cpu);
 }
 

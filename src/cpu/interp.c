@@ -212,8 +212,8 @@ static void run_one(struct vmx_cpu *cpu)
 	cpu->debug.next_alone = false;
 	cpu->debug.alone = true;
 
-	if (unlikely(cpu->ring))
-		cpu_ring_block(cpu, b);
+	if (unlikely(cpu->observed))
+		cpu_observe(cpu, b);
 	cpu->shadow = cpu->interruptibility & (uint32_t)INTR_SHADOW;
 	cpu->interruptibility &= ~(uint32_t)INTR_SHADOW;
 	cs->rflags &= ~X86_FLAGS_RF;
@@ -269,8 +269,8 @@ static void run_blocks(struct vmx_cpu *cpu)
 			cpu_at_boundary(cpu);
 			return;
 		}
-		if (unlikely(cpu->ring))
-			cpu_ring_block(cpu, b);
+		if (unlikely(cpu->observed))
+			cpu_observe(cpu, b);
 		cs->block_rip = cs->rip;
 		i = b->insns;
 		end = b->end;
