@@ -419,7 +419,7 @@ void cpu_tlb_drop_ept(struct vmx_cpu *cpu, uint64_t eptp, bool all)
 
 void cpu_tlb_drop_vpid(struct vmx_cpu *cpu, unsigned type, uint16_t vpid, gva_t gla)
 {
-	note(cpu, (struct tlb_scope){ .vpid = vpid, .every_vpid = type == INVVPID_ALL_CONTEXT,
+	note(cpu, (struct tlb_scope){ .vpid = vpid, .every_vpid = type == INVVPID_ALL_CONTEXT, .but_zero = true,
 				      .every_pcid = true, .every_ep4ta = true, .gva = gla,
 				      .keeps_globals = type == INVVPID_SINGLE_CONTEXT_RETAINING_GLOBALS,
 				      .one_address = type == INVVPID_INDIVIDUAL_ADDRESS });

@@ -26,10 +26,12 @@ struct mapping {
 	uint16_t vpid, pcid;
 	uint8_t page_shift;
 	bool global, gone;
+	bool said; /* one line for each is enough */
 };
 
 struct tlb_checker {
 	uint64_t cr0, cr4; /* as last seen */
+	unsigned lines;
 	struct mapping tlb[TLB_NR_CONTEXTS][NR_PRIVS][ISA_TLB_ENTRIES];
 	struct mapping pde[TLB_NR_CONTEXTS][PDE_CACHE_ENTRIES];
 	struct mapping ept[EPT_CACHE_ENTRIES];
@@ -60,7 +62,8 @@ static bool same_root(uint64_t a, uint64_t b)
 /* Linear and combined mappings. */
 static bool covers(const struct tlb_scope *s, const struct mapping *m, bool pde)
 {
-	if ((s->combined && !m->eptp) || (!s->every_vpid && m->vpid != s->vpid))
+	if ((s->combined && !m->eptp) || (s->but_zero && !m->vpid) ||
+	    (!s->every_vpid && m->vpid != s->vpid))
 		return false;
 	if (!s->every_pcid && m->pcid != s->pcid && !(s->globals_of_every_pcid && m->global))
 		return false;
@@ -109,19 +112,20 @@ void tlb_check_entered(struct vmx_cpu *cpu)
 
 /*
  * SDM "Operations that Invalidate TLBs and Paging-Structure Caches": MOV to CR0
- * that clears PG; MOV to CR4 that changes PGE, PAE or PSE, clears PCIDE, sets
- * SMEP.
+ * that clears PG, MOV to CR4 that changes PGE or clears PCIDE; of the current
+ * PCID, MOV to CR4 that changes PAE or sets SMEP.
  */
 static void watch_registers(struct vmx_cpu *cpu)
 {
 	struct tlb_checker *k = cpu->tlb->check;
-	const struct tlb_scope all = { .vpid = cpu->vpid, .every_pcid = true, .every_ep4ta = true };
+	struct tlb_scope s = { .vpid = cpu->vpid, .every_ep4ta = true };
 	uint64_t cr0 = cpu->cs.cr0, cr4 = cpu->cs.cr4, changed = cr4 ^ k->cr4;
 
-	if ((k->cr0 & ~cr0 & X86_CR0_PG) ||
-	    (changed & (X86_CR4_PGE | X86_CR4_PAE | X86_CR4_PSE)) ||
-	    (k->cr4 & ~cr4 & X86_CR4_PCIDE) || (cr4 & ~k->cr4 & X86_CR4_SMEP))
-		tlb_check_invalidated(cpu, &all);
+	s.pcid = cpu_pcid(&cpu->cs, cpu->cs.cr3);
+	s.every_pcid = (k->cr0 & ~cr0 & X86_CR0_PG) || (changed & X86_CR4_PGE) ||
+		       (changed & k->cr4 & X86_CR4_PCIDE);
+	if (s.every_pcid || (changed & X86_CR4_PAE) || (changed & cr4 & X86_CR4_SMEP))
+		tlb_check_invalidated(cpu, &s);
 	tlb_check_entered(cpu);
 }
 
@@ -231,16 +235,12 @@ static bool agrees(struct vmx_cpu *cpu, enum cpu_priv priv, gva_t gva, uint32_t 
 
 /* --- fills and uses --- */
 
-static uint16_t pcid_now(const struct cpu_state *cs)
-{
-	return cpu_pcid(cs, cs->cr3);
-}
-
 static void fill(struct vmx_cpu *cpu, struct mapping *m, gva_t gva, uint8_t page_shift, bool global)
 {
+	watch_registers(cpu);
 	*m = (struct mapping){
 		.gva = gva, .eptp = cpu->eptp, .mode = cpu_paging_mode(&cpu->cs),
-		.vpid = cpu->vpid, .pcid = pcid_now(&cpu->cs),
+		.vpid = cpu->vpid, .pcid = cpu_pcid(&cpu->cs, cpu->cs.cr3),
 		.page_shift = page_shift, .global = global,
 	};
 }
@@ -250,23 +250,27 @@ static bool may_be_stale(struct vmx_cpu *cpu, const struct mapping *m)
 {
 	watch_registers(cpu);
 	cpu->counters.tlb_checked++;
-	return !m->gone && m->vpid == cpu->vpid && (m->global || m->pcid == pcid_now(&cpu->cs)) &&
+	return !m->gone && m->vpid == cpu->vpid && (m->global || m->pcid == cpu_pcid(&cpu->cs, cpu->cs.cr3)) &&
 	       same_root(m->eptp, cpu->eptp) && m->mode == cpu_paging_mode(&cpu->cs);
 }
 
-static void report(struct vmx_cpu *cpu, const char *what, const struct mapping *m, uint64_t address,
+static void report(struct vmx_cpu *cpu, const char *what, struct mapping *m, uint64_t address,
 		   uint32_t access, hpa_t host)
 {
+	struct tlb_checker *k = cpu->tlb->check;
 	bool loaded = cpu->cs.fpu_loaded;
 
-	if (cpu->counters.tlb_stale_uses++ >= MAX_REPORTS)
+	cpu->counters.tlb_stale_uses++;
+	if (m->said || k->lines >= MAX_REPORTS)
 		return;
+	m->said = true;
+	k->lines++;
 	isa_fpu_sync(&cpu->cs);
 	log_always("USERKVM_CHECK=tlb: %s of %#lx used for %s%s%s at rip %#lx after it had to be "
 		   "invalidated: host page %#lx, VPID %u PCID %u EPTP %#lx%s (now %u %u %#lx)",
 		   what, address, access & CPU_READ ? "r" : "", access & CPU_WRITE ? "w" : "",
 		   access & CPU_EXEC ? "x" : "", cpu->cs.rip, host, m->vpid, m->pcid, m->eptp,
-		   m->global ? " global" : "", cpu->vpid, pcid_now(&cpu->cs), cpu->eptp);
+		   m->global ? " global" : "", cpu->vpid, cpu_pcid(&cpu->cs, cpu->cs.cr3), cpu->eptp);
 	if (loaded)
 		isa_fpu_load(&cpu->cs);
 }
@@ -287,13 +291,12 @@ void tlb_check_filled(struct vmx_cpu *cpu, enum cpu_priv priv, gva_t gva)
 {
 	const struct tlb_side *side = &cpu->tlb->cur->sub[priv].side[tlb_index(gva)];
 
-	watch_registers(cpu);
 	fill(cpu, tlb_mapping(cpu, priv, gva), gva, side->page_shift, side->global);
 }
 
 void tlb_check_used(struct vmx_cpu *cpu, enum cpu_priv priv, gva_t gva, uint32_t access)
 {
-	const struct mapping *m = tlb_mapping(cpu, priv, gva);
+	struct mapping *m = tlb_mapping(cpu, priv, gva);
 	hpa_t host = (gva & PAGE_MASK) + cpu->tlb->cur->sub[priv].e[tlb_index(gva)].addend;
 
 	if (!may_be_stale(cpu, m) && !agrees(cpu, priv, gva, access, host))
@@ -315,7 +318,7 @@ void tlb_check_pde_filled(struct vmx_cpu *cpu, gva_t gva)
 void tlb_check_pde_used(struct vmx_cpu *cpu, gva_t gva)
 {
 	const struct pde_cache_entry *c = &cpu->tlb->cur->pde[(gva >> 21) & (PDE_CACHE_ENTRIES - 1)];
-	const struct mapping *m = pde_mapping(cpu, gva);
+	struct mapping *m = pde_mapping(cpu, gva);
 	struct look l = { .cpu = cpu, .gva = gva };
 
 	if (may_be_stale(cpu, m))
@@ -334,7 +337,7 @@ void tlb_check_ept_filled(struct vmx_cpu *cpu, gpa_t gpa)
 void tlb_check_ept_used(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access)
 {
 	unsigned index = (unsigned)(gpa >> PAGE_SHIFT) & (EPT_CACHE_ENTRIES - 1);
-	const struct mapping *m = &cpu->tlb->check->ept[index];
+	struct mapping *m = &cpu->tlb->check->ept[index];
 	hpa_t host = cpu->tlb->ept[index].r.host, now;
 
 	cpu->counters.tlb_checked++;

@@ -32,7 +32,7 @@
 struct tlb_scope {
 	bool guest_physical;
 	bool combined;		/* linear mappings stay: INVEPT */
-	bool every_vpid;
+	bool every_vpid, but_zero; /* INVVPID spares VPID 0000H */
 	bool every_pcid;
 	bool globals_of_every_pcid; /* INVLPG */
 	bool keeps_globals;
