@@ -382,19 +382,70 @@ static void msr_that_cannot_be_loaded_fails_with_34_and_its_index(void **state)
 	assert_int_equal(R(t, EXIT_QUALIFICATION), 2);
 }
 
-static void bad_pdpte_fails_with_qualification_2(void **state)
+/* 32-bit protected mode with PAE paging. */
+static void set_pae(struct machine *t)
 {
-	struct machine *t = *state;
-
 	set_long_mode(t);
 	set_segment(t, SREG_CS, 8, 0, 0xffffffff, 0xc09b);
 	W(VM_ENTRY_CONTROLS, R(t, VM_ENTRY_CONTROLS) & ~VM_ENTRY_IA32E_MODE);
 	W(GUEST_IA32_EFER, 0);
-	W(GUEST_PDPTR2, PTE_P | 2);
+	vmx_kick(t->cpu);
+}
+
+static const struct {
+	uint64_t pdpte;
+	bool ok;
+} pdptes[] = {
+	{ 0, true }, { 2, true }, { 0x5000 | PTE_P, true }, { BIT_ULL(63) | 4, true }, { PTE_P | 2, false },
+	{ PTE_P | 4, false }, { PTE_P | 0x20, false }, { PTE_P | 0x100, false }, { PTE_P | BIT_ULL(52), false },
+	{ PTE_P | BIT_ULL(63), false }, { PTE_P | 0xe18, true },
+};
+
+static void check_pdpte_entry(struct machine *t, bool ok)
+{
 	assert_int_equal(vmlaunch(t->cpu), VMX_SUCCEED);
-	assert_int_equal(R(t, VM_EXIT_REASON),
-			 EXIT_REASON_INVALID_STATE | VMX_EXIT_REASONS_FAILED_VMENTRY);
+	if (ok) {
+		assert_int_equal(R(t, VM_EXIT_REASON), EXIT_REASON_EXTERNAL_INTERRUPT);
+		return;
+	}
+	assert_int_equal(R(t, VM_EXIT_REASON), EXIT_REASON_INVALID_STATE | VMX_EXIT_REASONS_FAILED_VMENTRY);
 	assert_int_equal(R(t, EXIT_QUALIFICATION), 2);
+}
+
+static void bad_pdpte_fails_with_qualification_2(void **state)
+{
+	static const uint32_t fields[] = { GUEST_PDPTR0, GUEST_PDPTR1, GUEST_PDPTR2, GUEST_PDPTR3 };
+	struct machine *t;
+
+	for (size_t n = 0; n < ARRAY_SIZE(pdptes); n++)
+		for (size_t f = 0; f < ARRAY_SIZE(fields); f++) {
+			machine_setup((void **)&t);
+			set_pae(t);
+			W(fields[f], pdptes[n].pdpte);
+			check_pdpte_entry(t, pdptes[n].ok);
+			machine_teardown((void **)&t);
+		}
+}
+
+/* Without EPT they come from memory, at CR3. */
+static void bad_pdpte_in_memory_fails_with_qualification_2(void **state)
+{
+	uint64_t *table = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	struct machine *t;
+
+	assert_ptr_not_equal(table, MAP_FAILED);
+	for (size_t n = 0; n < ARRAY_SIZE(pdptes); n++)
+		for (unsigned k = 0; k < 4; k++) {
+			machine_setup((void **)&t);
+			set_pae(t);
+			W(SECONDARY_VM_EXEC_CONTROL, SECONDARY_EXEC_ENABLE_VPID);
+			W(GUEST_CR3, (uint64_t)table);
+			memset(table, 0, 32);
+			table[k] = pdptes[n].pdpte;
+			check_pdpte_entry(t, pdptes[n].ok);
+			machine_teardown((void **)&t);
+		}
+	munmap(table, 4096);
 }
 
 int main(void)
@@ -402,7 +453,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(each_broken_field_fails_the_entry_its_own_way),
 		TEST_REAL(msr_that_cannot_be_loaded_fails_with_34_and_its_index),
-		TEST_REAL(bad_pdpte_fails_with_qualification_2),
+		cmocka_unit_test(bad_pdpte_fails_with_qualification_2),
+		cmocka_unit_test(bad_pdpte_in_memory_fails_with_qualification_2),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
