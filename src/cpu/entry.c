@@ -217,6 +217,7 @@ static bool guest_fault(void *owner, int signo, siginfo_t *si, void *ucontext)
 	regs[REG_RDI] = (greg_t)(uintptr_t)cpu;
 	regs[REG_RSP] = ((regs[REG_RSP] - RED_ZONE) & ~15LL) - 8;
 	regs[REG_RIP] = (greg_t)(uintptr_t)bus_error_landing;
+	regs[REG_EFL] &= ~(greg_t)X86_FLAGS_DF; /* of a string instruction of the host's */
 	return true;
 }
 

@@ -30,7 +30,7 @@
 #include <unistd.h>
 
 #define INPUT_MAX 512
-#define CORPUS_MAX 1024 /* inputs of a target */
+#define CORPUS_MAX 256 /* inputs of a target */
 
 struct input {
 	uint32_t nr_bytes;
