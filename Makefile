@@ -37,12 +37,14 @@ selftests: all
 	@scripts/deps selftests
 	@scripts/selftests $(BUILD)
 
-# Real clients at length: QEMU's machines, firmware, devices, snapshots, migration; stress-ng.
+# Real clients at length: QEMU's machines, firmware, devices, snapshots, migration; stress-ng;
+# statically linked clients, also in Go.
 clients: all
 	@scripts/deps clients
 	@scripts/demo-files $(BUILD)/demo
 	@python3 tests/e2e/test_qemu.py $(BUILD)/tools/userkvm $(BUILD) all
 	@python3 tests/e2e/test_qemu_state.py $(BUILD)/tools/userkvm $(BUILD) all
+	@python3 tests/e2e/test_static.py $(BUILD)/tools/userkvm $(BUILD) all
 
 bench: all
 	@scripts/deps bench

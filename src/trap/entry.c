@@ -133,22 +133,29 @@ static int arm_seccomp(void)
 	return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) ? -errno : 0;
 }
 
-int trap_choose(const char *way)
+static bool asks_for(const char *ways, const char *word)
 {
-	bool any = !way || !*way;
-	int r = -EINVAL;
+	size_t n = strlen(word);
 
-	trap_has_fsgsbase = (getauxval(AT_HWCAP2) & HWCAP2_HAS_FSGSBASE) != 0;
-	if (any || strcmp(way, "dispatch") == 0) {
+	for (const char *p = ways; p && (p = strstr(p, word)); p += n)
+		if ((p == ways || p[-1] == ',') && (p[n] == ',' || !p[n]))
+			return true;
+	return false;
+}
+
+int trap_choose(const char *ways)
+{
+	int r = -ENOSYS;
+
+	trap_has_fsgsbase = (getauxval(AT_HWCAP2) & HWCAP2_HAS_FSGSBASE) && !asks_for(ways, "arch_prctl");
+	si_code = SIGINFO_USER_DISPATCH;
+	if (!asks_for(ways, "seccomp"))
 		r = arm_dispatch();
-		si_code = SIGINFO_USER_DISPATCH;
-	}
-	if ((any && r) || (!any && strcmp(way, "seccomp") == 0)) {
-		r = arm_seccomp();
-		si_code = SIGINFO_SECCOMP;
-		si_errno = SECCOMP_DATA_OURS;
-	}
-	return r;
+	if (!r)
+		return 0;
+	si_code = SIGINFO_SECCOMP;
+	si_errno = SECCOMP_DATA_OURS;
+	return arm_seccomp();
 }
 
 int trap_arm(void)

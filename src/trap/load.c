@@ -18,7 +18,7 @@
 
 #define PAGE 4096ULL
 #define MAX_HEADERS 64
-#define PIE_BASE 0x200000000000ULL /* where position-independent programs go */
+#define PIE_BASE 0x080000000000ULL /* where position-independent programs go */
 #define BREAK_SIZE (4ULL << 30)
 
 struct file {

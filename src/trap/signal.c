@@ -52,7 +52,8 @@ _Static_assert(sizeof(struct frame) == 440, "rt_sigframe");
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct kernel_action table[SIGNALS];
 static uint64_t entered; /* signals that come to our entry */
-static void (*host_handler[SIGNALS])(int, siginfo_t *, void *);
+typedef void host_fn(int signo, siginfo_t *si, void *uc);
+static host_fn *host_handler[SIGNALS];
 
 uint64_t *trap_mask(ucontext_t *uc)
 {
@@ -148,7 +149,6 @@ static void default_action(int signo, siginfo_t *si)
 
 int trap_signals_init(void)
 {
-	struct sigaction host;
 	int r = 0;
 
 	for (int signo = 1; signo < SIGNALS && !r; signo++) {
@@ -156,10 +156,8 @@ int trap_signals_init(void)
 			continue;
 		if (!(ALWAYS_OURS & BIT(signo)))
 			continue;
-		if (FAULTS & BIT(signo)) { /* the library has put its own there */
-			sigaction(signo, NULL, &host);
-			host_handler[signo] = host.sa_sigaction;
-		}
+		/* Of the faults: the library has put its own there. */
+		host_handler[signo] = (host_fn *)(uintptr_t)table[signo].handler;
 		memset(&table[signo], 0, sizeof(table[signo]));
 		r = enter_at_ours(signo, 0);
 	}

@@ -166,6 +166,7 @@ static void *thread_main(void *p)
 
 		s->error = become_client(&t, s->c);
 		if (s->error) {
+			trap_set_self(&library_thread);
 			sem_post(&s->ready);
 			return NULL;
 		}

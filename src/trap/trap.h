@@ -40,13 +40,16 @@
 #include <sys/types.h>
 #include <ucontext.h>
 
-/* The client's file and its break lie below; an address-space layout has all else above. */
-#define TRAP_CLIENT_END 0x500000000000ULL
+/* The client's file and its break lie below; all that the kernel places by itself, above, in each of its layouts. */
+#define TRAP_CLIENT_END 0x100000000000ULL
 #define TRAP_STACK_SIZE (1UL << 20)
 
 /* The environment variable that names the program to the host. */
 #define TRAP_PROGRAM_ENV "USERKVM_STATIC_PROGRAM"
-/* "seccomp" or "dispatch": the way to trap; unset: the better that is there. */
+/*
+ * What an older kernel has is used in its place: "seccomp" for user dispatch (Linux 5.11),
+ * "arch_prctl" for the FSGSBASE instructions (Linux 5.9); both, with a comma between.
+ */
 #define TRAP_WAY_ENV "USERKVM_TRAP"
 
 /* The first fields are entry.c's, by offset. */
@@ -99,8 +102,8 @@ struct trap_thread *trap_self(void);
 void trap_set_self(struct trap_thread *t);
 /* Have this thread's system calls trapped; 0 or -errno. In every new thread and process. */
 int trap_arm(void);
-/* Choose the way; once. -errno: this kernel has none. */
-int trap_choose(const char *way);
+/* Choose how and arm this thread; once. ways: of TRAP_WAY_ENV, or NULL. -errno: this kernel has none. */
+int trap_choose(const char *ways);
 bool trap_is_ours(const siginfo_t *si);
 /* What the entry calls, with our own thread pointer in place. */
 void trap_from_client(int signo, siginfo_t *si, ucontext_t *uc);
