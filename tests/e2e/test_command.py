@@ -101,6 +101,12 @@ def engine_that_does_not_exist_is_refused():
     assert status == 0 and "no VM will start" in out, out
 
 
+def unknown_parameter_is_told_once():
+    env = dict(os.environ, USERKVM_PARAMS="eptad=1,warp=9")
+    out, status = tap.run(USERKVM, "doctor", env=env)
+    assert status == 0 and out.count("unknown parameter 'warp' ignored") == 1 and "'eptad'" not in out, out
+
+
 def installed_tree_works_by_itself():
     root = os.path.join(tmp.name, "root")
     out, status = tap.run("meson", "install", "-C", BUILD, "--no-rebuild", "--destdir", root)
@@ -122,6 +128,6 @@ def installed_tree_works_by_itself():
     assert status == 0, out
 
 
-tap.main(installed_tree_works_by_itself, engine_that_does_not_exist_is_refused, help_goes_to_stdout_with_status_0, wrong_usage_is_status_2, missing_kernel_file_is_one_line,
+tap.main(installed_tree_works_by_itself, unknown_parameter_is_told_once, engine_that_does_not_exist_is_refused, help_goes_to_stdout_with_status_0, wrong_usage_is_status_2, missing_kernel_file_is_one_line,
          file_that_is_no_kernel_is_one_line, truncated_bzimage_is_one_line, too_little_memory_is_one_line,
          nonsense_memory_size_is_status_2, run_passes_the_exit_status_on, doctor_tells_what_a_client_will_see)
