@@ -458,12 +458,24 @@ static int run_vcpu(struct kvm_vcpu *vcpu)
 
 /* --- the signal mask of KVM_SET_SIGNAL_MASK --- */
 
-static void sigset_of(struct kvm_vcpu *vcpu, sigset_t *set)
+static void sigset_of(uint64_t bits, sigset_t *set)
 {
 	sigemptyset(set);
 	for (int sig = 1; sig <= 64; sig++)
-		if (vcpu->sigset & BIT_ULL(sig - 1))
+		if (bits & BIT_ULL(sig - 1))
 			sigaddset(set, sig); /* libc refuses its own two, rightly */
+}
+
+/* What the thread blocks in KVM_RUN, where it is not what it blocks outside. */
+static __thread struct {
+	bool active;
+	uint64_t set;
+} thread_sigset;
+
+void kvm_set_thread_sigset(uint64_t blocked)
+{
+	thread_sigset.active = true;
+	thread_sigset.set = blocked;
 }
 
 bool kvm_signal_blocked_outside(int signo)
@@ -475,6 +487,7 @@ bool kvm_signal_blocked_outside(int signo)
 
 int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu)
 {
+	bool other_signals = vcpu->sigset_active || thread_sigset.active;
 	sigset_t set, old;
 	int r;
 
@@ -482,8 +495,8 @@ int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu)
 		return err_born(EIO, "the VM is dead");
 	/* from here on a handler of the client that runs on this thread is noticed */
 	kvm_vcpu_load(vcpu);
-	if (vcpu->sigset_active) {
-		sigset_of(vcpu, &set);
+	if (other_signals) {
+		sigset_of(vcpu->sigset_active ? vcpu->sigset : thread_sigset.set, &set);
 		pthread_sigmask(SIG_SETMASK, NULL, &old);
 		vcpu->arch->outer_sigset = old;
 		pthread_sigmask(SIG_SETMASK, &set, NULL);
@@ -493,7 +506,7 @@ int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu)
 	if (vcpu->run->kvm_valid_regs)
 		store_regs(vcpu);
 	post_kvm_run_save(vcpu);
-	if (vcpu->sigset_active)
+	if (other_signals)
 		pthread_sigmask(SIG_SETMASK, &old, NULL);
 	kvm_vcpu_put(vcpu);
 	return r;

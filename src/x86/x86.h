@@ -157,6 +157,8 @@ must_check int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu);
  * Async-signal-safe.
  */
 bool kvm_signal_blocked_outside(int signo);
+/* The calling thread's KVM_RUNs block these (bit n - 1: signal n), where the vCPU has no mask of its own. */
+void kvm_set_thread_sigset(uint64_t blocked);
 
 /* --- events (event.c) --- */
 void kvm_queue_exception(struct kvm_vcpu *vcpu, uint8_t vector);
