@@ -200,6 +200,12 @@ static long nmi(struct abi_call *c)
 	return 0;
 }
 
+static long smi(struct abi_call *c)
+{
+	kvm_inject_smi(c->vcpu);
+	return 0;
+}
+
 /* --- time --- */
 
 static long set_tsc_khz(struct abi_call *c)
@@ -293,6 +299,7 @@ const struct abi_row abi_vcpu_rows[] = {
 	VCPU_ROW(KVM_SET_GUEST_DEBUG, IN, set_guest_debug),
 	VCPU_ROW(KVM_INTERRUPT, IN, interrupt),
 	VCPU_ROW(KVM_NMI, ABI_ARG_VALUE, nmi),
+	VCPU_ROW(KVM_SMI, ABI_ARG_VALUE, smi),
 	VCPU_ROW(KVM_GET_VCPU_EVENTS, OUT, get_events),
 	VCPU_ROW(KVM_SET_VCPU_EVENTS, IN, set_events),
 	VCPU_ROW(KVM_GET_LAPIC, OUT, get_lapic),

@@ -87,6 +87,7 @@ static const struct {
 	{ KVM_CAP_IRQFD_RESAMPLE, 1 },
 	{ KVM_CAP_IOAPIC_POLARITY_IGNORED, 1 },
 	{ KVM_CAP_USER_NMI, 1 },
+	{ KVM_CAP_X86_SMM, 1 },
 	{ KVM_CAP_PIT, 1 },
 	{ KVM_CAP_PIT2, 1 },
 	{ KVM_CAP_PIT_STATE2, 1 },

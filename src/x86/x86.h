@@ -5,7 +5,7 @@
  * Files: vcpu.c (life, reset), run.c (requests, vcpu_enter_guest, KVM_RUN),
  * event.c (queued exceptions, interrupts, NMI), regs.c (CR/DR/segments and
  * their ioctls), sregs.c, state.c (values at creation), fpu.c, cpuid.c, msr.c,
- * mtrr.c, clock.c, pio.c, mmio.c, task.c,
+ * mtrr.c, clock.c, pio.c, mmio.c, task.c, smm.c (system management mode),
  * emulate.c (isa room over guest memory and devices), hypercall.c, debug.c.
  */
 #ifndef USERKVM_X86_X86_H
@@ -88,6 +88,7 @@ struct kvm_vcpu_arch {
 	uint32_t nmi_pending;
 	bool nmi_injected;
 	bool smi_pending, smm;
+	bool smm_inside_nmi; /* NMIs were blocked when the SMI came: RSM leaves them so */
 	uint64_t smbase;
 	bool request_irq_window; /* run->request_interrupt_window */
 	int pending_external_vector; /* KVM_INTERRUPT with a split irqchip; -1 none */
@@ -163,6 +164,7 @@ void kvm_queue_exception_p(struct kvm_vcpu *vcpu, uint8_t vector, uint64_t paylo
 void kvm_inject_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_fault_info *fault);
 void kvm_inject_gp(struct kvm_vcpu *vcpu, uint32_t error_code);
 void kvm_inject_nmi(struct kvm_vcpu *vcpu); /* any thread */
+void kvm_inject_smi(struct kvm_vcpu *vcpu); /* any thread; KVM API: KVM_SMI */
 int kvm_vcpu_ioctl_interrupt(struct kvm_vcpu *vcpu, const struct kvm_interrupt *irq);
 int kvm_vcpu_ioctl_get_events(struct kvm_vcpu *vcpu, struct kvm_vcpu_events *e);
 int kvm_vcpu_ioctl_set_events(struct kvm_vcpu *vcpu, const struct kvm_vcpu_events *e);
