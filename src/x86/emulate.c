@@ -929,17 +929,12 @@ static bool is_rsm(struct kvm_vcpu *vcpu, const uint8_t *bytes, unsigned len)
  */
 int kvm_handle_ud(struct kvm_vcpu *vcpu)
 {
-	static const uint8_t vmmcall[] = { 0x0f, 0x01, 0xd9 };
 	struct kvm_page_fault_info fault = { 0 };
 	uint8_t bytes[INSN_MAX];
 	unsigned len = kvm_fetch_code(vcpu, bytes, sizeof(bytes), &fault);
 
-	if (len >= sizeof(vmmcall) && memcmp(bytes, vmmcall, sizeof(vmmcall)) == 0) {
-		vmx_set_rip(vcpu, vmx_get_rip(vcpu) + sizeof(vmmcall));
-		vmx_set_interrupt_shadow(vcpu, 0);
-		vcpu->stat.hypercalls++;
-		return kvm_hypercall(vcpu, false);
-	}
+	if (len >= sizeof(kvm_vmmcall) && memcmp(bytes, kvm_vmmcall, sizeof(kvm_vmmcall)) == 0)
+		return kvm_emulate_vmmcall(vcpu);
 	if (vcpu->arch->smm && is_rsm(vcpu, bytes, len))
 		return kvm_leave_smm(vcpu) ? 1 : kvm_emulation_failed(vcpu, bytes, len);
 	kvm_queue_exception(vcpu, X86_TRAP_UD);

@@ -62,6 +62,9 @@ int kvm_emulate_invalid_guest_state(struct kvm_vcpu *vcpu);
 /* --- hypercall.c --- */
 /* skip: RIP is still at the instruction, whose length the exit gave. */
 int kvm_hypercall(struct kvm_vcpu *vcpu, bool skip);
+extern const uint8_t kvm_vmmcall[3];
+/* VMMCALL at RIP, an invalid opcode to the processor. */
+int kvm_emulate_vmmcall(struct kvm_vcpu *vcpu);
 
 /* --- smm.c --- */
 /* KVM_REQ_SMI: an SMI has come; it waits until the vCPU can take it. */

@@ -277,6 +277,10 @@ uint64_t kvm_scale_tsc(struct kvm_vcpu *vcpu, uint64_t host_tsc);
 bool kvm_has_tsc_control(void); /* the processor can scale the TSC */
 /* KVM API: KVM_SET_MSRS of IA32_TSC, which lines vCPUs up; kvm_write_guest_tsc is the guest's WRMSR. */
 void kvm_synchronize_tsc(struct kvm_vcpu *vcpu, uint64_t tsc);
+/* KVM API: KVM_VCPU_TSC_OFFSET: guest TSC = scaled host TSC + offset. */
+void kvm_set_tsc_offset(struct kvm_vcpu *vcpu, uint64_t offset);
+/* KVM API: KVM_SET_TSC_KHZ on a VM: of vCPUs made later; 0 the host's. -EINVAL. kvm->lock. */
+must_check int kvm_vm_set_tsc_khz(struct kvm *kvm, uint32_t khz);
 void kvm_adjust_guest_tsc(struct kvm_vcpu *vcpu, int64_t delta);
 uint64_t kvm_clock_ns(struct kvm *kvm); /* what a guest's kvmclock reads now */
 uint64_t kvm_read_guest_tsc(struct kvm_vcpu *vcpu);
