@@ -62,12 +62,13 @@ struct kvm_page_fault {
 	gfn_t gfn;
 	bool write, exec;
 	/* filled in on the way */
-	struct kvm_memory_slot *slot; /* NULL: MMIO */
+	struct kvm_memory_slot *slot; /* NULL: MMIO. (r) believe it after is_page_fault_stale() */
+	uint16_t slot_id;
 	uint64_t mmu_seq;
 	hva_t hva; /* of gfn */
 	bool map_writable;
 	int goal_level;
-	uint64_t generation; /* of the slots looked at, for MMIO */
+	uint64_t generation; /* of the slots looked at */
 };
 
 const struct kvm_mmu_guest_ops *mmu_guest_ops(void);
@@ -105,9 +106,12 @@ must_check int mmu_topup_memory_caches(struct kvm_vcpu *vcpu);
 
 /* --- fault.c --- */
 int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault);
-/* RCU. From f->gfn to a host page that is there. RET_PF_CONTINUE: f is complete. < 0: -EFAULT. */
+/*
+ * From f->gfn to a host page that is there; may wait for it, so no lock and no
+ * RCU section. RET_PF_CONTINUE: f is complete. < 0: -EFAULT.
+ */
 must_check int kvm_faultin_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f);
-/* mmu_lock. What f knows of the client's mapping is out of date. */
+/* RCU, mmu_lock. What f knows of slots or the client's mapping is out of date. */
 bool is_page_fault_stale(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f);
 
 /* --- tdp_mmu.c --- */

@@ -182,7 +182,8 @@ void mark_page_dirty_in_slot(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_
  * The hypervisor's own accesses to guest memory, page by page through the
  * memslots (kvm_read_guest, kvm_write_guest). -EFAULT without a slot, on a
  * read-only slot (write) or a vanished mapping. Writes mark pages dirty.
- * They take the RCU read lock themselves.
+ * They take the RCU read lock themselves, and may wait for the client's page
+ * before: best called with nothing held.
  */
 /* host memory behind gpa for one access that stays in its page; 0 when there is none. */
 hva_t kvm_vcpu_gpa_to_hva(struct kvm_vcpu *vcpu, gpa_t gpa, bool write);
