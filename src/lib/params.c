@@ -1,5 +1,5 @@
 /*
- * The parser of USERKVM_PARAMS: see params.h. It keeps no state.
+ * The parsers of USERKVM_PARAMS and of lists of words: see params.h. It keeps no state.
  */
 #include "lib/params.h"
 
@@ -30,4 +30,19 @@ bool params_get_bool(const char *name, bool dflt)
 		p += n + (p[n] == ',');
 	}
 	return value;
+}
+
+bool params_has_word(const char *variable, const char *word)
+{
+	const char *p = getenv(variable);
+	size_t len = strlen(word);
+
+	while (p && *p) {
+		size_t n = strcspn(p, ",");
+
+		if (n == len && strncmp(p, word, len) == 0)
+			return true;
+		p += n + (p[n] == ',');
+	}
+	return false;
 }

@@ -19,7 +19,7 @@
 #include "host/memory.h"
 #include "lib/error.h"
 #include "lib/rcu.h"
-#include "mmu/internal.h"
+#include "mmu/check.h"
 #include "sdm/paging.h"
 #include "trace/trace.h"
 
@@ -259,6 +259,7 @@ int kvm_mmu_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code)
 		vcpu->stat.pf_fixed += r == RET_PF_FIXED;
 		vcpu->stat.pf_emulate += r == RET_PF_EMULATE;
 		vcpu->stat.pf_spurious += r == RET_PF_SPURIOUS;
+		mmu_verify(vcpu->kvm, "a page fault");
 	}
 	if (r < 0)
 		return r;
@@ -277,6 +278,7 @@ int kvm_mmu_pre_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t size, uint64_t 
 	if (r)
 		return r;
 	r = tdp_page_fault(vcpu, gpa, PFERR_USER_MASK, true);
+	mmu_verify(vcpu->kvm, "a pre-fault");
 	if (r < 0)
 		return r;
 	if (r == RET_PF_EMULATE)

@@ -234,7 +234,8 @@ void kvm_mmu_dump(struct kvm *kvm, void (*line)(void *arg, const char *text), vo
 /*
  * Every table reachable once, counters true, leaves inside slots, formats
  * legal: number of faults found (each told with USERKVM_LOG=info). Takes
- * slots_lock and mmu_lock; not inside an RCU section.
+ * slots_lock and mmu_lock; not inside an RCU section. With USERKVM_CHECK=1 it
+ * runs after each operation, and a fault aborts the process (mmu/check.h).
  */
 int mmu_check(struct kvm *kvm);
 

@@ -84,8 +84,12 @@ struct kvm_memslot_listener {
 	void (*free_slot)(struct kvm *kvm, struct kvm_memory_slot *slot);
 	/* A new generation is current: MMIO entries of older ones are stale. */
 	void (*generation)(struct kvm *kvm, uint64_t gen);
+	/* The client has taken bits of a dirty log or entries of rings; all flushed. slots_lock held. */
+	void (*log_taken)(struct kvm *kvm);
 };
 void kvm_register_memslot_listener(const struct kvm_memslot_listener *l); /* once */
+/* Tell the listener so. */
+void kvm_dirty_log_taken(struct kvm *kvm);
 
 /* Empty sets for both address spaces. -ENOMEM. */
 must_check int kvm_alloc_memslots(struct kvm *kvm);
