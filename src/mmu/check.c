@@ -29,7 +29,7 @@ struct check {
 	struct mmu_check_result *result;
 	struct kvm_mmu_page *root;
 	struct kvm_memslots *slots;
-	uint64_t tables, leaves[4], mmio;
+	uint64_t tables, leaves[4], mmio, nx_splits;
 	const void **seen; /* table frames met, for "once" */
 	size_t nr_seen, max_seen;
 };
@@ -69,6 +69,9 @@ static void check_table_format(struct check *c, gfn_t gfn, int level, uint64_t e
 
 	if (root_has_ad(c->root))
 		may |= EPT_ACCESSED;
+	if (level > 1 && level <= 3 && is_nx_huge_page_enabled(c->kvm->mmu_vm))
+		may |= SPTE_NX_SPLIT;
+	c->nx_splits += (e & SPTE_NX_SPLIT) != 0;
 	if ((e & must) != must || e & ~may)
 		fault(c, "table entry of a wrong format", gfn, level, e);
 }
@@ -102,6 +105,8 @@ static void check_rights(struct check *c, const struct kvm_memory_slot *s, gfn_t
 		fault(c, "leaf that may become writable against the host", gfn, level, e);
 	if (e & EPT_DIRTY && !(e & EPT_WRITE))
 		fault(c, "dirty leaf that cannot be written", gfn, level, e);
+	if (level > 1 && e & EPT_EXEC && is_nx_huge_page_enabled(c->kvm->mmu_vm))
+		fault(c, "huge page that can be run, against nx_huge_pages", gfn, level, e);
 	if (!(e & EPT_WRITE))
 		return;
 	if (s->flags & KVM_MEM_READONLY || !(e & SPTE_MMU_WRITABLE))
@@ -195,6 +200,8 @@ static void check_counters(struct check *c, const struct kvm_mmu_vm *vm)
 		fault(c, "table_pages is wrong", 0, 0, READ_ONCE(vm->table_pages));
 	if (c->mmio != READ_ONCE(vm->mmio_entries))
 		fault(c, "mmio_entries is wrong", 0, 0, READ_ONCE(vm->mmio_entries));
+	if (c->nx_splits != READ_ONCE(vm->kvm->stat.nx_lpage_splits))
+		fault(c, "nx_lpage_splits is wrong", 0, 0, READ_ONCE(vm->kvm->stat.nx_lpage_splits));
 	for (level = 1; level <= 3; level++)
 		if (c->leaves[level] != READ_ONCE(vm->leaves[level]))
 			fault(c, "leaves is wrong", 0, level, READ_ONCE(vm->leaves[level]));

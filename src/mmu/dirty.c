@@ -66,7 +66,7 @@ static bool split_in_table(struct split *s, uint64_t *table, int level, gfn_t ba
 				return false;
 			}
 			if (kvm_tdp_mmu_split_leaf(s->vm, s->root, &table[i], e, level,
-						   s->frame[s->nr - 1])) {
+						   s->frame[s->nr - 1], false)) {
 				s->nr--;
 				TRACE(kvmmmu, kvm_mmu_split_huge_page, gfn, e, level, 0);
 			}

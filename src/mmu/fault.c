@@ -129,7 +129,7 @@ static int find_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, struct slo
 	s = search_memslots(slots, f->gfn);
 	f->slot = s;
 	f->slot_id = 0;
-	f->goal_level = 1;
+	f->goal_level = f->req_level = 1;
 	if (!s)
 		return RET_PF_CONTINUE;
 	/* On its way out: what it becomes will be seen when the guest tries again. */
@@ -164,6 +164,9 @@ int kvm_faultin_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 	if (bounds.readonly)
 		f->map_writable = false;
 	f->goal_level = host_mapping_level(f->hva, bounds.start, bounds.size_bytes, f->goal_level);
+	f->req_level = f->goal_level;
+	if (f->exec && is_nx_huge_page_enabled(vcpu->kvm->mmu_vm))
+		f->goal_level = 1;
 	return RET_PF_CONTINUE;
 }
 

@@ -38,6 +38,8 @@ struct kvm_mmu_vm {
 	uint64_t *leaves; /* (c)->(a) by level, 1..3: the VM's pages_4k, _2m, _1g */
 	uint64_t mmio_entries;			       /* (a) */
 	struct shadow_vm *shadow;		       /* (c) ept=0: the shadow pages */
+	bool nx_disabled; /* (c) once there are vCPUs: KVM_CAP_VM_DISABLE_NX_HUGE_PAGES */
+	struct nx_recovery *nx; /* roots_lock; NULL: no thread (nx_huge.c) */
 	struct kvm_mmu_vm *next_vm; /* vms_lock (slots.c) */
 	uint64_t number;	    /* (c) once linked: VMs are counted from 1 */
 };
@@ -68,6 +70,7 @@ struct kvm_page_fault {
 	hva_t hva; /* of gfn */
 	bool map_writable;
 	int goal_level;
+	int req_level; /* what goal_level was before huge pages were ruled out for being run */
 	uint64_t generation; /* of the slots looked at */
 };
 
@@ -77,6 +80,12 @@ const struct kvm_mmu_vendor_ops *mmu_vendor_ops(void);
 static inline bool root_has_ad(const struct kvm_mmu_page *root)
 {
 	return !(root->role & ROLE_AD_DISABLED);
+}
+
+/* Huge pages may not be executable (KVM's iTLB multihit workaround). */
+static inline bool is_nx_huge_page_enabled(const struct kvm_mmu_vm *vm)
+{
+	return kvm_mmu_params()->nx_huge_pages && !vm->nx_disabled;
 }
 
 /* Writes to clean leaves are logged by the processor (PML). */
@@ -134,10 +143,18 @@ void kvm_tdp_mmu_zap_finish(struct kvm *kvm, struct zap_list *z);
 /*
  * mmu_lock. A huge leaf becomes a table of 512 that say the same: `table`, a
  * frame of the caller's, which is used up unless the entry has changed (false).
- * TLBs may keep the huge entry, it grants nothing the new ones do not.
+ * TLBs may keep the huge entry, it grants nothing the new ones do not. 4 KiB
+ * leaves may be run. for_nx: because somebody wants to, in nx_lpage_splits.
  */
 bool kvm_tdp_mmu_split_leaf(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, uint64_t *ptep,
-			    uint64_t old, int level, uint64_t *table);
+			    uint64_t old, int level, uint64_t *table, bool for_nx);
+/*
+ * mmu_lock for writing. Unlink up to *n tables that stand for huge pages since
+ * something in them is run, from *gfn upwards; the next gfn to begin with is
+ * left in *gfn, 0 at the end. False: no memory to remember one.
+ */
+bool kvm_tdp_mmu_zap_nx_splits(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, gfn_t *gfn,
+			       uint64_t *n, struct zap_list *z);
 /* The VM is going: the root's tables, without the root's frame. */
 void kvm_tdp_mmu_free_tables(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root);
 
@@ -147,6 +164,15 @@ void mmu_slot_enable_log_dirty(struct kvm *kvm, const struct kvm_memory_slot *sl
 /* kvm_write_protect_fn: the client has taken these bits of the log. */
 void mmu_slot_protect_masked(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t offset,
 			     uint64_t mask);
+
+/* --- nx_huge.c --- */
+/*
+ * The VM's thread that gives split pages back for huge ones, where the parameters
+ * ask for it; made by the first vCPU. -EAGAIN, -ENOMEM. stop waits for its end;
+ * both may be called again.
+ */
+must_check int mmu_nx_recovery_start(struct kvm_mmu_vm *vm);
+void mmu_nx_recovery_stop(struct kvm_mmu_vm *vm);
 
 /* --- slots.c --- */
 void mmu_register_slot_listener(void);

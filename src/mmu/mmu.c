@@ -10,6 +10,7 @@
  * Locks: roots_lock (a leaf) to find or add a root; all else is the owner's.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "host/memory.h"
 #include "lib/error.h"
@@ -24,6 +25,20 @@ static const struct kvm_mmu_vendor_ops *vendor_ops;
 static struct kvm_mmu_params params;
 static pthread_once_t params_once = PTHREAD_ONCE_INIT;
 
+/*
+ * auto deploys the workaround where the processor has the bug, which ours has
+ * not. Since parameters cannot be written later, never is as good as off.
+ */
+static bool read_nx_huge_pages(void)
+{
+	char value[8];
+
+	if (!params_get_string("nx_huge_pages", value, sizeof(value)) || !strcmp(value, "auto") ||
+	    !strcmp(value, "off") || !strcmp(value, "never"))
+		return false;
+	return !strcmp(value, "force") || params_get_bool("nx_huge_pages", false);
+}
+
 static void read_params(void)
 {
 	params = (struct kvm_mmu_params){
@@ -31,7 +46,9 @@ static void read_params(void)
 		.eptad = params_get_bool("eptad", true),
 		.tdp_mmu = params_get_bool("tdp_mmu", true),
 		.eager_page_split = params_get_bool("eager_page_split", true),
-		.nx_huge_pages = params_get_bool("nx_huge_pages", false),
+		.nx_huge_pages = read_nx_huge_pages(),
+		.nx_huge_pages_recovery_ratio = params_get_uint("nx_huge_pages_recovery_ratio", 60),
+		.nx_huge_pages_recovery_period_ms = params_get_uint("nx_huge_pages_recovery_period_ms", 0),
 	};
 }
 
@@ -92,6 +109,7 @@ void kvm_mmu_uninit_vm(struct kvm *kvm)
 
 	if (!vm)
 		return;
+	mmu_nx_recovery_stop(vm);
 	mmu_vm_unlink(vm);
 	shadow_vm_destroy(vm);
 	for (i = 0; i < vm->nr_roots; i++) {
@@ -281,8 +299,12 @@ void kvm_init_mmu(struct kvm_vcpu *vcpu)
 int kvm_mmu_create(struct kvm_vcpu *vcpu)
 {
 	struct kvm_mmu_vcpu *m;
+	int r;
 
 	TRACE_CALL(kvm_mmu_create, vcpu->vcpu_id);
+	r = mmu_nx_recovery_start(vcpu->kvm->mmu_vm);
+	if (r)
+		return r;
 	m = calloc(1, sizeof(*m));
 	if (!m)
 		return err_born(ENOMEM, "no memory for a vCPU's MMU");
@@ -305,11 +327,13 @@ void kvm_mmu_destroy(struct kvm_vcpu *vcpu)
 	if (!m)
 		return;
 	/*
-	 * The VM itself is going: no invalidation may begin a shoot-down among
-	 * vCPUs that are being freed.
+	 * The VM itself is going: no invalidation and no recovery may begin a
+	 * shoot-down among vCPUs that are being freed.
 	 */
-	if (__atomic_load_n(&vcpu->kvm->refcount, __ATOMIC_ACQUIRE) == 0)
+	if (__atomic_load_n(&vcpu->kvm->refcount, __ATOMIC_ACQUIRE) == 0) {
+		mmu_nx_recovery_stop(vcpu->kvm->mmu_vm);
 		mmu_vm_unlink(vcpu->kvm->mmu_vm);
+	}
 	kvm_mmu_unload(vcpu);
 	shadow_vcpu_destroy(vcpu);
 	while (m->cache.nr)
