@@ -188,9 +188,8 @@ enum vmx_result invept(struct vmx_cpu *cpu, uint64_t type, uint64_t eptp)
 
 	if (!all && type != INVEPT_SINGLE_CONTEXT)
 		return vmx_fail(cpu, VMXERR_INVALID_OPERAND_TO_INVEPT_INVVPID);
-	if (!all && (FIELD_GET(EPTP_WALK_MASK, eptp) != 3 || (eptp >> VMX_HOST_MAXPHYADDR) ||
-		     ((eptp & EPTP_MEMTYPE_MASK) != MT_WRBACK &&
-		      (eptp & EPTP_MEMTYPE_MASK) != MT_UNCACHEABLE)))
+	/* SDM "INVEPT": one that would make VM entry fail */
+	if (!all && cpu_check_eptp(eptp))
 		return vmx_fail(cpu, VMXERR_INVALID_OPERAND_TO_INVEPT_INVVPID);
 	cpu_tlb_drop_ept(cpu, eptp, all);
 	return VMX_SUCCEED;

@@ -144,12 +144,14 @@ static bool protect_range(struct kvm *kvm, const struct kvm_memory_slot *slot, g
 	for (i = 0; i < mmu_nr_roots(vm); i++) {
 		struct kvm_mmu_page *root = vm->roots[i];
 
-		if (root_as_id(root) != slot->as_id)
+		gfn_t root_end = min_u64(end, root_end_gfn(root));
+
+		if (root_as_id(root) != slot->as_id || start >= root_end)
 			continue;
 		if (split)
-			split_range(vm, root, start, end);
+			split_range(vm, root, start, root_end);
 		pthread_rwlock_wrlock(&vm->lock);
-		any |= protect_in_table(root->spt, root_level(root), 0, start, end,
+		any |= protect_in_table(root->spt, root_level(root), 0, start, root_end,
 					root_has_pml(kvm, root), slot->as_id);
 		pthread_rwlock_unlock(&vm->lock);
 	}

@@ -31,9 +31,9 @@ static uint64_t current_generation(struct kvm_vcpu *vcpu)
 	return __atomic_load_n(&slots->generation, __ATOMIC_ACQUIRE);
 }
 
-static bool in_reach(gpa_t gpa)
+static bool in_reach(const struct kvm_mmu_page *root, gpa_t gpa)
 {
-	return gpa >> PAGE_SHIFT <= TDP_MAX_GFN;
+	return gpa >> PAGE_SHIFT < root_end_gfn(root);
 }
 
 int handle_mmio_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa)
@@ -42,7 +42,7 @@ int handle_mmio_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa)
 	uint64_t e, gen;
 	int level;
 
-	if (!root || !in_reach(gpa))
+	if (!root || !in_reach(root, gpa))
 		return RET_PF_INVALID;
 	lib_rcu_read_lock();
 	e = __atomic_load_n(kvm_tdp_mmu_walk(root, gpa >> PAGE_SHIFT, &level), __ATOMIC_ACQUIRE);
@@ -239,8 +239,8 @@ int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool p
 	TRACE_CALL(tdp_page_fault, gpa, error_code);
 	if (!vcpu->mmu_vcpu->root)
 		return RET_PF_RETRY;
-	/* No table reaches it, so no slot does. */
-	if (!in_reach(gpa))
+	/* No table reaches it: a slot there can be emulated only. */
+	if (!in_reach(vcpu->mmu_vcpu->root, gpa))
 		return RET_PF_EMULATE;
 	r = direct_page_fault(vcpu, &f);
 	TRACE_LINE(ret_pf, r);

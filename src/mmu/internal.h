@@ -13,6 +13,7 @@
 #include "mmu/spte.h"
 
 #define PT64_ROOT_4LEVEL 4
+#define PT64_ROOT_5LEVEL 5
 #define KVM_MMU_MAX_ROOTS (KVM_ADDRESS_SPACE_NUM * 2)
 
 /* What makes two roots differ. */
@@ -102,6 +103,12 @@ static inline int root_as_id(const struct kvm_mmu_page *root)
 static inline int root_level(const struct kvm_mmu_page *root)
 {
 	return (int)FIELD_GET(ROLE_LEVEL_MASK, root->role);
+}
+
+/* The first gfn that no table of the root reaches. */
+static inline gfn_t root_end_gfn(const struct kvm_mmu_page *root)
+{
+	return level_pages(root_level(root) + 1);
 }
 
 static inline uint32_t mmu_nr_roots(struct kvm_mmu_vm *vm)

@@ -255,9 +255,18 @@ static int guest_paging_level(struct kvm_vcpu *vcpu)
 	return guest_ops->get_cr4(vcpu) & X86_CR4_PAE ? 3 : 2;
 }
 
+/*
+ * Five levels if and only if they are of use: guest-physical addresses are wider
+ * than 48 bits (Linux kvm_mmu_get_tdp_level). The processor has both.
+ */
+static int mmu_tdp_level(struct kvm_vcpu *vcpu)
+{
+	return guest_ops->get_maxphyaddr(vcpu) <= 48 ? PT64_ROOT_4LEVEL : PT64_ROOT_5LEVEL;
+}
+
 static uint32_t tdp_role(struct kvm_vcpu *vcpu)
 {
-	return (uint32_t)(FIELD_PREP(ROLE_LEVEL_MASK, PT64_ROOT_4LEVEL) |
+	return (uint32_t)(FIELD_PREP(ROLE_LEVEL_MASK, (unsigned)mmu_tdp_level(vcpu)) |
 			  FIELD_PREP(ROLE_AS_ID_MASK, vcpu->as_id) |
 			  (kvm_mmu_params()->eptad ? 0 : ROLE_AD_DISABLED));
 }
@@ -275,7 +284,7 @@ static void init_kvm_tdp_mmu(struct kvm_vcpu *vcpu)
 	context->sync_roots = NULL; /* our tables shadow nothing */
 	context->alloc_roots = mmu_alloc_direct_roots;
 	context->unload = tdp_unload;
-	context->root_level = PT64_ROOT_4LEVEL;
+	context->root_level = mmu_tdp_level(vcpu);
 	context->gva_to_gpa = context->guest_level ? paging_gva_to_gpa : nonpaging_gva_to_gpa;
 	context->role = tdp_role(vcpu);
 	vcpu->mmu = context;

@@ -112,7 +112,7 @@ static int slot_prepare(struct kvm *kvm, const struct kvm_memory_slot *old,
 {
 	if ((change == KVM_MR_CREATE || change == KVM_MR_MOVE) &&
 	    new->base_gfn + new->npages - 1 > TDP_MAX_GFN)
-		return err_born(EINVAL, "slot %u reaches beyond guest-physical bit 47", new->id);
+		return err_born(EINVAL, "slot %u reaches beyond guest-physical bit 51", new->id);
 	if (change == KVM_MR_CREATE && kvm->mmu_vm && kvm->mmu_vm->shadow)
 		return shadow_prepare_slot(new);
 	return 0;

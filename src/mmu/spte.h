@@ -34,8 +34,8 @@
 
 #define SPTE_LEVEL_BITS 9
 #define SPTE_ENTRIES 512
-/* The whole reach of a 4-level table. */
-#define TDP_MAX_GFN ((1ULL << (48 - PAGE_SHIFT)) - 1)
+/* What slots may use: all that an address of the processor's can name (its MAXPHYADDR is 52). */
+#define TDP_MAX_GFN ((1ULL << (52 - PAGE_SHIFT)) - 1)
 
 static inline bool spte_is_present(uint64_t e)
 {

@@ -3,6 +3,8 @@
  *
  *   root ─→ 512 entries (level 4, 512 GiB each) ─→ level 3 (1 GiB) ─→ 2 (2 MiB) ─→ 1
  *
+ * or one more of 256 TiB each before them, where the guest's MAXPHYADDR asks for it.
+ *
  * Invariants:
  * 1. An entry goes from nothing (or MMIO) to a table or leaf by one
  *    compare-exchange; what it points to is complete by then. Whole subtables
@@ -385,7 +387,7 @@ static void zap_in_table(struct kvm_mmu_vm *vm, uint64_t *table, int level, gfn_
 void kvm_tdp_mmu_zap_range(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, gfn_t start, gfn_t end,
 			   struct zap_list *z)
 {
-	end = min_u64(end, TDP_MAX_GFN + 1);
+	end = min_u64(end, root_end_gfn(root));
 	z->as_id = (uint8_t)root_as_id(root);
 	if (start < end)
 		zap_in_table(vm, root->spt, root_level(root), 0, start, end, z);

@@ -32,7 +32,7 @@ static uint64_t *entry(gpa_t gpa, int level)
 	uint64_t *table = (uint64_t *)(uintptr_t)fake.loaded_root;
 	int l;
 
-	for (l = 4; l > level; l--)
+	for (l = fake.loaded_level; l > level; l--)
 		table = spte_table(table[spte_index(gpa >> PAGE_SHIFT, l)]);
 	return &table[spte_index(gpa >> PAGE_SHIFT, level)];
 }
