@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <linux/openat2.h>
+#include <linux/userfaultfd.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -78,6 +79,9 @@ int64_t trap_ioctl(struct trap_call *c)
 	int fd = (int)c->arg[0];
 	uint32_t request = (uint32_t)c->arg[1];
 
+	/* the preload library's ioctl() tells guests what a userfaultfd takes from them */
+	if (_IOC_TYPE(request) == UFFDIO)
+		return trap_result(ioctl(fd, request, c->arg[2]));
 	if (_IOC_TYPE(request) != KVMIO && !userkvm_is_fd(fd))
 		return TRAP_PASS;
 	if (request == KVM_SET_SIGNAL_MASK)
