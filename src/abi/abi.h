@@ -64,6 +64,12 @@ struct abi_mapping_change {
 };
 void abi_mapping_begin(struct abi_mapping_change *c, const void *addr, size_t length);
 void abi_mapping_end(const struct abi_mapping_change *c);
+/*
+ * The same around an ioctl of a userfaultfd. False: it takes nothing from
+ * guests, and there is no end. Not async-signal-safe.
+ */
+bool abi_userfault_begin(struct abi_mapping_change *c, unsigned long request, unsigned long arg);
+void abi_userfault_end(const struct abi_mapping_change *c);
 /* KVM API: "vcpu mmap area". False (-EINVAL): not with these flags, at this offset. */
 bool abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset);
 
