@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -17,7 +16,7 @@
 #include "trap/trap.h"
 
 #define LIBRARY "libuserkvm-preload.so"
-#define MAX_ENVIRONMENT (1u << 17) /* entries */
+#define MAX_ENVIRONMENT (TRAP_STACK_SIZE / 2 / sizeof(char *))
 
 /* A copy of the client's string: false when there is none that ends within size. */
 static bool copy_string(char *to, uint64_t client_p, size_t size)
@@ -39,41 +38,28 @@ static bool names_library(uint64_t client_string)
 	       strstr(s, LIBRARY);
 }
 
-/* The client's envp with one more entry; NULL: no memory, or it does not ask for the library. */
-static char **environment_with(uint64_t client_envp, char *entry)
+/* The client's envp: how many entries; does it ask for the library? */
+static size_t look_through(const uint64_t *client_envp, bool *asks)
 {
-	const uint64_t *from = (const uint64_t *)client_envp;
-	uint64_t *to = NULL, p;
-	bool asks = false;
+	uint64_t p;
 	size_t n = 0;
 
-	for (; from && n < MAX_ENVIRONMENT; n++) {
-		if (n % 512 == 0) {
-			uint64_t *more = realloc(to, (n + 512 + 2) * sizeof(*to));
-
-			if (!more)
-				break;
-			to = more;
-		}
-		if (abi_client_read(&p, from + n, sizeof(p)) || !p)
+	for (*asks = false; client_envp && n < MAX_ENVIRONMENT; n++) {
+		if (abi_client_read(&p, client_envp + n, sizeof(p)) || !p)
 			break;
-		to[n] = p;
-		asks |= names_library(p);
+		*asks |= names_library(p);
 	}
-	if (!asks) {
-		free(to);
-		return NULL;
-	}
-	to[n] = (uint64_t)(uintptr_t)entry;
-	to[n + 1] = 0;
-	return (char **)to;
+	return n;
 }
 
 int64_t trap_execve(struct trap_call *c)
 {
 	char path[PATH_MAX], entry[PATH_MAX + sizeof(TRAP_PROGRAM_ENV) + 1];
+	const uint64_t *client_envp = (const uint64_t *)c->arg[2];
 	uint64_t blocked = ~0ULL;
 	char **env;
+	bool asks;
+	size_t n;
 	int64_t r;
 
 	if (!copy_string(path, c->arg[0], sizeof(path)))
@@ -82,14 +68,19 @@ int64_t trap_execve(struct trap_call *c)
 		strcpy(path, trap.program);
 	if (access(path, X_OK) || program_kind_of(path) != PROGRAM_STATIC)
 		return TRAP_PASS;
-	snprintf(entry, sizeof(entry), TRAP_PROGRAM_ENV "=%s", path);
-	env = environment_with(c->arg[2], entry);
-	if (!env)
+	n = look_through(client_envp, &asks);
+	if (!asks)
 		return TRAP_PASS;
+	snprintf(entry, sizeof(entry), TRAP_PROGRAM_ENV "=%s", path);
+	/* On this stack: a child of vfork could give nothing back to its parent. */
+	env = __builtin_alloca((n + 2) * sizeof(*env));
+	if (abi_client_read(env, client_envp, n * sizeof(*env)))
+		return -EFAULT;
+	env[n] = entry;
+	env[n + 1] = NULL;
 	/* A program starts with the mask of the one before. */
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, trap_mask(c->uc), &blocked, 8);
 	r = trap_result(syscall(SYS_execve, trap.host, c->arg[1], env));
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &blocked, NULL, 8);
-	free(env);
 	return r;
 }

@@ -477,6 +477,11 @@ static void sigset_of(uint64_t bits, sigset_t *set)
 	for (int sig = 1; sig <= 64; sig++)
 		if (bits & BIT_ULL(sig - 1))
 			sigaddset(set, sig); /* libc refuses its own two, rightly */
+	/* Raised by our own work; blocked they would end the process. */
+	sigdelset(set, SIGSEGV);
+	sigdelset(set, SIGBUS);
+	sigdelset(set, SIGFPE);
+	sigdelset(set, SIGILL);
 }
 
 /* What the thread blocks in KVM_RUN, where it is not what it blocks outside. */

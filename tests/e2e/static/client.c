@@ -19,6 +19,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #define CHECK(condition)                                                                                 \
@@ -177,6 +178,103 @@ static void fork_and_exec(const char *self)
 	printf("children served\n");
 }
 
+/* --- signals: what a handler sees, and when it runs --- */
+
+extern const char __executable_start[], etext[];
+static volatile int in_own_code, nested, nested_too_early;
+
+static void looks_around(int signo, siginfo_t *info, void *context)
+{
+	const char *rip = (const char *)((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
+
+	in_own_code = rip >= __executable_start && rip < etext && info->si_signo == signo;
+	kill(getpid(), SIGUSR2); /* blocked until the end */
+	nested_too_early = nested;
+}
+
+static void on_nested(int signo)
+{
+	nested++;
+}
+
+static void *signals_a_reader(void *arg)
+{
+	const struct timespec pause = {.tv_nsec = 50000000};
+
+	nanosleep(&pause, NULL);
+	pthread_kill(*(pthread_t *)arg, SIGUSR1);
+	return NULL;
+}
+
+/* A blocking read is interrupted by a handler that makes system calls of its own. */
+static void interrupted_read(void)
+{
+	struct sigaction act = {.sa_sigaction = looks_around, .sa_flags = SA_SIGINFO}, nest = {.sa_handler = on_nested};
+	pthread_t self = pthread_self(), other;
+	int p[2];
+	char c;
+
+	sigaddset(&act.sa_mask, SIGUSR2);
+	CHECK(pipe(p) == 0 && sigaction(SIGUSR1, &act, NULL) == 0 && sigaction(SIGUSR2, &nest, NULL) == 0);
+	CHECK(pthread_create(&other, NULL, signals_a_reader, &self) == 0);
+	CHECK(read(p[0], &c, 1) == -1 && errno == EINTR);
+	CHECK(pthread_join(other, NULL) == 0);
+	CHECK(in_own_code && nested == 1 && !nested_too_early);
+	printf("signals as on Linux\n");
+}
+
+/* All signals blocked: a bad pointer is EFAULT even so. */
+static void blocked_signals(void)
+{
+	struct kvm_dirty_log log = {.dirty_bitmap = (void *)8};
+	sigset_t all, old;
+
+	sigfillset(&all);
+	CHECK(sigprocmask(SIG_SETMASK, &all, &old) == 0);
+	CHECK(ioctl(vm, KVM_GET_DIRTY_LOG, &log) == -1 && errno == EFAULT);
+	CHECK(ioctl(vm, KVM_GET_DIRTY_LOG, 8) == -1 && errno == EFAULT);
+	CHECK(sigprocmask(SIG_SETMASK, &old, NULL) == 0);
+}
+
+/* What a child of vfork closes are its own descriptors. */
+static void vfork_closes(void)
+{
+	int status;
+	pid_t pid = vfork();
+
+	if (pid == 0) {
+		close(vm);
+		close(kvm);
+		_exit(5);
+	}
+	CHECK(waitpid(pid, &status, 0) == pid && WEXITSTATUS(status) == 5);
+	CHECK(ioctl(vm, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY) == 1);
+	CHECK(ioctl(kvm, KVM_GET_API_VERSION, 0) == 12);
+}
+
+static void *ends(void *arg)
+{
+	return arg;
+}
+
+/* Threads come and go; what is kept for each goes with it. */
+static void many_threads(void)
+{
+	pthread_attr_t detached;
+	pthread_t t;
+	void *r;
+
+	for (uintptr_t i = 0; i < 2000; i++) {
+		CHECK(pthread_create(&t, NULL, ends, (void *)i) == 0);
+		CHECK(pthread_join(t, &r) == 0 && (uintptr_t)r == i);
+	}
+	CHECK(pthread_attr_init(&detached) == 0 && pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED) == 0);
+	for (int i = 0; i < 500; i++) /* these free their own stacks */
+		while (pthread_create(&t, &detached, ends, NULL))
+			CHECK(errno == EAGAIN);
+	printf("threads came and went\n");
+}
+
 static uint64_t cpu_ns(void)
 {
 	struct timespec t;
@@ -212,7 +310,11 @@ int main(int argc, char **argv)
 		open_vm();
 	} else {
 		two_vcpus();
+		blocked_signals();
+		vfork_closes();
 		fork_and_exec(argv[0]);
+		interrupted_read();
+		many_threads();
 		printf("client done\n");
 	}
 	return 0;
