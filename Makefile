@@ -3,7 +3,7 @@ BUILD ?= build
 MESON_ARGS ?=
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: all deps demo check clients selftests silicon fuzz coverage bench lint format sanitize install clean
+.PHONY: all deps demo check clients selftests silicon fuzz coverage bench bench-rootfs lint format sanitize install clean
 all: deps
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) $(MESON_ARGS)
 	@ninja -C $(BUILD)
@@ -52,16 +52,25 @@ selftests: all
 	@scripts/deps selftests
 	@scripts/selftests $(BUILD)
 
-# Real clients at length: QEMU's machines, firmware, devices, snapshots, migration; stress-ng.
+# Real clients at length: QEMU's machines, firmware, devices, snapshots, migration; stress-ng; a whole Debian.
 clients: all
 	@scripts/deps clients
 	@scripts/demo-files $(BUILD)/demo
 	@python3 tests/e2e/test_qemu.py $(BUILD)/tools/userkvm $(BUILD) all
 	@python3 tests/e2e/test_qemu_state.py $(BUILD)/tools/userkvm $(BUILD) all
+	@scripts/debian-root $(BUILD)/debian
+	@python3 tests/e2e/test_debian.py $(BUILD)/tools/userkvm $(BUILD) all
 
 bench: all
 	@scripts/deps bench
 	@bench/run $(BUILD)
+
+# A Debian from power-on to login and work in it, beside QEMU's TCG; its disk is made once (some minutes).
+bench-rootfs: all
+	@scripts/deps clients
+	@scripts/demo-files $(BUILD)/demo
+	@scripts/debian-root $(BUILD)/debian
+	@bench/rootfs $(BUILD)
 
 lint: all
 	@scripts/deps lint

@@ -272,8 +272,7 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 
 /* --- blocking --- */
 
-/* INIT and SIPI change mp_state; 1 when something was taken. */
-static void accept_apic_events(struct kvm_vcpu *vcpu)
+void kvm_apic_accept_events(struct kvm_vcpu *vcpu)
 {
 	uint8_t vector = 0;
 	unsigned ev;
@@ -302,7 +301,7 @@ static int vcpu_block(struct kvm_vcpu *vcpu)
 	if (!kvm_arch_vcpu_runnable(vcpu))
 		r = vcpu->arch->mp_state == KVM_MP_STATE_HALTED ? kvm_vcpu_halt(vcpu)
 								: kvm_vcpu_block(vcpu);
-	accept_apic_events(vcpu);
+	kvm_apic_accept_events(vcpu);
 	switch (vcpu->arch->mp_state) {
 	case KVM_MP_STATE_HALTED:
 	case KVM_MP_STATE_AP_RESET_HOLD:
@@ -329,7 +328,7 @@ static int vcpu_run(struct kvm_vcpu *vcpu)
 
 	for (;;) {
 		if (vcpu->apic && kvm_apic_init_sipi_pending(vcpu))
-			accept_apic_events(vcpu);
+			kvm_apic_accept_events(vcpu);
 		if (likely(vcpu_running(vcpu)))
 			r = vcpu_enter_guest(vcpu);
 		else
@@ -407,7 +406,7 @@ static int run_uninitialized(struct kvm_vcpu *vcpu)
 	if (vcpu->run->immediate_exit)
 		return -EINTR;
 	r = kvm_arch_vcpu_runnable(vcpu) ? 0 : kvm_vcpu_block(vcpu);
-	accept_apic_events(vcpu);
+	kvm_apic_accept_events(vcpu);
 	(void)kvm_check_request(KVM_REQ_UNBLOCK, vcpu);
 	if (r || signal_pending(vcpu)) {
 		vcpu->run->exit_reason = KVM_EXIT_INTR;

@@ -134,6 +134,8 @@ struct kvm_vcpu_arch {
 void kvm_x86_init(void);	/* registers with virt, mmu, vmx, irq; idempotent */
 void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event);
 void kvm_vcpu_deliver_sipi_vector(struct kvm_vcpu *vcpu, uint8_t vector);
+/* A pending INIT or SIPI becomes the state of the vCPU (run.c). Owner thread, not in the guest. */
+void kvm_apic_accept_events(struct kvm_vcpu *vcpu);
 
 /*
  * The vCPU's share of regs.c, cpuid.c, msr.c and clock.c: values after power
