@@ -186,6 +186,36 @@ static void cr4_write_checks_values(void **state)
 	assert_int_equal(nr_flushes, 1);
 }
 
+static void cr8_holds_four_bits(void **state)
+{
+	reset_long();
+	cpu->cs.gpr[RBX] = 0xf;
+	assert_int_equal(RUN(0x44, 0x0f, 0x22, 0xc3), DONE); /* mov cr8,rbx */
+	assert_int_equal(RUN(0x44, 0x0f, 0x20, 0xc1), DONE); /* mov rcx,cr8 */
+	assert_int_equal(cpu->cs.gpr[RCX], 0xf);
+	cpu->cs.gpr[RBX] = 0x10;
+	assert_int_equal(RUN(0x44, 0x0f, 0x22, 0xc3), FAULT);
+	assert_fault(X86_TRAP_GP, 0);
+	assert_int_equal(cpu->cs.cr8, 0xf);
+}
+
+/* PAE paging: CR4 bits that have the PDPTEs loaded anew, and fail with them. */
+static void cr4_write_reloads_pdptrs_under_pae_paging(void **state)
+{
+	reset_protected();
+	cpu->cs.cr0 |= X86_CR0_PG;
+	cpu->cs.cr4 = X86_CR4_PAE;
+	cpu_write_cr4(cpu, X86_CR4_PAE | X86_CR4_PGE);
+	assert_int_equal(nr_pdptr_loads, 1);
+	cpu_write_cr4(cpu, X86_CR4_PAE | X86_CR4_PGE | X86_CR4_OSFXSR);
+	assert_int_equal(nr_pdptr_loads, 1);
+	pdptrs_valid = false;
+	cpu->cs.gpr[RBX] = X86_CR4_PAE | X86_CR4_OSFXSR;
+	assert_int_equal(RUN(0x0f, 0x22, 0xe3), FAULT); /* mov cr4,ebx */
+	assert_fault(X86_TRAP_GP, 0);
+	assert_int_equal(cpu->cs.cr4, X86_CR4_PAE | X86_CR4_PGE | X86_CR4_OSFXSR);
+}
+
 static void clts_follows_mask_and_shadow(void **state)
 {
 	reset_long();
@@ -652,6 +682,8 @@ int main(void)
 		cmocka_unit_test(cr3_load_exits_unless_the_value_is_a_target),
 		cmocka_unit_test(cr3_reserved_bits_fault_and_bit_63_needs_pcide),
 		cmocka_unit_test(cr4_write_checks_values),
+		cmocka_unit_test(cr8_holds_four_bits),
+		cmocka_unit_test(cr4_write_reloads_pdptrs_under_pae_paging),
 		cmocka_unit_test(clts_follows_mask_and_shadow),
 		cmocka_unit_test(lmsw_cannot_clear_pe),
 		cmocka_unit_test(msr_bitmap_decides_for_each_quarter),
