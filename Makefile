@@ -52,7 +52,8 @@ selftests: all
 	@scripts/deps selftests
 	@scripts/selftests $(BUILD)
 
-# Real clients at length: QEMU's machines, firmware, devices, snapshots, migration; stress-ng; a whole Debian.
+# Real clients at length: QEMU's machines, firmware, devices, snapshots, migration; stress-ng; a
+# whole Debian; statically linked clients, also in Go.
 clients: all
 	@scripts/deps clients
 	@scripts/demo-files $(BUILD)/demo
@@ -60,6 +61,7 @@ clients: all
 	@python3 tests/e2e/test_qemu_state.py $(BUILD)/tools/userkvm $(BUILD) all
 	@scripts/debian-root $(BUILD)/debian
 	@python3 tests/e2e/test_debian.py $(BUILD)/tools/userkvm $(BUILD) all
+	@python3 tests/e2e/test_static.py $(BUILD)/tools/userkvm $(BUILD) all
 
 bench: all
 	@scripts/deps bench

@@ -140,6 +140,8 @@ static void load_injection(struct vmx_cpu *cpu, const struct vmcs *v)
 		.insn_len = soft ? (uint32_t)v->VM_ENTRY_INSTRUCTION_LEN : 0,
 	};
 	cpu->inject = true;
+	/* SDM "Monitor Trap Flag": due before the first instruction after the event */
+	cpu->mtf_pending = cpu->primary & CPU_BASED_MONITOR_TRAP_FLAG;
 	/* a device may have written memory and announce it now, to one processor for all */
 	if (type == INTR_TYPE_EXT_INTR)
 		vmx_sync_machine_code(cpu->machine);

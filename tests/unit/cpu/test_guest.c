@@ -182,6 +182,23 @@ static void monitor_trap_flag_exits_after_one_instruction(void **state)
 	assert_int_equal(R(t, GUEST_RIP), GPA_CODE + 1);
 }
 
+static void monitor_trap_flag_exits_between_an_injected_event_and_its_handler(void **state)
+{
+	STATE;
+
+	CODE(t, 0x90, 0xf4);
+	memcpy(t->ram + 0x21000, "\xff\xc6\x48\xcf", 4); /* inc esi; iretq */
+	set_gate(t, 0x40, 0x21000);
+	W(CPU_BASED_VM_EXEC_CONTROL,
+	  R(t, CPU_BASED_VM_EXEC_CONTROL) | CPU_BASED_MONITOR_TRAP_FLAG);
+	W(GUEST_RFLAGS, X86_FLAGS_FIXED | X86_FLAGS_IF);
+	W(VM_ENTRY_INTR_INFO_FIELD, 0x40 | INTR_INFO_VALID_MASK);
+	vmx_gprs(t->cpu)[RSI] = 0;
+	assert_int_equal(go(t), EXIT_REASON_MONITOR_TRAP_FLAG);
+	assert_int_equal(R(t, GUEST_RIP), 0x21000);
+	assert_int_equal(vmx_gprs(t->cpu)[RSI], 0);
+}
+
 static void code_that_rewrites_the_next_instruction_runs_the_new_one(void **state)
 {
 	STATE;
@@ -413,6 +430,7 @@ int main(void)
 		TEST_LONG(no_idt_ends_in_a_triple_fault),
 		TEST_LONG(single_step_traps_after_each_instruction),
 		TEST_LONG(monitor_trap_flag_exits_after_one_instruction),
+		TEST_LONG(monitor_trap_flag_exits_between_an_injected_event_and_its_handler),
 		TEST_LONG(code_that_rewrites_the_next_instruction_runs_the_new_one),
 		TEST_LONG(code_rewritten_by_the_client_is_seen_after_sync),
 		TEST_LONG(instruction_across_two_pages_runs),
