@@ -257,6 +257,8 @@ static const struct entry_case cases[] = {
 	{ "CS is data with a DPL", GUEST_CS_AR_BYTES, 8, 0x60, REASON_33, 0, REAL },
 	{ "conforming CS over SS.DPL", GUEST_CS_AR_BYTES, 0, 0x64, REASON_33, 0, LONG },
 	{ "conforming CS", GUEST_CS_AR_BYTES, 0, 4, ENTERS, 0, LONG },
+	{ "level 3", GUEST_SS_AR_BYTES, 0, 0x60, ENTERS, 0, LONG, GUEST_CS_AR_BYTES, 0x60 },
+	{ "conforming CS below SS.DPL", GUEST_CS_AR_BYTES, 0, 4, ENTERS, 0, LONG, GUEST_SS_AR_BYTES, 0x60 },
 	{ "CS of type 9", GUEST_CS_AR_BYTES, 2, 0, ENTERS, 0, LONG },
 	{ "CS of type 13", GUEST_CS_AR_BYTES, 2, 4, ENTERS, 0, LONG },
 	{ "SS expands down", GUEST_SS_AR_BYTES, 0, 4, ENTERS, 0, LONG },
