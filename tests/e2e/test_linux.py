@@ -1,6 +1,6 @@
 """Debian's kernel: under userkvm boot, and under Debian's QEMU with -accel kvm.
 
-usage: test_linux.py USERKVM BUILD
+usage: test_linux.py USERKVM BUILD [CASE...]
 """
 import os
 import re
@@ -69,9 +69,9 @@ def qemu_pc_with_seabios_and_its_own_irqchip_boots_debian():
 
 
 cases = {f.__name__: f for f in (debian_kernel_runs_to_power_off_under_userkvm_boot,
-                                 no_stale_translation_is_used_while_debian_boots,
                                  debian_kernel_runs_to_power_off_on_shadow_page_tables,
                                  qemu_pc_with_two_processors_boots_debian_on_shadow_page_tables,
                                  qemu_pc_with_seabios_and_kernel_irqchip_boots_debian,
                                  qemu_pc_with_seabios_and_its_own_irqchip_boots_debian)}
-tap.main(*(cases[name] for name in sys.argv[3:] or cases))
+checked = {f.__name__: f for f in (no_stale_translation_is_used_while_debian_boots,)}
+tap.main(*({**cases, **checked}[name] for name in sys.argv[3:] or cases))

@@ -5,6 +5,8 @@
  */
 #include "machine.h"
 
+#include <errno.h>
+
 #define STATE struct machine *t = *state
 #define PRIMARY CPU_BASED_VM_EXEC_CONTROL
 #define SECONDARY SECONDARY_VM_EXEC_CONTROL
@@ -321,12 +323,134 @@ static void without_its_control_the_instruction_runs(void **state)
 	}
 }
 
+struct msr_slot {
+	uint32_t index, reserved;
+	uint64_t value;
+};
+
+static void exit_stores_and_loads_its_msr_areas(void **state)
+{
+	STATE;
+	struct msr_slot *store = (struct msr_slot *)(t->ram + 0x70000), *load = store + 8;
+
+	CODE(t, 0xf4);
+	assert_int_equal(vmx_wrmsr(t->cpu, MSR_TSC_AUX, 0x77), 0);
+	store[0].index = MSR_EFER;
+	store[1].index = MSR_IA32_CR_PAT;
+	store[2].index = MSR_TSC_AUX;
+	load[0] = (struct msr_slot){ MSR_TSC_AUX, 0, 0x88 };
+	W(GUEST_IA32_PAT, 0x0607050400010406);
+	W(VM_ENTRY_CONTROLS, R(t, VM_ENTRY_CONTROLS) | VM_ENTRY_LOAD_IA32_PAT);
+	W(VM_EXIT_MSR_STORE_ADDR, (hpa_t)store);
+	W(VM_EXIT_MSR_STORE_COUNT, 3);
+	W(VM_EXIT_MSR_LOAD_ADDR, (hpa_t)load);
+	W(VM_EXIT_MSR_LOAD_COUNT, 1);
+	assert_int_equal(go(t), EXIT_REASON_HLT);
+	assert_int_equal(store[0].value, R(t, GUEST_IA32_EFER));
+	assert_int_equal(store[1].value, 0x0607050400010406);
+	assert_int_equal(store[2].value, 0x77);
+	uint64_t v;
+	assert_int_equal(vmx_rdmsr(t->cpu, MSR_TSC_AUX, &v), 0);
+	assert_int_equal(v, 0x88);
+	assert_int_equal(t->vmcs->abort_indicator, 0);
+}
+
+/* A VMX abort on silicon; SDM "VMX Aborts" gives the indicators. */
+static void msr_that_cannot_be_stored_or_loaded_sets_the_abort_indicator(void **state)
+{
+	STATE;
+	struct msr_slot *area = (struct msr_slot *)(t->ram + 0x70000);
+
+	CODE(t, 0xf4, 0xf4);
+	area->index = 0xdead;
+	W(VM_EXIT_MSR_STORE_ADDR, (hpa_t)area);
+	W(VM_EXIT_MSR_STORE_COUNT, 1);
+	assert_int_equal(go(t), EXIT_REASON_HLT);
+	assert_int_equal(t->vmcs->abort_indicator, 1);
+	W(VM_EXIT_MSR_STORE_COUNT, 0);
+	W(VM_EXIT_MSR_LOAD_ADDR, (hpa_t)area);
+	W(VM_EXIT_MSR_LOAD_COUNT, 1);
+	assert_int_equal(go(t), EXIT_REASON_HLT);
+	assert_int_equal(t->vmcs->abort_indicator, 4);
+}
+
+/* in al,60h; in al,80h: bitmap A has port 60h, then nothing; B has 8000h. */
+static void io_bitmaps_choose_the_ports(void **state)
+{
+	STATE;
+
+	CODE(t, 0xe4, 0x60, 0xe4, 0x80, 0xec, 0xf4);
+	W(CPU_BASED_VM_EXEC_CONTROL, (R(t, CPU_BASED_VM_EXEC_CONTROL) & ~CPU_BASED_UNCOND_IO_EXITING) |
+					     CPU_BASED_USE_IO_BITMAPS);
+	W(IO_BITMAP_A, (hpa_t)t->ram + 0x70000);
+	W(IO_BITMAP_B, (hpa_t)t->ram + 0x71000);
+	t->ram[0x70000 + 0x60 / 8] = 1 << 0x60 % 8;
+	t->ram[0x71000] = 1;
+	vmx_gprs(t->cpu)[RDX] = 0x8000;
+	assert_int_equal(go(t), EXIT_REASON_IO_INSTRUCTION);
+	assert_int_equal(R(t, EXIT_QUALIFICATION) >> 16, 0x60);
+	W(GUEST_RIP, GPA_CODE + 2);
+	assert_int_equal(go(t), EXIT_REASON_IO_INSTRUCTION);
+	assert_int_equal(R(t, EXIT_QUALIFICATION) >> 16, 0x8000);
+	assert_int_equal(vmx_gprs(t->cpu)[RAX] & 0xff, 0xff); /* nobody is at port 80h */
+}
+
+/* SDM "Loading Guest Control Registers …": LMA and LME follow the IA-32e-mode control. */
+static void efer_follows_the_mode_where_entry_does_not_load_it(void **state)
+{
+	STATE;
+
+	CODE(t, 0xf4);
+	W(GUEST_IA32_EFER, 0);
+	W(VM_ENTRY_CONTROLS, R(t, VM_ENTRY_CONTROLS) & ~VM_ENTRY_LOAD_IA32_EFER);
+	assert_int_equal(go(t), EXIT_REASON_HLT);
+	assert_int_equal(R(t, GUEST_IA32_EFER), EFER_LMA | EFER_LME);
+	set_real_mode(t);
+	W(VM_ENTRY_CONTROLS, R(t, VM_ENTRY_CONTROLS) & ~VM_ENTRY_IA32E_MODE);
+	assert_int_equal(go(t), EXIT_REASON_HLT);
+	assert_int_equal(R(t, GUEST_IA32_EFER), EFER_LME); /* without paging LME stays */
+}
+
+static void root_operation_reads_and_writes_what_it_shares(void **state)
+{
+	STATE;
+	static const struct {
+		uint32_t msr;
+		uint64_t good, bad; /* bad 0: none */
+	} shared[] = {
+		{ MSR_STAR, ~0ULL, 0 }, { MSR_LSTAR, 0xffff800000000000, BIT_ULL(47) },
+		{ MSR_CSTAR, 5, BIT_ULL(63) }, { MSR_SYSCALL_MASK, 0xffffffff, BIT_ULL(32) },
+		{ MSR_KERNEL_GS_BASE, 6, BIT_ULL(50) }, { MSR_TSC_AUX, 7, BIT_ULL(32) }, { MSR_IA32_XSS, 0, 1 },
+	};
+	uint64_t v, later;
+
+	for (size_t n = 0; n < ARRAY_SIZE(shared); n++) {
+		assert_int_equal(vmx_wrmsr(t->cpu, shared[n].msr, shared[n].good), 0);
+		if (shared[n].bad)
+			assert_int_equal(vmx_wrmsr(t->cpu, shared[n].msr, shared[n].bad), -EINVAL);
+		assert_int_equal(vmx_rdmsr(t->cpu, shared[n].msr, &v), 0);
+		assert_int_equal(v, shared[n].good);
+	}
+	assert_int_equal(vmx_rdmsr(t->cpu, MSR_IA32_VMX_BASIC, &v), 0);
+	assert_int_equal(v, vmx_capability_msr(MSR_IA32_VMX_BASIC));
+	assert_int_equal(vmx_wrmsr(t->cpu, MSR_IA32_VMX_BASIC, v), -EINVAL);
+	assert_int_equal(vmx_rdmsr(t->cpu, MSR_IA32_TSC, &v), 0);
+	assert_int_equal(vmx_rdmsr(t->cpu, MSR_IA32_TSC, &later), 0);
+	assert_true(later > v);
+	assert_int_equal(vmx_rdmsr(t->cpu, 0xdead, &v), -EINVAL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(each_reason_has_its_fields),
 		cmocka_unit_test(no_reason_is_without_its_case),
 		cmocka_unit_test(without_its_control_the_instruction_runs),
+		TEST_LONG(exit_stores_and_loads_its_msr_areas),
+		TEST_LONG(msr_that_cannot_be_stored_or_loaded_sets_the_abort_indicator),
+		TEST_LONG(io_bitmaps_choose_the_ports),
+		TEST_LONG(efer_follows_the_mode_where_entry_does_not_load_it),
+		TEST_LONG(root_operation_reads_and_writes_what_it_shares),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -319,6 +319,35 @@ static void preemption_timer_ends_an_endless_loop(void **state)
 	assert_int_equal(go(t), EXIT_REASON_PREEMPTION_TIMER);
 }
 
+static void xgetbv_reads_xcr0_and_what_is_in_use(void **state)
+{
+	STATE;
+
+	/* xgetbv; hlt */
+	CODE(t, 0x0f, 0x01, 0xd0, 0xf4);
+	W(EXCEPTION_BITMAP, ~0u);
+	vmx_gprs(t->cpu)[RCX] = 0;
+	assert_int_equal(go(t), EXIT_REASON_EXCEPTION_NMI); /* without CR4.OSXSAVE */
+	assert_int_equal(R(t, VM_EXIT_INTR_INFO) & 0xff, X86_TRAP_UD);
+	W(GUEST_CR4, R(t, GUEST_CR4) | X86_CR4_OSXSAVE | X86_CR4_OSFXSR);
+	vmx_set_xcr0(t->cpu, 3);
+	vmx_gprs(t->cpu)[RAX] = vmx_gprs(t->cpu)[RDX] = ~0ULL;
+	assert_int_equal(go(t), EXIT_REASON_HLT);
+	assert_int_equal(vmx_gprs(t->cpu)[RAX], 3);
+	assert_int_equal(vmx_gprs(t->cpu)[RDX], 0);
+	/* movd xmm0,eax puts SSE in use */
+	CODE(t, 0x66, 0x0f, 0x6e, 0xc0, 0x0f, 0x01, 0xd0, 0xf4);
+	vmx_sync_code(t->cpu);
+	W(GUEST_RIP, GPA_CODE);
+	vmx_gprs(t->cpu)[RCX] = 1;
+	assert_int_equal(go(t), EXIT_REASON_HLT);
+	assert_int_equal(vmx_gprs(t->cpu)[RAX] & 2, 2);
+	W(GUEST_RIP, GPA_CODE);
+	vmx_gprs(t->cpu)[RCX] = 2;
+	assert_int_equal(go(t), EXIT_REASON_EXCEPTION_NMI);
+	assert_int_equal(R(t, VM_EXIT_INTR_INFO) & 0xff, X86_TRAP_GP);
+}
+
 static int by_size(const void *a, const void *b)
 {
 	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
@@ -410,6 +439,7 @@ int main(void)
 		TEST_LONG(kick_ends_an_endless_loop),
 		TEST_LONG(kick_ends_the_hlt_activity),
 		TEST_LONG(preemption_timer_ends_an_endless_loop),
+		TEST_LONG(xgetbv_reads_xcr0_and_what_is_in_use),
 		TEST_LONG(preemption_timer_is_punctual_in_slow_code),
 		TEST_LONG(sse_state_survives_an_exit),
 		TEST_LONG(straight_code_runs),
