@@ -320,6 +320,27 @@ unsigned kvm_apic_take_init_sipi(struct kvm_vcpu *vcpu, uint8_t *sipi_vector)
 	return events;
 }
 
+void kvm_apic_drop_sipi(struct kvm_vcpu *vcpu)
+{
+	if (vcpu->apic)
+		__atomic_fetch_and(&vcpu->apic->pending_events, ~LAPIC_SIPI, __ATOMIC_SEQ_CST);
+}
+
+bool kvm_lapic_latched_init(struct kvm_vcpu *vcpu)
+{
+	return vcpu->apic && (READ_ONCE(vcpu->apic->pending_events) & LAPIC_INIT);
+}
+
+void kvm_lapic_set_latched_init(struct kvm_vcpu *vcpu, bool latched)
+{
+	if (!vcpu->apic)
+		return;
+	if (latched)
+		__atomic_fetch_or(&vcpu->apic->pending_events, LAPIC_INIT, __ATOMIC_SEQ_CST);
+	else
+		__atomic_fetch_and(&vcpu->apic->pending_events, ~LAPIC_INIT, __ATOMIC_SEQ_CST);
+}
+
 void kvm_apic_nmi_wd_deliver(struct kvm_vcpu *vcpu)
 {
 	struct kvm_lapic *apic = vcpu->apic;

@@ -182,6 +182,28 @@ def ovmf_boots_the_kernel():
         assert "uefi: yes" in m.console, m.console[-2000:]
 
 
+def ovmf_in_smm_keeps_variables():
+    """The secure-boot build: flash is writable from SMM alone, and a variable set in the shell arrives in it."""
+    code, variables = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", os.path.join(SCRATCH, "OVMF_VARS_4M.fd")
+    if not os.path.exists(code):
+        raise tap.Skip("package ovmf is not installed")
+    os.makedirs(SCRATCH, exist_ok=True)
+    with open(variables, "wb") as f:
+        f.write(open("/usr/share/OVMF/OVMF_VARS_4M.fd", "rb").read())
+    name = "userkvm.shows.smm".encode("utf-16-le")
+    assert name not in open(variables, "rb").read()
+    with Machine(USERKVM, "-M", "q35,smm=on", "-smp", "2", "-global", "driver=cfi.pflash01,property=secure,value=on",
+                 "-global", "ICH9-LPC.disable_s3=1",
+                 "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={code}",
+                 "-drive", f"if=pflash,format=raw,unit=1,file={variables}") as m:
+        m.wait_for("Shell> ", 200)
+        m.process.stdin.write(b"setvar userkvm.shows.smm -guid 5b5e2a6c-0f43-4b0e-9a4c-3c2d1e0f9a87 -nv -bs =0x414243\r\n"
+                              b"echo do-^ne\r\n")
+        m.process.stdin.flush()
+        m.wait_for("do-ne", 60)
+    assert name in open(variables, "rb").read()
+
+
 def virtiofs_shares_a_folder():
     daemon, folder = "/usr/lib/qemu/virtiofsd", os.path.join(SCRATCH, "shared")
     if not os.path.exists(daemon):
@@ -225,5 +247,6 @@ CASES = (q35_with_the_kernels_irqchip, q35_with_a_split_irqchip, microvm_with_vi
 MORE = (microvm, q35_with_qemus_own_irqchip, pc_with_qemus_own_irqchip_and_the_hosts_processor,
         microvm_with_qemus_own_irqchip, q35_without_smm, intel_iommu_remaps_interrupts, virtio_serial_carries_every_byte,
         *(cpu_model(m) for m in ("host", "max", "qemu64", "Skylake-Client", "EPYC")), ovmf_boots_the_kernel,
+        ovmf_in_smm_keeps_variables,
         virtiofs_shares_a_folder, stress_ng_runs_clean)
 tap.select(CASES, MORE, sys.argv[3:])
