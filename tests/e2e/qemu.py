@@ -129,6 +129,13 @@ class Machine:
             assert info["status"] not in ("completed", "failed") and time.time() < end, str(info) + self.errors()
             self.watch(0.05)
 
+    def wait_status(self, wanted, timeout=60):
+        """Until the VM is `wanted`: running, paused, postmigrate … (QMP's RunState)."""
+        end = time.time() + timeout * tap.PATIENCE
+        while self.qmp("query-status")["status"] != wanted:
+            assert time.time() < end, f"not {wanted}: {self.qmp('query-status')}\n" + self.errors()
+            self.watch(0.05)
+
 
 class Gdb:
     """The remote serial protocol, as much as a test needs."""

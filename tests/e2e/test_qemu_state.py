@@ -100,13 +100,15 @@ def postcopy_migration_loses_no_page():
         with busy("to", "-smp", "2", "-incoming", "unix:" + path, others=1) as b:
             for m in (a, b):
                 m.qmp("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": True}])
-            # little before, and slow after: the guest waits for hundreds of pages
-            a.qmp("migrate-set-parameters", **{"max-bandwidth": 8 << 20, "max-postcopy-bandwidth": 16 << 20})
+            # all pages were sent and many written again; slow after: the guest waits for hundreds of them
+            a.qmp("migrate-set-parameters", **{"max-bandwidth": 32 << 20, "max-postcopy-bandwidth": 8 << 20,
+                                               "downtime-limit": 1})
             a.qmp("migrate", uri="unix:" + path)
-            a.wait_migration(lambda info: info["status"] == "active" and info["ram"]["transferred"] > 4 << 20)
+            a.wait_migration(lambda info: info["status"] == "active" and info["ram"]["dirty-sync-count"] >= 2)
             a.qmp("migrate-start-postcopy")
             a.wait_migration(lambda info: info["status"] == "postcopy-active")
-            assert b.qmp("query-status")["status"] == "running"
+            b.wait_status("running")
+            assert a.qmp("query-migrate")["status"] == "postcopy-active", "too fast: it ran with all its pages"
             info = a.wait_migration(lambda info: info["status"] == "completed")
             assert info["ram"]["postcopy-requests"] > 20, info
             a.watch(0.2)
@@ -125,8 +127,7 @@ def migration_to_a_file_and_back():
         a.watch(0.2)
         before = last_round(a)
     with busy("file", "-incoming", "exec:cat " + image) as b:
-        while b.qmp("query-status")["status"] == "inmigrate":
-            b.watch(0.1)
+        b.wait_status("paused")
         b.qmp("cont")
         goes_on(b)
         check_ticks(b.console, before)
