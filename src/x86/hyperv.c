@@ -36,6 +36,7 @@
 
 /* HV_CPUID_FEATURES.EAX: partition privileges. */
 #define HV_TIME_REF_COUNT BIT_ULL(1)
+#define HV_APIC_ACCESS BIT_ULL(4)
 #define HV_HYPERCALL BIT_ULL(5)
 #define HV_VP_INDEX BIT_ULL(6)
 #define HV_REFERENCE_TSC BIT_ULL(9)
@@ -227,6 +228,7 @@ static uint64_t privilege_of(uint32_t msr)
 	case HV_MSR_VP_INDEX: return HV_VP_INDEX;
 	case HV_MSR_TIME_REF_COUNT: return HV_TIME_REF_COUNT;
 	case HV_MSR_REFERENCE_TSC: return HV_REFERENCE_TSC;
+	case HV_MSR_VP_ASSIST_PAGE: return HV_APIC_ACCESS;
 	case HV_MSR_TSC_FREQUENCY:
 	case HV_MSR_APIC_FREQUENCY: return HV_FREQUENCY;
 	default: return HV_REENLIGHTENMENT;
@@ -267,6 +269,7 @@ int msr_get_hyperv(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t ms
 	case HV_MSR_REFERENCE_TSC: *data = READ_ONCE(hv->reference_tsc); return 0;
 	case HV_MSR_TSC_FREQUENCY: *data = vcpu->arch->virtual_tsc_khz * 1000; return 0;
 	case HV_MSR_APIC_FREQUENCY: *data = APIC_FREQUENCY_HZ; return 0;
+	case HV_MSR_VP_ASSIST_PAGE: *data = vcpu->arch->hv_assist_page; return 0;
 	case HV_MSR_REENLIGHTENMENT: *data = READ_ONCE(hv->reenlightenment_control); return 0;
 	case HV_MSR_TSC_EMULATION_CONTROL: *data = READ_ONCE(hv->tsc_emulation_control); return 0;
 	case HV_MSR_TSC_EMULATION_STATUS: *data = READ_ONCE(hv->tsc_emulation_status); return 0;
@@ -313,6 +316,18 @@ static int set_vp_index(struct kvm_vcpu *vcpu, uint64_t data, bool host)
 	return 0;
 }
 
+/* Guests give the page without asking. No EOI is ever assisted: the first word stays 0. */
+static int set_assist_page(struct kvm_vcpu *vcpu, uint64_t data)
+{
+	uint32_t no_assist = 0;
+
+	if ((data & HV_MSR_ENABLE) &&
+	    kvm_vcpu_write_guest(vcpu, data & HV_MSR_PAGE, &no_assist, sizeof(no_assist)))
+		return KVM_MSR_INVAL;
+	vcpu->arch->hv_assist_page = data;
+	return 0;
+}
+
 int msr_set_hyperv(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr, uint64_t data,
 		   bool host)
 {
@@ -329,6 +344,7 @@ int msr_set_hyperv(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t ms
 	case HV_MSR_HYPERCALL: return set_hypercall_page(vcpu, data);
 	case HV_MSR_VP_INDEX: return set_vp_index(vcpu, data, host);
 	case HV_MSR_REFERENCE_TSC: return set_reference_tsc(vcpu, data);
+	case HV_MSR_VP_ASSIST_PAGE: return set_assist_page(vcpu, data);
 	case HV_MSR_REENLIGHTENMENT: hv->reenlightenment_control = data; return 0;
 	case HV_MSR_TSC_EMULATION_CONTROL: hv->tsc_emulation_control = data; return 0;
 	case HV_MSR_TSC_EMULATION_STATUS:

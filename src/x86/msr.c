@@ -230,6 +230,7 @@ static const struct msr_row msr_table[] = {
 	{ ONE(HV_MSR_REFERENCE_TSC), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
 	{ ONE(HV_MSR_TSC_FREQUENCY), msr_get_hyperv, msr_set_hyperv },
 	{ ONE(HV_MSR_APIC_FREQUENCY), msr_get_hyperv, msr_set_hyperv },
+	{ ONE(HV_MSR_VP_ASSIST_PAGE), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
 	{ ONE(HV_MSR_REENLIGHTENMENT), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
 	{ ONE(HV_MSR_TSC_EMULATION_CONTROL), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
 	{ ONE(HV_MSR_TSC_EMULATION_STATUS), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },

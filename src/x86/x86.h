@@ -126,6 +126,7 @@ struct kvm_vcpu_arch {
 	uint64_t mci_ctl2[KVM_MAX_MCE_BANKS];
 	uint32_t msr_filter_seq; /* (o) of the filter the MSR bitmap was made for */
 	uint32_t hv_vp_index; /* the client's, or the vCPU's position */
+	uint64_t hv_assist_page;
 	bool hv_enforce_cpuid;	 /* KVM_CAP_HYPERV_ENFORCE_CPUID */
 	bool pv_enforce_cpuid;	 /* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
 	bool has_run;		 /* (o) KVM_RUN has entered: CPUID is frozen */

@@ -11,6 +11,7 @@
 #define HV_TIME_REF_COUNT 0x40000020u
 #define HV_REFERENCE_TSC 0x40000021u
 #define HV_TSC_FREQUENCY 0x40000022u
+#define HV_VP_ASSIST_PAGE 0x40000073u
 #define HV_REENLIGHTENMENT 0x40000106u
 #define HV_TSC_EMULATION_CONTROL 0x40000107u
 #define HV_TSC_EMULATION_STATUS 0x40000108u
@@ -225,6 +226,22 @@ static void hypercall_page_calls(void **state)
 	client_close(&c);
 }
 
+static void assist_page_is_cleared_where_there_is_memory(void **state)
+{
+	struct client c;
+	uint64_t v = 1ull << 40 | 1;
+
+	open_hv(&c, true, ~0u);
+	memset(c.mem + PAGE_AT, 0xff, 8);
+	guest_write(&c, HV_VP_ASSIST_PAGE, PAGE_AT);
+	assert_int_equal(c.mem[PAGE_AT], 0xff);
+	guest_write(&c, HV_VP_ASSIST_PAGE, PAGE_AT | 1);
+	assert_memory_equal(c.mem + PAGE_AT, "\0\0\0\0\xff", 5);
+	assert_int_equal(guest_read(&c, HV_VP_ASSIST_PAGE), PAGE_AT | 1);
+	assert_int_equal(guest_msr(&c, HV_VP_ASSIST_PAGE, true, &v), 13);
+	client_close(&c);
+}
+
 static void vp_index_is_the_position_or_the_clients(void **state)
 {
 	struct {
@@ -250,6 +267,7 @@ int main(void)
 		cmocka_unit_test(msrs_exist_for_guests_with_the_interface_only),
 		cmocka_unit_test(reference_tsc_page_and_counter_agree),
 		cmocka_unit_test(hypercall_page_calls),
+		cmocka_unit_test(assist_page_is_cleared_where_there_is_memory),
 		cmocka_unit_test(vp_index_is_the_position_or_the_clients),
 	};
 
