@@ -291,6 +291,18 @@ uint8_t kvm_lapic_pending_ioapic_eoi(struct kvm_vcpu *vcpu)
 	return vcpu->apic ? vcpu->apic->pending_ioapic_eoi : 0;
 }
 
+void kvm_apic_set_sipi_vector(struct kvm_vcpu *vcpu, uint8_t vector)
+{
+	if (vcpu->apic)
+		__atomic_store_n(&vcpu->apic->sipi_vector, vector, __ATOMIC_RELEASE);
+}
+
+void kvm_apic_set_sipi_pending(struct kvm_vcpu *vcpu)
+{
+	if (vcpu->apic)
+		__atomic_fetch_or(&vcpu->apic->pending_events, LAPIC_SIPI, __ATOMIC_SEQ_CST);
+}
+
 bool kvm_apic_init_sipi_pending(struct kvm_vcpu *vcpu)
 {
 	return vcpu->apic && READ_ONCE(vcpu->apic->pending_events) != 0;

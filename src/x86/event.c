@@ -473,6 +473,8 @@ int kvm_vcpu_ioctl_set_events(struct kvm_vcpu *vcpu, const struct kvm_vcpu_event
 	if (e->flags & KVM_VCPUEVENT_VALID_NMI_PENDING)
 		a->nmi_pending = e->nmi.pending;
 	vmx_set_nmi_mask(vcpu, e->nmi.masked);
+	if (e->flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR)
+		kvm_apic_set_sipi_vector(vcpu, (uint8_t)e->sipi_vector);
 	if (e->flags & KVM_VCPUEVENT_VALID_SMM)
 		set_smi_events(vcpu, e);
 	if (e->flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) {

@@ -280,8 +280,8 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 
 /* --- blocking --- */
 
-/* INIT and SIPI change mp_state. In SMM an INIT waits for RSM, a SIPI is lost. */
-static void accept_apic_events(struct kvm_vcpu *vcpu)
+/* In SMM an INIT waits for RSM, a SIPI is lost. */
+void kvm_apic_accept_events(struct kvm_vcpu *vcpu)
 {
 	uint8_t vector = 0;
 	unsigned ev;
@@ -314,7 +314,7 @@ static int vcpu_block(struct kvm_vcpu *vcpu)
 	if (!kvm_arch_vcpu_runnable(vcpu))
 		r = vcpu->arch->mp_state == KVM_MP_STATE_HALTED ? kvm_vcpu_halt(vcpu)
 								: kvm_vcpu_block(vcpu);
-	accept_apic_events(vcpu);
+	kvm_apic_accept_events(vcpu);
 	switch (vcpu->arch->mp_state) {
 	case KVM_MP_STATE_HALTED:
 	case KVM_MP_STATE_AP_RESET_HOLD:
@@ -341,7 +341,7 @@ static int vcpu_run(struct kvm_vcpu *vcpu)
 
 	for (;;) {
 		if (vcpu->apic && kvm_apic_init_sipi_pending(vcpu))
-			accept_apic_events(vcpu);
+			kvm_apic_accept_events(vcpu);
 		if (likely(vcpu_running(vcpu)))
 			r = vcpu_enter_guest(vcpu);
 		else
@@ -419,7 +419,7 @@ static int run_uninitialized(struct kvm_vcpu *vcpu)
 	if (vcpu->run->immediate_exit)
 		return -EINTR;
 	r = kvm_arch_vcpu_runnable(vcpu) ? 0 : kvm_vcpu_block(vcpu);
-	accept_apic_events(vcpu);
+	kvm_apic_accept_events(vcpu);
 	(void)kvm_check_request(KVM_REQ_UNBLOCK, vcpu);
 	if (r || signal_pending(vcpu)) {
 		vcpu->run->exit_reason = KVM_EXIT_INTR;
@@ -471,12 +471,24 @@ static int run_vcpu(struct kvm_vcpu *vcpu)
 
 /* --- the signal mask of KVM_SET_SIGNAL_MASK --- */
 
-static void sigset_of(struct kvm_vcpu *vcpu, sigset_t *set)
+static void sigset_of(uint64_t bits, sigset_t *set)
 {
 	sigemptyset(set);
 	for (int sig = 1; sig <= 64; sig++)
-		if (vcpu->sigset & BIT_ULL(sig - 1))
+		if (bits & BIT_ULL(sig - 1))
 			sigaddset(set, sig); /* libc refuses its own two, rightly */
+}
+
+/* What the thread blocks in KVM_RUN, where it is not what it blocks outside. */
+static __thread struct {
+	bool active;
+	uint64_t set;
+} thread_sigset;
+
+void kvm_set_thread_sigset(uint64_t blocked)
+{
+	thread_sigset.active = true;
+	thread_sigset.set = blocked;
 }
 
 bool kvm_signal_blocked_outside(int signo)
@@ -488,6 +500,7 @@ bool kvm_signal_blocked_outside(int signo)
 
 int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu)
 {
+	bool other_signals = vcpu->sigset_active || thread_sigset.active;
 	sigset_t set, old;
 	int r;
 
@@ -495,8 +508,8 @@ int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu)
 		return err_born(EIO, "the VM is dead");
 	/* from here on a handler of the client that runs on this thread is noticed */
 	kvm_vcpu_load(vcpu);
-	if (vcpu->sigset_active) {
-		sigset_of(vcpu, &set);
+	if (other_signals) {
+		sigset_of(vcpu->sigset_active ? vcpu->sigset : thread_sigset.set, &set);
 		pthread_sigmask(SIG_SETMASK, NULL, &old);
 		vcpu->arch->outer_sigset = old;
 		pthread_sigmask(SIG_SETMASK, &set, NULL);
@@ -506,7 +519,7 @@ int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu)
 	if (vcpu->run->kvm_valid_regs)
 		store_regs(vcpu);
 	post_kvm_run_save(vcpu);
-	if (vcpu->sigset_active)
+	if (other_signals)
 		pthread_sigmask(SIG_SETMASK, &old, NULL);
 	kvm_vcpu_put(vcpu);
 	return r;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "lib/error.h"
+#include "lib/params.h"
 #include "trace/trace.h"
 #include "x86/run.h"
 
@@ -423,6 +424,7 @@ static void register_all(void)
 	vmx_register_services(&services);
 	kvm_mmu_register_guest(&guest_ops, &vendor_ops);
 	kvm_irq_register(&lapic_ops);
+	params_check();
 }
 
 void kvm_x86_init(void)

@@ -147,6 +147,8 @@ struct kvm_vcpu_arch {
 void kvm_x86_init(void);	/* registers with virt, mmu, vmx, irq; idempotent */
 void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event);
 void kvm_vcpu_deliver_sipi_vector(struct kvm_vcpu *vcpu, uint8_t vector);
+/* A pending INIT or SIPI becomes the state of the vCPU (run.c). Owner thread, not in the guest. */
+void kvm_apic_accept_events(struct kvm_vcpu *vcpu);
 
 /*
  * The vCPU's share of regs.c, cpuid.c, msr.c and clock.c: values after power
@@ -168,6 +170,8 @@ must_check int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu);
  * Async-signal-safe.
  */
 bool kvm_signal_blocked_outside(int signo);
+/* The calling thread's KVM_RUNs block these (bit n - 1: signal n), where the vCPU has no mask of its own. */
+void kvm_set_thread_sigset(uint64_t blocked);
 
 /* --- events (event.c) --- */
 void kvm_queue_exception(struct kvm_vcpu *vcpu, uint8_t vector);

@@ -319,6 +319,39 @@ static void preemption_timer_ends_an_endless_loop(void **state)
 	assert_int_equal(go(t), EXIT_REASON_PREEMPTION_TIMER);
 }
 
+static int by_size(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* The exit is late by a few of them, not by hundreds. */
+static void preemption_timer_is_punctual_in_slow_code(void **state)
+{
+	STATE;
+	enum { TRIES = 31, DIVISIONS = 30 };
+	uint64_t late[TRIES];
+	uint8_t *code = t->ram + GPA_CODE;
+
+	for (unsigned n = 0; n < DIVISIONS; n++, code += 5)
+		memcpy(code, "\x31\xd2\x48\xf7\xf1", 5); /* xor edx,edx; div rcx */
+	memcpy(code, "\xe9\x65\xff\xff\xff", 5);
+	assert_int_equal(code + 5 - 0x9b - (t->ram + GPA_CODE), 0);
+	W(PIN_BASED_VM_EXEC_CONTROL, R(t, PIN_BASED_VM_EXEC_CONTROL) | PIN_BASED_VMX_PREEMPTION_TIMER);
+	for (unsigned n = 0; n < TRIES; n++) {
+		W(GUEST_RIP, GPA_CODE);
+		W(VMX_PREEMPTION_TIMER_VALUE, 5000);
+		vmx_gprs(t->cpu)[RAX] = ~0ULL;
+		vmx_gprs(t->cpu)[RCX] = 1;
+		assert_int_equal(go(t), EXIT_REASON_PREEMPTION_TIMER);
+		late[n] = __builtin_ia32_rdtsc() - t->cpu->preemption_deadline;
+	}
+	qsort(late, TRIES, sizeof(late[0]), by_size);
+	print_message("preemption timer: late by %lu ticks (median)\n", late[TRIES / 2]);
+	assert_true(late[TRIES / 2] < 20000);
+}
+
 static void sse_state_survives_an_exit(void **state)
 {
 	STATE;
@@ -377,6 +410,7 @@ int main(void)
 		TEST_LONG(kick_ends_an_endless_loop),
 		TEST_LONG(kick_ends_the_hlt_activity),
 		TEST_LONG(preemption_timer_ends_an_endless_loop),
+		TEST_LONG(preemption_timer_is_punctual_in_slow_code),
 		TEST_LONG(sse_state_survives_an_exit),
 		TEST_LONG(straight_code_runs),
 	};
