@@ -30,7 +30,6 @@
 #define HV_CPUID_DEBUG_VENDOR 0x40000080u
 #define HV_CPUID_DEBUG_INTERFACE 0x40000081u
 #define HV_CPUID_DEBUG_CAPABILITIES 0x40000082u
-#define HV_SIGNATURE "Linux KVM Hv"
 #define HV_INTERFACE 0x31237648u       /* Hv#1 */
 #define HV_DEBUG_INTERFACE 0x31235356u /* VS#1 */
 
@@ -84,10 +83,12 @@ static bool smt_possible(void)
 
 static void fill_signature(struct kvm_cpuid_entry2 *e)
 {
+	static const char signature[12] = "Linux KVM Hv";
+
 	e->eax = HV_CPUID_DEBUG_CAPABILITIES; /* the last leaf */
-	memcpy(&e->ebx, HV_SIGNATURE, 4);
-	memcpy(&e->ecx, HV_SIGNATURE + 4, 4);
-	memcpy(&e->edx, HV_SIGNATURE + 8, 4);
+	memcpy(&e->ebx, signature, 4);
+	memcpy(&e->ecx, signature + 4, 4);
+	memcpy(&e->edx, signature + 8, 4);
 }
 
 static void fill_leaf(struct kvm_cpuid_entry2 *e)
