@@ -342,6 +342,7 @@ const struct abi_row abi_vcpu_rows[] = {
 	VCPU_ROW(KVM_SET_CPUID, ABI_ARG_VALUE, set_cpuid),
 	VCPU_ROW(KVM_SET_CPUID2, ABI_ARG_VALUE, set_cpuid2),
 	VCPU_ROW(KVM_GET_CPUID2, ABI_ARG_VALUE, get_cpuid2),
+	VCPU_ROW(KVM_GET_SUPPORTED_HV_CPUID, ABI_ARG_VALUE, abi_get_hv_cpuid),
 	VCPU_ROW(KVM_GET_MSRS, ABI_ARG_VALUE, get_msrs),
 	VCPU_ROW(KVM_SET_MSRS, ABI_ARG_VALUE, set_msrs),
 	VCPU_ROW(KVM_SET_SIGNAL_MASK, ABI_ARG_VALUE, set_sigmask),

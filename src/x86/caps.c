@@ -112,6 +112,14 @@ static const struct {
 	{ KVM_CAP_KVMCLOCK_CTRL, 1 },
 	{ KVM_CAP_GET_TSC_KHZ, 1 },
 	{ KVM_CAP_VCPU_ATTRIBUTES, 1 },
+	/* hyperv.c: its CPUID says which parts */
+	{ KVM_CAP_HYPERV, 1 },
+	{ KVM_CAP_HYPERV_TIME, 1 },
+	{ KVM_CAP_HYPERV_SPIN, 1 },
+	{ KVM_CAP_HYPERV_VP_INDEX, 1 },
+	{ KVM_CAP_HYPERV_CPUID, 1 },
+	{ KVM_CAP_SYS_HYPERV_CPUID, 1 },
+	{ KVM_CAP_HYPERV_ENFORCE_CPUID, 1 },
 	/* the interface itself */
 	{ KVM_CAP_CHECK_EXTENSION_VM, 1 },
 	{ KVM_CAP_ENABLE_CAP, 1 },
@@ -270,6 +278,9 @@ int kvm_vcpu_ioctl_enable_cap(struct kvm_vcpu *vcpu, const struct kvm_enable_cap
 	switch (cap->cap) {
 	case KVM_CAP_ENFORCE_PV_FEATURE_CPUID:
 		vcpu->arch->pv_enforce_cpuid = cap->args[0];
+		return 0;
+	case KVM_CAP_HYPERV_ENFORCE_CPUID:
+		vcpu->arch->hv_enforce_cpuid = cap->args[0];
 		return 0;
 	default:
 		return err_born(EINVAL, "capability %u cannot be enabled on a vCPU", cap->cap);

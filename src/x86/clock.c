@@ -227,42 +227,60 @@ static bool tsc_matches_vcpu0(struct kvm_vcpu *vcpu)
 		READ_ONCE(first->arch->tsc_scaling_ratio) == vcpu->arch->tsc_scaling_ratio);
 }
 
-void kvm_guest_time_update(struct kvm_vcpu *vcpu)
+/* What the vCPU's clock page holds now, but for version and GUEST_STOPPED. */
+static struct pvclock_vcpu_time_info time_info(struct kvm_vcpu *vcpu)
 {
 	struct kvm_arch *ka = vcpu->kvm->arch;
-	struct kvm_vcpu_arch *a = vcpu->arch;
-	gpa_t gpa = a->pv_time_msr & ~KVM_MSR_ENABLED;
 	struct pvclock_vcpu_time_info page = { 0 };
-	uint32_t version;
 
-	if (!(a->pv_time_msr & KVM_MSR_ENABLED))
-		return;
-	/* A page the guest has taken away is not an error of the vCPU's. */
-	if (kvm_vcpu_read_guest(vcpu, gpa, &version, sizeof(version)))
-		return;
 	pthread_mutex_lock(&ka->clock_lock);
-	page.tsc_timestamp = kvm_scale_tsc(vcpu, ka->master_tsc) + a->tsc_offset;
+	page.tsc_timestamp = kvm_scale_tsc(vcpu, ka->master_tsc) + vcpu->arch->tsc_offset;
 	page.system_time = ka->master_boot_ns + (uint64_t)ka->kvmclock_offset;
 	pthread_mutex_unlock(&ka->clock_lock);
 	/* The rate the guest's TSC really has, not the one asked for within the tolerance. */
 	pvclock_scale(kvm_scale_tsc(vcpu, host_tsc_khz()), &page.tsc_to_system_mul,
 		      &page.tsc_shift);
 	page.flags = tsc_matches_vcpu0(vcpu) ? PVCLOCK_TSC_STABLE_BIT : 0;
+	return page;
+}
+
+static void update_pvclock_page(struct kvm_vcpu *vcpu, struct pvclock_vcpu_time_info *page)
+{
+	struct kvm_vcpu_arch *a = vcpu->arch;
+	gpa_t gpa = a->pv_time_msr & ~KVM_MSR_ENABLED;
+	uint32_t version;
+
+	/* A page the guest has taken away is not an error of the vCPU's. */
+	if (kvm_vcpu_read_guest(vcpu, gpa, &version, sizeof(version)))
+		return;
 	if (a->pvclock_set_guest_stopped) {
-		page.flags |= PVCLOCK_GUEST_STOPPED;
+		page->flags |= PVCLOCK_GUEST_STOPPED;
 		a->pvclock_set_guest_stopped = false;
 	}
-	page.version = (version & ~1u) + 1; /* odd: the guest waits */
-	if (kvm_vcpu_write_guest(vcpu, gpa, &page.version, sizeof(page.version)))
+	page->version = (version & ~1u) + 1; /* odd: the guest waits */
+	if (kvm_vcpu_write_guest(vcpu, gpa, &page->version, sizeof(page->version)))
 		return;
-	if (kvm_vcpu_write_guest(vcpu, gpa + sizeof(version), (char *)&page + sizeof(version),
-				 sizeof(page) - sizeof(version)))
+	if (kvm_vcpu_write_guest(vcpu, gpa + sizeof(version), (char *)page + sizeof(version),
+				 sizeof(*page) - sizeof(version)))
 		return;
 	__atomic_thread_fence(__ATOMIC_RELEASE);
-	page.version++;
-	a->pv_version = page.version;
-	if (kvm_vcpu_write_guest(vcpu, gpa, &page.version, sizeof(page.version)))
+	page->version++;
+	a->pv_version = page->version;
+	if (kvm_vcpu_write_guest(vcpu, gpa, &page->version, sizeof(page->version)))
 		return;
+}
+
+void kvm_guest_time_update(struct kvm_vcpu *vcpu)
+{
+	struct pvclock_vcpu_time_info page;
+
+	if (!host_tsc_khz())
+		return;
+	page = time_info(vcpu);
+	if (tsc_matches_vcpu0(vcpu))
+		kvm_hv_update_tsc_page(vcpu, &page);
+	if (vcpu->arch->pv_time_msr & KVM_MSR_ENABLED)
+		update_pvclock_page(vcpu, &page);
 }
 
 /* The host's wall-clock time at which the guest's kvmclock was zero. */

@@ -67,7 +67,7 @@ static int map_gpa_range(struct kvm_vcpu *vcpu, const uint64_t a[3], bool skip)
 	return 0;
 }
 
-int kvm_hypercall(struct kvm_vcpu *vcpu, bool skip)
+static int pv_hypercall(struct kvm_vcpu *vcpu, bool skip)
 {
 	uint64_t *regs = vmx_regs(vcpu);
 	bool wide = vmx_is_64bit_code(vcpu);
@@ -117,6 +117,16 @@ int kvm_hypercall(struct kvm_vcpu *vcpu, bool skip)
 	return 1;
 }
 
+int kvm_hypercall(struct kvm_vcpu *vcpu, bool skip)
+{
+	return kvm_hv_hypercall_enabled(vcpu) ? kvm_hv_hypercall(vcpu, skip) : pv_hypercall(vcpu, skip);
+}
+
+const uint8_t *kvm_native_hypercall(struct kvm_vcpu *vcpu)
+{
+	return guest_cpuid_is_amd(vcpu) ? kvm_vmmcall : vmcall;
+}
+
 /* Three bytes of code at RIP, as the guest could write them itself. False: it could not. */
 static bool patch_code(struct kvm_vcpu *vcpu, const uint8_t insn[HYPERCALL_BYTES])
 {
@@ -144,25 +154,25 @@ static bool patch_code(struct kvm_vcpu *vcpu, const uint8_t insn[HYPERCALL_BYTES
  * place, which then runs (KVM_X86_QUIRK_FIX_HYPERCALL_INSN). Code that cannot
  * be written is served as it is: false.
  */
-static bool foreign_hypercall(struct kvm_vcpu *vcpu, const uint8_t native[HYPERCALL_BYTES])
+static bool foreign_hypercall(struct kvm_vcpu *vcpu)
 {
 	if (vcpu->kvm->arch->disabled_quirks & KVM_X86_QUIRK_FIX_HYPERCALL_INSN) {
 		kvm_queue_exception(vcpu, X86_TRAP_UD);
 		return true;
 	}
-	return patch_code(vcpu, native);
+	return patch_code(vcpu, kvm_native_hypercall(vcpu));
 }
 
 int kvm_emulate_hypercall(struct kvm_vcpu *vcpu)
 {
-	if (unlikely(guest_cpuid_is_amd(vcpu)) && foreign_hypercall(vcpu, kvm_vmmcall))
+	if (unlikely(guest_cpuid_is_amd(vcpu)) && foreign_hypercall(vcpu))
 		return 1;
 	return kvm_hypercall(vcpu, true);
 }
 
 int kvm_emulate_vmmcall(struct kvm_vcpu *vcpu)
 {
-	if (!guest_cpuid_is_amd(vcpu) && foreign_hypercall(vcpu, vmcall))
+	if (!guest_cpuid_is_amd(vcpu) && foreign_hypercall(vcpu))
 		return 1;
 	vmx_set_rip(vcpu, vmx_get_rip(vcpu) + HYPERCALL_BYTES);
 	vmx_set_interrupt_shadow(vcpu, 0);

@@ -63,6 +63,8 @@ int kvm_emulate_invalid_guest_state(struct kvm_vcpu *vcpu);
 /* skip: RIP is still at the instruction, whose length the exit gave. */
 int kvm_hypercall(struct kvm_vcpu *vcpu, bool skip);
 extern const uint8_t kvm_vmmcall[3];
+/* The instruction the guest's vendor has for it: 3 bytes. */
+const uint8_t *kvm_native_hypercall(struct kvm_vcpu *vcpu);
 /* VMMCALL at RIP, an invalid opcode to the processor. */
 int kvm_emulate_vmmcall(struct kvm_vcpu *vcpu);
 

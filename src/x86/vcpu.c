@@ -313,6 +313,7 @@ static void kvm_arch_vcpu_setup(struct kvm_vcpu *vcpu)
 
 	TRACE_CALL(kvm_arch_vcpu_setup, vcpu->vcpu_id);
 	arch->apic_base = APIC_BASE_DEFAULT | APIC_BASE_ENABLE | (is_bsp(vcpu) ? APIC_BASE_BSP : 0);
+	arch->hv_vp_index = KVM_HV_VP_INDEX_UNSET;
 	arch->mp_state = !irqchip_in_kernel(vcpu->kvm) || is_bsp(vcpu) ? KVM_MP_STATE_RUNNABLE
 								       : KVM_MP_STATE_UNINITIALIZED;
 	kvm_x86_state_init_vcpu(vcpu);

@@ -24,6 +24,14 @@
 
 struct pvclock_vcpu_time_info; /* x86/clock.h */
 
+/* hyperv.c, under clock_lock; the MSRs may be read without */
+struct kvm_hv {
+	uint64_t guest_os_id, hypercall, reference_tsc;
+	uint64_t reenlightenment_control, tsc_emulation_control, tsc_emulation_status;
+	uint64_t tsc_scale, tsc_offset; /* of the reference TSC page, if page_set */
+	bool page_set;
+};
+
 struct kvm_arch {
 	struct vmx_machine *machine; /* (c) */
 	gpa_t tss_addr;		     /* [l] KVM_SET_TSS_ADDR */
@@ -47,6 +55,7 @@ struct kvm_arch {
 	uint64_t master_tsc, master_boot_ns;
 	/* the last TSC value written by the client, to line vCPUs up */
 	uint64_t last_tsc_write, last_tsc_ns, last_tsc_khz, last_tsc_offset;
+	struct kvm_hv hv;
 	uint64_t disabled_quirks;
 	uint32_t bsp_vcpu_id;
 };
@@ -116,6 +125,9 @@ struct kvm_vcpu_arch {
 	uint64_t feat_ctl, power_ctl, smi_count;
 	uint64_t mci_ctl2[KVM_MAX_MCE_BANKS];
 	uint32_t msr_filter_seq; /* (o) of the filter the MSR bitmap was made for */
+	uint32_t hv_vp_index; /* the client's, or the vCPU's position */
+	uint64_t hv_assist_page;
+	bool hv_enforce_cpuid;	 /* KVM_CAP_HYPERV_ENFORCE_CPUID */
 	bool pv_enforce_cpuid;	 /* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
 	bool has_run;		 /* (o) KVM_RUN has entered: CPUID is frozen */
 
@@ -234,6 +246,17 @@ uint32_t kvm_xstate_size(uint64_t xcr0, bool compacted);
 bool kvm_cpuid_regs_are_amd(const uint32_t r[4]);
 bool guest_cpuid_is_intel(struct kvm_vcpu *vcpu);
 bool guest_cpuid_is_amd(struct kvm_vcpu *vcpu);
+
+/* --- Hyper-V's interface (hyperv.c) --- */
+/* KVM API: KVM_GET_SUPPORTED_HV_CPUID: *nent entries of room; -E2BIG. */
+#define KVM_HV_CPUID_ENTRIES 10
+#define KVM_HV_VP_INDEX_UNSET (~0u)
+int kvm_get_hv_cpuid(struct kvm_cpuid_entry2 *entries, uint32_t *nent);
+/* KVM_REQ_CLOCK_UPDATE of vCPU 0: the reference TSC page from its kvmclock. */
+void kvm_hv_update_tsc_page(struct kvm_vcpu *vcpu, const struct pvclock_vcpu_time_info *clock);
+/* The guest has said who it is: its hypercalls are Hyper-V's. */
+bool kvm_hv_hypercall_enabled(struct kvm_vcpu *vcpu);
+int kvm_hv_hypercall(struct kvm_vcpu *vcpu, bool skip);
 
 /* --- MSRs (msr.c: the table, msr_rules.c, msr_guest.c: RDMSR and WRMSR, mtrr.c, clock.c) --- */
 /*

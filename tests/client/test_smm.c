@@ -543,7 +543,7 @@ static void interrupt_shadow_is_kept_across_smm(void **state)
 }
 
 GUEST_CODE(read_smram, 64, "1: movl 0x100000, %eax; out %al, $0xe1; jmp 1b");
-GUEST_CODE(read_in_smm, 16, "addr32 movl 0x100000, %eax; addr32 incl 0x100004; out %al, $0xe0; rsm");
+GUEST_CODE(read_in_smm, 16, "movl $0x100000, %ebx; movl (%ebx), %eax; incl 4(%ebx); out %al, $0xe0; rsm");
 
 static void smm_sees_address_space_1(void **state)
 {
@@ -578,7 +578,7 @@ static void smi_ends_hlt(void **state)
 }
 
 GUEST_CODE(hlt_then_out, 16, "out %al, $0xe3; hlt; out %al, $0xe1");
-GUEST_CODE(count_rsm, 16, "addr32 incl %cs:0; rsm");
+GUEST_CODE(count_rsm, 16, "incl %cs:0; rsm");
 
 /* The vCPU sleeps in KVM_RUN on another thread. Until it has been woken it is sent SMIs. */
 static void smi_from_another_thread_wakes_a_halted_vcpu(void **state)

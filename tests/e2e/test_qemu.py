@@ -204,6 +204,16 @@ def ovmf_in_smm_keeps_variables():
     assert name in open(variables, "rb").read()
 
 
+def linux_on_the_hyperv_clock():
+    """-cpu hv-*: the guest takes us for Hyper-V and its time from the reference TSC page."""
+    clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
+    with boot("hyperv", f"echo clock: $(cat {clock})\ndmesg | grep -e 'Hyper-V' -e unchecked\n", "-M", "q35",
+              "-cpu", "host,-kvm,hv-time,hv-vpindex,hv-frequencies,hv-relaxed,hv-spinlocks=0x1fff") as m:
+        finish(m)
+        assert "Hypervisor detected: Microsoft Hyper-V" in m.console, m.console[-2000:]
+        assert "clock: hyperv_clocksource_tsc_page" in m.console, m.console[-2000:]
+
+
 def virtiofs_shares_a_folder():
     daemon, folder = "/usr/lib/qemu/virtiofsd", os.path.join(SCRATCH, "shared")
     if not os.path.exists(daemon):
@@ -247,6 +257,6 @@ CASES = (q35_with_the_kernels_irqchip, q35_with_a_split_irqchip, microvm_with_vi
 MORE = (microvm, q35_with_qemus_own_irqchip, pc_with_qemus_own_irqchip_and_the_hosts_processor,
         microvm_with_qemus_own_irqchip, q35_without_smm, intel_iommu_remaps_interrupts, virtio_serial_carries_every_byte,
         *(cpu_model(m) for m in ("host", "max", "qemu64", "Skylake-Client", "EPYC")), ovmf_boots_the_kernel,
-        ovmf_in_smm_keeps_variables,
+        ovmf_in_smm_keeps_variables, linux_on_the_hyperv_clock,
         virtiofs_shares_a_folder, stress_ng_runs_clean)
 tap.select(CASES, MORE, sys.argv[3:])
