@@ -46,6 +46,7 @@ static struct {
 	pthread_mutex_t lock;
 	struct abi_object *list; /* objects with descriptors */
 	struct abi_object *free;
+	dev_t dev; /* all memfds lie on one device; set before list is */
 	struct abi_object **chunks[FD_CHUNKS]; /* fd table, in pieces */
 } abi = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -148,7 +149,7 @@ struct abi_object *abi_object_find(int fd)
 	struct abi_object *o, **slot;
 	struct stat st;
 
-	if (!READ_ONCE(abi.list) || !identify(fd, &st))
+	if (!READ_ONCE(abi.list) || !identify(fd, &st) || st.st_dev != abi.dev)
 		return NULL;
 	pthread_mutex_lock(&abi.lock);
 	o = list_find(&st);
@@ -200,7 +201,8 @@ int abi_object_bind(int fd, enum abi_kind kind, struct kvm *kvm, struct kvm_vcpu
 		o->kvm = kvm;
 		o->vcpu = vcpu;
 		o->next = abi.list;
-		abi.list = o;
+		abi.dev = st.st_dev;
+		__atomic_store_n(&abi.list, o, __ATOMIC_RELEASE);
 		__atomic_store_n(&o->refs, 1, __ATOMIC_RELEASE);
 		__atomic_store_n(slot, o, __ATOMIC_RELEASE);
 	}
@@ -238,12 +240,26 @@ static bool process_has(const struct abi_object *o, int except)
 	return found;
 }
 
+/* A descriptor that came to be behind our back enters the table before it leaves. */
+static bool in_table(int fd)
+{
+	struct abi_object *o = read_slot(fd);
+
+	if (o)
+		return true;
+	o = abi_object_find(fd);
+	if (o)
+		abi_object_put(o);
+	return o && read_slot(fd);
+}
+
 void abi_object_unbind(int fd)
 {
-	struct abi_object *o, **slot = slot_of(fd, false), **link;
+	struct abi_object *o, **slot, **link;
 
-	if (!slot || !read_slot(fd))
+	if (!in_table(fd))
 		return;
+	slot = slot_of(fd, false);
 	pthread_mutex_lock(&abi.lock);
 	o = *slot;
 	__atomic_store_n(slot, NULL, __ATOMIC_RELEASE);
