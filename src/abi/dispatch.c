@@ -250,8 +250,7 @@ void abi_mapping_end(const struct abi_mapping_change *c)
 
 USERKVM_EXPORT int userkvm_close(int fd)
 {
-	abi_fd_closing(fd);
-	return (int)syscall(SYS_close, fd);
+	return abi_fd_close(fd);
 }
 
 USERKVM_EXPORT bool userkvm_is_fd(int fd)

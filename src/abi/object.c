@@ -240,8 +240,7 @@ static bool process_has(const struct abi_object *o, int except)
 	return found;
 }
 
-/* A descriptor that came to be behind our back enters the table before it leaves. */
-static bool in_table(int fd)
+bool abi_fd_is_ours(int fd)
 {
 	struct abi_object *o = read_slot(fd);
 
@@ -253,29 +252,52 @@ static bool in_table(int fd)
 	return o && read_slot(fd);
 }
 
-void abi_object_unbind(int fd)
+/* The descriptor leaves the table: the object, if it was the last. lock held. */
+static struct abi_object *take_out(int fd)
 {
-	struct abi_object *o, **slot, **link;
+	struct abi_object *o, **slot = slot_of(fd, false), **link;
 
-	if (!in_table(fd))
-		return;
-	slot = slot_of(fd, false);
-	pthread_mutex_lock(&abi.lock);
 	o = *slot;
 	__atomic_store_n(slot, NULL, __ATOMIC_RELEASE);
-	if (o && (table_has(o) || process_has(o, fd)))
-		o = NULL;
-	if (o) {
-		for (link = &abi.list; *link && *link != o;)
-			link = &(*link)->next;
-		if (*link)
-			*link = o->next;
-		else
-			o = NULL;
-	}
+	if (!o || table_has(o) || process_has(o, fd))
+		return NULL;
+	for (link = &abi.list; *link && *link != o;)
+		link = &(*link)->next;
+	if (!*link)
+		return NULL;
+	*link = o->next;
+	return o;
+}
+
+/* fd is of another file by now. */
+static void unbind(int fd)
+{
+	struct abi_object *o;
+
+	if (!abi_fd_is_ours(fd))
+		return;
+	pthread_mutex_lock(&abi.lock);
+	o = take_out(fd);
 	pthread_mutex_unlock(&abi.lock);
 	if (o)
 		abi_object_put(o);
+}
+
+/* In one with the close: of two last descriptors closed at once, each would see the other still open. */
+int abi_fd_close(int fd)
+{
+	struct abi_object *o;
+	int r;
+
+	if (!abi_fd_is_ours(fd))
+		return (int)syscall(SYS_close, fd);
+	pthread_mutex_lock(&abi.lock);
+	o = take_out(fd);
+	r = (int)syscall(SYS_close, fd);
+	pthread_mutex_unlock(&abi.lock);
+	if (o)
+		abi_object_put(o);
+	return r;
 }
 
 /* lock held. Every listed object holds its VM, so one more reference is safe. */
@@ -320,17 +342,12 @@ struct kvm *abi_vm_get(uint64_t serial)
 	return kvm;
 }
 
-void abi_fd_closing(int fd)
-{
-	abi_object_unbind(fd);
-}
-
 void abi_fd_duplicated(int oldfd, int newfd)
 {
 	struct abi_object *o = abi_object_get(oldfd), **slot;
 
 	if (!o) {
-		abi_object_unbind(newfd);
+		unbind(newfd);
 		return;
 	}
 	pthread_mutex_lock(&abi.lock);
