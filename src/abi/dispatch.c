@@ -131,9 +131,12 @@ static __attribute__((noinline)) long dispatch_told(struct abi_object *o, int fd
 	return r;
 }
 
+/* Only the last page of numbers is errors: a handler's own value may have any sign. */
+#define MAX_ERRNO 4095
+
 static int result(long r)
 {
-	if (r >= 0)
+	if (r >= 0 || r < -MAX_ERRNO)
 		return (int)r;
 	errno = (int)-r;
 	return -1;
