@@ -30,7 +30,7 @@
 typedef int run_fn(const struct plan *p, struct progress *g);
 
 /* A finding of the undefined-behaviour sanitizer ends the child, as one of the other does. */
-const char *__ubsan_default_options(void);
+__attribute__((visibility("default"))) const char *__ubsan_default_options(void);
 const char *__ubsan_default_options(void)
 {
 	return "halt_on_error=1:print_stacktrace=1";

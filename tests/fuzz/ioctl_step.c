@@ -76,7 +76,7 @@ static void begin(struct actor *a, const char *call)
 
 static long end(struct actor *a, struct outcome *o, long r)
 {
-	o->error = r < 0 ? errno : 0;
+	o->error = r == -1 ? errno : 0; /* other negative values are values */
 	o->ret = r;
 	__atomic_store_n(&a->began_ns, 0, __ATOMIC_RELEASE);
 	return r;
@@ -166,8 +166,8 @@ static void make_vcpu(struct actor *a, struct rng *r, unsigned place, struct out
 	call(a, o, "KVM_CREATE_VCPU", fd_at(a->w, FD_VM, from), KVM_CREATE_VCPU, id);
 	if (o->ret < 0)
 		return;
+	map_run(a, place, (int)o->ret, 0, a->w->run_bytes); /* while nobody else can close it */
 	put_fd(a, FD_VCPU, place, (int)o->ret);
-	map_run(a, place, (int)o->ret, 0, a->w->run_bytes);
 }
 
 static void make_stats(struct actor *a, struct rng *r, unsigned place, struct outcome *o)
@@ -307,18 +307,24 @@ static void set_guest(struct actor *a, struct rng *r, unsigned place, struct out
 	call(a, o, "KVM_SET_REGS", fd, KVM_SET_REGS, (uintptr_t)&regs);
 }
 
-/* immediate_exit where guests may not run: by the descriptor's own pages, whatever it has become. */
+/*
+ * Where guests may not run, by the descriptor's own pages, whatever it has
+ * become; with other threads about, it may have become another file.
+ */
 static void run_at_once(struct actor *a, unsigned place, int fd, struct outcome *o)
 {
-	struct kvm_run *run = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	bool own = !a->w->backend->wild;
+	struct kvm_run *run = own ? mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) :
+				    __atomic_load_n(&a->w->run[place], __ATOMIC_ACQUIRE);
 
-	if (run == MAP_FAILED)
+	if (run == MAP_FAILED || !run)
 		return;
 	tell(a, o, "ioctl(vcpu[%u], KVM_RUN, 0) with immediate_exit", place);
 	__atomic_store_n(&run->immediate_exit, 1, __ATOMIC_RELAXED);
 	call(a, o, "KVM_RUN", fd, KVM_RUN, 0);
 	__atomic_store_n(&run->immediate_exit, 0, __ATOMIC_RELAXED);
-	munmap(run, PAGE);
+	if (own)
+		munmap(run, PAGE);
 }
 
 static void run_guest(struct actor *a, struct rng *r, struct outcome *o)
@@ -553,6 +559,10 @@ static void do_ioctl(struct actor *a, struct rng *r, struct outcome *o)
 
 	if ((d->flags & D_KERNEL_NO) && !a->w->backend->wild)
 		return;
+	if (d->request == KVM_RUN && kind == FD_VCPU) {
+		run_guest(a, r, o); /* one that ends */
+		return;
+	}
 	if (b == OTHER_SIZE)
 		request ^= 1ul << (16 + rnd_below(r, 14));
 	tell(a, o, "ioctl(%s[%u]%s, %s%s", fd_kind_names[kind], place, b == NO_FD ? " /* -1 */" : "", d->name,
@@ -624,8 +634,8 @@ static void first_step(struct actor *a, unsigned n, struct rng *r, struct outcom
 	case 5:
 		tell(a, o, "vcpu[0] = ioctl(vm[0], KVM_CREATE_VCPU, 0)");
 		if (call(a, o, "KVM_CREATE_VCPU", vm, KVM_CREATE_VCPU, 0) >= 0) {
-			put_fd(a, FD_VCPU, 0, (int)o->ret);
 			map_run(a, 0, (int)o->ret, 0, a->w->run_bytes);
+			put_fd(a, FD_VCPU, 0, (int)o->ret);
 		}
 		return;
 	default:
