@@ -19,9 +19,12 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* The client duplicated / is about to close a descriptor of ours (preload). */
+/* The client duplicated a descriptor of ours (preload). */
 void abi_fd_duplicated(int oldfd, int newfd);
-void abi_fd_closing(int fd);
+/* A descriptor that came to be behind our back enters the table with the question. */
+bool abi_fd_is_ours(int fd);
+/* close(2), by the bare system call; the last descriptor of an object ends it. */
+int abi_fd_close(int fd);
 
 /* A descriptor of /dev/kvm itself (not of a VM or vCPU). */
 bool abi_is_system_fd(int fd);

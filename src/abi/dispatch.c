@@ -131,9 +131,12 @@ static __attribute__((noinline)) long dispatch_told(struct abi_object *o, int fd
 	return r;
 }
 
+/* Only the last page of numbers is errors: a handler's own value may have any sign. */
+#define MAX_ERRNO 4095
+
 static int result(long r)
 {
-	if (r >= 0)
+	if (r >= 0 || r < -MAX_ERRNO)
 		return (int)r;
 	errno = (int)-r;
 	return -1;
@@ -250,8 +253,7 @@ void abi_mapping_end(const struct abi_mapping_change *c)
 
 USERKVM_EXPORT int userkvm_close(int fd)
 {
-	abi_fd_closing(fd);
-	return (int)syscall(SYS_close, fd);
+	return abi_fd_close(fd);
 }
 
 USERKVM_EXPORT bool userkvm_is_fd(int fd)

@@ -39,8 +39,6 @@ void abi_object_put(struct abi_object *o);
  * -ENOMEM, -EMFILE (descriptor number out of reach), -errno of fstat.
  */
 must_check int abi_object_bind(int fd, enum abi_kind kind, struct kvm *kvm, struct kvm_vcpu *vcpu);
-/* Forget a descriptor; the last one of an object ends it. */
-void abi_object_unbind(int fd);
 /* A new unlinked file to be a descriptor: fd, or -errno. */
 must_check int abi_new_file(const char *name, bool cloexec);
 

@@ -46,6 +46,7 @@ static struct {
 	pthread_mutex_t lock;
 	struct abi_object *list; /* objects with descriptors */
 	struct abi_object *free;
+	dev_t dev; /* all memfds lie on one device; set before list is */
 	struct abi_object **chunks[FD_CHUNKS]; /* fd table, in pieces */
 } abi = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -148,7 +149,7 @@ struct abi_object *abi_object_find(int fd)
 	struct abi_object *o, **slot;
 	struct stat st;
 
-	if (!READ_ONCE(abi.list) || !identify(fd, &st))
+	if (!READ_ONCE(abi.list) || !identify(fd, &st) || st.st_dev != abi.dev)
 		return NULL;
 	pthread_mutex_lock(&abi.lock);
 	o = list_find(&st);
@@ -200,7 +201,8 @@ int abi_object_bind(int fd, enum abi_kind kind, struct kvm *kvm, struct kvm_vcpu
 		o->kvm = kvm;
 		o->vcpu = vcpu;
 		o->next = abi.list;
-		abi.list = o;
+		abi.dev = st.st_dev;
+		__atomic_store_n(&abi.list, o, __ATOMIC_RELEASE);
 		__atomic_store_n(&o->refs, 1, __ATOMIC_RELEASE);
 		__atomic_store_n(slot, o, __ATOMIC_RELEASE);
 	}
@@ -238,28 +240,64 @@ static bool process_has(const struct abi_object *o, int except)
 	return found;
 }
 
-void abi_object_unbind(int fd)
+bool abi_fd_is_ours(int fd)
+{
+	struct abi_object *o = read_slot(fd);
+
+	if (o)
+		return true;
+	o = abi_object_find(fd);
+	if (o)
+		abi_object_put(o);
+	return o && read_slot(fd);
+}
+
+/* The descriptor leaves the table: the object, if it was the last. lock held. */
+static struct abi_object *take_out(int fd)
 {
 	struct abi_object *o, **slot = slot_of(fd, false), **link;
 
-	if (!slot || !read_slot(fd))
-		return;
-	pthread_mutex_lock(&abi.lock);
 	o = *slot;
 	__atomic_store_n(slot, NULL, __ATOMIC_RELEASE);
-	if (o && (table_has(o) || process_has(o, fd)))
-		o = NULL;
-	if (o) {
-		for (link = &abi.list; *link && *link != o;)
-			link = &(*link)->next;
-		if (*link)
-			*link = o->next;
-		else
-			o = NULL;
-	}
+	if (!o || table_has(o) || process_has(o, fd))
+		return NULL;
+	for (link = &abi.list; *link && *link != o;)
+		link = &(*link)->next;
+	if (!*link)
+		return NULL;
+	*link = o->next;
+	return o;
+}
+
+/* fd is of another file by now. */
+static void unbind(int fd)
+{
+	struct abi_object *o;
+
+	if (!abi_fd_is_ours(fd))
+		return;
+	pthread_mutex_lock(&abi.lock);
+	o = take_out(fd);
 	pthread_mutex_unlock(&abi.lock);
 	if (o)
 		abi_object_put(o);
+}
+
+/* In one with the close: of two last descriptors closed at once, each would see the other still open. */
+int abi_fd_close(int fd)
+{
+	struct abi_object *o;
+	int r;
+
+	if (!abi_fd_is_ours(fd))
+		return (int)syscall(SYS_close, fd);
+	pthread_mutex_lock(&abi.lock);
+	o = take_out(fd);
+	r = (int)syscall(SYS_close, fd);
+	pthread_mutex_unlock(&abi.lock);
+	if (o)
+		abi_object_put(o);
+	return r;
 }
 
 /* lock held. Every listed object holds its VM, so one more reference is safe. */
@@ -304,17 +342,12 @@ struct kvm *abi_vm_get(uint64_t serial)
 	return kvm;
 }
 
-void abi_fd_closing(int fd)
-{
-	abi_object_unbind(fd);
-}
-
 void abi_fd_duplicated(int oldfd, int newfd)
 {
 	struct abi_object *o = abi_object_get(oldfd), **slot;
 
 	if (!o) {
-		abi_object_unbind(newfd);
+		unbind(newfd);
 		return;
 	}
 	pthread_mutex_lock(&abi.lock);

@@ -59,6 +59,18 @@ static long get_vcpu_mmap_size(struct abi_call *c)
 	return KVM_VCPU_MMAP_PAGES * PAGE_SIZE;
 }
 
+/* KVM_GET_EMULATED_CPUID alone wants the padding clean; unreadable is as wrong. */
+static bool padding_is_clean(const struct kvm_cpuid2 *user, uint32_t nent)
+{
+	for (uint32_t i = 0; i < nent; i++) {
+		uint32_t pad[3];
+
+		if (host_copy_from(pad, user->entries[i].padding, sizeof(pad)) || pad[0] || pad[1] || pad[2])
+			return false;
+	}
+	return true;
+}
+
 static long get_cpuid(struct abi_call *c, bool emulated)
 {
 	struct kvm_cpuid2 *user = (struct kvm_cpuid2 *)c->arg, head;
@@ -69,6 +81,8 @@ static long get_cpuid(struct abi_call *c, bool emulated)
 		return r;
 	if (head.nent > KVM_MAX_CPUID_ENTRIES)
 		head.nent = KVM_MAX_CPUID_ENTRIES;
+	if (emulated && !padding_is_clean(user, head.nent))
+		return err_born(EINVAL, "padding of CPUID entries");
 	entries = calloc(head.nent ? head.nent : 1, sizeof(*entries));
 	if (!entries)
 		return err_born(ENOMEM, "CPUID entries");

@@ -191,7 +191,13 @@ static long get_lapic(struct abi_call *c)
 
 static long set_lapic(struct abi_call *c)
 {
-	return c->vcpu->apic ? kvm_apic_set_state(c->vcpu, c->data) : err_born(EINVAL, "no local APIC");
+	struct kvm_lapic_state state;
+	int r;
+
+	if (!c->vcpu->apic)
+		return err_born(EINVAL, "no local APIC");
+	r = host_copy_from(&state, (const void *)c->arg, sizeof(state));
+	return r ? r : kvm_apic_set_state(c->vcpu, &state);
 }
 
 static long nmi(struct abi_call *c)
@@ -210,14 +216,12 @@ static long smi(struct abi_call *c)
 
 static long set_tsc_khz(struct abi_call *c)
 {
-	if (c->arg != (uint32_t)c->arg)
-		return err_born(EINVAL, "TSC of %lu kHz", c->arg);
 	return kvm_set_tsc_khz(c->vcpu, (uint32_t)c->arg);
 }
 
 static long get_tsc_khz(struct abi_call *c)
 {
-	return (long)c->vcpu->arch->virtual_tsc_khz;
+	return (int)c->vcpu->arch->virtual_tsc_khz;
 }
 
 static int vcpu_attr(const struct kvm_device_attr *a)
@@ -265,7 +269,13 @@ static long get_stats_fd(struct abi_call *c)
 
 static long set_vapic_addr(struct abi_call *c)
 {
-	return kvm_lapic_set_vapic_addr(c->vcpu, ((struct kvm_vapic_addr *)c->data)->vapic_addr);
+	struct kvm_vapic_addr a;
+	int r;
+
+	if (!c->vcpu->apic)
+		return err_born(EINVAL, "the VAPIC needs an in-process local APIC");
+	r = host_copy_from(&a, (const void *)c->arg, sizeof(a));
+	return r ? r : kvm_lapic_set_vapic_addr(c->vcpu, a.vapic_addr);
 }
 
 static long tpr_access_reporting(struct abi_call *c)
@@ -336,8 +346,8 @@ const struct abi_row abi_vcpu_rows[] = {
 	VCPU_ROW(KVM_GET_VCPU_EVENTS, OUT, get_events),
 	VCPU_ROW(KVM_SET_VCPU_EVENTS, IN, set_events),
 	VCPU_ROW(KVM_GET_LAPIC, OUT, get_lapic),
-	VCPU_ROW(KVM_SET_LAPIC, IN, set_lapic),
-	VCPU_ROW(KVM_SET_VAPIC_ADDR, IN, set_vapic_addr),
+	VCPU_ROW(KVM_SET_LAPIC, ABI_ARG_VALUE, set_lapic),
+	VCPU_ROW(KVM_SET_VAPIC_ADDR, ABI_ARG_VALUE, set_vapic_addr),
 	VCPU_ROW(KVM_TPR_ACCESS_REPORTING, IN | OUT, tpr_access_reporting),
 	VCPU_ROW(KVM_SET_CPUID, ABI_ARG_VALUE, set_cpuid),
 	VCPU_ROW(KVM_SET_CPUID2, ABI_ARG_VALUE, set_cpuid2),

@@ -15,7 +15,7 @@
 #include "virt/irq_routing.h"
 #include "virt/kvm_newer.h"
 
-#define KVM_MIN_ALLOC_MMU_PAGES 20
+#define KVM_MIN_ALLOC_MMU_PAGES 64
 
 static bool has_vcpus(struct kvm *kvm)
 {
@@ -102,7 +102,7 @@ static long set_nr_mmu_pages(struct abi_call *c)
 
 static long get_nr_mmu_pages(struct abi_call *c)
 {
-	return (long)c->kvm->arch->nr_mmu_pages;
+	return (int)c->kvm->arch->nr_mmu_pages;
 }
 
 /* With unrestricted guest neither page is needed; the addresses are kept and checked. */
@@ -116,10 +116,15 @@ static long set_tss_addr(struct abi_call *c)
 
 static long set_identity_map_addr(struct abi_call *c)
 {
+	uint64_t addr;
+	int r;
+
 	if (has_vcpus(c->kvm))
 		return err_born(EINVAL, "identity map after the first vCPU");
-	c->kvm->arch->identity_map_addr = *(uint64_t *)c->data;
-	return 0;
+	r = host_copy_from(&addr, (const void *)c->arg, sizeof(addr));
+	if (!r)
+		c->kvm->arch->identity_map_addr = addr;
+	return r;
 }
 
 static long set_boot_cpu_id(struct abi_call *c)
@@ -325,7 +330,7 @@ const struct abi_row abi_vm_rows[] = {
 	ABI_ROW(KVM_SET_NR_MMU_PAGES, ABI_VM, ABI_ARG_VALUE, ABI_VM_LOCK, set_nr_mmu_pages),
 	ABI_ROW(KVM_GET_NR_MMU_PAGES, ABI_VM, ABI_ARG_VALUE, ABI_VM_LOCK, get_nr_mmu_pages),
 	ABI_ROW(KVM_SET_TSS_ADDR, ABI_VM, ABI_ARG_VALUE, ABI_VM_LOCK, set_tss_addr),
-	ABI_ROW(KVM_SET_IDENTITY_MAP_ADDR, ABI_VM, ABI_COPY_IN, ABI_VM_LOCK, set_identity_map_addr),
+	ABI_ROW(KVM_SET_IDENTITY_MAP_ADDR, ABI_VM, ABI_ARG_VALUE, ABI_VM_LOCK, set_identity_map_addr),
 	ABI_ROW(KVM_SET_BOOT_CPU_ID, ABI_VM, ABI_ARG_VALUE, ABI_VM_LOCK, set_boot_cpu_id),
 	ABI_ROW(KVM_CREATE_IRQCHIP, ABI_VM, ABI_ARG_VALUE, ABI_VM_LOCK, create_irqchip),
 	ABI_ROW(KVM_GET_IRQCHIP, ABI_VM, ABI_COPY_INOUT, ABI_UNLOCKED, get_irqchip),

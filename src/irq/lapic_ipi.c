@@ -97,6 +97,20 @@ static struct kvm_lapic *fast_target(struct kvm *kvm, struct kvm_lapic *source,
 	return match_physical(vcpu->apic, irq->dest_id) ? vcpu->apic : NULL;
 }
 
+/*
+ * A destination that no local APIC has is not an error but nobody; broadcasts
+ * and shorthands that reach nobody are, and so is everything where there is no
+ * local APIC at all.
+ */
+static int when_nobody_takes_it(struct kvm *kvm, const struct kvm_lapic_irq *irq)
+{
+	struct kvm_vcpu *first = kvm_get_vcpu(kvm, 0);
+
+	if (!first || !first->apic || irq->shorthand)
+		return -1;
+	return irq->dest_id == XAPIC_BROADCAST || irq->dest_id == X2APIC_BROADCAST ? -1 : 0;
+}
+
 int kvm_irq_delivery_to_apic(struct kvm *kvm, struct kvm_lapic *source,
 			     const struct kvm_lapic_irq *irq)
 {
@@ -104,7 +118,7 @@ int kvm_irq_delivery_to_apic(struct kvm *kvm, struct kvm_lapic *source,
 	bool arbitrate = irq->delivery_mode == APIC_DM_LOWEST;
 	struct kvm_vcpu *vcpu;
 	uint32_t i;
-	int ret = -1;
+	int ret = when_nobody_takes_it(kvm, irq);
 
 	if (apic && lapic_hw_enabled(apic))
 		return accept(apic, irq);

@@ -10,15 +10,25 @@
  */
 #include "irq/internal.h"
 #include "lib/error.h"
+#include "lib/rcu.h"
 #include "virt/memslot.h"
+
+/* Memory that the guest may write; whether the client has it mapped is asked at its use. */
+static bool is_writable_memory(struct kvm_vcpu *vcpu, gpa_t addr)
+{
+	const struct kvm_memory_slot *slot;
+	bool yes;
+
+	lib_rcu_read_lock();
+	slot = kvm_vcpu_gfn_to_memslot(vcpu, addr >> PAGE_SHIFT);
+	yes = slot && !(slot->flags & KVM_MEM_READONLY);
+	lib_rcu_read_unlock();
+	return yes;
+}
 
 int kvm_lapic_set_vapic_addr(struct kvm_vcpu *vcpu, gpa_t addr)
 {
-	uint32_t word;
-
-	if (!vcpu->apic)
-		return err_born(EINVAL, "the VAPIC needs an in-process local APIC");
-	if (addr && kvm_vcpu_read_guest(vcpu, addr, &word, sizeof(word)) < 0)
+	if (addr && (!is_writable_memory(vcpu, addr) || !is_writable_memory(vcpu, addr + 3)))
 		return err_born(EINVAL, "VAPIC address %#llx is no memory", (unsigned long long)addr);
 	vcpu->apic->vapic_addr = addr;
 	return 0;

@@ -129,7 +129,7 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 
 EXPORT int close(int fd)
 {
-	if (userkvm_is_fd(fd))
+	if (abi_fd_is_ours(fd))
 		return userkvm_close(fd);
 	return REAL(close)(fd);
 }
@@ -142,7 +142,7 @@ static void closing_range(unsigned int first, unsigned int last)
 		last = (unsigned int)lim.rlim_cur;
 	for (unsigned int fd = first; fd <= last && fd >= first && fd < 1u << 20; fd++)
 		if (userkvm_is_fd((int)fd))
-			abi_fd_closing((int)fd);
+			abi_fd_close((int)fd);
 }
 
 EXPORT int close_range(unsigned int first, unsigned int last, int flags)

@@ -163,9 +163,9 @@ static int clear_dirty_log(struct kvm *kvm, const struct kvm_clear_dirty_log *lo
 	size_t words;
 	int r;
 
-	if (first & 63)
-		return err_born(EINVAL, "dirty log: first page %llu", (unsigned long long)first);
 	slot = logged_slot(kvm, log->slot, &r);
+	if (first & 63 && (slot || r == -ENOENT))
+		return err_born(EINVAL, "dirty log: first page %llu", (unsigned long long)first);
 	if (!slot)
 		return r;
 	if (first > slot->npages || n > slot->npages - first || (n < slot->npages - first && n & 63))

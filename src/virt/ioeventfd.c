@@ -76,8 +76,7 @@ static uint64_t data_mask(uint32_t len)
 
 static int check_args(const struct kvm_ioeventfd *args)
 {
-	if (args->flags & ~(uint32_t)(KVM_IOEVENTFD_FLAG_DATAMATCH | KVM_IOEVENTFD_FLAG_PIO |
-				      KVM_IOEVENTFD_FLAG_DEASSIGN))
+	if (args->flags & ~(uint32_t)KVM_IOEVENTFD_VALID_FLAG_MASK)
 		return err_born(EINVAL, "ioeventfd flags %#x", args->flags);
 	if (args->len > 8 || (args->len & (args->len - 1)))
 		return err_born(EINVAL, "ioeventfd length %u", args->len);
@@ -208,9 +207,16 @@ out:
 	return err;
 }
 
+static enum kvm_bus_id bus_of(uint32_t flags)
+{
+	if (flags & KVM_IOEVENTFD_FLAG_PIO)
+		return KVM_PIO_BUS;
+	return flags & KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY ? KVM_VIRTIO_CCW_NOTIFY_BUS : KVM_MMIO_BUS;
+}
+
 int kvm_ioeventfd(struct kvm *kvm, const struct kvm_ioeventfd *args)
 {
-	enum kvm_bus_id bus = args->flags & KVM_IOEVENTFD_FLAG_PIO ? KVM_PIO_BUS : KVM_MMIO_BUS;
+	enum kvm_bus_id bus = bus_of(args->flags);
 	int err;
 
 	if (args->flags & KVM_IOEVENTFD_FLAG_DEASSIGN)

@@ -25,7 +25,8 @@
 #define KVM_ADDRESS_SPACE_NUM 2 /* 0 normal, 1 SMM */
 #define KVM_VCPU_MMAP_PAGES 3	/* kvm_run, PIO data, coalesced ring */
 
-enum kvm_bus_id { KVM_MMIO_BUS, KVM_PIO_BUS, KVM_FAST_MMIO_BUS, KVM_NR_BUSES };
+/* Nothing on x86 writes to CCW's; clients may put ioeventfds there all the same. */
+enum kvm_bus_id { KVM_MMIO_BUS, KVM_PIO_BUS, KVM_VIRTIO_CCW_NOTIFY_BUS, KVM_FAST_MMIO_BUS, KVM_NR_BUSES };
 
 struct kvm_io_bus;
 struct kvm_irq_routing_table;

@@ -5,6 +5,7 @@
  * it, and publishes it under the lock again: another creator may have taken the
  * id in between. Published vCPUs stay until the VM goes.
  */
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -21,7 +22,7 @@ static int create_run_pages(struct kvm_vcpu *vcpu)
 {
 	void *p;
 
-	vcpu->run_memfd = memfd_create("userkvm-vcpu", MFD_CLOEXEC);
+	vcpu->run_memfd = memfd_create("userkvm-vcpu", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (vcpu->run_memfd < 0)
 		return err_born(errno, "vCPU %u: no memfd", vcpu->vcpu_id);
 	if (ftruncate(vcpu->run_memfd, (off_t)RUN_SIZE)) {
@@ -35,6 +36,8 @@ static int create_run_pages(struct kvm_vcpu *vcpu)
 		close(vcpu->run_memfd);
 		return err_born(ENOMEM, "vCPU %u: kvm_run cannot be mapped", vcpu->vcpu_id);
 	}
+	/* Without this the client could take the pages away under us; no harm where it fails. */
+	fcntl(vcpu->run_memfd, F_ADD_SEALS, F_SEAL_SHRINK);
 	vcpu->run = p;
 	return 0;
 }

@@ -222,7 +222,7 @@ int kvm_vm_ioctl_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 		return kvm_enable_manual_dirty_log(kvm, arg);
 	case KVM_CAP_DIRTY_LOG_RING:
 	case KVM_CAP_DIRTY_LOG_RING_ACQ_REL:
-		return kvm_enable_dirty_ring(kvm, arg);
+		return kvm_enable_dirty_ring(kvm, (uint32_t)arg);
 	case KVM_CAP_DISABLE_QUIRKS2:
 		if (arg & ~(uint64_t)KVM_VALID_QUIRKS)
 			return err_born(EINVAL, "quirks %#lx", (unsigned long)arg);

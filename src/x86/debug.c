@@ -62,7 +62,7 @@ int kvm_vcpu_ioctl_set_guest_debug(struct kvm_vcpu *vcpu, const struct kvm_guest
 	if (control & ~(uint32_t)GUESTDBG_VALID)
 		return err_born(EINVAL, "guest debug control %x", control);
 	if (control & (KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP)) {
-		if (a->exception.pending || a->exception.injected)
+		if (a->exception.pending || kvm_test_request(KVM_REQ_TRIPLE_FAULT, vcpu))
 			return err_born(EBUSY, "an exception is pending");
 		kvm_queue_exception(vcpu, control & KVM_GUESTDBG_INJECT_DB ? X86_TRAP_DB
 									    : X86_TRAP_BP);

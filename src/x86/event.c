@@ -425,7 +425,8 @@ static int check_events(struct kvm_vcpu *vcpu, const struct kvm_vcpu_events *e)
 		if (e->exception.pending && e->exception.injected)
 			return err_born(EINVAL, "exception both pending and injected");
 	}
-	if ((e->exception.injected || e->exception.pending) &&
+	/* Without the payload flag a pending exception is not looked at. */
+	if ((e->exception.injected || ((e->flags & KVM_VCPUEVENT_VALID_PAYLOAD) && e->exception.pending)) &&
 	    (e->exception.nr > 31 || e->exception.nr == X86_TRAP_NMI))
 		return err_born(EINVAL, "exception %u", e->exception.nr);
 	if ((e->flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) && !vcpu->kvm->arch->triple_fault_event)

@@ -131,7 +131,8 @@ int kvm_vcpu_ioctl_set_xsave(struct kvm_vcpu *vcpu, const struct kvm_xsave *in)
 	memcpy(&x, in->region, sizeof(x));
 	if (x.xstate_bv & ~kvm_supported_xcr0())
 		return err_born(EINVAL, "XSTATE_BV %#lx", (unsigned long)x.xstate_bv);
-	if (x.mxcsr & ~MXCSR_MASK)
+	/* Looked at where a component that it belongs to is there. */
+	if ((x.xstate_bv & (XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM)) && (x.mxcsr & ~MXCSR_MASK))
 		return err_born(EINVAL, "MXCSR %#x", x.mxcsr);
 	if (x.xcomp_bv)
 		return err_born(EINVAL, "XSAVE area in compacted format");

@@ -133,6 +133,86 @@ static void vcpu_ioctls_check_their_arguments(void **state)
 	client_close(&c);
 }
 
+/* Which of two faults is told, and arguments of which half is looked at. */
+static void order_of_checks_is_kvms(void **state)
+{
+	struct client c;
+	struct kvm_clear_dirty_log clear = {.slot = 0, .first_page = 1};
+	struct kvm_dirty_log get = {.slot = 0};
+	struct kvm_enable_cap ring = {.cap = KVM_CAP_DIRTY_LOG_RING, .args = {1ull << 40}};
+	struct kvm_ioeventfd ioe = {.fd = -1, .len = 1, .addr = 0x10, .flags = KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY};
+	struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 e[64];
+	} emulated = {.head.nent = 64};
+	struct kvm_vapic_addr vapic = {.vapic_addr = 0x200000};
+
+	client_open_vm(&c, 1 << 20);
+	emulated.e[5].padding[1] = 1;
+	assert_fails(ioctl(c.kvm, KVM_GET_EMULATED_CPUID, &emulated), EINVAL);
+	assert_fails(ioctl(c.vm, KVM_IOEVENTFD, &ioe), EBADF);
+	assert_fails(ioctl(c.vm, KVM_CLEAR_DIRTY_LOG, &clear), EINVAL); /* before: not logged */
+	clear.first_page = 0;
+	assert_fails(ioctl(c.vm, KVM_CLEAR_DIRTY_LOG, &clear), ENOENT);
+	assert_fails(ioctl(c.vm, KVM_ENABLE_CAP, &ring), EINVAL); /* 32 bits of it: 0 */
+	ring.args[0] = 65536;
+	assert_int_equal(ioctl(c.vm, KVM_ENABLE_CAP, &ring), 0);
+	clear.first_page = 1;
+	assert_fails(ioctl(c.vm, KVM_CLEAR_DIRTY_LOG, &clear), ENXIO);
+	assert_fails(ioctl(c.vm, KVM_GET_DIRTY_LOG, &get), ENXIO);
+	client_add_vcpu(&c);
+	assert_fails(ioctl(c.vm, KVM_SET_IDENTITY_MAP_ADDR, NULL), EINVAL); /* before: the pointer */
+	assert_fails(ioctl(c.vcpu, KVM_SET_LAPIC, NULL), EINVAL);
+	assert_fails(ioctl(c.vcpu, KVM_SET_VAPIC_ADDR, NULL), EINVAL);
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_TSC_KHZ, 1ul << 32), 0); /* 32 bits of it: the host's */
+	client_close(&c);
+
+	client_open_vm(&c, 1 << 20);
+	assert_int_equal(ioctl(c.vm, KVM_CREATE_IRQCHIP, 0), 0);
+	client_add_vcpu(&c);
+	client_slot(&c, 1, KVM_MEM_READONLY, 0x200000, c.mem, 4096);
+	assert_fails(ioctl(c.vcpu, KVM_SET_VAPIC_ADDR, &vapic), EINVAL);
+	vapic.vapic_addr = 0x1000;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_VAPIC_ADDR, &vapic), 0);
+	client_close(&c);
+}
+
+/* MXCSR counts where a component is there that it belongs to; a pending exception where the flag says so. */
+static void state_that_is_not_there_is_not_looked_at(void **state)
+{
+	struct client c;
+	struct kvm_xsave x = {0};
+	struct kvm_vcpu_events e;
+
+	client_open_vm(&c, 1 << 20);
+	client_add_vcpu(&c);
+	x.region[6] = 0xffff0000; /* MXCSR */
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_XSAVE, &x), 0);
+	x.region[128] = 2; /* XSTATE_BV: SSE */
+	assert_fails(ioctl(c.vcpu, KVM_SET_XSAVE, &x), EINVAL);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_VCPU_EVENTS, &e), 0);
+	e.exception.nr = 200;
+	e.exception.pending = 1;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_VCPU_EVENTS, &e), 0);
+	e.exception.injected = 1;
+	assert_fails(ioctl(c.vcpu, KVM_SET_VCPU_EVENTS, &e), EINVAL);
+	client_close(&c);
+}
+
+/* Nobody has that number: delivered to none, which is no error; a broadcast that reaches nobody is one. */
+static void msi_to_nobody_returns_0(void **state)
+{
+	struct client c;
+	struct kvm_msi msi = {.address_lo = 0xfee55000, .data = 0x30};
+
+	client_open_vm(&c, 1 << 20);
+	assert_int_equal(ioctl(c.vm, KVM_CREATE_IRQCHIP, 0), 0);
+	assert_int_equal(ioctl(c.vm, KVM_SIGNAL_MSI, &msi), -1);
+	client_add_vcpu(&c);
+	assert_int_equal(ioctl(c.vm, KVM_SIGNAL_MSI, &msi), 0);
+	client_close(&c);
+}
+
 static void child_of_a_fork_gets_eio(void **state)
 {
 	struct client c;
@@ -193,6 +273,9 @@ int main(void)
 		cmocka_unit_test(memory_region_errors_are_kvms),
 		cmocka_unit_test(vm_ioctls_check_their_arguments),
 		cmocka_unit_test(vcpu_ioctls_check_their_arguments),
+		cmocka_unit_test(order_of_checks_is_kvms),
+		cmocka_unit_test(state_that_is_not_there_is_not_looked_at),
+		cmocka_unit_test(msi_to_nobody_returns_0),
 		cmocka_unit_test(child_of_a_fork_gets_eio),
 		cmocka_unit_test(descriptors_work_after_dup_and_in_any_closing_order),
 		cmocka_unit_test(dev_kvm_looks_like_a_character_device),

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "abi/abi.h"
+#include "abi/introspect.h"
 #include "userkvm/userkvm.h"
 
 static int open_kvm(void)
@@ -64,6 +65,36 @@ static void object_outlives_its_first_descriptor_while_an_unseen_copy_is_open(vo
 	assert_int_equal(userkvm_close(fd), 0); /* nobody told the table of the copy */
 	assert_int_equal(userkvm_ioctl(copy, KVM_GET_API_VERSION, 0), 12);
 	assert_int_equal(userkvm_close(copy), 0);
+}
+
+/* Closed last, without ever having been used: the VM goes with it. */
+static void object_goes_with_an_unseen_copy_that_is_closed_last(void **state)
+{
+	struct kvm *vms[4];
+	int fd = open_kvm(), vm = userkvm_ioctl(fd, KVM_CREATE_VM, 0), copy = (int)syscall(SYS_dup, vm);
+
+	assert_true(vm >= 0);
+	assert_int_equal(userkvm_close(vm), 0);
+	assert_int_equal(userkvm_close(copy), 0);
+	assert_int_equal(userkvm_close(fd), 0);
+	assert_int_equal(abi_vms_get(vms, 4), 0);
+}
+
+/* Only -4095..-1 are errors; Linux cuts the number to 32 bits. */
+static void values_with_the_sign_bit_come_back(void **state)
+{
+	int kvm = open_kvm(), vm = userkvm_ioctl(kvm, KVM_CREATE_VM, 0);
+
+	assert_int_equal(userkvm_ioctl(vm, KVM_SET_NR_MMU_PAGES, 63), -1);
+	assert_int_equal(errno, EINVAL);
+	assert_int_equal(userkvm_ioctl(vm, KVM_SET_NR_MMU_PAGES, 1ul << 63), 0);
+	assert_int_equal(userkvm_ioctl(vm, KVM_GET_NR_MMU_PAGES, 0), 0);
+	assert_int_equal(userkvm_ioctl(vm, KVM_SET_NR_MMU_PAGES, 0x80000000), 0);
+	errno = 0;
+	assert_int_equal(userkvm_ioctl(vm, KVM_GET_NR_MMU_PAGES, 0), -2147483648);
+	assert_int_equal(errno, 0);
+	userkvm_close(vm);
+	userkvm_close(kvm);
 }
 
 static void number_reused_by_a_foreign_file_is_not_ours(void **state)
@@ -119,6 +150,8 @@ static void vcpu_mapping_is_three_pages_of_kvm_run(void **state)
 	run->immediate_exit = 1;
 	assert_int_equal(userkvm_ioctl(vcpu, KVM_RUN, 0), -1);
 	assert_int_equal(errno, EINTR);
+	assert_int_equal(ftruncate(vcpu, 0), -1); /* nobody takes it away */
+	run->immediate_exit = 0;
 	munmap(run, (size_t)size);
 	assert_int_equal(userkvm_close(vcpu), 0);
 	assert_int_equal(userkvm_close(vm), 0);
@@ -168,6 +201,8 @@ int main(void)
 		cmocka_unit_test(close_on_exec_is_as_asked),
 		cmocka_unit_test(descriptor_copied_behind_our_back_works),
 		cmocka_unit_test(object_outlives_its_first_descriptor_while_an_unseen_copy_is_open),
+		cmocka_unit_test(object_goes_with_an_unseen_copy_that_is_closed_last),
+		cmocka_unit_test(values_with_the_sign_bit_come_back),
 		cmocka_unit_test(number_reused_by_a_foreign_file_is_not_ours),
 		cmocka_unit_test(vcpu_outlives_its_vm_descriptor),
 		cmocka_unit_test(vcpu_id_taken_twice_gives_eexist_and_too_large_einval),
