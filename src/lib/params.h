@@ -6,6 +6,7 @@
 #define USERKVM_LIB_PARAMS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 /*
  * The value of a boolean knob: 1 y Y or 0 n N; dflt when it is not named (or
@@ -13,5 +14,7 @@
  * thread; callers keep the answer, the environment may change.
  */
 bool params_get_bool(const char *name, bool dflt);
+/* The same for a decimal number. */
+uint64_t params_get_u64(const char *name, uint64_t dflt);
 
 #endif

@@ -200,6 +200,12 @@ int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool p
 	lib_rcu_read_lock();
 	r = direct_page_fault(vcpu, &f);
 	lib_rcu_read_unlock();
+	if (unlikely(vcpu->mmu_vcpu->short_of_tables)) {
+		vcpu->mmu_vcpu->short_of_tables = false;
+		r = mmu_reclaim_tables(vcpu->kvm);
+		if (!r)
+			r = RET_PF_RETRY;
+	}
 	TRACE_LINE(ret_pf, r);
 	return r;
 }

@@ -14,7 +14,7 @@
  * Shadow MMU (ept=0): shadow.h. One writer at a time.
  *
  * Files: mmu.c (contexts, roots, life), fault.c (page faults, MMIO), tdp_mmu.c
- * (tables: map, zap, split), slots.c (memslot listener, invalidation by host
+ * (tables: map, zap, split), limit.c (how many tables), slots.c (memslot listener, invalidation by host
  * address), dirty.c (noticing writes: eager split, protection), guest_walk.c,
  * check.c, dump.c; spte.h is the entry format. shadow_page.c (pages, rmaps),
  * shadow_fault.c, shadow_sync.c, shadow_root.c, shadow_slots.c, shadow_check.c.
@@ -97,6 +97,7 @@ struct kvm_mmu {
 /* Module knobs (USERKVM_PARAMS), read once. */
 struct kvm_mmu_params {
 	bool ept, eptad, tdp_mmu, eager_page_split, nx_huge_pages;
+	uint64_t max_table_pages; /* of one VM; ours, KVM leaves this to the memory cgroup */
 };
 const struct kvm_mmu_params *kvm_mmu_params(void);
 
@@ -237,6 +238,15 @@ void kvm_mmu_dump(struct kvm *kvm, void (*line)(void *arg, const char *text), vo
  * slots_lock and mmu_lock; not inside an RCU section.
  */
 int mmu_check(struct kvm *kvm);
+
+/*
+ * KVM API: KVM_SET_NR_MMU_PAGES, KVM_GET_NR_MMU_PAGES: the most shadow pages
+ * (ept=0) there may be; those beyond go at once, the oldest first. Without the
+ * call it is 2 % of the memslots' pages. -EINVAL below KVM_MIN_ALLOC_MMU_PAGES.
+ * Set takes slots_lock.
+ */
+must_check int kvm_mmu_set_nr_mmu_pages(struct kvm *kvm, uint32_t nr);
+uint64_t kvm_mmu_nr_mmu_pages(struct kvm *kvm);
 
 /* No entry is made or taken, and none of the VM's counters of them moves, in between. */
 void kvm_mmu_hold(struct kvm *kvm);

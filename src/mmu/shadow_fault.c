@@ -201,8 +201,9 @@ static int fault_in_and_map(struct kvm_vcpu *vcpu, gva_t gva, const struct guest
 	if (is_page_fault_stale(vcpu, &f)) {
 		r = RET_PF_RETRY;
 	} else {
-		shadow_make_pages_available(vm, &z);
-		r = fetch(vcpu, gva, gw, &f, &z);
+		r = shadow_make_pages_available(vm, &z);
+		if (!r)
+			r = fetch(vcpu, gva, gw, &f, &z);
 	}
 	shadow_commit(vcpu->kvm, &z);
 	pthread_rwlock_unlock(&vm->lock);

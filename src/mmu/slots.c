@@ -137,7 +137,11 @@ static void slot_commit(struct kvm *kvm, const struct kvm_memory_slot *old,
 	/* Read the process's mappings now: a client may confine itself before it runs (docs/ci.md). */
 	if (change == KVM_MR_CREATE || change == KVM_MR_MOVE)
 		(void)host_mapping_find(new->userspace_addr, NULL, NULL, NULL);
-	if (change != KVM_MR_FLAGS_ONLY || !kvm->mmu_vm)
+	if (!kvm->mmu_vm)
+		return;
+	if (change == KVM_MR_CREATE || change == KVM_MR_DELETE)
+		mmu_slots_changed(kvm);
+	if (change != KVM_MR_FLAGS_ONLY)
 		return;
 	was = old->flags & KVM_MEM_LOG_DIRTY_PAGES;
 	is = new->flags & KVM_MEM_LOG_DIRTY_PAGES;

@@ -148,7 +148,7 @@ static void trace_mapped(const struct kvm_mmu_page *root, const struct kvm_page_
 }
 
 /*
- * Nothing is mapped at *ptep (level above the goal): build the tables from the
+ * Nothing is mapped at *ptep (level above the goal; its tables are reserved): build the tables from the
  * goal upwards with the leaf in the lowest, publish them in one go. False when
  * somebody was faster.
  */
@@ -172,9 +172,9 @@ static bool publish_chain(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint6
 		/* Back into the cache, clean again. */
 		for (l = level - 1; l >= f->goal_level; l--)
 			((uint64_t *)c->frame[c->nr++])[spte_index(f->gfn, l)] = 0;
+		mmu_unreserve_tables(vm, (unsigned)(level - f->goal_level));
 		return false;
 	}
-	count(&vm->table_pages, before - c->nr);
 	trace_mapped(root, f, ptep, level, old, e, leaf, before - c->nr);
 	count_leaf(vm, leaf, f->goal_level, 1);
 	count_leaf(vm, old, level, -1);
@@ -191,20 +191,21 @@ bool kvm_tdp_mmu_split_leaf(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, ui
 		table[i] = e + i * (level_pages(level - 1) << PAGE_SHIFT);
 	if (!cmpxchg_spte(ptep, old, make_table_spte(root, table)))
 		return false;
-	count(&vm->table_pages, 1);
 	count(&vm->leaves[level], -1);
 	count(&vm->leaves[level - 1], SPTE_ENTRIES);
 	return true;
 }
 
-/* A huge leaf stands where the fault needs finer ones. */
+/* A huge leaf stands where the fault needs finer ones. A table is reserved. */
 static void split_leaf(struct kvm_vcpu *vcpu, uint64_t *ptep, uint64_t old, int level)
 {
 	struct kvm_mmu_memory_cache *c = &vcpu->mmu_vcpu->cache;
 	uint64_t *table = c->frame[--c->nr];
 
-	if (!kvm_tdp_mmu_split_leaf(vcpu->kvm->mmu_vm, vcpu->mmu_vcpu->root, ptep, old, level, table))
+	if (!kvm_tdp_mmu_split_leaf(vcpu->kvm->mmu_vm, vcpu->mmu_vcpu->root, ptep, old, level, table)) {
 		host_frame_free(table);
+		mmu_unreserve_tables(vcpu->kvm->mmu_vm, 1);
+	}
 }
 
 /* The entry at the level where the leaf belongs. False: it changed, look again. */
@@ -253,9 +254,13 @@ enum ret_pf kvm_tdp_mmu_map(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 		} else if (level <= f->goal_level) {
 			if (install_leaf(vcpu, f, ptep, old, level, &ret))
 				return ret;
+		} else if (spte_is_present(old) && vcpu->mmu_vcpu->cache.nr == 0) {
+			return RET_PF_RETRY;
+		} else if (!mmu_reserve_tables(vcpu->kvm->mmu_vm, spte_is_present(old)
+						? 1 : (unsigned)(level - f->goal_level))) {
+			vcpu->mmu_vcpu->short_of_tables = true;
+			return RET_PF_RETRY;
 		} else if (spte_is_present(old)) {
-			if (vcpu->mmu_vcpu->cache.nr == 0)
-				return RET_PF_RETRY;
 			TRACE(kvmmmu, kvm_mmu_split_huge_page, f->gfn & ~(level_pages(level) - 1), old, level, 0);
 			split_leaf(vcpu, ptep, old, level);
 		} else if (publish_chain(vcpu, f, ptep, old, level)) {
@@ -298,8 +303,7 @@ static void free_subtree(uint64_t *table, int level)
 	host_frame_free(table);
 }
 
-/* Unlink the table below *ptep. False when there is no memory to remember it. */
-static bool unlink_table(struct kvm_mmu_vm *vm, uint64_t *ptep, int level, struct zap_list *z)
+bool kvm_tdp_mmu_unlink_table(struct kvm_mmu_vm *vm, uint64_t *ptep, int level, struct zap_list *z)
 {
 	struct zapped_table *t = malloc(sizeof(*t));
 
@@ -348,7 +352,7 @@ static void zap_in_table(struct kvm_mmu_vm *vm, uint64_t *table, int level, gfn_
 			continue;
 		}
 		if (start <= gfn && gfn + level_pages(level) <= end &&
-		    unlink_table(vm, &table[i], level, z)) {
+		    kvm_tdp_mmu_unlink_table(vm, &table[i], level, z)) {
 			trace_zap(z, gfn, e, level);
 			continue;
 		}

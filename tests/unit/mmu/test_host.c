@@ -103,6 +103,12 @@ static void params_are_parsed_by_whole_names(void **state)
 	assert_true(params_get_bool("x", true)); /* nonsense: the default */
 	assert_true(params_get_bool("nested", false));
 	assert_true(params_get_bool("tdp_mmu", true));
+	setenv("USERKVM_PARAMS", "max=17,maxx=3,big=18446744073709551616,hex=0x10,none=", 1);
+	assert_int_equal(params_get_u64("max", 1), 17);
+	assert_int_equal(params_get_u64("ax", 1), 1);
+	assert_int_equal(params_get_u64("big", 5), 5);
+	assert_int_equal(params_get_u64("hex", 6), 6);
+	assert_int_equal(params_get_u64("none", 7), 7);
 	unsetenv("USERKVM_PARAMS");
 	assert_false(params_get_bool("ept", false));
 }
