@@ -52,6 +52,8 @@ struct abi_mapping_change {
 };
 void abi_mapping_begin(struct abi_mapping_change *c, const void *addr, size_t length);
 void abi_mapping_end(const struct abi_mapping_change *c);
+/* MADV_COLD: guests have not accessed that memory for long, until they do again. */
+void abi_memory_cold(const void *addr, size_t length);
 /* KVM API: "vcpu mmap area". False (-EINVAL): not with these flags, at this offset. */
 bool abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset);
 

@@ -160,6 +160,10 @@ must_check int mmu_reclaim_tables(struct kvm *kvm);
 /* slots_lock. Memslots have come or gone: the default of KVM_GET_NR_MMU_PAGES follows. */
 void mmu_slots_changed(struct kvm *kvm);
 
+/* --- age.c --- */
+/* No mmu_lock. kvm_mmu_age() without the flush, which is owed where this is not 0. */
+uint64_t mmu_age_gfns(struct kvm *kvm, int as_id, gfn_t start, gfn_t end);
+
 /* --- dirty.c --- */
 /* Logging of the slot begins. slots_lock held, no other; flushes by itself. */
 void mmu_slot_enable_log_dirty(struct kvm *kvm, const struct kvm_memory_slot *slot);

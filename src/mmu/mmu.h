@@ -14,7 +14,7 @@
  * Shadow MMU (ept=0): shadow.h. One writer at a time.
  *
  * Files: mmu.c (contexts, roots, life), fault.c (page faults, MMIO), tdp_mmu.c
- * (tables: map, zap, split), limit.c (how many tables), slots.c (memslot listener, invalidation by host
+ * (tables: map, zap, split), age.c (access tracking), limit.c (how many tables), slots.c (memslot listener, invalidation by host
  * address), dirty.c (noticing writes: eager split, protection), guest_walk.c,
  * check.c, dump.c; spte.h is the entry format. shadow_page.c (pages, rmaps),
  * shadow_fault.c, shadow_sync.c, shadow_root.c, shadow_slots.c, shadow_check.c.
@@ -238,6 +238,18 @@ void kvm_mmu_dump(struct kvm *kvm, void (*line)(void *arg, const char *text), vo
  * slots_lock and mmu_lock; not inside an RCU section.
  */
 int mmu_check(struct kvm *kvm);
+
+/*
+ * Linux kvm_age_gfn: how many 4 KiB pages of [start, end) has the guest accessed
+ * since they were mapped or last aged? They are idle from now on, until it does
+ * so again. Test: the same question, nothing changed. What the hypervisor and
+ * the client access themselves does not count. 0 with ept=0. Any thread outside
+ * guest mode, no lock; kvm_mmu_age() waits for vCPUs to leave the guest once.
+ */
+uint64_t kvm_mmu_age(struct kvm *kvm, int as_id, gfn_t start, gfn_t end);
+uint64_t kvm_mmu_test_age(struct kvm *kvm, int as_id, gfn_t start, gfn_t end);
+/* kvm_mmu_age() of host memory in every VM that uses it. As kvm_mmu_invalidate_hva_range(). */
+void kvm_mmu_age_hva_range(hva_t start, hva_t end);
 
 /*
  * KVM API: KVM_SET_NR_MMU_PAGES, KVM_GET_NR_MMU_PAGES: the most shadow pages

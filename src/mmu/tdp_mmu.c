@@ -97,12 +97,6 @@ static uint64_t make_table_spte(const struct kvm_mmu_page *root, const uint64_t 
 	return __pa(table) | SPTE_MMU_PRESENT | EPT_RWX | (root_has_ad(root) ? EPT_ACCESSED : 0);
 }
 
-static bool permits(uint64_t e, const struct kvm_page_fault *f)
-{
-	return spte_is_present(e) && e & EPT_READ && (!f->write || e & EPT_WRITE) &&
-	       (!f->exec || e & EPT_EXEC);
-}
-
 /* What the fault wants to see at `level`. */
 static uint64_t wanted_spte(struct kvm *kvm, struct kvm_mmu_page *root,
 			    const struct kvm_page_fault *f, int level)
@@ -249,7 +243,7 @@ enum ret_pf kvm_tdp_mmu_map(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 			/* A table at the goal means finer leaves are in it already: stay with them. */
 			table = spte_table(old);
 			level--;
-		} else if (f->slot && permits(old, f)) {
+		} else if (f->slot && spte_permits(old, f->write, f->exec)) {
 			return RET_PF_SPURIOUS;
 		} else if (level <= f->goal_level) {
 			if (install_leaf(vcpu, f, ptep, old, level, &ret))
