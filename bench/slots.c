@@ -36,7 +36,7 @@ static void measure(uint32_t nr)
 {
 	/* few slots are over too soon for the clock */
 	unsigned rounds = nr > 1000 ? 1 : ROUNDS;
-	uint8_t *memory = bench_memory(4096, 0, false);
+	uint8_t *memory = bench_memory(nr * 4096UL, 0, false);
 	uint64_t create = 0, drop = 0, t0;
 	double look = 0, each = (double)rounds * (nr - 1);
 
@@ -46,7 +46,7 @@ static void measure(uint32_t nr)
 		bench_vm_open(&b, 0);
 		t0 = bench_cpu_ns();
 		for (uint32_t i = 1; i < nr; i++)
-			bench_slot(&b, i, 0, BENCH_GPA + (i - 1) * 8192UL, memory, 4096);
+			bench_slot(&b, i, 0, BENCH_GPA + (i - 1) * 8192UL, memory + (i - 1) * 4096UL, 4096);
 		create += bench_cpu_ns() - t0;
 		if (n == rounds - 1)
 			look = look_up(b.kvm, nr - 1);
@@ -58,7 +58,7 @@ static void measure(uint32_t nr)
 	}
 	printf("memslots %5u: create %.1f us each, delete %.1f us each, look-up at random %.0f ns\n", nr,
 	       (double)create / each / 1000, (double)drop / each / 1000, look);
-	munmap(memory, 4096);
+	munmap(memory, nr * 4096UL);
 }
 
 int main(void)
