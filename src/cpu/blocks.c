@@ -22,8 +22,9 @@
  * 6. Between a page's becoming code and the others' hearing of it they may
  *    still write to it untold, through a write tag or in the middle of an
  *    instruction. Until each has dropped its write tags since (or is not in
- *    the guest) a block is compared with memory before each use. Nobody waits
- *    for anybody.
+ *    the guest) a block is compared with memory before each use. Who has heard
+ *    is asked before the bytes are read: what is written later is told. Nobody
+ *    waits for anybody.
  */
 #include "cpu/internal.h"
 #include "host/memory.h"
@@ -599,7 +600,8 @@ static struct cpu_block *decode_block(struct vmx_cpu *cpu, gva_t lin, const uint
 	}
 	b->key = (hpa_t)host | (uint64_t)cpu->cs.code_mode << MODE_SHIFT;
 	b->wtags_gen = __atomic_load_n(&cpu->machine->wtags_gen, __ATOMIC_SEQ_CST);
-	b->epoch = settled(cpu, b) ? epoch : 0;
+	/* the bytes were read before anybody could be asked (invariant 6): verify() will */
+	b->epoch = READ_ONCE(cpu->machine->nr_cpus) < 2 ? epoch : 0;
 	c->free = (uint8_t *)b->end + b->nr_bytes;
 	c->free = (uint8_t *)(((uintptr_t)c->free + 15) & ~15ULL);
 	link_block(cpu, b, (hpa_t)host, &s);
@@ -627,7 +629,6 @@ static bool verify(struct vmx_cpu *cpu, struct cpu_block *b)
 {
 	const uint8_t *host = __va(b->key & GENMASK_ULL(MODE_SHIFT - 1, 0));
 	unsigned first = b->nr_bytes;
-	/* asked before the bytes are read: what is written after that is told */
 	bool keep = settled(cpu, b);
 
 	if (b->host2)

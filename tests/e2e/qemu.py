@@ -53,7 +53,7 @@ class Machine:
 
     def wait_for(self, pattern, timeout=60, start=0):
         """The match of a pattern on the console; fails when QEMU ends or time is over without it."""
-        end = time.time() + timeout
+        end = time.time() + timeout * tap.PATIENCE
         alive = True
         while True:
             m = re.compile(pattern).search(self.console, start)
@@ -67,7 +67,7 @@ class Machine:
 
     def wait_end(self, timeout=60):
         """QEMU's exit status; the console is complete afterwards."""
-        end = time.time() + timeout
+        end = time.time() + timeout * tap.PATIENCE
         while self._read(1):
             if time.time() > end:
                 raise AssertionError("QEMU does not end\n" + self.errors() + "\n" + self.console[-3000:])
@@ -81,11 +81,11 @@ class Machine:
     # --- QMP ---
 
     def _connect(self):
-        end = time.time() + 30
+        end = time.time() + 30 * tap.PATIENCE
         while not self.socket:
             try:
                 s = socket.socket(socket.AF_UNIX)
-                s.settimeout(60)
+                s.settimeout(60 * tap.PATIENCE)
                 s.connect(self.folder + "/qmp")
                 self.socket = s
             except OSError:
@@ -117,7 +117,7 @@ class Machine:
     def migrate(self, uri, timeout=60):
         """Out to `uri`, to the end; the statistics."""
         self.qmp("migrate", uri=uri)
-        end = time.time() + timeout
+        end = time.time() + timeout * tap.PATIENCE
         while True:
             info = self.qmp("query-migrate")
             if info["status"] in ("completed", "failed"):
@@ -132,7 +132,7 @@ class Gdb:
 
     def __init__(self, path):
         self.s = socket.socket(socket.AF_UNIX)
-        self.s.settimeout(60)
+        self.s.settimeout(60 * tap.PATIENCE)
         for _ in range(200):
             try:
                 self.s.connect(path)

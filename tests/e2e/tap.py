@@ -1,7 +1,12 @@
 """A little TAP: cases are functions, a case fails by raising."""
+import os
 import subprocess
 import sys
 import traceback
+
+
+# Times to wait are multiplied by it: tests/run knows how slow a sanitized build is.
+PATIENCE = float(os.environ.get("PATIENCE", "1"))
 
 
 class Skip(Exception):
@@ -34,5 +39,5 @@ def select(cases, more, names):
 def run(*argv, timeout=60, **more):
     """Standard output and error together, and the exit status."""
     r = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                       timeout=timeout, **more)
+                       timeout=timeout * PATIENCE, **more)
     return r.stdout.decode(errors="replace"), r.returncode

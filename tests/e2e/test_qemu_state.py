@@ -39,7 +39,7 @@ def true_sums(up_to):
     with open(program, "wb") as f:
         f.write(initrd.compile_static("dirty.c"))
     os.chmod(program, 0o755)
-    out = subprocess.run([program, str(MIB), str(up_to)], capture_output=True, text=True, check=True, timeout=60).stdout
+    out = subprocess.run([program, str(MIB), str(up_to)], capture_output=True, text=True, check=True, timeout=60 * tap.PATIENCE).stdout
     return {int(n): s for n, s in TICK.findall(out)}
 
 

@@ -23,7 +23,7 @@ def confined(script, timeout=120):
     become = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.getuid() == 0 else {}
     with open(os.devnull) as null:
         r = subprocess.run(["unshare", "-Urm", "sh", "-c", shell], stdin=null, stdout=subprocess.PIPE,
-                           stderr=subprocess.STDOUT, timeout=timeout, cwd="/", **become)
+                           stderr=subprocess.STDOUT, timeout=timeout * tap.PATIENCE, cwd="/", **become)
     out = r.stdout.decode(errors="replace")
     if "unshare" in out and "failed" in out or "NO-NAMESPACE" in out:
         raise tap.Skip("no unprivileged user namespaces here: " + out.strip()[:100])

@@ -145,7 +145,7 @@ def explain_names_write_protection_of_the_dirty_log():
 
 def shadow_paging_has_no_ept_to_look_at():
     p = subprocess.run([USERKVM, "run", "--params", "ept=0", sys.executable, os.path.join(HERE, "see_client.py")],
-                       input="", capture_output=True, text=True, timeout=60)
+                       input="", capture_output=True, text=True, timeout=60 * tap.PATIENCE)
     if p.returncode:
         raise tap.Skip("ept=0: no shadow MMU in this build")
     with Client(USERKVM_PARAMS="ept=0") as c:
@@ -334,7 +334,7 @@ def qemu_reads_the_counters_of_its_vm():
 def strace_shows_arguments_results_errors_and_time():
     out = path("strace")
     argv = [USERKVM, "run", "--strace", "-T", "-o", out, "--", sys.executable, os.path.join(HERE, "see_client.py")]
-    p = subprocess.run(argv, input="run\n", capture_output=True, text=True, timeout=60)
+    p = subprocess.run(argv, input="run\n", capture_output=True, text=True, timeout=60 * tap.PATIENCE)
     assert p.returncode == 0 and p.stdout == "ready\nexit 2\n" and not p.stderr, p
     text = open(out).read()
     for want in (r'^open\("/dev/kvm", O_RDWR\|O_CLOEXEC\) = \d+ <\d+\.\d{6}>$', r"^ioctl\(\d+, KVM_CREATE_VM, 0\) = \d+ <",
@@ -411,7 +411,7 @@ def vm_that_dies_meanwhile_is_one_line():
         p = subprocess.Popen([USERKVM, "ept", "diff", "--interval", "1", c.pid], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         time.sleep(0.4)
         assert c.tell("close") == "closed"
-        out, _ = p.communicate(timeout=10)
+        out, _ = p.communicate(timeout=10 * tap.PATIENCE)
         assert p.returncode == 1 and "no VM 1, or no longer" in out and len(out.splitlines()) == 1, out
         assert "no VM at present" in refused("ept", "dump", c.pid)
         assert "no VM at present" in refused("stat", "-1", "-p", c.pid)
@@ -420,7 +420,7 @@ def vm_that_dies_meanwhile_is_one_line():
         time.sleep(0.2)
         c.p.kill()
         c.p.wait()
-        out, err = p.communicate(timeout=10)
+        out, err = p.communicate(timeout=10 * tap.PATIENCE)
         assert p.returncode == 1 and len(err.splitlines()) == 1, err
 
 
@@ -515,7 +515,7 @@ def a_kernel_boots_while_everything_is_looked_at():
         ("ept", "explain", "--gva", "PID", "0xffffffff82000000", "w"), ("ept", "idle", "--interval", "0.1", "PID"), ("stat", "-1", "-s", "0.1", "-p", "PID"))]
     for t in threads:
         t.start()
-    out = p.communicate(timeout=240)[0].decode(errors="replace")
+    out = p.communicate(timeout=240 * tap.PATIENCE)[0].decode(errors="replace")
     stop.set()
     for t in threads:
         t.join()

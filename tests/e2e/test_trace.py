@@ -147,7 +147,7 @@ def walkthrough_of_any_client_and_in_chinese():
 
 def quiz_counts_right_answers():
     r = subprocess.run([USERKVM, "walkthrough", "--quiz"], input=b"kvm_create_vm\nnonsense\n", capture_output=True,
-                       timeout=60)
+                       timeout=60 * tap.PATIENCE)
     out = r.stdout.decode()
     assert r.returncode == 0 and out.rstrip().endswith("1 of 2 right"), out[-200:]
 

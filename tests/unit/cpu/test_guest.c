@@ -291,70 +291,6 @@ static void kick_ends_the_hlt_activity(void **state)
 	pthread_join(th, NULL);
 }
 
-/* A second processor of the same machine, with a VMCS like the first one's. */
-static struct machine *second_processor(struct machine *t)
-{
-	struct machine *o = calloc(1, sizeof(*o));
-
-	assert_non_null(o);
-	*o = *t;
-	assert_int_equal(vmx_cpu_create(t->m, &o->cpu), 0);
-	o->vmcs = test_pages(4096);
-	memcpy(o->vmcs, t->vmcs, sizeof(*o->vmcs));
-	assert_int_equal(vmptrld(o->cpu, (hpa_t)o->vmcs), VMX_SUCCEED);
-	return o;
-}
-
-static void *run_to_hlt(void *arg)
-{
-	struct machine *o = arg;
-
-	return (void *)(uintptr_t)(vmlaunch(o->cpu) == VMX_SUCCEED ? o->vmcs->VM_EXIT_REASON : 0);
-}
-
-static void code_written_by_another_processor_is_seen(void **state)
-{
-	STATE;
-	struct machine *o = second_processor(t);
-	pthread_t th;
-	void *reason;
-
-	/* 1: mov al,1; cmp al,2; jne 1b; hlt */
-	CODE(t, 0xb0, 0x01, 0x3c, 0x02, 0x75, 0xfa, 0xf4);
-	/* mov byte [20001h],2; hlt */
-	memcpy(t->ram + 0x25000, "\xc6\x04\x25\x01\x00\x02\x00\x02\xf4", 9);
-	assert_int_equal(pthread_create(&th, NULL, run_to_hlt, o), 0);
-	usleep(10000);
-	W(GUEST_RIP, 0x25000);
-	assert_int_equal(go(t), EXIT_REASON_HLT);
-	pthread_join(th, &reason);
-	assert_int_equal((uintptr_t)reason, EXIT_REASON_HLT);
-	vmx_cpu_destroy(o->cpu);
-	munmap(o->vmcs, 4096);
-	free(o);
-}
-
-static void *rewriter(void *arg)
-{
-	struct machine *t = arg;
-
-	usleep(10000);
-	__atomic_store_n(&t->ram[GPA_CODE + 1], 2, __ATOMIC_SEQ_CST);
-	vmx_invalidate_code(t->m, (hpa_t)t->ram + GPA_CODE, 64);
-	return NULL;
-}
-
-static void invalidate_from_another_thread_ends_stale_code(void **state)
-{
-	STATE;
-	pthread_t th;
-
-	CODE(t, 0xb0, 0x01, 0x3c, 0x02, 0x75, 0xfa, 0xf4);
-	assert_int_equal(pthread_create(&th, NULL, rewriter, t), 0);
-	assert_int_equal(go(t), EXIT_REASON_HLT);
-	pthread_join(th, NULL);
-}
-
 static void preemption_timer_ends_an_endless_loop(void **state)
 {
 	STATE;
@@ -422,8 +358,6 @@ int main(void)
 		TEST_LONG(vanished_memory_is_a_bus_error_and_restarts),
 		TEST_LONG(kick_ends_an_endless_loop),
 		TEST_LONG(kick_ends_the_hlt_activity),
-		TEST_LONG(code_written_by_another_processor_is_seen),
-		TEST_LONG(invalidate_from_another_thread_ends_stale_code),
 		TEST_LONG(preemption_timer_ends_an_endless_loop),
 		TEST_LONG(sse_state_survives_an_exit),
 		TEST_LONG(straight_code_runs),
