@@ -32,7 +32,7 @@ static void read_params(void)
 		.tdp_mmu = params_get_bool("tdp_mmu", true),
 		.eager_page_split = params_get_bool("eager_page_split", true),
 		.nx_huge_pages = params_get_bool("nx_huge_pages", false),
-		.max_table_pages = max_u64(params_get_u64("max_table_pages", UINT64_MAX), MIN_TABLE_PAGES),
+		.max_table_pages = max_u64(params_get_uint("max_table_pages", UINT32_MAX), MIN_TABLE_PAGES),
 	};
 }
 

@@ -14,7 +14,7 @@
 #define KVM_VALID_QUIRKS                                                                \
 	(KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE |                \
 	 KVM_X86_QUIRK_OUT_7E_INC_RIP | KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT |            \
-	 KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS)
+	 KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS | KVM_X86_QUIRK_FIX_HYPERCALL_INSN)
 #define KVM_X2APIC_API_VALID_FLAGS                                                      \
 	(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
 #define KVM_VALID_GUESTDBG                                                              \
@@ -87,6 +87,7 @@ static const struct {
 	{ KVM_CAP_IRQFD_RESAMPLE, 1 },
 	{ KVM_CAP_IOAPIC_POLARITY_IGNORED, 1 },
 	{ KVM_CAP_USER_NMI, 1 },
+	{ KVM_CAP_X86_SMM, 1 },
 	{ KVM_CAP_PIT, 1 },
 	{ KVM_CAP_PIT2, 1 },
 	{ KVM_CAP_PIT_STATE2, 1 },
@@ -103,6 +104,7 @@ static const struct {
 	{ KVM_CAP_ADJUST_CLOCK, KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC },
 	{ KVM_CAP_KVMCLOCK_CTRL, 1 },
 	{ KVM_CAP_GET_TSC_KHZ, 1 },
+	{ KVM_CAP_VCPU_ATTRIBUTES, 1 },
 	/* the interface itself */
 	{ KVM_CAP_CHECK_EXTENSION_VM, 1 },
 	{ KVM_CAP_ENABLE_CAP, 1 },
@@ -124,7 +126,7 @@ int kvm_check_extension(struct kvm *kvm, long ext)
 		return online_cpus();
 	if (ext == KVM_CAP_PRE_FAULT_MEMORY)
 		return kvm_mmu_params()->ept;
-	if (ext == KVM_CAP_TSC_CONTROL)
+	if (ext == KVM_CAP_TSC_CONTROL || ext == KVM_CAP_VM_TSC_CONTROL)
 		return kvm_has_tsc_control();
 	for (size_t i = 0; i < ARRAY_SIZE(capabilities); i++)
 		if (capabilities[i].ext == ext)

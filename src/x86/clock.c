@@ -26,6 +26,7 @@
 #define TSC_RATIO_FRAC_BITS 48
 #define TSC_RATIO_ONE (1ULL << TSC_RATIO_FRAC_BITS)
 #define TSC_TOLERANCE_PPM 250
+#define MAX_GUEST_TSC_KHZ 0x7fffffffU
 #define KVM_CLOCK_VALID_FLAGS (KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC)
 #define KVM_MSR_ENABLED 1ULL
 
@@ -125,6 +126,17 @@ void kvm_write_guest_tsc(struct kvm_vcpu *vcpu, uint64_t tsc)
 	vcpu->arch->tsc_adjust += (uint64_t)delta;
 }
 
+/* What later writes are compared with. clock_lock held. */
+static void note_tsc_write(struct kvm_vcpu *vcpu, uint64_t host, uint64_t now, uint64_t offset)
+{
+	struct kvm_arch *ka = vcpu->kvm->arch;
+
+	ka->last_tsc_ns = now;
+	ka->last_tsc_write = kvm_scale_tsc(vcpu, host) + offset;
+	ka->last_tsc_khz = vcpu->arch->virtual_tsc_khz;
+	ka->last_tsc_offset = offset;
+}
+
 /*
  * A write by the client. One of zero, or one within a second of what another
  * vCPU's TSC has become since it was written, means "the same TSC".
@@ -146,12 +158,27 @@ void kvm_synchronize_tsc(struct kvm_vcpu *vcpu, uint64_t tsc)
 		if (tsc == 0 || (tsc < expected + hz && tsc + hz > expected))
 			offset = ka->last_tsc_offset;
 	}
-	ka->last_tsc_ns = now;
-	ka->last_tsc_write = kvm_scale_tsc(vcpu, host) + offset;
-	ka->last_tsc_khz = khz;
-	ka->last_tsc_offset = offset;
+	note_tsc_write(vcpu, host, now, offset);
 	pthread_mutex_unlock(&ka->clock_lock);
 	set_offset(vcpu, offset);
+}
+
+void kvm_set_tsc_offset(struct kvm_vcpu *vcpu, uint64_t offset)
+{
+	struct kvm_arch *ka = vcpu->kvm->arch;
+
+	pthread_mutex_lock(&ka->clock_lock);
+	note_tsc_write(vcpu, host_tsc(), host_boottime_ns(), offset);
+	pthread_mutex_unlock(&ka->clock_lock);
+	set_offset(vcpu, offset);
+}
+
+int kvm_vm_set_tsc_khz(struct kvm *kvm, uint32_t khz)
+{
+	if (khz >= MAX_GUEST_TSC_KHZ)
+		return err_born(EINVAL, "TSC of %u kHz", khz);
+	kvm->arch->default_tsc_khz = khz ? khz : host_tsc_khz();
+	return 0;
 }
 
 /* --- kvmclock --- */

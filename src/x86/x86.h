@@ -5,7 +5,7 @@
  * Files: vcpu.c (life, reset), run.c (requests, vcpu_enter_guest, KVM_RUN),
  * event.c (queued exceptions, interrupts, NMI), regs.c (CR/DR/segments and
  * their ioctls), sregs.c, state.c (values at creation), fpu.c, cpuid.c, msr.c,
- * mtrr.c, clock.c, pio.c, mmio.c, task.c,
+ * mtrr.c, clock.c, pio.c, mmio.c, task.c, smm.c (system management mode),
  * emulate.c (isa room over guest memory and devices), hypercall.c, debug.c.
  */
 #ifndef USERKVM_X86_X86_H
@@ -87,6 +87,7 @@ struct kvm_vcpu_arch {
 	uint32_t nmi_pending;
 	bool nmi_injected;
 	bool smi_pending, smm;
+	bool smm_inside_nmi; /* NMIs were blocked when the SMI came: RSM leaves them so */
 	uint64_t smbase;
 	bool request_irq_window; /* run->request_interrupt_window */
 	int pending_external_vector; /* KVM_INTERRUPT with a split irqchip; -1 none */
@@ -133,6 +134,8 @@ struct kvm_vcpu_arch {
 void kvm_x86_init(void);	/* registers with virt, mmu, vmx, irq; idempotent */
 void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event);
 void kvm_vcpu_deliver_sipi_vector(struct kvm_vcpu *vcpu, uint8_t vector);
+/* A pending INIT or SIPI becomes the state of the vCPU (run.c). Owner thread, not in the guest. */
+void kvm_apic_accept_events(struct kvm_vcpu *vcpu);
 
 /*
  * The vCPU's share of regs.c, cpuid.c, msr.c and clock.c: values after power
@@ -154,6 +157,8 @@ must_check int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu);
  * Async-signal-safe.
  */
 bool kvm_signal_blocked_outside(int signo);
+/* The calling thread's KVM_RUNs block these (bit n - 1: signal n), where the vCPU has no mask of its own. */
+void kvm_set_thread_sigset(uint64_t blocked);
 
 /* --- events (event.c) --- */
 void kvm_queue_exception(struct kvm_vcpu *vcpu, uint8_t vector);
@@ -162,6 +167,7 @@ void kvm_queue_exception_p(struct kvm_vcpu *vcpu, uint8_t vector, uint64_t paylo
 void kvm_inject_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_fault_info *fault);
 void kvm_inject_gp(struct kvm_vcpu *vcpu, uint32_t error_code);
 void kvm_inject_nmi(struct kvm_vcpu *vcpu); /* any thread */
+void kvm_inject_smi(struct kvm_vcpu *vcpu); /* any thread; KVM API: KVM_SMI */
 int kvm_vcpu_ioctl_interrupt(struct kvm_vcpu *vcpu, const struct kvm_interrupt *irq);
 int kvm_vcpu_ioctl_get_events(struct kvm_vcpu *vcpu, struct kvm_vcpu_events *e);
 int kvm_vcpu_ioctl_set_events(struct kvm_vcpu *vcpu, const struct kvm_vcpu_events *e);
@@ -274,6 +280,10 @@ uint64_t kvm_scale_tsc(struct kvm_vcpu *vcpu, uint64_t host_tsc);
 bool kvm_has_tsc_control(void); /* the processor can scale the TSC */
 /* KVM API: KVM_SET_MSRS of IA32_TSC, which lines vCPUs up; kvm_write_guest_tsc is the guest's WRMSR. */
 void kvm_synchronize_tsc(struct kvm_vcpu *vcpu, uint64_t tsc);
+/* KVM API: KVM_VCPU_TSC_OFFSET: guest TSC = scaled host TSC + offset. */
+void kvm_set_tsc_offset(struct kvm_vcpu *vcpu, uint64_t offset);
+/* KVM API: KVM_SET_TSC_KHZ on a VM: of vCPUs made later; 0 the host's. -EINVAL. kvm->lock. */
+must_check int kvm_vm_set_tsc_khz(struct kvm *kvm, uint32_t khz);
 void kvm_adjust_guest_tsc(struct kvm_vcpu *vcpu, int64_t delta);
 uint64_t kvm_clock_ns(struct kvm *kvm); /* what a guest's kvmclock reads now */
 uint64_t kvm_read_guest_tsc(struct kvm_vcpu *vcpu);

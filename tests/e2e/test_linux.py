@@ -29,6 +29,14 @@ def debian_kernel_runs_to_power_off_under_userkvm_boot():
     check_console(out, status)
 
 
+def no_stale_translation_is_used_while_debian_boots():
+    """The TLB's checker says each on standard error (src/cpu/tlb_check.h)."""
+    out, status = tap.run(USERKVM, "boot", KERNEL, "--initrd", INITRD, "--append", "demo.batch panic=-1", "--no-reboot",
+                          timeout=480, env={**os.environ, "USERKVM_CHECK": "tlb"})
+    check_console(out, status)
+    assert "USERKVM_CHECK" not in out, out[-6000:]
+
+
 # Shadow paging; and without unrestricted guest SeaBIOS's real mode is emulated.
 SHADOW = {**os.environ, "USERKVM_PARAMS": "ept=0"}
 
@@ -61,6 +69,7 @@ def qemu_pc_with_seabios_and_its_own_irqchip_boots_debian():
 
 
 cases = {f.__name__: f for f in (debian_kernel_runs_to_power_off_under_userkvm_boot,
+                                 no_stale_translation_is_used_while_debian_boots,
                                  debian_kernel_runs_to_power_off_on_shadow_page_tables,
                                  qemu_pc_with_two_processors_boots_debian_on_shadow_page_tables,
                                  qemu_pc_with_seabios_and_kernel_irqchip_boots_debian,
