@@ -66,6 +66,12 @@ void abi_mapping_begin(struct abi_mapping_change *c, const void *addr, size_t le
 void abi_mapping_end(const struct abi_mapping_change *c);
 /* MADV_COLD: guests have not accessed that memory for long, until they do again. */
 void abi_memory_cold(const void *addr, size_t length);
+/*
+ * The same around an ioctl of a userfaultfd. False: it takes nothing from
+ * guests, and there is no end. Not async-signal-safe.
+ */
+bool abi_userfault_begin(struct abi_mapping_change *c, unsigned long request, unsigned long arg);
+void abi_userfault_end(const struct abi_mapping_change *c);
 /* KVM API: "vcpu mmap area". False (-EINVAL): not with these flags, at this offset. */
 bool abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset);
 

@@ -56,6 +56,7 @@
 /* IA32_VMX_EPT_VPID_CAP */
 #define CAP_EPT                                                                \
 	(BIT_ULL(0) /* execute-only */ | BIT_ULL(6) /* walk of 4 */ |          \
+	 EPT_CAP_5LEVELS |                                                    \
 	 BIT_ULL(8) /* UC */ | BIT_ULL(14) /* WB */ | BIT_ULL(16) /* 2M */ |   \
 	 BIT_ULL(17) /* 1G */ | BIT_ULL(20) /* INVEPT */ | BIT_ULL(21) /* A/D */ | \
 	 BIT_ULL(25) /* single */ | BIT_ULL(26) /* all */)

@@ -234,6 +234,8 @@ bool cpu_control_allowed(uint32_t msr, uint32_t v);
 /* --- entry_checks.c --- */
 /* NULL when the check passes, otherwise why not (for the log). */
 const char *cpu_check_controls(const struct vmcs *v);
+/* NULL: an EPTP that VM entry takes. */
+const char *cpu_check_eptp(uint64_t eptp);
 const char *cpu_check_host_state(const struct vmcs *v);
 /* *qualification: exit qualification of the failed entry. */
 const char *cpu_check_guest_state(const struct vmcs *v, uint64_t *qualification);

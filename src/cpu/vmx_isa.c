@@ -9,7 +9,7 @@
 #include "cpu/tlb_check.h"
 #include "host/fault.h"
 #include "host/memory.h"
-#include "lib/check.h"
+#include "lib/params.h"
 #include "lib/error.h"
 #include "lib/log.h"
 #include "sdm/ept.h"
@@ -154,7 +154,7 @@ int vmx_cpu_create(struct vmx_machine *m, struct vmx_cpu **out)
 	err = host_fault_init();
 	if (!err)
 		err = cpu_tlb_create(cpu);
-	if (!err && check_wanted("tlb"))
+	if (!err && params_has_word("USERKVM_CHECK", "tlb"))
 		err = tlb_check_create(cpu);
 	if (!err)
 		err = cpu_blocks_create(cpu);
@@ -194,9 +194,8 @@ enum vmx_result invept(struct vmx_cpu *cpu, uint64_t type, uint64_t eptp)
 
 	if (!all && type != INVEPT_SINGLE_CONTEXT)
 		return vmx_fail(cpu, VMXERR_INVALID_OPERAND_TO_INVEPT_INVVPID);
-	if (!all && (FIELD_GET(EPTP_WALK_MASK, eptp) != 3 || (eptp >> VMX_HOST_MAXPHYADDR) ||
-		     ((eptp & EPTP_MEMTYPE_MASK) != MT_WRBACK &&
-		      (eptp & EPTP_MEMTYPE_MASK) != MT_UNCACHEABLE)))
+	/* SDM "INVEPT": one that would make VM entry fail */
+	if (!all && cpu_check_eptp(eptp))
 		return vmx_fail(cpu, VMXERR_INVALID_OPERAND_TO_INVEPT_INVVPID);
 	cpu_tlb_drop_ept(cpu, eptp, all);
 	return VMX_SUCCEED;

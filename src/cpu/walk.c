@@ -6,7 +6,7 @@
  *
  *   CR3 -> PML4E -> PDPTE -> PDE -> PTE -> page       guest tables (gpa)
  *    |       |        |       |      |      |
- *   EPT     EPT      EPT     EPT    EPT    EPT        4 loads each
+ *   EPT     EPT      EPT     EPT    EPT    EPT        4 loads each, or 5
  *
  * Invariants
  * 1. Nothing is changed before the access is known to be allowed: accessed and
@@ -100,7 +100,7 @@ bool cpu_ept_entry_bad(uint64_t e, int level)
 	if ((e & (EPT_READ | EPT_WRITE)) == EPT_WRITE)
 		return true;
 	if (!cpu_ept_is_leaf(e, level))
-		return e & (EPT_MEMTYPE_MASK | EPT_IPAT | (level == 4 ? EPT_PAGE_SIZE : 0));
+		return e & (EPT_MEMTYPE_MASK | EPT_IPAT | (level >= 4 ? EPT_PAGE_SIZE : 0));
 	if (type == 2 || type == 3 || type == 7)
 		return true;
 	return e & EPT_ADDR_MASK & ~(~0ULL << (12 + 9 * (level - 1)));

@@ -1,18 +1,23 @@
 /*
- * The parser of USERKVM_PARAMS: see params.h. It keeps no state.
+ * The parser of USERKVM_PARAMS and of lists of words: see params.h. It keeps no
+ * state.
  */
 #include "lib/params.h"
 
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "lib/log.h"
 #include "lib/types.h"
 
-#define NAME(knob) #knob,
-static const char *const bools[] = { PARAMS(NAME) }, *const numbers[] = { NUMBER_PARAMS(NAME) };
-#undef NAME
+enum kind { BOOL, NUMBER, WORD };
+
+#define KNOB(knob, kind_) { #knob, kind_ },
+static const struct {
+	const char *name;
+	enum kind kind;
+} known[] = { PARAMS(KNOB) };
+#undef KNOB
 
 /* "name=value" without its end, as it stands in the list. */
 struct setting {
@@ -46,19 +51,21 @@ static bool bool_of(const struct setting *s, bool *value)
 	return *value || c == '0' || c == 'n' || c == 'N';
 }
 
-/* Decimal or 0x…, of 32 bits. */
-static bool number_of(const struct setting *s, uint32_t *value)
+static bool number_of(const struct setting *s, uint64_t *value)
 {
-	char text[16], *end;
-	unsigned long n;
+	bool hex = s->value_len > 2 && s->value[0] == '0' && s->value[1] == 'x';
+	uint64_t base = hex ? 16 : 10;
 
-	if (s->value_len >= (int)sizeof(text))
-		return false;
-	memcpy(text, s->value, (size_t)s->value_len);
-	text[s->value_len] = '\0';
-	n = strtoul(text, &end, 0);
-	*value = (uint32_t)n;
-	return text[0] >= '0' && text[0] <= '9' && !*end && n <= UINT32_MAX;
+	*value = 0;
+	for (int i = hex ? 2 : 0; i < s->value_len; i++) {
+		const char *digits = "0123456789abcdef", *d = strchr(digits, s->value[i] | 0x20);
+
+		if (!d || !*d || (uint64_t)(d - digits) >= base ||
+		    __builtin_mul_overflow(*value, base, value) ||
+		    __builtin_add_overflow(*value, (uint64_t)(d - digits), value))
+			return false;
+	}
+	return s->value_len > 0;
 }
 
 bool params_get_bool(const char *name, bool dflt)
@@ -75,11 +82,11 @@ bool params_get_bool(const char *name, bool dflt)
 	return dflt;
 }
 
-uint32_t params_get_uint(const char *name, uint32_t dflt)
+uint64_t params_get_u64(const char *name, uint64_t dflt)
 {
 	const char *p = getenv("USERKVM_PARAMS");
 	struct setting s;
-	uint32_t value;
+	uint64_t value;
 
 	while (p && *p) {
 		p = next_setting(p, &s);
@@ -89,33 +96,63 @@ uint32_t params_get_uint(const char *name, uint32_t dflt)
 	return dflt;
 }
 
-static bool is_one_of(const struct setting *s, const char *const *known, size_t nr)
+bool params_get_string(const char *name, char *value, size_t size)
 {
-	for (size_t i = 0; i < nr; i++)
-		if (names(s, known[i]))
-			return true;
-	return false;
+	const char *p = getenv("USERKVM_PARAMS");
+	struct setting s;
+	bool found = false;
+
+	while (p && *p) {
+		p = next_setting(p, &s);
+		if (!names(&s, name) || (size_t)s.value_len >= size)
+			continue;
+		memcpy(value, s.value, (size_t)s.value_len);
+		value[s.value_len] = 0;
+		found = true;
+	}
+	return found;
+}
+
+static void check_setting(const struct setting *s)
+{
+	uint64_t number;
+	bool yes;
+
+	for (size_t i = 0; i < ARRAY_SIZE(known); i++) {
+		if (!names(s, known[i].name))
+			continue;
+		if ((known[i].kind == BOOL && !bool_of(s, &yes)) ||
+		    (known[i].kind == NUMBER && !number_of(s, &number)))
+			log_always("USERKVM_PARAMS: `%.*s' invalid for parameter `%.*s', ignored",
+				   s->value_len, s->value, s->name_len, s->name);
+		return;
+	}
+	log_always("USERKVM_PARAMS: unknown parameter '%.*s' ignored", s->name_len, s->name);
 }
 
 void params_check(void)
 {
 	const char *p = getenv("USERKVM_PARAMS");
 	struct setting s;
-	uint32_t number;
-	bool value;
 
 	while (p && *p) {
-		bool is_bool, is_number;
-
 		p = next_setting(p, &s);
-		if (s.name_len == 0 && s.value_len == 0)
-			continue;
-		is_bool = is_one_of(&s, bools, ARRAY_SIZE(bools));
-		is_number = is_one_of(&s, numbers, ARRAY_SIZE(numbers));
-		if (!is_bool && !is_number)
-			log_always("USERKVM_PARAMS: unknown parameter '%.*s' ignored", s.name_len, s.name);
-		else if (is_bool ? !bool_of(&s, &value) : !number_of(&s, &number))
-			log_always("USERKVM_PARAMS: `%.*s' invalid for parameter `%.*s', ignored", s.value_len, s.value,
-				   s.name_len, s.name);
+		if (s.name_len || s.value_len)
+			check_setting(&s);
 	}
+}
+
+bool params_has_word(const char *variable, const char *word)
+{
+	const char *p = getenv(variable);
+	size_t len = strlen(word);
+
+	while (p && *p) {
+		size_t n = strcspn(p, ",");
+
+		if (n == len && strncmp(p, word, len) == 0)
+			return true;
+		p += n + (p[n] == ',');
+	}
+	return false;
 }

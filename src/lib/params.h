@@ -1,24 +1,28 @@
 /*
  * Knobs: USERKVM_PARAMS="ept=1,eptad=1,…" with the names of KVM's module
- * parameters.
+ * parameters; and variables that are a list of words (USERKVM_LOG,
+ * USERKVM_CHECK).
  */
 #ifndef USERKVM_LIB_PARAMS_H
 #define USERKVM_LIB_PARAMS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
-/* Every knob there is: booleans, and numbers. */
-#define PARAMS(X)           \
-	X(ept)              \
-	X(eptad)            \
-	X(tdp_mmu)          \
-	X(eager_page_split) \
-	X(nx_huge_pages)    \
-	X(unrestricted_guest) \
-	X(vpid)             \
-	X(pml)
-#define NUMBER_PARAMS(X) X(max_table_pages)
+/* Every knob there is, and what its value is: a boolean, a number, or a word of the knob's own. */
+#define PARAMS(X)                            \
+	X(ept, BOOL)                         \
+	X(eptad, BOOL)                       \
+	X(tdp_mmu, BOOL)                     \
+	X(eager_page_split, BOOL)            \
+	X(nx_huge_pages, WORD)               \
+	X(nx_huge_pages_recovery_ratio, NUMBER) \
+	X(nx_huge_pages_recovery_period_ms, NUMBER) \
+	X(max_table_pages, NUMBER)           \
+	X(unrestricted_guest, BOOL)          \
+	X(vpid, BOOL)                        \
+	X(pml, BOOL)
 
 /*
  * The value of a boolean knob, by a name of PARAMS: 1 y Y or 0 n N; dflt when it is not named (or
@@ -26,10 +30,15 @@
  * environment may change.
  */
 bool params_get_bool(const char *name, bool dflt);
-/* The same for a number of NUMBER_PARAMS, decimal or 0x…, of 32 bits. */
-uint32_t params_get_uint(const char *name, uint32_t dflt);
+/* The same for a number, decimal or 0x…. */
+uint64_t params_get_u64(const char *name, uint64_t dflt);
+/* The value as it stands. False: not named, or longer than `size` bytes with its end. */
+bool params_get_string(const char *name, char *value, size_t size);
 
-/* A line on standard error for each unknown name and each value that does not fit, as Linux logs them. */
+/* A line on standard error for each unknown name and each value of the wrong kind, as Linux logs them. */
 void params_check(void);
+
+/* Is `word` in the comma list in the environment's `variable`? Any thread. */
+bool params_has_word(const char *variable, const char *word);
 
 #endif

@@ -15,7 +15,7 @@
  *
  * EPT leaves only: shadow pages (ept=0) are not tracked.
  */
-#include "mmu/internal.h"
+#include "mmu/check.h"
 #include "trace/trace.h"
 
 /* How much is looked at under one hold of the lock. */
@@ -90,10 +90,10 @@ static uint64_t age_as(struct kvm *kvm, int as_id, gfn_t start, gfn_t end, bool 
 	struct kvm_mmu_vm *vm = kvm->mmu_vm;
 	uint64_t young = 0;
 
-	end = min_u64(end, TDP_MAX_GFN + 1);
 	for (uint32_t i = 0; i < mmu_nr_roots(vm); i++)
 		if (root_as_id(vm->roots[i]) == as_id)
-			young += age_root(vm, vm->roots[i], start, end, test);
+			young += age_root(vm, vm->roots[i], start, min_u64(end, root_end_gfn(vm->roots[i])),
+					  test);
 	return young;
 }
 
@@ -108,6 +108,7 @@ uint64_t kvm_mmu_age(struct kvm *kvm, int as_id, gfn_t start, gfn_t end)
 
 	if (young)
 		kvm_flush_remote_tlbs(kvm);
+	mmu_verify(kvm, "aging");
 	return young;
 }
 

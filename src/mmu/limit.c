@@ -13,6 +13,7 @@
  * reserved it. Roots are reserved too, and never taken.
  */
 #include "lib/error.h"
+#include "mmu/check.h"
 #include "mmu/shadow.h"
 
 /* Linux: a memslot page needs one MMU page in so many. */
@@ -117,6 +118,7 @@ int mmu_reclaim_tables(struct kvm *kvm)
 	pthread_rwlock_unlock(&vm->lock);
 	kvm_stat_add(&kvm->stat.mmu_recycled, r.gone);
 	kvm_tdp_mmu_zap_finish(kvm, &r.z);
+	mmu_verify(kvm, "a reclaim of tables");
 	return found || r.gone ? 0 : err_born(ENOMEM, "no memory to take tables back");
 }
 

@@ -5,8 +5,9 @@
  *	abi_mapping_begin ─→ libc's call ─→ abi_mapping_end
  *
  * Only changes that can touch memory that is there: munmap, mremap, mprotect,
- * madvise that drops pages, mmap at a fixed address. And MADV_COLD, since the
- * guest's accesses are seen in our tables and not in the host's only. What the library itself
+ * madvise that drops pages, mmap at a fixed address, and two ioctls of
+ * userfaultfd. And MADV_COLD, since the guest's accesses are seen in our tables
+ * and not in the host's only. What the library itself
  * maps is never guest memory and goes straight to libc.
  */
 #undef _FILE_OFFSET_BITS
@@ -18,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -194,4 +196,18 @@ EXPORT ssize_t process_madvise(int pidfd, const struct iovec *iov, size_t count,
 	}
 	errno = saved;
 	return done;
+}
+
+int preload_userfault_ioctl(int fd, unsigned long request, unsigned long arg)
+{
+	struct abi_mapping_change c;
+	int r, saved;
+
+	if (!abi_userfault_begin(&c, request, arg))
+		return REAL(ioctl)(fd, request, arg);
+	r = REAL(ioctl)(fd, request, arg);
+	saved = errno;
+	abi_userfault_end(&c);
+	errno = saved;
+	return r;
 }

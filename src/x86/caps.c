@@ -4,6 +4,9 @@
  *
  * Locks: kvm->lock for what must not change once vCPUs exist.
  */
+#include <linux/capability.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "lib/error.h"
@@ -24,6 +27,9 @@
 #define KVM_HC_MAP_GPA_RANGE 12 /* <linux/kvm_para.h>, whose MSR names are macros */
 #define KVM_VALID_HYPERCALL_EXITS (1u << KVM_HC_MAP_GPA_RANGE)
 
+/* The inode of /proc/PID/ns/user in the first user namespace (Linux PROC_USER_INIT_INO). */
+#define INIT_USER_NS_INO 0xEFFFFFFDu
+
 static const struct {
 	long ext;
 	int value;
@@ -41,6 +47,7 @@ static const struct {
 	{ KVM_CAP_DIRTY_LOG_RING, KVM_DIRTY_RING_MAX_ENTRIES * sizeof(struct kvm_dirty_gfn) },
 	{ KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_DIRTY_RING_MAX_ENTRIES * sizeof(struct kvm_dirty_gfn) },
 	{ KVM_CAP_MMU_SHADOW_CACHE_CONTROL, 1 },
+	{ KVM_CAP_VM_DISABLE_NX_HUGE_PAGES, 1 },
 	{ KVM_CAP_SET_TSS_ADDR, 1 },
 	{ KVM_CAP_SET_IDENTITY_MAP_ADDR, 1 },
 	/* vCPUs */
@@ -164,6 +171,37 @@ static int set_max_vcpu_id(struct kvm *kvm, uint64_t max)
 	return r;
 }
 
+/*
+ * Linux asks for CAP_SYS_BOOT, and in the first user namespace: who may turn the
+ * workaround off may bring the machine down.
+ */
+static bool may_reboot(void)
+{
+	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct d[_LINUX_CAPABILITY_U32S_3];
+	struct stat ns;
+
+	return syscall(SYS_capget, &h, d) == 0 && d[0].effective & 1u << CAP_SYS_BOOT &&
+	       stat("/proc/self/ns/user", &ns) == 0 && ns.st_ino == INIT_USER_NS_INO;
+}
+
+static int disable_nx_huge_pages(struct kvm *kvm, uint64_t arg)
+{
+	int r = 0;
+
+	if (!may_reboot())
+		return err_born(EPERM, "NX huge pages are disabled by CAP_SYS_BOOT only");
+	if (arg)
+		return err_born(EINVAL, "NX huge pages: argument %#lx", (unsigned long)arg);
+	pthread_mutex_lock(&kvm->lock);
+	if (kvm->nr_created_vcpus)
+		r = err_born(EINVAL, "NX huge pages are disabled before the first vCPU only");
+	else
+		kvm_mmu_disable_nx_huge_pages(kvm);
+	pthread_mutex_unlock(&kvm->lock);
+	return r;
+}
+
 int kvm_vm_ioctl_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 {
 	struct kvm_arch *ka = kvm->arch;
@@ -216,6 +254,8 @@ int kvm_vm_ioctl_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 		ka->user_space_msr_mask = (uint32_t)arg;
 		ka->user_space_msr_enabled = arg;
 		return 0;
+	case KVM_CAP_VM_DISABLE_NX_HUGE_PAGES:
+		return disable_nx_huge_pages(kvm, arg);
 	case KVM_CAP_MAX_VCPU_ID:
 		return set_max_vcpu_id(kvm, arg);
 	default:

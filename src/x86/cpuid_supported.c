@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "lib/error.h"
+#include "sdm/ept.h"
 #include "x86/x86.h"
 
 #define KVM_CPUID_SIGNATURE 0x40000000u
@@ -113,7 +114,7 @@ uint32_t kvm_xstate_size(uint64_t xcr0, bool compacted)
 	return size;
 }
 
-/* Guest-physical address bits: 4-level EPT reaches 48 and no further. */
+/* Guest-physical address bits: 4-level EPT reaches 48 and no further, 5-level all. */
 static uint32_t guest_phys_bits(void)
 {
 	uint64_t ept = vmx_capability_msr(MSR_IA32_VMX_EPT_VPID_CAP);
@@ -121,7 +122,7 @@ static uint32_t guest_phys_bits(void)
 
 	vmx_cpuid(0x80000008, 0, r);
 	bits = r[CPUID_EAX] & 0xff;
-	return bits > 48 && !(ept & BIT_ULL(7)) ? 48 : bits;
+	return bits > 48 && !(ept & EPT_CAP_5LEVELS) ? 48 : bits;
 }
 
 static void leaf_hypervisor(uint32_t function, uint32_t r[4])

@@ -1,5 +1,5 @@
 /*
- * KVM_GET_STATS_FD for clients: counters by name.
+ * Reading KVM_GET_STATS_FD.
  */
 #ifndef TESTS_STATS_H
 #define TESTS_STATS_H

@@ -2,9 +2,9 @@
  * KVM_GET_STATS_FD as a client reads it: the layout, the kinds, and counters
  * that move with what the guest does, while the descriptor stays open.
  */
-#include <stdio.h>
-
 #include "stats.h"
+
+#include <stdio.h>
 
 static void id_names_the_process_and_the_vcpu(void **state)
 {

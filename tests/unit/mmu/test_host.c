@@ -7,7 +7,6 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -105,18 +104,26 @@ static void params_are_parsed_by_whole_names(void **state)
 	assert_true(params_get_bool("unrestricted_guest", true));
 	assert_true(params_get_bool("tdp_mmu", false)); /* the last counts */
 	assert_true(params_get_bool("eager_page_split", true));
-	setenv("USERKVM_PARAMS", "max_table_pages=0x10,pml=1,max_table_pages=17,xmax_table_pages=3", 1);
-	assert_int_equal(params_get_uint("max_table_pages", 1), 17);
-	for (unsigned i = 0; i < 5; i++) {
-		static const char *const bad[] = {"4294967296", "-1", "", "1x", "+1"};
-		char text[64];
-
-		snprintf(text, sizeof(text), "max_table_pages=%s", bad[i]);
-		setenv("USERKVM_PARAMS", text, 1);
-		assert_int_equal(params_get_uint("max_table_pages", 7), 7);
-	}
 	unsetenv("USERKVM_PARAMS");
 	assert_false(params_get_bool("ept", false));
+}
+
+static void numbers_are_decimal_or_hexadecimal(void **state)
+{
+	char word[4];
+
+	setenv("USERKVM_PARAMS", "max=17,big=18446744073709551616,hex=0x1F,g=1g,x=0x,none=,w=long,w=abc,w=longer", 1);
+	assert_int_equal(params_get_u64("max", 1), 17);
+	assert_int_equal(params_get_u64("ax", 1), 1);
+	assert_int_equal(params_get_u64("big", 5), 5);
+	assert_int_equal(params_get_u64("hex", 6), 31);
+	assert_int_equal(params_get_u64("g", 7), 7);
+	assert_int_equal(params_get_u64("x", 8), 8);
+	assert_int_equal(params_get_u64("none", 9), 9);
+	assert_true(params_get_string("w", word, sizeof(word)));
+	assert_string_equal(word, "abc");
+	assert_false(params_get_string("v", word, sizeof(word)));
+	unsetenv("USERKVM_PARAMS");
 }
 
 /* What params_check() says of a list, on standard error. */
@@ -149,9 +156,11 @@ static void unknown_params_are_told(void **state)
 			    "userkvm: USERKVM_PARAMS: unknown parameter 'epta' ignored\n"
 			    "userkvm: USERKVM_PARAMS: unknown parameter '' ignored\n"
 			    "userkvm: USERKVM_PARAMS: unknown parameter 'warp' ignored\n");
-	assert_string_equal(complaints("ept=maybe,pml", buf, sizeof(buf)),
+	assert_string_equal(complaints("ept=maybe,pml,nx_huge_pages_recovery_ratio=1k", buf, sizeof(buf)),
 			    "userkvm: USERKVM_PARAMS: `maybe' invalid for parameter `ept', ignored\n"
-			    "userkvm: USERKVM_PARAMS: `' invalid for parameter `pml', ignored\n");
+			    "userkvm: USERKVM_PARAMS: `' invalid for parameter `pml', ignored\n"
+			    "userkvm: USERKVM_PARAMS: `1k' invalid for parameter `nx_huge_pages_recovery_ratio', "
+			    "ignored\n");
 }
 
 int main(void)
@@ -162,6 +171,7 @@ int main(void)
 		cmocka_unit_test(mapping_level_is_bounded_by_mapping_slot_and_permissions),
 		cmocka_unit_test(mapping_made_after_the_snapshot_is_found),
 		cmocka_unit_test(params_are_parsed_by_whole_names),
+		cmocka_unit_test(numbers_are_decimal_or_hexadecimal),
 		cmocka_unit_test(unknown_params_are_told),
 	};
 
