@@ -3,7 +3,7 @@ BUILD ?= build
 MESON_ARGS ?=
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: all deps demo check clients selftests silicon fuzz bench lint format sanitize install clean
+.PHONY: all deps demo check clients selftests silicon fuzz coverage bench bench-rootfs lint format sanitize install clean
 all: deps
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) $(MESON_ARGS)
 	@ninja -C $(BUILD)
@@ -27,26 +27,52 @@ SEED ?= 1
 silicon: all
 	@SEED=$(SEED) N=$(N) $(BUILD)/tests/silicon/silicon
 
-# Random code, page tables and VMCS fields; FUZZ_SECONDS for each.
+# Random code, page tables and VMCS fields; FUZZ_SECONDS for each. SANITIZE=1: under
+# address and undefined-behaviour sanitizers. FUZZ_COLLECT=1 adds to the corpus.
 FUZZ_SECONDS ?= 600
-fuzz: all
-	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BUILD)/tests/fuzz/fuzz
+SANITIZERS = -Db_sanitize=address,undefined -Db_lundef=false -Dwerror=false
+ifeq ($(SANITIZE),1)
+fuzz:
+	@$(MAKE) --no-print-directory fuzz SANITIZE= BUILD=build-sanitize MESON_ARGS='$(SANITIZERS)'
+else
+fuzz:
+	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) $(MESON_ARGS)
+	@ninja -C $(BUILD) tests/fuzz/fuzz
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BUILD)/tests/fuzz/fuzz tests/fuzz/corpus
+endif
+
+# Which lines of src/isa and src/cpu the tests reach (docs/coverage.md).
+coverage:
+	@scripts/deps check
+	@$(MAKE) --no-print-directory all BUILD=build-coverage MESON_ARGS='-Db_coverage=true -Dwerror=false'
+	@scripts/coverage build-coverage
 
 # Linux's own KVM selftests under userkvm; writes docs/selftests.md.
 selftests: all
 	@scripts/deps selftests
 	@scripts/selftests $(BUILD)
 
-# Real clients at length: QEMU's machines, firmware, devices, snapshots, migration; stress-ng.
+# Real clients at length: QEMU's machines, firmware, devices, snapshots, migration; stress-ng; a
+# whole Debian; statically linked clients, also in Go.
 clients: all
 	@scripts/deps clients
 	@scripts/demo-files $(BUILD)/demo
 	@python3 tests/e2e/test_qemu.py $(BUILD)/tools/userkvm $(BUILD) all
 	@python3 tests/e2e/test_qemu_state.py $(BUILD)/tools/userkvm $(BUILD) all
+	@scripts/debian-root $(BUILD)/debian
+	@python3 tests/e2e/test_debian.py $(BUILD)/tools/userkvm $(BUILD) all
+	@python3 tests/e2e/test_static.py $(BUILD)/tools/userkvm $(BUILD) all
 
 bench: all
 	@scripts/deps bench
 	@bench/run $(BUILD)
+
+# A Debian from power-on to login and work in it, beside QEMU's TCG; its disk is made once (some minutes).
+bench-rootfs: all
+	@scripts/deps clients
+	@scripts/demo-files $(BUILD)/demo
+	@scripts/debian-root $(BUILD)/debian
+	@bench/rootfs $(BUILD)
 
 lint: all
 	@scripts/deps lint
@@ -62,7 +88,7 @@ sanitize:
 	@scripts/deps check
 	@scripts/demo-files build-sanitize/demo
 	@$(MAKE) --no-print-directory all BUILD=build-sanitize \
-		MESON_ARGS='-Db_sanitize=address,undefined -Db_lundef=false -Dwerror=false'
+		MESON_ARGS='$(SANITIZERS)'
 	@SANITIZE=1 tests/run build-sanitize
 
 install: all

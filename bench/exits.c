@@ -22,6 +22,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifdef LINKED /* to the library, in place of under the preload one */
+#include "userkvm/userkvm.h"
+#define open(path, flags) userkvm_open(path, flags)
+#define ioctl(fd, request, arg) userkvm_ioctl(fd, request, (unsigned long)(arg))
+#define mmap(a, l, p, f, fd, o) userkvm_mmap(a, l, p, f, fd, o)
+#endif
+
 #define BATCHES 31
 #define PER_BATCH 4000
 #define WAKES 2001

@@ -29,6 +29,8 @@ int main(void)
 	TIMED("integer", 400000000ULL, LOOP_INTEGER_INSNS, loop_integer(n));
 	TIMED("memory", 20000000ULL, LOOP_MEMORY_INSNS, loop_memory(n, memory, (4 << 20) - 8));
 	TIMED("simd", 200000000ULL, LOOP_SIMD_INSNS, loop_simd(n, vector));
+#define STRING_TIMED(name, insn, count, first) TIMED(#name, 2000, (int)(count), loop_##name(n, memory));
+	STRING_LOOPS(STRING_TIMED)
 	TIMED("syscall", 3000000ULL, LOOP_SYSCALL_INSNS, loop_syscall(n));
 	printf("end\n");
 	return 0;

@@ -44,6 +44,30 @@ static inline uint64_t loop_memory(uint64_t n, uint64_t *mem, uint64_t mask_byte
 	return sum;
 }
 
+/*
+ * Long runs of the string instructions: a round is 64 KiB from `mem` to `mem` +
+ * STRING_GAP. In this order the comparisons find what the ones before have made
+ * equal, and go through to the end.
+ */
+#define STRING_BYTES 65536UL
+#define STRING_GAP (1UL << 20)
+#define STRING_LOOPS(F)                                                        \
+	F(stosq, "rep stosq", STRING_BYTES / 8, 0) F(scasb, "repe scasb", STRING_BYTES, 0) \
+	F(lodsq, "rep lodsq", STRING_BYTES / 8, 0) F(movsb, "rep movsb", STRING_BYTES, 0)  \
+	F(movsb_down, "std; rep movsb; cld", STRING_BYTES, STRING_BYTES - 1)    \
+	F(cmpsb, "repe cmpsb", STRING_BYTES, 0)
+#define STRING_LOOP(name, insn, count, first)                                  \
+	static inline void loop_##name(uint64_t n, void *mem)                  \
+	{                                                                      \
+		while (n--) {                                                  \
+			char *src = (char *)mem + (first), *dst = src + STRING_GAP; \
+			uint64_t c = (count), a = 0;                           \
+			__asm__ volatile(insn                                  \
+					 : "+S"(src), "+D"(dst), "+c"(c), "+a"(a)::"cc", "memory"); \
+		}                                                              \
+	}
+STRING_LOOPS(STRING_LOOP)
+
 #define LOOP_SIMD_INSNS 8
 static inline void loop_simd(uint64_t n, float *mem)
 {

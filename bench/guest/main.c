@@ -108,6 +108,8 @@ void guest_main(void)
 	TIMED("integer", 4000000, LOOP_INTEGER_INSNS, loop_integer(n));
 	TIMED("memory", 2000000, LOOP_MEMORY_INSNS, loop_memory(n, memory, (4 << 20) - 8));
 	TIMED("simd", 2000000, LOOP_SIMD_INSNS, loop_simd(n, vector));
+#define STRING_TIMED(name, insn, count, first) TIMED(#name, 200, count, loop_##name(n, memory));
+	STRING_LOOPS(STRING_TIMED)
 	TIMED("exit", 50000, 1, while (n--) out8(0x80, 0));
 	TIMED("mapping", 100 * 512, LOOP_MAPPING_INSNS, loop_mapping(n));
 	enter_user(user_part);

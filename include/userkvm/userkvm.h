@@ -29,7 +29,10 @@ void *userkvm_mmap(void *addr, size_t length, int prot, int flags, int fd, off_t
 int userkvm_close(int fd);
 /* A descriptor of ours? */
 bool userkvm_is_fd(int fd);
-/* A signal handler of the program ran on this thread: a KVM_RUN of it returns -EINTR. Signal-safe. */
+/*
+ * A signal handler of the program ran on this thread: a KVM_RUN of it returns -EINTR. Signal-safe.
+ * Only needed where the program's sigaction() is not the library's (it was opened by dlopen).
+ */
 void userkvm_signal_ran(void);
 
 #ifdef __cplusplus

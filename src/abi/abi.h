@@ -37,6 +37,18 @@ bool abi_is_system_fd(int fd);
  */
 bool abi_signal_ends_run_only(int signo);
 
+/*
+ * For a thread that has signals blocked only because it is inside the library:
+ * what its KVM_RUN blocks instead (bit n - 1: signal n), unless the vCPU has a
+ * mask by KVM_SET_SIGNAL_MASK. Signals let in end the run; to leave them pending is
+ * the caller's handler's affair.
+ */
+void abi_run_signals(uint64_t blocked);
+
+/* Copies from and to client memory that may not be there: 0 or -EFAULT. */
+int abi_client_read(void *dst, const void *client_src, size_t n);
+int abi_client_write(void *client_dst, const void *src, size_t n);
+
 /* Every sigaction() of the program goes through abi_client_action() from now on. */
 void abi_owns_sigaction(void);
 /*
@@ -55,6 +67,12 @@ struct abi_mapping_change {
 };
 void abi_mapping_begin(struct abi_mapping_change *c, const void *addr, size_t length);
 void abi_mapping_end(const struct abi_mapping_change *c);
+/*
+ * The same around an ioctl of a userfaultfd. False: it takes nothing from
+ * guests, and there is no end. Not async-signal-safe.
+ */
+bool abi_userfault_begin(struct abi_mapping_change *c, unsigned long request, unsigned long arg);
+void abi_userfault_end(const struct abi_mapping_change *c);
 /* KVM API: "vcpu mmap area". False (-EINVAL): not with these flags, at this offset. */
 bool abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset);
 

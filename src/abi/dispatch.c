@@ -281,6 +281,21 @@ USERKVM_EXPORT void userkvm_signal_ran(void)
 	kvm_running_vcpu_signal();
 }
 
+USERKVM_EXPORT void abi_run_signals(uint64_t blocked)
+{
+	kvm_set_thread_sigset(blocked);
+}
+
+USERKVM_EXPORT int abi_client_read(void *dst, const void *client_src, size_t n)
+{
+	return host_copy_from(dst, client_src, n);
+}
+
+USERKVM_EXPORT int abi_client_write(void *client_dst, const void *src, size_t n)
+{
+	return host_copy_to(client_dst, src, n);
+}
+
 void abi_owns_sigaction(void)
 {
 	host_fault_interposed();

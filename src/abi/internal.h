@@ -94,4 +94,7 @@ const struct abi_row *abi_find_row(enum abi_kind kind, unsigned long request);
 typedef int abi_msr_fn(struct kvm_vcpu *vcpu, uint32_t index, uint64_t *data);
 long abi_msr_io(struct kvm_vcpu *vcpu, unsigned long arg, abi_msr_fn *fn, bool write_back);
 
+/* Both: KVM_GET_SUPPORTED_HV_CPUID. */
+long abi_get_hv_cpuid(struct abi_call *c);
+
 #endif

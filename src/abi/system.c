@@ -180,6 +180,19 @@ long abi_msr_io(struct kvm_vcpu *vcpu, unsigned long arg, abi_msr_fn *fn, bool w
 	return i;
 }
 
+long abi_get_hv_cpuid(struct abi_call *c)
+{
+	struct kvm_cpuid2 *user = (struct kvm_cpuid2 *)c->arg, head;
+	struct kvm_cpuid_entry2 entries[KVM_HV_CPUID_ENTRIES];
+	int r = host_copy_from(&head, user, sizeof(head));
+
+	if (!r)
+		r = kvm_get_hv_cpuid(entries, &head.nent);
+	if (!r)
+		r = host_copy_to(user->entries, entries, head.nent * sizeof(*entries));
+	return r ? r : host_copy_to(user, &head, sizeof(head));
+}
+
 static long get_mce_cap(struct abi_call *c)
 {
 	*(uint64_t *)c->data = KVM_MCE_CAP_SUPPORTED;
@@ -215,6 +228,8 @@ const struct abi_row abi_system_rows[] = {
 	ABI_ROW(KVM_GET_SUPPORTED_CPUID, ABI_SYSTEM, ABI_ARG_VALUE, ABI_UNLOCKED,
 		get_supported_cpuid),
 	ABI_ROW(KVM_GET_EMULATED_CPUID, ABI_SYSTEM, ABI_ARG_VALUE, ABI_UNLOCKED, get_emulated_cpuid),
+	ABI_ROW(KVM_GET_SUPPORTED_HV_CPUID, ABI_SYSTEM, ABI_ARG_VALUE, ABI_UNLOCKED,
+		abi_get_hv_cpuid),
 	ABI_ROW(KVM_GET_MSR_INDEX_LIST, ABI_SYSTEM, ABI_ARG_VALUE, ABI_UNLOCKED, get_msr_index_list),
 	ABI_ROW(KVM_GET_MSR_FEATURE_INDEX_LIST, ABI_SYSTEM, ABI_ARG_VALUE, ABI_UNLOCKED,
 		get_msr_feature_index_list),

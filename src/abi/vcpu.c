@@ -206,6 +206,12 @@ static long nmi(struct abi_call *c)
 	return 0;
 }
 
+static long smi(struct abi_call *c)
+{
+	kvm_inject_smi(c->vcpu);
+	return 0;
+}
+
 /* --- time --- */
 
 static long set_tsc_khz(struct abi_call *c)
@@ -216,6 +222,39 @@ static long set_tsc_khz(struct abi_call *c)
 static long get_tsc_khz(struct abi_call *c)
 {
 	return (int)c->vcpu->arch->virtual_tsc_khz;
+}
+
+static int vcpu_attr(const struct kvm_device_attr *a)
+{
+	if (a->group != KVM_VCPU_TSC_CTRL || a->attr != KVM_VCPU_TSC_OFFSET)
+		return err_born(ENXIO, "vCPU attribute %u:%llu", a->group, a->attr);
+	return 0;
+}
+
+static long has_device_attr(struct abi_call *c)
+{
+	return vcpu_attr(c->data);
+}
+
+static long get_device_attr(struct abi_call *c)
+{
+	const struct kvm_device_attr *a = c->data;
+	int r = vcpu_attr(a);
+
+	return r ? r : host_copy_to((void *)a->addr, &c->vcpu->arch->tsc_offset, sizeof(uint64_t));
+}
+
+static long set_device_attr(struct abi_call *c)
+{
+	const struct kvm_device_attr *a = c->data;
+	uint64_t offset;
+	int r = vcpu_attr(a);
+
+	if (!r)
+		r = host_copy_from(&offset, (const void *)a->addr, sizeof(offset));
+	if (!r)
+		kvm_set_tsc_offset(c->vcpu, offset);
+	return r;
 }
 
 static long kvmclock_ctrl(struct abi_call *c)
@@ -303,6 +342,7 @@ const struct abi_row abi_vcpu_rows[] = {
 	VCPU_ROW(KVM_SET_GUEST_DEBUG, IN, set_guest_debug),
 	VCPU_ROW(KVM_INTERRUPT, IN, interrupt),
 	VCPU_ROW(KVM_NMI, ABI_ARG_VALUE, nmi),
+	VCPU_ROW(KVM_SMI, ABI_ARG_VALUE, smi),
 	VCPU_ROW(KVM_GET_VCPU_EVENTS, OUT, get_events),
 	VCPU_ROW(KVM_SET_VCPU_EVENTS, IN, set_events),
 	VCPU_ROW(KVM_GET_LAPIC, OUT, get_lapic),
@@ -312,6 +352,7 @@ const struct abi_row abi_vcpu_rows[] = {
 	VCPU_ROW(KVM_SET_CPUID, ABI_ARG_VALUE, set_cpuid),
 	VCPU_ROW(KVM_SET_CPUID2, ABI_ARG_VALUE, set_cpuid2),
 	VCPU_ROW(KVM_GET_CPUID2, ABI_ARG_VALUE, get_cpuid2),
+	VCPU_ROW(KVM_GET_SUPPORTED_HV_CPUID, ABI_ARG_VALUE, abi_get_hv_cpuid),
 	VCPU_ROW(KVM_GET_MSRS, ABI_ARG_VALUE, get_msrs),
 	VCPU_ROW(KVM_SET_MSRS, ABI_ARG_VALUE, set_msrs),
 	VCPU_ROW(KVM_SET_SIGNAL_MASK, ABI_ARG_VALUE, set_sigmask),
@@ -320,6 +361,9 @@ const struct abi_row abi_vcpu_rows[] = {
 	VCPU_ROW(KVM_X86_SET_MCE, IN, set_mce),
 	VCPU_ROW(KVM_SET_TSC_KHZ, ABI_ARG_VALUE, set_tsc_khz),
 	VCPU_ROW(KVM_GET_TSC_KHZ, ABI_ARG_VALUE, get_tsc_khz),
+	VCPU_ROW(KVM_HAS_DEVICE_ATTR, IN, has_device_attr),
+	VCPU_ROW(KVM_GET_DEVICE_ATTR, IN, get_device_attr),
+	VCPU_ROW(KVM_SET_DEVICE_ATTR, IN, set_device_attr),
 	VCPU_ROW(KVM_GET_STATS_FD, ABI_ARG_VALUE, get_stats_fd),
 	VCPU_ROW(KVM_KVMCLOCK_CTRL, ABI_ARG_VALUE, kvmclock_ctrl),
 	{ 0 },

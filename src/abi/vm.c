@@ -276,6 +276,18 @@ static long unregister_coalesced(struct abi_call *c)
 	return kvm_vm_ioctl_unregister_coalesced_mmio(c->kvm, c->data);
 }
 
+static long set_tsc_khz(struct abi_call *c)
+{
+	if (c->arg != (uint32_t)c->arg)
+		return err_born(EINVAL, "TSC of %lu kHz", c->arg);
+	return kvm_vm_set_tsc_khz(c->kvm, (uint32_t)c->arg);
+}
+
+static long get_tsc_khz(struct abi_call *c)
+{
+	return (long)c->kvm->arch->default_tsc_khz;
+}
+
 static long get_clock(struct abi_call *c)
 {
 	return kvm_vm_ioctl_get_clock(c->kvm, c->data);
@@ -339,6 +351,8 @@ const struct abi_row abi_vm_rows[] = {
 	ABI_ROW(KVM_REGISTER_COALESCED_MMIO, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, register_coalesced),
 	ABI_ROW(KVM_UNREGISTER_COALESCED_MMIO, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED,
 		unregister_coalesced),
+	ABI_ROW(KVM_SET_TSC_KHZ, ABI_VM, ABI_ARG_VALUE, ABI_VM_LOCK, set_tsc_khz),
+	ABI_ROW(KVM_GET_TSC_KHZ, ABI_VM, ABI_ARG_VALUE, ABI_VM_LOCK, get_tsc_khz),
 	ABI_ROW(KVM_GET_CLOCK, ABI_VM, ABI_COPY_OUT, ABI_UNLOCKED, get_clock),
 	ABI_ROW(KVM_SET_CLOCK, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, set_clock),
 	ABI_ROW(KVM_X86_SET_MSR_FILTER, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, set_msr_filter),

@@ -39,7 +39,6 @@
 #define HASH_BUCKETS 32768
 #define JUMP_ENTRIES 16384
 #define PAGE_BUCKETS 4096
-#define MODE_SHIFT 56
 #define BLOCK_ROOM \
 	(sizeof(struct cpu_block) + BLOCK_MAX_INSNS * sizeof(struct isa_insn) + BLOCK_MAX_BYTES + 64)
 
@@ -288,7 +287,7 @@ static void drop_in_page(struct vmx_cpu *cpu, struct code_page *p, hpa_t start, 
 
 	while (*link) {
 		struct cpu_block *b = *link;
-		hpa_t first = b->key & GENMASK_ULL(MODE_SHIFT - 1, 0);
+		hpa_t first = cpu_block_host(b);
 		hpa_t last = min_u64(first + b->nr_bytes, p->page + PAGE_SIZE) - 1;
 
 		if (first < end && last >= start) {
@@ -302,7 +301,7 @@ static void drop_in_page(struct vmx_cpu *cpu, struct code_page *p, hpa_t start, 
 	}
 	if (p->tail && start < p->page + 16) {
 		struct cpu_block *b = p->tail;
-		hpa_t host = b->key & GENMASK_ULL(MODE_SHIFT - 1, 0);
+		hpa_t host = cpu_block_host(b);
 		struct code_page *first = find_page(cpu->blocks, host & PAGE_MASK);
 
 		p->tail = NULL;
@@ -598,7 +597,7 @@ static struct cpu_block *decode_block(struct vmx_cpu *cpu, gva_t lin, const uint
 		if (decode(cpu, b, &s, 1))
 			return decode_scratch(cpu, lin, host);
 	}
-	b->key = (hpa_t)host | (uint64_t)cpu->cs.code_mode << MODE_SHIFT;
+	b->key = (hpa_t)host | (uint64_t)cpu->cs.code_mode << BLOCK_MODE_SHIFT;
 	b->wtags_gen = __atomic_load_n(&cpu->machine->wtags_gen, __ATOMIC_SEQ_CST);
 	/* the bytes were read before anybody could be asked (invariant 6): verify() will */
 	b->epoch = READ_ONCE(cpu->machine->nr_cpus) < 2 ? epoch : 0;
@@ -627,7 +626,7 @@ static bool same_bytes(const uint8_t *host, const uint8_t *bytes, unsigned n)
 /* Invariants 4 and 6. */
 static bool verify(struct vmx_cpu *cpu, struct cpu_block *b)
 {
-	const uint8_t *host = __va(b->key & GENMASK_ULL(MODE_SHIFT - 1, 0));
+	const uint8_t *host = __va(cpu_block_host(b));
 	unsigned first = b->nr_bytes;
 	bool keep = settled(cpu, b);
 
@@ -652,7 +651,7 @@ static bool tail_ok(struct vmx_cpu *cpu, const struct cpu_block *b, gva_t lin)
 
 static void drop_one(struct vmx_cpu *cpu, struct cpu_block *b)
 {
-	hpa_t host = b->key & GENMASK_ULL(MODE_SHIFT - 1, 0);
+	hpa_t host = cpu_block_host(b);
 
 	cpu_blocks_drop(cpu, host, host + 1);
 }
@@ -679,7 +678,7 @@ static struct cpu_block *block_slow(struct vmx_cpu *cpu, struct cpu_block *prev,
 
 	cpu_at_boundary(cpu);
 	host = fetch_slow(cpu, lin);
-	key = (hpa_t)host | (uint64_t)cpu->cs.code_mode << MODE_SHIFT;
+	key = (hpa_t)host | (uint64_t)cpu->cs.code_mode << BLOCK_MODE_SHIFT;
 	for (b = c->hash[hash_of(key)]; b && b->key != key;)
 		b = b->hash_next;
 	if (b && ((b->epoch != cpu->epoch && !verify(cpu, b)) ||
@@ -710,7 +709,7 @@ struct cpu_block *cpu_block_at_rip(struct vmx_cpu *cpu, struct cpu_block *prev)
 	uint64_t key;
 
 	if (likely(e->exec_tag == (lin & PAGE_MASK))) {
-		key = (lin + e->addend) | (uint64_t)cs->code_mode << MODE_SHIFT;
+		key = (lin + e->addend) | (uint64_t)cs->code_mode << BLOCK_MODE_SHIFT;
 		if (prev) {
 			b = prev->succ[0];
 			if (likely(b && b->key == key))

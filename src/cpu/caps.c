@@ -56,6 +56,7 @@
 /* IA32_VMX_EPT_VPID_CAP */
 #define CAP_EPT                                                                \
 	(BIT_ULL(0) /* execute-only */ | BIT_ULL(6) /* walk of 4 */ |          \
+	 EPT_CAP_5LEVELS |                                                    \
 	 BIT_ULL(8) /* UC */ | BIT_ULL(14) /* WB */ | BIT_ULL(16) /* 2M */ |   \
 	 BIT_ULL(17) /* 1G */ | BIT_ULL(20) /* INVEPT */ | BIT_ULL(21) /* A/D */ | \
 	 BIT_ULL(25) /* single */ | BIT_ULL(26) /* all */)
@@ -64,7 +65,7 @@
 	 BIT_ULL(41) /* single */ | BIT_ULL(42) /* all */ | BIT_ULL(43) /* retaining globals */)
 
 #define CR4_SUPPORTED                                                             \
-	(X86_CR4_VME | X86_CR4_TSD | X86_CR4_DE | X86_CR4_PSE | X86_CR4_PAE |     \
+	(X86_CR4_TSD | X86_CR4_DE | X86_CR4_PSE | X86_CR4_PAE |     \
 	 X86_CR4_MCE | X86_CR4_PGE | X86_CR4_PCE | X86_CR4_OSFXSR |               \
 	 X86_CR4_OSXMMEXCPT | X86_CR4_UMIP | X86_CR4_VMXE | X86_CR4_FSGSBASE |    \
 	 X86_CR4_PCIDE | X86_CR4_OSXSAVE | X86_CR4_SMEP | X86_CR4_SMAP)

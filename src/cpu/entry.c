@@ -10,6 +10,7 @@
  *    delivery may fault and exit.
  */
 #include "cpu/internal.h"
+#include "cpu/tlb_check.h"
 #include "host/fault.h"
 #include "host/memory.h"
 #include "lib/log.h"
@@ -139,6 +140,8 @@ static void load_injection(struct vmx_cpu *cpu, const struct vmcs *v)
 		.insn_len = soft ? (uint32_t)v->VM_ENTRY_INSTRUCTION_LEN : 0,
 	};
 	cpu->inject = true;
+	/* SDM "Monitor Trap Flag": due before the first instruction after the event */
+	cpu->mtf_pending = cpu->primary & CPU_BASED_MONITOR_TRAP_FLAG;
 	/* a device may have written memory and announce it now, to one processor for all */
 	if (type == INTR_TYPE_EXT_INTR)
 		vmx_sync_machine_code(cpu->machine);
@@ -168,6 +171,8 @@ void cpu_load_guest(struct vmx_cpu *cpu)
 	if (!cpu->vpid)
 		cpu_tlb_entry_flush(cpu);
 	cpu_mode_changed(cpu);
+	if (unlikely(cpu->tlb->check))
+		tlb_check_entered(cpu);
 	cpu_at_boundary(cpu);
 }
 
@@ -214,6 +219,7 @@ static bool guest_fault(void *owner, int signo, siginfo_t *si, void *ucontext)
 	regs[REG_RDI] = (greg_t)(uintptr_t)cpu;
 	regs[REG_RSP] = ((regs[REG_RSP] - RED_ZONE) & ~15LL) - 8;
 	regs[REG_RIP] = (greg_t)(uintptr_t)bus_error_landing;
+	regs[REG_EFL] &= ~(greg_t)X86_FLAGS_DF; /* of a string instruction of the host's */
 	return true;
 }
 

@@ -48,12 +48,12 @@ static uint32_t secondary_of(const struct vmcs *v)
 
 /* --- controls: VM-instruction error 7 --- */
 
-static const char *check_eptp(uint64_t eptp)
+const char *cpu_check_eptp(uint64_t eptp)
 {
-	uint64_t type = eptp & EPTP_MEMTYPE_MASK;
+	uint64_t type = eptp & EPTP_MEMTYPE_MASK, walk = FIELD_GET(EPTP_WALK_MASK, eptp);
 
 	REQUIRE(type == MT_UNCACHEABLE || type == MT_WRBACK, "EPTP: memory type");
-	REQUIRE(FIELD_GET(EPTP_WALK_MASK, eptp) == 3, "EPTP: page-walk length");
+	REQUIRE(walk == 3 || walk == 4, "EPTP: page-walk length");
 	REQUIRE(!(eptp & ~(EPTP_ROOT_MASK | EPTP_AD_ENABLE | EPTP_WALK_MASK | EPTP_MEMTYPE_MASK)),
 		"EPTP: reserved bits");
 	return NULL;
@@ -87,7 +87,7 @@ static const char *check_execution_controls(const struct vmcs *v)
 		REQUIRE((secondary & SECONDARY_EXEC_ENABLE_EPT) && page_ok(v->PML_ADDRESS),
 			"page-modification log without EPT, or its address");
 	if (secondary & SECONDARY_EXEC_ENABLE_EPT)
-		return check_eptp(v->EPT_POINTER);
+		return cpu_check_eptp(v->EPT_POINTER);
 	return NULL;
 }
 

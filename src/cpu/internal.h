@@ -2,6 +2,7 @@
  * Inside the processor. Who owns what:
  *   vmcs.c caps.c entry.c exit.c  VMCS, capability MSRs, VM entry checks, VM exits
  *   walk.c tlb.c mem.c            two-dimensional walk, software TLB, isa_ops
+ *   tlb_check.c                   USERKVM_CHECK=tlb
  *   blocks.c interp.c             decoded blocks, the interpreter loop
  *   vmx_isa.c trace_ring.c        the seam's remaining functions, debug aid
  *   segment.c stack.c far.c event.c task.c sysinsn*.c  segments, far transfers, event
@@ -16,6 +17,7 @@
 #include "cpu/vmx_isa.h"
 #include "isa/fpu.h"
 #include "isa/isa.h"
+#include "sdm/paging.h"
 
 /* MSRs the guest shares with the hypervisor (not switched by VMX). */
 struct cpu_msrs {
@@ -105,6 +107,7 @@ struct vmx_cpu {
 	} commit[4];
 	uint32_t next_commit;
 	struct cpu_ring *ring;	   /* USERKVM_TRACE_INSN, or NULL */
+	bool observed;		   /* blocks go to cpu_observe() before they run */
 	uint32_t wtags_seen;	   /* (a) machine->wtags_gen when write tags were last dropped */
 	uint32_t wtags_known;	   /* every other processor has seen this one */
 	bool bus_locked;	   /* holds machine->bus, for a locked access in two parts */
@@ -231,6 +234,8 @@ bool cpu_control_allowed(uint32_t msr, uint32_t v);
 /* --- entry_checks.c --- */
 /* NULL when the check passes, otherwise why not (for the log). */
 const char *cpu_check_controls(const struct vmcs *v);
+/* NULL: an EPTP that VM entry takes. */
+const char *cpu_check_eptp(uint64_t eptp);
 const char *cpu_check_host_state(const struct vmcs *v);
 /* *qualification: exit qualification of the failed entry. */
 const char *cpu_check_guest_state(const struct vmcs *v, uint64_t *qualification);
@@ -267,6 +272,14 @@ void cpu_ept_translate(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gl
 /* Linear to host; #PF or VM exit when the access is not allowed. Sets A and D. */
 void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
 	      struct cpu_walk_result *out);
+/* How single entries are read. Levels as in the SDM's tables: 1 is the PTE's. */
+bool cpu_ept_is_leaf(uint64_t e, int level);
+bool cpu_ept_entry_bad(uint64_t e, int level); /* misconfigured, if it is present */
+bool cpu_pte_is_leaf(const struct cpu_state *cs, uint64_t e, int level);
+uint64_t cpu_pte_reserved(const struct cpu_state *cs, int level, bool leaf);
+gpa_t cpu_leaf_gpa(const struct cpu_state *cs, uint64_t e, int level, gva_t gva); /* of the 4 KiB page */
+/* The rights (enum cpu_access) of `priv` to a page whose entries combine to these bits. */
+uint32_t cpu_page_rights(const struct vmx_cpu *cpu, uint64_t bits, enum cpu_priv priv);
 
 /* --- tlb.c --- */
 #define TLB_NR_CONTEXTS 8
@@ -295,6 +308,7 @@ struct tlb_context {
 	bool used;
 	uint16_t vpid, pcid;
 	uint64_t eptp, mode, last_use;
+	gva_t large_first, large_last; /* linear addresses of fragments of larger pages */
 	struct tlb_sub sub[NR_PRIVS];
 	struct pde_cache_entry pde[PDE_CACHE_ENTRIES];
 };
@@ -305,6 +319,7 @@ struct ept_cache_entry {
 };
 struct cpu_tlb {
 	struct tlb_context *cur;
+	struct tlb_checker *check; /* USERKVM_CHECK=tlb (tlb_check.c), or NULL */
 	uint64_t clock, ept_gen;
 	struct tlb_context ctx[TLB_NR_CONTEXTS];
 	struct ept_cache_entry ept[EPT_CACHE_ENTRIES];
@@ -315,6 +330,9 @@ must_check int cpu_tlb_create(struct vmx_cpu *cpu);
 uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv);
 void cpu_tlb_entry_flush(struct vmx_cpu *cpu); /* VPID 0: entries end at entry and exit */
 void cpu_tlb_drop_ept(struct vmx_cpu *cpu, uint64_t eptp, bool all);
+/* A page fault, and an EPT violation (gla: CPU_NO_GLA unless gpa is its translation). */
+void cpu_tlb_page_fault(struct vmx_cpu *cpu, gva_t gva);
+void cpu_tlb_ept_violation(struct vmx_cpu *cpu, gpa_t gpa, gva_t gla);
 void cpu_tlb_drop_vpid(struct vmx_cpu *cpu, unsigned type, uint16_t vpid, gva_t gla);
 /* A page became code (0: any page may have): its write tags go. */
 void cpu_tlb_drop_write(struct vmx_cpu *cpu, hpa_t page);
@@ -323,6 +341,13 @@ void cpu_tlb_drop_data(struct vmx_cpu *cpu);
 /* Every entry is reachable, listed, and aligned; for tests. */
 bool cpu_tlb_check(const struct cpu_tlb *t);
 enum cpu_priv cpu_data_priv(const struct vmx_cpu *cpu, enum isa_access how);
+/* The PCID that a value of CR3 selects. */
+static inline uint16_t cpu_pcid(const struct cpu_state *cs, uint64_t cr3)
+{
+	return cs->cr4 & X86_CR4_PCIDE ? (uint16_t)(cr3 & CR3_PCID_MASK) : 0;
+}
+/* The registers that decide how tables are read: CR0, CR4, EFER. */
+uint64_t cpu_paging_mode(const struct cpu_state *cs);
 
 /* --- mem.c --- */
 extern const struct isa_ops cpu_isa_ops;
@@ -347,6 +372,12 @@ struct cpu_block {
 };
 must_check int cpu_blocks_create(struct vmx_cpu *cpu);
 void cpu_blocks_destroy(struct vmx_cpu *cpu);
+/* Host address of its first byte. */
+#define BLOCK_MODE_SHIFT 56
+static inline hpa_t cpu_block_host(const struct cpu_block *b)
+{
+	return b->key & GENMASK_ULL(BLOCK_MODE_SHIFT - 1, 0);
+}
 /* The block at cs->rip, decoded if need be; `prev` (or NULL) ran just before. */
 struct cpu_block *cpu_block_at_rip(struct vmx_cpu *cpu, struct cpu_block *prev);
 bool cpu_page_is_code(struct vmx_cpu *cpu, hpa_t page);
@@ -388,6 +419,8 @@ void cpu_debug_code(struct vmx_cpu *cpu);
 /* --- trace_ring.c --- */
 void cpu_ring_create(struct vmx_cpu *cpu);
 void cpu_ring_block(struct vmx_cpu *cpu, const struct cpu_block *b);
+/* For the ring and for the TLB's checker. */
+void cpu_observe(struct vmx_cpu *cpu, const struct cpu_block *b);
 void cpu_ring_dump(struct vmx_cpu *cpu, const char *why);
 /*
  * --- shared by segment.c, far.c, event.c, task.c and sysinsn*.c ---

@@ -27,7 +27,8 @@
 #include <x86intrin.h>
 
 #define INTR_SHADOW (GUEST_INTR_STATE_STI | GUEST_INTR_STATE_MOV_SS)
-#define TIMER_BUDGET 512 /* blocks between looks at the preemption timer */
+#define TIMER_BUDGET 512 /* blocks between looks at the preemption timer, at most */
+#define TICKS_PER_BLOCK 4096 /* of the TSC: of a long one */
 
 static void no_instruction(struct cpu_state *cs, const struct isa_insn *i)
 {
@@ -83,6 +84,19 @@ static bool interrupt_window_open(const struct vmx_cpu *cpu)
 static bool timer_expired(const struct vmx_cpu *cpu)
 {
 	return cpu->preemption_deadline != ~0ULL && __rdtsc() >= cpu->preemption_deadline;
+}
+
+/* Blocks until the next look: fewer the nearer the deadline is, down to one. */
+static uint32_t timer_budget(const struct vmx_cpu *cpu)
+{
+	uint64_t now = __rdtsc(), blocks;
+
+	if (cpu->preemption_deadline == ~0ULL)
+		return TIMER_BUDGET;
+	if (now >= cpu->preemption_deadline)
+		return 1;
+	blocks = (cpu->preemption_deadline - now) / TICKS_PER_BLOCK;
+	return blocks >= TIMER_BUDGET ? TIMER_BUDGET : (uint32_t)blocks + 1;
 }
 
 static bool single_step(const struct vmx_cpu *cpu)
@@ -212,8 +226,8 @@ static void run_one(struct vmx_cpu *cpu)
 	cpu->debug.next_alone = false;
 	cpu->debug.alone = true;
 
-	if (unlikely(cpu->ring))
-		cpu_ring_block(cpu, b);
+	if (unlikely(cpu->observed))
+		cpu_observe(cpu, b);
 	cpu->shadow = cpu->interruptibility & (uint32_t)INTR_SHADOW;
 	cpu->interruptibility &= ~(uint32_t)INTR_SHADOW;
 	cs->rflags &= ~X86_FLAGS_RF;
@@ -259,7 +273,7 @@ static void run_blocks(struct vmx_cpu *cpu)
 {
 	struct cpu_state *cs = &cpu->cs;
 	struct cpu_block *b = NULL;
-	uint32_t budget = TIMER_BUDGET;
+	uint32_t budget = timer_budget(cpu);
 
 	while (likely(!READ_ONCE(cs->exit_request))) {
 		const struct isa_insn *i, *end;
@@ -269,8 +283,8 @@ static void run_blocks(struct vmx_cpu *cpu)
 			cpu_at_boundary(cpu);
 			return;
 		}
-		if (unlikely(cpu->ring))
-			cpu_ring_block(cpu, b);
+		if (unlikely(cpu->observed))
+			cpu_observe(cpu, b);
 		cs->block_rip = cs->rip;
 		i = b->insns;
 		end = b->end;
@@ -288,9 +302,9 @@ static void run_blocks(struct vmx_cpu *cpu)
 				return;
 		}
 		if (unlikely(--budget == 0)) {
-			budget = TIMER_BUDGET;
 			if (timer_expired(cpu))
 				return;
+			budget = timer_budget(cpu);
 		}
 	}
 }

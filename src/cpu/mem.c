@@ -12,7 +12,10 @@
  * 4. A locked access to two pages apart excludes its like on every processor of
  *    the machine (machine->bus, from mem to mem_commit). Against accesses that
  *    do not cross it is as atomic as its two halves: an OS that needs more
- *    keeps its locks within a cache line, as the manual advises.
+ *    keeps its locks within a cache line, as the manual advises. (Silicon locks
+ *    the bus for it. Here every other processor would have to be stopped, one
+ *    that waits for memory of the client's too: each such access would last as
+ *    long as the slowest of them, and the client may need this one to go on.)
  *
  * General registers only: no libc mem*.
  */

@@ -35,8 +35,12 @@ static bool msr_exits(const struct vmx_cpu *cpu, uint32_t msr, bool write)
 
 uint64_t cpu_guest_tsc(const struct vmx_cpu *cpu)
 {
-	uint64_t tsc = __builtin_ia32_rdtsc();
+	uint32_t low, high;
+	uint64_t tsc;
 
+	/* what the guest has loaded before was loaded before: the host may not read its clock early */
+	__asm__ volatile("lfence\n\trdtsc" : "=a"(low), "=d"(high) : : "memory");
+	tsc = low | (uint64_t)high << 32;
 	if (!(cpu->primary & CPU_BASED_USE_TSC_OFFSETTING))
 		return tsc;
 	if (cpu->secondary & SECONDARY_EXEC_TSC_SCALING)

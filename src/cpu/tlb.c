@@ -18,11 +18,13 @@
  * 3. A context was filled under one paging mode (`mode`): CR0.PG/WP, CR4, EFER.
  *    Selecting it under another one empties it first.
  * 4. cs->tlb is a sub-table of the current context, or empty[] while every data
- *    access has to be looked at (alignment checks).
+ *    access has to be looked at (alignment checks, tlb_check.c).
+ * 5. What a larger page translates lies between large_first and large_last.
  *
  * Locks: none, owner thread only. Other threads ask by cs->exit_request.
  */
 #include "cpu/internal.h"
+#include "cpu/tlb_check.h"
 #include "lib/error.h"
 #include "sdm/ept.h"
 #include "sdm/paging.h"
@@ -58,6 +60,8 @@ static void flush_context(struct tlb_context *c)
 	for (int p = 0; p < NR_PRIVS; p++)
 		flush_sub(&c->sub[p]);
 	flush_pde(c);
+	c->large_first = ~0ULL;
+	c->large_last = 0;
 }
 
 /* Drop all but global entries. */
@@ -82,6 +86,13 @@ static void flush_nonglobal(struct tlb_context *c)
 	flush_pde(c);
 }
 
+/* The page of an entry; TLB_NO_ACCESS when it has none. */
+static uint64_t page_of(const struct isa_tlb_entry *e)
+{
+	return e->read_tag != TLB_NO_ACCESS ? e->read_tag :
+	       e->exec_tag != TLB_NO_ACCESS ? e->exec_tag : e->write_tag;
+}
+
 /* Drop what translates gva, all fragments of a larger page included. */
 static void flush_address(struct tlb_context *c, gva_t gva, bool globals_only)
 {
@@ -90,13 +101,10 @@ static void flush_address(struct tlb_context *c, gva_t gva, bool globals_only)
 
 		for (uint32_t n = 0; n < s->nr_filled; n++) {
 			uint16_t x = s->filled[n];
-			const struct isa_tlb_entry *e = &s->e[x];
-			uint64_t tag = e->read_tag != TLB_NO_ACCESS ? e->read_tag :
-				       e->exec_tag != TLB_NO_ACCESS ? e->exec_tag : e->write_tag;
 
 			if (globals_only && !s->side[x].global)
 				continue;
-			if (!((tag ^ gva) >> s->side[x].page_shift))
+			if (!((page_of(&s->e[x]) ^ gva) >> s->side[x].page_shift))
 				clear_entry(s, x);
 		}
 	}
@@ -152,7 +160,7 @@ bool cpu_tlb_check(const struct cpu_tlb *t)
 
 /* --- selecting a context --- */
 
-static uint64_t paging_mode(const struct cpu_state *cs)
+uint64_t cpu_paging_mode(const struct cpu_state *cs)
 {
 	uint64_t cr4 = cs->cr4 & (X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_SMEP |
 				  X86_CR4_SMAP | X86_CR4_PCIDE | X86_CR4_LA57);
@@ -187,9 +195,9 @@ static struct tlb_context *find_context(struct vmx_cpu *cpu, uint16_t pcid, uint
 static void select_context(struct vmx_cpu *cpu)
 {
 	const struct cpu_state *cs = &cpu->cs;
-	uint16_t pcid = cs->cr4 & X86_CR4_PCIDE ? (uint16_t)(cs->cr3 & CR3_PCID_MASK) : 0;
+	uint16_t pcid = cpu_pcid(cs, cs->cr3);
 	uint64_t eptp = cpu->secondary & SECONDARY_EXEC_ENABLE_EPT ? cpu->eptp : 0;
-	uint64_t mode = paging_mode(cs);
+	uint64_t mode = cpu_paging_mode(cs);
 	struct tlb_context *c = cpu->tlb->cur;
 
 	if (!c->used || c->vpid != cpu->vpid || c->pcid != pcid || c->eptp != eptp) {
@@ -245,11 +253,18 @@ void cpu_mode_changed(struct vmx_cpu *cpu)
 	priv = cpu_data_priv(cpu, ISA_READ);
 	cpu->fetch_tlb = cpu->tlb->cur->sub[priv].e;
 	cs->tlb = cpu->fetch_tlb;
-	if (cs->cpl == 3 && (cs->cr0 & X86_CR0_AM) && (cs->rflags & X86_FLAGS_AC))
+	if ((cs->cpl == 3 && (cs->cr0 & X86_CR0_AM) && (cs->rflags & X86_FLAGS_AC)) ||
+	    unlikely(cpu->tlb->check))
 		cs->tlb = cpu->tlb->empty;
 }
 
 /* --- filling --- */
+
+static void note_large(struct tlb_context *c, gva_t page, unsigned shift)
+{
+	c->large_first = min_u64(c->large_first, page >> shift << shift);
+	c->large_last = max_u64(c->large_last, page | ~(~0ULL << shift));
+}
 
 uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv)
 {
@@ -262,8 +277,11 @@ uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 
 	if ((!(access & CPU_READ) || e->read_tag == page) &&
 	    (!(access & CPU_WRITE) || e->write_tag == page) &&
-	    (!(access & CPU_EXEC) || e->exec_tag == page))
+	    (!(access & CPU_EXEC) || e->exec_tag == page)) {
+		if (unlikely(cpu->tlb->check))
+			tlb_check_used(cpu, priv, gva, access);
 		return (uint8_t *)(gva + e->addend);
+	}
 
 	cpu_walk(cpu, gva, access, priv, &r);
 	if (access & CPU_EXEC) /* a page that was mapped for execution may have come by DMA */
@@ -285,10 +303,21 @@ uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 		side->listed = true;
 		s->filled[s->nr_filled++] = (uint16_t)index;
 	}
+	if (r.page_shift > PAGE_SHIFT)
+		note_large(cpu->tlb->cur, page, r.page_shift);
+	if (unlikely(cpu->tlb->check))
+		tlb_check_filled(cpu, priv, gva);
 	return (uint8_t *)(gva + e->addend);
 }
 
 /* --- dropping --- */
+
+/* Tell the checker what is asked, before anything is done about it. */
+static void note(struct vmx_cpu *cpu, struct tlb_scope s)
+{
+	if (unlikely(cpu->tlb->check))
+		tlb_check_invalidated(cpu, &s);
+}
 
 void cpu_tlb_flush_all(struct vmx_cpu *cpu)
 {
@@ -310,14 +339,24 @@ void cpu_tlb_flush_cr3(struct vmx_cpu *cpu, uint64_t new_cr3)
 	cpu_mode_changed(cpu);
 	if (pcide && (new_cr3 & CR3_NOFLUSH))
 		return;
+	note(cpu, (struct tlb_scope){ .vpid = cpu->vpid, .pcid = cpu_pcid(cs, new_cr3),
+				      .keeps_globals = true, .every_ep4ta = true });
 	cpu->counters.tlb_flushes++;
-	flush_nonglobal(cpu->tlb->cur);
+	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
+		struct tlb_context *c = &cpu->tlb->ctx[n];
+
+		if (c->used && c->vpid == cpu->vpid && c->pcid == cpu->tlb->cur->pcid)
+			flush_nonglobal(c);
+	}
 }
 
 void cpu_tlb_invlpg(struct vmx_cpu *cpu, gva_t gva)
 {
 	struct cpu_tlb *t = cpu->tlb;
 
+	note(cpu, (struct tlb_scope){ .vpid = cpu->vpid, .pcid = cpu_pcid(&cpu->cs, cpu->cs.cr3),
+				      .globals_of_every_pcid = true, .every_ep4ta = true,
+				      .one_address = true, .every_pde = true, .gva = gva });
 	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
 		struct tlb_context *c = &t->ctx[n];
 
@@ -332,6 +371,10 @@ void cpu_tlb_invpcid(struct vmx_cpu *cpu, unsigned type, uint16_t pcid, gva_t gv
 {
 	struct cpu_tlb *t = cpu->tlb;
 
+	note(cpu, (struct tlb_scope){ .vpid = cpu->vpid, .pcid = pcid, .gva = gva,
+				      .every_pcid = type >= INVPCID_ALL,
+				      .keeps_globals = type != INVPCID_ALL, .every_ep4ta = true,
+				      .one_address = type == INVPCID_ADDRESS });
 	cpu->counters.tlb_flushes++;
 	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
 		struct tlb_context *c = &t->ctx[n];
@@ -349,6 +392,7 @@ void cpu_tlb_invpcid(struct vmx_cpu *cpu, unsigned type, uint16_t pcid, gva_t gv
 
 void cpu_tlb_entry_flush(struct vmx_cpu *cpu)
 {
+	note(cpu, (struct tlb_scope){ .every_pcid = true, .every_ep4ta = true });
 	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++)
 		if (cpu->tlb->ctx[n].used && cpu->tlb->ctx[n].vpid == 0)
 			flush_context(&cpu->tlb->ctx[n]);
@@ -359,6 +403,9 @@ void cpu_tlb_drop_ept(struct vmx_cpu *cpu, uint64_t eptp, bool all)
 {
 	struct cpu_tlb *t = cpu->tlb;
 
+	note(cpu, (struct tlb_scope){ .guest_physical = true, .every_ep4ta = all, .eptp = eptp });
+	note(cpu, (struct tlb_scope){ .combined = true, .every_vpid = true, .every_pcid = true,
+				      .every_ep4ta = all, .eptp = eptp });
 	cpu->counters.tlb_flushes++;
 	t->ept_gen++;
 	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
@@ -372,6 +419,10 @@ void cpu_tlb_drop_ept(struct vmx_cpu *cpu, uint64_t eptp, bool all)
 
 void cpu_tlb_drop_vpid(struct vmx_cpu *cpu, unsigned type, uint16_t vpid, gva_t gla)
 {
+	note(cpu, (struct tlb_scope){ .vpid = vpid, .every_vpid = type == INVVPID_ALL_CONTEXT, .but_zero = true,
+				      .every_pcid = true, .every_ep4ta = true, .gva = gla,
+				      .keeps_globals = type == INVVPID_SINGLE_CONTEXT_RETAINING_GLOBALS,
+				      .one_address = type == INVVPID_INDIVIDUAL_ADDRESS });
 	cpu->counters.tlb_flushes++;
 	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
 		struct tlb_context *c = &cpu->tlb->ctx[n];
@@ -418,4 +469,54 @@ void cpu_tlb_drop_data(struct vmx_cpu *cpu)
 					TLB_NO_ACCESS;
 		}
 	}
+}
+
+/* --- what faults invalidate --- */
+
+static void drop_page(struct tlb_context *c, gva_t gva)
+{
+	unsigned index = (unsigned)(gva >> PAGE_SHIFT) & (ISA_TLB_ENTRIES - 1);
+	struct pde_cache_entry *pde = &c->pde[(gva >> 21) & (PDE_CACHE_ENTRIES - 1)];
+
+	if (gva >= c->large_first && gva <= c->large_last) {
+		flush_address(c, gva, false);
+		return;
+	}
+	for (int p = 0; p < NR_PRIVS; p++)
+		if (page_of(&c->sub[p].e[index]) == (gva & PAGE_MASK))
+			clear_entry(&c->sub[p], index);
+	if (pde->tag == (gva >> 21) + 1)
+		pde->tag = 0;
+}
+
+/* SDM "Operations that Invalidate TLBs and Paging-Structure Caches": of the current PCID. */
+void cpu_tlb_page_fault(struct vmx_cpu *cpu, gva_t gva)
+{
+	struct cpu_tlb *t = cpu->tlb;
+
+	note(cpu, (struct tlb_scope){ .vpid = cpu->vpid, .pcid = cpu_pcid(&cpu->cs, cpu->cs.cr3),
+				      .every_ep4ta = true, .one_address = true, .gva = gva });
+	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
+		struct tlb_context *c = &t->ctx[n];
+
+		if (c->used && c->vpid == cpu->vpid && c->pcid == t->cur->pcid)
+			drop_page(c, gva);
+	}
+}
+
+/*
+ * SDM "Operations that Invalidate Cached Mappings": the guest-physical mapping
+ * (which cpu_ept_translate() has dropped) and the combined ones of gla.
+ */
+void cpu_tlb_ept_violation(struct vmx_cpu *cpu, gpa_t gpa, gva_t gla)
+{
+	struct tlb_scope s = { .guest_physical = true, .eptp = cpu->eptp, .one_address = true, .gpa = gpa };
+
+	note(cpu, s);
+	if (gla == CPU_NO_GLA)
+		return;
+	s = (struct tlb_scope){ .combined = true, .vpid = cpu->vpid, .eptp = cpu->eptp,
+				.pcid = cpu_pcid(&cpu->cs, cpu->cs.cr3), .one_address = true, .gva = gla };
+	note(cpu, s);
+	drop_page(cpu->tlb->cur, gla);
 }

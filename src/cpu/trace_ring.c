@@ -4,6 +4,7 @@
  * predictable branch a block.
  */
 #include "cpu/internal.h"
+#include "cpu/tlb_check.h"
 #include "lib/log.h"
 
 #include <stdlib.h>
@@ -31,8 +32,10 @@ void cpu_ring_create(struct vmx_cpu *cpu)
 	if (n > RING_MAX)
 		n = RING_MAX;
 	cpu->ring = calloc(1, sizeof(*cpu->ring) + n * sizeof(cpu->ring->e[0]));
-	if (cpu->ring)
-		cpu->ring->size = (uint32_t)n;
+	if (!cpu->ring)
+		return;
+	cpu->ring->size = (uint32_t)n;
+	cpu->observed = true;
 }
 
 void cpu_ring_block(struct vmx_cpu *cpu, const struct cpu_block *b)
@@ -47,6 +50,14 @@ void cpu_ring_block(struct vmx_cpu *cpu, const struct cpu_block *b)
 	e->mode = cpu->cs.code_mode;
 	for (unsigned k = 0; k < sizeof(e->bytes); k++)
 		e->bytes[k] = b->bytes && k < b->nr_bytes ? b->bytes[k] : 0;
+}
+
+void cpu_observe(struct vmx_cpu *cpu, const struct cpu_block *b)
+{
+	if (cpu->tlb->check)
+		tlb_check_block(cpu, b);
+	if (cpu->ring)
+		cpu_ring_block(cpu, b);
 }
 
 static void dump_registers(const struct cpu_state *cs)

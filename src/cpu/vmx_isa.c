@@ -6,8 +6,10 @@
  * other; everything else belongs to the processor's thread.
  */
 #include "cpu/internal.h"
+#include "cpu/tlb_check.h"
 #include "host/fault.h"
 #include "host/memory.h"
+#include "lib/params.h"
 #include "lib/error.h"
 #include "lib/log.h"
 #include "sdm/ept.h"
@@ -152,6 +154,8 @@ int vmx_cpu_create(struct vmx_machine *m, struct vmx_cpu **out)
 	err = host_fault_init();
 	if (!err)
 		err = cpu_tlb_create(cpu);
+	if (!err && params_has_word("USERKVM_CHECK", "tlb"))
+		err = tlb_check_create(cpu);
 	if (!err)
 		err = cpu_blocks_create(cpu);
 	if (err)
@@ -162,6 +166,7 @@ int vmx_cpu_create(struct vmx_machine *m, struct vmx_cpu **out)
 	*out = cpu;
 	return 0;
 out_free:
+	tlb_check_destroy(cpu);
 	free(cpu->tlb);
 	free(cpu->cs.xsave);
 	free(cpu);
@@ -174,6 +179,7 @@ void vmx_cpu_destroy(struct vmx_cpu *cpu)
 		return;
 	machine_remove(cpu->machine, cpu);
 	cpu_blocks_destroy(cpu);
+	tlb_check_destroy(cpu);
 	free(cpu->tlb);
 	free(cpu->ring);
 	free(cpu->cs.xsave);
@@ -188,9 +194,8 @@ enum vmx_result invept(struct vmx_cpu *cpu, uint64_t type, uint64_t eptp)
 
 	if (!all && type != INVEPT_SINGLE_CONTEXT)
 		return vmx_fail(cpu, VMXERR_INVALID_OPERAND_TO_INVEPT_INVVPID);
-	if (!all && (FIELD_GET(EPTP_WALK_MASK, eptp) != 3 || (eptp >> VMX_HOST_MAXPHYADDR) ||
-		     ((eptp & EPTP_MEMTYPE_MASK) != MT_WRBACK &&
-		      (eptp & EPTP_MEMTYPE_MASK) != MT_UNCACHEABLE)))
+	/* SDM "INVEPT": one that would make VM entry fail */
+	if (!all && cpu_check_eptp(eptp))
 		return vmx_fail(cpu, VMXERR_INVALID_OPERAND_TO_INVEPT_INVVPID);
 	cpu_tlb_drop_ept(cpu, eptp, all);
 	return VMX_SUCCEED;

@@ -121,7 +121,8 @@ void vmx_invalidate_code(struct vmx_machine *m, hpa_t start, uint64_t size_bytes
 /* Counters of this processor, for people; they never influence it. */
 #define VMX_CPU_COUNTERS(F)                                        \
 	F(instructions) F(blocks_run) F(blocks_decoded) F(tlb_fills) \
-	F(tlb_flushes) F(exits) F(code_invalidations)
+	F(tlb_flushes) F(exits) F(code_invalidations)              \
+	F(tlb_checked) F(tlb_stale_uses) /* USERKVM_CHECK=tlb */
 struct vmx_counters {
 #define VMX_COUNTER_FIELD(n) uint64_t n;
 	VMX_CPU_COUNTERS(VMX_COUNTER_FIELD)

@@ -6,7 +6,7 @@
  *
  *   CR3 -> PML4E -> PDPTE -> PDE -> PTE -> page       guest tables (gpa)
  *    |       |        |       |      |      |
- *   EPT     EPT      EPT     EPT    EPT    EPT        4 loads each
+ *   EPT     EPT      EPT     EPT    EPT    EPT        4 loads each, or 5
  *
  * Invariants
  * 1. Nothing is changed before the access is known to be allowed: accessed and
@@ -19,6 +19,7 @@
  * them under our feet with single stores.
  */
 #include "cpu/internal.h"
+#include "cpu/tlb_check.h"
 #include "host/memory.h"
 #include "sdm/ept.h"
 #include "sdm/paging.h"
@@ -46,6 +47,7 @@ static void ept_violation(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, uint3
 	}
 	if (cpu->iret_unblocked && !cpu->event.active)
 		e.qualification |= EPT_VIOLATION_NMI_UNBLOCK;
+	cpu_tlb_ept_violation(cpu, gpa, final ? gla : CPU_NO_GLA);
 	cpu_vmexit(cpu, &e);
 }
 
@@ -85,20 +87,20 @@ static void pml_log(struct vmx_cpu *cpu, gpa_t gpa)
 	cpu->vmcs->GUEST_PML_INDEX = (uint16_t)(index - 1);
 }
 
-static bool ept_is_leaf(uint64_t e, int level)
+bool cpu_ept_is_leaf(uint64_t e, int level)
 {
 	return level == 1 || (level <= 3 && (e & EPT_PAGE_SIZE));
 }
 
 /* SDM "EPT Misconfigurations", for a present entry. */
-static bool ept_entry_bad(uint64_t e, int level)
+bool cpu_ept_entry_bad(uint64_t e, int level)
 {
 	uint64_t type = FIELD_GET(EPT_MEMTYPE_MASK, e);
 
 	if ((e & (EPT_READ | EPT_WRITE)) == EPT_WRITE)
 		return true;
-	if (!ept_is_leaf(e, level))
-		return e & (EPT_MEMTYPE_MASK | EPT_IPAT | (level == 4 ? EPT_PAGE_SIZE : 0));
+	if (!cpu_ept_is_leaf(e, level))
+		return e & (EPT_MEMTYPE_MASK | EPT_IPAT | (level >= 4 ? EPT_PAGE_SIZE : 0));
 	if (type == 2 || type == 3 || type == 7)
 		return true;
 	return e & EPT_ADDR_MASK & ~(~0ULL << (12 + 9 * (level - 1)));
@@ -133,10 +135,10 @@ static bool ept_walk(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla,
 		val[level - 1] = e;
 		if (!(e & EPT_RWX))
 			ept_violation(cpu, gpa, access, 0, gla, final);
-		if (ept_entry_bad(e, level))
+		if (cpu_ept_entry_bad(e, level))
 			ept_misconfig(cpu, gpa);
 		rights &= (uint32_t)e;
-		if (ept_is_leaf(e, level))
+		if (cpu_ept_is_leaf(e, level))
 			break;
 		table = __va(e & EPT_ADDR_MASK);
 	}
@@ -187,15 +189,19 @@ void cpu_ept_translate(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gl
 	c = ept_cache_slot(cpu->tlb, gpa);
 	if (c->tag == (gpa & PAGE_MASK) + 1 && c->eptp == cpu->eptp &&
 	    c->gen == cpu->tlb->ept_gen && !(access & ~c->r.rights)) {
+		if (unlikely(cpu->tlb->check))
+			tlb_check_ept_used(cpu, gpa, access);
 		*out = c->r;
 		return;
 	}
-	c->tag = 0; /* a violation ends cached mappings of the address */
+	c->tag = 0; /* gone whatever comes of the walk */
 	while (!ept_walk(cpu, gpa, access, gla, final, &c->r))
 		;
 	c->tag = (gpa & PAGE_MASK) + 1;
 	c->eptp = cpu->eptp;
 	c->gen = cpu->tlb->ept_gen;
+	if (unlikely(cpu->tlb->check))
+		tlb_check_ept_filled(cpu, gpa);
 	*out = c->r;
 }
 
@@ -238,6 +244,7 @@ static void page_fault(struct walk *w, uint32_t error)
 		.error_code = error,
 		.payload = w->gva,
 	};
+	cpu_tlb_page_fault(w->cpu, w->gva);
 	cs->ops->raise(cs);
 }
 
@@ -270,12 +277,11 @@ static uint64_t read_entry(struct walk *w, gpa_t table, unsigned index)
 }
 
 /* Reserved bits of a present entry (MAXPHYADDR is 52, so no address bits). */
-static uint64_t reserved_bits(const struct walk *w, int level, bool leaf)
+uint64_t cpu_pte_reserved(const struct cpu_state *cs, int level, bool leaf)
 {
-	const struct cpu_state *cs = &w->cpu->cs;
 	uint64_t r = 0;
 
-	if (!w->wide)
+	if (!(cs->cr4 & X86_CR4_PAE))
 		return leaf && level == 2 ? BIT_ULL(21) : 0;
 	if (!(cs->efer & EFER_NX))
 		r |= PTE_XD;
@@ -288,6 +294,13 @@ static uint64_t reserved_bits(const struct walk *w, int level, bool leaf)
 	if (leaf && level == 2)
 		r |= GENMASK_ULL(20, 13);
 	return r;
+}
+
+bool cpu_pte_is_leaf(const struct cpu_state *cs, uint64_t e, int level)
+{
+	if (level == 1)
+		return true;
+	return (e & PTE_PS) && level <= 3 && (cs->cr4 & (X86_CR4_PAE | X86_CR4_PSE));
 }
 
 static void add_rights(struct walk *w, uint64_t e)
@@ -314,7 +327,7 @@ static bool set_bits(struct walk *w, int n, uint64_t bits)
 }
 
 /* The rights that `priv` has to a page with these combined bits. */
-static uint32_t page_rights(const struct vmx_cpu *cpu, uint64_t bits, enum cpu_priv priv)
+uint32_t cpu_page_rights(const struct vmx_cpu *cpu, uint64_t bits, enum cpu_priv priv)
 {
 	const struct cpu_state *cs = &cpu->cs;
 	bool user_page = bits & PTE_US;
@@ -352,15 +365,19 @@ struct leaf {
 	uint32_t error;
 };
 
-static gpa_t leaf_gpa(const struct walk *w, uint64_t e, int level)
+static uint8_t leaf_shift(const struct cpu_state *cs, int level)
 {
-	unsigned shift = level == 1 ? 12 : w->wide ? (level == 2 ? 21 : 30) : 22;
-	uint64_t low = ~(~0ULL << shift);
+	return level == 1 ? 12 : cs->cr4 & X86_CR4_PAE ? (level == 2 ? 21 : 30) : 22;
+}
+
+gpa_t cpu_leaf_gpa(const struct cpu_state *cs, uint64_t e, int level, gva_t gva)
+{
+	uint64_t low = ~(~0ULL << leaf_shift(cs, level));
 	gpa_t base = e & PTE_ADDR_MASK & ~low;
 
-	if (!w->wide && level == 2) /* PSE-36: bits 20:13 are address bits 39:32 */
+	if (!(cs->cr4 & X86_CR4_PAE) && level == 2) /* PSE-36: bits 20:13 are address bits 39:32 */
 		base = (e & 0xffc00000) | FIELD_GET(GENMASK_ULL(20, 13), e) << 32;
-	return base | (w->gva & low & PAGE_MASK);
+	return base | (gva & low & PAGE_MASK);
 }
 
 /* Go down from `level`, whose table is at `table`. */
@@ -374,14 +391,12 @@ static struct leaf descend(struct walk *w, gpa_t table, int level, bool cached)
 		unsigned index = (unsigned)(w->gva >> (12 + bits * (unsigned)(level - 1))) &
 				 ((1U << bits) - 1);
 		uint64_t e = read_entry(w, table, index);
-		bool leaf = level == 1 ||
-			    (level == 2 && (e & PTE_PS) && (w->wide || (cs->cr4 & X86_CR4_PSE))) ||
-			    (level == 3 && (e & PTE_PS));
+		bool leaf = cpu_pte_is_leaf(cs, e, level);
 
 		l.fault = true;
 		if (!(e & PTE_P))
 			return l;
-		if (e & reserved_bits(w, level, leaf)) {
+		if (e & cpu_pte_reserved(cs, level, leaf)) {
 			l.error = PFERR_PRESENT_MASK | PFERR_RSVD_MASK;
 			return l;
 		}
@@ -390,7 +405,7 @@ static struct leaf descend(struct walk *w, gpa_t table, int level, bool cached)
 		if (leaf) {
 			l.e = e;
 			l.level = level;
-			l.gpa = leaf_gpa(w, e, level);
+			l.gpa = cpu_leaf_gpa(cs, e, level, w->gva);
 			return l;
 		}
 		table = w->wide ? e & PTE_ADDR_MASK : e & 0xfffff000;
@@ -423,6 +438,8 @@ static struct leaf walk_cached(struct walk *w)
 
 	if (!w->wide || c->tag != (w->gva >> 21) + 1)
 		return walk_tables(w);
+	if (unlikely(w->cpu->tlb->check))
+		tlb_check_pde_used(w->cpu, w->gva);
 	w->nr = 0;
 	w->rights = c->rights;
 	return descend(w, c->table, 1, true);
@@ -443,6 +460,8 @@ static void remember_pde(struct walk *w, const struct leaf *l)
 	c->table = w->seen[w->nr - 2].val & PTE_ADDR_MASK;
 	c->rights = rights;
 	c->tag = (w->gva >> 21) + 1;
+	if (unlikely(w->cpu->tlb->check))
+		tlb_check_pde_filled(w->cpu, w->gva);
 }
 
 /* Check the access and set A and D. False: walk again. */
@@ -450,7 +469,7 @@ static bool finish(struct walk *w, const struct leaf *l, uint32_t *rights)
 {
 	bool dirty = w->access & CPU_WRITE;
 
-	*rights = page_rights(w->cpu, w->rights, w->priv);
+	*rights = cpu_page_rights(w->cpu, w->rights, w->priv);
 	if (w->access & ~*rights) {
 		if (l->cached)
 			return false;
@@ -486,7 +505,7 @@ static void walk_paged(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 	}
 	remember_pde(&w, &l);
 	out->gpa = l.gpa;
-	out->page_shift = l.level == 1 ? 12 : w.wide ? (l.level == 2 ? 21 : 30) : 22;
+	out->page_shift = leaf_shift(&cpu->cs, l.level);
 	out->global = (l.e & PTE_G) && (cpu->cs.cr4 & X86_CR4_PGE);
 }
 

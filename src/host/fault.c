@@ -6,7 +6,7 @@
  *          -> the client's own action, as if we were not there
  *
  * Under the preload library the client's sigaction() comes to
- * host_client_action(). A program that links the library has libc's: a handler
+ * host_client_action(). Where it is libc's (the library was opened late): a handler
  * it installs after ours takes ours away, until host_fault_reclaim() finds it
  * at the next ioctl and puts it behind ours again.
  *

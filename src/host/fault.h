@@ -25,7 +25,8 @@ must_check int host_fault_init(void);
 /*
  * Before client memory is touched or guest code runs: a handler that the program
  * has installed over ours goes behind it. Four short system calls; nothing to do once
- * host_fault_interposed() has said that sigaction() leads to host_client_action().
+ * host_fault_interposed() has said that sigaction() leads to host_client_action(), as
+ * it does unless the library was opened late.
  */
 void host_fault_interposed(void);
 void host_fault_reclaim(void);

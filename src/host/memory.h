@@ -48,16 +48,21 @@ must_check int host_fault_in(hva_t hva, bool write, bool *writable);
  * Bounded by [start, start + size_bytes) of the memslot. The answer comes from
  * a snapshot of the client's mappings and may be out of date: a processor that
  * then meets a hole reports a bus error, host_mapping_changed() follows.
+ * Where a userfaultfd is registered it is 1: a processor must never meet a page
+ * that somebody has yet to bring.
  */
 int host_mapping_level(hva_t hva, hva_t start, uint64_t size_bytes, int max_level);
 
 /*
  * The client's mapping at hva: its bounds and whether it may be written.
- * False when there is none (readable), or when it cannot be known.
+ * (*writable is false where a userfaultfd may write-protect pages.) False when
+ * there is none (readable), or when it cannot be known.
  */
 bool host_mapping_find(hva_t hva, hva_t *start, hva_t *end, bool *writable);
 /* The client changed its mappings: forget the snapshot. Not in an RCU section. */
 void host_mapping_changed(void);
+/* The client registers memory with a userfaultfd (userfaultfd(2)): look for it from now on. As above. */
+void host_userfault_seen(void);
 
 /* Number of this address space: changes in a forked child (DESIGN: -EIO). Never 0. */
 uint64_t host_mm_id(void);

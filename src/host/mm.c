@@ -7,6 +7,9 @@
  * a promise: nothing unsafe follows from a stale one, since every access to
  * client memory is guarded.
  *
+ * Once the client has registered memory with a userfaultfd, snapshots are made
+ * of /proc/self/smaps, which says where (and costs a walk of the page tables).
+ *
  * Lock: snapshot_lock serialises makers; readers use RCU.
  */
 #include <errno.h>
@@ -23,6 +26,7 @@
 struct mapping {
 	hva_t start, end;
 	bool writable;
+	bool userfault; /* a page that was there may be missing or write-protected later */
 };
 
 struct snapshot {
@@ -33,11 +37,13 @@ struct snapshot {
 static pthread_mutex_t snapshot_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct snapshot *current; /* (r) NULL: unknown */
 
-/* The whole of /proc/self/maps as a string; NULL when it cannot be had. */
-static char *read_maps(void)
+static bool userfault_seen; /* (a) */
+
+/* The whole of a file of /proc as a string; NULL when it cannot be had. */
+static char *read_proc(const char *path)
 {
 	size_t size = 1 << 16, used = 0;
-	int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	char *buf = malloc(size);
 
 	if (fd < 0 || !buf)
@@ -71,19 +77,64 @@ out_fail:
 	return NULL;
 }
 
-static void add_mapping(struct snapshot *s, hva_t start, hva_t end, bool writable)
+static void add_mapping(struct snapshot *s, const struct mapping *m)
 {
 	struct mapping *last = s->nr ? &s->map[s->nr - 1] : NULL;
 
-	if (last && last->end == start && last->writable == writable)
-		last->end = end;
+	if (last && last->end == m->start && last->writable == m->writable &&
+	    last->userfault == m->userfault)
+		last->end = m->end;
 	else
-		s->map[s->nr++] = (struct mapping){ start, end, writable };
+		s->map[s->nr++] = *m;
+}
+
+/* "start-end rwxp …". False: another line, or not readable. */
+static bool parse_range(const char *line, struct mapping *m)
+{
+	char *p;
+	hva_t start = strtoull(line, &p, 16), end = *p == '-' ? strtoull(p + 1, &p, 16) : 0;
+
+	*m = (struct mapping){ .start = start, .end = end, .writable = p[0] && p[1] && p[2] == 'w' };
+	return end > start && p[0] == ' ' && p[1] == 'r';
+}
+
+/* smaps: "VmFlags: rd wr mr …": missing, write-protect and minor faults are a userfaultfd's. */
+static bool parse_userfault(const char *line)
+{
+	const char *end = strchrnul(line, '\n');
+
+	for (line = strchrnul(line, ' '); line < end; line = strchrnul(line + 1, ' '))
+		if (!strncmp(line, " um", 3) || !strncmp(line, " uw", 3) || !strncmp(line, " ui", 3))
+			return true;
+	return false;
+}
+
+/* The lines of maps, or of smaps, where a range's flags come after it. */
+static void parse_maps(struct snapshot *s, const char *text, bool flags)
+{
+	struct mapping m = { 0 };
+	bool open = false;
+	const char *p;
+
+	for (p = text; *p; p += *p == '\n') {
+		if (flags && !strncmp(p, "VmFlags:", 8)) {
+			m.userfault = parse_userfault(p);
+			if (open)
+				add_mapping(s, &m);
+			open = false;
+		} else if (!flags || (*p >= '0' && *p <= '9') || (*p >= 'a' && *p <= 'f')) {
+			open = parse_range(p, &m);
+			if (open && !flags)
+				add_mapping(s, &m);
+		}
+		p = strchrnul(p, '\n');
+	}
 }
 
 static struct snapshot *take_snapshot(void)
 {
-	char *text = read_maps(), *p;
+	bool flags = __atomic_load_n(&userfault_seen, __ATOMIC_ACQUIRE);
+	char *text = read_proc(flags ? "/proc/self/smaps" : "/proc/self/maps"), *p;
 	size_t lines = 0;
 	struct snapshot *s;
 
@@ -94,13 +145,7 @@ static struct snapshot *take_snapshot(void)
 	s = malloc(sizeof(*s) + lines * sizeof(s->map[0]));
 	if (s) {
 		s->nr = 0;
-		for (p = text; p && *p; p = strchr(p, '\n'), p += p != NULL) {
-			hva_t start = strtoull(p, &p, 16);
-			hva_t end = *p == '-' ? strtoull(p + 1, &p, 16) : 0;
-
-			if (p[0] == ' ' && p[1] == 'r' && end > start)
-				add_mapping(s, start, end, p[2] == 'w');
-		}
+		parse_maps(s, text, flags);
 	}
 	free(text);
 	return s;
@@ -158,32 +203,38 @@ static void replace(struct snapshot *s)
 	old_snapshots = o;
 }
 
-bool host_mapping_find(hva_t hva, hva_t *start, hva_t *end, bool *writable)
+static bool find_mapping(hva_t hva, struct mapping *m)
 {
-	struct mapping m;
-	bool found = find_now(hva, &m);
+	bool found = find_now(hva, m);
 
 	if (!found) {
 		pthread_mutex_lock(&snapshot_lock);
-		found = find_now(hva, &m);
+		found = find_now(hva, m);
 		if (!found) {
 			struct snapshot *s = take_snapshot();
 
 			if (s) {
 				replace(s);
-				found = find_now(hva, &m);
+				found = find_now(hva, m);
 			}
 		}
 		pthread_mutex_unlock(&snapshot_lock);
 	}
-	if (!found)
+	return found;
+}
+
+bool host_mapping_find(hva_t hva, hva_t *start, hva_t *end, bool *writable)
+{
+	struct mapping m;
+
+	if (!find_mapping(hva, &m))
 		return false;
 	if (start)
 		*start = m.start;
 	if (end)
 		*end = m.end;
 	if (writable)
-		*writable = m.writable;
+		*writable = m.writable && !m.userfault;
 	return true;
 }
 
@@ -208,15 +259,22 @@ void host_mapping_changed(void)
 	}
 }
 
+void host_userfault_seen(void)
+{
+	__atomic_store_n(&userfault_seen, true, __ATOMIC_RELEASE);
+	host_mapping_changed();
+}
+
 int host_mapping_level(hva_t hva, hva_t start, uint64_t size_bytes, int max_level)
 {
-	hva_t map_start, map_end, lo, hi;
+	struct mapping m;
+	hva_t lo, hi;
 	int level;
 
-	if (max_level <= 1 || !host_mapping_find(hva, &map_start, &map_end, NULL))
+	if (max_level <= 1 || !find_mapping(hva, &m) || m.userfault)
 		return 1;
-	lo = max_u64(start, map_start);
-	hi = min_u64(start + size_bytes, map_end);
+	lo = max_u64(start, m.start);
+	hi = min_u64(start + size_bytes, m.end);
 	for (level = max_level; level > 1; level--) {
 		uint64_t size = PAGE_SIZE << (9 * (level - 1));
 		hva_t first = ALIGN_DOWN(hva, size);

@@ -83,8 +83,15 @@ bool kvm_cpu_has_pending_timer(struct kvm_vcpu *vcpu);
 void kvm_inject_pending_timer_irqs(struct kvm_vcpu *vcpu);
 int kvm_lapic_find_highest_irr(struct kvm_vcpu *vcpu);	/* -1 none */
 bool kvm_apic_init_sipi_pending(struct kvm_vcpu *vcpu);
+/* A SIPI as the client sets it: KVM API, KVM_SET_VCPU_EVENTS and KVM_SET_MP_STATE. */
+void kvm_apic_set_sipi_vector(struct kvm_vcpu *vcpu, uint8_t vector);
+void kvm_apic_set_sipi_pending(struct kvm_vcpu *vcpu);
 /* Takes pending INIT / SIPI: bits 0 INIT, 1 SIPI; vector in *sipi_vector. */
 unsigned kvm_apic_take_init_sipi(struct kvm_vcpu *vcpu, uint8_t *sipi_vector);
+void kvm_apic_drop_sipi(struct kvm_vcpu *vcpu);
+/* An INIT that waits (KVM API: kvm_vcpu_events.smi.latched_init). False without an APIC. */
+bool kvm_lapic_latched_init(struct kvm_vcpu *vcpu);
+void kvm_lapic_set_latched_init(struct kvm_vcpu *vcpu, bool latched);
 
 /* TPR, base, EOI, registers. */
 uint64_t kvm_lapic_get_cr8(struct kvm_vcpu *vcpu);

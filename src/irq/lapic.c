@@ -291,6 +291,18 @@ uint8_t kvm_lapic_pending_ioapic_eoi(struct kvm_vcpu *vcpu)
 	return vcpu->apic ? vcpu->apic->pending_ioapic_eoi : 0;
 }
 
+void kvm_apic_set_sipi_vector(struct kvm_vcpu *vcpu, uint8_t vector)
+{
+	if (vcpu->apic)
+		__atomic_store_n(&vcpu->apic->sipi_vector, vector, __ATOMIC_RELEASE);
+}
+
+void kvm_apic_set_sipi_pending(struct kvm_vcpu *vcpu)
+{
+	if (vcpu->apic)
+		__atomic_fetch_or(&vcpu->apic->pending_events, LAPIC_SIPI, __ATOMIC_SEQ_CST);
+}
+
 bool kvm_apic_init_sipi_pending(struct kvm_vcpu *vcpu)
 {
 	return vcpu->apic && READ_ONCE(vcpu->apic->pending_events) != 0;
@@ -306,6 +318,27 @@ unsigned kvm_apic_take_init_sipi(struct kvm_vcpu *vcpu, uint8_t *sipi_vector)
 	events = __atomic_exchange_n(&apic->pending_events, 0, __ATOMIC_SEQ_CST);
 	*sipi_vector = __atomic_load_n(&apic->sipi_vector, __ATOMIC_ACQUIRE);
 	return events;
+}
+
+void kvm_apic_drop_sipi(struct kvm_vcpu *vcpu)
+{
+	if (vcpu->apic)
+		__atomic_fetch_and(&vcpu->apic->pending_events, ~LAPIC_SIPI, __ATOMIC_SEQ_CST);
+}
+
+bool kvm_lapic_latched_init(struct kvm_vcpu *vcpu)
+{
+	return vcpu->apic && (READ_ONCE(vcpu->apic->pending_events) & LAPIC_INIT);
+}
+
+void kvm_lapic_set_latched_init(struct kvm_vcpu *vcpu, bool latched)
+{
+	if (!vcpu->apic)
+		return;
+	if (latched)
+		__atomic_fetch_or(&vcpu->apic->pending_events, LAPIC_INIT, __ATOMIC_SEQ_CST);
+	else
+		__atomic_fetch_and(&vcpu->apic->pending_events, ~LAPIC_INIT, __ATOMIC_SEQ_CST);
 }
 
 void kvm_apic_nmi_wd_deliver(struct kvm_vcpu *vcpu)

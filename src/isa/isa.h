@@ -75,7 +75,6 @@ uint64_t isa_pop(struct cpu_state *cs, unsigned size);
 
 /* The operand ModRM.rm names, of `size` bytes: memory, or register i->rm. */
 uint64_t isa_read_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size);
-void isa_write_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size, uint64_t v);
 
 /* A GPR write of `size` bytes with the architecture's zero-extension rule. */
 static inline void isa_set_gpr(struct cpu_state *cs, unsigned reg, unsigned size, uint64_t v)

@@ -136,13 +136,3 @@ uint64_t isa_read_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned si
 		return isa_load(cs, isa_operand(cs, i, size, ISA_READ), size);
 	return isa_host_load(&ISA_REG(cs, i->rm_off, uint8_t), size);
 }
-
-void isa_write_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size, uint64_t v)
-{
-	if (i->flags & ISA_MEM)
-		isa_store(cs, isa_operand(cs, i, size, ISA_WRITE), size, v);
-	else if (size == 1)
-		ISA_REG(cs, i->rm_off, uint8_t) = (uint8_t)v;
-	else
-		isa_set_gpr(cs, i->rm, size, v);
-}

@@ -8,8 +8,9 @@
  * 2. A repetition ends its block. It leaves early, to run again, when somebody
  *    asks (exit_request), after REP_BUDGET bytes, and after one element when
  *    single-stepped.
- * 3. The bulk path runs the host's own instruction of the same element size,
- *    forwards, within one page on either side: overlap behaves as the guest's.
+ * 3. The bulk path runs the host's own instruction of the same element size and
+ *    direction, within one page on either side: overlap behaves as the guest's.
+ *    (LODS has nothing to run: the last element is what remains.)
  *
  * Locks: none.
  */
@@ -104,22 +105,27 @@ ISA_INLINE bool leave_early(const struct cpu_state *cs, uint64_t done)
 }
 
 /*
- * Elements that may be done at once from seg:offset: within the page, the
- * address size and the segment. 0: go by element. *lin is where they start.
+ * Elements that may be done at once from seg:offset, upwards or (DF) downwards:
+ * within the page, the address size and the segment. 0: go by element. *lin is
+ * where the first of them is.
  */
 static uint64_t chunk(struct cpu_state *cs, const struct isa_insn *i, enum sreg seg,
 		      uint64_t offset, unsigned size, uint64_t count, enum isa_access how,
 		      uint64_t *lin)
 {
-	uint64_t room, n = count;
+	bool down = cs->rflags & X86_FLAGS_DF;
+	uint64_t room, n = count, lowest;
 
 	if (!isa_linear_ok(cs, seg, offset, size, how, lin))
 		return 0;
-	room = PAGE_SIZE - (*lin & ~PAGE_MASK);
+	room = *lin & ~PAGE_MASK;
+	if (room + size > PAGE_SIZE)
+		return 0;
+	room = down ? room + size : PAGE_SIZE - room;
 	if (i->adsize != 8)
-		room = min_u64(room, address_mask(i) - offset + 1);
+		room = min_u64(room, down ? offset + size : address_mask(i) - offset + 1);
 	n = min_u64(n, room / size);
-	if (!n || !isa_linear_ok(cs, seg, offset, n * size, how, lin))
+	if (!n || !isa_linear_ok(cs, seg, down ? offset - (n - 1) * size : offset, n * size, how, &lowest))
 		return 0;
 	return n;
 }
@@ -128,6 +134,17 @@ static uint64_t chunk_source(struct cpu_state *cs, const struct isa_insn *i, uns
 			     uint64_t count, const void **p)
 {
 	uint64_t lin, n = chunk(cs, i, i->seg, cs->gpr[RSI] & address_mask(i), size, count,
+				ISA_READ, &lin);
+
+	*p = n ? isa_tlb_read(cs, lin, 1) : NULL;
+	return *p ? n : 0;
+}
+
+/* ES:rDI of CMPS and SCAS: read only. */
+static uint64_t chunk_compared(struct cpu_state *cs, const struct isa_insn *i, unsigned size,
+			       uint64_t count, const void **p)
+{
+	uint64_t lin, n = chunk(cs, i, SREG_ES, cs->gpr[RDI] & address_mask(i), size, count,
 				ISA_READ, &lin);
 
 	*p = n ? isa_tlb_read(cs, lin, 1) : NULL;
@@ -146,8 +163,18 @@ static uint64_t chunk_destination(struct cpu_state *cs, const struct isa_insn *i
 
 ISA_INLINE bool bulk_allowed(const struct cpu_state *cs)
 {
-	return !(cs->rflags & (X86_FLAGS_DF | X86_FLAGS_TF)) && !READ_ONCE(cs->exit_request);
+	return !(cs->rflags & X86_FLAGS_TF) && !READ_ONCE(cs->exit_request);
 }
+
+/* Run the host's own in the guest's direction; DF is clear in our code. */
+#define DIRECTED(cs, insn, outputs, inputs)                                            \
+	do {                                                                           \
+		if ((cs)->rflags & X86_FLAGS_DF)                                       \
+			__asm__ volatile("std; " insn "; cld" : outputs : inputs : "memory", "cc"); \
+		else                                                                   \
+			__asm__ volatile(insn : outputs : inputs : "memory", "cc");    \
+	} while (0)
+#define OUT(...) __VA_ARGS__
 
 #define BULK_SIZE(bits, T, S, sfx)                                                     \
 	static uint64_t bulk_movs##bits(struct cpu_state *cs, const struct isa_insn *i, \
@@ -162,10 +189,9 @@ ISA_INLINE bool bulk_allowed(const struct cpu_state *cs)
 		if (!n)                                                                \
 			return 0;                                                      \
 		c = n;                                                                 \
-		__asm__ volatile("rep movs" sfx                                        \
-				 : "+S"(src), "+D"(dst), "+c"(c) : : "memory");        \
-		advance(cs, i, RSI, n * sizeof(T));                                    \
-		advance(cs, i, RDI, n * sizeof(T));                                    \
+		DIRECTED(cs, "rep movs" sfx, OUT("+S"(src), "+D"(dst), "+c"(c)), OUT()); \
+		advance(cs, i, RSI, n * step(cs, sizeof(T)));                          \
+		advance(cs, i, RDI, n * step(cs, sizeof(T)));                          \
 		return n;                                                              \
 	}                                                                              \
 	static uint64_t bulk_stos##bits(struct cpu_state *cs, const struct isa_insn *i, \
@@ -175,15 +201,62 @@ ISA_INLINE bool bulk_allowed(const struct cpu_state *cs)
 		uint64_t n = chunk_destination(cs, i, sizeof(T), count, &dst), c = n;  \
 		if (!n)                                                                \
 			return 0;                                                      \
-		__asm__ volatile("rep stos" sfx                                        \
-				 : "+D"(dst), "+c"(c) : "a"(cs->gpr[RAX]) : "memory"); \
-		advance(cs, i, RDI, n * sizeof(T));                                    \
+		DIRECTED(cs, "rep stos" sfx, OUT("+D"(dst), "+c"(c)), OUT("a"(cs->gpr[RAX]))); \
+		advance(cs, i, RDI, n * step(cs, sizeof(T)));                          \
 		return n;                                                              \
 	}                                                                              \
-	ISA_INLINE uint64_t bulk_lods##bits(struct cpu_state *cs, const struct isa_insn *i, \
-					    uint64_t count)                            \
+	static uint64_t bulk_lods##bits(struct cpu_state *cs, const struct isa_insn *i, \
+					uint64_t count)                                \
 	{                                                                              \
-		return 0;                                                              \
+		const void *src;                                                       \
+		uint64_t n = chunk_source(cs, i, sizeof(T), count, &src);              \
+		if (n < 2)                                                             \
+			return 0;                                                      \
+		src = (const char *)src + (n - 1) * step(cs, sizeof(T));               \
+		SET_REG(cs, 0, T, (T)isa_host_load(src, sizeof(T)));                   \
+		advance(cs, i, RSI, n * step(cs, sizeof(T)));                          \
+		return n;                                                              \
+	}                                                                              \
+	/* Up to `count` elements, or to the first that ends the repetition. */        \
+	static uint64_t bulk_cmps##bits(struct cpu_state *cs, const struct isa_insn *i, \
+					uint64_t count, uint32_t *cc)                  \
+	{                                                                              \
+		const void *src, *dst;                                                 \
+		uint64_t c, n = chunk_source(cs, i, sizeof(T), count, &src);           \
+		uint16_t flags;                                                        \
+		if (n)                                                                 \
+			n = chunk_compared(cs, i, sizeof(T), n, &dst);                 \
+		if (!n)                                                                \
+			return 0;                                                      \
+		c = n;                                                                 \
+		if (i->flags & ISA_REPNE)                                              \
+			DIRECTED(cs, "repne cmps" sfx GET_FLAGS,                       \
+				 OUT("+S"(src), "+D"(dst), "+c"(c), "=a"(flags)), OUT()); \
+		else                                                                   \
+			DIRECTED(cs, "repe cmps" sfx GET_FLAGS,                        \
+				 OUT("+S"(src), "+D"(dst), "+c"(c), "=a"(flags)), OUT()); \
+		*cc = flags;                                                           \
+		advance(cs, i, RSI, (n - c) * step(cs, sizeof(T)));                    \
+		advance(cs, i, RDI, (n - c) * step(cs, sizeof(T)));                    \
+		return n - c;                                                          \
+	}                                                                              \
+	static uint64_t bulk_scas##bits(struct cpu_state *cs, const struct isa_insn *i, \
+					uint64_t count, uint32_t *cc)                  \
+	{                                                                              \
+		const void *dst;                                                       \
+		uint64_t n = chunk_compared(cs, i, sizeof(T), count, &dst), c = n;     \
+		uint64_t a = cs->gpr[RAX];                                             \
+		if (!n)                                                                \
+			return 0;                                                      \
+		if (i->flags & ISA_REPNE)                                              \
+			DIRECTED(cs, "repne scas" sfx GET_FLAGS,                       \
+				 OUT("+D"(dst), "+c"(c), "+a"(a)), OUT());             \
+		else                                                                   \
+			DIRECTED(cs, "repe scas" sfx GET_FLAGS,                        \
+				 OUT("+D"(dst), "+c"(c), "+a"(a)), OUT());             \
+		*cc = (uint16_t)a;                                                     \
+		advance(cs, i, RDI, (n - c) * step(cs, sizeof(T)));                    \
+		return n - c;                                                          \
 	}
 ISA_SIZES(BULK_SIZE)
 
@@ -213,13 +286,17 @@ ISA_SIZES(BULK_SIZE)
 #define REP_COMPARE(op, bits, T)                                                       \
 	HANDLER(rep_##op##bits)                                                        \
 	{                                                                              \
-		uint64_t count = cs->gpr[RCX] & address_mask(i), done = 0;             \
+		uint64_t count = cs->gpr[RCX] & address_mask(i), done = 0, n;          \
 		uint32_t cc = cs->cc, stop = (i->flags & ISA_REPNE) ? CC_ZF : 0;       \
 		cs->rip = isa_next_rip(cs, i);                                         \
 		while (count) {                                                        \
-			cc = op##_cc##bits(cs, i);                                     \
-			count--;                                                       \
-			done += sizeof(T);                                             \
+			n = bulk_allowed(cs) ? bulk_##op##bits(cs, i, count, &cc) : 0; \
+			if (!n) {                                                      \
+				cc = op##_cc##bits(cs, i);                             \
+				n = 1;                                                 \
+			}                                                              \
+			count -= n;                                                    \
+			done += n * sizeof(T);                                         \
 			isa_set_gpr(cs, RCX, i->adsize, count);                        \
 			if ((cc & CC_ZF) == stop)                                      \
 				break;                                                 \

@@ -6,11 +6,11 @@
 
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "lib/error.h"
+#include "lib/params.h"
 
 static const char *const class_name[LOG_CLASSES] = {
 	[LOG_ERRORS] = "errors",
@@ -20,17 +20,7 @@ static const char *const class_name[LOG_CLASSES] = {
 
 bool log_enabled(enum log_class c)
 {
-	const char *want = getenv("USERKVM_LOG");
-	size_t len = strlen(class_name[c]);
-
-	while (want && *want) {
-		size_t n = strcspn(want, ",");
-
-		if (n == len && strncmp(want, class_name[c], n) == 0)
-			return true;
-		want += n + (want[n] == ',');
-	}
-	return false;
+	return params_has_word("USERKVM_LOG", class_name[c]);
 }
 
 static void emit(const char *prefix, const char *fmt, va_list ap)

@@ -8,30 +8,59 @@
  *     inside the slot; write access only where slot and host allow it.
  *  3. MMIO entries are at level 1, carry their gfn, and one of the present
  *     generation stands where no slot is.
- *  4. A page of a logged slot that can be written unnoticed is dirty already.
+ *  4. A page of a logged slot that can be written unnoticed is dirty already,
+ *     or will be before whoever made it so is out of the guest and of RCU.
  *  5. A table is reachable once, and the counters say what the tables say.
+ *  6. The sets of slots are in order (kvm_memslots_check).
  */
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "host/memory.h"
 #include "lib/log.h"
+#include "lib/params.h"
+#include "lib/rcu.h"
+#include "mmu/check.h"
 #include "mmu/shadow.h"
 
 struct check {
 	struct kvm *kvm;
+	struct mmu_check_result *result;
 	struct kvm_mmu_page *root;
 	struct kvm_memslots *slots;
-	uint64_t tables, leaves[4], mmio;
+	uint64_t tables, leaves[4], mmio, nx_splits;
 	const void **seen; /* table frames met, for "once" */
 	size_t nr_seen, max_seen;
-	int faults;
 };
+
+void mmu_check_fault(struct mmu_check_result *r, const char *fmt, ...)
+{
+	char text[256];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	r->faults++;
+	if (r->after)
+		log_always("mmu_check after %s: %s", r->after, text);
+	else
+		log_line(LOG_INFO, "mmu_check: %s", text);
+}
+
+void mmu_check_suspect(struct mmu_check_result *r, const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	if (r->nr_suspects == MMU_CHECK_SUSPECTS)
+		return; /* those at hand will tell */
+	r->suspect[r->nr_suspects].as_id = slot->as_id;
+	r->suspect[r->nr_suspects++].gfn = gfn;
+}
 
 static void fault(struct check *c, const char *what, gfn_t gfn, int level, uint64_t e)
 {
-	c->faults++;
-	log_line(LOG_INFO, "mmu_check: %s at gfn %#llx level %d entry %#llx", what,
-		 (unsigned long long)gfn, level, (unsigned long long)e);
+	mmu_check_fault(c->result, "%s at gfn %#llx level %d entry %#llx", what,
+			(unsigned long long)gfn, level, (unsigned long long)e);
 }
 
 static void check_table_format(struct check *c, gfn_t gfn, int level, uint64_t e)
@@ -40,22 +69,50 @@ static void check_table_format(struct check *c, gfn_t gfn, int level, uint64_t e
 
 	if (root_has_ad(c->root))
 		may |= EPT_ACCESSED;
+	if (level > 1 && level <= 3 && is_nx_huge_page_enabled(c->kvm->mmu_vm))
+		may |= SPTE_NX_SPLIT;
+	c->nx_splits += (e & SPTE_NX_SPLIT) != 0;
 	if ((e & must) != must || e & ~may)
 		fault(c, "table entry of a wrong format", gfn, level, e);
+}
+
+static bool is_dirty(const struct kvm_memory_slot *s, gfn_t gfn)
+{
+	gfn_t rel = gfn - s->base_gfn;
+
+	return READ_ONCE(s->dirty_bitmap[rel / 64]) & BIT_ULL(rel % 64);
 }
 
 /* A leaf that lets writes through unnoticed: then its pages are dirty already. */
 static void check_logged(struct check *c, const struct kvm_memory_slot *s, gfn_t gfn, int level,
 			 uint64_t e)
 {
-	gfn_t rel = gfn - s->base_gfn, i;
-	bool noticed = level == 1 && root_has_pml(c->kvm, c->root) && !(e & EPT_DIRTY);
+	gfn_t i;
 
-	for (i = rel; !noticed && s->dirty_bitmap && i < rel + level_pages(level); i++)
-		if (!(READ_ONCE(s->dirty_bitmap[i / 64]) & BIT_ULL(i % 64))) {
-			fault(c, "clean page can be written unnoticed", s->base_gfn + i, level, e);
+	if (!s->dirty_bitmap || (level == 1 && root_has_pml(c->kvm, c->root) && !(e & EPT_DIRTY)))
+		return;
+	for (i = gfn; i < gfn + level_pages(level) && i < s->base_gfn + s->npages; i++)
+		if (!is_dirty(s, i)) {
+			mmu_check_suspect(c->result, s, i);
 			return;
 		}
+}
+
+static void check_rights(struct check *c, const struct kvm_memory_slot *s, gfn_t gfn, int level,
+			 uint64_t e)
+{
+	if (e & SPTE_MMU_WRITABLE && !(e & SPTE_HOST_WRITABLE))
+		fault(c, "leaf that may become writable against the host", gfn, level, e);
+	if (e & EPT_DIRTY && !(e & EPT_WRITE))
+		fault(c, "dirty leaf that cannot be written", gfn, level, e);
+	if (level > 1 && e & EPT_EXEC && is_nx_huge_page_enabled(c->kvm->mmu_vm))
+		fault(c, "huge page that can be run, against nx_huge_pages", gfn, level, e);
+	if (!(e & EPT_WRITE))
+		return;
+	if (s->flags & KVM_MEM_READONLY || !(e & SPTE_MMU_WRITABLE))
+		fault(c, "leaf writable against slot or host", gfn, level, e);
+	if (kvm_slot_dirty_track_enabled(s))
+		check_logged(c, s, gfn, level, e);
 }
 
 static void check_leaf(struct check *c, gfn_t gfn, int level, uint64_t e)
@@ -80,10 +137,7 @@ static void check_leaf(struct check *c, gfn_t gfn, int level, uint64_t e)
 		fault(c, "leaf reaches out of its slot", gfn, level, e);
 	if ((e & EPT_ADDR_MASK) != gfn_to_hva_memslot(s, gfn))
 		fault(c, "leaf with a wrong address", gfn, level, e);
-	if (e & EPT_WRITE && (s->flags & KVM_MEM_READONLY || !(e & SPTE_HOST_WRITABLE)))
-		fault(c, "leaf writable against slot or host", gfn, level, e);
-	if (e & EPT_WRITE && kvm_slot_dirty_track_enabled(s))
-		check_logged(c, s, gfn, level, e);
+	check_rights(c, s, gfn, level, e);
 }
 
 static void check_mmio(struct check *c, gfn_t gfn, int level, uint64_t e)
@@ -146,39 +200,122 @@ static void check_counters(struct check *c, const struct kvm_mmu_vm *vm)
 		fault(c, "table_pages is wrong", 0, 0, READ_ONCE(vm->table_pages));
 	if (c->mmio != READ_ONCE(vm->mmio_entries))
 		fault(c, "mmio_entries is wrong", 0, 0, READ_ONCE(vm->mmio_entries));
+	if (c->nx_splits != READ_ONCE(vm->kvm->stat.nx_lpage_splits))
+		fault(c, "nx_lpage_splits is wrong", 0, 0, READ_ONCE(vm->kvm->stat.nx_lpage_splits));
 	for (level = 1; level <= 3; level++)
 		if (c->leaves[level] != READ_ONCE(vm->leaves[level]))
 			fault(c, "leaves is wrong", 0, level, READ_ONCE(vm->leaves[level]));
 }
 
-int mmu_check(struct kvm *kvm)
+/* slots_lock, mmu_lock for writing. */
+static void check_roots(struct check *c, struct kvm_mmu_vm *vm)
+{
+	uint32_t i;
+
+	/* A root counts as soon as it is in the list. */
+	pthread_mutex_lock(&vm->roots_lock);
+	for (i = 0; i < mmu_nr_roots(vm); i++) {
+		c->root = vm->roots[i];
+		c->slots = __kvm_memslots(c->kvm, root_as_id(c->root));
+		check_table(c, c->root->spt, root_level(c->root), 0);
+	}
+	check_seen_once(c);
+	if (!vm->shadow)
+		check_counters(c, vm);
+	pthread_mutex_unlock(&vm->roots_lock);
+}
+
+/* slots_lock. Who was about to mark the suspects has done it once all are out of guest and RCU. */
+static void confirm_suspects(struct kvm *kvm, struct mmu_check_result *r)
+{
+	unsigned i;
+
+	if (!r->nr_suspects)
+		return;
+	kvm_make_all_cpus_request(kvm, KVM_REQ_OUTSIDE_GUEST);
+	lib_rcu_synchronize();
+	for (i = 0; i < r->nr_suspects; i++) {
+		gfn_t gfn = r->suspect[i].gfn;
+		struct kvm_memory_slot *s =
+			search_memslots(__kvm_memslots(kvm, r->suspect[i].as_id), gfn);
+
+		if (!is_dirty(s, gfn))
+			mmu_check_fault(r, "clean page can be written unnoticed at gfn %#llx",
+					(unsigned long long)gfn);
+	}
+}
+
+/* slots_lock: a slot that is being deleted is in both worlds. */
+static void check_locked(struct kvm *kvm, struct mmu_check_result *r)
 {
 	struct kvm_mmu_vm *vm = kvm->mmu_vm;
-	struct check c = { .kvm = kvm };
-	uint32_t i;
+	struct check c = { .kvm = kvm, .result = r };
 
 	/* Room for every table there can be between here and the lock, and more. */
 	c.max_seen = READ_ONCE(vm->table_pages) * 2 + 1024;
 	c.seen = malloc(c.max_seen * sizeof(*c.seen));
 	if (!c.seen)
 		c.max_seen = 0;
-	/* slots_lock: a slot that is being deleted is in both worlds. */
-	pthread_mutex_lock(&kvm->slots_lock);
 	pthread_rwlock_wrlock(&vm->lock);
-	for (i = 0; i < mmu_nr_roots(vm); i++) {
-		c.root = vm->roots[i];
-		c.slots = __kvm_memslots(kvm, root_as_id(c.root));
-		check_table(&c, c.root->spt, root_level(c.root), 0);
-	}
-	check_seen_once(&c);
+	check_roots(&c, vm);
 	if (vm->shadow)
-		c.faults += shadow_check(kvm);
-	else
-		check_counters(&c, vm);
+		shadow_check(kvm, r);
 	pthread_rwlock_unlock(&vm->lock);
-	pthread_mutex_unlock(&kvm->slots_lock);
 	free(c.seen);
-	return c.faults;
+	if (kvm_memslots_check(kvm))
+		mmu_check_fault(r, "the sets of memslots are not in order");
+	confirm_suspects(kvm, r);
+}
+
+int mmu_check(struct kvm *kvm)
+{
+	struct mmu_check_result r = { 0 };
+
+	pthread_mutex_lock(&kvm->slots_lock);
+	check_locked(kvm, &r);
+	pthread_mutex_unlock(&kvm->slots_lock);
+	return r.faults;
+}
+
+/* --- after each operation --- */
+
+static bool verify;
+static pthread_once_t verify_once = PTHREAD_ONCE_INIT;
+
+static void read_verify(void)
+{
+	verify = params_has_word("USERKVM_CHECK", "1");
+}
+
+static bool verify_wanted(const struct kvm *kvm)
+{
+	pthread_once(&verify_once, read_verify);
+	return unlikely(verify) && kvm->mmu_vm;
+}
+
+static void verify_or_abort(struct kvm *kvm, const char *after)
+{
+	struct mmu_check_result r = { .after = after };
+
+	check_locked(kvm, &r);
+	if (!r.faults)
+		return;
+	log_always("mmu_check after %s: %d faults, the process ends (USERKVM_CHECK)", after, r.faults);
+	abort();
+}
+
+void mmu_verify_locked(struct kvm *kvm, const char *after)
+{
+	if (verify_wanted(kvm))
+		verify_or_abort(kvm, after);
+}
+
+void mmu_verify(struct kvm *kvm, const char *after)
+{
+	if (!verify_wanted(kvm) || pthread_mutex_trylock(&kvm->slots_lock))
+		return;
+	verify_or_abort(kvm, after);
+	pthread_mutex_unlock(&kvm->slots_lock);
 }
 
 void kvm_mmu_usage(struct kvm *kvm, struct kvm_mmu_usage *u)

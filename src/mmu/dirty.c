@@ -66,7 +66,7 @@ static bool split_in_table(struct split *s, uint64_t *table, int level, gfn_t ba
 				return false;
 			}
 			if (kvm_tdp_mmu_split_leaf(s->vm, s->root, &table[i], e, level,
-						   s->frame[s->nr - 1])) {
+						   s->frame[s->nr - 1], false)) {
 				s->nr--;
 				TRACE(kvmmmu, kvm_mmu_split_huge_page, gfn, e, level, 0);
 			}
@@ -144,12 +144,14 @@ static bool protect_range(struct kvm *kvm, const struct kvm_memory_slot *slot, g
 	for (i = 0; i < mmu_nr_roots(vm); i++) {
 		struct kvm_mmu_page *root = vm->roots[i];
 
-		if (root_as_id(root) != slot->as_id)
+		gfn_t root_end = min_u64(end, root_end_gfn(root));
+
+		if (root_as_id(root) != slot->as_id || start >= root_end)
 			continue;
 		if (split)
-			split_range(vm, root, start, end);
+			split_range(vm, root, start, root_end);
 		pthread_rwlock_wrlock(&vm->lock);
-		any |= protect_in_table(root->spt, root_level(root), 0, start, end,
+		any |= protect_in_table(root->spt, root_level(root), 0, start, root_end,
 					root_has_pml(kvm, root), slot->as_id);
 		pthread_rwlock_unlock(&vm->lock);
 	}

@@ -7,16 +7,19 @@
  *                                         ─ kvm_faultin_page: slot, hva, level
  *                                         ─ kvm_tdp_mmu_map (mmu_lock, read)
  *
- * Invariant: what was learned of the client's mapping before the lock is used
- * only if mmu_invalidate_seq has not moved by the time the lock is held; all of
- * it happens in one RCU section, so the slot stays. As with Linux's SRCU, the
- * section may last as long as the client's page takes (userfaultfd, a slow
- * file), and changes of memslots wait for it.
+ * Invariants
+ * 1. The client's page is waited for (userfaultfd, a slow file) with nothing
+ *    held, no RCU section either: whoever brings it may change memslots and
+ *    mappings first. (Linux stays in its SRCU section, so memslots there wait.)
+ * 2. What was learned before the wait is used only if, in an RCU section and
+ *    with mmu_lock, neither mmu_invalidate_seq nor the slots' generation has
+ *    moved. Generations are never used again, so the slot is then the one that
+ *    was found and stays until the section ends.
  */
 #include "host/memory.h"
 #include "lib/error.h"
 #include "lib/rcu.h"
-#include "mmu/internal.h"
+#include "mmu/check.h"
 #include "sdm/paging.h"
 #include "trace/trace.h"
 
@@ -28,9 +31,9 @@ static uint64_t current_generation(struct kvm_vcpu *vcpu)
 	return __atomic_load_n(&slots->generation, __ATOMIC_ACQUIRE);
 }
 
-static bool in_reach(gpa_t gpa)
+static bool in_reach(const struct kvm_mmu_page *root, gpa_t gpa)
 {
-	return gpa >> PAGE_SHIFT <= TDP_MAX_GFN;
+	return gpa >> PAGE_SHIFT < root_end_gfn(root);
 }
 
 int handle_mmio_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa)
@@ -39,7 +42,7 @@ int handle_mmio_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa)
 	uint64_t e, gen;
 	int level;
 
-	if (!root || !in_reach(gpa))
+	if (!root || !in_reach(root, gpa))
 		return RET_PF_INVALID;
 	lib_rcu_read_lock();
 	e = __atomic_load_n(kvm_tdp_mmu_walk(root, gpa >> PAGE_SHIFT, &level), __ATOMIC_ACQUIRE);
@@ -87,8 +90,8 @@ static bool fast_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_fault *
 	return true;
 }
 
-/* Largest leaf that slot and host mapping allow (Linux kvm_mmu_hugepage_adjust). */
-static int mapping_level(const struct kvm_page_fault *f)
+/* RCU. Largest leaf that the slot allows (Linux kvm_mmu_hugepage_adjust). */
+static int slot_level(const struct kvm_page_fault *f)
 {
 	const struct kvm_memory_slot *s = f->slot;
 	int level = 3;
@@ -105,36 +108,65 @@ static int mapping_level(const struct kvm_page_fault *f)
 			break;
 		level--;
 	}
-	return host_mapping_level(f->hva, s->userspace_addr, s->npages << PAGE_SHIFT, level);
+	return level;
 }
 
-int kvm_faultin_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
+/* What kvm_faultin_page() still needs of the slot when it may be gone. */
+struct slot_bounds {
+	hva_t start;
+	uint64_t size_bytes;
+	bool readonly;
+};
+
+/* RCU. Which slot, which host address. RET_PF_CONTINUE: f is complete up to goal_level. */
+static int find_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, struct slot_bounds *bounds)
 {
 	struct kvm_memslots *slots = __kvm_memslots(vcpu->kvm, (int)vcpu->as_id);
 	struct kvm_memory_slot *s;
-	int r;
 
 	f->generation = __atomic_load_n(&slots->generation, __ATOMIC_ACQUIRE);
 	f->mmu_seq = __atomic_load_n(&vcpu->kvm->mmu_invalidate_seq, __ATOMIC_ACQUIRE);
 	s = search_memslots(slots, f->gfn);
-	if (!s) {
-		f->slot = NULL;
-		f->goal_level = 1;
+	f->slot = s;
+	f->slot_id = 0;
+	f->goal_level = f->req_level = 1;
+	if (!s)
 		return RET_PF_CONTINUE;
-	}
 	/* On its way out: what it becomes will be seen when the guest tries again. */
 	if (s->flags & KVM_MEMSLOT_INVALID)
 		return RET_PF_RETRY;
 	if (f->write && s->flags & KVM_MEM_READONLY)
 		return RET_PF_EMULATE;
-	f->slot = s;
+	f->slot_id = s->id;
 	f->hva = gfn_to_hva_memslot(s, f->gfn);
+	f->goal_level = slot_level(f);
+	*bounds = (struct slot_bounds){
+		.start = s->userspace_addr,
+		.size_bytes = s->npages << PAGE_SHIFT,
+		.readonly = s->flags & KVM_MEM_READONLY,
+	};
+	return RET_PF_CONTINUE;
+}
+
+int kvm_faultin_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
+{
+	struct slot_bounds bounds = { 0 };
+	int r;
+
+	lib_rcu_read_lock();
+	r = find_page(vcpu, f, &bounds);
+	lib_rcu_read_unlock();
+	if (r != RET_PF_CONTINUE || !f->slot)
+		return r;
 	r = host_fault_in(f->hva, f->write, &f->map_writable);
 	if (r)
 		return r;
-	if (s->flags & KVM_MEM_READONLY)
+	if (bounds.readonly)
 		f->map_writable = false;
-	f->goal_level = mapping_level(f);
+	f->goal_level = host_mapping_level(f->hva, bounds.start, bounds.size_bytes, f->goal_level);
+	f->req_level = f->goal_level;
+	if (f->exec && is_nx_huge_page_enabled(vcpu->kvm->mmu_vm))
+		f->goal_level = 1;
 	return RET_PF_CONTINUE;
 }
 
@@ -143,33 +175,26 @@ bool is_page_fault_stale(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f)
 	struct kvm *kvm = vcpu->kvm;
 
 	return __atomic_load_n(&kvm->mmu_invalidate_in_progress, __ATOMIC_ACQUIRE) ||
-	       __atomic_load_n(&kvm->mmu_invalidate_seq, __ATOMIC_ACQUIRE) != f->mmu_seq;
+	       __atomic_load_n(&kvm->mmu_invalidate_seq, __ATOMIC_ACQUIRE) != f->mmu_seq ||
+	       current_generation(vcpu) != f->generation;
 }
 
 static void trace_faultin(const struct kvm_page_fault *f, int r)
 {
-	TRACE_LINE(kvm_faultin_page, f->gfn, f->slot ? f->slot->id : 0, (uint32_t)f->goal_level, f->hva,
+	TRACE_LINE(kvm_faultin_page, f->gfn, f->slot_id, (uint32_t)f->goal_level, f->hva,
 		   f->slot != NULL, f->map_writable, r);
 	if (f->slot)
 		TRACE(kvmmmu, kvm_mmu_spte_requested, f->gfn, f->hva >> PAGE_SHIFT,
 		      (uint8_t)f->goal_level);
 }
 
-/* RCU. enum ret_pf, or -errno. */
-static int direct_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
+/* f is complete; is it still true? enum ret_pf. */
+static int map_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 {
 	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
 	int r;
 
-	if (fast_page_fault(vcpu, f))
-		return RET_PF_FIXED;
-	r = mmu_topup_memory_caches(vcpu);
-	if (r)
-		return r;
-	r = kvm_faultin_page(vcpu, f);
-	trace_faultin(f, r);
-	if (r != RET_PF_CONTINUE)
-		return r;
+	lib_rcu_read_lock();
 	pthread_rwlock_rdlock(&vm->lock);
 	r = is_page_fault_stale(vcpu, f) ? RET_PF_RETRY : (int)kvm_tdp_mmu_map(vcpu, f);
 	pthread_rwlock_unlock(&vm->lock);
@@ -177,7 +202,27 @@ static int direct_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 		vcpu->stat.pf_mmio_spte_created++;
 	if (f->slot && f->write && (r == RET_PF_FIXED || r == RET_PF_SPURIOUS))
 		mark_page_dirty_in_slot(vcpu->kvm, f->slot, f->gfn);
+	lib_rcu_read_unlock();
 	return r;
+}
+
+/* enum ret_pf, or -errno. */
+static int direct_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
+{
+	bool fixed;
+	int r;
+
+	lib_rcu_read_lock();
+	fixed = fast_page_fault(vcpu, f);
+	lib_rcu_read_unlock();
+	if (fixed)
+		return RET_PF_FIXED;
+	r = mmu_topup_memory_caches(vcpu);
+	if (r)
+		return r;
+	r = kvm_faultin_page(vcpu, f);
+	trace_faultin(f, r);
+	return r == RET_PF_CONTINUE ? map_page(vcpu, f) : r;
 }
 
 /* Linux now: kvm_tdp_page_fault. enum ret_pf, or -errno. */
@@ -194,12 +239,10 @@ int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool p
 	TRACE_CALL(tdp_page_fault, gpa, error_code);
 	if (!vcpu->mmu_vcpu->root)
 		return RET_PF_RETRY;
-	/* No table reaches it, so no slot does. */
-	if (!in_reach(gpa))
+	/* No table reaches it: a slot there can be emulated only. */
+	if (!in_reach(vcpu->mmu_vcpu->root, gpa))
 		return RET_PF_EMULATE;
-	lib_rcu_read_lock();
 	r = direct_page_fault(vcpu, &f);
-	lib_rcu_read_unlock();
 	TRACE_LINE(ret_pf, r);
 	return r;
 }
@@ -219,6 +262,7 @@ int kvm_mmu_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code)
 		vcpu->stat.pf_fixed += r == RET_PF_FIXED;
 		vcpu->stat.pf_emulate += r == RET_PF_EMULATE;
 		vcpu->stat.pf_spurious += r == RET_PF_SPURIOUS;
+		mmu_verify(vcpu->kvm, "a page fault");
 	}
 	if (r < 0)
 		return r;
@@ -237,6 +281,7 @@ int kvm_mmu_pre_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t size, uint64_t 
 	if (r)
 		return r;
 	r = tdp_page_fault(vcpu, gpa, PFERR_USER_MASK, true);
+	mmu_verify(vcpu->kvm, "a pre-fault");
 	if (r < 0)
 		return r;
 	if (r == RET_PF_EMULATE)

@@ -13,6 +13,7 @@
 #include "mmu/spte.h"
 
 #define PT64_ROOT_4LEVEL 4
+#define PT64_ROOT_5LEVEL 5
 #define KVM_MMU_MAX_ROOTS (KVM_ADDRESS_SPACE_NUM * 2)
 
 /* What makes two roots differ. */
@@ -38,6 +39,8 @@ struct kvm_mmu_vm {
 	uint64_t *leaves; /* (c)->(a) by level, 1..3: the VM's pages_4k, _2m, _1g */
 	uint64_t mmio_entries;			       /* (a) */
 	struct shadow_vm *shadow;		       /* (c) ept=0: the shadow pages */
+	bool nx_disabled; /* (c) once there are vCPUs: KVM_CAP_VM_DISABLE_NX_HUGE_PAGES */
+	struct nx_recovery *nx; /* roots_lock; NULL: no thread (nx_huge.c) */
 	struct kvm_mmu_vm *next_vm; /* vms_lock (slots.c) */
 	uint64_t number;	    /* (c) once linked: VMs are counted from 1 */
 };
@@ -62,12 +65,14 @@ struct kvm_page_fault {
 	gfn_t gfn;
 	bool write, exec;
 	/* filled in on the way */
-	struct kvm_memory_slot *slot; /* NULL: MMIO */
+	struct kvm_memory_slot *slot; /* NULL: MMIO. (r) believe it after is_page_fault_stale() */
+	uint16_t slot_id;
 	uint64_t mmu_seq;
 	hva_t hva; /* of gfn */
 	bool map_writable;
 	int goal_level;
-	uint64_t generation; /* of the slots looked at, for MMIO */
+	int req_level; /* what goal_level was before huge pages were ruled out for being run */
+	uint64_t generation; /* of the slots looked at */
 };
 
 const struct kvm_mmu_guest_ops *mmu_guest_ops(void);
@@ -76,6 +81,12 @@ const struct kvm_mmu_vendor_ops *mmu_vendor_ops(void);
 static inline bool root_has_ad(const struct kvm_mmu_page *root)
 {
 	return !(root->role & ROLE_AD_DISABLED);
+}
+
+/* Huge pages may not be executable (KVM's iTLB multihit workaround). */
+static inline bool is_nx_huge_page_enabled(const struct kvm_mmu_vm *vm)
+{
+	return kvm_mmu_params()->nx_huge_pages && !vm->nx_disabled;
 }
 
 /* Writes to clean leaves are logged by the processor (PML). */
@@ -94,6 +105,12 @@ static inline int root_level(const struct kvm_mmu_page *root)
 	return (int)FIELD_GET(ROLE_LEVEL_MASK, root->role);
 }
 
+/* The first gfn that no table of the root reaches. */
+static inline gfn_t root_end_gfn(const struct kvm_mmu_page *root)
+{
+	return level_pages(root_level(root) + 1);
+}
+
 static inline uint32_t mmu_nr_roots(struct kvm_mmu_vm *vm)
 {
 	return __atomic_load_n(&vm->nr_roots, __ATOMIC_ACQUIRE);
@@ -105,9 +122,12 @@ must_check int mmu_topup_memory_caches(struct kvm_vcpu *vcpu);
 
 /* --- fault.c --- */
 int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault);
-/* RCU. From f->gfn to a host page that is there. RET_PF_CONTINUE: f is complete. < 0: -EFAULT. */
+/*
+ * From f->gfn to a host page that is there; may wait for it, so no lock and no
+ * RCU section. RET_PF_CONTINUE: f is complete. < 0: -EFAULT.
+ */
 must_check int kvm_faultin_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f);
-/* mmu_lock. What f knows of the client's mapping is out of date. */
+/* RCU, mmu_lock. What f knows of slots or the client's mapping is out of date. */
 bool is_page_fault_stale(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f);
 
 /* --- tdp_mmu.c --- */
@@ -130,10 +150,18 @@ void kvm_tdp_mmu_zap_finish(struct kvm *kvm, struct zap_list *z);
 /*
  * mmu_lock. A huge leaf becomes a table of 512 that say the same: `table`, a
  * frame of the caller's, which is used up unless the entry has changed (false).
- * TLBs may keep the huge entry, it grants nothing the new ones do not.
+ * TLBs may keep the huge entry, it grants nothing the new ones do not. 4 KiB
+ * leaves may be run. for_nx: because somebody wants to, in nx_lpage_splits.
  */
 bool kvm_tdp_mmu_split_leaf(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, uint64_t *ptep,
-			    uint64_t old, int level, uint64_t *table);
+			    uint64_t old, int level, uint64_t *table, bool for_nx);
+/*
+ * mmu_lock for writing. Unlink up to *n tables that stand for huge pages since
+ * something in them is run, from *gfn upwards; the next gfn to begin with is
+ * left in *gfn, 0 at the end. False: no memory to remember one.
+ */
+bool kvm_tdp_mmu_zap_nx_splits(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, gfn_t *gfn,
+			       uint64_t *n, struct zap_list *z);
 /* The VM is going: the root's tables, without the root's frame. */
 void kvm_tdp_mmu_free_tables(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root);
 
@@ -143,6 +171,15 @@ void mmu_slot_enable_log_dirty(struct kvm *kvm, const struct kvm_memory_slot *sl
 /* kvm_write_protect_fn: the client has taken these bits of the log. */
 void mmu_slot_protect_masked(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t offset,
 			     uint64_t mask);
+
+/* --- nx_huge.c --- */
+/*
+ * The VM's thread that gives split pages back for huge ones, where the parameters
+ * ask for it; made by the first vCPU. -EAGAIN, -ENOMEM. stop waits for its end;
+ * both may be called again.
+ */
+must_check int mmu_nx_recovery_start(struct kvm_mmu_vm *vm);
+void mmu_nx_recovery_stop(struct kvm_mmu_vm *vm);
 
 /* --- slots.c --- */
 void mmu_register_slot_listener(void);

@@ -37,7 +37,7 @@ bool kvm_mmu_look_root(struct kvm *kvm, unsigned index, struct kvm_mmu_root_view
 
 static gpa_t reach(const struct kvm_mmu_page *root)
 {
-	return level_pages(root_level(root) + 1) << PAGE_SHIFT;
+	return root_end_gfn(root) << PAGE_SHIFT;
 }
 
 /* RCU. The entry on the way to gpa at `stop`, or the one above where it ends. */

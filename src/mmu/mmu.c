@@ -10,6 +10,7 @@
  * Locks: roots_lock (a leaf) to find or add a root; all else is the owner's.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "host/memory.h"
 #include "lib/error.h"
@@ -24,6 +25,20 @@ static const struct kvm_mmu_vendor_ops *vendor_ops;
 static struct kvm_mmu_params params;
 static pthread_once_t params_once = PTHREAD_ONCE_INIT;
 
+/*
+ * auto deploys the workaround where the processor has the bug, which ours has
+ * not. Since parameters cannot be written later, never is as good as off.
+ */
+static bool read_nx_huge_pages(void)
+{
+	char value[8];
+
+	if (!params_get_string("nx_huge_pages", value, sizeof(value)) || !strcmp(value, "auto") ||
+	    !strcmp(value, "off") || !strcmp(value, "never"))
+		return false;
+	return !strcmp(value, "force") || params_get_bool("nx_huge_pages", false);
+}
+
 static void read_params(void)
 {
 	params = (struct kvm_mmu_params){
@@ -31,7 +46,9 @@ static void read_params(void)
 		.eptad = params_get_bool("eptad", true),
 		.tdp_mmu = params_get_bool("tdp_mmu", true),
 		.eager_page_split = params_get_bool("eager_page_split", true),
-		.nx_huge_pages = params_get_bool("nx_huge_pages", false),
+		.nx_huge_pages = read_nx_huge_pages(),
+		.nx_huge_pages_recovery_ratio = (uint32_t)params_get_u64("nx_huge_pages_recovery_ratio", 60),
+		.nx_huge_pages_recovery_period_ms = (uint32_t)params_get_u64("nx_huge_pages_recovery_period_ms", 0),
 	};
 }
 
@@ -92,6 +109,7 @@ void kvm_mmu_uninit_vm(struct kvm *kvm)
 
 	if (!vm)
 		return;
+	mmu_nx_recovery_stop(vm);
 	mmu_vm_unlink(vm);
 	shadow_vm_destroy(vm);
 	for (i = 0; i < vm->nr_roots; i++) {
@@ -237,9 +255,18 @@ static int guest_paging_level(struct kvm_vcpu *vcpu)
 	return guest_ops->get_cr4(vcpu) & X86_CR4_PAE ? 3 : 2;
 }
 
+/*
+ * Five levels if and only if they are of use: guest-physical addresses are wider
+ * than 48 bits (Linux kvm_mmu_get_tdp_level). The processor has both.
+ */
+static int mmu_tdp_level(struct kvm_vcpu *vcpu)
+{
+	return guest_ops->get_maxphyaddr(vcpu) <= 48 ? PT64_ROOT_4LEVEL : PT64_ROOT_5LEVEL;
+}
+
 static uint32_t tdp_role(struct kvm_vcpu *vcpu)
 {
-	return (uint32_t)(FIELD_PREP(ROLE_LEVEL_MASK, PT64_ROOT_4LEVEL) |
+	return (uint32_t)(FIELD_PREP(ROLE_LEVEL_MASK, (unsigned)mmu_tdp_level(vcpu)) |
 			  FIELD_PREP(ROLE_AS_ID_MASK, vcpu->as_id) |
 			  (kvm_mmu_params()->eptad ? 0 : ROLE_AD_DISABLED));
 }
@@ -257,7 +284,7 @@ static void init_kvm_tdp_mmu(struct kvm_vcpu *vcpu)
 	context->sync_roots = NULL; /* our tables shadow nothing */
 	context->alloc_roots = mmu_alloc_direct_roots;
 	context->unload = tdp_unload;
-	context->root_level = PT64_ROOT_4LEVEL;
+	context->root_level = mmu_tdp_level(vcpu);
 	context->gva_to_gpa = context->guest_level ? paging_gva_to_gpa : nonpaging_gva_to_gpa;
 	context->role = tdp_role(vcpu);
 	vcpu->mmu = context;
@@ -281,8 +308,12 @@ void kvm_init_mmu(struct kvm_vcpu *vcpu)
 int kvm_mmu_create(struct kvm_vcpu *vcpu)
 {
 	struct kvm_mmu_vcpu *m;
+	int r;
 
 	TRACE_CALL(kvm_mmu_create, vcpu->vcpu_id);
+	r = mmu_nx_recovery_start(vcpu->kvm->mmu_vm);
+	if (r)
+		return r;
 	m = calloc(1, sizeof(*m));
 	if (!m)
 		return err_born(ENOMEM, "no memory for a vCPU's MMU");
@@ -305,11 +336,13 @@ void kvm_mmu_destroy(struct kvm_vcpu *vcpu)
 	if (!m)
 		return;
 	/*
-	 * The VM itself is going: no invalidation may begin a shoot-down among
-	 * vCPUs that are being freed.
+	 * The VM itself is going: no invalidation and no recovery may begin a
+	 * shoot-down among vCPUs that are being freed.
 	 */
-	if (__atomic_load_n(&vcpu->kvm->refcount, __ATOMIC_ACQUIRE) == 0)
+	if (__atomic_load_n(&vcpu->kvm->refcount, __ATOMIC_ACQUIRE) == 0) {
+		mmu_nx_recovery_stop(vcpu->kvm->mmu_vm);
 		mmu_vm_unlink(vcpu->kvm->mmu_vm);
+	}
 	kvm_mmu_unload(vcpu);
 	shadow_vcpu_destroy(vcpu);
 	while (m->cache.nr)

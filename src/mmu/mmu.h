@@ -14,7 +14,7 @@
  * Shadow MMU (ept=0): shadow.h. One writer at a time.
  *
  * Files: mmu.c (contexts, roots, life), fault.c (page faults, MMIO), tdp_mmu.c
- * (tables: map, zap, split), slots.c (memslot listener, invalidation by host
+ * (tables: map, zap, split), nx_huge.c (recovery of split pages), slots.c (memslot listener, invalidation by host
  * address), dirty.c (noticing writes: eager split, protection), guest_walk.c,
  * check.c, dump.c; spte.h is the entry format. shadow_page.c (pages, rmaps),
  * shadow_fault.c, shadow_sync.c, shadow_root.c, shadow_slots.c, shadow_check.c.
@@ -96,7 +96,9 @@ struct kvm_mmu {
 
 /* Module knobs (USERKVM_PARAMS), read once. */
 struct kvm_mmu_params {
-	bool ept, eptad, tdp_mmu, eager_page_split, nx_huge_pages;
+	bool ept, eptad, tdp_mmu, eager_page_split;
+	bool nx_huge_pages; /* no huge page is executable: the workaround for iTLB multihit */
+	uint32_t nx_huge_pages_recovery_ratio, nx_huge_pages_recovery_period_ms;
 };
 const struct kvm_mmu_params *kvm_mmu_params(void);
 
@@ -104,6 +106,11 @@ const struct kvm_mmu_params *kvm_mmu_params(void);
 void kvm_mmu_register_guest(const struct kvm_mmu_guest_ops *g, const struct kvm_mmu_vendor_ops *v);
 /* The VM's part: roots, counters, its place among the VMs that follow client memory. -ENOMEM. */
 must_check int kvm_mmu_init_vm(struct kvm *kvm);
+/*
+ * KVM API: KVM_CAP_VM_DISABLE_NX_HUGE_PAGES. Before the first vCPU; nothing to
+ * undo where nx_huge_pages is off.
+ */
+void kvm_mmu_disable_nx_huge_pages(struct kvm *kvm);
 /* After the last vCPU's kvm_mmu_destroy(): frees every table. */
 void kvm_mmu_uninit_vm(struct kvm *kvm);
 /* The vCPU's part, context not yet chosen (kvm_init_mmu). -ENOMEM. */
@@ -234,7 +241,8 @@ void kvm_mmu_dump(struct kvm *kvm, void (*line)(void *arg, const char *text), vo
 /*
  * Every table reachable once, counters true, leaves inside slots, formats
  * legal: number of faults found (each told with USERKVM_LOG=info). Takes
- * slots_lock and mmu_lock; not inside an RCU section.
+ * slots_lock and mmu_lock; not inside an RCU section. With USERKVM_CHECK=1 it
+ * runs after each operation, and a fault aborts the process (mmu/check.h).
  */
 int mmu_check(struct kvm *kvm);
 

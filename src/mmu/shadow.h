@@ -240,8 +240,9 @@ bool shadow_zap_range(struct kvm_mmu_vm *vm, const struct kvm_memory_slot *slot,
 bool shadow_wrprot_range(const struct kvm_memory_slot *slot, gfn_t start, gfn_t end);
 
 /* --- shadow_check.c --- */
-/* mmu_lock, slots_lock. The invariants of shadow.h: number of faults. */
-int shadow_check(struct kvm *kvm);
+/* mmu_lock, slots_lock. The invariants of shadow.h. */
+struct mmu_check_result;
+void shadow_check(struct kvm *kvm, struct mmu_check_result *r);
 /* mmu_lock. One line for each page. */
 void shadow_dump(struct kvm *kvm, void (*line)(void *arg, const char *text), void *arg);
 

@@ -6,15 +6,16 @@
 #include <stdio.h>
 
 #include "host/memory.h"
-#include "lib/log.h"
 #include "lib/rcu.h"
+#include "mmu/check.h"
 #include "mmu/shadow.h"
 
-static void fault(int *faults, const char *what, const struct shadow_page *sp, unsigned index)
+static void fault(struct mmu_check_result *r, const char *what, const struct shadow_page *sp,
+		  unsigned index)
 {
-	(*faults)++;
-	log_line(LOG_INFO, "mmu_check: %s in shadow page of gfn %#llx role %#x entry %u %#llx", what,
-		 (unsigned long long)sp->gfn, sp->role, index, (unsigned long long)sp->spt[index]);
+	mmu_check_fault(r, "%s in shadow page of gfn %#llx role %#x entry %u %#llx", what,
+			(unsigned long long)sp->gfn, sp->role, index,
+			(unsigned long long)sp->spt[index]);
 }
 
 static bool in_list(const struct shadow_node *head, const struct shadow_node *n)
@@ -34,35 +35,35 @@ static bool is_active(struct kvm_mmu_vm *vm, const struct shadow_page *wanted)
 	return false;
 }
 
-static void check_child(struct kvm_mmu_vm *vm, struct shadow_page *sp, unsigned i, int *faults)
+static void check_child(struct kvm_mmu_vm *vm, struct shadow_page *sp, unsigned i, struct mmu_check_result *r)
 {
 	struct shadow_page *child = sp->node[i].child;
 	uint64_t must = SHADOW_PRESENT | PTE_P | PTE_RW | PTE_US | PTE_A;
 
 	if (!is_active(vm, child)) {
-		fault(faults, "child that is not active", sp, i);
+		fault(r, "child that is not active", sp, i);
 		return;
 	}
 	if (sp->spt[i] != (__pa(child->spt) | must))
-		fault(faults, "table entry of a wrong format", sp, i);
+		fault(r, "table entry of a wrong format", sp, i);
 	if (sp_level(child) != sp_level(sp) - 1)
-		fault(faults, "child of a wrong level", sp, i);
+		fault(r, "child of a wrong level", sp, i);
 	if (!in_list(child->parents, &sp->node[i]))
-		fault(faults, "parent unknown to its child", sp, i);
+		fault(r, "parent unknown to its child", sp, i);
 }
 
 /* Invariant 2. */
 static void check_write_protection(struct kvm_mmu_vm *vm, struct shadow_page *sp, unsigned i,
-				   int *faults)
+				   struct mmu_check_result *r)
 {
 	struct shadow_page *table;
 
 	for_each_gfn_indirect_sp(vm, table, sp->node[i].gfn)
 		if (!table->unsync)
-			fault(faults, "writable leaf over a synced table", sp, i);
+			fault(r, "writable leaf over a synced table", sp, i);
 }
 
-static void check_leaf(struct kvm *kvm, struct shadow_page *sp, unsigned i, int *faults)
+static void check_leaf(struct kvm *kvm, struct shadow_page *sp, unsigned i, struct mmu_check_result *r)
 {
 	uint64_t e = sp->spt[i];
 	uint64_t may = PTE_ADDR_MASK | PTE_P | PTE_RW | PTE_US | PTE_A | PTE_D | PTE_XD |
@@ -73,68 +74,64 @@ static void check_leaf(struct kvm *kvm, struct shadow_page *sp, unsigned i, int 
 	struct shadow_node **head = s ? shadow_rmap(s, gfn) : NULL;
 
 	if (e & ~may || !(e & PTE_P) || !(e & PTE_A))
-		fault(faults, "leaf of a wrong format", sp, i);
+		fault(r, "leaf of a wrong format", sp, i);
 	if (!head || !in_list(*head, &sp->node[i])) {
-		fault(faults, "leaf that is not in its rmap", sp, i);
+		fault(r, "leaf that is not in its rmap", sp, i);
 		return;
 	}
 	if ((e & PTE_ADDR_MASK) != gfn_to_hva_memslot(s, gfn))
-		fault(faults, "leaf with a wrong address", sp, i);
+		fault(r, "leaf with a wrong address", sp, i);
 	if (sp_direct(sp) && gfn != sp->gfn + i)
-		fault(faults, "direct leaf of a wrong gfn", sp, i);
+		fault(r, "direct leaf of a wrong gfn", sp, i);
 	if (!(e & PTE_RW))
 		return;
 	if (s->flags & KVM_MEM_READONLY || !(e & SHADOW_HOST_WRITABLE))
-		fault(faults, "leaf writable against slot or host", sp, i);
+		fault(r, "leaf writable against slot or host", sp, i);
 	rel = gfn - s->base_gfn;
 	if (s->dirty_bitmap && !(READ_ONCE(s->dirty_bitmap[rel / 64]) & BIT_ULL(rel % 64)))
-		fault(faults, "clean page can be written unnoticed", sp, i);
-	check_write_protection(kvm->mmu_vm, sp, i, faults);
+		mmu_check_suspect(r, s, gfn);
+	check_write_protection(kvm->mmu_vm, sp, i, r);
 }
 
-static uint64_t check_page(struct kvm *kvm, struct shadow_page *sp, int *faults)
+static uint64_t check_page(struct kvm *kvm, struct shadow_page *sp, struct mmu_check_result *r)
 {
 	struct kvm_mmu_vm *vm = kvm->mmu_vm;
 	uint64_t leaves = 0;
 	unsigned i;
 
 	if (!is_active(vm, sp) || sp->invalid)
-		fault(faults, "page that cannot be found", sp, 0);
+		fault(r, "page that cannot be found", sp, 0);
 	if (sp->unsync && (sp_level(sp) != 1 || sp_direct(sp)))
-		fault(faults, "unsync page that may not be", sp, 0);
+		fault(r, "unsync page that may not be", sp, 0);
 	for (i = 0; i < SPTE_ENTRIES; i++) {
 		if (!shadow_is_present(sp->spt[i])) {
 			if (sp->spt[i] || sp->node[i].pprev)
-				fault(faults, "absent entry that is not empty", sp, i);
+				fault(r, "absent entry that is not empty", sp, i);
 		} else if (sp_level(sp) > 1) {
-			check_child(vm, sp, i, faults);
+			check_child(vm, sp, i, r);
 		} else {
 			leaves++;
-			check_leaf(kvm, sp, i, faults);
+			check_leaf(kvm, sp, i, r);
 		}
 	}
 	return leaves;
 }
 
-int shadow_check(struct kvm *kvm)
+void shadow_check(struct kvm *kvm, struct mmu_check_result *r)
 {
 	struct kvm_mmu_vm *vm = kvm->mmu_vm;
 	uint64_t leaves = 0, pages = 0;
 	struct shadow_page *sp;
-	int faults = 0;
 
 	lib_rcu_read_lock();
 	for (sp = vm->shadow->active; sp; sp = sp->next) {
-		leaves += check_page(kvm, sp, &faults);
+		leaves += check_page(kvm, sp, r);
 		pages++;
 	}
 	lib_rcu_read_unlock();
 	if (pages != vm->shadow->nr_pages || pages != READ_ONCE(vm->table_pages) ||
-	    leaves != READ_ONCE(vm->leaves[1])) {
-		faults++;
-		log_line(LOG_INFO, "mmu_check: counters of shadow pages are wrong");
-	}
-	return faults;
+	    leaves != READ_ONCE(vm->leaves[1]))
+		mmu_check_fault(r, "counters of shadow pages are wrong");
 }
 
 void shadow_dump(struct kvm *kvm, void (*line)(void *arg, const char *text), void *arg)

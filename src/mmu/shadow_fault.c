@@ -10,7 +10,8 @@
  * looked at again: after that, upper tables cannot change without the lock
  * (they are write-protected), and a level-1 table may lag as a TLB may.
  *
- * Locks: RCU around all of it, mmu_lock for writing from fetch to map.
+ * Locks: none while the client's page is waited for (fault.c); then RCU, and
+ * mmu_lock for writing from fetch to map.
  */
 #include "host/memory.h"
 #include "lib/error.h"
@@ -172,18 +173,38 @@ static int fetch(struct kvm_vcpu *vcpu, gva_t gva, const struct guest_walker *gw
 	return map_leaf(vcpu, sp, gva, gw, f, z);
 }
 
-/* RCU. enum ret_pf, or -errno. */
+/* f is complete; are it and the walk still true? enum ret_pf. */
+static int map_walked(struct kvm_vcpu *vcpu, gva_t gva, const struct guest_walker *gw,
+		      struct kvm_page_fault *f)
+{
+	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
+	struct shadow_zap z = { 0 };
+	int r = RET_PF_RETRY;
+
+	lib_rcu_read_lock();
+	pthread_rwlock_wrlock(&vm->lock);
+	if (!is_page_fault_stale(vcpu, f)) {
+		shadow_make_pages_available(vm, &z);
+		r = fetch(vcpu, gva, gw, f, &z);
+	}
+	shadow_commit(vcpu->kvm, &z);
+	pthread_rwlock_unlock(&vm->lock);
+	if (f->write && (r == RET_PF_FIXED || r == RET_PF_SPURIOUS))
+		mark_page_dirty_in_slot(vcpu->kvm, f->slot, f->gfn);
+	lib_rcu_read_unlock();
+	return r;
+}
+
+/* enum ret_pf, or -errno. */
 static int fault_in_and_map(struct kvm_vcpu *vcpu, gva_t gva, const struct guest_walker *gw,
 			    uint64_t error_code)
 {
-	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
 	struct kvm_page_fault f = {
 		.gpa = gw->gfn << PAGE_SHIFT,
 		.gfn = gw->gfn,
 		.write = error_code & PFERR_WRITE_MASK,
 		.exec = error_code & PFERR_FETCH_MASK,
 	};
-	struct shadow_zap z = { 0 };
 	int r;
 
 	if (f.gfn > TDP_MAX_GFN)
@@ -197,18 +218,7 @@ static int fault_in_and_map(struct kvm_vcpu *vcpu, gva_t gva, const struct guest
 	/* No entry for MMIO: with 52 address bits there is none that faults for sure and is not "absent". */
 	if (!f.slot)
 		return RET_PF_EMULATE;
-	pthread_rwlock_wrlock(&vm->lock);
-	if (is_page_fault_stale(vcpu, &f)) {
-		r = RET_PF_RETRY;
-	} else {
-		shadow_make_pages_available(vm, &z);
-		r = fetch(vcpu, gva, gw, &f, &z);
-	}
-	shadow_commit(vcpu->kvm, &z);
-	pthread_rwlock_unlock(&vm->lock);
-	if (f.write && (r == RET_PF_FIXED || r == RET_PF_SPURIOUS))
-		mark_page_dirty_in_slot(vcpu->kvm, f.slot, f.gfn);
-	return r;
+	return map_walked(vcpu, gva, gw, &f);
 }
 
 int shadow_page_fault(struct kvm_vcpu *vcpu, gva_t gva, uint64_t error_code, bool prefault)
@@ -216,7 +226,6 @@ int shadow_page_fault(struct kvm_vcpu *vcpu, gva_t gva, uint64_t error_code, boo
 	uint32_t access = error_code & (PFERR_WRITE_MASK | PFERR_USER_MASK | PFERR_FETCH_MASK);
 	struct kvm_page_fault_info fault = { 0 };
 	struct guest_walker gw;
-	int r;
 
 	if (mmu_guest_walk(vcpu, gva, access, &gw, &fault) == INVALID_PAGE) {
 		if (!prefault)
@@ -224,22 +233,15 @@ int shadow_page_fault(struct kvm_vcpu *vcpu, gva_t gva, uint64_t error_code, boo
 		return RET_PF_RETRY;
 	}
 	emulate_wp_off(vcpu, &gw, access);
-	lib_rcu_read_lock();
-	r = fault_in_and_map(vcpu, gva, &gw, error_code);
-	lib_rcu_read_unlock();
-	return r;
+	return fault_in_and_map(vcpu, gva, &gw, error_code);
 }
 
 int nonpaging_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault)
 {
 	struct guest_walker gw;
-	int r;
 
 	nonpaging_walk(gpa, &gw);
-	lib_rcu_read_lock();
-	r = fault_in_and_map(vcpu, gpa, &gw, error_code);
-	lib_rcu_read_unlock();
-	return r;
+	return fault_in_and_map(vcpu, gpa, &gw, error_code);
 }
 
 bool shadow_unprotect_gva(struct kvm_vcpu *vcpu, gva_t gva)

@@ -16,6 +16,7 @@
 #include "host/memory.h"
 #include "lib/error.h"
 #include "lib/rcu.h"
+#include "mmu/check.h"
 #include "mmu/look.h"
 #include "mmu/shadow.h"
 #include "trace/trace.h"
@@ -111,7 +112,7 @@ static int slot_prepare(struct kvm *kvm, const struct kvm_memory_slot *old,
 {
 	if ((change == KVM_MR_CREATE || change == KVM_MR_MOVE) &&
 	    new->base_gfn + new->npages - 1 > TDP_MAX_GFN)
-		return err_born(EINVAL, "slot %u reaches beyond guest-physical bit 47", new->id);
+		return err_born(EINVAL, "slot %u reaches beyond guest-physical bit 51", new->id);
 	if (change == KVM_MR_CREATE && kvm->mmu_vm && kvm->mmu_vm->shadow)
 		return shadow_prepare_slot(new);
 	return 0;
@@ -129,8 +130,8 @@ static void slot_flush_shadow(struct kvm *kvm, struct kvm_memory_slot *old)
 		zap_slot(kvm, old);
 }
 
-static void slot_commit(struct kvm *kvm, const struct kvm_memory_slot *old,
-			const struct kvm_memory_slot *new, enum kvm_mr_change change)
+static void commit_tables(struct kvm *kvm, const struct kvm_memory_slot *old,
+			  const struct kvm_memory_slot *new, enum kvm_mr_change change)
 {
 	bool was, is;
 
@@ -147,6 +148,18 @@ static void slot_commit(struct kvm *kvm, const struct kvm_memory_slot *old,
 		/* Small leaves were for the log only: with the next faults huge ones come back. */
 		zap_slot(kvm, new);
 	}
+}
+
+static void slot_commit(struct kvm *kvm, const struct kvm_memory_slot *old,
+			const struct kvm_memory_slot *new, enum kvm_mr_change change)
+{
+	commit_tables(kvm, old, new, change);
+	mmu_verify_locked(kvm, "a change of memslots");
+}
+
+static void slot_log_taken(struct kvm *kvm)
+{
+	mmu_verify_locked(kvm, "a harvest of the dirty log");
 }
 
 /* MMIO entries carry a part of the generation: when it comes round, none may be left. */
@@ -171,6 +184,7 @@ static const struct kvm_memslot_listener listener = {
 	.commit = slot_commit,
 	.free_slot = slot_free,
 	.generation = slot_generation,
+	.log_taken = slot_log_taken,
 };
 
 void mmu_register_slot_listener(void)
@@ -236,6 +250,7 @@ static void invalidate_vm(struct kvm_mmu_vm *vm, hva_t start, hva_t end)
 	pthread_rwlock_unlock(&vm->lock);
 	lib_rcu_read_unlock();
 	kvm_tdp_mmu_zap_finish(kvm, &z);
+	mmu_verify(kvm, "an invalidation");
 }
 
 /* vms_lock. True when a VM has memory there. */

@@ -3,7 +3,8 @@
  *
  *   none            0
  *   table, leaf     the SDM's format, and in bits the processor ignores:
- *                   11 MMU_PRESENT, 52 HOST_WRITABLE, 53 MMU_WRITABLE
+ *                   11 MMU_PRESENT, 52 HOST_WRITABLE, 53 MMU_WRITABLE,
+ *                   54 NX_SPLIT (table)
  *   MMIO            misconfigured on purpose (write and execute without read),
  *                   so that the processor leaves with reason 49:
  *       63 | 62 .. 52 | 51 .. 12 | 11 | 10 .. 3 | 2..0
@@ -11,7 +12,8 @@
  *
  * HOST_WRITABLE: the client's mapping may be written. MMU_WRITABLE: write
  * access was taken away only to notice writes (dirty log), the fast path may
- * give it back.
+ * give it back. NX_SPLIT: a huge page could stand here, but something in it is
+ * run, and nx_huge_pages forbids that.
  */
 #ifndef USERKVM_MMU_SPTE_H
 #define USERKVM_MMU_SPTE_H
@@ -21,6 +23,7 @@
 #define SPTE_MMU_PRESENT BIT_ULL(11)
 #define SPTE_HOST_WRITABLE BIT_ULL(52)
 #define SPTE_MMU_WRITABLE BIT_ULL(53)
+#define SPTE_NX_SPLIT BIT_ULL(54)
 
 #define MMIO_SPTE_VALUE (EPT_WRITE | EPT_EXEC)
 #define MMIO_GEN_LOW_MASK GENMASK_ULL(10, 3)
@@ -31,8 +34,8 @@
 
 #define SPTE_LEVEL_BITS 9
 #define SPTE_ENTRIES 512
-/* The whole reach of a 4-level table. */
-#define TDP_MAX_GFN ((1ULL << (48 - PAGE_SHIFT)) - 1)
+/* What slots may use: all that an address of the processor's can name (its MAXPHYADDR is 52). */
+#define TDP_MAX_GFN ((1ULL << (52 - PAGE_SHIFT)) - 1)
 
 static inline bool spte_is_present(uint64_t e)
 {

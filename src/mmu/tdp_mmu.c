@@ -3,6 +3,8 @@
  *
  *   root ─→ 512 entries (level 4, 512 GiB each) ─→ level 3 (1 GiB) ─→ 2 (2 MiB) ─→ 1
  *
+ * or one more of 256 TiB each before them, where the guest's MAXPHYADDR asks for it.
+ *
  * Invariants:
  * 1. An entry goes from nothing (or MMIO) to a table or leaf by one
  *    compare-exchange; what it points to is complete by then. Whole subtables
@@ -76,6 +78,8 @@ static uint64_t make_spte(struct kvm *kvm, const struct kvm_mmu_page *root,
 
 	if (level > 1)
 		e |= EPT_PAGE_SIZE;
+	if (level > 1 && is_nx_huge_page_enabled(kvm->mmu_vm))
+		e &= ~EPT_EXEC;
 	if (root_has_ad(root))
 		e |= EPT_ACCESSED;
 	if (f->map_writable) {
@@ -95,6 +99,19 @@ static uint64_t make_spte(struct kvm *kvm, const struct kvm_mmu_page *root,
 static uint64_t make_table_spte(const struct kvm_mmu_page *root, const uint64_t *table)
 {
 	return __pa(table) | SPTE_MMU_PRESENT | EPT_RWX | (root_has_ad(root) ? EPT_ACCESSED : 0);
+}
+
+/* What a table that takes the place of a huge page at `level` has beside that. */
+static uint64_t nx_split(const struct kvm_page_fault *f, int level)
+{
+	return f->req_level > f->goal_level && level <= f->req_level ? SPTE_NX_SPLIT : 0;
+}
+
+static void count_table(struct kvm_mmu_vm *vm, uint64_t e, int64_t n)
+{
+	count(&vm->table_pages, n);
+	if (e & SPTE_NX_SPLIT)
+		count(&vm->kvm->stat.nx_lpage_splits, n);
 }
 
 static bool permits(uint64_t e, const struct kvm_page_fault *f)
@@ -159,14 +176,15 @@ static bool publish_chain(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint6
 	struct kvm_mmu_memory_cache *c = &vcpu->mmu_vcpu->cache;
 	struct kvm_mmu_page *root = vcpu->mmu_vcpu->root;
 	uint64_t leaf = wanted_spte(vcpu->kvm, root, f, f->goal_level), e = leaf;
-	unsigned before = c->nr;
+	unsigned before = c->nr, splits = 0;
 	int l;
 
 	for (l = f->goal_level; l < level; l++) {
 		uint64_t *table = c->frame[--c->nr];
 
 		table[spte_index(f->gfn, l)] = e;
-		e = make_table_spte(root, table);
+		e = make_table_spte(root, table) | nx_split(f, l + 1);
+		splits += (e & SPTE_NX_SPLIT) != 0;
 	}
 	if (!cmpxchg_spte(ptep, old, e)) {
 		/* Back into the cache, clean again. */
@@ -175,6 +193,8 @@ static bool publish_chain(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint6
 		return false;
 	}
 	count(&vm->table_pages, before - c->nr);
+	if (splits)
+		count(&vcpu->kvm->stat.nx_lpage_splits, splits);
 	trace_mapped(root, f, ptep, level, old, e, leaf, before - c->nr);
 	count_leaf(vm, leaf, f->goal_level, 1);
 	count_leaf(vm, old, level, -1);
@@ -182,28 +202,31 @@ static bool publish_chain(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint6
 }
 
 bool kvm_tdp_mmu_split_leaf(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, uint64_t *ptep,
-			    uint64_t old, int level, uint64_t *table)
+			    uint64_t old, int level, uint64_t *table, bool for_nx)
 {
-	uint64_t e = level == 2 ? old & ~EPT_PAGE_SIZE : old;
+	uint64_t e = level == 2 ? (old & ~EPT_PAGE_SIZE) | EPT_EXEC : old, new;
 	unsigned i;
 
 	for (i = 0; i < SPTE_ENTRIES; i++)
 		table[i] = e + i * (level_pages(level - 1) << PAGE_SHIFT);
-	if (!cmpxchg_spte(ptep, old, make_table_spte(root, table)))
+	new = make_table_spte(root, table) | (for_nx ? SPTE_NX_SPLIT : 0);
+	if (!cmpxchg_spte(ptep, old, new))
 		return false;
-	count(&vm->table_pages, 1);
+	count_table(vm, new, 1);
 	count(&vm->leaves[level], -1);
 	count(&vm->leaves[level - 1], SPTE_ENTRIES);
 	return true;
 }
 
 /* A huge leaf stands where the fault needs finer ones. */
-static void split_leaf(struct kvm_vcpu *vcpu, uint64_t *ptep, uint64_t old, int level)
+static void split_leaf(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f, uint64_t *ptep,
+		       uint64_t old, int level)
 {
 	struct kvm_mmu_memory_cache *c = &vcpu->mmu_vcpu->cache;
 	uint64_t *table = c->frame[--c->nr];
 
-	if (!kvm_tdp_mmu_split_leaf(vcpu->kvm->mmu_vm, vcpu->mmu_vcpu->root, ptep, old, level, table))
+	if (!kvm_tdp_mmu_split_leaf(vcpu->kvm->mmu_vm, vcpu->mmu_vcpu->root, ptep, old, level, table,
+				    nx_split(f, level)))
 		host_frame_free(table);
 }
 
@@ -238,6 +261,7 @@ enum ret_pf kvm_tdp_mmu_map(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 	struct kvm_mmu_page *root = vcpu->mmu_vcpu->root;
 	uint64_t *table = root->spt;
 	int level = root_level(root);
+	bool split = false;
 	enum ret_pf ret;
 
 	for (;;) {
@@ -249,7 +273,7 @@ enum ret_pf kvm_tdp_mmu_map(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 			table = spte_table(old);
 			level--;
 		} else if (f->slot && permits(old, f)) {
-			return RET_PF_SPURIOUS;
+			return split ? RET_PF_FIXED : RET_PF_SPURIOUS;
 		} else if (level <= f->goal_level) {
 			if (install_leaf(vcpu, f, ptep, old, level, &ret))
 				return ret;
@@ -257,7 +281,8 @@ enum ret_pf kvm_tdp_mmu_map(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 			if (vcpu->mmu_vcpu->cache.nr == 0)
 				return RET_PF_RETRY;
 			TRACE(kvmmmu, kvm_mmu_split_huge_page, f->gfn & ~(level_pages(level) - 1), old, level, 0);
-			split_leaf(vcpu, ptep, old, level);
+			split_leaf(vcpu, f, ptep, old, level);
+			split = true;
 		} else if (publish_chain(vcpu, f, ptep, old, level)) {
 			return f->slot ? RET_PF_FIXED : RET_PF_EMULATE;
 		}
@@ -272,17 +297,18 @@ struct zapped_table {
 	int level;
 };
 
-/* Take a table's content out of the counters (sign -1) when it becomes unreachable. */
-static void uncount_subtree(struct kvm_mmu_vm *vm, const uint64_t *table, int level)
+/* Take the table below `entry`, and its content, out of the counters when it becomes unreachable. */
+static void uncount_subtree(struct kvm_mmu_vm *vm, uint64_t entry, int level)
 {
+	const uint64_t *table = spte_table(entry);
 	unsigned i;
 
-	count(&vm->table_pages, -1);
+	count_table(vm, entry, -1);
 	for (i = 0; i < SPTE_ENTRIES; i++) {
 		uint64_t e = load_spte(&table[i]);
 
 		if (spte_is_table(e, level))
-			uncount_subtree(vm, spte_table(e), level - 1);
+			uncount_subtree(vm, e, level - 1);
 		else if (e)
 			count_leaf(vm, e, level, -1);
 	}
@@ -302,15 +328,17 @@ static void free_subtree(uint64_t *table, int level)
 static bool unlink_table(struct kvm_mmu_vm *vm, uint64_t *ptep, int level, struct zap_list *z)
 {
 	struct zapped_table *t = malloc(sizeof(*t));
+	uint64_t old;
 
 	if (!t)
 		return false;
-	t->table = spte_table(__atomic_exchange_n(ptep, 0, __ATOMIC_ACQ_REL));
+	old = __atomic_exchange_n(ptep, 0, __ATOMIC_ACQ_REL);
+	t->table = spte_table(old);
 	t->level = level - 1;
 	t->next = z->tables;
 	z->tables = t;
 	z->flush = true;
-	uncount_subtree(vm, t->table, t->level);
+	uncount_subtree(vm, old, t->level);
 	return true;
 }
 
@@ -359,10 +387,48 @@ static void zap_in_table(struct kvm_mmu_vm *vm, uint64_t *table, int level, gfn_
 void kvm_tdp_mmu_zap_range(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, gfn_t start, gfn_t end,
 			   struct zap_list *z)
 {
-	end = min_u64(end, TDP_MAX_GFN + 1);
+	end = min_u64(end, root_end_gfn(root));
 	z->as_id = (uint8_t)root_as_id(root);
 	if (start < end)
 		zap_in_table(vm, root->spt, root_level(root), 0, start, end, z);
+}
+
+/* False: stopped at *gfn. */
+static bool zap_nx_splits_in(struct kvm_mmu_vm *vm, uint64_t *table, int level, gfn_t base, gfn_t *gfn,
+			     uint64_t *n, struct zap_list *z)
+{
+	unsigned i = spte_index(max_u64(base, *gfn), level);
+
+	for (; i < SPTE_ENTRIES; i++) {
+		uint64_t e = load_spte(&table[i]);
+		gfn_t at = base + i * level_pages(level);
+
+		if (!spte_is_table(e, level))
+			continue;
+		if (!*n) {
+			*gfn = max_u64(at, *gfn);
+			return false;
+		}
+		if (e & SPTE_NX_SPLIT) {
+			if (!unlink_table(vm, &table[i], level, z)) {
+				*gfn = at;
+				*n = 0;
+				return false;
+			}
+			trace_zap(z, at, e, level);
+			--*n;
+		} else if (level > 2 && !zap_nx_splits_in(vm, spte_table(e), level - 1, at, gfn, n, z)) {
+			return false;
+		}
+	}
+	return true;
+}
+
+bool kvm_tdp_mmu_zap_nx_splits(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, gfn_t *gfn,
+			       uint64_t *n, struct zap_list *z)
+{
+	z->as_id = (uint8_t)root_as_id(root);
+	return zap_nx_splits_in(vm, root->spt, root_level(root), 0, gfn, n, z);
 }
 
 void kvm_tdp_mmu_zap_finish(struct kvm *kvm, struct zap_list *z)

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <linux/userfaultfd.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -119,6 +120,8 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	/* A KVM ioctl on a descriptor the table lacks may still be ours: userkvm_ioctl looks. */
 	if (_IOC_TYPE(request) == KVM_IOCTL_TYPE || userkvm_is_fd(fd))
 		return ours(fd, request, arg);
+	if (_IOC_TYPE(request) == UFFDIO)
+		return preload_userfault_ioctl(fd, request, arg);
 	return REAL(ioctl)(fd, request, arg);
 }
 

@@ -5,7 +5,8 @@
  *	abi_mapping_begin ─→ libc's call ─→ abi_mapping_end
  *
  * Only changes that can touch memory that is there: munmap, mremap, mprotect,
- * madvise that drops pages, mmap at a fixed address. What the library itself
+ * madvise that drops pages, mmap at a fixed address, and two ioctls of
+ * userfaultfd. What the library itself
  * maps is never guest memory and goes straight to libc.
  */
 #undef _FILE_OFFSET_BITS
@@ -13,6 +14,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 
 #include "abi/abi.h"
@@ -139,5 +141,19 @@ EXPORT int madvise(void *addr, size_t length, int advice)
 	abi_mapping_begin(&c, addr, length);
 	r = REAL(madvise)(addr, length, advice);
 	end_keeping_errno(&c);
+	return r;
+}
+
+int preload_userfault_ioctl(int fd, unsigned long request, unsigned long arg)
+{
+	struct abi_mapping_change c;
+	int r, saved;
+
+	if (!abi_userfault_begin(&c, request, arg))
+		return REAL(ioctl)(fd, request, arg);
+	r = REAL(ioctl)(fd, request, arg);
+	saved = errno;
+	abi_userfault_end(&c);
+	errno = saved;
 	return r;
 }

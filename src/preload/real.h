@@ -38,4 +38,7 @@ void preload_guard_signals(const void *kvm_signal_mask);
 /* userkvm_ioctl() with cancellation of the thread deferred (cancel.c). */
 int preload_ioctl(int fd, unsigned long request, unsigned long arg);
 
+/* libc's ioctl() on a userfaultfd; guests learn what it takes from them (mapping.c). */
+int preload_userfault_ioctl(int fd, unsigned long request, unsigned long arg);
+
 #endif

@@ -188,9 +188,14 @@ void preload_guard_signals(const void *kvm_signal_mask)
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
+/*
+ * Is the program's sigaction() ours? A library that is opened late (dlopen) or stands behind libc
+ * is not asked; the library then looks at each ioctl.
+ */
 __attribute__((constructor)) static void tell_abi(void)
 {
-	abi_owns_sigaction();
+	if (is_own_code(dlsym(RTLD_DEFAULT, "sigaction")))
+		abi_owns_sigaction();
 }
 
 EXPORT int sigaction(int signo, const struct sigaction *act, struct sigaction *old)

@@ -30,6 +30,9 @@
 #define EPTP_AD_ENABLE BIT_ULL(6)
 #define EPTP_ROOT_MASK GENMASK_ULL(51, 12)
 
+/* IA32_VMX_EPT_VPID_CAP: page-walk length 5. */
+#define EPT_CAP_5LEVELS BIT_ULL(7)
+
 enum memory_type {
 	MT_UNCACHEABLE = 0,
 	MT_WRCOMB = 1,

@@ -25,7 +25,8 @@
 	F(remote_tlb_flush_requests, COUNTER, 1) \
 	F(pages_4k, ICOUNTER, 1)                \
 	F(pages_2m, ICOUNTER, 1)                \
-	F(pages_1g, ICOUNTER, 1)
+	F(pages_1g, ICOUNTER, 1)                \
+	F(nx_lpage_splits, ICOUNTER, 1)
 
 #define KVM_VCPU_STATS(F)                               \
 	F(halt_wakeup, COUNTER, 1)                      \

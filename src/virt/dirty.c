@@ -130,6 +130,7 @@ int kvm_vm_ioctl_get_dirty_log(struct kvm *kvm, const struct kvm_dirty_log *log)
 
 	pthread_mutex_lock(&kvm->slots_lock);
 	r = get_dirty_log(kvm, log);
+	kvm_dirty_log_taken(kvm);
 	pthread_mutex_unlock(&kvm->slots_lock);
 	return r;
 }
@@ -194,6 +195,7 @@ int kvm_vm_ioctl_clear_dirty_log(struct kvm *kvm, const struct kvm_clear_dirty_l
 
 	pthread_mutex_lock(&kvm->slots_lock);
 	r = clear_dirty_log(kvm, log);
+	kvm_dirty_log_taken(kvm);
 	pthread_mutex_unlock(&kvm->slots_lock);
 	return r;
 }

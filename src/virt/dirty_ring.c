@@ -201,8 +201,9 @@ int kvm_vm_ioctl_reset_dirty_rings(struct kvm *kvm)
 	pthread_mutex_lock(&kvm->slots_lock);
 	kvm_for_each_vcpu(i, vcpu, kvm)
 		count += reset_ring(kvm, &vcpu->dirty_ring);
-	pthread_mutex_unlock(&kvm->slots_lock);
 	if (count)
 		kvm_flush_remote_tlbs(kvm);
+	kvm_dirty_log_taken(kvm);
+	pthread_mutex_unlock(&kvm->slots_lock);
 	return count;
 }

@@ -2,8 +2,14 @@
  * The hypervisor's own accesses to guest memory, page by page through the
  * memslots. Client memory may vanish at any moment, so every byte goes through
  * the guarded copies of host/fault.h.
+ *
+ * A page is brought in (and waited for: userfaultfd, a slow file) before the RCU
+ * section in which it is copied, so that whoever brings it may change memslots.
+ * The copy itself stays inside: when a slot's deletion has returned, nobody
+ * writes to its memory any more.
  */
 #include "host/fault.h"
+#include "host/memory.h"
 #include "lib/error.h"
 #include "lib/rcu.h"
 #include "virt/kvm.h"
@@ -19,70 +25,100 @@ static struct kvm_memory_slot *find(struct kvm *kvm, struct kvm_vcpu *vcpu, int 
 	return vcpu ? kvm_vcpu_gfn_to_memslot(vcpu, gfn) : gfn_to_memslot_as(kvm, as_id, gfn);
 }
 
-static int access_guest(struct kvm *kvm, struct kvm_vcpu *vcpu, int as_id, gpa_t gpa, void *to,
-			const void *from, size_t len)
+struct access {
+	struct kvm *kvm;
+	struct kvm_vcpu *vcpu; /* NULL: as_id; else its own address space */
+	int as_id;
+	bool write;
+	void *to;	  /* reads */
+	const void *from; /* writes */
+};
+
+/* RCU. The host address of gpa and its slot; 0 when it cannot be accessed so. */
+static hva_t find_hva(const struct access *a, gpa_t gpa, struct kvm_memory_slot **slot)
 {
+	*slot = usable(find(a->kvm, a->vcpu, a->as_id, gpa >> PAGE_SHIFT), a->write);
+	return *slot ? gfn_to_hva_memslot(*slot, gpa >> PAGE_SHIFT) + (gpa & ~PAGE_MASK) : 0;
+}
+
+static hva_t find_hva_now(const struct access *a, gpa_t gpa)
+{
+	struct kvm_memory_slot *slot;
+	hva_t hva;
+
+	lib_rcu_read_lock();
+	hva = find_hva(a, gpa, &slot);
+	lib_rcu_read_unlock();
+	return hva;
+}
+
+/* Within one page that is there, at hva unless slots have changed: 1 copied, 0 they have, -EFAULT. */
+static int copy_part(const struct access *a, gpa_t gpa, hva_t hva, size_t n)
+{
+	struct kvm_memory_slot *slot;
+	void *p = (void *)(uintptr_t)hva;
 	int r = 0;
 
 	lib_rcu_read_lock();
-	while (len && !r) {
-		gfn_t gfn = gpa >> PAGE_SHIFT;
-		size_t offset = gpa & ~PAGE_MASK;
-		size_t n = min_u64(len, PAGE_SIZE - offset);
-		struct kvm_memory_slot *slot = usable(find(kvm, vcpu, as_id, gfn), from != NULL);
-		void *hva;
-
-		if (!slot) {
-			r = err_born(EFAULT, "gpa %#llx is no memory", (unsigned long long)gpa);
-			break;
-		}
-		hva = (void *)(uintptr_t)(gfn_to_hva_memslot(slot, gfn) + offset);
-		if (from) {
-			r = host_copy_to(hva, from, n);
-			if (!r)
-				mark_page_dirty_in_slot(kvm, slot, gfn);
-			from = (const char *)from + n;
-		} else {
-			r = host_copy_from(to, hva, n);
-			to = (char *)to + n;
-		}
-		gpa += n;
-		len -= n;
+	if (find_hva(a, gpa, &slot) == hva) {
+		r = a->write ? host_copy_to(p, a->from, n) : host_copy_from(a->to, p, n);
+		if (!r && a->write)
+			mark_page_dirty_in_slot(a->kvm, slot, gpa >> PAGE_SHIFT);
+		r = r ? r : 1;
 	}
 	lib_rcu_read_unlock();
 	return r;
 }
 
+static int access_guest(struct access a, gpa_t gpa, size_t len)
+{
+	while (len) {
+		size_t n = min_u64(len, PAGE_SIZE - (gpa & ~PAGE_MASK));
+		hva_t hva = find_hva_now(&a, gpa);
+		int r;
+
+		if (!hva)
+			return err_born(EFAULT, "gpa %#llx is no memory", (unsigned long long)gpa);
+		r = host_fault_in(hva, a.write, NULL);
+		if (!r)
+			r = copy_part(&a, gpa, hva, n);
+		if (r < 0)
+			return r;
+		if (!r)
+			continue; /* the slot moved: look again */
+		if (a.write)
+			a.from = (const char *)a.from + n;
+		else
+			a.to = (char *)a.to + n;
+		gpa += n;
+		len -= n;
+	}
+	return 0;
+}
+
 int kvm_read_guest(struct kvm *kvm, int as_id, gpa_t gpa, void *data, size_t len)
 {
-	return access_guest(kvm, NULL, as_id, gpa, data, NULL, len);
+	return access_guest((struct access){ kvm, NULL, as_id, false, .to = data }, gpa, len);
 }
 
 int kvm_write_guest(struct kvm *kvm, int as_id, gpa_t gpa, const void *data, size_t len)
 {
-	return access_guest(kvm, NULL, as_id, gpa, NULL, data, len);
+	return access_guest((struct access){ kvm, NULL, as_id, true, .from = data }, gpa, len);
 }
 
 int kvm_vcpu_read_guest(struct kvm_vcpu *vcpu, gpa_t gpa, void *data, size_t len)
 {
-	return access_guest(vcpu->kvm, vcpu, 0, gpa, data, NULL, len);
+	return access_guest((struct access){ vcpu->kvm, vcpu, 0, false, .to = data }, gpa, len);
 }
 
 int kvm_vcpu_write_guest(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len)
 {
-	return access_guest(vcpu->kvm, vcpu, 0, gpa, NULL, data, len);
+	return access_guest((struct access){ vcpu->kvm, vcpu, 0, true, .from = data }, gpa, len);
 }
 
 hva_t kvm_vcpu_gpa_to_hva(struct kvm_vcpu *vcpu, gpa_t gpa, bool write)
 {
-	gfn_t gfn = gpa >> PAGE_SHIFT;
-	struct kvm_memory_slot *slot;
-	hva_t hva = 0;
+	struct access a = { vcpu->kvm, vcpu, 0, write, NULL, NULL };
 
-	lib_rcu_read_lock();
-	slot = usable(kvm_vcpu_gfn_to_memslot(vcpu, gfn), write);
-	if (slot)
-		hva = gfn_to_hva_memslot(slot, gfn) + (gpa & ~PAGE_MASK);
-	lib_rcu_read_unlock();
-	return hva;
+	return find_hva_now(&a, gpa);
 }

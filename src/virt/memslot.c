@@ -39,6 +39,12 @@ void kvm_register_memslot_listener(const struct kvm_memslot_listener *l)
 	listener = l ? l : &no_listener;
 }
 
+void kvm_dirty_log_taken(struct kvm *kvm)
+{
+	if (listener->log_taken)
+		listener->log_taken(kvm);
+}
+
 struct kvm_memslots *__kvm_memslots(struct kvm *kvm, int as_id)
 {
 	return __atomic_load_n(&kvm->memslots[as_id], __ATOMIC_ACQUIRE);

@@ -84,8 +84,12 @@ struct kvm_memslot_listener {
 	void (*free_slot)(struct kvm *kvm, struct kvm_memory_slot *slot);
 	/* A new generation is current: MMIO entries of older ones are stale. */
 	void (*generation)(struct kvm *kvm, uint64_t gen);
+	/* The client has taken bits of a dirty log or entries of rings; all flushed. slots_lock held. */
+	void (*log_taken)(struct kvm *kvm);
 };
 void kvm_register_memslot_listener(const struct kvm_memslot_listener *l); /* once */
+/* Tell the listener so. */
+void kvm_dirty_log_taken(struct kvm *kvm);
 
 /* Empty sets for both address spaces. -ENOMEM. */
 must_check int kvm_alloc_memslots(struct kvm *kvm);
@@ -182,7 +186,8 @@ void mark_page_dirty_in_slot(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_
  * The hypervisor's own accesses to guest memory, page by page through the
  * memslots (kvm_read_guest, kvm_write_guest). -EFAULT without a slot, on a
  * read-only slot (write) or a vanished mapping. Writes mark pages dirty.
- * They take the RCU read lock themselves.
+ * They take the RCU read lock themselves, and may wait for the client's page
+ * before: best called with nothing held.
  */
 /* host memory behind gpa for one access that stays in its page; 0 when there is none. */
 hva_t kvm_vcpu_gpa_to_hva(struct kvm_vcpu *vcpu, gpa_t gpa, bool write);

@@ -6,10 +6,9 @@
  * without and a set it takes where there is one. Done once, read-only after.
  */
 #include <pthread.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "lib/log.h"
+#include "lib/params.h"
 #include "mmu/mmu.h"
 #include "vmx/internal.h"
 
@@ -42,22 +41,6 @@ static struct vmx_params params;
 static struct vmcs_config config;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-/* "key=0|1" in USERKVM_PARAMS. */
-static bool param(const char *key, bool dflt)
-{
-	const char *s = getenv("USERKVM_PARAMS");
-	size_t n = strlen(key);
-
-	while (s && *s) {
-		if (strncmp(s, key, n) == 0 && s[n] == '=')
-			return s[n + 1] == '1' || s[n + 1] == 'y' || s[n + 1] == 'Y';
-		s = strchr(s, ',');
-		if (s)
-			s++;
-	}
-	return dflt;
-}
-
 static uint32_t adjust_vmx_controls(uint64_t cap, uint64_t req, uint64_t opt, const char *name)
 {
 	uint32_t may = (uint32_t)(cap >> 32), must = (uint32_t)cap;
@@ -77,9 +60,9 @@ static void setup(void)
 
 	config.usable = true;
 	params.ept = kvm_mmu_params()->ept;
-	params.unrestricted_guest = param("unrestricted_guest", true);
-	params.vpid = param("vpid", true);
-	params.pml = param("pml", true) && params.ept && kvm_mmu_params()->eptad;
+	params.unrestricted_guest = params_get_bool("unrestricted_guest", true);
+	params.vpid = params_get_bool("vpid", true);
+	params.pml = params_get_bool("pml", true) && params.ept && kvm_mmu_params()->eptad;
 	/* not driven yet, whatever the knobs say */
 	params.preemption_timer = false;
 	params.flexpriority = false;

@@ -101,7 +101,11 @@ int handle_dr(struct kvm_vcpu *vcpu)
 		}
 		dr += 2;
 	}
-	if (vmx_services->get_dr(vcpu, 7) & DR7_GD) {
+	/* the DR7 in force: the debugger's while it uses hardware breakpoints */
+	if (vmx_get_dr7(vcpu) & DR7_GD) {
+		if ((vmx_services->guest_debug(vcpu) & KVM_GUESTDBG_USE_HW_BP) &&
+		    vmx_services->guest_debug_exit(vcpu, X86_TRAP_DB, DR6_BD))
+			return 0;
 		vmx_services->queue_exception(vcpu, X86_TRAP_DB, false, 0, true, DR6_BD);
 		return 1;
 	}

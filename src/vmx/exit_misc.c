@@ -171,7 +171,9 @@ int handle_invpcid(struct kvm_vcpu *vcpu)
 
 int handle_monitor_trap(struct kvm_vcpu *vcpu)
 {
-	if (vmx_services->guest_debug_exit(vcpu, X86_TRAP_DB, DR6_BS))
+	/* also set for one boundary, after which an SMI is taken */
+	if ((vmx_services->guest_debug(vcpu) & KVM_GUESTDBG_SINGLESTEP) &&
+	    vmx_services->guest_debug_exit(vcpu, X86_TRAP_DB, DR6_BS))
 		return 0;
 	vmx_set_monitor_trap(vcpu, false);
 	return 1;

@@ -18,7 +18,7 @@ static_assert(SEG_FIELD(BASE, VMCS_SEG_LDTR) == GUEST_LDTR_BASE, "VMCS order");
 static_assert(SEG_FIELD(LIMIT, SREG_GS) == GUEST_GS_LIMIT, "VMCS order");
 static_assert(SEG_FIELD(AR_BYTES, SREG_SS) == GUEST_SS_AR_BYTES, "VMCS order");
 
-static uint32_t segment_access_rights(const struct kvm_segment *s)
+uint32_t vmx_segment_access_rights(const struct kvm_segment *s)
 {
 	uint64_t ar = FIELD_PREP(VMX_AR_TYPE_MASK, s->type) | FIELD_PREP(VMX_AR_S, s->s) |
 		      FIELD_PREP(VMX_AR_DPL_MASK, s->dpl) | FIELD_PREP(VMX_AR_P, s->present) |
@@ -30,14 +30,8 @@ static uint32_t segment_access_rights(const struct kvm_segment *s)
 	return (uint32_t)ar;
 }
 
-static void read_segment(struct kvm_vcpu *vcpu, struct kvm_segment *s, unsigned nr)
+void vmx_segment_set_access_rights(struct kvm_segment *s, uint32_t ar)
 {
-	uint32_t ar = vmcs_read32(vcpu, SEG_FIELD(AR_BYTES, nr));
-
-	memset(s, 0, sizeof(*s));
-	s->base = vmcs_readl(vcpu, SEG_FIELD(BASE, nr));
-	s->limit = vmcs_read32(vcpu, SEG_FIELD(LIMIT, nr));
-	s->selector = vmcs_read16(vcpu, SEG_FIELD(SELECTOR, nr));
 	s->unusable = !!(ar & VMX_AR_UNUSABLE);
 	s->type = (uint8_t)FIELD_GET(VMX_AR_TYPE_MASK, ar);
 	s->s = !!(ar & VMX_AR_S);
@@ -50,9 +44,18 @@ static void read_segment(struct kvm_vcpu *vcpu, struct kvm_segment *s, unsigned 
 	s->g = !!(ar & VMX_AR_G);
 }
 
+static void read_segment(struct kvm_vcpu *vcpu, struct kvm_segment *s, unsigned nr)
+{
+	memset(s, 0, sizeof(*s));
+	s->base = vmcs_readl(vcpu, SEG_FIELD(BASE, nr));
+	s->limit = vmcs_read32(vcpu, SEG_FIELD(LIMIT, nr));
+	s->selector = vmcs_read16(vcpu, SEG_FIELD(SELECTOR, nr));
+	vmx_segment_set_access_rights(s, vmcs_read32(vcpu, SEG_FIELD(AR_BYTES, nr)));
+}
+
 static void write_segment(struct kvm_vcpu *vcpu, const struct kvm_segment *s, unsigned nr)
 {
-	uint32_t ar = segment_access_rights(s);
+	uint32_t ar = vmx_segment_access_rights(s);
 
 	vcpu->vmx->state_unchecked = true;
 	/*

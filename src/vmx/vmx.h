@@ -111,6 +111,9 @@ uint64_t vmx_get_rflags(struct kvm_vcpu *vcpu);
 void vmx_set_rflags(struct kvm_vcpu *vcpu, uint64_t v);
 void vmx_get_segment(struct kvm_vcpu *vcpu, struct kvm_segment *s, enum sreg nr);
 void vmx_set_segment(struct kvm_vcpu *vcpu, const struct kvm_segment *s, enum sreg nr);
+/* Type, S, DPL, P, AVL, L, D/B, G and unusable, to and from the VMCS's form (VMX_AR_*). */
+uint32_t vmx_segment_access_rights(const struct kvm_segment *s);
+void vmx_segment_set_access_rights(struct kvm_segment *s, uint32_t ar);
 void vmx_get_tr_ldt(struct kvm_vcpu *vcpu, struct kvm_segment *tr, struct kvm_segment *ldt);
 void vmx_set_tr_ldt(struct kvm_vcpu *vcpu, const struct kvm_segment *tr, const struct kvm_segment *ldt);
 void vmx_get_gdt_idt(struct kvm_vcpu *vcpu, struct kvm_dtable *gdt, struct kvm_dtable *idt);

@@ -4,6 +4,9 @@
  *
  * Locks: kvm->lock for what must not change once vCPUs exist.
  */
+#include <linux/capability.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "lib/error.h"
@@ -14,7 +17,7 @@
 #define KVM_VALID_QUIRKS                                                                \
 	(KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE |                \
 	 KVM_X86_QUIRK_OUT_7E_INC_RIP | KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT |            \
-	 KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS)
+	 KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS | KVM_X86_QUIRK_FIX_HYPERCALL_INSN)
 #define KVM_X2APIC_API_VALID_FLAGS                                                      \
 	(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
 #define KVM_VALID_GUESTDBG                                                              \
@@ -23,6 +26,9 @@
 	 KVM_GUESTDBG_BLOCKIRQ)
 #define KVM_HC_MAP_GPA_RANGE 12 /* <linux/kvm_para.h>, whose MSR names are macros */
 #define KVM_VALID_HYPERCALL_EXITS (1u << KVM_HC_MAP_GPA_RANGE)
+
+/* The inode of /proc/PID/ns/user in the first user namespace (Linux PROC_USER_INIT_INO). */
+#define INIT_USER_NS_INO 0xEFFFFFFDu
 
 static const struct {
 	long ext;
@@ -41,6 +47,7 @@ static const struct {
 	{ KVM_CAP_DIRTY_LOG_RING, KVM_DIRTY_RING_MAX_ENTRIES * sizeof(struct kvm_dirty_gfn) },
 	{ KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_DIRTY_RING_MAX_ENTRIES * sizeof(struct kvm_dirty_gfn) },
 	{ KVM_CAP_MMU_SHADOW_CACHE_CONTROL, 1 },
+	{ KVM_CAP_VM_DISABLE_NX_HUGE_PAGES, 1 },
 	{ KVM_CAP_SET_TSS_ADDR, 1 },
 	{ KVM_CAP_SET_IDENTITY_MAP_ADDR, 1 },
 	/* vCPUs */
@@ -87,6 +94,7 @@ static const struct {
 	{ KVM_CAP_IRQFD_RESAMPLE, 1 },
 	{ KVM_CAP_IOAPIC_POLARITY_IGNORED, 1 },
 	{ KVM_CAP_USER_NMI, 1 },
+	{ KVM_CAP_X86_SMM, 1 },
 	{ KVM_CAP_PIT, 1 },
 	{ KVM_CAP_PIT2, 1 },
 	{ KVM_CAP_PIT_STATE2, 1 },
@@ -103,6 +111,15 @@ static const struct {
 	{ KVM_CAP_ADJUST_CLOCK, KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC },
 	{ KVM_CAP_KVMCLOCK_CTRL, 1 },
 	{ KVM_CAP_GET_TSC_KHZ, 1 },
+	{ KVM_CAP_VCPU_ATTRIBUTES, 1 },
+	/* hyperv.c: its CPUID says which parts */
+	{ KVM_CAP_HYPERV, 1 },
+	{ KVM_CAP_HYPERV_TIME, 1 },
+	{ KVM_CAP_HYPERV_SPIN, 1 },
+	{ KVM_CAP_HYPERV_VP_INDEX, 1 },
+	{ KVM_CAP_HYPERV_CPUID, 1 },
+	{ KVM_CAP_SYS_HYPERV_CPUID, 1 },
+	{ KVM_CAP_HYPERV_ENFORCE_CPUID, 1 },
 	/* the interface itself */
 	{ KVM_CAP_CHECK_EXTENSION_VM, 1 },
 	{ KVM_CAP_ENABLE_CAP, 1 },
@@ -124,7 +141,7 @@ int kvm_check_extension(struct kvm *kvm, long ext)
 		return online_cpus();
 	if (ext == KVM_CAP_PRE_FAULT_MEMORY)
 		return kvm_mmu_params()->ept;
-	if (ext == KVM_CAP_TSC_CONTROL)
+	if (ext == KVM_CAP_TSC_CONTROL || ext == KVM_CAP_VM_TSC_CONTROL)
 		return kvm_has_tsc_control();
 	for (size_t i = 0; i < ARRAY_SIZE(capabilities); i++)
 		if (capabilities[i].ext == ext)
@@ -158,6 +175,37 @@ static int set_max_vcpu_id(struct kvm *kvm, uint64_t max)
 		kvm->arch->max_vcpu_ids = (uint32_t)max;
 	else if (kvm->arch->max_vcpu_ids != max)
 		r = err_born(EINVAL, "the number of vCPU ids is set already");
+	pthread_mutex_unlock(&kvm->lock);
+	return r;
+}
+
+/*
+ * Linux asks for CAP_SYS_BOOT, and in the first user namespace: who may turn the
+ * workaround off may bring the machine down.
+ */
+static bool may_reboot(void)
+{
+	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct d[_LINUX_CAPABILITY_U32S_3];
+	struct stat ns;
+
+	return syscall(SYS_capget, &h, d) == 0 && d[0].effective & 1u << CAP_SYS_BOOT &&
+	       stat("/proc/self/ns/user", &ns) == 0 && ns.st_ino == INIT_USER_NS_INO;
+}
+
+static int disable_nx_huge_pages(struct kvm *kvm, uint64_t arg)
+{
+	int r = 0;
+
+	if (!may_reboot())
+		return err_born(EPERM, "NX huge pages are disabled by CAP_SYS_BOOT only");
+	if (arg)
+		return err_born(EINVAL, "NX huge pages: argument %#lx", (unsigned long)arg);
+	pthread_mutex_lock(&kvm->lock);
+	if (kvm->nr_created_vcpus)
+		r = err_born(EINVAL, "NX huge pages are disabled before the first vCPU only");
+	else
+		kvm_mmu_disable_nx_huge_pages(kvm);
 	pthread_mutex_unlock(&kvm->lock);
 	return r;
 }
@@ -214,6 +262,8 @@ int kvm_vm_ioctl_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 		ka->user_space_msr_mask = (uint32_t)arg;
 		ka->user_space_msr_enabled = arg;
 		return 0;
+	case KVM_CAP_VM_DISABLE_NX_HUGE_PAGES:
+		return disable_nx_huge_pages(kvm, arg);
 	case KVM_CAP_MAX_VCPU_ID:
 		return set_max_vcpu_id(kvm, arg);
 	default:
@@ -228,6 +278,9 @@ int kvm_vcpu_ioctl_enable_cap(struct kvm_vcpu *vcpu, const struct kvm_enable_cap
 	switch (cap->cap) {
 	case KVM_CAP_ENFORCE_PV_FEATURE_CPUID:
 		vcpu->arch->pv_enforce_cpuid = cap->args[0];
+		return 0;
+	case KVM_CAP_HYPERV_ENFORCE_CPUID:
+		vcpu->arch->hv_enforce_cpuid = cap->args[0];
 		return 0;
 	default:
 		return err_born(EINVAL, "capability %u cannot be enabled on a vCPU", cap->cap);

@@ -26,6 +26,7 @@
 #define TSC_RATIO_FRAC_BITS 48
 #define TSC_RATIO_ONE (1ULL << TSC_RATIO_FRAC_BITS)
 #define TSC_TOLERANCE_PPM 250
+#define MAX_GUEST_TSC_KHZ 0x7fffffffU
 #define KVM_CLOCK_VALID_FLAGS (KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC)
 #define KVM_MSR_ENABLED 1ULL
 
@@ -125,6 +126,17 @@ void kvm_write_guest_tsc(struct kvm_vcpu *vcpu, uint64_t tsc)
 	vcpu->arch->tsc_adjust += (uint64_t)delta;
 }
 
+/* What later writes are compared with. clock_lock held. */
+static void note_tsc_write(struct kvm_vcpu *vcpu, uint64_t host, uint64_t now, uint64_t offset)
+{
+	struct kvm_arch *ka = vcpu->kvm->arch;
+
+	ka->last_tsc_ns = now;
+	ka->last_tsc_write = kvm_scale_tsc(vcpu, host) + offset;
+	ka->last_tsc_khz = vcpu->arch->virtual_tsc_khz;
+	ka->last_tsc_offset = offset;
+}
+
 /*
  * A write by the client. One of zero, or one within a second of what another
  * vCPU's TSC has become since it was written, means "the same TSC".
@@ -146,12 +158,27 @@ void kvm_synchronize_tsc(struct kvm_vcpu *vcpu, uint64_t tsc)
 		if (tsc == 0 || (tsc < expected + hz && tsc + hz > expected))
 			offset = ka->last_tsc_offset;
 	}
-	ka->last_tsc_ns = now;
-	ka->last_tsc_write = kvm_scale_tsc(vcpu, host) + offset;
-	ka->last_tsc_khz = khz;
-	ka->last_tsc_offset = offset;
+	note_tsc_write(vcpu, host, now, offset);
 	pthread_mutex_unlock(&ka->clock_lock);
 	set_offset(vcpu, offset);
+}
+
+void kvm_set_tsc_offset(struct kvm_vcpu *vcpu, uint64_t offset)
+{
+	struct kvm_arch *ka = vcpu->kvm->arch;
+
+	pthread_mutex_lock(&ka->clock_lock);
+	note_tsc_write(vcpu, host_tsc(), host_boottime_ns(), offset);
+	pthread_mutex_unlock(&ka->clock_lock);
+	set_offset(vcpu, offset);
+}
+
+int kvm_vm_set_tsc_khz(struct kvm *kvm, uint32_t khz)
+{
+	if (khz >= MAX_GUEST_TSC_KHZ)
+		return err_born(EINVAL, "TSC of %u kHz", khz);
+	kvm->arch->default_tsc_khz = khz ? khz : host_tsc_khz();
+	return 0;
 }
 
 /* --- kvmclock --- */
@@ -200,42 +227,60 @@ static bool tsc_matches_vcpu0(struct kvm_vcpu *vcpu)
 		READ_ONCE(first->arch->tsc_scaling_ratio) == vcpu->arch->tsc_scaling_ratio);
 }
 
-void kvm_guest_time_update(struct kvm_vcpu *vcpu)
+/* What the vCPU's clock page holds now, but for version and GUEST_STOPPED. */
+static struct pvclock_vcpu_time_info time_info(struct kvm_vcpu *vcpu)
 {
 	struct kvm_arch *ka = vcpu->kvm->arch;
-	struct kvm_vcpu_arch *a = vcpu->arch;
-	gpa_t gpa = a->pv_time_msr & ~KVM_MSR_ENABLED;
 	struct pvclock_vcpu_time_info page = { 0 };
-	uint32_t version;
 
-	if (!(a->pv_time_msr & KVM_MSR_ENABLED))
-		return;
-	/* A page the guest has taken away is not an error of the vCPU's. */
-	if (kvm_vcpu_read_guest(vcpu, gpa, &version, sizeof(version)))
-		return;
 	pthread_mutex_lock(&ka->clock_lock);
-	page.tsc_timestamp = kvm_scale_tsc(vcpu, ka->master_tsc) + a->tsc_offset;
+	page.tsc_timestamp = kvm_scale_tsc(vcpu, ka->master_tsc) + vcpu->arch->tsc_offset;
 	page.system_time = ka->master_boot_ns + (uint64_t)ka->kvmclock_offset;
 	pthread_mutex_unlock(&ka->clock_lock);
 	/* The rate the guest's TSC really has, not the one asked for within the tolerance. */
 	pvclock_scale(kvm_scale_tsc(vcpu, host_tsc_khz()), &page.tsc_to_system_mul,
 		      &page.tsc_shift);
 	page.flags = tsc_matches_vcpu0(vcpu) ? PVCLOCK_TSC_STABLE_BIT : 0;
+	return page;
+}
+
+static void update_pvclock_page(struct kvm_vcpu *vcpu, struct pvclock_vcpu_time_info *page)
+{
+	struct kvm_vcpu_arch *a = vcpu->arch;
+	gpa_t gpa = a->pv_time_msr & ~KVM_MSR_ENABLED;
+	uint32_t version;
+
+	/* A page the guest has taken away is not an error of the vCPU's. */
+	if (kvm_vcpu_read_guest(vcpu, gpa, &version, sizeof(version)))
+		return;
 	if (a->pvclock_set_guest_stopped) {
-		page.flags |= PVCLOCK_GUEST_STOPPED;
+		page->flags |= PVCLOCK_GUEST_STOPPED;
 		a->pvclock_set_guest_stopped = false;
 	}
-	page.version = (version & ~1u) + 1; /* odd: the guest waits */
-	if (kvm_vcpu_write_guest(vcpu, gpa, &page.version, sizeof(page.version)))
+	page->version = (version & ~1u) + 1; /* odd: the guest waits */
+	if (kvm_vcpu_write_guest(vcpu, gpa, &page->version, sizeof(page->version)))
 		return;
-	if (kvm_vcpu_write_guest(vcpu, gpa + sizeof(version), (char *)&page + sizeof(version),
-				 sizeof(page) - sizeof(version)))
+	if (kvm_vcpu_write_guest(vcpu, gpa + sizeof(version), (char *)page + sizeof(version),
+				 sizeof(*page) - sizeof(version)))
 		return;
 	__atomic_thread_fence(__ATOMIC_RELEASE);
-	page.version++;
-	a->pv_version = page.version;
-	if (kvm_vcpu_write_guest(vcpu, gpa, &page.version, sizeof(page.version)))
+	page->version++;
+	a->pv_version = page->version;
+	if (kvm_vcpu_write_guest(vcpu, gpa, &page->version, sizeof(page->version)))
 		return;
+}
+
+void kvm_guest_time_update(struct kvm_vcpu *vcpu)
+{
+	struct pvclock_vcpu_time_info page;
+
+	if (!host_tsc_khz())
+		return;
+	page = time_info(vcpu);
+	if (tsc_matches_vcpu0(vcpu))
+		kvm_hv_update_tsc_page(vcpu, &page);
+	if (vcpu->arch->pv_time_msr & KVM_MSR_ENABLED)
+		update_pvclock_page(vcpu, &page);
 }
 
 /* The host's wall-clock time at which the guest's kvmclock was zero. */

@@ -4,8 +4,9 @@
  * Invariants
  * 1. What is offered is the processor's own CPUID (vmx_cpuid), cut down by the
  *    masks of the table below to what the hypervisor virtualises as well, plus
- *    the few bits that are the hypervisor's work (x2APIC, TSC deadline,
- *    TSC_ADJUST, the 0x40000000 leaves).
+ *    the few bits that are the hypervisor's work (x2APIC, TSC_ADJUST, the
+ *    0x40000000 leaves). Not the TSC deadline timer: it needs the VM's own
+ *    local APIC, so it is KVM_CAP_TSC_DEADLINE_TIMER that offers it.
  * 2. The processor does not speculate: no load or branch is executed that the
  *    program did not ask for. Every "not affected by ..." bit is therefore
  *    true of it, and guests that read them skip their mitigations.
@@ -15,6 +16,7 @@
 #include <string.h>
 
 #include "lib/error.h"
+#include "sdm/ept.h"
 #include "x86/x86.h"
 
 #define KVM_CPUID_SIGNATURE 0x40000000u
@@ -35,7 +37,7 @@
 #define MASK_1_ECX                                                              \
 	(F(0) | F(1) | F(9) | F(12) | F(13) | F(17) | F(19) | F(20) | F(22) | F(23) | \
 	 F(25) | F(26) | F(28) | F(29) | F(30))
-#define ADD_1_ECX (F(21) /* x2APIC */ | F(24) /* TSC deadline */ | F(31) /* hypervisor */)
+#define ADD_1_ECX (F(21) /* x2APIC */ | F(31) /* hypervisor */)
 /* 1:EDX FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 SS */
 #define MASK_1_EDX 0x0f8bfbffu
 /* 7.0:EBX FSGSBASE BMI1 AVX2 FDP SMEP BMI2 ERMS INVPCID FCS/FDS RDSEED ADX SMAP CLFLUSHOPT CLWB SHA */
@@ -112,7 +114,7 @@ uint32_t kvm_xstate_size(uint64_t xcr0, bool compacted)
 	return size;
 }
 
-/* Guest-physical address bits: 4-level EPT reaches 48 and no further. */
+/* Guest-physical address bits: 4-level EPT reaches 48 and no further, 5-level all. */
 static uint32_t guest_phys_bits(void)
 {
 	uint64_t ept = vmx_capability_msr(MSR_IA32_VMX_EPT_VPID_CAP);
@@ -120,7 +122,7 @@ static uint32_t guest_phys_bits(void)
 
 	vmx_cpuid(0x80000008, 0, r);
 	bits = r[CPUID_EAX] & 0xff;
-	return bits > 48 && !(ept & BIT_ULL(7)) ? 48 : bits;
+	return bits > 48 && !(ept & EPT_CAP_5LEVELS) ? 48 : bits;
 }
 
 static void leaf_hypervisor(uint32_t function, uint32_t r[4])

@@ -23,7 +23,7 @@ static void debug_exit(struct kvm_vcpu *vcpu, uint32_t exception, uint64_t dr6)
 	run->exit_reason = KVM_EXIT_DEBUG;
 	run->debug.arch.exception = exception;
 	run->debug.arch.pc = kvm_get_linear_rip(vcpu);
-	run->debug.arch.dr6 = dr6 | DR6_FIXED_1;
+	run->debug.arch.dr6 = dr6 | DR6_ACTIVE_LOW;
 	run->debug.arch.dr7 = vmx_get_dr7(vcpu);
 }
 

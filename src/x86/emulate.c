@@ -51,6 +51,7 @@ enum outcome {
 	OUT_EXCEPTION,	 /* cs.exception, for the guest */
 	OUT_EXIT,	 /* run->exit_reason set: read data wanted */
 	OUT_WRITES,	 /* iteration complete, its device writes must go out first */
+	OUT_REPLACED,	 /* complete, and the registers are the vCPU's already: RSM */
 	OUT_UNSUPPORTED, /* not an instruction we emulate */
 	OUT_ERROR,	 /* error: KVM_RUN's value */
 };
@@ -114,6 +115,11 @@ struct emulator_sys *kvm_emulator_sys(struct cpu_state *cs)
 void kvm_emulator_unsupported(struct cpu_state *cs)
 {
 	leave(emulator_of(cs), OUT_UNSUPPORTED);
+}
+
+void kvm_emulator_replaced(struct cpu_state *cs)
+{
+	leave(emulator_of(cs), OUT_REPLACED);
 }
 
 static void leave_error(struct kvm_emulator *e, int error) __attribute__((noreturn));
@@ -702,6 +708,8 @@ static int emulate(struct kvm_vcpu *vcpu)
 			vcpu->arch->complete_userspace_io =
 				e->pio_wait ? complete_string_in : complete_read;
 			return 0;
+		case OUT_REPLACED:
+			return 1;
 		case OUT_UNSUPPORTED:
 			/* memory that is protected for its past as a page table: let the guest have it */
 			if (e->fault_gva != ~0ULL && kvm_mmu_unprotect(vcpu, e->fault_gva))
@@ -872,37 +880,63 @@ int kvm_emulate_invalid_guest_state(struct kvm_vcpu *vcpu)
 {
 	struct kvm_emulator *e = vcpu->arch->emulator;
 	int r = deliver_event(vcpu);
+	uint64_t rip;
 
 	for (unsigned n = 0; r == 1 && n < INVALID_STATE_INSTRUCTIONS; n++) {
 		if (!vmx_emulation_required(vcpu) || vcpu->arch->exception.pending ||
-		    kvm_vcpu_exit_request(vcpu))
+		    kvm_smi_deliverable(vcpu) || kvm_vcpu_exit_request(vcpu))
 			break;
 		if (vmx_interrupt_allowed(vcpu) && (kvm_event_has_interrupt(vcpu) ||
 						    vcpu->run->request_interrupt_window))
 			break;
+		rip = vmx_get_rip(vcpu);
 		r = kvm_emulate_instruction(vcpu, false, ~0ULL);
 		if (r == 1 && e->sys.halt) {
 			vcpu->stat.halt_exits++;
 			return kvm_emulate_halt(vcpu);
 		}
+		if (r == 1 && vmx_get_rip(vcpu) != rip && kvm_singlestep_exit(vcpu))
+			return 0;
 	}
 	return r;
 }
 
-/* VMMCALL, the hypercall of guests that take the processor for AMD's. */
+/* The prefixes RSM ignores; LOCK is none of them. */
+static bool legacy_prefix(uint8_t byte)
+{
+	switch (byte) {
+	case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64 ... 0x67: case 0xf2: case 0xf3:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static bool is_rsm(struct kvm_vcpu *vcpu, const uint8_t *bytes, unsigned len)
+{
+	unsigned n = 0;
+
+	while (n < len && legacy_prefix(bytes[n]))
+		n++;
+	if (n < len && vmx_is_64bit_code(vcpu) && (bytes[n] & 0xf0) == 0x40)
+		n++;
+	return n + 1 < len && bytes[n] == 0x0f && bytes[n + 1] == 0xaa;
+}
+
+/*
+ * VMMCALL, the hypercall of guests that take the processor for AMD's; RSM in
+ * SMM, of which the processor knows nothing.
+ */
 int kvm_handle_ud(struct kvm_vcpu *vcpu)
 {
-	static const uint8_t vmmcall[] = { 0x0f, 0x01, 0xd9 };
 	struct kvm_page_fault_info fault = { 0 };
-	uint8_t bytes[sizeof(vmmcall)];
+	uint8_t bytes[INSN_MAX];
+	unsigned len = kvm_fetch_code(vcpu, bytes, sizeof(bytes), &fault);
 
-	if (kvm_fetch_code(vcpu, bytes, sizeof(bytes), &fault) == sizeof(bytes) &&
-	    memcmp(bytes, vmmcall, sizeof(bytes)) == 0) {
-		vmx_set_rip(vcpu, vmx_get_rip(vcpu) + sizeof(vmmcall));
-		vmx_set_interrupt_shadow(vcpu, 0);
-		vcpu->stat.hypercalls++;
-		return kvm_hypercall(vcpu, false);
-	}
+	if (len >= sizeof(kvm_vmmcall) && memcmp(bytes, kvm_vmmcall, sizeof(kvm_vmmcall)) == 0)
+		return kvm_emulate_vmmcall(vcpu);
+	if (vcpu->arch->smm && is_rsm(vcpu, bytes, len))
+		return kvm_leave_smm(vcpu) ? 1 : kvm_emulation_failed(vcpu, bytes, len);
 	kvm_queue_exception(vcpu, X86_TRAP_UD);
 	return 1;
 }

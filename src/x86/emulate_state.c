@@ -16,11 +16,7 @@ static void load_segment(struct kvm_vcpu *vcpu, struct cpu_segment *out, unsigne
 	out->base = s.base;
 	out->limit = s.limit;
 	out->selector = s.selector;
-	out->ar = (uint32_t)(FIELD_PREP(VMX_AR_TYPE_MASK, s.type) | FIELD_PREP(VMX_AR_S, s.s) |
-			     FIELD_PREP(VMX_AR_DPL_MASK, s.dpl) | FIELD_PREP(VMX_AR_P, s.present) |
-			     FIELD_PREP(VMX_AR_AVL, s.avl) | FIELD_PREP(VMX_AR_L, s.l) |
-			     FIELD_PREP(VMX_AR_DB, s.db) | FIELD_PREP(VMX_AR_G, s.g) |
-			     (s.unusable ? VMX_AR_UNUSABLE : 0));
+	out->ar = vmx_segment_access_rights(&s);
 }
 
 static void load_tables(struct cpu_state *cs, struct kvm_vcpu *vcpu)
@@ -67,17 +63,9 @@ static void store_segment(struct kvm_vcpu *vcpu, const struct cpu_segment *in, u
 		.base = in->base,
 		.limit = in->limit,
 		.selector = in->selector,
-		.type = (uint8_t)FIELD_GET(VMX_AR_TYPE_MASK, in->ar),
-		.s = !!(in->ar & VMX_AR_S),
-		.dpl = (uint8_t)FIELD_GET(VMX_AR_DPL_MASK, in->ar),
-		.present = !!(in->ar & VMX_AR_P),
-		.avl = !!(in->ar & VMX_AR_AVL),
-		.l = !!(in->ar & VMX_AR_L),
-		.db = !!(in->ar & VMX_AR_DB),
-		.g = !!(in->ar & VMX_AR_G),
-		.unusable = !!(in->ar & VMX_AR_UNUSABLE),
 	};
 
+	vmx_segment_set_access_rights(&s, in->ar);
 	vmx_set_segment(vcpu, &s, (enum sreg)nr);
 }
 

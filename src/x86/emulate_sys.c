@@ -547,6 +547,15 @@ static void nothing(struct cpu_state *cs, const struct isa_insn *i)
 	next(cs, i);
 }
 
+static void rsm(struct cpu_state *cs, const struct isa_insn *i)
+{
+	if (!vcpu_of(cs)->arch->smm)
+		isa_raise(cs, X86_TRAP_UD);
+	if (!kvm_leave_smm(vcpu_of(cs)))
+		kvm_emulator_unsupported(cs);
+	kvm_emulator_replaced(cs);
+}
+
 /* PAUSE, fences, hints about caches: nothing of ours is out of order or cached. */
 static void hint(struct cpu_state *cs, const struct isa_insn *i)
 {
@@ -670,6 +679,7 @@ static isa_fn *choose(const struct isa_decoded *d, struct isa_insn *i)
 	case ZYDIS_MNEMONIC_VERR:
 	case ZYDIS_MNEMONIC_VERW:
 	case ZYDIS_MNEMONIC_ARPL: return not_in_real_mode;
+	case ZYDIS_MNEMONIC_RSM: return rsm;
 	case ZYDIS_MNEMONIC_INVD:
 	case ZYDIS_MNEMONIC_WBINVD: return nothing;
 	default: return NULL;

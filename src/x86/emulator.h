@@ -27,6 +27,9 @@ struct emulator_sys *kvm_emulator_sys(struct cpu_state *cs);
 /* Not an instruction (or not a case of it) that we emulate: unwinds. */
 void kvm_emulator_unsupported(struct cpu_state *cs) __attribute__((noreturn));
 
+/* The instruction has put another state into the vCPU, which stays: unwinds. */
+void kvm_emulator_replaced(struct cpu_state *cs) __attribute__((noreturn));
+
 /*
  * The handler of a system instruction outside 64-bit mode, NULL where there is
  * none. Real mode is complete; protected mode has what leads from one to the

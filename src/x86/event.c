@@ -7,7 +7,7 @@
  * 2. A second exception before the first was delivered makes #DF or, on top of
  *    #DF, a triple fault (SDM Vol. 3, "Interrupt 8 - Double Fault Exception").
  * 3. Priority at an entry: what was interrupted in delivery, then exceptions,
- *    then NMI, then external interrupts.
+ *    then SMI, NMI, and external interrupts.
  *
  * Context: the vCPU's owner, except kvm_inject_nmi().
  */
@@ -309,6 +309,14 @@ void inject_pending_event(struct kvm_vcpu *vcpu, bool req_int_win)
 	}
 	if (irq_blocked_by_debugger(vcpu))
 		return;
+	if (kvm_smi_deliverable(vcpu)) {
+		/* after the event on its way, before the instruction that follows it */
+		if (busy)
+			vmx_set_monitor_trap(vcpu, true);
+		else
+			kvm_enter_smm(vcpu);
+		busy = true;
+	}
 	if (a->nmi_pending) {
 		if (!busy && vmx_nmi_allowed(vcpu)) {
 			a->nmi_pending--;
@@ -364,6 +372,8 @@ int kvm_vcpu_ioctl_get_events(struct kvm_vcpu *vcpu, struct kvm_vcpu_events *e)
 	struct kvm_queued_exception *ex = &a->exception;
 
 	process_nmi(vcpu);
+	if (kvm_check_request(KVM_REQ_SMI, vcpu))
+		kvm_process_smi(vcpu);
 	/* a client that knows no payloads must see their effect now */
 	if (!vcpu->kvm->arch->exception_payload_enabled && ex->pending && ex->has_payload)
 		deliver_payload(vcpu);
@@ -388,6 +398,8 @@ int kvm_vcpu_ioctl_get_events(struct kvm_vcpu *vcpu, struct kvm_vcpu_events *e)
 	e->nmi.masked = vmx_get_nmi_mask(vcpu);
 	e->smi.smm = a->smm;
 	e->smi.pending = a->smi_pending;
+	e->smi.smm_inside_nmi = a->smm_inside_nmi;
+	e->smi.latched_init = kvm_lapic_latched_init(vcpu);
 	e->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW |
 		   KVM_VCPUEVENT_VALID_SMM;
 	if (vcpu->kvm->arch->exception_payload_enabled)
@@ -419,9 +431,21 @@ static int check_events(struct kvm_vcpu *vcpu, const struct kvm_vcpu_events *e)
 		return err_born(EINVAL, "exception %u", e->exception.nr);
 	if ((e->flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) && !vcpu->kvm->arch->triple_fault_event)
 		return err_born(EINVAL, "KVM_CAP_X86_TRIPLE_FAULT_EVENT is off");
-	if ((e->flags & KVM_VCPUEVENT_VALID_SMM) && (e->smi.smm || e->smi.pending))
-		return err_born(EINVAL, "SMM is not supported");
+	if ((e->flags & KVM_VCPUEVENT_VALID_SMM) && (e->smi.smm || e->smi.pending) &&
+	    vcpu->arch->mp_state == KVM_MP_STATE_INIT_RECEIVED)
+		return err_born(EINVAL, "SMM while waiting for a SIPI");
 	return 0;
+}
+
+static void set_smi_events(struct kvm_vcpu *vcpu, const struct kvm_vcpu_events *e)
+{
+	struct kvm_vcpu_arch *a = vcpu->arch;
+
+	if (a->smm != (e->smi.smm != 0))
+		kvm_smm_changed(vcpu, e->smi.smm);
+	a->smi_pending = e->smi.pending;
+	a->smm_inside_nmi = e->smi.smm && e->smi.smm_inside_nmi;
+	kvm_lapic_set_latched_init(vcpu, e->smi.latched_init);
 }
 
 /* KVM API: KVM_SET_VCPU_EVENTS. */
@@ -450,6 +474,10 @@ int kvm_vcpu_ioctl_set_events(struct kvm_vcpu *vcpu, const struct kvm_vcpu_event
 	if (e->flags & KVM_VCPUEVENT_VALID_NMI_PENDING)
 		a->nmi_pending = e->nmi.pending;
 	vmx_set_nmi_mask(vcpu, e->nmi.masked);
+	if (e->flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR)
+		kvm_apic_set_sipi_vector(vcpu, (uint8_t)e->sipi_vector);
+	if (e->flags & KVM_VCPUEVENT_VALID_SMM)
+		set_smi_events(vcpu, e);
 	if (e->flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) {
 		if (e->triple_fault.pending)
 			kvm_make_request(KVM_REQ_TRIPLE_FAULT, vcpu);

@@ -2,12 +2,18 @@
  * Hypercalls (KVM API: "KVM Hypercalls"; number in RAX, arguments in RBX, RCX,
  * RDX, RSI, result in RAX) and HLT.
  */
+#include "sdm/paging.h"
 #include "trace/trace.h"
 #include "x86/run.h"
 
 /* after sdm/regs.h: its macros have the names of some of our enumerators */
 #include <errno.h>
 #include <linux/kvm_para.h>
+
+#define HYPERCALL_BYTES 3
+
+const uint8_t kvm_vmmcall[HYPERCALL_BYTES] = { 0x0f, 0x01, 0xd9 };
+static const uint8_t vmcall[HYPERCALL_BYTES] = { 0x0f, 0x01, 0xc1 };
 
 /* KVM_HC_KICK_CPU: wake the vCPU with this APIC id out of a paravirtual spinlock's HLT. */
 static void kick_cpu(struct kvm_vcpu *vcpu, uint64_t apicid)
@@ -61,7 +67,7 @@ static int map_gpa_range(struct kvm_vcpu *vcpu, const uint64_t a[3], bool skip)
 	return 0;
 }
 
-int kvm_hypercall(struct kvm_vcpu *vcpu, bool skip)
+static int pv_hypercall(struct kvm_vcpu *vcpu, bool skip)
 {
 	uint64_t *regs = vmx_regs(vcpu);
 	bool wide = vmx_is_64bit_code(vcpu);
@@ -111,9 +117,67 @@ int kvm_hypercall(struct kvm_vcpu *vcpu, bool skip)
 	return 1;
 }
 
+int kvm_hypercall(struct kvm_vcpu *vcpu, bool skip)
+{
+	return kvm_hv_hypercall_enabled(vcpu) ? kvm_hv_hypercall(vcpu, skip) : pv_hypercall(vcpu, skip);
+}
+
+const uint8_t *kvm_native_hypercall(struct kvm_vcpu *vcpu)
+{
+	return guest_cpuid_is_amd(vcpu) ? kvm_vmmcall : vmcall;
+}
+
+/* Three bytes of code at RIP, as the guest could write them itself. False: it could not. */
+static bool patch_code(struct kvm_vcpu *vcpu, const uint8_t insn[HYPERCALL_BYTES])
+{
+	uint32_t access = PFERR_WRITE_MASK | (vmx_get_cpl(vcpu) == 3 ? PFERR_USER_MASK : 0U);
+	gva_t lin = kvm_get_linear_rip(vcpu);
+	gpa_t gpa[HYPERCALL_BYTES];
+
+	for (unsigned n = 0; n < HYPERCALL_BYTES; n++) {
+		gpa[n] = kvm_mmu_gva_to_gpa(vcpu, lin + n, access, NULL);
+		if (gpa[n] == INVALID_PAGE)
+			return false;
+	}
+	for (unsigned n = 0; n < HYPERCALL_BYTES; n++) {
+		if (kvm_vcpu_write_guest(vcpu, gpa[n], &insn[n], 1))
+			return false;
+		kvm_mmu_track_write(vcpu, gpa[n], &insn[n], 1);
+	}
+	vmx_sync_machine_code(vcpu->kvm->arch->machine);
+	return true;
+}
+
+/*
+ * VMCALL of a guest whose CPUID says AMD, or VMMCALL of another: an invalid
+ * opcode on the processor it takes this one for. KVM puts the right one in its
+ * place, which then runs (KVM_X86_QUIRK_FIX_HYPERCALL_INSN). Code that cannot
+ * be written is served as it is: false.
+ */
+static bool foreign_hypercall(struct kvm_vcpu *vcpu)
+{
+	if (vcpu->kvm->arch->disabled_quirks & KVM_X86_QUIRK_FIX_HYPERCALL_INSN) {
+		kvm_queue_exception(vcpu, X86_TRAP_UD);
+		return true;
+	}
+	return patch_code(vcpu, kvm_native_hypercall(vcpu));
+}
+
 int kvm_emulate_hypercall(struct kvm_vcpu *vcpu)
 {
+	if (unlikely(guest_cpuid_is_amd(vcpu)) && foreign_hypercall(vcpu))
+		return 1;
 	return kvm_hypercall(vcpu, true);
+}
+
+int kvm_emulate_vmmcall(struct kvm_vcpu *vcpu)
+{
+	if (!guest_cpuid_is_amd(vcpu) && foreign_hypercall(vcpu))
+		return 1;
+	vmx_set_rip(vcpu, vmx_get_rip(vcpu) + HYPERCALL_BYTES);
+	vmx_set_interrupt_shadow(vcpu, 0);
+	vcpu->stat.hypercalls++;
+	return kvm_hypercall(vcpu, false);
 }
 
 /* RIP is past the HLT. The in-process APIC decides when it ends, else the client. */

@@ -222,6 +222,18 @@ static const struct msr_row msr_table[] = {
 	{ ONE(MSR_IA32_TSC_DEADLINE), msr_get_tsc_deadline, msr_set_tsc_deadline, MSR_SAVE },
 	{ .first = MSR_IA32_X2APIC_FIRST, .last = MSR_IA32_X2APIC_LAST, msr_get_x2apic, msr_set_x2apic },
 	{ ONE(MSR_IA32_XSS), msr_get_xss, msr_set_xss },
+	/* in this order: a guest OS id comes before its hypercall page */
+	{ ONE(HV_MSR_GUEST_OS_ID), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
+	{ ONE(HV_MSR_HYPERCALL), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
+	{ ONE(HV_MSR_VP_INDEX), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
+	{ ONE(HV_MSR_TIME_REF_COUNT), msr_get_hyperv, msr_set_hyperv },
+	{ ONE(HV_MSR_REFERENCE_TSC), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
+	{ ONE(HV_MSR_TSC_FREQUENCY), msr_get_hyperv, msr_set_hyperv },
+	{ ONE(HV_MSR_APIC_FREQUENCY), msr_get_hyperv, msr_set_hyperv },
+	{ ONE(HV_MSR_VP_ASSIST_PAGE), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
+	{ ONE(HV_MSR_REENLIGHTENMENT), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
+	{ ONE(HV_MSR_TSC_EMULATION_CONTROL), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
+	{ ONE(HV_MSR_TSC_EMULATION_STATUS), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
 	{ ONE(MSR_KVM_WALL_CLOCK_NEW), msr_get_wall_clock, msr_set_pvclock, MSR_SAVE },
 	{ ONE(MSR_KVM_SYSTEM_TIME_NEW), msr_get_system_time, msr_set_pvclock, MSR_SAVE },
 	/*

@@ -365,32 +365,46 @@ int kvm_vcpu_ioctl_translate(struct kvm_vcpu *vcpu, struct kvm_translation *t)
 
 int kvm_vcpu_ioctl_get_mpstate(struct kvm_vcpu *vcpu, struct kvm_mp_state *s)
 {
-	s->mp_state = (uint32_t)READ_ONCE(vcpu->arch->mp_state);
+	int mp_state;
+
+	/* What is on its way to a vCPU that does not run would be lost with it. */
+	kvm_apic_accept_events(vcpu);
+	mp_state = READ_ONCE(vcpu->arch->mp_state);
+	if ((mp_state == KVM_MP_STATE_HALTED || mp_state == KVM_MP_STATE_AP_RESET_HOLD) &&
+	    __atomic_load_n(&vcpu->arch->pv_unhalted, __ATOMIC_SEQ_CST))
+		mp_state = KVM_MP_STATE_RUNNABLE;
+	s->mp_state = (uint32_t)mp_state;
 	return 0;
 }
 
 int kvm_vcpu_ioctl_set_mpstate(struct kvm_vcpu *vcpu, const struct kvm_mp_state *s)
 {
-	switch (s->mp_state) {
+	uint32_t mp_state = s->mp_state;
+
+	switch (mp_state) {
 	case KVM_MP_STATE_RUNNABLE:
 		break;
 	case KVM_MP_STATE_UNINITIALIZED:
 	case KVM_MP_STATE_HALTED:
 	case KVM_MP_STATE_AP_RESET_HOLD:
 	case KVM_MP_STATE_INIT_RECEIVED:
+	case KVM_MP_STATE_SIPI_RECEIVED:
 		if (!vcpu->apic)
-			return err_born(EINVAL, "MP state %u without an APIC", s->mp_state);
-		if (s->mp_state == KVM_MP_STATE_INIT_RECEIVED &&
+			return err_born(EINVAL, "MP state %u without an APIC", mp_state);
+		if ((mp_state == KVM_MP_STATE_INIT_RECEIVED ||
+		     mp_state == KVM_MP_STATE_SIPI_RECEIVED) &&
 		    (vcpu->arch->smm || vcpu->arch->smi_pending))
 			return err_born(EINVAL, "INIT is blocked in SMM");
 		break;
-	case KVM_MP_STATE_SIPI_RECEIVED:
-		/* The vector of a SIPI in flight belongs to the APIC: KVM_SET_VCPU_EVENTS. */
-		return err_born(EINVAL, "MP state SIPI_RECEIVED cannot be set");
 	default:
-		return err_born(EINVAL, "MP state %u", s->mp_state);
+		return err_born(EINVAL, "MP state %u", mp_state);
 	}
-	WRITE_ONCE(vcpu->arch->mp_state, (int)s->mp_state);
+	if (mp_state == KVM_MP_STATE_SIPI_RECEIVED) {
+		/* its vector came by KVM_SET_VCPU_EVENTS */
+		kvm_apic_set_sipi_pending(vcpu);
+		mp_state = KVM_MP_STATE_INIT_RECEIVED;
+	}
+	WRITE_ONCE(vcpu->arch->mp_state, (int)mp_state);
 	kvm_make_request(KVM_REQ_EVENT, vcpu);
 	return 0;
 }

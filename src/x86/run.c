@@ -24,7 +24,9 @@ bool kvm_vcpu_has_events(struct kvm_vcpu *vcpu)
 {
 	struct kvm_vcpu_arch *a = vcpu->arch;
 
-	if (vcpu->apic && kvm_apic_init_sipi_pending(vcpu))
+	if (vcpu->apic && kvm_apic_init_sipi_pending(vcpu) && !a->smm)
+		return true;
+	if (kvm_test_request(KVM_REQ_SMI, vcpu) || kvm_smi_deliverable(vcpu))
 		return true;
 	if (__atomic_load_n(&a->pv_unhalted, __ATOMIC_SEQ_CST))
 		return true;
@@ -102,6 +104,12 @@ static int serve_nmi(struct kvm_vcpu *vcpu)
 	return 1;
 }
 
+static int serve_smi(struct kvm_vcpu *vcpu)
+{
+	kvm_process_smi(vcpu);
+	return 1;
+}
+
 static int serve_nothing(struct kvm_vcpu *vcpu)
 {
 	return 1;
@@ -120,6 +128,7 @@ static const struct {
 	{ KVM_REQ_CLOCK_UPDATE, serve_clock_update },
 	{ KVM_REQ_REPORT_TPR_ACCESS, serve_report_tpr },
 	{ KVM_REQ_TRIPLE_FAULT, serve_triple_fault },
+	{ KVM_REQ_SMI, serve_smi },
 	{ KVM_REQ_NMI, serve_nmi },
 	{ KVM_REQ_UNBLOCK, serve_nothing },
 	{ KVM_REQ_OUTSIDE_GUEST, serve_nothing },
@@ -147,8 +156,6 @@ static int serve_requests(struct kvm_vcpu *vcpu)
 	}
 	if (kvm_check_request(KVM_REQ_PENDING_TIMER, vcpu))
 		kvm_make_request(KVM_REQ_EVENT, vcpu);
-	/* SMM is not offered (KVM_CAP_X86_SMM); nobody makes this request */
-	(void)kvm_check_request(KVM_REQ_SMI, vcpu);
 	return 1;
 }
 
@@ -219,7 +226,8 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 		return r;
 
 	if (kvm_check_request(KVM_REQ_EVENT, vcpu) || req_int_win ||
-	    kvm_event_has_interrupt(vcpu) || vcpu->arch->nmi_pending) {
+	    kvm_event_has_interrupt(vcpu) || vcpu->arch->nmi_pending ||
+	    kvm_smi_deliverable(vcpu)) {
 		vcpu->stat.req_event++;
 		inject_pending_event(vcpu, req_int_win);
 		if (kvm_test_request(KVM_REQ_TRIPLE_FAULT, vcpu)) {
@@ -272,14 +280,18 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 
 /* --- blocking --- */
 
-/* INIT and SIPI change mp_state; 1 when something was taken. */
-static void accept_apic_events(struct kvm_vcpu *vcpu)
+/* In SMM an INIT waits for RSM, a SIPI is lost. */
+void kvm_apic_accept_events(struct kvm_vcpu *vcpu)
 {
 	uint8_t vector = 0;
 	unsigned ev;
 
 	if (!vcpu->apic || !kvm_apic_init_sipi_pending(vcpu))
 		return;
+	if (vcpu->arch->smm) {
+		kvm_apic_drop_sipi(vcpu);
+		return;
+	}
 	ev = kvm_apic_take_init_sipi(vcpu, &vector);
 	if (ev & 1) {
 		kvm_vcpu_reset(vcpu, true);
@@ -302,7 +314,7 @@ static int vcpu_block(struct kvm_vcpu *vcpu)
 	if (!kvm_arch_vcpu_runnable(vcpu))
 		r = vcpu->arch->mp_state == KVM_MP_STATE_HALTED ? kvm_vcpu_halt(vcpu)
 								: kvm_vcpu_block(vcpu);
-	accept_apic_events(vcpu);
+	kvm_apic_accept_events(vcpu);
 	switch (vcpu->arch->mp_state) {
 	case KVM_MP_STATE_HALTED:
 	case KVM_MP_STATE_AP_RESET_HOLD:
@@ -329,7 +341,7 @@ static int vcpu_run(struct kvm_vcpu *vcpu)
 
 	for (;;) {
 		if (vcpu->apic && kvm_apic_init_sipi_pending(vcpu))
-			accept_apic_events(vcpu);
+			kvm_apic_accept_events(vcpu);
 		if (likely(vcpu_running(vcpu)))
 			r = vcpu_enter_guest(vcpu);
 		else
@@ -407,7 +419,7 @@ static int run_uninitialized(struct kvm_vcpu *vcpu)
 	if (vcpu->run->immediate_exit)
 		return -EINTR;
 	r = kvm_arch_vcpu_runnable(vcpu) ? 0 : kvm_vcpu_block(vcpu);
-	accept_apic_events(vcpu);
+	kvm_apic_accept_events(vcpu);
 	(void)kvm_check_request(KVM_REQ_UNBLOCK, vcpu);
 	if (r || signal_pending(vcpu)) {
 		vcpu->run->exit_reason = KVM_EXIT_INTR;
@@ -459,12 +471,29 @@ static int run_vcpu(struct kvm_vcpu *vcpu)
 
 /* --- the signal mask of KVM_SET_SIGNAL_MASK --- */
 
-static void sigset_of(struct kvm_vcpu *vcpu, sigset_t *set)
+static void sigset_of(uint64_t bits, sigset_t *set)
 {
 	sigemptyset(set);
 	for (int sig = 1; sig <= 64; sig++)
-		if (vcpu->sigset & BIT_ULL(sig - 1))
+		if (bits & BIT_ULL(sig - 1))
 			sigaddset(set, sig); /* libc refuses its own two, rightly */
+	/* Raised by our own work; blocked they would end the process. */
+	sigdelset(set, SIGSEGV);
+	sigdelset(set, SIGBUS);
+	sigdelset(set, SIGFPE);
+	sigdelset(set, SIGILL);
+}
+
+/* What the thread blocks in KVM_RUN, where it is not what it blocks outside. */
+static __thread struct {
+	bool active;
+	uint64_t set;
+} thread_sigset;
+
+void kvm_set_thread_sigset(uint64_t blocked)
+{
+	thread_sigset.active = true;
+	thread_sigset.set = blocked;
 }
 
 bool kvm_signal_blocked_outside(int signo)
@@ -476,6 +505,7 @@ bool kvm_signal_blocked_outside(int signo)
 
 int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu)
 {
+	bool other_signals = vcpu->sigset_active || thread_sigset.active;
 	sigset_t set, old;
 	int r;
 
@@ -483,8 +513,8 @@ int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu)
 		return err_born(EIO, "the VM is dead");
 	/* from here on a handler of the client that runs on this thread is noticed */
 	kvm_vcpu_load(vcpu);
-	if (vcpu->sigset_active) {
-		sigset_of(vcpu, &set);
+	if (other_signals) {
+		sigset_of(vcpu->sigset_active ? vcpu->sigset : thread_sigset.set, &set);
 		pthread_sigmask(SIG_SETMASK, NULL, &old);
 		vcpu->arch->outer_sigset = old;
 		pthread_sigmask(SIG_SETMASK, &set, NULL);
@@ -494,7 +524,7 @@ int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu)
 	if (vcpu->run->kvm_valid_regs)
 		store_regs(vcpu);
 	post_kvm_run_save(vcpu);
-	if (vcpu->sigset_active)
+	if (other_signals)
 		pthread_sigmask(SIG_SETMASK, &old, NULL);
 	kvm_vcpu_put(vcpu);
 	return r;

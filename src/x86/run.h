@@ -62,6 +62,25 @@ int kvm_emulate_invalid_guest_state(struct kvm_vcpu *vcpu);
 /* --- hypercall.c --- */
 /* skip: RIP is still at the instruction, whose length the exit gave. */
 int kvm_hypercall(struct kvm_vcpu *vcpu, bool skip);
+extern const uint8_t kvm_vmmcall[3];
+/* The instruction the guest's vendor has for it: 3 bytes. */
+const uint8_t *kvm_native_hypercall(struct kvm_vcpu *vcpu);
+/* VMMCALL at RIP, an invalid opcode to the processor. */
+int kvm_emulate_vmmcall(struct kvm_vcpu *vcpu);
+
+/* --- smm.c --- */
+/* KVM_REQ_SMI: an SMI has come; it waits until the vCPU can take it. */
+void kvm_process_smi(struct kvm_vcpu *vcpu);
+static inline bool kvm_smi_deliverable(struct kvm_vcpu *vcpu)
+{
+	return vcpu->arch->smi_pending && !vcpu->arch->smm;
+}
+/* Take the SMI: the state goes to the area at SMBASE, the handler's comes. */
+void kvm_enter_smm(struct kvm_vcpu *vcpu);
+/* RSM in SMM. False: the area cannot be read, nothing has changed. */
+must_check bool kvm_leave_smm(struct kvm_vcpu *vcpu);
+/* The vCPU is in SMM from now on, or no more: the address space follows. */
+void kvm_smm_changed(struct kvm_vcpu *vcpu, bool entering);
 
 /* --- debug.c --- */
 bool kvm_guest_debug_exit(struct kvm_vcpu *vcpu, uint8_t vector, uint64_t dr6);

@@ -7,12 +7,14 @@
 #include <string.h>
 
 #include "lib/error.h"
+#include "lib/params.h"
 #include "trace/trace.h"
 #include "x86/run.h"
 
 #define APIC_BASE_DEFAULT 0xfee00000ULL
 #define APIC_BASE_BSP BIT_ULL(8)
 #define APIC_BASE_ENABLE BIT_ULL(11)
+#define SMBASE_DEFAULT 0x30000ULL
 
 /* --- services for the vmx room --- */
 
@@ -201,6 +203,7 @@ static const struct kvm_lapic_ops lapic_ops = {
 	.has_x2apic = guest_has_x2apic,
 	.apicbase_changed = apicbase_changed,
 	.inject_nmi = kvm_inject_nmi,
+	.inject_smi = kvm_inject_smi,
 	.has_tsc_deadline = guest_has_tsc_deadline,
 	.maxphyaddr = guest_maxphyaddr,
 	.is_bsp = is_bsp,
@@ -310,6 +313,7 @@ static void kvm_arch_vcpu_setup(struct kvm_vcpu *vcpu)
 
 	TRACE_CALL(kvm_arch_vcpu_setup, vcpu->vcpu_id);
 	arch->apic_base = APIC_BASE_DEFAULT | APIC_BASE_ENABLE | (is_bsp(vcpu) ? APIC_BASE_BSP : 0);
+	arch->hv_vp_index = KVM_HV_VP_INDEX_UNSET;
 	arch->mp_state = !irqchip_in_kernel(vcpu->kvm) || is_bsp(vcpu) ? KVM_MP_STATE_RUNNABLE
 								       : KVM_MP_STATE_UNINITIALIZED;
 	kvm_x86_state_init_vcpu(vcpu);
@@ -339,7 +343,8 @@ static void reset_events(struct kvm_vcpu_arch *a)
 	a->nmi_pending = 0;
 	a->nmi_injected = false;
 	a->smi_pending = false;
-	a->smm = false;
+	a->smi_count = 0;
+	a->smm = a->smm_inside_nmi = false;
 	a->pending_external_vector = -1;
 	a->complete_userspace_io = NULL;
 }
@@ -364,6 +369,7 @@ void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event)
 	if (!init_event) {
 		a->xcr0 = XFEATURE_MASK_FP;
 		a->ia32_xss = 0;
+		a->smbase = SMBASE_DEFAULT;
 	}
 	for (unsigned i = 0; i < 4; i++)
 		vmx_set_dr(cpu, i, 0);
@@ -418,6 +424,7 @@ static void register_all(void)
 	vmx_register_services(&services);
 	kvm_mmu_register_guest(&guest_ops, &vendor_ops);
 	kvm_irq_register(&lapic_ops);
+	params_check();
 }
 
 void kvm_x86_init(void)

@@ -5,7 +5,7 @@
  * Files: vcpu.c (life, reset), run.c (requests, vcpu_enter_guest, KVM_RUN),
  * event.c (queued exceptions, interrupts, NMI), regs.c (CR/DR/segments and
  * their ioctls), sregs.c, state.c (values at creation), fpu.c, cpuid.c, msr.c,
- * mtrr.c, clock.c, pio.c, mmio.c, task.c,
+ * mtrr.c, clock.c, pio.c, mmio.c, task.c, smm.c (system management mode),
  * emulate.c (isa room over guest memory and devices), hypercall.c, debug.c.
  */
 #ifndef USERKVM_X86_X86_H
@@ -23,6 +23,14 @@
 #define KVM_MAX_MCE_BANKS 32
 
 struct pvclock_vcpu_time_info; /* x86/clock.h */
+
+/* hyperv.c, under clock_lock; the MSRs may be read without */
+struct kvm_hv {
+	uint64_t guest_os_id, hypercall, reference_tsc;
+	uint64_t reenlightenment_control, tsc_emulation_control, tsc_emulation_status;
+	uint64_t tsc_scale, tsc_offset; /* of the reference TSC page, if page_set */
+	bool page_set;
+};
 
 struct kvm_arch {
 	struct vmx_machine *machine; /* (c) */
@@ -47,6 +55,7 @@ struct kvm_arch {
 	uint64_t master_tsc, master_boot_ns;
 	/* the last TSC value written by the client, to line vCPUs up */
 	uint64_t last_tsc_write, last_tsc_ns, last_tsc_khz, last_tsc_offset;
+	struct kvm_hv hv;
 	uint64_t disabled_quirks;
 	uint32_t bsp_vcpu_id;
 };
@@ -88,6 +97,7 @@ struct kvm_vcpu_arch {
 	uint32_t nmi_pending;
 	bool nmi_injected;
 	bool smi_pending, smm;
+	bool smm_inside_nmi; /* NMIs were blocked when the SMI came: RSM leaves them so */
 	uint64_t smbase;
 	bool request_irq_window; /* run->request_interrupt_window */
 	int pending_external_vector; /* KVM_INTERRUPT with a split irqchip; -1 none */
@@ -115,6 +125,9 @@ struct kvm_vcpu_arch {
 	uint64_t feat_ctl, power_ctl, smi_count;
 	uint64_t mci_ctl2[KVM_MAX_MCE_BANKS];
 	uint32_t msr_filter_seq; /* (o) of the filter the MSR bitmap was made for */
+	uint32_t hv_vp_index; /* the client's, or the vCPU's position */
+	uint64_t hv_assist_page;
+	bool hv_enforce_cpuid;	 /* KVM_CAP_HYPERV_ENFORCE_CPUID */
 	bool pv_enforce_cpuid;	 /* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
 	bool has_run;		 /* (o) KVM_RUN has entered: CPUID is frozen */
 
@@ -134,6 +147,8 @@ struct kvm_vcpu_arch {
 void kvm_x86_init(void);	/* registers with virt, mmu, vmx, irq; idempotent */
 void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event);
 void kvm_vcpu_deliver_sipi_vector(struct kvm_vcpu *vcpu, uint8_t vector);
+/* A pending INIT or SIPI becomes the state of the vCPU (run.c). Owner thread, not in the guest. */
+void kvm_apic_accept_events(struct kvm_vcpu *vcpu);
 
 /*
  * The vCPU's share of regs.c, cpuid.c, msr.c and clock.c: values after power
@@ -155,6 +170,8 @@ must_check int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu);
  * Async-signal-safe.
  */
 bool kvm_signal_blocked_outside(int signo);
+/* The calling thread's KVM_RUNs block these (bit n - 1: signal n), where the vCPU has no mask of its own. */
+void kvm_set_thread_sigset(uint64_t blocked);
 
 /* --- events (event.c) --- */
 void kvm_queue_exception(struct kvm_vcpu *vcpu, uint8_t vector);
@@ -163,6 +180,7 @@ void kvm_queue_exception_p(struct kvm_vcpu *vcpu, uint8_t vector, uint64_t paylo
 void kvm_inject_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_fault_info *fault);
 void kvm_inject_gp(struct kvm_vcpu *vcpu, uint32_t error_code);
 void kvm_inject_nmi(struct kvm_vcpu *vcpu); /* any thread */
+void kvm_inject_smi(struct kvm_vcpu *vcpu); /* any thread; KVM API: KVM_SMI */
 int kvm_vcpu_ioctl_interrupt(struct kvm_vcpu *vcpu, const struct kvm_interrupt *irq);
 int kvm_vcpu_ioctl_get_events(struct kvm_vcpu *vcpu, struct kvm_vcpu_events *e);
 int kvm_vcpu_ioctl_set_events(struct kvm_vcpu *vcpu, const struct kvm_vcpu_events *e);
@@ -229,6 +247,17 @@ bool kvm_cpuid_regs_are_amd(const uint32_t r[4]);
 bool guest_cpuid_is_intel(struct kvm_vcpu *vcpu);
 bool guest_cpuid_is_amd(struct kvm_vcpu *vcpu);
 
+/* --- Hyper-V's interface (hyperv.c) --- */
+/* KVM API: KVM_GET_SUPPORTED_HV_CPUID: *nent entries of room; -E2BIG. */
+#define KVM_HV_CPUID_ENTRIES 10
+#define KVM_HV_VP_INDEX_UNSET (~0u)
+int kvm_get_hv_cpuid(struct kvm_cpuid_entry2 *entries, uint32_t *nent);
+/* KVM_REQ_CLOCK_UPDATE of vCPU 0: the reference TSC page from its kvmclock. */
+void kvm_hv_update_tsc_page(struct kvm_vcpu *vcpu, const struct pvclock_vcpu_time_info *clock);
+/* The guest has said who it is: its hypercalls are Hyper-V's. */
+bool kvm_hv_hypercall_enabled(struct kvm_vcpu *vcpu);
+int kvm_hv_hypercall(struct kvm_vcpu *vcpu, bool skip);
+
 /* --- MSRs (msr.c: the table, msr_rules.c, msr_guest.c: RDMSR and WRMSR, mtrr.c, clock.c) --- */
 /*
  * 0, or not: KVM_MSR_INVAL for a bad value or access, KVM_MSR_UNKNOWN for no
@@ -275,6 +304,10 @@ uint64_t kvm_scale_tsc(struct kvm_vcpu *vcpu, uint64_t host_tsc);
 bool kvm_has_tsc_control(void); /* the processor can scale the TSC */
 /* KVM API: KVM_SET_MSRS of IA32_TSC, which lines vCPUs up; kvm_write_guest_tsc is the guest's WRMSR. */
 void kvm_synchronize_tsc(struct kvm_vcpu *vcpu, uint64_t tsc);
+/* KVM API: KVM_VCPU_TSC_OFFSET: guest TSC = scaled host TSC + offset. */
+void kvm_set_tsc_offset(struct kvm_vcpu *vcpu, uint64_t offset);
+/* KVM API: KVM_SET_TSC_KHZ on a VM: of vCPUs made later; 0 the host's. -EINVAL. kvm->lock. */
+must_check int kvm_vm_set_tsc_khz(struct kvm *kvm, uint32_t khz);
 void kvm_adjust_guest_tsc(struct kvm_vcpu *vcpu, int64_t delta);
 uint64_t kvm_clock_ns(struct kvm *kvm); /* what a guest's kvmclock reads now */
 uint64_t kvm_read_guest_tsc(struct kvm_vcpu *vcpu);

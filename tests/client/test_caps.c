@@ -408,6 +408,16 @@ static const struct {
 	ROW(KVM_CAP_IRQFD_RESAMPLE, positive),	       /* test_io.c */
 	ROW(KVM_CAP_IOAPIC_POLARITY_IGNORED, positive), /* unit irq/test_ioapic.c */
 	ROW(KVM_CAP_USER_NMI, positive),	       /* test_irq.c */
+	ROW(KVM_CAP_X86_SMM, positive),		       /* test_smm.c */
+	ROW(KVM_CAP_VM_TSC_CONTROL, positive),	       /* test_time.c */
+	ROW(KVM_CAP_HYPERV, positive),		       /* the rest: test_hyperv.c */
+	ROW(KVM_CAP_HYPERV_TIME, positive),
+	ROW(KVM_CAP_HYPERV_SPIN, positive),
+	ROW(KVM_CAP_HYPERV_VP_INDEX, positive),
+	ROW(KVM_CAP_HYPERV_CPUID, positive),
+	ROW(KVM_CAP_SYS_HYPERV_CPUID, positive),
+	ROW(KVM_CAP_HYPERV_ENFORCE_CPUID, positive),
+	ROW(KVM_CAP_VCPU_ATTRIBUTES, positive),	       /* test_time.c */
 	ROW(KVM_CAP_PIT, positive),		       /* below */
 	ROW(KVM_CAP_PIT2, positive),		       /* test_irq.c */
 	ROW(KVM_CAP_PIT_STATE2, pit_state),

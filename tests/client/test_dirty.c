@@ -197,7 +197,7 @@ static void close_logged(void)
 static void no_write_is_missed(enum how how)
 {
 	struct sigaction sa = {.sa_handler = on_signal};
-	unsigned seed = 1, rounds = 0, full = 0;
+	unsigned seed = 1, rounds = 0, least, full = 0;
 	double end;
 	size_t i;
 
@@ -213,7 +213,8 @@ static void no_write_is_missed(enum how how)
 		client_slot(&c, 1, KVM_MEM_LOG_DIRTY_PAGES, LOGGED_GPA, logged, LOGGED_SIZE);
 		memcpy(shadow, logged, LOGGED_SIZE);
 		end = seconds() + RUN_MS / 3e3;
-		while (seconds() < end) {
+		/* On a busy machine a round may last long. */
+		for (least = rounds + 4; rounds < least || seconds() < end;) {
 			size_t first = (size_t)rand_r(&seed) % (PAGES / 64), n = (size_t)rand_r(&seed) % (PAGES / 64);
 
 			collect(how, first * 64, (n < PAGES / 64 - first ? n : PAGES / 64 - first) * 64);
@@ -243,7 +244,6 @@ static void no_write_is_missed(enum how how)
 	copied = 0;
 	collect(how, 0, PAGES);
 	assert_int_equal(copied, 0);
-	assert_true(rounds > 10);
 	if (how == RING)
 		assert_true(full > 0);
 	close_logged();

@@ -139,7 +139,29 @@ static void hardware_breakpoint_of_the_client_stops_before_the_instruction(void 
 	assert_run_exits(&c, KVM_EXIT_DEBUG);
 	assert_int_equal(c.run->debug.arch.pc, AT_CODE + 4);
 	assert_int_equal(c.run->debug.arch.exception, 1);
-	assert_int_equal(c.run->debug.arch.dr6 & 15, 1);
+	assert_int_equal(c.run->debug.arch.dr6, 0xffff0ff1);
+	client_close(&c);
+}
+
+GUEST_CODE(read_dr7, 32, "nop; movl %db7, %eax; out %al, $0xe0");
+
+static void general_detect_of_the_debugger_exits_before_the_access(void **state)
+{
+	struct kvm_guest_debug d = {.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP}, off = {0};
+	struct client c;
+
+	client_open_vm(&c, 2 << 20);
+	client_add_vcpu(&c);
+	client_flat_mode(&c, 0x1000, read_dr7, GUEST_CODE_SIZE(read_dr7));
+	d.arch.debugreg[7] = 0x400 | 1 << 13;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_GUEST_DEBUG, &d), 0);
+	assert_run_exits(&c, KVM_EXIT_DEBUG);
+	assert_int_equal(c.run->debug.arch.exception, 1);
+	assert_int_equal(c.run->debug.arch.pc, 0x1001);
+	assert_int_equal(c.run->debug.arch.dr6, 0xffff2ff0);
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_GUEST_DEBUG, &off), 0);
+	assert_run_exits(&c, KVM_EXIT_IO);
+	assert_int_equal(client_regs(&c).rax, 0x400); /* the guest's own */
 	client_close(&c);
 }
 
@@ -152,6 +174,7 @@ int main(void)
 		cmocka_unit_test(debug_registers_set_by_the_client_trap_in_the_guest),
 		cmocka_unit_test(hardware_breakpoint_of_the_client_stops_before_the_instruction),
 		cmocka_unit_test(single_step_over_mmio_stops_behind_it),
+		cmocka_unit_test(general_detect_of_the_debugger_exits_before_the_access),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

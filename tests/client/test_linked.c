@@ -2,8 +2,13 @@
  * A program that links libuserkvm and has signal handlers of its own for the
  * signals the library needs, installed after the VM was made: its own faults
  * reach its handler, those of guest memory do not.
+ *
+ * Built twice: as one links, so that sigaction() is the library's; and to be run
+ * with libc in front (BEHIND_LIBC), as for a library that is opened late.
  */
+#include <dlfcn.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -145,9 +150,62 @@ static void handler_that_passes_faults_on_is_not_called_again(void **state)
 	client_close(&c);
 }
 
+static void on_kick(int signo)
+{
+	handled++;
+#ifdef BEHIND_LIBC
+	userkvm_signal_ran();
+#endif
+}
+
+static void *kick(void *thread)
+{
+	usleep(20000);
+	pthread_kill(*(pthread_t *)thread, SIGUSR1);
+	return NULL;
+}
+
+GUEST_CODE(spin, 32, "1: jmp 1b");
+
+static void handler_ends_the_run(void **state)
+{
+	struct sigaction sa = {.sa_handler = on_kick, .sa_flags = SA_RESTART}, now;
+	pthread_t self = pthread_self(), t;
+	struct client c;
+
+	client_open_vm(&c, 1 << 20);
+	client_add_vcpu(&c);
+	client_flat_mode(&c, 0x1000, spin, GUEST_CODE_SIZE(spin));
+	assert_int_equal(sigaction(SIGUSR1, &sa, NULL), 0);
+	assert_int_equal(sigaction(SIGUSR1, NULL, &now), 0);
+	assert_ptr_equal(now.sa_handler, on_kick);
+	handled = 0;
+	assert_int_equal(pthread_create(&t, NULL, kick, &self), 0);
+	assert_fails(ioctl(c.vcpu, KVM_RUN, 0), EINTR);
+	assert_int_equal(handled, 1);
+	pthread_join(t, NULL);
+	client_close(&c);
+}
+
+static void sigaction_is_whose_it_should_be(void **state)
+{
+	Dl_info info;
+	bool library;
+
+	assert_true(dladdr(dlsym(RTLD_DEFAULT, "sigaction"), &info) != 0);
+	library = strstr(info.dli_fname, "libuserkvm") != NULL;
+#ifdef BEHIND_LIBC
+	assert_false(library);
+#else
+	assert_true(library);
+#endif
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(sigaction_is_whose_it_should_be),
+		cmocka_unit_test(handler_ends_the_run),
 		cmocka_unit_test(handler_installed_late_sees_its_own_faults_only),
 		cmocka_unit_test(late_handler_of_fpe_does_not_see_the_guests_exceptions),
 		cmocka_unit_test(handler_that_passes_faults_on_is_not_called_again),

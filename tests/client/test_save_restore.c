@@ -39,12 +39,14 @@ static void open_vm(struct client *c)
 {
 	/* tells exceptions that wait from those being delivered; without it they are one on the way back */
 	struct kvm_enable_cap payload = {.cap = KVM_CAP_EXCEPTION_PAYLOAD, .args = {1}};
+	struct kvm_enable_cap triple = {.cap = KVM_CAP_X86_TRIPLE_FAULT_EVENT, .args = {1}};
 	struct kvm_pit_config pit = {0};
 
 	c->vm = ioctl(c->kvm, KVM_CREATE_VM, 0);
 	assert_true(c->vm >= 0);
 	client_slot(c, 0, 0, 0, c->mem, c->mem_size);
 	assert_int_equal(ioctl(c->vm, KVM_ENABLE_CAP, &payload), 0);
+	assert_int_equal(ioctl(c->vm, KVM_ENABLE_CAP, &triple), 0);
 	assert_int_equal(ioctl(c->vm, KVM_SET_TSS_ADDR, 0xfffbd000), 0);
 	assert_int_equal(ioctl(c->vm, KVM_CREATE_IRQCHIP, 0), 0);
 	assert_int_equal(ioctl(c->vm, KVM_CREATE_PIT2, &pit), 0);
@@ -402,6 +404,38 @@ static void pending_exception_is_delivered_after_the_move(void **state)
 	close_last(&c);
 }
 
+/* A triple fault nobody was told of yet. */
+static void pending_triple_fault_shuts_down_after_the_move(void **state)
+{
+	static const uint8_t spin[] = {0xeb, 0xfe};
+	struct kvm_vcpu_events ev;
+	struct client c;
+
+	open_first(&c);
+	memcpy(c.mem + 0x8000, spin, sizeof(spin));
+	guest_registers(&c, 0x8000, 0);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_VCPU_EVENTS, &ev), 0);
+	assert_int_equal(ev.triple_fault.pending, 0);
+	ev.triple_fault.pending = 1;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_VCPU_EVENTS, &ev), 0);
+	move(&c);
+	assert_run_exits(&c, KVM_EXIT_SHUTDOWN);
+	close_last(&c);
+}
+
+/* No VMX is offered to guests: nothing nested to save, and nobody is told otherwise. */
+static void nested_state_is_not_offered(void **state)
+{
+	struct kvm_nested_state nested = {.size = sizeof(nested)};
+	struct client c;
+
+	open_first(&c);
+	assert_int_equal(ioctl(c.vm, KVM_CHECK_EXTENSION, KVM_CAP_NESTED_STATE), 0);
+	assert_fails(ioctl(c.vcpu, KVM_GET_NESTED_STATE, &nested), EINVAL);
+	assert_fails(ioctl(c.vcpu, KVM_SET_NESTED_STATE, &nested), EINVAL);
+	close_last(&c);
+}
+
 /* FPU and MSR values nobody would have by chance come back bit for bit. */
 static void written_state_is_read_back(void **state)
 {
@@ -450,6 +484,8 @@ int main(void)
 		cmocka_unit_test(half_done_string_instruction_goes_on),
 		cmocka_unit_test(nmi_blocking_is_kept_until_iret),
 		cmocka_unit_test(pending_exception_is_delivered_after_the_move),
+		cmocka_unit_test(pending_triple_fault_shuts_down_after_the_move),
+		cmocka_unit_test(nested_state_is_not_offered),
 		cmocka_unit_test(written_state_is_read_back),
 	};
 

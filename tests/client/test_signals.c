@@ -152,6 +152,25 @@ static void signal_blocked_in_the_run_does_not_end_it(void **state)
 	client_close(&c);
 }
 
+static void mask_that_blocks_all_does_not_make_a_fault_fatal(void **state)
+{
+	static const uint8_t code[] = {0xa1, 0x00, 0x90}; /* mov ax,[9000] */
+	struct {
+		uint32_t len;
+		uint8_t set[8];
+	} m = {.len = 8}; /* struct kvm_signal_mask */
+	struct client c;
+
+	memset(m.set, 0xff, sizeof(m.set));
+	client_open_vm(&c, 1 << 20);
+	client_add_vcpu(&c);
+	client_real_mode(&c, 0x1000, code, sizeof(code));
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_SIGNAL_MASK, &m), 0);
+	munmap(c.mem + 0x9000, 0x1000);
+	assert_fails(ioctl(c.vcpu, KVM_RUN, 0), EFAULT);
+	client_close(&c);
+}
+
 static void *cancelled(void *arg)
 {
 	struct client *c = arg;
@@ -215,6 +234,7 @@ int main(void)
 		cmocka_unit_test(immediate_exit_returns_eintr_without_running),
 		cmocka_unit_test(signal_unblocked_only_for_the_run_stays_pending),
 		cmocka_unit_test(signal_blocked_in_the_run_does_not_end_it),
+		cmocka_unit_test(mask_that_blocks_all_does_not_make_a_fault_fatal),
 		cmocka_unit_test(cancelled_thread_leaves_the_vcpu_usable),
 		cmocka_unit_test(masked_signal_without_a_handler_ends_the_run_only),
 	};

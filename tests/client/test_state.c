@@ -292,6 +292,66 @@ static void boot_processor_is_the_one_named(void **state)
 	client_close(&c);
 }
 
+/* As the guest of another vCPU would send it. */
+static void send_to_apic_1(struct client *c, uint32_t mode_and_vector)
+{
+	struct kvm_msi msi = {.address_lo = 0xfee00000 | 1 << 12, .data = mode_and_vector};
+
+	assert_int_equal(ioctl(c->vm, KVM_SIGNAL_MSI, &msi), 1);
+}
+
+static void assert_mp_state_and_cs(int vcpu, uint32_t mp_state, uint16_t cs)
+{
+	struct kvm_mp_state mp;
+	struct kvm_sregs s;
+
+	assert_int_equal(ioctl(vcpu, KVM_GET_MP_STATE, &mp), 0);
+	assert_int_equal(mp.mp_state, mp_state);
+	assert_int_equal(ioctl(vcpu, KVM_GET_SREGS, &s), 0);
+	assert_int_equal(s.cs.selector, cs);
+	assert_int_equal(s.cs.base, cs == 0xf000 ? 0xffff0000 : (uint32_t)cs << 4);
+}
+
+/* INIT and SIPI on their way when the state is read are in it; who saved SIPI_RECEIVED gets it back. */
+static void startup_messages_are_part_of_the_state(void **state)
+{
+	struct kvm_mp_state sipi = {.mp_state = KVM_MP_STATE_SIPI_RECEIVED};
+	struct kvm_vcpu_events e;
+	struct client c;
+	int ap;
+
+	client_open_vm(&c, 1 << 20);
+	assert_int_equal(ioctl(c.vm, KVM_CREATE_IRQCHIP, 0), 0);
+	client_add_vcpu(&c);
+	ap = ioctl(c.vm, KVM_CREATE_VCPU, 1);
+	assert_true(ap >= 0);
+	assert_mp_state_and_cs(ap, KVM_MP_STATE_UNINITIALIZED, 0xf000);
+	send_to_apic_1(&c, 5 << 8);
+	assert_mp_state_and_cs(ap, KVM_MP_STATE_INIT_RECEIVED, 0xf000);
+	send_to_apic_1(&c, 6 << 8 | 0x12);
+	assert_mp_state_and_cs(ap, KVM_MP_STATE_RUNNABLE, 0x1200);
+	/* both at once; a SIPI without INIT does nothing */
+	send_to_apic_1(&c, 6 << 8 | 0x55);
+	assert_mp_state_and_cs(ap, KVM_MP_STATE_RUNNABLE, 0x1200);
+	send_to_apic_1(&c, 5 << 8);
+	send_to_apic_1(&c, 6 << 8 | 0x34);
+	assert_mp_state_and_cs(ap, KVM_MP_STATE_RUNNABLE, 0x3400);
+
+	assert_int_equal(ioctl(ap, KVM_GET_VCPU_EVENTS, &e), 0);
+	e.flags |= KVM_VCPUEVENT_VALID_SIPI_VECTOR;
+	e.sipi_vector = 0x56;
+	assert_int_equal(ioctl(ap, KVM_SET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(ioctl(ap, KVM_SET_MP_STATE, &sipi), 0);
+	assert_mp_state_and_cs(ap, KVM_MP_STATE_RUNNABLE, 0x5600);
+	close(ap);
+	client_close(&c);
+
+	client_open_vm(&c, 1 << 20);
+	client_add_vcpu(&c);
+	assert_fails(ioctl(c.vcpu, KVM_SET_MP_STATE, &sipi), EINVAL); /* no APIC to hold it */
+	client_close(&c);
+}
+
 static void reset_state_is_the_processors(void **state)
 {
 	struct client c;
@@ -430,6 +490,7 @@ int main(void)
 		cmocka_unit_test(fpu_state_goes_in_and_comes_out),
 		cmocka_unit_test(xsave_area_and_xcr0_round_trip),
 		cmocka_unit_test(boot_processor_is_the_one_named),
+		cmocka_unit_test(startup_messages_are_part_of_the_state),
 		cmocka_unit_test(reset_state_is_the_processors),
 		cmocka_unit_test(cpuid_is_the_clients),
 		cmocka_unit_test(every_listed_msr_reads_and_takes_its_value_back),

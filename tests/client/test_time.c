@@ -148,6 +148,69 @@ static uint64_t kvmclock(const volatile struct pvclock *p, uint64_t tsc)
 	return p->system_time + (uint64_t)((unsigned __int128)delta * p->mul >> 32);
 }
 
+static void tsc_offset_attribute_is_the_difference_to_the_hosts(void **state)
+{
+	struct client c;
+	uint64_t offset, low, high, t;
+	struct kvm_device_attr a = {.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
+	const int64_t offsets[] = {0, 180000000000, -180000000000};
+
+	open_guest(&c);
+	assert_int_equal(ioctl(c.vcpu, KVM_HAS_DEVICE_ATTR, &a), 0);
+	for (size_t i = 0; i < sizeof(offsets) / sizeof(*offsets); i++) {
+		offset = (uint64_t)offsets[i];
+		assert_int_equal(ioctl(c.vcpu, KVM_SET_DEVICE_ATTR, &a), 0);
+		low = __builtin_ia32_rdtsc() + offset;
+		t = guest_tsc(&c);
+		high = __builtin_ia32_rdtsc() + offset;
+		assert_true((int64_t)(t - low) >= 0 && (int64_t)(high - t) >= 0);
+		offset = 1;
+		assert_int_equal(ioctl(c.vcpu, KVM_GET_DEVICE_ATTR, &a), 0);
+		assert_int_equal(offset, offsets[i]);
+	}
+	/* a write by the client shows in the attribute */
+	set_msr(&c, MSR_TSC, 1ull << 50);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_DEVICE_ATTR, &a), 0);
+	t = __builtin_ia32_rdtsc() + offset;
+	assert_true(t >= 1ull << 50 && t < (1ull << 50) + 1000000ull * 10000);
+	a.addr = 8;
+	assert_fails(ioctl(c.vcpu, KVM_SET_DEVICE_ATTR, &a), EFAULT);
+	assert_fails(ioctl(c.vcpu, KVM_GET_DEVICE_ATTR, &a), EFAULT);
+	a.attr = 7;
+	assert_fails(ioctl(c.vcpu, KVM_HAS_DEVICE_ATTR, &a), ENXIO);
+	assert_fails(ioctl(c.vcpu, KVM_SET_DEVICE_ATTR, &a), ENXIO);
+	a.attr = KVM_VCPU_TSC_OFFSET;
+	a.group = 3;
+	assert_fails(ioctl(c.vcpu, KVM_GET_DEVICE_ATTR, &a), ENXIO);
+	client_close(&c);
+}
+
+static void tsc_frequency_of_a_vm_is_that_of_its_later_vcpus(void **state)
+{
+	struct client c;
+	int host, want;
+	double got;
+
+	client_open_vm(&c, 2 << 20);
+	host = ioctl(c.vm, KVM_GET_TSC_KHZ, 0);
+	assert_true(host > 100000);
+	want = host / 2;
+	assert_int_equal(ioctl(c.vm, KVM_SET_TSC_KHZ, want), 0);
+	assert_fails(ioctl(c.vm, KVM_SET_TSC_KHZ, 0x7fffffffUL), EINVAL);
+	assert_fails(ioctl(c.vm, KVM_SET_TSC_KHZ, 1UL << 40), EINVAL);
+	assert_int_equal(ioctl(c.vm, KVM_GET_TSC_KHZ, 0), want);
+	client_add_vcpu(&c);
+	paging_start(&c, PAGING_LONG, 0, 0, 0, 0);
+	memcpy(c.mem + AT_CODE, read_tsc, GUEST_CODE_SIZE(read_tsc));
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_TSC_KHZ, 0), want);
+	got = measured_khz(&c);
+	if (got < want * 0.99 || got > want * 1.01)
+		fail_msg("TSC of %d kHz runs at %.0f", want, got);
+	assert_int_equal(ioctl(c.vm, KVM_SET_TSC_KHZ, 0), 0);
+	assert_int_equal(ioctl(c.vm, KVM_GET_TSC_KHZ, 0), host);
+	client_close(&c);
+}
+
 static void kvmclock_agrees_with_the_vm_clock(void **state)
 {
 	const struct pvclock *page;
@@ -244,6 +307,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(tsc_runs_at_the_frequency_asked_for),
 		cmocka_unit_test(tsc_written_by_the_client_is_what_the_guest_reads),
+		cmocka_unit_test(tsc_offset_attribute_is_the_difference_to_the_hosts),
+		cmocka_unit_test(tsc_frequency_of_a_vm_is_that_of_its_later_vcpus),
 		cmocka_unit_test(kvmclock_agrees_with_the_vm_clock),
 		cmocka_unit_test(wall_clock_is_when_the_vm_clock_was_zero),
 		cmocka_unit_test(tsc_deadline_fires_not_before_its_time),

@@ -8,6 +8,8 @@ import re
 import subprocess
 import tempfile
 
+import tap
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 INIT = """#!/bin/busybox sh
@@ -68,12 +70,23 @@ def module_order(folder, wanted):
     return order
 
 
+def compile_into(folder, source):
+    """A program of tests/e2e/guest for a guest, which may have no libraries."""
+    out = os.path.join(folder, "program")
+    subprocess.run(["cc", "-O2", "-static", "-o", out, os.path.join(HERE, "guest", source)], check=True)
+    return out
+
+
 def compile_static(source):
-    """A program of tests/e2e/guest for the guest, which has no libraries."""
     with tempfile.TemporaryDirectory() as tmp:
-        out = os.path.join(tmp, "program")
-        subprocess.run(["cc", "-O2", "-static", "-o", out, os.path.join(HERE, "guest", source)], check=True)
-        return open(out, "rb").read()
+        return open(compile_into(tmp, source), "rb").read()
+
+
+def run_here(source, *args):
+    """What such a program prints on this machine, without any VM."""
+    with tempfile.TemporaryDirectory() as tmp:
+        return subprocess.run([compile_into(tmp, source), *args], capture_output=True, text=True, check=True,
+                              timeout=60 * tap.PATIENCE).stdout
 
 
 def make(path, script, modules_folder=None, modules=(), programs=()):

@@ -117,14 +117,24 @@ class Machine:
     def migrate(self, uri, timeout=60):
         """Out to `uri`, to the end; the statistics."""
         self.qmp("migrate", uri=uri)
+        return self.wait_migration(lambda info: info["status"] == "completed", timeout)
+
+    def wait_migration(self, reached, timeout=60):
+        """The statistics once reached(them); fails when the migration does, or is over without it."""
         end = time.time() + timeout * tap.PATIENCE
         while True:
             info = self.qmp("query-migrate")
-            if info["status"] in ("completed", "failed"):
-                assert info["status"] == "completed", str(info) + self.errors()
+            if reached(info):
                 return info
-            assert time.time() < end, info
-            self.watch(0.1)
+            assert info["status"] not in ("completed", "failed") and time.time() < end, str(info) + self.errors()
+            self.watch(0.05)
+
+    def wait_status(self, wanted, timeout=60):
+        """Until the VM is `wanted`: running, paused, postmigrate … (QMP's RunState)."""
+        end = time.time() + timeout * tap.PATIENCE
+        while self.qmp("query-status")["status"] != wanted:
+            assert time.time() < end, f"not {wanted}: {self.qmp('query-status')}\n" + self.errors()
+            self.watch(0.05)
 
 
 class Gdb:

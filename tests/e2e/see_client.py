@@ -2,7 +2,8 @@
 
 A 32-bit guest with paging: 0-4 MiB identity; page 0x400000 read-only and page
 0x401000 absent in the guest's own tables. Memslots: 0 plain, 1 read-only,
-2 with a dirty log. Each `run` is one round of the guest's loop.
+2 with a dirty log. Each `run` is one round of the guest's loop. With WIDE in the
+environment CPUID says 52 bits of guest-physical address, and slot 3 is at bit 50.
 """
 import ctypes
 import fcntl
@@ -14,6 +15,7 @@ import sys
 KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE, KVM_CREATE_VCPU, KVM_RUN = 0xAE01, 0xAE04, 0xAE41, 0xAE80
 KVM_SET_USER_MEMORY_REGION, KVM_SET_REGS = 0x4020AE46, 0x4090AE82
 KVM_GET_SREGS, KVM_SET_SREGS = 0x8138AE83, 0x4138AE84
+KVM_GET_SUPPORTED_CPUID, KVM_SET_CPUID2, KVM_PRE_FAULT_MEMORY = 0xC008AE05, 0x4008AE90, 0xC040AED5
 CODE = bytes.fromhex(
     "a3 00 50 00 00"  # mov [0x5000], eax
     "8b 1d 00 00 20 00"  # mov ebx, [0x200000]
@@ -43,6 +45,18 @@ def flat_mode(vcpu):
     fcntl.ioctl(vcpu, KVM_SET_REGS, struct.pack("<18Q", *[0] * 16, 0x1000, 2))
 
 
+def wide(kvm, vm, vcpu):
+    cpuid = bytearray(8 + 256 * 40)
+    struct.pack_into("<I", cpuid, 0, 256)
+    fcntl.ioctl(kvm, KVM_GET_SUPPORTED_CPUID, cpuid)
+    for at in range(8, 8 + 40 * struct.unpack_from("<I", cpuid)[0], 40):
+        if struct.unpack_from("<I", cpuid, at)[0] == 0x80000008:
+            cpuid[at + 12] = 52
+    fcntl.ioctl(vcpu, KVM_SET_CPUID2, cpuid)
+    slot(vm, 3, 0, 1 << 50, 0x10000)
+    fcntl.ioctl(vcpu, KVM_PRE_FAULT_MEMORY, bytearray(struct.pack("<QQQ40x", 1 << 50, 0x2000, 0)))
+
+
 kvm = os.open("/dev/kvm", os.O_RDWR)
 vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
 ram, ram_hva = slot(vm, 0, 0, 0, 0x100000)
@@ -54,6 +68,8 @@ ram[0x3000:0x3004] = struct.pack("<I", 0x10001)
 vcpu = fcntl.ioctl(vm, KVM_CREATE_VCPU, 0)
 run = mmap.mmap(vcpu, fcntl.ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0))
 flat_mode(vcpu)
+if os.environ.get("WIDE"):
+    wide(kvm, vm, vcpu)
 print("ready", flush=True)
 for line in sys.stdin:
     command = line.strip()

@@ -1,6 +1,6 @@
 """Debian's kernel: under userkvm boot, and under Debian's QEMU with -accel kvm.
 
-usage: test_linux.py USERKVM BUILD
+usage: test_linux.py USERKVM BUILD [CASE...]
 """
 import os
 import re
@@ -27,6 +27,14 @@ def debian_kernel_runs_to_power_off_under_userkvm_boot():
     out, status = tap.run(USERKVM, "boot", KERNEL, "--initrd", INITRD, "--append", "demo.batch panic=-1", "--no-reboot",
                           timeout=240)
     check_console(out, status)
+
+
+def no_stale_translation_is_used_while_debian_boots():
+    """The TLB's checker says each on standard error (src/cpu/tlb_check.h)."""
+    out, status = tap.run(USERKVM, "boot", KERNEL, "--initrd", INITRD, "--append", "demo.batch panic=-1", "--no-reboot",
+                          timeout=480, env={**os.environ, "USERKVM_CHECK": "tlb"})
+    check_console(out, status)
+    assert "USERKVM_CHECK" not in out, out[-6000:]
 
 
 # Shadow paging; and without unrestricted guest SeaBIOS's real mode is emulated.
@@ -65,4 +73,5 @@ cases = {f.__name__: f for f in (debian_kernel_runs_to_power_off_under_userkvm_b
                                  qemu_pc_with_two_processors_boots_debian_on_shadow_page_tables,
                                  qemu_pc_with_seabios_and_kernel_irqchip_boots_debian,
                                  qemu_pc_with_seabios_and_its_own_irqchip_boots_debian)}
-tap.main(*(cases[name] for name in sys.argv[3:] or cases))
+checked = {f.__name__: f for f in (no_stale_translation_is_used_while_debian_boots,)}
+tap.main(*({**cases, **checked}[name] for name in sys.argv[3:] or cases))

@@ -7,13 +7,12 @@ import os
 import random
 import re
 import shutil
-import socketserver
 import subprocess
 import sys
-import threading
 import time
 
 import initrd
+import servers
 import tap
 from qemu import Machine
 
@@ -59,6 +58,16 @@ def q35_with_qemus_own_irqchip():
     boots("q35-off", "-M", "q35,kernel-irqchip=off")
 
 
+def pc_with_qemus_own_irqchip_and_the_hosts_processor():
+    """No local APIC of KVM's: the guest must not be told of its TSC-deadline timer."""
+    out = boots("pc-off", "-M", "pc,kernel-irqchip=off", "-cpu", "host")
+    assert re.search(r"LOC: +[1-9]", out), out
+
+
+def microvm_with_qemus_own_irqchip():
+    boots("microvm-off", "-M", "microvm,kernel-irqchip=off", "-cpu", "host")
+
+
 def q35_without_smm():
     boots("q35-nosmm", "-M", "q35,smm=off")
 
@@ -99,38 +108,32 @@ sync
 
 def virtio_net_transfers_every_byte_both_ways():
     _, data = random_file("net.bin", 2 << 20, 2)
-    got = []
-
-    # nc closes when the server does: one connection down, a second one up
-    class Down(socketserver.BaseRequestHandler):
-        def handle(self):
-            self.request.sendall(data)
-
-    class Up(socketserver.BaseRequestHandler):
-        def handle(self):
-            parts = iter(lambda: self.request.recv(65536), b"")
-            got.append(b"".join(parts))
-
-    servers = [socketserver.TCPServer(("127.0.0.1", 0), h) for h in (Down, Up)]
-    for s in servers:
-        threading.Thread(target=s.serve_forever, daemon=True).start()
-    down, up = (s.server_address[1] for s in servers)
-    script = f"""
+    with servers.transfers(data) as (down, up, got):
+        script = f"""
 ifconfig eth0 10.0.2.15 up
 nc 10.0.2.2 {down} </dev/null >/tmp/file
 md5sum </tmp/file
 nc 10.0.2.2 {up} </tmp/file
 sleep 1
 """
-    try:
         with boot("net", script, "-M", "pc", "-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n",
                   modules=["virtio_pci", "virtio_net"]) as m:
             finish(m)
             assert hashlib.md5(data).hexdigest() in m.console, m.console
-    finally:
-        for s in servers:
-            s.shutdown()
     assert got and got[0] == data, f"{len(got[0]) if got else 0} of {len(data)} bytes came back"
+
+
+def intel_iommu_remaps_interrupts():
+    """x2APIC ids and remapped MSIs, through QEMU's own IOAPIC and the routing table."""
+    path, data = random_file("remap.raw", 1 << 20, 6)
+    with boot("remap", "md5sum </dev/vda\ncat /proc/interrupts\ndmesg | grep DMAR-IR\n",
+              "-M", "q35,kernel-irqchip=split", "-smp", "2", "-device", "intel-iommu,intremap=on,eim=on",
+              "-drive", f"file={path},if=none,id=d,format=raw", "-device", "virtio-blk-pci,drive=d,disable-legacy=on",
+              modules=["virtio_pci", "virtio_blk"], append="intel_iommu=on") as m:
+        finish(m)
+        assert hashlib.md5(data).hexdigest() in m.console, m.console
+        assert "Enabled IRQ remapping in x2apic mode" in m.console, m.console
+        assert re.search(r"IR-IO-APIC .*ttyS0", m.console) and re.search(r"IR-PCI-MSI.* virtio0-req", m.console), m.console
 
 
 def virtio_serial_carries_every_byte():
@@ -179,6 +182,38 @@ def ovmf_boots_the_kernel():
         assert "uefi: yes" in m.console, m.console[-2000:]
 
 
+def ovmf_in_smm_keeps_variables():
+    """The secure-boot build: flash is writable from SMM alone, and a variable set in the shell arrives in it."""
+    code, variables = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", os.path.join(SCRATCH, "OVMF_VARS_4M.fd")
+    if not os.path.exists(code):
+        raise tap.Skip("package ovmf is not installed")
+    os.makedirs(SCRATCH, exist_ok=True)
+    with open(variables, "wb") as f:
+        f.write(open("/usr/share/OVMF/OVMF_VARS_4M.fd", "rb").read())
+    name = "userkvm.shows.smm".encode("utf-16-le")
+    assert name not in open(variables, "rb").read()
+    with Machine(USERKVM, "-M", "q35,smm=on", "-smp", "2", "-global", "driver=cfi.pflash01,property=secure,value=on",
+                 "-global", "ICH9-LPC.disable_s3=1",
+                 "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={code}",
+                 "-drive", f"if=pflash,format=raw,unit=1,file={variables}") as m:
+        m.wait_for("Shell> ", 200)
+        m.process.stdin.write(b"setvar userkvm.shows.smm -guid 5b5e2a6c-0f43-4b0e-9a4c-3c2d1e0f9a87 -nv -bs =0x414243\r\n"
+                              b"echo do-^ne\r\n")
+        m.process.stdin.flush()
+        m.wait_for("do-ne", 60)
+    assert name in open(variables, "rb").read()
+
+
+def linux_on_the_hyperv_clock():
+    """-cpu hv-*: the guest takes us for Hyper-V and its time from the reference TSC page."""
+    clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
+    with boot("hyperv", f"echo clock: $(cat {clock})\ndmesg | grep -e 'Hyper-V' -e unchecked\n", "-M", "q35",
+              "-cpu", "host,-kvm,hv-time,hv-vpindex,hv-frequencies,hv-relaxed,hv-spinlocks=0x1fff") as m:
+        finish(m)
+        assert "Hypervisor detected: Microsoft Hyper-V" in m.console, m.console[-2000:]
+        assert "clock: hyperv_clocksource_tsc_page" in m.console, m.console[-2000:]
+
+
 def virtiofs_shares_a_folder():
     daemon, folder = "/usr/lib/qemu/virtiofsd", os.path.join(SCRATCH, "shared")
     if not os.path.exists(daemon):
@@ -219,7 +254,9 @@ def stress_ng_runs_clean():
 
 CASES = (q35_with_the_kernels_irqchip, q35_with_a_split_irqchip, microvm_with_virtio_mmio_disk,
          virtio_blk_reads_and_writes_every_byte, virtio_net_transfers_every_byte_both_ways)
-MORE = (microvm, q35_with_qemus_own_irqchip, q35_without_smm, virtio_serial_carries_every_byte,
+MORE = (microvm, q35_with_qemus_own_irqchip, pc_with_qemus_own_irqchip_and_the_hosts_processor,
+        microvm_with_qemus_own_irqchip, q35_without_smm, intel_iommu_remaps_interrupts, virtio_serial_carries_every_byte,
         *(cpu_model(m) for m in ("host", "max", "qemu64", "Skylake-Client", "EPYC")), ovmf_boots_the_kernel,
+        ovmf_in_smm_keeps_variables, linux_on_the_hyperv_clock,
         virtiofs_shares_a_folder, stress_ng_runs_clean)
 tap.select(CASES, MORE, sys.argv[3:])

@@ -2,6 +2,7 @@
 
 usage: test_qemu_state.py USERKVM BUILD [all | CASE...]
 """
+import ctypes
 import os
 import re
 import shutil
@@ -29,17 +30,15 @@ def machine(name, script, *args, programs=(), append="", **more):
 
 # --- a guest that writes memory and checks it; its sums are the same everywhere ---
 
-def busy(name, *args):
-    return machine(name, f"dirty {MIB} 1000000\n", *args, programs=["dirty.c"])
+def busy(name, *args, others=0):
+    """With `others`, so many more of them that say nothing, to keep more vCPUs at it."""
+    script = f"dirty {MIB} 1000000 | grep LOST &\n" * others + f"dirty {MIB} 1000000\n"
+    return machine(name, script, *args, programs=["dirty.c"])
 
 
 def true_sums(up_to):
     """{round: sum} as the same program computes them here, without any VM."""
-    program = os.path.join(SCRATCH, "dirty")
-    with open(program, "wb") as f:
-        f.write(initrd.compile_static("dirty.c"))
-    os.chmod(program, 0o755)
-    out = subprocess.run([program, str(MIB), str(up_to)], capture_output=True, text=True, check=True, timeout=60 * tap.PATIENCE).stdout
+    out = initrd.run_here("dirty.c", str(MIB), str(up_to))
     return {int(n): s for n, s in TICK.findall(out)}
 
 
@@ -82,6 +81,43 @@ def live_migration_loses_no_page():
             check_ticks(b.console, before)
 
 
+def has_userfaultfd():
+    """As QEMU asks for it: faults of the kernel's own accesses too, so this needs a right."""
+    flags = os.O_CLOEXEC | os.O_NONBLOCK
+    fd = ctypes.CDLL(None).syscall(323, flags)  # __NR_userfaultfd
+    if fd >= 0:
+        os.close(fd)
+    return fd >= 0
+
+
+def postcopy_migration_loses_no_page():
+    """Two vCPUs go on where most of their memory is not yet: each page is fetched when it is touched."""
+    if not has_userfaultfd():
+        raise tap.Skip("no userfaultfd here (root, CAP_SYS_PTRACE or vm.unprivileged_userfaultfd=1)")
+    with busy("from", "-smp", "2", others=1) as a:
+        goes_on(a, 16)
+        path = os.path.join(SCRATCH, "postcopy.socket")
+        with busy("to", "-smp", "2", "-incoming", "unix:" + path, others=1) as b:
+            for m in (a, b):
+                m.qmp("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": True}])
+            # all pages were sent and many written again; slow after: the guest waits for hundreds of them
+            a.qmp("migrate-set-parameters", **{"max-bandwidth": 32 << 20, "max-postcopy-bandwidth": 8 << 20,
+                                               "downtime-limit": 1})
+            a.qmp("migrate", uri="unix:" + path)
+            a.wait_migration(lambda info: info["status"] == "active" and info["ram"]["dirty-sync-count"] >= 2)
+            a.qmp("migrate-start-postcopy")
+            a.wait_migration(lambda info: info["status"] == "postcopy-active")
+            b.wait_status("running")
+            assert a.qmp("query-migrate")["status"] == "postcopy-active", "too fast: it ran with all its pages"
+            info = a.wait_migration(lambda info: info["status"] == "completed")
+            assert info["ram"]["postcopy-requests"] > 20, info
+            a.watch(0.2)
+            before = last_round(a)
+            goes_on(b)
+            check_ticks(a.console, 0)
+            check_ticks(b.console, before)
+
+
 def migration_to_a_file_and_back():
     image = os.path.join(SCRATCH, "saved")
     with busy("file") as a:
@@ -91,8 +127,7 @@ def migration_to_a_file_and_back():
         a.watch(0.2)
         before = last_round(a)
     with busy("file", "-incoming", "exec:cat " + image) as b:
-        while b.qmp("query-status")["status"] == "inmigrate":
-            b.watch(0.1)
+        b.wait_status("paused")
         b.qmp("cont")
         goes_on(b)
         check_ticks(b.console, before)
@@ -195,13 +230,17 @@ class Debugged:
 
     SCRIPT = "grep -w -e do_nanosleep -e jiffies /proc/kallsyms\nwhile :; do echo round; sleep 0.2; done\n"
 
-    def __init__(self):
-        path = os.path.join(SCRATCH, "gdb.socket")
-        self.machine = machine("break", self.SCRIPT, "-gdb", f"unix:{path},server=on,wait=off", append="nokaslr")
+    def __init__(self, *args, connect=True):
+        self.path = os.path.join(SCRATCH, "gdb.socket")
+        self.machine = machine("break", self.SCRIPT, "-gdb", f"unix:{self.path},server=on,wait=off", *args,
+                               append="nokaslr")
+        self.gdb = None
         self.machine.wait_for("round")
         self.where = {n: int(a, 16) for a, n in
                       re.findall(r"([0-9a-f]{16}) \w (do_nanosleep|jiffies)\s", self.machine.console)}
-        self.gdb = Gdb(path)
+        if not connect:
+            return
+        self.gdb = Gdb(self.path)
         self.gdb.ask("qSupported")
         self.gdb.ask("?")
 
@@ -209,7 +248,8 @@ class Debugged:
         return self
 
     def __exit__(self, *exc):
-        self.gdb.close()
+        if self.gdb:
+            self.gdb.close()
         self.machine.__exit__(*exc)
 
     def breakpoint_stops(self, kind):
@@ -249,8 +289,35 @@ def gdb_hardware_breakpoint_and_watchpoint_stop():
         d.goes_on()
 
 
+def gdb_itself_breaks_steps_and_watches_two_vcpus():
+    """Debian's gdb with a script, on a guest that runs; it goes on when gdb has left."""
+    if not shutil.which("gdb"):
+        raise tap.Skip("gdb is not installed")
+    with Debugged("-smp", "2", connect=False) as d:
+        at, jiffies = (d.where[n] for n in ("do_nanosleep", "jiffies"))
+        old = "$old = *(long *)%#x" % jiffies
+        script = ["set pagination off", "set architecture i386:x86-64", f"target remote {d.path}", "info threads",
+                  f"hbreak *{at:#x}", "continue", 'printf "hbreak %#lx\\n", $rip', "delete",
+                  'x/3i $rip', "stepi", "stepi", 'printf "stepped %ld\\n", $rip - ' + f"{at:#x}",
+                  f"break *{at:#x}", "continue", 'printf "break %#lx\\n", $rip',
+                  # on the breakpoint's own instruction again: gdb steps over it
+                  "continue", 'printf "again %#lx\\n", $rip', "delete",
+                  f"set {old}", f"watch *(long *){jiffies:#x}", "continue",
+                  'printf "watch %ld\\n", *(long *)' + f"{jiffies:#x} - $old", "delete",
+                  f"rwatch *(long *){jiffies:#x}", "continue", 'printf "rwatch\\n"', "delete", "detach"]
+        out, status = tap.run("gdb", "-nx", "-batch", *(x for line in script for x in ("-ex", line)))
+        assert status == 0, out
+        for said in (f"hbreak {at:#x}", f"break {at:#x}", f"again {at:#x}", "Old value", "rwatch"):
+            assert said in out, f"no {said!r}\n{out}"
+        assert len(re.findall(r"Thread 1\.\d .*\[(?:running|halted)", out)) >= 2, out
+        assert 2 <= int(re.search(r"^stepped (\d+)", out, re.M).group(1)) < 30, out
+        assert int(re.search(r"^watch (\d+)", out, re.M).group(1)) >= 1, out
+        mark = len(d.machine.console)
+        d.machine.wait_for("round", start=mark)
+
+
 CASES = (live_migration_loses_no_page, savevm_and_loadvm_go_back_in_time, monitor_reads_memory_and_page_tables,
          gdb_steps_by_instruction)
-MORE = (migration_to_a_file_and_back, dump_guest_memory_is_an_elf_of_the_memory, gdb_software_breakpoint_stops_each_time,
-        gdb_hardware_breakpoint_and_watchpoint_stop)
+MORE = (postcopy_migration_loses_no_page, migration_to_a_file_and_back, dump_guest_memory_is_an_elf_of_the_memory, gdb_software_breakpoint_stops_each_time,
+        gdb_hardware_breakpoint_and_watchpoint_stop, gdb_itself_breaks_steps_and_watches_two_vcpus)
 tap.select(CASES, MORE, sys.argv[3:])

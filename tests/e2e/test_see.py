@@ -100,6 +100,22 @@ def walk_ends_at_the_clients_memory():
             assert mem.read(5) == bytes.fromhex("a300500000"), "the guest's code is not there"
 
 
+def five_levels_are_shown():
+    with Client(WIDE="1") as c:
+        c.run()
+        out = ask("ept", "walk", c.pid, hex(1 << 50))
+        assert "5 levels" in out and out.count("table at") == 4, out
+        assert re.search(r"^  PML5E \[  4\] at .*\n  PML4E \[  0\] ", out, re.M), out
+        out = ask("ept", "walk", c.pid, "0x5000")
+        assert re.search(r"^  PML5E \[  0\] at .*\n  PML4E \[  0\] ", out, re.M), out
+        d = json.loads(ask("ept", "dump", "--json", c.pid))
+        root = [r for r in d["roots"] if r["levels"] == 5][0]
+        high = [r for r in root["ranges"] if r["start"] >= 1 << 50]
+        slot = [s for s in d["slots"] if s["id"] == 3][0]
+        assert high and high[0]["start"] == 1 << 50 and high[0]["hva"] == slot["hva"] and high[0]["w"], high
+        assert re.search(r"^0x4000000000000-0x40000000\w+ .* slot 3$", ask("ept", "dump", c.pid), re.M)
+
+
 def two_dimensional_walk_shows_both_tables():
     with Client() as c:
         c.run()
@@ -490,7 +506,7 @@ def a_kernel_boots_while_everything_is_looked_at():
     assert sum(status == 0 for _, status in looks) > 20, looks
 
 
-cases = (dump_json_agrees_with_slots_and_counters, walk_ends_at_the_clients_memory, two_dimensional_walk_shows_both_tables,
+cases = (dump_json_agrees_with_slots_and_counters, walk_ends_at_the_clients_memory, five_levels_are_shown, two_dimensional_walk_shows_both_tables,
          explain_names_the_bit_the_slot_and_the_mapping, explain_names_write_protection_of_the_dirty_log,
          shadow_paging_has_no_ept_to_look_at, explain_notices_what_the_client_unmapped,
          diff_shows_what_a_round_of_the_guest_changed, dump_file_says_the_same_as_the_live_vm,

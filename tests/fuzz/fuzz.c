@@ -1,31 +1,76 @@
 /*
- * Random input for the processor, in a seeded loop; nothing but a clean VM exit
- * (or a refused entry) may come of it.
+ * Random input for the processor; nothing but a clean VM exit (or a refused
+ * entry) may come of it.
  *
  *   code    random bytes as guest code in real, 32-bit and 64-bit mode
  *   tables  random words in the guest's paging structures and in EPT
  *   vmcs    random values in VMCS fields, then an entry
  *
- * Environment: SEED, FUZZ_SECONDS (for each target, default 3). Each round has
- * a seed of its own, printed when a round brings the program down.
+ * usage: fuzz CORPUS                  each input of the corpus, then new ones
+ *        fuzz CORPUS TARGET FILE...   these inputs alone
+ *
+ * An input is 8 bytes that seed a generator, then decisions: what a round asks
+ * for is taken from there, and from the generator when they are used up. So a
+ * changed byte changes one decision and leaves the others.
+ *
+ * The corpus (corpus/TARGET/) is one input for each outcome seen: exit reasons,
+ * vectors, error codes, and why an entry was refused. New inputs are made from it
+ * as often as from nothing. FUZZ_COLLECT=1 adds inputs of new outcomes to it.
+ * Environment: SEED, FUZZ_SECONDS (for each target, default 3). What brings the
+ * program down is written to fuzz-TARGET.input in the current directory.
  */
 #include "../unit/cpu/machine.h"
 
 #include "host/fault.h"
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
 
-static uint64_t seed, round_seed;
+#define INPUT_MAX 512
+#define CORPUS_MAX 256 /* inputs of a target */
+
+struct input {
+	uint32_t nr_bytes;
+	uint8_t b[INPUT_MAX];
+};
+
+static struct input input;  /* of the running round */
+static uint32_t used;	    /* bytes of it */
+static uint64_t tail, seed; /* generators: of the round, of inputs */
 static const char *target;
+static uint64_t outcome; /* a hash of what came of the round */
+
+static uint64_t step(uint64_t *g)
+{
+	*g ^= *g << 13;
+	*g ^= *g >> 7;
+	*g ^= *g << 17;
+	return *g * 0x2545f4914f6cdd1d;
+}
+
+static uint8_t rnd8(void)
+{
+	return used < input.nr_bytes ? input.b[used++] : (uint8_t)(step(&tail) >> 32);
+}
 
 static uint64_t rnd(void)
 {
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return seed * 0x2545f4914f6cdd1d;
+	uint64_t v = 0;
+
+	if (used >= input.nr_bytes)
+		return step(&tail);
+	for (unsigned n = 0; n < 8; n++)
+		v = v << 8 | rnd8();
+	return v;
+}
+
+/* What comes of the round is told apart by this. */
+static void happened(uint64_t what)
+{
+	outcome = (outcome ^ what) * 0x100000001b3;
 }
 
 static uint64_t number(const char *name, uint64_t otherwise)
@@ -35,14 +80,31 @@ static uint64_t number(const char *name, uint64_t otherwise)
 	return s ? strtoull(s, NULL, 0) : otherwise;
 }
 
-/* Say which round it was; async-signal-safe. */
+/* Keep the input; async-signal-safe. */
+static void keep_input(const char *path)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+
+	if (fd < 0)
+		return;
+	(void)!write(fd, input.b, input.nr_bytes);
+	close(fd);
+}
+
+static void say_where(void)
+{
+	char path[64] = "fuzz-";
+	static const char text[] = "fuzz: the input is in the current directory: fuzz-TARGET.input\n";
+
+	strncat(path, target, 16);
+	strcat(path, ".input");
+	keep_input(path);
+	(void)!write(2, text, sizeof(text) - 1);
+}
+
 static void on_abort(int signo)
 {
-	char text[128];
-	int n = snprintf(text, sizeof(text), "fuzz %s: signal %d in round SEED=%#llx\n", target, signo,
-			 (unsigned long long)round_seed);
-
-	(void)!write(2, text, (size_t)n);
+	say_where();
 	signal(signo, SIG_DFL);
 	raise(signo);
 }
@@ -51,8 +113,8 @@ static void require(bool ok, const char *what, uint64_t v)
 {
 	if (ok)
 		return;
-	fprintf(stderr, "fuzz %s: %s (%#llx), SEED=%#llx\n", target, what, (unsigned long long)v,
-		(unsigned long long)round_seed);
+	fprintf(stderr, "fuzz %s: %s (%#llx)\n", target, what, (unsigned long long)v);
+	say_where();
 	exit(1);
 }
 
@@ -81,6 +143,8 @@ static void enter(struct machine *t)
 	uint64_t reason;
 
 	require(r == VMX_SUCCEED || r == VMX_FAIL_VALID || r == VMX_BUS_ERROR, "result", r);
+	happened(r);
+	require(!vmx_cpu_counters(t->cpu)->tlb_stale_uses, "stale translation", 0);
 	if (r != VMX_SUCCEED)
 		return;
 	reason = R(t, VM_EXIT_REASON);
@@ -123,7 +187,7 @@ static void fuzz_code(void)
 	limit_time(t);
 	for (unsigned k = 0; k < 8; k++) {
 		for (unsigned n = 0; n < 256; n++)
-			t->ram[GPA_CODE + n] = rnd() & 3 ? (uint8_t)rnd() : common[rnd() & 7];
+			t->ram[GPA_CODE + n] = rnd8() & 3 ? rnd8() : common[rnd8() & 7];
 		for (unsigned n = 0; n < NR_GPRS; n++)
 			vmx_gprs(t->cpu)[n] = interesting();
 		W(GUEST_RIP, mode ? GPA_CODE + rnd() % 128 : rnd() % 128);
@@ -134,6 +198,11 @@ static void fuzz_code(void)
 		W(GUEST_ACTIVITY_STATE, 0);
 		vmx_sync_code(t->cpu);
 		enter(t);
+		if (!k) {
+			happened(mode);
+			happened(R(t, VM_EXIT_REASON));
+			happened(R(t, VM_EXIT_INTR_INFO));
+		}
 	}
 	machine_teardown((void **)&t);
 }
@@ -182,6 +251,8 @@ static void fuzz_tables(void)
 		vmx_gprs(t->cpu)[RAX] = interesting();
 		vmx_gprs(t->cpu)[RDX] = interesting();
 		enter(t);
+		happened(R(t, VM_EXIT_REASON));
+		happened(R(t, EXIT_QUALIFICATION) & 0x1ff & -(R(t, VM_EXIT_REASON) == EXIT_REASON_EPT_VIOLATION));
 		require(invept(t->cpu, INVEPT_ALL_CONTEXT, 0) == VMX_SUCCEED, "INVEPT", 0);
 	}
 	machine_teardown((void **)&t);
@@ -206,6 +277,20 @@ static bool is_address(uint32_t field)
 #define FIELD_ENTRY(name, enc) enc,
 static const uint32_t fields[] = { VMCS_FIELDS(FIELD_ENTRY) };
 
+/* Which check refuses the entry. */
+static void happened_why(const struct vmcs *v)
+{
+	uint64_t qualification;
+	const char *why = cpu_check_controls(v);
+
+	if (!why)
+		why = cpu_check_host_state(v);
+	if (!why)
+		why = cpu_check_guest_state(v, &qualification);
+	while (why && *why)
+		happened((uint8_t)*why++);
+}
+
 static void fuzz_vmcs(void)
 {
 	struct machine *t;
@@ -228,38 +313,162 @@ static void fuzz_vmcs(void)
 	vmx_kick(t->cpu);
 	if (rnd() & 1)
 		vmx_kick_clear(t->cpu);
+	happened_why(t->vmcs);
 	if (!(R(t, PIN_BASED_VM_EXEC_CONTROL) & PIN_BASED_VMX_PREEMPTION_TIMER))
 		vmx_kick(t->cpu); /* nothing else would end it */
 	enter(t);
 	machine_teardown((void **)&t);
 }
 
-int main(void)
-{
-	static const struct {
-		const char *name;
-		void (*round)(void);
-	} targets[] = { { "code", fuzz_code }, { "tables", fuzz_tables }, { "vmcs", fuzz_vmcs } };
-	uint64_t seconds = number("FUZZ_SECONDS", 3), first = number("SEED", 0x5eed);
+/* --- inputs and the corpus --- */
 
-	signal(SIGABRT, on_abort);
-	signal(SIGSEGV, on_abort); /* what is not the guest's comes here by chaining */
-	signal(SIGFPE, on_abort);
-	signal(SIGILL, on_abort);
-	signal(SIGBUS, on_abort);
+static struct {
+	struct input in[CORPUS_MAX];
+	uint64_t outcome[CORPUS_MAX];
+	unsigned nr;
+} corpus;
+
+static void new_input(void)
+{
+	if (corpus.nr && (step(&seed) & 1)) {
+		input = corpus.in[step(&seed) % corpus.nr];
+		for (unsigned n = 1 + step(&seed) % 8; n--;)
+			input.b[step(&seed) % input.nr_bytes] ^= (uint8_t)(1u << step(&seed) % 8);
+		return;
+	}
+	input.nr_bytes = 8 + (uint32_t)(step(&seed) % 256);
+	for (unsigned n = 0; n < input.nr_bytes; n++)
+		input.b[n] = (uint8_t)(step(&seed) >> 24);
+}
+
+static void run_round(void (*round)(void))
+{
+	memcpy(&tail, input.b, 8);
+	tail |= 1;
+	used = 8;
+	outcome = 0xcbf29ce484222325;
+	if (input.b[0] & 3) /* a quarter of all rounds */
+		unsetenv("USERKVM_CHECK");
+	else
+		setenv("USERKVM_CHECK", "tlb", 1);
+	round();
+}
+
+static bool read_input(const char *path)
+{
+	int fd = open(path, O_RDONLY);
+	ssize_t n = fd < 0 ? -1 : read(fd, input.b, sizeof(input.b));
+
+	if (fd >= 0)
+		close(fd);
+	input.nr_bytes = n < 8 ? 0 : (uint32_t)n;
+	return n >= 8;
+}
+
+static bool known_outcome(void)
+{
+	for (unsigned n = 0; n < corpus.nr; n++)
+		if (corpus.outcome[n] == outcome)
+			return true;
+	return false;
+}
+
+static void add_to_corpus(void)
+{
+	corpus.in[corpus.nr] = input;
+	corpus.outcome[corpus.nr++] = outcome;
+}
+
+/* Run what is in DIR/TARGET and keep it in memory. */
+static void run_corpus(const char *dir, void (*round)(void))
+{
+	char path[4096];
+	struct dirent *e;
+	DIR *d;
+
+	corpus.nr = 0;
+	snprintf(path, sizeof(path), "%s/%s", dir, target);
+	d = opendir(path);
+	require(d, "no corpus in the directory given", 0);
+	while ((e = readdir(d)) && corpus.nr < CORPUS_MAX) {
+		snprintf(path, sizeof(path), "%s/%s/%s", dir, target, e->d_name);
+		if (e->d_name[0] == '.' || !read_input(path))
+			continue;
+		run_round(round);
+		add_to_corpus();
+	}
+	closedir(d);
+}
+
+static void collect(const char *dir)
+{
+	char path[4096];
+
+	if (corpus.nr == CORPUS_MAX || known_outcome())
+		return;
+	snprintf(path, sizeof(path), "%s/%s/%016llx", dir, target, (unsigned long long)outcome);
+	keep_input(path);
+	add_to_corpus();
+}
+
+static const struct {
+	const char *name;
+	void (*round)(void);
+} targets[] = { { "code", fuzz_code }, { "tables", fuzz_tables }, { "vmcs", fuzz_vmcs } };
+
+static int replay(int argc, char **argv)
+{
+	for (size_t n = 0; n < ARRAY_SIZE(targets); n++) {
+		if (strcmp(targets[n].name, argv[2]))
+			continue;
+		target = targets[n].name;
+		for (int k = 3; k < argc; k++) {
+			require(read_input(argv[k]), "cannot read an input", (uint64_t)k);
+			run_round(targets[n].round);
+		}
+		return 0;
+	}
+	fprintf(stderr, "fuzz: no target %s\n", argv[2]);
+	return 2;
+}
+
+static void fuzz(const char *dir, void (*round)(void), uint64_t seconds)
+{
+	time_t end = time(NULL) + (time_t)seconds;
+	uint64_t rounds = 0;
+	unsigned old;
+
+	seed = (number("SEED", 0x5eed) * 0x9e3779b97f4a7c15ULL) | 1;
+	run_corpus(dir, round);
+	old = corpus.nr;
+	for (; time(NULL) < end; rounds++) {
+		new_input();
+		run_round(round);
+		if (number("FUZZ_COLLECT", 0))
+			collect(dir);
+	}
+	printf("%s: %u inputs of the corpus, %llu new ones, %u added\n", target, old,
+	       (unsigned long long)rounds, corpus.nr - old);
+	fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+	static const int fatal[] = { SIGABRT, SIGSEGV, SIGFPE, SIGILL, SIGBUS };
+
+	if (argc < 2 || argc == 3) {
+		fprintf(stderr, "usage: fuzz CORPUS [TARGET FILE...]\n");
+		return 2;
+	}
+	for (size_t n = 0; n < ARRAY_SIZE(fatal); n++) /* what is not the guest's comes here by chaining */
+		signal(fatal[n], on_abort);
 	if (host_fault_init())
 		return 1;
+	if (argc > 3)
+		return replay(argc, argv);
 	for (size_t n = 0; n < ARRAY_SIZE(targets); n++) {
-		time_t end = time(NULL) + (time_t)seconds;
-		uint64_t rounds = 0;
-
 		target = targets[n].name;
-		for (round_seed = first; time(NULL) < end; round_seed = rnd() | 1, rounds++) {
-			seed = round_seed * 0x9e3779b97f4a7c15ULL | 1;
-			targets[n].round();
-			seed = round_seed * 0xd1342543de82ef95ULL + 1;
-		}
-		printf("%s: %llu rounds\n", target, (unsigned long long)rounds);
+		fuzz(argv[1], targets[n].round, number("FUZZ_SECONDS", 3));
 	}
 	return 0;
 }

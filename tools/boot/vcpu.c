@@ -54,6 +54,12 @@ static struct kvm_cpuid_entry2 topology_entry(const struct vcpu *v, unsigned ind
 	return e;
 }
 
+/* The in-kernel local APIC's; KVM_GET_SUPPORTED_CPUID leaves it out. */
+static bool has_tsc_deadline(const struct vm *vm)
+{
+	return vm->kvm->ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
+}
+
 static void set_topology(const struct vcpu *v, struct kvm_cpuid2 *c)
 {
 	unsigned n = v->vm->nr_vcpus, kept = 0;
@@ -63,6 +69,8 @@ static void set_topology(const struct vcpu *v, struct kvm_cpuid2 *c)
 
 		switch (e->function) {
 		case 1:
+			if (has_tsc_deadline(v->vm))
+				e->ecx |= 1u << 24;
 			e->ebx = (e->ebx & 0xffff) | (n & 0xff) << 16 | v->id << 24;
 			if (n > 1)
 				e->edx |= 1u << 28; /* HTT: the count is valid */

@@ -196,7 +196,7 @@ static void say_gpa(const struct subject *s)
 		printf("%s cannot happen yet: no vCPU has entered the guest in address space %d, there is no EPT root.\n",
 		       s->what, s->o->as);
 	} else if (!last) {
-		printf("%s causes an EPT violation: %d levels reach to bit %d only, no memslot can lie beyond; ",
+		printf("%s causes an EPT violation: %d levels reach to bit %d only, what lies beyond is emulated; ",
 		       s->what, s->steps.root.level, 12 + 9 * s->steps.root.level - 1);
 		say_mmio(s);
 	} else if (spte_is_mmio(last->entry)) {

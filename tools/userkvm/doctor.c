@@ -140,6 +140,6 @@ int cmd_doctor(int argc, char **argv)
 	printf("\nGood to know\n"
 	       "  Guests run in software: every instruction is interpreted, x87/SSE/AVX run on this processor.\n"
 	       "  It is not a security boundary against a hostile guest: do not run what you do not trust.\n"
-	       "  Statically linked clients cannot be served by `userkvm run`.\n");
+	       "  Statically linked clients are served too: every system call of theirs costs one to two microseconds more.\n");
 	return 0;
 }

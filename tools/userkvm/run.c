@@ -1,8 +1,8 @@
 /*
- * userkvm run: start a client with the preload library in it. The process
+ * userkvm run: start a client with the preload library in it, or, where it is
+ * statically linked, in the host that traps its system calls. The process
  * becomes the client, so that exit status, signals and the terminal are its own.
  */
-#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -10,9 +10,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "tools/userkvm/commands.h"
+#include "trap/kind.h"
+#include "trap/trap.h"
+
+#define CANNOT_RUN 126
 
 static const char usage[] =
 	"usage: userkvm run [--engine NAME] [--params LIST] [--log CLASSES]\n"
@@ -26,13 +32,9 @@ static const char usage[] =
 	"  -o FILE         ... to FILE (USERKVM_STRACE)\n"
 	"  -T              ... with the time spent in it (USERKVM_STRACE_TIMES)\n";
 
-int preload_path(char *buf, size_t size)
+/* A file of ours, in one of its places beside this program. */
+static int find_beside(const char *const *places, char *buf, size_t size)
 {
-	static const char *const places[] = {
-		"/../src/preload/libuserkvm-preload.so", /* build tree: tools/userkvm */
-		"/src/preload/libuserkvm-preload.so",
-		"/../" USERKVM_LIBDIR "/libuserkvm-preload.so",
-	};
 	char self[PATH_MAX], path[PATH_MAX + 64];
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	char *slash;
@@ -42,16 +44,40 @@ int preload_path(char *buf, size_t size)
 	self[n] = '\0';
 	slash = strrchr(self, '/');
 	*slash = '\0';
-	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+	for (; *places; places++) {
 		char real[PATH_MAX];
 
-		snprintf(path, sizeof(path), "%s%s", self, places[i]);
+		snprintf(path, sizeof(path), "%s%s", self, *places);
 		if (realpath(path, real) && strlen(real) < size) {
 			strcpy(buf, real);
 			return 0;
 		}
 	}
 	return -1;
+}
+
+int preload_path(char *buf, size_t size)
+{
+	static const char *const places[] = {
+		"/../src/preload/libuserkvm-preload.so", /* build tree: tools/userkvm */
+		"/src/preload/libuserkvm-preload.so",
+		"/../" USERKVM_LIBDIR "/libuserkvm-preload.so",
+		NULL,
+	};
+
+	return find_beside(places, buf, size);
+}
+
+/* The host of statically linked programs (src/trap/trap.h). */
+static int host_path(char *buf, size_t size)
+{
+	static const char *const places[] = {
+		"/../src/trap/userkvm-static",
+		"/../" USERKVM_LIBDIR "/userkvm/userkvm-static",
+		NULL,
+	};
+
+	return find_beside(places, buf, size);
 }
 
 /* The file that execvp() would run, or NULL. */
@@ -72,28 +98,80 @@ static const char *find_program(const char *name, char *buf, size_t size)
 	return NULL;
 }
 
-/*
- * A statically linked ELF program has no dynamic loader that could preload us.
- * (Scripts and other formats are let through: their interpreter decides.)
- */
-static bool is_static(const char *path)
+/* Programs that start with other rights: the dynamic loader ignores LD_PRELOAD, and the host has none to give. */
+static bool changes_rights(const char *path)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	Elf64_Ehdr eh;
-	bool elf = fd >= 0 && read(fd, &eh, sizeof(eh)) == (ssize_t)sizeof(eh) &&
-		   memcmp(eh.e_ident, ELFMAG, SELFMAG) == 0 && eh.e_ident[EI_CLASS] == ELFCLASS64;
-	bool interp = false;
+	struct stat st;
 
-	for (unsigned i = 0; elf && i < eh.e_phnum; i++) {
-		Elf64_Phdr ph;
+	if (stat(path, &st))
+		return false;
+	return ((st.st_mode & S_ISUID) && st.st_uid != geteuid()) ||
+	       ((st.st_mode & S_ISGID) && (st.st_mode & S_IXGRP) && st.st_gid != getegid()) ||
+	       (geteuid() != 0 && getxattr(path, "security.capability", NULL, 0) > 0);
+}
 
-		if (pread(fd, &ph, sizeof(ph), (off_t)(eh.e_phoff + i * sizeof(ph))) != (ssize_t)sizeof(ph))
-			break;
-		interp |= ph.p_type == PT_INTERP;
+static int refuse(const char *program, const char *why)
+{
+	fprintf(stderr, "userkvm run: %s: %s\n", program, why);
+	return CANNOT_RUN;
+}
+
+/* Execute it by the host: argv as the program shall see it. */
+static int run_static(const char *program, char **argv)
+{
+	char host[PATH_MAX];
+
+	if (host_path(host, sizeof(host)) < 0)
+		return refuse(program, "statically linked, and userkvm-static is not beside this program: build or install it");
+	setenv(TRAP_PROGRAM_ENV, program, 1);
+	execv(host, argv);
+	return refuse(host, strerror(errno));
+}
+
+/* A script whose interpreter is statically linked: as execve() would call that. */
+static int run_script(const char *script, const char *interp, char *arg, char **argv)
+{
+	size_t n = 0, k = 0;
+	char **v;
+
+	while (argv[n])
+		n++;
+	v = calloc(n + 3, sizeof(*v));
+	if (!v)
+		return refuse(script, strerror(ENOMEM));
+	v[k++] = (char *)(uintptr_t)interp;
+	if (*arg)
+		v[k++] = arg;
+	v[k++] = (char *)(uintptr_t)script;
+	for (size_t i = 1; i < n; i++)
+		v[k++] = argv[i];
+	run_static(interp, v);
+	free(v);
+	return CANNOT_RUN;
+}
+
+static int run_program(const char *program, char **argv)
+{
+	char interp[PATH_MAX], arg[PATH_MAX];
+	const char *judged = program;
+
+	if (program_is_script(program, interp, arg, sizeof(interp)))
+		judged = interp;
+	if (changes_rights(judged))
+		return refuse(judged, "runs with other rights than yours (set-user-ID or the like): it cannot be served");
+	switch (program_kind_of(judged)) {
+	case PROGRAM_32BIT:
+		return refuse(judged, "a 32-bit program: only x86-64 ones can be served");
+	case PROGRAM_FOREIGN:
+		return refuse(judged, "a program for another machine: only x86-64 ones can be served");
+	case PROGRAM_BROKEN:
+		return refuse(judged, "its ELF headers make no sense");
+	case PROGRAM_STATIC:
+		return judged == program ? run_static(program, argv) : run_script(program, interp, arg, argv);
+	default:
+		execv(program, argv);
+		return refuse(program, strerror(errno));
 	}
-	if (fd >= 0)
-		close(fd);
-	return elf && !interp;
 }
 
 static void preload(const char *lib)
@@ -184,16 +262,10 @@ int cmd_run(int argc, char **argv)
 		fprintf(stderr, "userkvm run: %s: %s\n", argv[i], strerror(errno));
 		return 127;
 	}
-	if (is_static(program)) {
-		fprintf(stderr, "userkvm run: %s is statically linked: nothing can be preloaded into it\n", program);
-		return 126;
-	}
 	if (preload_path(lib, sizeof(lib)) < 0) {
 		fputs("userkvm run: libuserkvm-preload.so is not beside this program: build or install it\n", stderr);
 		return 126;
 	}
 	preload(lib);
-	execv(program, &argv[i]);
-	fprintf(stderr, "userkvm run: %s: %s\n", program, strerror(errno));
-	return 126;
+	return run_program(program, &argv[i]);
 }

@@ -35,6 +35,7 @@ struct machine {
 	struct vmx_cpu *cpu;
 	uint8_t *ram;
 	struct vmcs *vmcs;
+	uint64_t *ept_pml5; /* NULL until five_levels() */
 	uint64_t *ept_root, *ept_pdpt, *ept_pd, *ept_pt[8]; /* 4 KiB leaves, 16 MiB */
 };
 
@@ -111,6 +112,15 @@ static inline void set_controls(struct machine *t)
 	W(VIRTUAL_PROCESSOR_ID, 1);
 	W(EPT_POINTER, (uint64_t)t->ept_root | MT_WRBACK | FIELD_PREP(EPTP_WALK_MASK, 3));
 	W(VMCS_LINK_POINTER, ~0ULL);
+}
+
+/* A walk of five levels: what is mapped stays so, and again from bit 50 of the address. */
+#define FIVE_ALIAS BIT_ULL(50)
+static inline void five_levels(struct machine *t)
+{
+	t->ept_pml5 = test_pages(4096);
+	t->ept_pml5[0] = t->ept_pml5[FIVE_ALIAS >> 48] = (uint64_t)t->ept_root | EPT_RWX;
+	W(EPT_POINTER, (uint64_t)t->ept_pml5 | MT_WRBACK | FIELD_PREP(EPTP_WALK_MASK, 4));
 }
 
 static inline void set_host(struct machine *t)

@@ -182,6 +182,23 @@ static void monitor_trap_flag_exits_after_one_instruction(void **state)
 	assert_int_equal(R(t, GUEST_RIP), GPA_CODE + 1);
 }
 
+static void monitor_trap_flag_exits_between_an_injected_event_and_its_handler(void **state)
+{
+	STATE;
+
+	CODE(t, 0x90, 0xf4);
+	memcpy(t->ram + 0x21000, "\xff\xc6\x48\xcf", 4); /* inc esi; iretq */
+	set_gate(t, 0x40, 0x21000);
+	W(CPU_BASED_VM_EXEC_CONTROL,
+	  R(t, CPU_BASED_VM_EXEC_CONTROL) | CPU_BASED_MONITOR_TRAP_FLAG);
+	W(GUEST_RFLAGS, X86_FLAGS_FIXED | X86_FLAGS_IF);
+	W(VM_ENTRY_INTR_INFO_FIELD, 0x40 | INTR_INFO_VALID_MASK);
+	vmx_gprs(t->cpu)[RSI] = 0;
+	assert_int_equal(go(t), EXIT_REASON_MONITOR_TRAP_FLAG);
+	assert_int_equal(R(t, GUEST_RIP), 0x21000);
+	assert_int_equal(vmx_gprs(t->cpu)[RSI], 0);
+}
+
 static void code_that_rewrites_the_next_instruction_runs_the_new_one(void **state)
 {
 	STATE;
@@ -302,6 +319,68 @@ static void preemption_timer_ends_an_endless_loop(void **state)
 	assert_int_equal(go(t), EXIT_REASON_PREEMPTION_TIMER);
 }
 
+static void xgetbv_reads_xcr0_and_what_is_in_use(void **state)
+{
+	STATE;
+
+	/* xgetbv; hlt */
+	CODE(t, 0x0f, 0x01, 0xd0, 0xf4);
+	W(EXCEPTION_BITMAP, ~0u);
+	vmx_gprs(t->cpu)[RCX] = 0;
+	assert_int_equal(go(t), EXIT_REASON_EXCEPTION_NMI); /* without CR4.OSXSAVE */
+	assert_int_equal(R(t, VM_EXIT_INTR_INFO) & 0xff, X86_TRAP_UD);
+	W(GUEST_CR4, R(t, GUEST_CR4) | X86_CR4_OSXSAVE | X86_CR4_OSFXSR);
+	vmx_set_xcr0(t->cpu, 3);
+	vmx_gprs(t->cpu)[RAX] = vmx_gprs(t->cpu)[RDX] = ~0ULL;
+	assert_int_equal(go(t), EXIT_REASON_HLT);
+	assert_int_equal(vmx_gprs(t->cpu)[RAX], 3);
+	assert_int_equal(vmx_gprs(t->cpu)[RDX], 0);
+	/* movd xmm0,eax puts SSE in use */
+	CODE(t, 0x66, 0x0f, 0x6e, 0xc0, 0x0f, 0x01, 0xd0, 0xf4);
+	vmx_sync_code(t->cpu);
+	W(GUEST_RIP, GPA_CODE);
+	vmx_gprs(t->cpu)[RCX] = 1;
+	assert_int_equal(go(t), EXIT_REASON_HLT);
+	assert_int_equal(vmx_gprs(t->cpu)[RAX] & 2, 2);
+	W(GUEST_RIP, GPA_CODE);
+	vmx_gprs(t->cpu)[RCX] = 2;
+	assert_int_equal(go(t), EXIT_REASON_EXCEPTION_NMI);
+	assert_int_equal(R(t, VM_EXIT_INTR_INFO) & 0xff, X86_TRAP_GP);
+}
+
+static int by_size(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* The exit is late by a few of them, not by hundreds. */
+static void preemption_timer_is_punctual_in_slow_code(void **state)
+{
+	STATE;
+	enum { TRIES = 31, DIVISIONS = 30 };
+	uint64_t late[TRIES];
+	uint8_t *code = t->ram + GPA_CODE;
+
+	for (unsigned n = 0; n < DIVISIONS; n++, code += 5)
+		memcpy(code, "\x31\xd2\x48\xf7\xf1", 5); /* xor edx,edx; div rcx */
+	memcpy(code, "\xe9\x65\xff\xff\xff", 5);
+	assert_int_equal(code + 5 - 0x9b - (t->ram + GPA_CODE), 0);
+	W(PIN_BASED_VM_EXEC_CONTROL, R(t, PIN_BASED_VM_EXEC_CONTROL) | PIN_BASED_VMX_PREEMPTION_TIMER);
+	for (unsigned n = 0; n < TRIES; n++) {
+		W(GUEST_RIP, GPA_CODE);
+		W(VMX_PREEMPTION_TIMER_VALUE, 5000);
+		vmx_gprs(t->cpu)[RAX] = ~0ULL;
+		vmx_gprs(t->cpu)[RCX] = 1;
+		assert_int_equal(go(t), EXIT_REASON_PREEMPTION_TIMER);
+		late[n] = __builtin_ia32_rdtsc() - t->cpu->preemption_deadline;
+	}
+	qsort(late, TRIES, sizeof(late[0]), by_size);
+	print_message("preemption timer: late by %lu ticks (median)\n", late[TRIES / 2]);
+	assert_true(late[TRIES / 2] < 20000);
+}
+
 static void sse_state_survives_an_exit(void **state)
 {
 	STATE;
@@ -351,6 +430,7 @@ int main(void)
 		TEST_LONG(no_idt_ends_in_a_triple_fault),
 		TEST_LONG(single_step_traps_after_each_instruction),
 		TEST_LONG(monitor_trap_flag_exits_after_one_instruction),
+		TEST_LONG(monitor_trap_flag_exits_between_an_injected_event_and_its_handler),
 		TEST_LONG(code_that_rewrites_the_next_instruction_runs_the_new_one),
 		TEST_LONG(code_rewritten_by_the_client_is_seen_after_sync),
 		TEST_LONG(instruction_across_two_pages_runs),
@@ -359,6 +439,8 @@ int main(void)
 		TEST_LONG(kick_ends_an_endless_loop),
 		TEST_LONG(kick_ends_the_hlt_activity),
 		TEST_LONG(preemption_timer_ends_an_endless_loop),
+		TEST_LONG(xgetbv_reads_xcr0_and_what_is_in_use),
+		TEST_LONG(preemption_timer_is_punctual_in_slow_code),
 		TEST_LONG(sse_state_survives_an_exit),
 		TEST_LONG(straight_code_runs),
 	};

@@ -134,10 +134,10 @@ static void write_tag_waits_for_the_dirty_bit(void **state)
 
 	load_guest(t);
 	at(t, GVA);
-	assert_int_equal(t->cpu->cs.tlb[index].read_tag, GVA);
-	assert_int_equal(t->cpu->cs.tlb[index].write_tag, TLB_NO_ACCESS);
+	assert_int_equal(t->cpu->tlb->cur->sub[PRIV_SUPER].e[index].read_tag, GVA);
+	assert_int_equal(t->cpu->tlb->cur->sub[PRIV_SUPER].e[index].write_tag, TLB_NO_ACCESS);
 	assert_non_null(try_translate(t, GVA, CPU_WRITE, PRIV_SUPER));
-	assert_int_equal(t->cpu->cs.tlb[index].write_tag, GVA);
+	assert_int_equal(t->cpu->tlb->cur->sub[PRIV_SUPER].e[index].write_tag, GVA);
 	assert_int_equal(guest64(t, GPA_PT)[GVA >> 12] & PTE_D, PTE_D);
 }
 

@@ -159,6 +159,34 @@ static const struct pf_case pf_cases[] = {
 	{ "SMAP, supervisor page", 0, 0, 0, X86_CR4_SMAP, CPU_WRITE, PRIV_SUPER_SMAP, -1 },
 };
 
+static void fifth_level_reaches_beyond_48_bits(void **state)
+{
+	STATE;
+	struct cpu_walk_result r;
+
+	PTE = FIVE_ALIAS | 0x55000 | PTE_P | PTE_RW;
+	assert_false(try_walk(t, GVA, CPU_READ, PRIV_SUPER, &r));
+	expect_violation(t, EPT_VIOLATION_ACC_READ | GVA_FINAL, FIVE_ALIAS | GVA);
+	five_levels(t);
+	assert_true(try_walk(t, GVA, CPU_READ, PRIV_SUPER, &r));
+	assert_int_equal(r.gpa, FIVE_ALIAS | 0x55000);
+	assert_int_equal(r.host, (hpa_t)t->ram + 0x55000);
+	W(EPT_POINTER, R(t, EPT_POINTER) | EPTP_AD_ENABLE);
+	assert_true(try_walk(t, GVA, CPU_WRITE, PRIV_SUPER, &r));
+	assert_int_equal(t->ept_pml5[FIVE_ALIAS >> 48] & (EPT_ACCESSED | EPT_DIRTY), EPT_ACCESSED);
+	t->ept_pml5[FIVE_ALIAS >> 48] &= ~EPT_WRITE;
+	cpu_tlb_drop_ept(t->cpu, 0, true);
+	assert_false(try_walk(t, GVA, CPU_WRITE, PRIV_SUPER, &r));
+	expect_violation(t, EPT_VIOLATION_ACC_WRITE | EPT_VIOLATION_READABLE | EPT_VIOLATION_EXECUTABLE | GVA_FINAL,
+			 FIVE_ALIAS | GVA);
+	t->ept_pml5[FIVE_ALIAS >> 48] |= EPT_PAGE_SIZE; /* reserved at this level */
+	assert_false(try_walk(t, GVA, CPU_READ, PRIV_SUPER, &r));
+	assert_int_equal(R(t, VM_EXIT_REASON), EXIT_REASON_EPT_MISCONFIG);
+	t->ept_pml5[FIVE_ALIAS >> 48] = 0;
+	assert_false(try_walk(t, GVA, CPU_READ, PRIV_SUPER, &r));
+	expect_violation(t, EPT_VIOLATION_ACC_READ | GVA_FINAL, FIVE_ALIAS | GVA);
+}
+
 static void guest_rights_give_the_right_error_code(void **state)
 {
 	STATE;
@@ -280,6 +308,7 @@ int main(void)
 		TEST_LONG(ept_a_and_d_follow_the_access),
 		TEST_LONG(misconfigurations_exit_with_49),
 		TEST_LONG(large_ept_leaves_translate),
+		TEST_LONG(fifth_level_reaches_beyond_48_bits),
 		TEST_LONG(guest_rights_give_the_right_error_code),
 		TEST_LONG(reserved_bits_set_rsvd),
 		TEST_LONG(guest_a_and_d_are_set_only_when_allowed),

@@ -42,11 +42,16 @@ static uint64_t *ept_entry(struct machine *t, uint64_t table, gpa_t gpa, int lev
 static struct result model_ept(struct machine *t, gpa_t gpa, uint32_t access, bool final)
 {
 	struct result r = { .gpa = gpa };
-	uint64_t *used[5], table = (uint64_t)t->ept_root, rights = 7, e = 0;
-	bool ad = R(t, EPT_POINTER) & EPTP_AD_ENABLE;
-	int level;
+	uint64_t eptp = R(t, EPT_POINTER), *used[6], table = eptp & EPTP_ROOT_MASK, rights = 7, e = 0;
+	int top = (int)FIELD_GET(EPTP_WALK_MASK, eptp) + 1, level;
+	bool ad = eptp & EPTP_AD_ENABLE;
 
-	for (level = 4;; level--) {
+	if (gpa >> (12 + 9 * top)) {
+		r.kind = VIOLATION;
+		r.qualification = access | 1 << 7 | final << 8;
+		return r;
+	}
+	for (level = top;; level--) {
 		bool leaf;
 		uint64_t type;
 
@@ -71,7 +76,7 @@ static struct result model_ept(struct machine *t, gpa_t gpa, uint32_t access, bo
 					return r;
 			break;
 		}
-		if (e & 0x78 || (level == 4 && (e & 0x80)))
+		if (e & 0x78 || (level >= 4 && (e & 0x80)))
 			return r;
 		table = e & GENMASK_ULL(51, 12);
 	}
@@ -80,7 +85,7 @@ static struct result model_ept(struct machine *t, gpa_t gpa, uint32_t access, bo
 		r.qualification = access | rights << 3 | 1 << 7 | final << 8;
 		return r;
 	}
-	for (int l = 4; ad && l >= level; l--)
+	for (int l = top; ad && l >= level; l--)
 		*used[l] |= BIT_ULL(8) | (l == level && (access & CPU_WRITE) ? BIT_ULL(9) : 0);
 	r.kind = OK;
 	r.host = (e & GENMASK_ULL(51, 12)) + (gpa & ((1UL << (12 + 9 * (level - 1))) - 1));
@@ -238,7 +243,8 @@ static struct result processor_walk(struct machine *t, const struct setup *s)
 
 /* --- comparing --- */
 
-#define IMAGE_BYTES (4 * 4096 + 4 * 4096 + 4096)
+#define NR_PIECES 10
+#define IMAGE_BYTES (NR_PIECES * 4096)
 struct image {
 	uint8_t b[IMAGE_BYTES];
 };
@@ -246,20 +252,25 @@ struct image {
 static uint8_t *piece(struct machine *t, unsigned n)
 {
 	uint8_t *ept[] = { (uint8_t *)t->ept_root, (uint8_t *)t->ept_pdpt, (uint8_t *)t->ept_pd,
-			   (uint8_t *)t->ept_pt[0], (uint8_t *)t->ept_pt[1] };
+			   (uint8_t *)t->ept_pt[0], (uint8_t *)t->ept_pt[1], (uint8_t *)t->ept_pml5 };
 
 	return n < 4 ? t->ram + ROOT + n * 4096UL : ept[n - 4];
 }
 
+static unsigned nr_pieces(const struct machine *t)
+{
+	return t->ept_pml5 ? NR_PIECES : NR_PIECES - 1;
+}
+
 static void save(struct machine *t, struct image *i)
 {
-	for (unsigned n = 0; n < 9; n++)
+	for (unsigned n = 0; n < nr_pieces(t); n++)
 		memcpy(i->b + n * 4096UL, piece(t, n), 4096);
 }
 
 static void restore(struct machine *t, const struct image *i)
 {
-	for (unsigned n = 0; n < 9; n++)
+	for (unsigned n = 0; n < nr_pieces(t); n++)
 		memcpy(piece(t, n), i->b + n * 4096UL, 4096);
 }
 
@@ -410,12 +421,13 @@ static uint64_t random_bits(enum paging p)
 static void disturb_ept(struct machine *t)
 {
 	static const gpa_t pages[] = { TABLE(4), TABLE(3), TABLE(2), TABLE(1), 0x55000, 0x255000 };
-	uint64_t *above[] = { t->ept_root, t->ept_pdpt, t->ept_pd, t->ept_pd + 1 };
+	uint64_t *above[] = { t->ept_root, t->ept_pdpt, t->ept_pd, t->ept_pd + 1, t->ept_pml5,
+			      t->ept_pml5 + (FIVE_ALIAS >> 48) };
 	unsigned n = (unsigned)random() % 3;
 
 	while (n--) {
 		uint64_t r = (uint64_t)random();
-		uint64_t *e = r & 3 ? ept_leaf(t, pages[(r >> 2) % 6]) : above[(r >> 2) & 3];
+		uint64_t *e = r & 3 ? ept_leaf(t, pages[(r >> 2) % 6]) : above[(r >> 2) % 6];
 
 		switch (r >> 8 & 3) {
 		case 0: *e = (*e & ~7UL) | (r >> 10 & 7); break;
@@ -430,8 +442,10 @@ static void random_tables_in_both_dimensions_match_the_model(void **state)
 {
 	STATE;
 	static struct image clean;
-	uint64_t eptp = R(t, EPT_POINTER);
+	uint64_t eptp[2] = { R(t, EPT_POINTER), 0 };
 
+	five_levels(t);
+	eptp[1] = R(t, EPT_POINTER);
 	save(t, &clean);
 	srandom(1);
 	memset(seen, 0, sizeof(seen));
@@ -443,9 +457,10 @@ static void random_tables_in_both_dimensions_match_the_model(void **state)
 		s.access = 1U << random() % 3;
 		if (p == OFF)
 			s.gva = 0x55008;
-		W(EPT_POINTER, eptp | (random() & 1 ? EPTP_AD_ENABLE : 0));
+		W(EPT_POINTER, eptp[random() & 1] | (random() & 1 ? EPTP_AD_ENABLE : 0));
 		for (int l = p ? top_level(p) : 0; l >= 1; l--)
-			set_entry(t, &s, l, random_bits(p));
+			set_entry(t, &s, l, random_bits(p) |
+				  (p > BITS32 && !(random() & 7) ? FIVE_ALIAS : 0));
 		disturb_ept(t);
 		compare(t, &s);
 	}

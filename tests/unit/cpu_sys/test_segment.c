@@ -148,6 +148,76 @@ static void ltr_marks_the_descriptor_busy_and_refuses_busy_ones(void **state)
 	assert_fault(X86_TRAP_GP, SEL_TSS);
 }
 
+static void lldt_takes_an_ldt_of_the_gdt(void **state)
+{
+	static const struct {
+		unsigned type;
+		bool p;
+		int fault; /* -1: none */
+	} cases[] = { { 2, true, -1 }, { 2, false, X86_TRAP_NP }, { 0x12, true, X86_TRAP_GP },
+		      { 9, true, X86_TRAP_GP }, { 0xc, true, X86_TRAP_GP } };
+
+	for (size_t n = 0; n < ARRAY_SIZE(cases); n++) {
+		reset_protected();
+		set_descriptor(SEL_FREE, descriptor(LDT_AT, 0x7f, cases[n].type, 0, cases[n].p, 0));
+		cpu->cs.gpr[RAX] = SEL_FREE;
+		assert_int_equal(RUN(0x0f, 0x00, 0xd0), cases[n].fault < 0 ? DONE : FAULT);
+		if (cases[n].fault >= 0) {
+			assert_fault((unsigned)cases[n].fault, SEL_FREE);
+			assert_true(cpu->cs.ldtr.ar & VMX_AR_UNUSABLE);
+			continue;
+		}
+		assert_int_equal(cpu->cs.ldtr.base, LDT_AT);
+		assert_int_equal(cpu->cs.ldtr.limit, 0x7f);
+		assert_int_equal(cpu->cs.ldtr.selector, SEL_FREE);
+	}
+	cpu->cs.gpr[RAX] = SEL_FREE | 4; /* in the LDT */
+	assert_int_equal(RUN(0x0f, 0x00, 0xd0), FAULT);
+	assert_fault(X86_TRAP_GP, SEL_FREE | 4);
+	cpu->cs.gpr[RAX] = 0;
+	assert_int_equal(RUN(0x0f, 0x00, 0xd0), DONE);
+	assert_true(cpu->cs.ldtr.ar & VMX_AR_UNUSABLE);
+}
+
+/* IA-32e mode: 16 bytes, the upper half's type 0, the base canonical, all of it within the GDT. */
+static void system_descriptors_have_16_bytes_in_long_mode(void **state)
+{
+	static const struct {
+		uint64_t high;
+		bool ok;
+	} cases[] = { { 0x7fff, true }, { 0xffffffff, true }, { 0x8000, false }, { BIT_ULL(40), false },
+		      { BIT_ULL(44) | 1, false } };
+
+	for (size_t n = 0; n < ARRAY_SIZE(cases); n++)
+		for (unsigned ltr = 0; ltr < 2; ltr++) {
+			struct cpu_segment *seg = ltr ? &cpu->cs.tr : &cpu->cs.ldtr;
+
+			reset_long();
+			set_descriptor(SEL_FREE, descriptor(0x80001000, 0x7f, ltr ? 9 : 2, 0, true, 0));
+			poke(GDT_AT + SEL_FREE + 8, 8, cases[n].high);
+			cpu->cs.gpr[RAX] = SEL_FREE;
+			assert_int_equal(RUN(0x0f, 0x00, ltr ? 0xd8 : 0xd0), cases[n].ok ? DONE : FAULT);
+			if (cases[n].ok)
+				assert_int_equal(seg->base, cases[n].high << 32 | 0x80001000);
+			else
+				assert_fault(X86_TRAP_GP, SEL_FREE);
+		}
+	reset_long();
+	set_descriptor(SEL_LAST, descriptor(0x1000, 0x7f, 2, 0, true, 0));
+	cpu->cs.gpr[RAX] = SEL_LAST;
+	assert_int_equal(RUN(0x0f, 0x00, 0xd0), FAULT);
+	assert_fault(X86_TRAP_GP, SEL_LAST);
+}
+
+static void ltr_of_an_absent_tss_is_np(void **state)
+{
+	reset_protected();
+	set_descriptor(SEL_FREE, descriptor(TSS_AT, 0x67, 9, 0, false, 0));
+	cpu->cs.gpr[RAX] = SEL_FREE;
+	assert_int_equal(RUN(0x0f, 0x00, 0xd8), FAULT);
+	assert_fault(X86_TRAP_NP, SEL_FREE);
+}
+
 static void lar_and_lsl_see_what_the_level_allows(void **state)
 {
 	reset_protected();
@@ -175,6 +245,9 @@ int main(void)
 		cmocka_unit_test(mov_to_cs_is_undefined),
 		cmocka_unit_test(real_mode_load_shifts_and_keeps_the_limit),
 		cmocka_unit_test(ltr_marks_the_descriptor_busy_and_refuses_busy_ones),
+		cmocka_unit_test(lldt_takes_an_ldt_of_the_gdt),
+		cmocka_unit_test(system_descriptors_have_16_bytes_in_long_mode),
+		cmocka_unit_test(ltr_of_an_absent_tss_is_np),
 		cmocka_unit_test(lar_and_lsl_see_what_the_level_allows),
 	};
 

@@ -186,6 +186,36 @@ static void cr4_write_checks_values(void **state)
 	assert_int_equal(nr_flushes, 1);
 }
 
+static void cr8_holds_four_bits(void **state)
+{
+	reset_long();
+	cpu->cs.gpr[RBX] = 0xf;
+	assert_int_equal(RUN(0x44, 0x0f, 0x22, 0xc3), DONE); /* mov cr8,rbx */
+	assert_int_equal(RUN(0x44, 0x0f, 0x20, 0xc1), DONE); /* mov rcx,cr8 */
+	assert_int_equal(cpu->cs.gpr[RCX], 0xf);
+	cpu->cs.gpr[RBX] = 0x10;
+	assert_int_equal(RUN(0x44, 0x0f, 0x22, 0xc3), FAULT);
+	assert_fault(X86_TRAP_GP, 0);
+	assert_int_equal(cpu->cs.cr8, 0xf);
+}
+
+/* PAE paging: CR4 bits that have the PDPTEs loaded anew, and fail with them. */
+static void cr4_write_reloads_pdptrs_under_pae_paging(void **state)
+{
+	reset_protected();
+	cpu->cs.cr0 |= X86_CR0_PG;
+	cpu->cs.cr4 = X86_CR4_PAE;
+	cpu_write_cr4(cpu, X86_CR4_PAE | X86_CR4_PGE);
+	assert_int_equal(nr_pdptr_loads, 1);
+	cpu_write_cr4(cpu, X86_CR4_PAE | X86_CR4_PGE | X86_CR4_OSFXSR);
+	assert_int_equal(nr_pdptr_loads, 1);
+	pdptrs_valid = false;
+	cpu->cs.gpr[RBX] = X86_CR4_PAE | X86_CR4_OSFXSR;
+	assert_int_equal(RUN(0x0f, 0x22, 0xe3), FAULT); /* mov cr4,ebx */
+	assert_fault(X86_TRAP_GP, 0);
+	assert_int_equal(cpu->cs.cr4, X86_CR4_PAE | X86_CR4_PGE | X86_CR4_OSFXSR);
+}
+
 static void clts_follows_mask_and_shadow(void **state)
 {
 	reset_long();
@@ -277,6 +307,77 @@ static void msr_writes_check_values(void **state)
 	assert_false(cpu_write_msr(cpu, MSR_IA32_CR_PAT, 2));
 	assert_true(cpu_write_msr(cpu, MSR_IA32_CR_PAT, 0x0007040600070406));
 	assert_false(cpu_write_msr(cpu, MSR_IA32_SPEC_CTRL, 0));
+}
+
+static void each_msr_reads_as_it_was_written(void **state)
+{
+	static const struct {
+		uint32_t msr;
+		uint64_t good, bad; /* bad 0: every value is good */
+	} msrs[] = {
+		{ MSR_IA32_SYSENTER_CS, 0xffffffff, BIT_ULL(32) }, { MSR_IA32_SYSENTER_ESP, 5, BIT_ULL(47) },
+		{ MSR_IA32_SYSENTER_EIP, 6, BIT_ULL(63) },	   { MSR_STAR, ~0ULL, 0 },
+		{ MSR_LSTAR, 0xffff800000000000, BIT_ULL(47) },	   { MSR_CSTAR, 7, BIT_ULL(47) },
+		{ MSR_SYSCALL_MASK, 0x47700, BIT_ULL(32) },	   { MSR_FS_BASE, 8, BIT_ULL(62) },
+		{ MSR_GS_BASE, 9, BIT_ULL(62) },		   { MSR_KERNEL_GS_BASE, 10, BIT_ULL(62) },
+		{ MSR_TSC_AUX, 11, BIT_ULL(33) },		   { MSR_IA32_DEBUGCTLMSR, 3, 4 },
+		{ MSR_IA32_CR_PAT, 0x0001040506070000, 3 },	   { MSR_IA32_XSS, 0, BIT_ULL(8) },
+		{ MSR_EFER, EFER_LME | EFER_LMA | EFER_NX, EFER_SVME },
+	};
+
+	reset_long();
+	for (size_t n = 0; n < ARRAY_SIZE(msrs); n++) {
+		uint64_t v = ~msrs[n].good;
+
+		assert_true(cpu_write_msr(cpu, msrs[n].msr, msrs[n].good));
+		if (msrs[n].bad)
+			assert_false(cpu_write_msr(cpu, msrs[n].msr, msrs[n].bad));
+		assert_true(cpu_read_msr(cpu, msrs[n].msr, &v));
+		assert_true(v == msrs[n].good);
+	}
+	assert_false(cpu_write_msr(cpu, MSR_IA32_TSC, 0)); /* the hypervisor's */
+	assert_true(cpu_read_msr(cpu, MSR_IA32_TSC, &(uint64_t){ 0 }));
+}
+
+static void rdpid_reads_tsc_aux_where_rdtscp_is_enabled(void **state)
+{
+	reset_long();
+	cpu->msr.tsc_aux = 0x1234;
+	cpu->cs.gpr[RAX] = ~0ULL;
+	assert_int_equal(RUN(0xf3, 0x0f, 0xc7, 0xf8), DONE);
+	assert_int_equal(cpu->cs.gpr[RAX], 0x1234);
+	cpu->secondary &= ~(uint32_t)SECONDARY_EXEC_ENABLE_RDTSCP;
+	assert_int_equal(RUN(0xf3, 0x0f, 0xc7, 0xf8), FAULT);
+	assert_int_equal(cpu->cs.exception.vector, X86_TRAP_UD);
+}
+
+static void invpcid_checks_its_descriptor(void **state)
+{
+	static const struct {
+		uint64_t type, pcid, address, cr4;
+		bool ok;
+	} cases[] = {
+		{ 0, 0, 0x5000, 0, true },	  { 0, 1, 0x5000, 0, false }, { 0, 1, 0x5000, X86_CR4_PCIDE, true },
+		{ 0, 0, BIT_ULL(47), 0, false },  { 1, 0, BIT_ULL(47), 0, true }, { 1, 2, 0, 0, false },
+		{ 2, 0x1000, 0, 0, false },	  { 2, 5, 0, 0, true }, { 3, 0, 0, 0, true }, { 4, 0, 0, 0, false },
+	};
+
+	for (size_t n = 0; n < ARRAY_SIZE(cases); n++) {
+		reset_long();
+		cpu->cs.cr4 |= cases[n].cr4;
+		cpu->cs.gpr[RCX] = cases[n].type;
+		cpu->cs.gpr[RAX] = 0x5000;
+		poke(0x5000, 8, cases[n].pcid);
+		poke(0x5008, 8, cases[n].address);
+		flushed_address = 1;
+		assert_int_equal(RUN(0x66, 0x0f, 0x38, 0x82, 0x08), cases[n].ok ? DONE : FAULT);
+		assert_true(flushed_address == (cases[n].ok ? cases[n].address : 1));
+		if (!cases[n].ok)
+			assert_fault(X86_TRAP_GP, 0);
+	}
+	cpu->secondary &= ~(uint32_t)SECONDARY_EXEC_ENABLE_INVPCID;
+	assert_int_equal(RUN(0x66, 0x0f, 0x38, 0x82, 0x08), FAULT);
+	assert_int_equal(cpu->cs.exception.vector, X86_TRAP_UD);
 }
 
 static void io_exit_qualification_describes_the_access(void **state)
@@ -446,6 +547,10 @@ static void swapgs_and_base_instructions(void **state)
 	assert_int_equal(RUN(0xf3, 0x48, 0x0f, 0xae, 0xd0), DONE);
 	assert_int_equal(RUN(0xf3, 0x0f, 0xae, 0xc3), DONE); /* rdfsbase ebx */
 	assert_int_equal(cpu->cs.gpr[RBX], 0);
+	assert_int_equal(RUN(0xf3, 0x48, 0x0f, 0xae, 0xd8), DONE); /* wrgsbase rax */
+	assert_int_equal(RUN(0xf3, 0x48, 0x0f, 0xae, 0xcb), DONE); /* rdgsbase rbx */
+	assert_int_equal(cpu->cs.gpr[RBX], 0x7fff00000000);
+	assert_int_equal(cpu->cs.seg[SREG_GS].base, 0x7fff00000000);
 }
 
 static void lgdt_loads_24_bits_with_16_bit_operands(void **state)
@@ -577,11 +682,16 @@ int main(void)
 		cmocka_unit_test(cr3_load_exits_unless_the_value_is_a_target),
 		cmocka_unit_test(cr3_reserved_bits_fault_and_bit_63_needs_pcide),
 		cmocka_unit_test(cr4_write_checks_values),
+		cmocka_unit_test(cr8_holds_four_bits),
+		cmocka_unit_test(cr4_write_reloads_pdptrs_under_pae_paging),
 		cmocka_unit_test(clts_follows_mask_and_shadow),
 		cmocka_unit_test(lmsw_cannot_clear_pe),
 		cmocka_unit_test(msr_bitmap_decides_for_each_quarter),
 		cmocka_unit_test(msr_outside_the_bitmaps_exits_and_unknown_ones_fault),
 		cmocka_unit_test(msr_writes_check_values),
+		cmocka_unit_test(each_msr_reads_as_it_was_written),
+		cmocka_unit_test(rdpid_reads_tsc_aux_where_rdtscp_is_enabled),
+		cmocka_unit_test(invpcid_checks_its_descriptor),
 		cmocka_unit_test(io_exit_qualification_describes_the_access),
 		cmocka_unit_test(io_bitmaps_select_ports_and_wrap_around_exits),
 		cmocka_unit_test(tss_io_bitmap_rules_above_iopl),

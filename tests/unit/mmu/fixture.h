@@ -29,6 +29,7 @@ static struct {
 	int cpl, maxphyaddr;
 	bool smm;
 	hpa_t loaded_root;
+	int loaded_level;
 	int flushes;
 } fake;
 
@@ -41,7 +42,7 @@ static uint64_t get_pdptr(struct kvm_vcpu *v, int i) { return fake.pdptr[i]; }
 static int get_maxphyaddr(struct kvm_vcpu *v) { return fake.maxphyaddr; }
 static int get_cpl(struct kvm_vcpu *v) { return fake.cpl; }
 static bool is_smm(struct kvm_vcpu *v) { return fake.smm; }
-static void set_cr3(struct kvm_vcpu *v, hpa_t root, int level) { fake.loaded_root = root; }
+static void set_cr3(struct kvm_vcpu *v, hpa_t root, int level) { fake.loaded_root = root, fake.loaded_level = level; }
 static void flush_tlb(struct kvm_vcpu *v) { fake.flushes++; }
 
 static const struct kvm_mmu_guest_ops guest = {
@@ -113,7 +114,7 @@ static inline uint64_t ept_entry(gpa_t gpa, int *level)
 	uint64_t table = fake.loaded_root;
 	int l;
 
-	for (l = 4;; l--) {
+	for (l = fake.loaded_level;; l--) {
 		uint64_t e = ((uint64_t *)(uintptr_t)table)[(gpa >> (12 + 9 * (l - 1))) & 511];
 
 		if (!(e & 7) || (e & 7) == 6 || l == 1 || e & (1 << 7)) {

@@ -95,16 +95,72 @@ static void mapping_made_after_the_snapshot_is_found(void **state)
 
 static void params_are_parsed_by_whole_names(void **state)
 {
-	setenv("USERKVM_PARAMS", "eptad=0,ept=1,vpid=n,pml=Y,x=2,nested=0,nested=1", 1);
+	setenv("USERKVM_PARAMS", "eptad=0,ept=1,vpid=n,pml=Y,nx_huge_pages=2,tdp_mmu=0,tdp_mmu=1,unrestricted_guest", 1);
 	assert_true(params_get_bool("ept", false));
 	assert_false(params_get_bool("eptad", true));
 	assert_false(params_get_bool("vpid", true));
 	assert_true(params_get_bool("pml", false));
-	assert_true(params_get_bool("x", true)); /* nonsense: the default */
-	assert_true(params_get_bool("nested", false));
-	assert_true(params_get_bool("tdp_mmu", true));
+	assert_true(params_get_bool("nx_huge_pages", true)); /* nonsense: the default */
+	assert_true(params_get_bool("unrestricted_guest", true));
+	assert_true(params_get_bool("tdp_mmu", false)); /* the last counts */
+	assert_true(params_get_bool("eager_page_split", true));
 	unsetenv("USERKVM_PARAMS");
 	assert_false(params_get_bool("ept", false));
+}
+
+static void numbers_are_decimal_or_hexadecimal(void **state)
+{
+	char word[4];
+
+	setenv("USERKVM_PARAMS", "max=17,big=18446744073709551616,hex=0x1F,g=1g,x=0x,none=,w=long,w=abc,w=longer", 1);
+	assert_int_equal(params_get_u64("max", 1), 17);
+	assert_int_equal(params_get_u64("ax", 1), 1);
+	assert_int_equal(params_get_u64("big", 5), 5);
+	assert_int_equal(params_get_u64("hex", 6), 31);
+	assert_int_equal(params_get_u64("g", 7), 7);
+	assert_int_equal(params_get_u64("x", 8), 8);
+	assert_int_equal(params_get_u64("none", 9), 9);
+	assert_true(params_get_string("w", word, sizeof(word)));
+	assert_string_equal(word, "abc");
+	assert_false(params_get_string("v", word, sizeof(word)));
+	unsetenv("USERKVM_PARAMS");
+}
+
+/* What params_check() says of a list, on standard error. */
+static const char *complaints(const char *params, char *buf, size_t size)
+{
+	int saved = dup(STDERR_FILENO), p[2];
+	ssize_t n;
+
+	assert_int_equal(pipe(p), 0);
+	setenv("USERKVM_PARAMS", params, 1);
+	dup2(p[1], STDERR_FILENO);
+	close(p[1]);
+	params_check();
+	dup2(saved, STDERR_FILENO);
+	close(saved);
+	unsetenv("USERKVM_PARAMS");
+	n = read(p[0], buf, size - 1);
+	close(p[0]);
+	buf[n > 0 ? n : 0] = 0;
+	return buf;
+}
+
+static void unknown_params_are_told(void **state)
+{
+	char buf[1024];
+
+	assert_string_equal(complaints("ept=0,eptad=y,tdp_mmu=N,pml=1,vpid=1,eager_page_split=0,nx_huge_pages=1,"
+				       "unrestricted_guest=0,,", buf, sizeof(buf)), "");
+	assert_string_equal(complaints("ept=1,epta=0,=1,warp", buf, sizeof(buf)),
+			    "userkvm: USERKVM_PARAMS: unknown parameter 'epta' ignored\n"
+			    "userkvm: USERKVM_PARAMS: unknown parameter '' ignored\n"
+			    "userkvm: USERKVM_PARAMS: unknown parameter 'warp' ignored\n");
+	assert_string_equal(complaints("ept=maybe,pml,nx_huge_pages_recovery_ratio=1k", buf, sizeof(buf)),
+			    "userkvm: USERKVM_PARAMS: `maybe' invalid for parameter `ept', ignored\n"
+			    "userkvm: USERKVM_PARAMS: `' invalid for parameter `pml', ignored\n"
+			    "userkvm: USERKVM_PARAMS: `1k' invalid for parameter `nx_huge_pages_recovery_ratio', "
+			    "ignored\n");
 }
 
 int main(void)
@@ -115,6 +171,8 @@ int main(void)
 		cmocka_unit_test(mapping_level_is_bounded_by_mapping_slot_and_permissions),
 		cmocka_unit_test(mapping_made_after_the_snapshot_is_found),
 		cmocka_unit_test(params_are_parsed_by_whole_names),
+		cmocka_unit_test(numbers_are_decimal_or_hexadecimal),
+		cmocka_unit_test(unknown_params_are_told),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -232,14 +232,79 @@ static void dirty_log_splits_and_protects_and_heals(void **state)
 	assert_int_equal(level_after_fault(0x3000), 2);
 }
 
-static void slot_beyond_the_tables_reach_is_refused(void **state)
+static void slot_beyond_maxphyaddr_is_refused(void **state)
 {
 	char *m = get_memory(0x2000, 4096, PROT_READ | PROT_WRITE);
 
-	assert_int_equal(set_slot(0, 0, (1ULL << 48) - 0x1000, 0x2000, m), -EINVAL);
-	assert_int_equal(set_slot(0, 0, (1ULL << 48) - 0x2000, 0x2000, m), 0);
+	assert_int_equal(set_slot(0, 0, (1ULL << 52) - 0x1000, 0x2000, m), -EINVAL);
+	assert_int_equal(set_slot(0, 0, (1ULL << 52) - 0x2000, 0x2000, m), 0);
+	/* a guest of 48 bits does not reach it but by emulation */
+	assert_int_equal(kvm_mmu_page_fault(vcpu, (1ULL << 52) - 0x1000, 0), KVM_MMU_EMULATE);
+	assert_int_equal(set_slot(1, 0, (1ULL << 48) - 0x1000, 0x2000, m), 0);
 	assert_int_equal(level_after_fault((1ULL << 48) - 0x1000), 1);
 	assert_int_equal(kvm_mmu_page_fault(vcpu, 1ULL << 48, 0), KVM_MMU_EMULATE);
+}
+
+#define HIGH (1ULL << 50) /* the same place in a table of four levels as 0 */
+
+/* vcpu has four levels, this one five. */
+static struct kvm_vcpu *add_wide_vcpu(void)
+{
+	struct kvm_vcpu *wide;
+
+	fake.maxphyaddr = 52;
+	assert_int_equal(kvm_create_vcpu(vm, 1, &wide), 0);
+	assert_int_equal(fake.loaded_level, 4);
+	assert_int_equal(kvm_mmu_reload(wide), 0);
+	assert_int_equal(fake.loaded_level, 5);
+	return wide;
+}
+
+static void wide_guests_have_five_levels(void **state)
+{
+	char *m = get_memory(8 * MIB, 2 * MIB, PROT_READ | PROT_WRITE);
+	hpa_t narrow_root = fake.loaded_root, wide_root;
+	struct kvm_vcpu *wide = add_wide_vcpu();
+	struct kvm_mmu_usage u;
+	int level;
+
+	wide_root = fake.loaded_root;
+	assert_int_not_equal(wide_root, narrow_root);
+	assert_int_equal(set_slot(0, 0, 0, 4 * MIB, m), 0);
+	assert_int_equal(set_slot(1, 0, HIGH, 4 * MIB, m + 4 * MIB), 0);
+	assert_int_equal(kvm_mmu_page_fault(vcpu, 0x1000, PFERR_WRITE_MASK), 1);
+	assert_int_equal(kvm_mmu_page_fault(wide, HIGH + 0x1000, PFERR_WRITE_MASK), 1);
+	assert_int_equal(ept_entry(HIGH, &level) & EPT_ADDR_MASK, (hva_t)m + 4 * MIB);
+	assert_int_equal(level, 2);
+	kvm_mmu_usage(vm, &u);
+	assert_int_equal(u.table_pages, 3 + 4);
+	assert_int_equal(kvm_mmu_page_fault(wide, 1ULL << 51, 0), KVM_MMU_EMULATE);
+	assert_int_equal(ept_entry(1ULL << 51, &level) & EPT_RWX, EPT_WRITE | EPT_EXEC);
+	assert_int_equal(handle_mmio_page_fault(wide, 1ULL << 51), RET_PF_EMULATE);
+	/* Logging and deletion up there are nothing to the tables of four levels. */
+	assert_int_equal(set_slot(1, KVM_MEM_LOG_DIRTY_PAGES, HIGH, 4 * MIB, m + 4 * MIB), 0);
+	assert_false(ept_entry(HIGH, &level) & EPT_WRITE);
+	assert_int_equal(level, 1);
+	assert_int_equal(set_slot(1, 0, HIGH, 0, NULL), 0);
+	assert_int_equal(ept_entry(HIGH, &level), 0);
+	fake.loaded_root = narrow_root;
+	fake.loaded_level = 4;
+	assert_true(ept_entry(0x1000, &level) & EPT_WRITE);
+	assert_int_equal(level, 2);
+	assert_int_equal(mmu_check(vm), 0);
+}
+
+static void wider_cpuid_takes_another_root(void **state)
+{
+	assert_int_equal(fake.loaded_level, 4);
+	fake.maxphyaddr = 48;
+	kvm_mmu_reset_context(vcpu);
+	assert_int_not_equal(vcpu->mmu->root_hpa, INVALID_PAGE);
+	fake.maxphyaddr = 49;
+	kvm_mmu_reset_context(vcpu);
+	assert_int_equal(vcpu->mmu->root_hpa, INVALID_PAGE);
+	assert_int_equal(kvm_mmu_reload(vcpu), 0);
+	assert_int_equal(fake.loaded_level, 5);
 }
 
 static void tables_cost_what_the_format_needs(void **state)
@@ -302,7 +367,9 @@ int main(void)
 		TEST(moving_a_slot_takes_its_translations_along),
 		TEST(invalidation_by_host_address_reaches_every_slot_there),
 		TEST(dirty_log_splits_and_protects_and_heals),
-		TEST(slot_beyond_the_tables_reach_is_refused),
+		TEST(slot_beyond_maxphyaddr_is_refused),
+		TEST(wide_guests_have_five_levels),
+		TEST(wider_cpuid_takes_another_root),
 		TEST(tables_cost_what_the_format_needs),
 		TEST(dump_merges_what_continues),
 	};

@@ -1,0 +1,46 @@
+/*
+ * The client gives guest memory to a userfaultfd (ioctl_userfaultfd(2)).
+ *
+ * Two of its ioctls take pages away from guests, as madvise() may: registering
+ * (a page may be missing from now on, so no leaf may cover more than one) and
+ * write-protecting. Were an entry left, a processor would wait for the client
+ * while it is in guest mode, and whoever changes memslots for it.
+ */
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+
+#include "abi/abi.h"
+#include "host/fault.h"
+#include "host/memory.h"
+
+bool abi_userfault_begin(struct abi_mapping_change *c, unsigned long request, unsigned long arg)
+{
+	struct uffdio_writeprotect wp;
+	struct uffdio_range range;
+
+	switch (request) {
+	case UFFDIO_REGISTER:
+		if (host_copy_from(&range, &((const struct uffdio_register *)arg)->range, sizeof(range)))
+			return false;
+		/* before the entries go: the next ones are made with it */
+		host_userfault_seen();
+		break;
+	case UFFDIO_WRITEPROTECT:
+		if (host_copy_from(&wp, (const void *)arg, sizeof(wp)) ||
+		    !(wp.mode & UFFDIO_WRITEPROTECT_MODE_WP))
+			return false;
+		range = wp.range;
+		break;
+	default:
+		return false;
+	}
+	abi_mapping_begin(c, (const void *)(uintptr_t)range.start, range.len);
+	return true;
+}
+
+void abi_userfault_end(const struct abi_mapping_change *c)
+{
+	/* What was looked at between the two may be of before. */
+	host_mapping_changed();
+	abi_mapping_end(c);
+}

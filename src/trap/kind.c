@@ -1,0 +1,74 @@
+/*
+ * What kind of file a program is: its first bytes and its program headers.
+ */
+#include "trap/kind.h"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+static enum program_kind kind_of_file(int fd)
+{
+	Elf64_Ehdr eh;
+	Elf64_Phdr ph;
+	ssize_t n = read(fd, &eh, sizeof(eh));
+	bool loads = false;
+
+	if (n < SELFMAG || memcmp(eh.e_ident, ELFMAG, SELFMAG) != 0)
+		return PROGRAM_NONE;
+	if (n >= (ssize_t)sizeof(Elf32_Ehdr) && eh.e_ident[EI_CLASS] == ELFCLASS32)
+		return PROGRAM_32BIT;
+	if (n != (ssize_t)sizeof(eh))
+		return PROGRAM_BROKEN;
+	if (eh.e_ident[EI_CLASS] != ELFCLASS64 || eh.e_ident[EI_DATA] != ELFDATA2LSB || eh.e_machine != EM_X86_64)
+		return PROGRAM_FOREIGN;
+	if ((eh.e_type != ET_EXEC && eh.e_type != ET_DYN) || eh.e_phentsize != sizeof(ph))
+		return PROGRAM_BROKEN;
+	for (unsigned i = 0; i < eh.e_phnum; i++) {
+		if (pread(fd, &ph, sizeof(ph), (off_t)(eh.e_phoff + i * sizeof(ph))) != (ssize_t)sizeof(ph))
+			return PROGRAM_BROKEN;
+		if (ph.p_type == PT_INTERP)
+			return PROGRAM_DYNAMIC;
+		loads |= ph.p_type == PT_LOAD;
+	}
+	return loads ? PROGRAM_STATIC : PROGRAM_BROKEN;
+}
+
+enum program_kind program_kind_of(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	enum program_kind kind = fd < 0 ? PROGRAM_NONE : kind_of_file(fd);
+
+	if (fd >= 0)
+		close(fd);
+	return kind;
+}
+
+bool program_is_script(const char *path, char *interp, char *arg, size_t size)
+{
+	char line[256], *p = line + 2, *end;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, line, sizeof(line) - 1);
+
+	if (fd >= 0)
+		close(fd);
+	if (n < 3 || line[0] != '#' || line[1] != '!')
+		return false;
+	line[n] = 0;
+	line[strcspn(line, "\n")] = 0;
+	p += strspn(p, " \t");
+	end = p + strcspn(p, " \t");
+	if (end == p || (size_t)(end - p) >= size)
+		return false;
+	memcpy(interp, p, (size_t)(end - p));
+	interp[end - p] = 0;
+	p = end + strspn(end, " \t");
+	for (end = p + strlen(p); end > p && (end[-1] == ' ' || end[-1] == '\t'); end--)
+		;
+	if ((size_t)(end - p) >= size)
+		return false;
+	memcpy(arg, p, (size_t)(end - p));
+	arg[end - p] = 0;
+	return true;
+}

@@ -1,0 +1,388 @@
+/*
+ * The client's signals. Every handler of the client's stands behind our entry,
+ * on the service stack; from there the client gets the frame that the kernel
+ * would have made, on the stack that its own action asks for.
+ *
+ *	kernel ─> entry ─┬─ client was running: deliver() ─> the client's handler
+ *	                 └─ in service: a fault of our own work ─> the host room's handler
+ *	                                else: left pending; ends KVM_RUN with -EINTR
+ *
+ * Invariants
+ * 1. table[] holds what the client's rt_sigaction() shows: no other way changes
+ *    it, but a child of vfork changes its own dispositions only in the kernel.
+ * 2. SIGSYS is never blocked in the kernel: a blocked trap would end the program.
+ * 3. Faults that our work can raise are open in service.
+ *
+ * Lock: lock guards table[]; taken in service only, where signals are blocked.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "abi/abi.h"
+#include "trap/trap.h"
+#include "userkvm/userkvm.h"
+
+#define SIGNALS 65
+#define SA_RESTORER 0x04000000
+#define BIT(signo) (1ULL << ((signo) - 1))
+#define FAULTS (BIT(SIGSEGV) | BIT(SIGBUS) | BIT(SIGFPE) | BIT(SIGILL))
+#define ALWAYS_OURS (FAULTS | BIT(SIGSYS))
+#define KERNELS_FLAGS (SA_RESTART | SA_NOCLDSTOP | SA_NOCLDWAIT) /* of the client's, that the kernel acts on */
+#define RED_ZONE 128
+#define SMALLEST_STACK 2048 /* MINSIGSTKSZ of Linux */
+#define XSTATE_WORDS 464    /* struct _fpx_sw_bytes in the FXSAVE image: magic, size */
+#define XSTATE_MAGIC 0x46505853u
+
+/* Linux's own struct sigaction. */
+struct kernel_action {
+	uint64_t handler, flags, restorer, mask;
+};
+
+/* Linux's struct rt_sigframe up to the floating-point state. */
+struct frame {
+	uint64_t restorer;
+	char uc[TRAP_UC_SIZE];
+	siginfo_t info;
+};
+_Static_assert(sizeof(struct frame) == 440, "rt_sigframe");
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct kernel_action table[SIGNALS];
+static uint64_t entered; /* signals that come to our entry */
+typedef void host_fn(int signo, siginfo_t *si, void *uc);
+static host_fn *host_handler[SIGNALS];
+
+uint64_t *trap_mask(ucontext_t *uc)
+{
+	return (uint64_t *)(void *)&uc->uc_sigmask;
+}
+
+bool trap_on_stack(const stack_t *s, uint64_t sp)
+{
+	return s->ss_size && sp - (uint64_t)s->ss_sp < s->ss_size;
+}
+
+/* --- contexts --- */
+
+size_t trap_fpstate_size(const ucontext_t *uc)
+{
+	const char *fp = (const char *)uc->uc_mcontext.fpregs;
+	uint32_t sw[2];
+
+	if (!fp)
+		return 0;
+	memcpy(sw, fp + XSTATE_WORDS, sizeof(sw));
+	return sw[0] == XSTATE_MAGIC ? sw[1] : sizeof(struct _libc_fpstate);
+}
+
+void trap_copy_context(void *to, const ucontext_t *uc, void *fpstate)
+{
+	size_t n = trap_fpstate_size(uc);
+	char *fpregs = to;
+
+	memcpy(to, uc, TRAP_UC_SIZE);
+	if (!n)
+		return;
+	memcpy(fpstate, uc->uc_mcontext.fpregs, n);
+	fpregs += offsetof(ucontext_t, uc_mcontext.fpregs);
+	memcpy(fpregs, &fpstate, sizeof(fpstate));
+}
+
+/* In the thunk the client is at its own system call, before or after it. */
+static void leave_thunk(struct trap_thread *t, greg_t *rip)
+{
+	if (*rip == (greg_t)(uintptr_t)trap_thunk)
+		*rip = (greg_t)t->thunk_return - 2;
+	else if (*rip == (greg_t)(uintptr_t)trap_thunk_done)
+		*rip = (greg_t)t->thunk_return;
+}
+
+/* --- the kernel's actions --- */
+
+static int kernel_sigaction(int signo, const struct kernel_action *act, struct kernel_action *old)
+{
+	return syscall(SYS_rt_sigaction, signo, act, old, 8) ? -errno : 0;
+}
+
+static int enter_at_ours(int signo, uint64_t clients_flags)
+{
+	const struct kernel_action act = {
+		.handler = (uint64_t)(uintptr_t)trap_signal_entry,
+		.flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | SA_RESTORER | (clients_flags & KERNELS_FLAGS),
+		.restorer = (uint64_t)(uintptr_t)trap_sigreturn,
+		.mask = ~(ALWAYS_OURS | BIT(SIGTRAP)),
+	};
+	int r = kernel_sigaction(signo, &act, NULL);
+
+	if (r == 0)
+		entered |= BIT(signo);
+	return r;
+}
+
+static int kernel_default(int signo)
+{
+	const struct kernel_action dfl = { .handler = (uint64_t)(uintptr_t)SIG_DFL };
+
+	entered &= ~BIT(signo);
+	return kernel_sigaction(signo, &dfl, NULL);
+}
+
+static void queue_again(int signo, siginfo_t *si)
+{
+	syscall(SYS_rt_tgsigqueueinfo, getpid(), (pid_t)syscall(SYS_gettid), signo, si);
+}
+
+static bool raised_by_instruction(int signo, const siginfo_t *si)
+{
+	return si->si_code > 0 && (FAULTS & BIT(signo));
+}
+
+static void default_action(int signo, siginfo_t *si)
+{
+	kernel_default(signo);
+	if (!raised_by_instruction(signo, si)) /* that instruction will run again */
+		queue_again(signo, si);
+}
+
+int trap_signals_init(void)
+{
+	int r = 0;
+
+	for (int signo = 1; signo < SIGNALS && !r; signo++) {
+		if (kernel_sigaction(signo, NULL, &table[signo]))
+			continue;
+		if (!(ALWAYS_OURS & BIT(signo)))
+			continue;
+		/* Of the faults: the library has put its own there. */
+		host_handler[signo] = (host_fn *)(uintptr_t)table[signo].handler;
+		memset(&table[signo], 0, sizeof(table[signo]));
+		r = enter_at_ours(signo, 0);
+	}
+	return r;
+}
+
+void trap_signals_lock(void)
+{
+	pthread_mutex_lock(&lock);
+}
+
+void trap_signals_unlock(void)
+{
+	pthread_mutex_unlock(&lock);
+}
+
+/* --- delivery --- */
+
+static uint64_t stack_for(struct trap_thread *t, const struct kernel_action *act, uint64_t sp)
+{
+	if ((act->flags & SA_ONSTACK) && t->altstack.ss_size && !trap_on_stack(&t->altstack, sp))
+		return (uint64_t)t->altstack.ss_sp + t->altstack.ss_size;
+	return sp - RED_ZONE;
+}
+
+/*
+ * The frame is the client's, on its own stack, and ours becomes the context of
+ * its handler's first instruction.
+ */
+static void make_frame(struct trap_thread *t, const struct kernel_action *act, int signo, siginfo_t *si,
+		       ucontext_t *uc)
+{
+	greg_t *reg = uc->uc_mcontext.gregs;
+	uint64_t sp = stack_for(t, act, (uint64_t)reg[REG_RSP]);
+	void *fpstate = (void *)((sp - trap_fpstate_size(uc)) & ~63ULL);
+	struct frame *f = (void *)((((uint64_t)fpstate - sizeof(*f)) & ~15ULL) - 8);
+
+	f->restorer = (uint64_t)(uintptr_t)trap_sigreturn;
+	trap_copy_context(f->uc, uc, fpstate);
+	f->info = *si;
+	reg[REG_RSP] = (greg_t)(uintptr_t)f;
+	reg[REG_RIP] = (greg_t)act->handler;
+	reg[REG_RDI] = signo;
+	reg[REG_RSI] = (greg_t)(uintptr_t)&f->info;
+	reg[REG_RDX] = (greg_t)(uintptr_t)f->uc;
+	reg[REG_RAX] = 0;
+	reg[REG_EFL] &= ~0x10500; /* TF DF RF, as Linux */
+	uc->uc_mcontext.fpregs = NULL; /* a handler starts with fresh ones */
+	*trap_mask(uc) |= act->mask | (act->flags & SA_NODEFER ? 0 : BIT(signo));
+	*trap_mask(uc) &= ~BIT(SIGSYS);
+}
+
+void trap_deliver(struct trap_thread *t, int signo, siginfo_t *si, ucontext_t *uc)
+{
+	struct kernel_action act;
+
+	leave_thunk(t, &uc->uc_mcontext.gregs[REG_RIP]);
+	pthread_mutex_lock(&lock);
+	act = table[signo];
+	if (act.handler == (uint64_t)(uintptr_t)SIG_DFL ||
+	    (act.handler == (uint64_t)(uintptr_t)SIG_IGN && raised_by_instruction(signo, si))) {
+		default_action(signo, si);
+	} else if (act.handler != (uint64_t)(uintptr_t)SIG_IGN) {
+		if (act.flags & (uint32_t)SA_RESETHAND) {
+			memset(&table[signo], 0, sizeof(table[signo]));
+			if (!(ALWAYS_OURS & BIT(signo)))
+				kernel_default(signo);
+		}
+		make_frame(t, &act, signo, si, uc);
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+/* Called by the entry with our own thread pointer in place, whatever was interrupted. */
+void trap_in_service(int signo, siginfo_t *si, ucontext_t *uc)
+{
+	int saved = errno;
+
+	if (raised_by_instruction(signo, si)) {
+		host_handler[signo](signo, si, uc);
+	} else if (signo == SIGSYS) { /* a filter of the client's forbids what we need */
+		kernel_default(signo);
+		queue_again(signo, si);
+	} else {
+		*trap_mask(uc) |= BIT(signo);
+		queue_again(signo, si);
+		userkvm_signal_ran();
+	}
+	errno = saved;
+}
+
+void trap_open_faults(ucontext_t *uc)
+{
+	const uint64_t faults = FAULTS;
+
+	if (*trap_mask(uc) & FAULTS)
+		syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, &faults, NULL, 8);
+}
+
+void trap_signals_before_run(struct trap_call *c)
+{
+	abi_run_signals(*trap_mask(c->uc) & ~ALWAYS_OURS);
+}
+
+void trap_guard_signals(struct trap_call *c, uint64_t kvm_mask)
+{
+	uint64_t ended_by = *trap_mask(c->uc) & ~kvm_mask;
+
+	pthread_mutex_lock(&lock);
+	for (int signo = 1; signo < SIGNALS; signo++)
+		if ((ended_by & BIT(signo)) && !(entered & BIT(signo)) &&
+		    table[signo].handler == (uint64_t)(uintptr_t)SIG_DFL)
+			enter_at_ours(signo, table[signo].flags); /* KILL and STOP refuse, rightly */
+	pthread_mutex_unlock(&lock);
+}
+
+/* --- the client's system calls --- */
+
+/* A child of vfork: its dispositions are its own, our table is its parent's. */
+static int vforked_action(int signo, const struct kernel_action *act, struct kernel_action *old)
+{
+	int r = kernel_sigaction(signo, signo == SIGSYS ? NULL : act, old);
+
+	if (r == 0 && old->handler == (uint64_t)(uintptr_t)trap_signal_entry)
+		*old = table[signo];
+	return r;
+}
+
+/* lock held. */
+static int set_action(int signo, const struct kernel_action *act)
+{
+	bool function = act->handler != (uint64_t)(uintptr_t)SIG_DFL && act->handler != (uint64_t)(uintptr_t)SIG_IGN;
+	struct kernel_action before = table[signo];
+	int r = 0;
+
+	table[signo] = *act; /* before the first signal */
+	if (function) {
+		r = enter_at_ours(signo, act->flags);
+	} else if (!(ALWAYS_OURS & BIT(signo))) {
+		entered &= ~BIT(signo);
+		r = kernel_sigaction(signo, act, NULL);
+	}
+	if (r)
+		table[signo] = before;
+	return r;
+}
+
+int64_t trap_rt_sigaction(struct trap_call *c)
+{
+	int signo = (int)c->arg[0], r = 0;
+	const void *user = (const void *)c->arg[1];
+	struct kernel_action act, old;
+
+	if (c->arg[3] != 8)
+		return -EINVAL;
+	if (user && abi_client_read(&act, user, sizeof(act)))
+		return -EFAULT;
+	if (signo < 1 || signo >= SIGNALS || (user && (signo == SIGKILL || signo == SIGSTOP)))
+		return -EINVAL;
+	pthread_mutex_lock(&lock);
+	old = table[signo];
+	if (c->thread->vforked)
+		r = vforked_action(signo, user ? &act : NULL, &old);
+	else if (user)
+		r = set_action(signo, &act);
+	pthread_mutex_unlock(&lock);
+	if (r == 0 && c->arg[2])
+		r = abi_client_write((void *)c->arg[2], &old, sizeof(old));
+	return r;
+}
+
+int64_t trap_rt_sigprocmask(struct trap_call *c)
+{
+	uint64_t *mask = trap_mask(c->uc), set, old = *mask;
+
+	if (c->thread->blocks_sys)
+		old |= BIT(SIGSYS);
+	if (c->arg[3] != 8)
+		return -EINVAL;
+	if (c->arg[1]) {
+		if (abi_client_read(&set, (const void *)c->arg[1], sizeof(set)))
+			return -EFAULT;
+		switch ((int)c->arg[0]) {
+		case SIG_BLOCK:
+			set |= old;
+			break;
+		case SIG_UNBLOCK:
+			set = old & ~set;
+			break;
+		case SIG_SETMASK:
+			break;
+		default:
+			return -EINVAL;
+		}
+		c->thread->blocks_sys = set & BIT(SIGSYS);
+		*mask = set & ~(BIT(SIGSYS) | BIT(SIGKILL) | BIT(SIGSTOP));
+	}
+	return c->arg[2] ? abi_client_write((void *)c->arg[2], &old, sizeof(old)) : 0;
+}
+
+int64_t trap_sigaltstack(struct trap_call *c)
+{
+	stack_t *now = &c->thread->altstack, old = *now, new;
+	bool on = trap_on_stack(now, (uint64_t)c->uc->uc_mcontext.gregs[REG_RSP]);
+
+	old.ss_flags = on ? SS_ONSTACK : old.ss_size ? 0 : SS_DISABLE;
+	if (c->arg[0]) {
+		if (abi_client_read(&new, (const void *)c->arg[0], sizeof(new)))
+			return -EFAULT;
+		if (on)
+			return -EPERM;
+		if (new.ss_flags != 0 && new.ss_flags != SS_ONSTACK && new.ss_flags != SS_DISABLE)
+			return -EINVAL; /* SS_AUTODISARM is not served */
+		if (new.ss_flags == SS_DISABLE)
+			memset(&new, 0, sizeof(new));
+		else if (new.ss_size < SMALLEST_STACK)
+			return -ENOMEM;
+		*now = new;
+	}
+	return c->arg[1] ? abi_client_write((void *)c->arg[1], &old, sizeof(old)) : 0;
+}
+
+/* A restorer of the client's own: from here, where it does not trap. */
+int64_t trap_rt_sigreturn(struct trap_call *c)
+{
+	c->uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)trap_sigreturn;
+	return 0;
+}
