@@ -30,6 +30,7 @@ struct kvm_hv {
 	uint64_t reenlightenment_control, tsc_emulation_control, tsc_emulation_status;
 	uint64_t tsc_scale, tsc_offset; /* of the reference TSC page, if page_set */
 	bool page_set;
+	pthread_mutex_t page_lock; /* one writer of the page; before clock_lock */
 };
 
 struct kvm_arch {
