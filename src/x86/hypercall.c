@@ -132,12 +132,9 @@ static bool patch_code(struct kvm_vcpu *vcpu, const uint8_t insn[HYPERCALL_BYTES
 		if (gpa[n] == INVALID_PAGE)
 			return false;
 	}
-	for (unsigned n = 0; n < HYPERCALL_BYTES; n++) {
-		if (kvm_vcpu_write_guest(vcpu, gpa[n], &insn[n], 1))
+	for (unsigned n = 0; n < HYPERCALL_BYTES; n++)
+		if (kvm_write_guest_as_processor(vcpu, gpa[n], &insn[n], 1))
 			return false;
-		kvm_mmu_track_write(vcpu, gpa[n], &insn[n], 1);
-	}
-	vmx_sync_machine_code(vcpu->kvm->arch->machine);
 	return true;
 }
 

@@ -314,9 +314,8 @@ static int set_hypercall_page(struct kvm_vcpu *vcpu, uint64_t data)
 	if (data & HV_MSR_ENABLE) {
 		memcpy(code, kvm_native_hypercall(vcpu), 3);
 		code[3] = 0xc3;
-		if (kvm_vcpu_write_guest(vcpu, data & HV_MSR_PAGE, code, sizeof(code)))
+		if (kvm_write_guest_as_processor(vcpu, data & HV_MSR_PAGE, code, sizeof(code)))
 			return KVM_MSR_INVAL;
-		vmx_sync_machine_code(vcpu->kvm->arch->machine);
 	}
 	hv->hypercall = data;
 	return 0;
