@@ -30,6 +30,7 @@ static void set_gates(struct machine *t)
 	W(GUEST_GDTR_LIMIT, 0x7f);
 	W(EXCEPTION_BITMAP, ~0u);
 	set_call_gate(t, 8, TARGET, GATE_TYPE);
+	set_descriptor(t, 0, 0x00af9b000000ffffULL); /* never looked at */
 	set_descriptor(t, CODE32, 0x00cf9b000000ffffULL);
 	set_descriptor(t, CODE64_DPL1, 0x00afbb000000ffffULL);
 	t->ram[POINTER + 4] = GATE; /* the offset is not looked at */
@@ -135,7 +136,7 @@ static void put_far_return(struct machine *t, uint16_t cs, uint16_t ss)
 	put_code(t, retfq, sizeof(retfq));
 	frame[0] = TARGET;
 	frame[1] = cs;
-	frame[2] = 0x35000;
+	frame[2] = 0x12345008;
 	frame[3] = ss;
 }
 
@@ -150,7 +151,7 @@ static void far_return_to_a_null_ss_is_for_64_bit_code_below_level_3(void **stat
 	assert_int_equal(R(t, GUEST_CS_SELECTOR), CODE64_DPL1 | 1);
 	assert_int_equal(R(t, GUEST_SS_SELECTOR), 1);
 	assert_true(R(t, GUEST_SS_AR_BYTES) & VMX_AR_UNUSABLE);
-	assert_int_equal(R(t, GUEST_RSP), 0x35000);
+	assert_int_equal(R(t, GUEST_RSP), 0x12345008);
 	set_long_mode(t);
 	set_gates(t);
 	set_descriptor(t, CODE64_DPL1, 0x00affb000000ffffULL); /* level 3 now */
@@ -171,9 +172,8 @@ static void far_return_to_a_16_bit_stack_replaces_sp_only(void **state)
 	set_descriptor(t, 0x40, 0x0000b3000000ffffULL);	       /* a stack of 16 bits */
 	memcpy(t->ram + TARGET, "\x0f\xa2", 2);
 	put_far_return(t, CODE64_DPL1 | 1, 0x40 | 1);
-	guest64(t, GPA_STACK)[2] = 0x12345678;
 	assert_int_equal(go(t), EXIT_REASON_CPUID);
-	assert_int_equal(R(t, GUEST_RSP), (GPA_STACK & ~0xffffUL) | 0x5678);
+	assert_int_equal(R(t, GUEST_RSP), (GPA_STACK & ~0xffffUL) | 0x5008);
 }
 
 /* Compatibility mode. */
@@ -241,15 +241,16 @@ static void string_io_nobody_intercepts_moves_the_pointers(void **state)
 	}
 }
 
-static void xsave_with_ts_set_is_device_not_available(void **state)
+static void fpu_state_with_ts_set_is_device_not_available(void **state)
 {
 	STATE;
-	static const uint8_t forms[][4] = { { 0x0f, 0xae, 0x27, 0xf4 }, { 0x0f, 0xae, 0x2f, 0xf4 } };
+	static const uint8_t forms[][4] = { { 0x0f, 0xae, 0x27, 0xf4 }, { 0x0f, 0xae, 0x2f, 0xf4 },  /* XSAVE XRSTOR */
+					   { 0x0f, 0xae, 0x07, 0xf4 }, { 0x0f, 0xae, 0x0f, 0xf4 } }; /* FX.. */
 
 	set_gates(t);
-	W(GUEST_CR4, R(t, GUEST_CR4) | X86_CR4_OSXSAVE);
+	W(GUEST_CR4, R(t, GUEST_CR4) | X86_CR4_OSXSAVE | X86_CR4_OSFXSR);
 	vmx_gprs(t->cpu)[RDI] = 0x50000;
-	for (unsigned n = 0; n < 2; n++) {
+	for (unsigned n = 0; n < ARRAY_SIZE(forms); n++) {
 		W(GUEST_CR0, R(t, GUEST_CR0) & ~(uint64_t)X86_CR0_TS);
 		put_code(t, forms[n], sizeof(forms[n]));
 		assert_int_equal(go(t), EXIT_REASON_HLT);
@@ -320,7 +321,7 @@ int main(void)
 		TEST_LONG(far_return_to_a_16_bit_stack_replaces_sp_only),
 		TEST_LONG(into_is_a_trap_by_of_and_no_instruction_of_64_bit_mode),
 		TEST_LONG(string_io_nobody_intercepts_moves_the_pointers),
-		TEST_LONG(xsave_with_ts_set_is_device_not_available),
+		TEST_LONG(fpu_state_with_ts_set_is_device_not_available),
 		TEST_LONG(data_breakpoint_traps_between_two_iterations),
 		TEST_LONG(expand_down_segment_lies_above_its_limit),
 	};
