@@ -236,6 +236,10 @@ static void msi_to_nobody_returns_0(void **state)
 	assert_int_equal(ioctl(c.vm, KVM_SIGNAL_MSI, &msi), -1);
 	client_add_vcpu(&c);
 	assert_int_equal(ioctl(c.vm, KVM_SIGNAL_MSI, &msi), 0);
+	msi.flags = KVM_MSI_VALID_DEVID;
+	assert_int_equal(ioctl(c.vm, KVM_SIGNAL_MSI, &msi), 0);
+	msi.flags = 2;
+	assert_fails(ioctl(c.vm, KVM_SIGNAL_MSI, &msi), EINVAL);
 	client_close(&c);
 }
 
