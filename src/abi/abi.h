@@ -67,6 +67,8 @@ struct abi_mapping_change {
 };
 void abi_mapping_begin(struct abi_mapping_change *c, const void *addr, size_t length);
 void abi_mapping_end(const struct abi_mapping_change *c);
+/* MADV_COLD: guests have not accessed that memory for long, until they do again. */
+void abi_memory_cold(const void *addr, size_t length);
 /*
  * The same around an ioctl of a userfaultfd. False: it takes nothing from
  * guests, and there is no end. Not async-signal-safe.

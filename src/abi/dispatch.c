@@ -251,6 +251,14 @@ void abi_mapping_end(const struct abi_mapping_change *c)
 	kvm_mmu_invalidate_end((const struct kvm_mmu_invalidation *)c);
 }
 
+void abi_memory_cold(const void *addr, size_t length)
+{
+	int saved = errno;
+
+	kvm_mmu_age_hva_range((hva_t)(uintptr_t)addr, (hva_t)(uintptr_t)addr + length);
+	errno = saved;
+}
+
 USERKVM_EXPORT int userkvm_close(int fd)
 {
 	return abi_fd_close(fd);

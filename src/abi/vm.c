@@ -15,8 +15,6 @@
 #include "virt/irq_routing.h"
 #include "virt/kvm_newer.h"
 
-#define KVM_MIN_ALLOC_MMU_PAGES 64
-
 static bool has_vcpus(struct kvm *kvm)
 {
 	return kvm_get_vcpu(kvm, 0) != NULL;
@@ -94,15 +92,12 @@ static long reset_dirty_rings(struct abi_call *c)
 
 static long set_nr_mmu_pages(struct abi_call *c)
 {
-	if (c->arg < KVM_MIN_ALLOC_MMU_PAGES)
-		return err_born(EINVAL, "%lu MMU pages", c->arg);
-	c->kvm->arch->nr_mmu_pages = c->arg;
-	return 0;
+	return kvm_mmu_set_nr_mmu_pages(c->kvm, c->arg);
 }
 
 static long get_nr_mmu_pages(struct abi_call *c)
 {
-	return (int)c->kvm->arch->nr_mmu_pages;
+	return (int)kvm_mmu_nr_mmu_pages(c->kvm);
 }
 
 /* With unrestricted guest neither page is needed; the addresses are kept and checked. */

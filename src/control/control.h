@@ -17,6 +17,9 @@
  *	ept SERIAL             root AS LEVEL AD HPA; then its runs of like leaves:
  *	                       leaf START END LEVEL ENTRY, mmio START END GEN;
  *	                       `truncated` when there are more
+ *	age SERIAL             young PAGES (4 KiB, accessed since the last `age`);
+ *	                       nothing is accessed any more: the one request
+ *	                       that changes what others see
  *	walk SERIAL AS GPA     root …; step LEVEL INDEX TABLE ENTRY, top down
  *	guest SERIAL VCPU GVA  mode LEVEL CR0 CR3 CR4 EFER MAXPHYADDR AS; for each
  *	                       guest table: at GPA and the steps to it, then

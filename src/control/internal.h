@@ -27,6 +27,6 @@ void control_light_beacon(void);
 typedef void request_fn(struct reply *r, struct kvm *kvm, const uint64_t *args);
 
 request_fn control_vms, control_stats, control_slots;	/* facts.c */
-request_fn control_ept, control_walk, control_guest;	/* tables.c */
+request_fn control_ept, control_age, control_walk, control_guest;	/* tables.c */
 
 #endif

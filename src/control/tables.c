@@ -103,6 +103,19 @@ void control_ept(struct reply *r, struct kvm *kvm, const uint64_t *args)
 		reply_line(r, "truncated");
 }
 
+/* --- age --- */
+
+void control_age(struct reply *r, struct kvm *kvm, const uint64_t *args)
+{
+	uint64_t young = 0;
+
+	if (!has_ept(r))
+		return;
+	for (int as = 0; as < KVM_ADDRESS_SPACE_NUM; as++)
+		young += kvm_mmu_age(kvm, as, 0, ~0ULL);
+	reply_line(r, "young %llu", (ull)young);
+}
+
 /* --- walk --- */
 
 static unsigned find_root(struct kvm *kvm, uint64_t as_id, struct kvm_mmu_root_view *v)

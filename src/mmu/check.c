@@ -120,13 +120,18 @@ static void check_leaf(struct check *c, gfn_t gfn, int level, uint64_t e)
 	struct kvm_memory_slot *s = search_memslots(c->slots, gfn);
 	uint64_t may = EPT_ADDR_MASK | EPT_RWX | EPT_MEMTYPE_MASK | EPT_IPAT | SPTE_MMU_PRESENT |
 		       SPTE_HOST_WRITABLE | SPTE_MMU_WRITABLE;
+	bool readable = e & EPT_READ;
 
 	c->leaves[level]++;
 	if (level > 1)
 		may |= EPT_PAGE_SIZE;
-	if (root_has_ad(c->root))
+	if (root_has_ad(c->root)) {
 		may |= EPT_ACCESSED | EPT_DIRTY;
-	if (e & ~may || !(e & EPT_READ) || FIELD_GET(EPT_MEMTYPE_MASK, e) != MT_WRBACK ||
+	} else if (spte_is_access_tracked(e)) {
+		may |= SPTE_SAVED_MASK;
+		readable = e & EPT_READ << SPTE_SAVED_SHIFT;
+	}
+	if (e & ~may || !readable || FIELD_GET(EPT_MEMTYPE_MASK, e) != MT_WRBACK ||
 	    !(e & EPT_IPAT) || level > 3)
 		fault(c, "leaf of a wrong format", gfn, level, e);
 	if (!s || s->flags & KVM_MEMSLOT_INVALID) {

@@ -12,7 +12,8 @@
  * 2. Splitting changes no right: it happens under the lock for reading, beside
  *    faults. Taking W or D away holds it for writing.
  * 3. Frames are taken without the lock (Linux: tdp_mmu_alloc_sp_for_split); a
- *    lack of memory means a later split by a fault, not a failure.
+ *    lack of memory, or the limit of tables, means a later split by a fault,
+ *    not a failure.
  *
  * With the log initially all set, nothing happens when logging begins; pages
  * are split and protected as their bits are cleared.
@@ -29,6 +30,7 @@ struct split {
 	struct kvm_mmu_page *root;
 	void *frame[SPLIT_STOCK];
 	unsigned nr;
+	bool full; /* the limit of tables is met */
 	gfn_t next;
 };
 
@@ -61,14 +63,19 @@ static bool split_in_table(struct split *s, uint64_t *table, int level, gfn_t ba
 		uint64_t e = load_spte(&table[i]);
 
 		if (spte_is_leaf(e, level)) {
-			if (!s->nr) {
+			if (!s->nr || s->full) {
 				s->next = max_u64(gfn, start);
 				return false;
 			}
+			s->full = !mmu_reserve_tables(s->vm, 1);
+			if (s->full)
+				continue;
 			if (kvm_tdp_mmu_split_leaf(s->vm, s->root, &table[i], e, level,
 						   s->frame[s->nr - 1], false)) {
 				s->nr--;
 				TRACE(kvmmmu, kvm_mmu_split_huge_page, gfn, e, level, 0);
+			} else {
+				mmu_unreserve_tables(s->vm, 1);
 			}
 			continue; /* look again: it is a table now, or somebody was faster */
 		}
@@ -90,6 +97,7 @@ static void split_range(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, gfn_t 
 		pthread_rwlock_rdlock(&vm->lock);
 		done = split_in_table(&s, root->spt, root_level(root), 0, s.next, end);
 		pthread_rwlock_unlock(&vm->lock);
+		done |= s.full;
 		while (!done && s.nr < SPLIT_STOCK && (s.frame[s.nr] = host_frame_alloc()) != NULL)
 			s.nr++;
 		if (!s.nr)

@@ -63,29 +63,50 @@ int handle_mmio_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa)
 	return RET_PF_EMULATE;
 }
 
-/* RCU. Give write access back where only the dirty log took it. False: the slow way. */
+/*
+ * The entry with the rights that were taken only to notice accesses and writes,
+ * as far as the fault wants them. Writes to a logged slot need a leaf of 4 KiB.
+ */
+static uint64_t regained_spte(const struct kvm_mmu_page *root, const struct kvm_memory_slot *slot,
+			      const struct kvm_page_fault *f, uint64_t e, int level)
+{
+	if (spte_is_access_tracked(e))
+		e = restore_acc_track_spte(e);
+	if (f->write && e & SPTE_MMU_WRITABLE && (level == 1 || !kvm_slot_dirty_track_enabled(slot)))
+		e |= EPT_WRITE | (root_has_ad(root) ? EPT_DIRTY : 0);
+	return e;
+}
+
+/*
+ * RCU. Give access back where only the dirty log or access tracking took it.
+ * False: the slow way.
+ */
 static bool fast_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f)
 {
 	struct kvm_memory_slot *slot;
 	uint64_t *ptep, e, new;
 	int level;
 
-	if (!f->write)
+	if (!f->write && root_has_ad(vcpu->mmu_vcpu->root))
 		return false;
 	ptep = kvm_tdp_mmu_walk(vcpu->mmu_vcpu->root, f->gfn, &level);
 	e = __atomic_load_n(ptep, __ATOMIC_ACQUIRE);
-	if (level != 1 || !spte_is_present(e) || e & EPT_WRITE || !(e & SPTE_MMU_WRITABLE))
+	if (!spte_is_leaf(e, level))
 		return false;
 	slot = kvm_vcpu_gfn_to_memslot(vcpu, f->gfn);
 	if (!slot)
 		return false;
-	new = e | EPT_WRITE | (root_has_ad(vcpu->mmu_vcpu->root) ? EPT_DIRTY : 0);
+	new = regained_spte(vcpu->mmu_vcpu->root, slot, f, e, level);
+	if (new == e || !spte_permits(new, f->write, f->exec))
+		return false;
 	if (!__atomic_compare_exchange_n(ptep, &e, new, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
 		return false;
-	mark_page_dirty_in_slot(vcpu->kvm, slot, f->gfn);
+	if (f->write)
+		mark_page_dirty_in_slot(vcpu->kvm, slot, f->gfn);
 	vcpu->stat.pf_fast++;
 	TRACE_LINE(fast_page_fault, f->gfn, e, new);
-	TRACE(kvmmmu, fast_page_fault, (int)vcpu->vcpu_id, f->gpa, PFERR_WRITE_MASK, (uintptr_t)ptep, e,
+	TRACE(kvmmmu, fast_page_fault, (int)vcpu->vcpu_id, f->gpa, f->write ? PFERR_WRITE_MASK : 0,
+	      (uintptr_t)ptep, e,
 	      new, RET_PF_FIXED);
 	return true;
 }
@@ -243,6 +264,12 @@ int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool p
 	if (!in_reach(vcpu->mmu_vcpu->root, gpa))
 		return RET_PF_EMULATE;
 	r = direct_page_fault(vcpu, &f);
+	if (unlikely(vcpu->mmu_vcpu->short_of_tables)) {
+		vcpu->mmu_vcpu->short_of_tables = false;
+		r = mmu_reclaim_tables(vcpu->kvm);
+		if (!r)
+			r = RET_PF_RETRY;
+	}
 	TRACE_LINE(ret_pf, r);
 	return r;
 }

@@ -14,6 +14,9 @@
 
 #define PT64_ROOT_4LEVEL 4
 #define PT64_ROOT_5LEVEL 5
+/* The least that max_table_pages can be: what one instruction may need at a time, and more. */
+#define MIN_TABLE_PAGES 256
+#define KVM_MIN_ALLOC_MMU_PAGES 64 /* the least limit of shadow pages */
 #define KVM_MMU_MAX_ROOTS (KVM_ADDRESS_SPACE_NUM * 2)
 
 /* What makes two roots differ. */
@@ -35,7 +38,11 @@ struct kvm_mmu_vm {
 	/* Only ever grows; kept until the VM goes, so that SMM switches are cheap. */
 	struct kvm_mmu_page *roots[KVM_MMU_MAX_ROOTS]; /* roots_lock to add */
 	uint32_t nr_roots;			       /* (a) */
-	uint64_t table_pages;			       /* (a) */
+	uint64_t table_pages; /* (a) reachable, or reserved by a fault on its way */
+	gfn_t reclaim_hand;   /* mmu_lock for writing: where limit.c goes on */
+	uint32_t reclaim_root; /* likewise */
+	uint64_t nr_max_shadow_pages;	    /* (a) slots_lock to change */
+	uint64_t nr_requested_shadow_pages; /* slots_lock; 0: the default */
 	uint64_t *leaves; /* (c)->(a) by level, 1..3: the VM's pages_4k, _2m, _1g */
 	uint64_t mmio_entries;			       /* (a) */
 	struct shadow_vm *shadow;		       /* (c) ept=0: the shadow pages */
@@ -56,6 +63,7 @@ struct kvm_mmu_vcpu {
 	struct kvm_mmu root_mmu; /* (o) L1's; guest_mmu and nested_mmu will stand here */
 	struct kvm_mmu_page *root; /* (o) what root_mmu.root_hpa belongs to */
 	struct kvm_mmu_memory_cache cache; /* (o) */
+	bool short_of_tables; /* (o) the fault at hand has met the limit */
 	struct shadow_vcpu *shadow;	   /* (c) ept=0 */
 };
 
@@ -142,6 +150,8 @@ struct zap_list {
 	bool flush; /* some translation is gone: TLBs must know */
 	uint8_t as_id; /* of the root at hand, for tracepoints */
 };
+/* mmu_lock for writing. The table below *ptep goes. False: no memory to remember it. */
+bool kvm_tdp_mmu_unlink_table(struct kvm_mmu_vm *vm, uint64_t *ptep, int level, struct zap_list *z);
 /* mmu_lock for writing. Every translation in [start, end). */
 void kvm_tdp_mmu_zap_range(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, gfn_t start, gfn_t end,
 			   struct zap_list *z);
@@ -150,6 +160,7 @@ void kvm_tdp_mmu_zap_finish(struct kvm *kvm, struct zap_list *z);
 /*
  * mmu_lock. A huge leaf becomes a table of 512 that say the same: `table`, a
  * frame of the caller's, which is used up unless the entry has changed (false).
+ * Reserved by the caller.
  * TLBs may keep the huge entry, it grants nothing the new ones do not. 4 KiB
  * leaves may be run. for_nx: because somebody wants to, in nx_lpage_splits.
  */
@@ -164,6 +175,22 @@ bool kvm_tdp_mmu_zap_nx_splits(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root,
 			       uint64_t *n, struct zap_list *z);
 /* The VM is going: the root's tables, without the root's frame. */
 void kvm_tdp_mmu_free_tables(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root);
+
+/* --- limit.c --- */
+/* mmu_lock for reading, or none: n tables more, if max_table_pages allows it. */
+must_check bool mmu_reserve_tables(struct kvm_mmu_vm *vm, unsigned n);
+void mmu_unreserve_tables(struct kvm_mmu_vm *vm, unsigned n);
+/*
+ * No lock, no RCU. Make room below the limit: -ENOMEM when nothing can be taken.
+ * Others may have used it up by the time the caller tries again.
+ */
+must_check int mmu_reclaim_tables(struct kvm *kvm);
+/* slots_lock. Memslots have come or gone: the default of KVM_GET_NR_MMU_PAGES follows. */
+void mmu_slots_changed(struct kvm *kvm);
+
+/* --- age.c --- */
+/* No mmu_lock. kvm_mmu_age() without the flush, which is owed where this is not 0. */
+uint64_t mmu_age_gfns(struct kvm *kvm, int as_id, gfn_t start, gfn_t end);
 
 /* --- dirty.c --- */
 /* Logging of the slot begins. slots_lock held, no other; flushes by itself. */

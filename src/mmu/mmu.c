@@ -49,6 +49,7 @@ static void read_params(void)
 		.nx_huge_pages = read_nx_huge_pages(),
 		.nx_huge_pages_recovery_ratio = (uint32_t)params_get_u64("nx_huge_pages_recovery_ratio", 60),
 		.nx_huge_pages_recovery_period_ms = (uint32_t)params_get_u64("nx_huge_pages_recovery_period_ms", 0),
+		.max_table_pages = max_u64(params_get_u64("max_table_pages", UINT64_MAX), MIN_TABLE_PAGES),
 	};
 }
 
@@ -84,6 +85,7 @@ int kvm_mmu_init_vm(struct kvm *kvm)
 		return err_born(ENOMEM, "no memory for a VM's MMU");
 	vm->kvm = kvm;
 	vm->leaves = &kvm->stat.pages_4k - 1;
+	vm->nr_max_shadow_pages = KVM_MIN_ALLOC_MMU_PAGES;
 	/* Faults come without a pause while vCPUs run; a zap must not wait for the last. */
 	pthread_rwlockattr_init(&attr);
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
@@ -171,7 +173,7 @@ static uint32_t trace_role(const struct kvm_mmu_page *sp)
 	return trace_mmu_role(root_level(sp), true, 7, !root_has_ad(sp), (uint32_t)root_as_id(sp));
 }
 
-/* The VM's root of this role, made when it is the first time. NULL: no memory. */
+/* A table is reserved. The VM's root of this role, made when it is the first time. NULL: no memory. */
 static struct kvm_mmu_page *kvm_mmu_get_page(struct kvm_vcpu *vcpu, uint32_t role)
 {
 	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
@@ -189,7 +191,6 @@ static struct kvm_mmu_page *kvm_mmu_get_page(struct kvm_vcpu *vcpu, uint32_t rol
 	if (created) {
 		sp = kvm_mmu_alloc_page(vcpu, role);
 		if (sp) {
-			__atomic_fetch_add(&vm->table_pages, 1, __ATOMIC_RELAXED);
 			vm->roots[vm->nr_roots] = sp;
 			__atomic_store_n(&vm->nr_roots, vm->nr_roots + 1, __ATOMIC_RELEASE);
 		}
@@ -199,16 +200,31 @@ static struct kvm_mmu_page *kvm_mmu_get_page(struct kvm_vcpu *vcpu, uint32_t rol
 		TRACE(kvmmmu, kvm_mmu_get_page, 0, 0, trace_role(sp), sp->refcount, false, created);
 	}
 	pthread_mutex_unlock(&vm->roots_lock);
+	if (!created || !sp)
+		mmu_unreserve_tables(vm, 1);
 	return sp;
 }
 
 /* The seed's kvm_alloc_direct_roots. */
 static int mmu_alloc_direct_roots(struct kvm_vcpu *vcpu)
 {
+	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
 	struct kvm_mmu_page *sp;
 
 	TRACE_CALL(mmu_alloc_direct_roots, (uint32_t)vcpu->mmu->root_level);
+	/* The lock: who counts tables must find the root if it is counted. */
+	pthread_rwlock_rdlock(&vm->lock);
+	while (!mmu_reserve_tables(vm, 1)) {
+		int r;
+
+		pthread_rwlock_unlock(&vm->lock);
+		r = mmu_reclaim_tables(vcpu->kvm);
+		if (r)
+			return r;
+		pthread_rwlock_rdlock(&vm->lock);
+	}
 	sp = kvm_mmu_get_page(vcpu, vcpu->mmu->role);
+	pthread_rwlock_unlock(&vm->lock);
 	if (!sp)
 		return err_born(ENOMEM, "no memory for an EPT root");
 	vcpu->mmu_vcpu->root = sp;

@@ -14,7 +14,8 @@
  * Shadow MMU (ept=0): shadow.h. One writer at a time.
  *
  * Files: mmu.c (contexts, roots, life), fault.c (page faults, MMIO), tdp_mmu.c
- * (tables: map, zap, split), nx_huge.c (recovery of split pages), slots.c (memslot listener, invalidation by host
+ * (tables: map, zap, split), age.c (access tracking), limit.c (how many tables),
+ * nx_huge.c (recovery of split pages), slots.c (memslot listener, invalidation by host
  * address), dirty.c (noticing writes: eager split, protection), guest_walk.c,
  * check.c, dump.c; spte.h is the entry format. shadow_page.c (pages, rmaps),
  * shadow_fault.c, shadow_sync.c, shadow_root.c, shadow_slots.c, shadow_check.c.
@@ -99,6 +100,7 @@ struct kvm_mmu_params {
 	bool ept, eptad, tdp_mmu, eager_page_split;
 	bool nx_huge_pages; /* no huge page is executable: the workaround for iTLB multihit */
 	uint32_t nx_huge_pages_recovery_ratio, nx_huge_pages_recovery_period_ms;
+	uint64_t max_table_pages; /* of one VM; ours, KVM leaves this to the memory cgroup */
 };
 const struct kvm_mmu_params *kvm_mmu_params(void);
 
@@ -245,6 +247,27 @@ void kvm_mmu_dump(struct kvm *kvm, void (*line)(void *arg, const char *text), vo
  * runs after each operation, and a fault aborts the process (mmu/check.h).
  */
 int mmu_check(struct kvm *kvm);
+
+/*
+ * Linux kvm_age_gfn: how many 4 KiB pages of [start, end) has the guest accessed
+ * since they were mapped or last aged? They are idle from now on, until it does
+ * so again. Test: the same question, nothing changed. What the hypervisor and
+ * the client access themselves does not count. 0 with ept=0. Any thread outside
+ * guest mode, no lock; kvm_mmu_age() waits for vCPUs to leave the guest once.
+ */
+uint64_t kvm_mmu_age(struct kvm *kvm, int as_id, gfn_t start, gfn_t end);
+uint64_t kvm_mmu_test_age(struct kvm *kvm, int as_id, gfn_t start, gfn_t end);
+/* kvm_mmu_age() of host memory in every VM that uses it. As kvm_mmu_invalidate_hva_range(). */
+void kvm_mmu_age_hva_range(hva_t start, hva_t end);
+
+/*
+ * KVM API: KVM_SET_NR_MMU_PAGES, KVM_GET_NR_MMU_PAGES: the most shadow pages
+ * (ept=0) there may be; those beyond go at once, the oldest first. Without the
+ * call it is 2 % of the memslots' pages. -EINVAL below KVM_MIN_ALLOC_MMU_PAGES.
+ * Set takes slots_lock.
+ */
+must_check int kvm_mmu_set_nr_mmu_pages(struct kvm *kvm, uint64_t nr);
+uint64_t kvm_mmu_nr_mmu_pages(struct kvm *kvm);
 
 /* No entry is made or taken, and none of the VM's counters of them moves, in between. */
 void kvm_mmu_hold(struct kvm *kvm);

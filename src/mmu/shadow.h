@@ -180,8 +180,10 @@ void shadow_zap_page(struct kvm_mmu_vm *vm, struct shadow_page *sp, struct shado
 void shadow_zap_all(struct kvm_mmu_vm *vm, struct shadow_zap *z);
 /* Every shadow page of gfn: true if there was one. */
 bool shadow_unprotect_gfn(struct kvm_mmu_vm *vm, gfn_t gfn, struct shadow_zap *z);
-/* Down to the limit of pages, oldest first. */
-void shadow_make_pages_available(struct kvm_mmu_vm *vm, struct shadow_zap *z);
+/* nr pages, oldest first; how many went (Linux kvm_mmu_zap_oldest_mmu_pages). */
+uint64_t shadow_zap_oldest(struct kvm_mmu_vm *vm, uint64_t nr, struct shadow_zap *z);
+/* Room for the longest way down, below the limit of pages. -ENOSPC: too many are roots in use. */
+must_check int shadow_make_pages_available(struct kvm_mmu_vm *vm, struct shadow_zap *z);
 /* Flush and free. With mmu_lock held or not; not in guest mode. */
 void shadow_commit(struct kvm *kvm, struct shadow_zap *z);
 void shadow_put_root(struct kvm_mmu_vm *vm, struct shadow_page *sp, struct shadow_zap *z);
@@ -194,7 +196,7 @@ bool shadow_rmap_write_protect(const struct kvm_memory_slot *slot, gfn_t gfn);
  * (write-protect it) where it has others, or can_unsync is false.
  */
 bool shadow_try_to_unsync(struct kvm_mmu_vm *vm, gfn_t gfn, bool can_unsync);
-void shadow_unlink_unsync(struct shadow_page *sp);
+void shadow_unlink_unsync(struct kvm_mmu_vm *vm, struct shadow_page *sp);
 
 /* --- shadow_sync.c --- */
 /* RCU. Bring an unsync page up to date; gptes are read after protection and flush. */

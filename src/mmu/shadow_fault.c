@@ -184,8 +184,9 @@ static int map_walked(struct kvm_vcpu *vcpu, gva_t gva, const struct guest_walke
 	lib_rcu_read_lock();
 	pthread_rwlock_wrlock(&vm->lock);
 	if (!is_page_fault_stale(vcpu, f)) {
-		shadow_make_pages_available(vm, &z);
-		r = fetch(vcpu, gva, gw, f, &z);
+		r = shadow_make_pages_available(vm, &z);
+		if (!r)
+			r = fetch(vcpu, gva, gw, f, &z);
 	}
 	shadow_commit(vcpu->kvm, &z);
 	pthread_rwlock_unlock(&vm->lock);

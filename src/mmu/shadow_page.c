@@ -15,10 +15,8 @@
 #include "mmu/shadow.h"
 #include "mmu/shadow_vcpu.h"
 
-/* As in Linux the limit is 2 % of the guest's pages, and for small guests this. */
-#define MIN_PAGES 2048U
-/* How many go at once when the limit is reached. */
-#define EVICT_BATCH 128
+/* How many are free at least after some had to go (Linux KVM_REFILL_PAGES). */
+#define REFILL_PAGES 25
 
 static void count(uint64_t *counter, int64_t n)
 {
@@ -158,6 +156,7 @@ static void mark_unsync(struct kvm_mmu_vm *vm, struct shadow_page *sp)
 	struct shadow_page **head = &vm->shadow->unsync;
 
 	sp->unsync = true;
+	vm->kvm->stat.mmu_unsync++;
 	sp->unsync_next = *head;
 	sp->unsync_pprev = head;
 	if (sp->unsync_next)
@@ -165,11 +164,12 @@ static void mark_unsync(struct kvm_mmu_vm *vm, struct shadow_page *sp)
 	*head = sp;
 }
 
-void shadow_unlink_unsync(struct shadow_page *sp)
+void shadow_unlink_unsync(struct kvm_mmu_vm *vm, struct shadow_page *sp)
 {
 	if (!sp->unsync)
 		return;
 	sp->unsync = false;
+	vm->kvm->stat.mmu_unsync--;
 	*sp->unsync_pprev = sp->unsync_next;
 	if (sp->unsync_next)
 		sp->unsync_next->unsync_pprev = sp->unsync_pprev;
@@ -263,6 +263,7 @@ struct shadow_page *shadow_get_page(struct kvm_vcpu *vcpu, gfn_t gfn, uint32_t r
 		if (!(role & ROLE_DIRECT) && FIELD_GET(ROLE_LEVEL_MASK, role) > 1 && sp->unsync)
 			shadow_zap_page(vm, sp, z);
 	}
+	vcpu->kvm->stat.mmu_cache_miss++;
 	sp = s->cache[--s->nr_cached];
 	sp->gfn = gfn;
 	sp->role = role;
@@ -286,8 +287,9 @@ void shadow_zap_page(struct kvm_mmu_vm *vm, struct shadow_page *sp, struct shado
 
 		shadow_drop_spte(vm, node_page(n), (unsigned)(n - node_page(n)->node));
 	}
-	shadow_unlink_unsync(sp);
+	shadow_unlink_unsync(vm, sp);
 	remove_page(vm, sp);
+	vm->kvm->stat.mmu_shadow_zapped++;
 	z->flush = true;
 	sp->invalid = true;
 	if (sp->root_count) {
@@ -344,22 +346,34 @@ bool shadow_unprotect_gfn(struct kvm_mmu_vm *vm, gfn_t gfn, struct shadow_zap *z
 	return any;
 }
 
-void shadow_make_pages_available(struct kvm_mmu_vm *vm, struct shadow_zap *z)
+uint64_t shadow_zap_oldest(struct kvm_mmu_vm *vm, uint64_t nr, struct shadow_zap *z)
 {
 	struct shadow_vm *s = vm->shadow;
 	struct shadow_page *sp, *next;
-	uint64_t max = max_u64(MIN_PAGES, READ_ONCE(vm->kvm->nr_memslot_pages) / 50);
-	int gone = 0;
+	uint64_t gone = 0;
 
-	if (likely(s->nr_pages + SHADOW_CACHE_PAGES <= max))
-		return;
-	for (sp = s->oldest; sp && gone < EVICT_BATCH; sp = next) {
+	for (sp = s->oldest; sp && gone < nr; sp = next) {
 		next = newer(s, sp);
 		if (sp->root_count)
 			continue;
 		shadow_zap_page(vm, sp, z);
 		gone++;
 	}
+	kvm_stat_add(&vm->kvm->stat.mmu_recycled, gone);
+	return gone;
+}
+
+int shadow_make_pages_available(struct kvm_mmu_vm *vm, struct shadow_zap *z)
+{
+	uint64_t max = READ_ONCE(vm->nr_max_shadow_pages), used = vm->shadow->nr_pages;
+
+	if (likely(used + SHADOW_CACHE_PAGES <= max))
+		return 0;
+	shadow_zap_oldest(vm, used + max_u64(REFILL_PAGES, max / 16) - min_u64(used, max), z);
+	if (vm->shadow->nr_pages + SHADOW_CACHE_PAGES <= max)
+		return 0;
+	return err_born(ENOSPC, "%u shadow pages are roots in use, of %llu that may be", vm->shadow->nr_pages,
+			(unsigned long long)max);
 }
 
 void shadow_vm_destroy(struct kvm_mmu_vm *vm)

@@ -187,8 +187,10 @@ static int shadow_alloc_roots(struct kvm_vcpu *vcpu)
 	pthread_rwlock_wrlock(&vm->lock);
 	put_pae_roots(vcpu, &z);
 	put_root(vcpu, &s->root, &z);
-	shadow_make_pages_available(vm, &z);
-	if (vcpu->mmu->root_level == PT64_ROOT_4LEVEL) {
+	r = shadow_make_pages_available(vm, &z);
+	if (r) {
+		vcpu->mmu->root_hpa = INVALID_PAGE;
+	} else if (vcpu->mmu->root_level == PT64_ROOT_4LEVEL) {
 		s->root.cr3 = mmu_guest_ops()->get_cr3(vcpu);
 		s->root.sp = take_root(vcpu, (s->root.cr3 & PTE_ADDR_MASK) >> PAGE_SHIFT,
 				       vcpu->mmu->role, &z);
@@ -196,11 +198,11 @@ static int shadow_alloc_roots(struct kvm_vcpu *vcpu)
 	} else {
 		alloc_pae_roots(vcpu, &z);
 	}
-	s->loaded = true;
+	s->loaded = !r;
 	shadow_commit(vcpu->kvm, &z);
 	pthread_rwlock_unlock(&vm->lock);
 	lib_rcu_read_unlock();
-	return 0;
+	return r;
 }
 
 struct shadow_page *shadow_root_for(struct kvm_vcpu *vcpu, gva_t gva)

@@ -93,7 +93,7 @@ static bool sync_entries(struct kvm_vcpu *vcpu, struct shadow_page *sp)
 /* Protected from now on. True: after a flush. */
 static bool end_unsync(struct kvm_vcpu *vcpu, struct shadow_page *sp)
 {
-	shadow_unlink_unsync(sp);
+	shadow_unlink_unsync(vcpu->kvm->mmu_vm, sp);
 	return shadow_rmap_write_protect(kvm_vcpu_gfn_to_memslot(vcpu, sp->gfn), sp->gfn);
 }
 
@@ -231,14 +231,17 @@ void shadow_pte_write(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t
 	unsigned offset = (unsigned)(gpa & ~PAGE_MASK);
 
 	pthread_rwlock_wrlock(&vm->lock);
+	vcpu->kvm->stat.mmu_pte_write++;
 	for (sp = vm->shadow->hash[shadow_hash(gfn)]; sp; sp = next) {
 		next = sp->hash_next;
 		if (sp->gfn != gfn || sp_direct(sp))
 			continue;
-		if (write_misaligned(sp, offset, len) || write_flooding(sp))
+		if (write_misaligned(sp, offset, len) || write_flooding(sp)) {
 			shadow_zap_page(vm, sp, &z);
-		else
+			vcpu->kvm->stat.mmu_flooded++;
+		} else {
 			drop_written(vm, sp, offset, &z);
+		}
 	}
 	shadow_commit(vcpu->kvm, &z);
 	pthread_rwlock_unlock(&vm->lock);

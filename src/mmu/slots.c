@@ -138,7 +138,11 @@ static void commit_tables(struct kvm *kvm, const struct kvm_memory_slot *old,
 	/* Read the process's mappings now: a client may confine itself before it runs (docs/ci.md). */
 	if (change == KVM_MR_CREATE || change == KVM_MR_MOVE)
 		(void)host_mapping_find(new->userspace_addr, NULL, NULL, NULL);
-	if (change != KVM_MR_FLAGS_ONLY || !kvm->mmu_vm)
+	if (!kvm->mmu_vm)
+		return;
+	if (change == KVM_MR_CREATE || change == KVM_MR_DELETE)
+		mmu_slots_changed(kvm);
+	if (change != KVM_MR_FLAGS_ONLY)
 		return;
 	was = old->flags & KVM_MEM_LOG_DIRTY_PAGES;
 	is = new->flags & KVM_MEM_LOG_DIRTY_PAGES;
@@ -195,18 +199,26 @@ void mmu_register_slot_listener(void)
 
 /* --- invalidation by host address --- */
 
+/* The part of the slot that [start, end), which intersects it, is. */
+static void hva_to_gfns(const struct kvm_memory_slot *s, hva_t start, hva_t end, gfn_t *first, gfn_t *beyond)
+{
+	hva_t slot_end = s->userspace_addr + (s->npages << PAGE_SHIFT);
+	hva_t lo = max_u64(start, s->userspace_addr), hi = min_u64(end, slot_end);
+
+	*first = s->base_gfn + ((lo - s->userspace_addr) >> PAGE_SHIFT);
+	*beyond = s->base_gfn + ((hi - 1 - s->userspace_addr) >> PAGE_SHIFT) + 1;
+}
+
 /* RCU, mmu_lock for writing. */
 static void zap_slot_hva(struct kvm_mmu_vm *vm, const struct kvm_memory_slot *s, hva_t start,
 			 hva_t end, struct zap_list *z)
 {
-	hva_t slot_end = s->userspace_addr + (s->npages << PAGE_SHIFT);
-	hva_t lo = max_u64(start, s->userspace_addr), hi = min_u64(end, slot_end);
-	gfn_t first = s->base_gfn + ((lo - s->userspace_addr) >> PAGE_SHIFT);
-	gfn_t last = s->base_gfn + ((hi - 1 - s->userspace_addr) >> PAGE_SHIFT);
+	gfn_t first, beyond;
 
+	hva_to_gfns(s, start, end, &first, &beyond);
 	if (vm->shadow)
-		z->flush |= shadow_zap_range(vm, s, first, last + 1);
-	zap_as_range(vm, s->as_id, first, last + 1, z);
+		z->flush |= shadow_zap_range(vm, s, first, beyond);
+	zap_as_range(vm, s->as_id, first, beyond, z);
 }
 
 /* vms_lock. Is any of [start, end) memory of the VM? */
@@ -280,6 +292,43 @@ void kvm_mmu_invalidate_hva_range(hva_t start, hva_t end)
 		return;
 	lock_vms(&mask);
 	(void)invalidate_vms(start, end);
+	unlock_vms(&mask);
+}
+
+/* vms_lock. */
+static void age_vm(struct kvm *kvm, hva_t start, hva_t end)
+{
+	uint64_t young = 0;
+
+	lib_rcu_read_lock();
+	for (int as = 0; as < KVM_ADDRESS_SPACE_NUM; as++) {
+		struct kvm_memslots *slots = __kvm_memslots(kvm, as);
+		struct kvm_memory_slot *s;
+		uint32_t pos = 0;
+
+		while ((s = memslots_next_in_hva_range(slots, start, end, &pos)) != NULL) {
+			gfn_t first, beyond;
+
+			hva_to_gfns(s, start, end, &first, &beyond);
+			young += mmu_age_gfns(kvm, as, first, beyond);
+		}
+	}
+	lib_rcu_read_unlock();
+	if (young)
+		kvm_flush_remote_tlbs(kvm);
+}
+
+void kvm_mmu_age_hva_range(hva_t start, hva_t end)
+{
+	struct kvm_mmu_vm *vm;
+	sigset_t mask;
+
+	start = ALIGN_DOWN(start, PAGE_SIZE);
+	if (start >= end || !have_vms())
+		return;
+	lock_vms(&mask);
+	for (vm = vms; vm; vm = vm->next_vm)
+		age_vm(vm->kvm, start, end);
 	unlock_vms(&mask);
 }
 

@@ -4,7 +4,8 @@
  *   none            0
  *   table, leaf     the SDM's format, and in bits the processor ignores:
  *                   11 MMU_PRESENT, 52 HOST_WRITABLE, 53 MMU_WRITABLE,
- *                   54 NX_SPLIT (table)
+ *                   54 NX_SPLIT (table); 54 and 56 saved R and X of an
+ *                   access-tracked leaf (R W X clear)
  *   MMIO            misconfigured on purpose (write and execute without read),
  *                   so that the processor leaves with reason 49:
  *       63 | 62 .. 52 | 51 .. 12 | 11 | 10 .. 3 | 2..0
@@ -12,7 +13,9 @@
  *
  * HOST_WRITABLE: the client's mapping may be written. MMU_WRITABLE: write
  * access was taken away only to notice writes (dirty log), the fast path may
- * give it back. NX_SPLIT: a huge page could stand here, but something in it is
+ * give it back. Access-tracked: all rights were taken away only to notice the
+ * next access (no A/D bits), the fast path gives them back.
+ * NX_SPLIT: a huge page could stand here, but something in it is
  * run, and nx_huge_pages forbids that.
  */
 #ifndef USERKVM_MMU_SPTE_H
@@ -24,6 +27,9 @@
 #define SPTE_HOST_WRITABLE BIT_ULL(52)
 #define SPTE_MMU_WRITABLE BIT_ULL(53)
 #define SPTE_NX_SPLIT BIT_ULL(54)
+
+#define SPTE_SAVED_SHIFT 54
+#define SPTE_SAVED_MASK ((EPT_READ | EPT_EXEC) << SPTE_SAVED_SHIFT)
 
 #define MMIO_SPTE_VALUE (EPT_WRITE | EPT_EXEC)
 #define MMIO_GEN_LOW_MASK GENMASK_ULL(10, 3)
@@ -55,6 +61,33 @@ static inline bool spte_is_leaf(uint64_t e, int level)
 static inline bool spte_is_table(uint64_t e, int level)
 {
 	return spte_is_present(e) && level > 1 && !(e & EPT_PAGE_SIZE);
+}
+
+static inline bool spte_is_access_tracked(uint64_t e)
+{
+	return spte_is_present(e) && !(e & EPT_RWX);
+}
+
+static inline bool spte_permits(uint64_t e, bool write, bool exec)
+{
+	return spte_is_present(e) && e & EPT_READ && (!write || e & EPT_WRITE) && (!exec || e & EPT_EXEC);
+}
+
+/* W is not saved: a write's fault decides about it anew. */
+static inline uint64_t mark_spte_for_access_track(uint64_t e)
+{
+	return (e & ~(EPT_RWX | SPTE_SAVED_MASK)) | (e & (EPT_READ | EPT_EXEC)) << SPTE_SAVED_SHIFT;
+}
+
+static inline uint64_t restore_acc_track_spte(uint64_t e)
+{
+	return (e & ~SPTE_SAVED_MASK) | (e & SPTE_SAVED_MASK) >> SPTE_SAVED_SHIFT;
+}
+
+/* A leaf that has been accessed since it was made or aged. */
+static inline bool spte_is_accessed(uint64_t e, bool ad)
+{
+	return spte_is_present(e) && (ad ? (e & EPT_ACCESSED) != 0 : !spte_is_access_tracked(e));
 }
 
 static inline uint64_t *spte_table(uint64_t e)

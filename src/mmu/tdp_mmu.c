@@ -114,12 +114,6 @@ static void count_table(struct kvm_mmu_vm *vm, uint64_t e, int64_t n)
 		count(&vm->kvm->stat.nx_lpage_splits, n);
 }
 
-static bool permits(uint64_t e, const struct kvm_page_fault *f)
-{
-	return spte_is_present(e) && e & EPT_READ && (!f->write || e & EPT_WRITE) &&
-	       (!f->exec || e & EPT_EXEC);
-}
-
 /* What the fault wants to see at `level`. */
 static uint64_t wanted_spte(struct kvm *kvm, struct kvm_mmu_page *root,
 			    const struct kvm_page_fault *f, int level)
@@ -165,7 +159,7 @@ static void trace_mapped(const struct kvm_mmu_page *root, const struct kvm_page_
 }
 
 /*
- * Nothing is mapped at *ptep (level above the goal): build the tables from the
+ * Nothing is mapped at *ptep (level above the goal; its tables are reserved): build the tables from the
  * goal upwards with the leaf in the lowest, publish them in one go. False when
  * somebody was faster.
  */
@@ -190,9 +184,9 @@ static bool publish_chain(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint6
 		/* Back into the cache, clean again. */
 		for (l = level - 1; l >= f->goal_level; l--)
 			((uint64_t *)c->frame[c->nr++])[spte_index(f->gfn, l)] = 0;
+		mmu_unreserve_tables(vm, (unsigned)(level - f->goal_level));
 		return false;
 	}
-	count(&vm->table_pages, before - c->nr);
 	if (splits)
 		count(&vcpu->kvm->stat.nx_lpage_splits, splits);
 	trace_mapped(root, f, ptep, level, old, e, leaf, before - c->nr);
@@ -204,7 +198,8 @@ static bool publish_chain(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint6
 bool kvm_tdp_mmu_split_leaf(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, uint64_t *ptep,
 			    uint64_t old, int level, uint64_t *table, bool for_nx)
 {
-	uint64_t e = level == 2 ? (old & ~EPT_PAGE_SIZE) | EPT_EXEC : old, new;
+	uint64_t run = spte_is_access_tracked(old) ? EPT_EXEC << SPTE_SAVED_SHIFT : EPT_EXEC;
+	uint64_t e = level == 2 ? (old & ~EPT_PAGE_SIZE) | run : old, new;
 	unsigned i;
 
 	for (i = 0; i < SPTE_ENTRIES; i++)
@@ -212,13 +207,14 @@ bool kvm_tdp_mmu_split_leaf(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, ui
 	new = make_table_spte(root, table) | (for_nx ? SPTE_NX_SPLIT : 0);
 	if (!cmpxchg_spte(ptep, old, new))
 		return false;
-	count_table(vm, new, 1);
+	if (for_nx)
+		count(&vm->kvm->stat.nx_lpage_splits, 1);
 	count(&vm->leaves[level], -1);
 	count(&vm->leaves[level - 1], SPTE_ENTRIES);
 	return true;
 }
 
-/* A huge leaf stands where the fault needs finer ones. */
+/* A huge leaf stands where the fault needs finer ones. A table is reserved. */
 static void split_leaf(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f, uint64_t *ptep,
 		       uint64_t old, int level)
 {
@@ -226,8 +222,10 @@ static void split_leaf(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f, ui
 	uint64_t *table = c->frame[--c->nr];
 
 	if (!kvm_tdp_mmu_split_leaf(vcpu->kvm->mmu_vm, vcpu->mmu_vcpu->root, ptep, old, level, table,
-				    nx_split(f, level)))
+				    nx_split(f, level))) {
 		host_frame_free(table);
+		mmu_unreserve_tables(vcpu->kvm->mmu_vm, 1);
+	}
 }
 
 /* The entry at the level where the leaf belongs. False: it changed, look again. */
@@ -272,14 +270,18 @@ enum ret_pf kvm_tdp_mmu_map(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 			/* A table at the goal means finer leaves are in it already: stay with them. */
 			table = spte_table(old);
 			level--;
-		} else if (f->slot && permits(old, f)) {
+		} else if (f->slot && spte_permits(old, f->write, f->exec)) {
 			return split ? RET_PF_FIXED : RET_PF_SPURIOUS;
 		} else if (level <= f->goal_level) {
 			if (install_leaf(vcpu, f, ptep, old, level, &ret))
 				return ret;
+		} else if (spte_is_present(old) && vcpu->mmu_vcpu->cache.nr == 0) {
+			return RET_PF_RETRY;
+		} else if (!mmu_reserve_tables(vcpu->kvm->mmu_vm, spte_is_present(old)
+						? 1 : (unsigned)(level - f->goal_level))) {
+			vcpu->mmu_vcpu->short_of_tables = true;
+			return RET_PF_RETRY;
 		} else if (spte_is_present(old)) {
-			if (vcpu->mmu_vcpu->cache.nr == 0)
-				return RET_PF_RETRY;
 			TRACE(kvmmmu, kvm_mmu_split_huge_page, f->gfn & ~(level_pages(level) - 1), old, level, 0);
 			split_leaf(vcpu, f, ptep, old, level);
 			split = true;
@@ -324,8 +326,7 @@ static void free_subtree(uint64_t *table, int level)
 	host_frame_free(table);
 }
 
-/* Unlink the table below *ptep. False when there is no memory to remember it. */
-static bool unlink_table(struct kvm_mmu_vm *vm, uint64_t *ptep, int level, struct zap_list *z)
+bool kvm_tdp_mmu_unlink_table(struct kvm_mmu_vm *vm, uint64_t *ptep, int level, struct zap_list *z)
 {
 	struct zapped_table *t = malloc(sizeof(*t));
 	uint64_t old;
@@ -376,7 +377,7 @@ static void zap_in_table(struct kvm_mmu_vm *vm, uint64_t *table, int level, gfn_
 			continue;
 		}
 		if (start <= gfn && gfn + level_pages(level) <= end &&
-		    unlink_table(vm, &table[i], level, z)) {
+		    kvm_tdp_mmu_unlink_table(vm, &table[i], level, z)) {
 			trace_zap(z, gfn, e, level);
 			continue;
 		}
@@ -410,7 +411,7 @@ static bool zap_nx_splits_in(struct kvm_mmu_vm *vm, uint64_t *table, int level, 
 			return false;
 		}
 		if (e & SPTE_NX_SPLIT) {
-			if (!unlink_table(vm, &table[i], level, z)) {
+			if (!kvm_tdp_mmu_unlink_table(vm, &table[i], level, z)) {
 				*gfn = at;
 				*n = 0;
 				return false;

@@ -6,16 +6,23 @@
  *
  * Only changes that can touch memory that is there: munmap, mremap, mprotect,
  * madvise that drops pages, mmap at a fixed address, and two ioctls of
- * userfaultfd. What the library itself
+ * userfaultfd. And MADV_COLD, since the guest's accesses are seen in our tables
+ * and not in the host's only. What the library itself
  * maps is never guest memory and goes straight to libc.
  */
 #undef _FILE_OFFSET_BITS
 #undef _FORTIFY_SOURCE
 #include <errno.h>
 #include <stdarg.h>
+#include <fcntl.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include "abi/abi.h"
 #include "preload/real.h"
@@ -125,6 +132,7 @@ static bool drops_pages(int advice)
 	case MADV_DONTNEED_LOCKED:
 #endif
 	case MADV_HWPOISON:
+	case MADV_PAGEOUT:
 		return true;
 	default:
 		return false;
@@ -136,12 +144,58 @@ EXPORT int madvise(void *addr, size_t length, int advice)
 	struct abi_mapping_change c;
 	int r;
 
-	if (!drops_pages(advice) || is_own_code(__builtin_return_address(0)))
+	if (is_own_code(__builtin_return_address(0)))
 		return REAL(madvise)(addr, length, advice);
+	if (!drops_pages(advice)) {
+		r = REAL(madvise)(addr, length, advice);
+		if (advice == MADV_COLD && !r)
+			abi_memory_cold(addr, length);
+		return r;
+	}
 	abi_mapping_begin(&c, addr, length);
 	r = REAL(madvise)(addr, length, advice);
 	end_keeping_errno(&c);
 	return r;
+}
+
+/* Does the pidfd mean this process? (its fdinfo: "Pid:	N") */
+static bool is_self(int pidfd)
+{
+	char path[40], text[512], *at;
+	ssize_t n = -1;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", pidfd);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		n = read(fd, text, sizeof(text) - 1);
+		close(fd);
+	}
+	text[n > 0 ? n : 0] = '\0';
+	at = strstr(text, "\nPid:\t");
+	return at && atoi(at + 6) == getpid();
+}
+
+/* Neither advice that Linux takes here changes what memory holds, so afterwards is early enough. */
+EXPORT ssize_t process_madvise(int pidfd, const struct iovec *iov, size_t count, int advice, unsigned flags)
+{
+	ssize_t done = REAL(process_madvise)(pidfd, iov, count, advice, flags);
+	int saved = errno;
+
+	if (done > 0 && (advice == MADV_COLD || advice == MADV_PAGEOUT) && is_self(pidfd)) {
+		for (size_t i = 0; i < count; i++) {
+			struct abi_mapping_change c;
+
+			if (advice == MADV_COLD) {
+				abi_memory_cold(iov[i].iov_base, iov[i].iov_len);
+				continue;
+			}
+			abi_mapping_begin(&c, iov[i].iov_base, iov[i].iov_len);
+			abi_mapping_end(&c);
+		}
+	}
+	errno = saved;
+	return done;
 }
 
 int preload_userfault_ioctl(int fd, unsigned long request, unsigned long arg)

@@ -23,6 +23,12 @@
 #define KVM_VM_STATS(F)                         \
 	F(remote_tlb_flush, COUNTER, 1)         \
 	F(remote_tlb_flush_requests, COUNTER, 1) \
+	F(mmu_shadow_zapped, COUNTER, 1)        \
+	F(mmu_pte_write, COUNTER, 1)            \
+	F(mmu_flooded, COUNTER, 1)              \
+	F(mmu_recycled, COUNTER, 1)             \
+	F(mmu_cache_miss, COUNTER, 1)           \
+	F(mmu_unsync, ICOUNTER, 1)              \
 	F(pages_4k, ICOUNTER, 1)                \
 	F(pages_2m, ICOUNTER, 1)                \
 	F(pages_1g, ICOUNTER, 1)                \

@@ -44,6 +44,12 @@ int64_t trap_madvise(struct trap_call *c)
 	return trap_result(madvise((void *)c->arg[0], c->arg[1], (int)c->arg[2]));
 }
 
+int64_t trap_process_madvise(struct trap_call *c)
+{
+	return trap_result(process_madvise((int)c->arg[0], (const struct iovec *)c->arg[1], c->arg[2],
+					   (int)c->arg[3], (unsigned)c->arg[4]));
+}
+
 static uint64_t page_up(uint64_t a)
 {
 	return (a + 4095) & ~4095ULL;

@@ -58,6 +58,7 @@ static trap_handler *const handlers[] = {
 	[SYS_mprotect] = trap_mprotect,
 	[SYS_pkey_mprotect] = trap_pkey_mprotect,
 	[SYS_madvise] = trap_madvise,
+	[SYS_process_madvise] = trap_process_madvise,
 	[SYS_brk] = trap_brk,
 	[SYS_rt_sigaction] = trap_rt_sigaction,
 	[SYS_rt_sigprocmask] = trap_rt_sigprocmask,

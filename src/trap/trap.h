@@ -145,6 +145,7 @@ trap_handler trap_open, trap_openat, trap_openat2, trap_ioctl, trap_close, trap_
 trap_handler trap_stat, trap_lstat, trap_fstat, trap_newfstatat, trap_statx, trap_access, trap_faccessat,
 	trap_readlink, trap_readlinkat;
 trap_handler trap_mmap, trap_munmap, trap_mremap, trap_mprotect, trap_pkey_mprotect, trap_madvise, trap_brk;
+trap_handler trap_process_madvise;
 trap_handler trap_execve;
 /* A string of the client's is exactly this one. */
 bool trap_string_is(uint64_t client_string, const char *s);

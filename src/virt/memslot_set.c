@@ -20,9 +20,16 @@
 #define ID_CHUNK(id) ((unsigned)(id) >> KVM_ID_CHUNK_BITS)
 #define ID_INDEX(id) ((unsigned)(id) & (KVM_ID_CHUNK_SLOTS - 1))
 
-/* One allocation for all arrays, so that there is one thing that can fail. */
-static struct kvm_memslots *set_alloc(uint32_t nr)
+/*
+ * One allocation for all arrays, so that there is one thing that can fail. Room
+ * in steps: while slots come one by one, the next set then fits where the last
+ * but one was, and malloc need not go to the kernel for fresh pages each time.
+ */
+#define ROOM_STEP 1024U
+
+static struct kvm_memslots *set_alloc(uint32_t used)
 {
+	uint32_t nr = used > ROOM_STEP ? ALIGN_UP(used, ROOM_STEP) : used;
 	size_t head = sizeof(struct kvm_memslots) + nr * sizeof(struct kvm_memory_slot *);
 	size_t ids = KVM_ID_CHUNKS * sizeof(struct kvm_id_chunk *);
 	struct kvm_memslots *s =
@@ -31,7 +38,7 @@ static struct kvm_memslots *set_alloc(uint32_t nr)
 	if (!s)
 		return NULL;
 	memset(s, 0, sizeof(*s));
-	s->used_slots = nr;
+	s->used_slots = used;
 	s->id_chunks = (void *)((char *)s + head);
 	s->by_hva = (void *)((char *)s + head + ids);
 	s->hva_max_end = (void *)(s->by_hva + nr);
@@ -61,24 +68,96 @@ static uint64_t key_hva(const struct kvm_memory_slot *s)
 	return s->userspace_addr;
 }
 
-/* Copy an array sorted by key, leaving `old` out and putting `new` in its place. */
-static void merge(struct kvm_memory_slot **to, struct kvm_memory_slot *const *from, uint32_t nr,
-		  const struct kvm_memory_slot *old, struct kvm_memory_slot *new,
-		  uint64_t (*key)(const struct kvm_memory_slot *))
+/* Where an array sorted by key first exceeds `value`. */
+static uint32_t first_above(struct kvm_memory_slot *const *from, uint32_t nr, uint64_t value,
+			    uint64_t (*key)(const struct kvm_memory_slot *))
 {
-	uint32_t i, n = 0;
+	uint32_t lo = 0, hi = nr;
 
-	for (i = 0; i < nr; i++) {
-		if (from[i] == old)
-			continue;
-		if (new && key(new) < key(from[i])) {
-			to[n++] = new;
-			new = NULL;
-		}
-		to[n++] = from[i];
+	while (lo < hi) {
+		uint32_t mid = (lo + hi) / 2;
+
+		if (key(from[mid]) <= value)
+			lo = mid + 1;
+		else
+			hi = mid;
 	}
-	if (new)
-		to[n] = new;
+	return lo;
+}
+
+/* Where `s` is in such an array that holds it. */
+static uint32_t index_of(struct kvm_memory_slot *const *from, uint32_t nr, const struct kvm_memory_slot *s,
+			 uint64_t (*key)(const struct kvm_memory_slot *))
+{
+	uint32_t i = first_above(from, nr, key(s), key) - 1;
+
+	while (from[i] != s)
+		i--;
+	return i;
+}
+
+static void copy_entries(struct kvm_memory_slot **to, struct kvm_memory_slot *const *from, uint32_t n)
+{
+	memcpy(to, from, n * sizeof(*to));
+}
+
+/*
+ * Copy an array sorted by key, leaving `old` out and putting `new` in its place:
+ * nothing but pointers is looked at, since there may be 32,764. Returns the
+ * first index at which the two differ.
+ */
+static uint32_t merge(struct kvm_memory_slot **to, struct kvm_memory_slot *const *from, uint32_t nr,
+		      const struct kvm_memory_slot *old, struct kvm_memory_slot *new,
+		      uint64_t (*key)(const struct kvm_memory_slot *))
+{
+	uint32_t out = old ? index_of(from, nr, old, key) : nr;
+	uint32_t in = new ? first_above(from, nr, key(new), key) : nr;
+
+	if (!new) {
+		copy_entries(to, from, out);
+		copy_entries(to + out, from + out + 1, nr - out - 1);
+		return out;
+	}
+	if (in <= out) { /* new, … old: what is in between moves up */
+		copy_entries(to, from, in);
+		to[in] = new;
+		copy_entries(to + in + 1, from + in, out - in);
+		if (old)
+			copy_entries(to + out + 1, from + out + 1, nr - out - 1);
+		return in;
+	}
+	copy_entries(to, from, out);
+	copy_entries(to + out, from + out + 1, in - out - 1);
+	to[in - 1] = new;
+	copy_entries(to + in, from + in, nr - in);
+	return out;
+}
+
+static hva_t slot_hva_end(const struct kvm_memory_slot *s)
+{
+	return s->userspace_addr + (s->npages << PAGE_SHIFT);
+}
+
+/*
+ * The running maximum from index `first` on. Behind the changed entries it is
+ * soon what it was (shifted by as many entries as came or went), and then stays so.
+ */
+static void set_max_end(struct kvm_memslots *s, const struct kvm_memslots *from, uint32_t first, uint32_t settled)
+{
+	int32_t shift = (int32_t)s->used_slots - (int32_t)from->used_slots;
+	hva_t max_end = first ? from->hva_max_end[first - 1] : 0;
+	uint32_t i;
+
+	memcpy(s->hva_max_end, from->hva_max_end, first * sizeof(hva_t));
+	for (i = first; i < s->used_slots; i++) {
+		max_end = max_u64(max_end, slot_hva_end(s->by_hva[i]));
+		s->hva_max_end[i] = max_end;
+		if (i >= settled && from->hva_max_end[(int32_t)i - shift] == max_end)
+			break;
+	}
+	if (++i < s->used_slots)
+		memcpy(&s->hva_max_end[i], &from->hva_max_end[(int32_t)i - shift],
+		       (s->used_slots - i) * sizeof(hva_t));
 }
 
 struct kvm_memslots *memslots_build(const struct kvm_memslots *from,
@@ -87,8 +166,7 @@ struct kvm_memslots *memslots_build(const struct kvm_memslots *from,
 	struct kvm_memslots *s = set_alloc(from->used_slots - (old != NULL) + (new != NULL));
 	unsigned id = new ? new->id : old->id;
 	struct kvm_id_chunk *chunk = malloc(sizeof(*chunk));
-	hva_t max_end = 0;
-	uint32_t i;
+	uint32_t first, settled;
 
 	if (!s || !chunk) {
 		free(s);
@@ -98,13 +176,13 @@ struct kvm_memslots *memslots_build(const struct kvm_memslots *from,
 	s->as_id = from->as_id;
 	s->generation = from->generation;
 	merge(s->slots, from->slots, from->used_slots, old, new, key_gfn);
-	merge(s->by_hva, from->by_hva, from->used_slots, old, new, key_hva);
-	for (i = 0; i < s->used_slots; i++) {
-		const struct kvm_memory_slot *slot = s->by_hva[i];
-
-		max_end = max_u64(max_end, slot->userspace_addr + (slot->npages << PAGE_SHIFT));
-		s->hva_max_end[i] = max_end;
-	}
+	first = merge(s->by_hva, from->by_hva, from->used_slots, old, new, key_hva);
+	/* From here on both have the same entries. */
+	settled = new ? index_of(s->by_hva, s->used_slots, new, key_hva) + 1 : 0;
+	if (old)
+		settled = (uint32_t)max_u64(settled, index_of(from->by_hva, from->used_slots, old, key_hva) +
+							     (new != NULL));
+	set_max_end(s, from, first, settled);
 	memcpy(s->id_chunks, from->id_chunks, KVM_ID_CHUNKS * sizeof(s->id_chunks[0]));
 	if (s->id_chunks[ID_CHUNK(id)])
 		*chunk = *s->id_chunks[ID_CHUNK(id)];
@@ -216,7 +294,7 @@ struct kvm_memory_slot *memslots_next_in_hva_range(struct kvm_memslots *slots, h
 
 		if (slots->hva_max_end[i] <= start)
 			break;
-		if (s->userspace_addr + (s->npages << PAGE_SHIFT) > start) {
+		if (slot_hva_end(s) > start) {
 			*pos = i ? i + 1 : UINT32_MAX;
 			return s;
 		}
@@ -255,7 +333,7 @@ static int check_set(struct kvm_memslots *s)
 		faults += i && s->slots[i - 1]->base_gfn + s->slots[i - 1]->npages > a->base_gfn;
 		faults += i && s->by_hva[i - 1]->userspace_addr > b->userspace_addr;
 		faults += i && s->hva_max_end[i - 1] > s->hva_max_end[i];
-		faults += s->hva_max_end[i] < b->userspace_addr + (b->npages << PAGE_SHIFT);
+		faults += s->hva_max_end[i] != max_u64(i ? s->hva_max_end[i - 1] : 0, slot_hva_end(b));
 	}
 	for (i = 0; i < KVM_MEM_SLOTS_NUM; i++)
 		ids += id_to_memslot(s, (int)i) != NULL;

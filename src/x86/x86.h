@@ -50,7 +50,6 @@ struct kvm_arch {
 	uint32_t max_vcpu_ids;	     /* [l] KVM_CAP_MAX_VCPU_ID, 0: not set */
 	uint32_t msr_filter_seq;     /* (a) counts KVM_X86_SET_MSR_FILTER */
 	uint64_t wall_clock_msr;
-	uint64_t nr_mmu_pages; /* [l] KVM_SET_NR_MMU_PAGES: a limit for shadow pages, 0 none */
 	/* clock.c, under clock_lock: the host moment every kvmclock page is computed from */
 	uint64_t master_tsc, master_boot_ns;
 	/* the last TSC value written by the client, to line vCPUs up */

@@ -56,7 +56,29 @@ static long resident(void)
 	return rss * 4;
 }
 
-GUEST_CODE(work, 64, "mov $0x30000, %edi; mov $100, %ecx; 1: mov %rcx, (%rdi); add $0x1000, %rdi; loop 1b; mov $0xd0000000, %edi; mov %eax, (%rdi); outb %al, $0x99");
+#define SLOT_SIZE (256u << 12)
+
+GUEST_CODE(work, 64, "mov $0x30000, %edi; mov $100, %ecx; 1: mov %rcx, (%rdi); add $0x1000, %rdi; loop 1b; mov $0xc0000000, %edi; mov %eax, (%rdi); mov $0xd0000000, %edi; mov %eax, (%rdi); outb %al, $0x99");
+
+/* Memory in every manner: logged, read-only, moved, in SMM's address space; its counters read. */
+static void use_slots(struct client *c, uint8_t *memory)
+{
+	uint64_t bits[4];
+	struct kvm_dirty_log log = {.slot = 1, .dirty_bitmap = bits};
+	int stats = ioctl(c->vm, KVM_GET_STATS_FD, NULL);
+
+	assert_true(stats >= 0);
+	client_slot(c, 1, KVM_MEM_LOG_DIRTY_PAGES, 0xc0000000, memory, SLOT_SIZE);
+	client_slot(c, 2, KVM_MEM_READONLY, 0xc0200000, memory, SLOT_SIZE);
+	client_slot(c, 1 << 16, 0, 0, memory, SLOT_SIZE);
+	assert_run_exits(c, KVM_EXIT_MMIO);
+	assert_int_equal(ioctl(c->vm, KVM_GET_DIRTY_LOG, &log), 0);
+	assert_int_equal(bits[0], 1);
+	client_slot(c, 2, KVM_MEM_READONLY, 0xc0400000, memory, SLOT_SIZE);
+	client_slot(c, 1, 0, 0xc0000000, memory, SLOT_SIZE);
+	assert_int_equal(madvise(memory, SLOT_SIZE, MADV_DONTNEED), 0);
+	close(stats);
+}
 
 /* A life with irqchip, PIT, irqfd, ioeventfd, coalesced zones, routes, an MSR filter, two vCPUs. */
 static void live(void)
@@ -72,6 +94,7 @@ static void live(void)
 	uint8_t bitmap[8] = {0xff};
 	struct kvm_msr_filter filter = {.ranges[0] = {.flags = KVM_MSR_FILTER_READ, .nmsrs = 8, .base = 0x800, .bitmap = bitmap}};
 	struct client c;
+	uint8_t *memory;
 	int second;
 
 	client_open_vm(&c, 2 << 20);
@@ -90,12 +113,15 @@ static void live(void)
 	paging_start(&c, PAGING_LONG, 0, 0, 0, 0);
 	((uint64_t *)(c.mem + 0x11000))[3] = 0xc0000000 | PG_ALL | PG_PS;
 	memcpy(c.mem + AT_CODE, work, GUEST_CODE_SIZE(work));
-	assert_run_exits(&c, KVM_EXIT_MMIO);
+	memory = mmap(NULL, SLOT_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_true(memory != MAP_FAILED);
+	use_slots(&c, memory);
 	assert_int_equal(client_next_out(&c), 0x99);
 	close(second);
 	close((int)irqfd.fd);
 	close(ioe.fd);
 	client_close(&c);
+	munmap(memory, SLOT_SIZE);
 }
 
 static void a_thousand_lives_leave_nothing_behind(void **state)

@@ -8,7 +8,9 @@
 #include <signal.h>
 #include <time.h>
 
-#include "client.h"
+#include <sys/syscall.h>
+
+#include "stats.h"
 
 #define DATA_GPA 0x400000
 #define DATA_SIZE 0x4000
@@ -294,6 +296,82 @@ static void pre_fault_reaches_to_the_end_of_memory(void **state)
 	close_guest();
 }
 
+/* --- advice about memory that stays --- */
+
+/* inc dword [400000h]; out 10h, al; jmp back */
+static const uint8_t once[] = {0xff, 0x05, 0x00, 0x00, 0x40, 0x00, 0xe6, 0x10, 0xeb, 0xf6};
+
+static bool without_ad_bits(void)
+{
+	const char *params = getenv("USERKVM_PARAMS");
+
+	return params && strstr(params, "eptad=0");
+}
+
+static uint64_t faults_of_a_round(const char *name, struct stats *s)
+{
+	uint64_t before = value(s, name);
+
+	assert_run_exits(&c, KVM_EXIT_IO);
+	return value(s, name) - before;
+}
+
+static long advise(bool by_process, int advice)
+{
+	struct iovec v = {data, DATA_SIZE};
+	long fd, r;
+
+	if (!by_process)
+		return madvise(data, DATA_SIZE, advice);
+	fd = syscall(SYS_pidfd_open, getpid(), 0);
+	assert_true(fd >= 0);
+	r = process_madvise((int)fd, &v, 1, advice, 0);
+	close((int)fd);
+	return r == DATA_SIZE ? 0 : -1;
+}
+
+/* The guest's next access is noticed: by a fault where the processor keeps no accessed bits. */
+static void cold_memory_is_noticed_when_it_is_used_again(void **state)
+{
+	for (int by_process = 0; by_process < 2; by_process++) {
+		struct stats s;
+
+		open_guest(once, sizeof(once));
+		open_stats(&s, c.vcpu);
+		faults_of_a_round("pf_fast", &s);
+		assert_int_equal(faults_of_a_round("pf_taken", &s), 0);
+		if (advise(by_process, MADV_COLD) == 0) {
+			assert_int_equal(faults_of_a_round("pf_taken", &s), without_ad_bits());
+			assert_int_equal(faults_of_a_round("pf_taken", &s), 0);
+			assert_int_equal(value(&s, "pf_fast"), without_ad_bits());
+			assert_int_equal(*(uint32_t *)data, 4);
+		} else {
+			print_message("MADV_COLD: %s\n", strerror(errno));
+		}
+		close_stats(&s);
+		close_guest();
+	}
+}
+
+static void memory_paged_out_is_faulted_in_again(void **state)
+{
+	for (int by_process = 0; by_process < 2; by_process++) {
+		struct stats s;
+
+		open_guest(once, sizeof(once));
+		open_stats(&s, c.vcpu);
+		faults_of_a_round("pf_taken", &s);
+		if (advise(by_process, MADV_PAGEOUT) == 0) {
+			assert_int_equal(faults_of_a_round("pf_fixed", &s), 1);
+			assert_int_equal(*(uint32_t *)data, 2);
+		} else {
+			print_message("MADV_PAGEOUT: %s\n", strerror(errno));
+		}
+		close_stats(&s);
+		close_guest();
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -305,6 +383,8 @@ int main(void)
 		cmocka_unit_test(endless_changes_lose_no_write),
 		cmocka_unit_test(region2_is_region_with_room),
 		cmocka_unit_test(pre_fault_reaches_to_the_end_of_memory),
+		cmocka_unit_test(cold_memory_is_noticed_when_it_is_used_again),
+		cmocka_unit_test(memory_paged_out_is_faulted_in_again),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -189,6 +189,41 @@ def diff_shows_what_a_round_of_the_guest_changed():
         assert ask("ept", "diff", "--interval", "0.1", c.pid) == "no changes\n"
 
 
+def idle_is_what_the_guest_has_not_touched_since(params):
+    with Client(USERKVM_PARAMS=params) as c:
+        c.run()
+        out = ask("ept", "idle", "--interval", "0", c.pid)
+        assert "\naccessed within 0 s: 0B of " in out, out
+        assert re.search(r"^0x00000000\w+-0x00000000\w+ +\w+ idle  slot 0$", out, re.M), out
+        p = subprocess.Popen([USERKVM, "ept", "idle", "--interval", "1", c.pid], stdout=subprocess.PIPE, text=True)
+        try:
+            while p.poll() is None:
+                c.run()
+            out = p.stdout.read()
+        finally:
+            p.kill()
+            p.stdout.close()
+        ranges = [(int(a, 16), int(b, 16)) for a, b in re.findall(r"^(0x\w+)-(0x\w+) +\w+ idle", out, re.M)]
+        for gpa in (0x1000, 0x5000, 0x200000, 0x300000, 0x301000):
+            assert not any(a <= gpa < b for a, b in ranges), out
+        assert not re.search(r": 0B of", out), out
+
+
+def idle_memory_by_accessed_bits():
+    idle_is_what_the_guest_has_not_touched_since("eptad=1")
+
+
+def idle_memory_without_accessed_bits():
+    idle_is_what_the_guest_has_not_touched_since("eptad=0")
+    with Client(USERKVM_PARAMS="eptad=0") as c:
+        c.run()
+        ask("ept", "idle", "--interval", "0", c.pid)
+        assert "to notice the next access" in ask("ept", "explain", c.pid, "0x5000", "r")
+        assert "to notice the next access" in ask("ept", "explain", c.pid, "0x5000", "w")
+        c.run()
+        assert "succeeds" in ask("ept", "explain", c.pid, "0x5000", "w")
+
+
 def dump_file_says_the_same_as_the_live_vm():
     with Client() as c:
         c.run()
@@ -493,7 +528,7 @@ def a_kernel_boots_while_everything_is_looked_at():
 
     threads = [threading.Thread(target=look, args=a) for a in (
         ("ept", "dump", "PID"), ("ept", "walk", "--gva", "PID", "0xffffffff81000000"),
-        ("ept", "explain", "--gva", "PID", "0xffffffff82000000", "w"), ("stat", "-1", "-s", "0.1", "-p", "PID"))]
+        ("ept", "explain", "--gva", "PID", "0xffffffff82000000", "w"), ("ept", "idle", "--interval", "0.1", "PID"), ("stat", "-1", "-s", "0.1", "-p", "PID"))]
     for t in threads:
         t.start()
     out = p.communicate(timeout=240 * tap.PATIENCE)[0].decode(errors="replace")
@@ -509,7 +544,8 @@ def a_kernel_boots_while_everything_is_looked_at():
 cases = (dump_json_agrees_with_slots_and_counters, walk_ends_at_the_clients_memory, five_levels_are_shown, two_dimensional_walk_shows_both_tables,
          explain_names_the_bit_the_slot_and_the_mapping, explain_names_write_protection_of_the_dirty_log,
          shadow_paging_has_no_ept_to_look_at, explain_notices_what_the_client_unmapped,
-         diff_shows_what_a_round_of_the_guest_changed, dump_file_says_the_same_as_the_live_vm,
+         diff_shows_what_a_round_of_the_guest_changed, idle_memory_by_accessed_bits,
+         idle_memory_without_accessed_bits, dump_file_says_the_same_as_the_live_vm,
          map_is_well_formed_and_shows_every_slot, core_file_says_the_same_as_the_live_vm, stat_counts_what_the_guest_does, stat_log_is_a_header_and_lines,
          stat_of_all_processes_finds_the_client, qemu_reads_the_counters_of_its_vm, strace_shows_arguments_results_errors_and_time,
          strace_without_a_file_goes_to_standard_error, wrong_processes_are_one_line, nonsense_is_one_line_or_usage,

@@ -12,6 +12,7 @@ static const char usage[] =
 	"       userkvm ept walk    [--gva [--vcpu N]] [--as N] PID ADDRESS\n"
 	"       userkvm ept explain [--gva [--vcpu N] [--user]] [--as N] PID ADDRESS [r|w|x]\n"
 	"       userkvm ept diff    [--interval SECONDS] PID | FILE FILE\n"
+	"       userkvm ept idle    [--interval SECONDS] PID\n"
 	"       userkvm ept map     [-o FILE.svg] PID | FILE\n"
 	"\n"
 	"Looks at the extended page tables of the VM in process PID, which runs on.\n"
@@ -27,11 +28,13 @@ static const struct {
 	int (*fn)(struct see_options *o);
 	int min_args, max_args; /* without the PID */
 	bool files;		/* max_args + 1 words, or the last, may be dump files */
+	bool live;		/* nothing for core files */
 } commands[] = {
 	{ "dump", see_dump, 0, 0, false },
 	{ "walk", see_walk, 1, 1, false },
 	{ "explain", see_explain, 1, 2, false },
-	{ "diff", see_diff, 0, 0, true },
+	{ "diff", see_diff, 0, 0, true, true },
+	{ "idle", see_idle, 0, 0, false, true },
 	{ "map", see_map, 0, 0, true },
 };
 
@@ -91,7 +94,7 @@ static int run(size_t which, struct see_options *o, char **word, int nr)
 		return commands[which].fn(o);
 	if (see_core_pid()) {
 		o->pid = see_core_pid();
-		if (nr < commands[which].min_args || nr > commands[which].max_args || commands[which].fn == see_diff)
+		if (nr < commands[which].min_args || nr > commands[which].max_args || commands[which].live)
 			return wrong_usage();
 		return commands[which].fn(o);
 	}

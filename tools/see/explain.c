@@ -153,6 +153,11 @@ static void say_missing_right(const struct subject *s)
 
 	printf("%s causes an EPT violation (exit reason 48, exit qualification bit %u): the %s lacks bit %s; ", s->what,
 	       s->a->qualification, see_level(last->level), bit_name(s->a));
+	if (spte_is_access_tracked(last->entry) && (s->a->kind != 'w' || last->entry & SPTE_MMU_WRITABLE)) {
+		puts("all rights were taken away to notice the next access (there are no accessed bits), so "
+		     "fast_page_fault gives them back without a lock and the guest tries again.");
+		return;
+	}
 	if (s->a->kind == 'w' && last->entry & SPTE_MMU_WRITABLE && last->level == 1) {
 		puts("it was taken away to notice writes (MMU_WRITABLE is set), so fast_page_fault gives it back "
 		     "without a lock, marks the page dirty and the guest tries again.");

@@ -194,6 +194,14 @@ unsigned see_processes(pid_t *pids, unsigned max)
 	return n;
 }
 
+bool see_age(pid_t pid, uint64_t vm)
+{
+	char *text = see_ask(pid, "age %llu\n", (ull)vm);
+
+	free(text);
+	return text != NULL;
+}
+
 bool see_choose_vm(pid_t pid, uint64_t *serial)
 {
 	char *text = see_ask(pid, "vms\n"), *at;

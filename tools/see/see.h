@@ -34,6 +34,8 @@ char *see_ask_quietly(pid_t pid, const char *request);
 bool see_pid(const char *text, pid_t *pid);
 /* Processes that listen, by /proc/net/unix: how many, at most max. */
 unsigned see_processes(pid_t *pids, unsigned max);
+/* Its memory is idle from now on, until it is accessed. */
+bool see_age(pid_t pid, uint64_t vm);
 /* The VM to look at: the one asked for, else the oldest. */
 bool see_choose_vm(pid_t pid, uint64_t *serial);
 /* Number in C notation, with an optional suffix K, M, G, T. */
@@ -119,6 +121,7 @@ int see_dump(struct see_options *o);
 int see_walk(struct see_options *o);
 int see_explain(struct see_options *o);
 int see_diff(struct see_options *o);
+int see_idle(struct see_options *o);
 int see_map(struct see_options *o);
 void see_write_dump(const struct see_picture *p, FILE *f);
 
