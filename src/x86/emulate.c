@@ -273,12 +273,10 @@ static void write_part(struct kvm_emulator *e, gva_t lin, const uint8_t *buf, un
 		return;
 	}
 	if (is_ram(vcpu, gpa, true)) {
-		int r = kvm_vcpu_write_guest(vcpu, gpa, buf, len);
+		int r = kvm_write_guest_as_processor(vcpu, gpa, buf, len);
 
 		if (r)
 			e->error = r;
-		else
-			kvm_mmu_track_write(vcpu, gpa, buf, len);
 		return;
 	}
 	for (unsigned n; len; gpa += n, buf += n, len -= n) {
