@@ -61,6 +61,14 @@ void abi_owns_sigmask(void);
 void abi_mask_changed(void);
 void abi_client_handler(void);
 /*
+ * For who serves more than ioctls on a thread of the client's (src/trap): the four open from abi_faults_open()
+ * to abi_faults_shut() with what it returned, if not 0. One that is sent in between and comes to
+ * another handler than the library's goes to abi_fault_keep(): true, it will be pending again.
+ */
+uint16_t abi_faults_open(void);
+void abi_faults_shut(uint16_t opened);
+bool abi_fault_keep(int signo, const siginfo_t *si);
+/*
  * The client's sigaction() on a signal the library occupies itself (SEGV, BUS,
  * FPE, ILL): -EINVAL when it is not one of those.
  */

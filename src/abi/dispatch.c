@@ -329,6 +329,22 @@ void abi_client_handler(void)
 	host_fault_client_handler();
 }
 
+USERKVM_EXPORT uint16_t abi_faults_open(void)
+{
+	host_fault_mask_changed();
+	return host_fault_open();
+}
+
+USERKVM_EXPORT void abi_faults_shut(uint16_t opened)
+{
+	host_fault_shut(opened);
+}
+
+USERKVM_EXPORT bool abi_fault_keep(int signo, const siginfo_t *si)
+{
+	return host_fault_keep(signo, si);
+}
+
 int abi_client_action(int signo, const struct sigaction *act, struct sigaction *old)
 {
 	return host_fault_owns(signo) ? host_client_action(signo, act, old) : -EINVAL;

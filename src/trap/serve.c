@@ -9,6 +9,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
+#include "abi/abi.h"
 #include "trap/trap.h"
 
 #ifndef PR_SET_SYSCALL_USER_DISPATCH
@@ -119,11 +120,13 @@ static void serve(struct trap_thread *t, ucontext_t *uc)
 			 (uint64_t)reg[REG_R10], (uint64_t)reg[REG_R8], (uint64_t)reg[REG_R9] },
 	};
 	trap_handler *handler = handler_of(&c);
+	uint16_t opened = trap_open_faults(uc);
 	int64_t r = TRAP_PASS;
 
-	trap_open_faults(uc);
 	if (handler)
 		r = handler(&c);
+	if (opened)
+		abi_faults_shut(opened);
 	if (r != TRAP_PASS) {
 		reg[REG_RAX] = r;
 		return;

@@ -11,7 +11,8 @@
  * 1. table[] holds what the client's rt_sigaction() shows: no other way changes
  *    it, but a child of vfork changes its own dispositions only in the kernel.
  * 2. SIGSYS is never blocked in the kernel: a blocked trap would end the program.
- * 3. Faults that our work can raise are open in service.
+ * 3. Faults that our work can raise are open in service; one that is sent meanwhile is kept by the library
+ *    and pending again after it.
  *
  * Lock: lock guards table[]; taken in service only, where signals are blocked.
  */
@@ -241,7 +242,7 @@ void trap_in_service(int signo, siginfo_t *si, ucontext_t *uc)
 	} else if (signo == SIGSYS) { /* a filter of the client's forbids what we need */
 		kernel_default(signo);
 		queue_again(signo, si);
-	} else {
+	} else if (!abi_fault_keep(signo, si)) {
 		*trap_mask(uc) |= BIT(signo);
 		queue_again(signo, si);
 		userkvm_signal_ran();
@@ -249,12 +250,9 @@ void trap_in_service(int signo, siginfo_t *si, ucontext_t *uc)
 	errno = saved;
 }
 
-void trap_open_faults(ucontext_t *uc)
+uint16_t trap_open_faults(ucontext_t *uc)
 {
-	const uint64_t faults = FAULTS;
-
-	if (*trap_mask(uc) & FAULTS)
-		syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, &faults, NULL, 8);
+	return *trap_mask(uc) & FAULTS ? abi_faults_open() : 0;
 }
 
 void trap_signals_before_run(struct trap_call *c)
