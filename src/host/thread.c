@@ -1,10 +1,15 @@
 /*
  * Starting our own threads: signals are blocked in the parent around
  * pthread_create(), so there is no moment at which the child could take one.
+ * And what is to be known of a thread of anybody's.
  */
 #include "host/thread.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "lib/error.h"
 
@@ -21,4 +26,33 @@ int host_thread_start(pthread_t *out, const char *name, void *(*fn)(void *), voi
 		return err_born(err, "cannot start thread %s", name);
 	pthread_setname_np(*out, name);
 	return 0;
+}
+
+uint64_t host_thread_serial(void)
+{
+	static uint64_t last;
+	static __thread uint64_t serial;
+
+	if (!serial)
+		serial = __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
+	return serial;
+}
+
+/* The file: time on a processor, time waited for one, number of turns. A thread that runs has had one. */
+int host_thread_run_delay(uint64_t *ns)
+{
+	int fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+	char text[80], *p;
+	ssize_t n;
+
+	if (fd < 0)
+		return -ENOSYS;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (n <= 0)
+		return -ENOSYS;
+	text[n] = 0;
+	strtoull(text, &p, 10);
+	*ns = strtoull(p, &p, 10);
+	return strtoull(p, NULL, 10) ? 0 : -ENOSYS;
 }

@@ -12,4 +12,12 @@
 /* Start fn(arg) with all signals blocked. -EAGAIN, -ENOMEM. name: at most 15 bytes. */
 must_check int host_thread_start(pthread_t *out, const char *name, void *(*fn)(void *), void *arg);
 
+/* A number no other thread of the process has, or will have. */
+uint64_t host_thread_serial(void);
+/*
+ * How long the calling thread has waited for a processor in all, in ns (Linux: sched_info.run_delay).
+ * -ENOSYS: this kernel does not count it, or the file cannot be read.
+ */
+must_check int host_thread_run_delay(uint64_t *ns);
+
 #endif

@@ -12,10 +12,9 @@
 #include <unistd.h>
 
 #include "abi/abi.h"
-#include "trap/kind.h"
+#include "lib/program.h"
 #include "trap/trap.h"
 
-#define LIBRARY "libuserkvm-preload.so"
 #define MAX_ENVIRONMENT (TRAP_STACK_SIZE / 2 / sizeof(char *))
 
 /* A copy of the client's string: false when there is none that ends within size. */
@@ -34,8 +33,7 @@ static bool names_library(uint64_t client_string)
 {
 	char s[PATH_MAX];
 
-	return copy_string(s, client_string, sizeof(s)) && strncmp(s, "LD_PRELOAD=", 11) == 0 &&
-	       strstr(s, LIBRARY);
+	return copy_string(s, client_string, sizeof(s)) && program_env_asks(s);
 }
 
 /* The client's envp: how many entries; does it ask for the library? */
@@ -54,7 +52,7 @@ static size_t look_through(const uint64_t *client_envp, bool *asks)
 
 int64_t trap_execve(struct trap_call *c)
 {
-	char path[PATH_MAX], entry[PATH_MAX + sizeof(TRAP_PROGRAM_ENV) + 1];
+	char path[PATH_MAX], entry[PATH_MAX + sizeof(PROGRAM_ENV) + 1];
 	const uint64_t *client_envp = (const uint64_t *)c->arg[2];
 	uint64_t blocked = ~0ULL;
 	char **env;
@@ -66,12 +64,12 @@ int64_t trap_execve(struct trap_call *c)
 		return TRAP_PASS;
 	if (strcmp(path, "/proc/self/exe") == 0)
 		strcpy(path, trap.program);
-	if (access(path, X_OK) || program_kind_of(path) != PROGRAM_STATIC)
+	if (access(path, X_OK) || program_kind_of(path) != PROGRAM_STATIC || program_changes_rights(path))
 		return TRAP_PASS;
 	n = look_through(client_envp, &asks);
 	if (!asks)
 		return TRAP_PASS;
-	snprintf(entry, sizeof(entry), TRAP_PROGRAM_ENV "=%s", path);
+	snprintf(entry, sizeof(entry), PROGRAM_ENV "=%s", path);
 	/* On this stack: a child of vfork could give nothing back to its parent. */
 	env = __builtin_alloca((n + 2) * sizeof(*env));
 	if (abi_client_read(env, client_envp, n * sizeof(*env)))

@@ -14,6 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "lib/program.h"
 #include "trap/load.h"
 #include "trap/trap.h"
 #include "userkvm/userkvm.h"
@@ -38,11 +39,11 @@ static _Noreturn void refuse(const char *what, int error)
 /* The environment without the line that is for us. */
 static void strip_environment(char **envp)
 {
-	size_t n = strlen(TRAP_PROGRAM_ENV);
+	size_t n = strlen(PROGRAM_ENV);
 	char **to = envp;
 
 	for (; *envp; envp++)
-		if (strncmp(*envp, TRAP_PROGRAM_ENV, n) != 0 || (*envp)[n] != '=')
+		if (strncmp(*envp, PROGRAM_ENV, n) != 0 || (*envp)[n] != '=')
 			*to++ = *envp;
 	*to = NULL;
 }
@@ -154,7 +155,7 @@ static _Noreturn void jump(const struct program *p, uint64_t *stack, uint64_t ma
 
 int main(int argc, char **argv, char **envp)
 {
-	const char *name = getenv(TRAP_PROGRAM_ENV), *why;
+	const char *name = getenv(PROGRAM_ENV), *why;
 	static char self[PATH_MAX], program[PATH_MAX];
 	uint64_t all = ~0ULL, mask;
 	const Elf64_auxv_t *auxv;

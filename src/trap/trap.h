@@ -44,8 +44,6 @@
 #define TRAP_CLIENT_END 0x100000000000ULL
 #define TRAP_STACK_SIZE (1UL << 20)
 
-/* The environment variable that names the program to the host. */
-#define TRAP_PROGRAM_ENV "USERKVM_STATIC_PROGRAM"
 /*
  * What an older kernel has is used in its place: "seccomp" for user dispatch (Linux 5.11),
  * "arch_prctl" for the FSGSBASE instructions (Linux 5.9); both, with a comma between.

@@ -225,6 +225,7 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 	if (r <= 0)
 		return r;
 
+	kvm_record_steal_time(vcpu);
 	if (kvm_check_request(KVM_REQ_EVENT, vcpu) || req_int_win ||
 	    kvm_event_has_interrupt(vcpu) || vcpu->arch->nmi_pending ||
 	    kvm_smi_deliverable(vcpu)) {
@@ -520,7 +521,9 @@ int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu)
 		pthread_sigmask(SIG_SETMASK, &set, NULL);
 	}
 	vmx_sync_code(vmx_processor(vcpu));
+	kvm_steal_time_run_begins(vcpu);
 	r = run_vcpu(vcpu);
+	kvm_steal_time_run_ends(vcpu, r == -EINTR && vcpu_running(vcpu));
 	if (vcpu->run->kvm_valid_regs)
 		store_regs(vcpu);
 	post_kvm_run_save(vcpu);

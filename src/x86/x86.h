@@ -5,7 +5,7 @@
  * Files: vcpu.c (life, reset), run.c (requests, vcpu_enter_guest, KVM_RUN),
  * event.c (queued exceptions, interrupts, NMI), regs.c (CR/DR/segments and
  * their ioctls), sregs.c, state.c (values at creation), fpu.c, cpuid.c, msr.c,
- * mtrr.c, clock.c, pio.c, mmio.c, task.c, smm.c (system management mode),
+ * mtrr.c, clock.c, steal.c, pio.c, mmio.c, task.c, smm.c (system management mode),
  * emulate.c (isa room over guest memory and devices), hypercall.c, debug.c.
  */
 #ifndef USERKVM_X86_X86_H
@@ -30,6 +30,7 @@ struct kvm_hv {
 	uint64_t reenlightenment_control, tsc_emulation_control, tsc_emulation_status;
 	uint64_t tsc_scale, tsc_offset; /* of the reference TSC page, if page_set */
 	bool page_set;
+	pthread_mutex_t page_lock; /* one writer of the page; before clock_lock */
 };
 
 struct kvm_arch {
@@ -71,6 +72,15 @@ struct kvm_queued_exception {
 struct kvm_queued_interrupt {
 	bool injected, soft;
 	uint8_t nr;
+};
+
+/* steal.c */
+struct kvm_steal {
+	uint64_t msr;	       /* MSR_KVM_STEAL_TIME */
+	uint64_t thread;       /* host_thread_serial() that run_delay is of */
+	uint64_t run_delay;    /* ns, when the page was written last */
+	uint64_t updated_tsc, left_tsc;
+	bool due, preempted;
 };
 
 struct kvm_vcpu_arch {
@@ -120,7 +130,8 @@ struct kvm_vcpu_arch {
 	uint64_t mtrr_fixed[11], mtrr_var[16], mtrr_deftype, pat;
 	uint64_t mcg_cap, mcg_status, mcg_ctl, mcg_ext_ctl, mce_banks[KVM_MAX_MCE_BANKS * 4];
 	uint64_t hwcr, de_cfg, osvw_length, osvw_status, platform_info, misc_features;
-	uint64_t steal_msr, pv_eoi_msr, async_pf_msr, poll_control;
+	uint64_t pv_eoi_msr, async_pf_msr, poll_control;
+	struct kvm_steal steal; /* (o) */
 	uint64_t feat_ctl, power_ctl, smi_count;
 	uint64_t mci_ctl2[KVM_MAX_MCE_BANKS];
 	uint32_t msr_filter_seq; /* (o) of the filter the MSR bitmap was made for */
@@ -243,6 +254,11 @@ uint64_t kvm_supported_xcr0(void);
 uint32_t kvm_xstate_size(uint64_t xcr0, bool compacted);
 /* AMD's name or Hygon's in leaf 0. */
 bool kvm_cpuid_regs_are_amd(const uint32_t r[4]);
+/*
+ * May the guest use a paravirtual feature: bit of KVM's leaf of features, which is the one after the leaf
+ * of its signature (KVM API: "KVM CPUID bits", KVM_CAP_ENFORCE_PV_FEATURE_CPUID)?
+ */
+bool guest_pv_has(struct kvm_vcpu *vcpu, int feature);
 bool guest_cpuid_is_intel(struct kvm_vcpu *vcpu);
 bool guest_cpuid_is_amd(struct kvm_vcpu *vcpu);
 
@@ -312,6 +328,14 @@ uint64_t kvm_clock_ns(struct kvm *kvm); /* what a guest's kvmclock reads now */
 uint64_t kvm_read_guest_tsc(struct kvm_vcpu *vcpu);
 void kvm_write_guest_tsc(struct kvm_vcpu *vcpu, uint64_t tsc);
 int kvm_vcpu_ioctl_kvmclock_ctrl(struct kvm_vcpu *vcpu);
+
+/* --- steal time (steal.c) --- */
+bool kvm_has_steal_time(void); /* the host counts it */
+/* Before an entry: the guest's page, when it is time again. */
+void kvm_record_steal_time(struct kvm_vcpu *vcpu);
+/* KVM_RUN, on this thread; preempted: it ends between two guest instructions, and not by the guest. */
+void kvm_steal_time_run_begins(struct kvm_vcpu *vcpu);
+void kvm_steal_time_run_ends(struct kvm_vcpu *vcpu, bool preempted);
 
 /* --- I/O and emulation (pio.c, mmio.c, emulate.c, hypercall.c) --- */
 int kvm_fast_pio(struct kvm_vcpu *vcpu, uint16_t port, int size, bool in);

@@ -237,6 +237,45 @@ def without(*calls):
 DISPATCH, SECCOMP = (157, 59), (317, None)
 
 
+# --- executed by a dynamic client ---
+
+CALLS = ("execve", "execv", "execvp", "execvpe", "execl", "execle", "execlp", "fexecve", "execveat", "execveat-empty",
+         "posix_spawn", "posix_spawnp", "vfork")
+
+
+def executes(call, client, *argv, **more):
+    program = build("executes", "gcc", "-O2", "-Wall", "-D_GNU_SOURCE", os.path.join(SOURCES, "executes.c"))
+    env = dict(USERKVM_STRACE="-", **more.pop("env", {}))
+    out, status = run(program, call, client, *argv, env=env, **more)
+    return out, status, "KVM_CREATE_VM" in out  # in the library's own record, so that no other /dev/kvm was it
+
+
+def static_programs_of_a_dynamic_client_are_served():
+    for call in CALLS:
+        out, status, served = executes(call, glibc_client(), "opens")
+        assert status == 0 and served, f"{call}: exit status {status}\n{out}"
+    out, status, served = executes("execvp", musl_client(), "all")
+    assert status == 0 and served and "client done" in out, out
+
+
+def executed_programs_are_found_as_libc_finds_them():
+    client = glibc_client()
+    beside = dict(PATH=f"/nonexistent::{os.path.dirname(client)}:{os.environ['PATH']}")
+    for call in ("execvp", "execvpe", "execlp", "posix_spawnp"):
+        out, status, served = executes(call, os.path.basename(client), "opens", env=beside)
+        assert status == 0 and served, f"{call}: exit status {status}\n{out}"
+    for call in CALLS:
+        if call not in ("fexecve", "execveat-empty"):
+            out, status, _ = executes(call, path("absent"), "opens")
+            assert status == 100 and "No such file" in out, f"{call}: exit status {status}\n{out}"
+
+
+def static_program_without_the_library_in_its_environment_is_left_alone():
+    for call in ("execve", "execvpe", "execle", "fexecve", "posix_spawn"):
+        out, status, served = executes(call, glibc_client(), "opens", env=dict(WITHOUT="1"))
+        assert not served and status != 100, f"{call}: exit status {status}\n{out}"
+
+
 def kernel_without_user_dispatch_falls_back():
     passes(musl_client(), preexec_fn=without(DISPATCH))
 
@@ -260,5 +299,7 @@ tap.select((musl_client_runs_on_every_way, glibc_client_runs_on_every_way, posit
             shell_sees_dev_kvm_and_serves_its_children, script_of_a_static_interpreter_is_served,
             exit_status_and_signals_pass, arguments_and_environment_are_its_own,
             programs_that_cannot_be_served_are_refused_in_a_line, set_user_id_program_is_refused_in_a_line,
+            static_programs_of_a_dynamic_client_are_served, executed_programs_are_found_as_libc_finds_them,
+            static_program_without_the_library_in_its_environment_is_left_alone,
             kernel_without_user_dispatch_falls_back, kernel_without_any_way_is_told_in_a_line),
            (clients_run_many_times,), sys.argv[3:])

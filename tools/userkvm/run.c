@@ -11,11 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
+#include "lib/program.h"
 #include "tools/userkvm/commands.h"
-#include "trap/kind.h"
 #include "trap/trap.h"
 
 #define CANNOT_RUN 126
@@ -98,18 +97,6 @@ static const char *find_program(const char *name, char *buf, size_t size)
 	return NULL;
 }
 
-/* Programs that start with other rights: the dynamic loader ignores LD_PRELOAD, and the host has none to give. */
-static bool changes_rights(const char *path)
-{
-	struct stat st;
-
-	if (stat(path, &st))
-		return false;
-	return ((st.st_mode & S_ISUID) && st.st_uid != geteuid()) ||
-	       ((st.st_mode & S_ISGID) && (st.st_mode & S_IXGRP) && st.st_gid != getegid()) ||
-	       (geteuid() != 0 && getxattr(path, "security.capability", NULL, 0) > 0);
-}
-
 static int refuse(const char *program, const char *why)
 {
 	fprintf(stderr, "userkvm run: %s: %s\n", program, why);
@@ -123,7 +110,7 @@ static int run_static(const char *program, char **argv)
 
 	if (host_path(host, sizeof(host)) < 0)
 		return refuse(program, "statically linked, and userkvm-static is not beside this program: build or install it");
-	setenv(TRAP_PROGRAM_ENV, program, 1);
+	setenv(PROGRAM_ENV, program, 1);
 	execv(host, argv);
 	return refuse(host, strerror(errno));
 }
@@ -157,7 +144,7 @@ static int run_program(const char *program, char **argv)
 
 	if (program_is_script(program, interp, arg, sizeof(interp)))
 		judged = interp;
-	if (changes_rights(judged))
+	if (program_changes_rights(judged))
 		return refuse(judged, "runs with other rights than yours (set-user-ID or the like): it cannot be served");
 	switch (program_kind_of(judged)) {
 	case PROGRAM_32BIT:

@@ -1,11 +1,16 @@
 /*
- * What kind of file a program is, as far as serving it goes.
+ * What kind of file a program is, as far as serving it goes; and what makes an
+ * executed one a client too. All may be called in a child of vfork.
  */
-#ifndef USERKVM_TRAP_KIND_H
-#define USERKVM_TRAP_KIND_H
+#ifndef USERKVM_LIB_PROGRAM_H
+#define USERKVM_LIB_PROGRAM_H
 
 #include <stdbool.h>
 #include <stddef.h>
+
+/* The environment variable that names a statically linked program to its host. */
+#define PROGRAM_ENV "USERKVM_STATIC_PROGRAM"
+#define PROGRAM_LIBRARY "libuserkvm-preload.so"
 
 enum program_kind {
 	PROGRAM_NONE,    /* a script, another format, or it cannot be read: execve's to judge */
@@ -22,5 +27,9 @@ enum program_kind program_kind_of(const char *path);
  * that may follow it ("" when none); both of size bytes. False: not a script.
  */
 bool program_is_script(const char *path, char *interp, char *arg, size_t size);
+/* It starts with other rights than its caller's: nothing is preloaded, and a host has none to give. */
+bool program_changes_rights(const char *path);
+/* An entry of an environment that asks for the library: LD_PRELOAD with it in its list. */
+bool program_env_asks(const char *entry);
 
 #endif

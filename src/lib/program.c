@@ -1,11 +1,14 @@
 /*
- * What kind of file a program is: its first bytes and its program headers.
+ * What kind of file a program is: its first bytes, its program headers, its
+ * mode. It keeps no state.
  */
-#include "trap/kind.h"
+#include "lib/program.h"
 
 #include <elf.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 static enum program_kind kind_of_file(int fd)
@@ -71,4 +74,20 @@ bool program_is_script(const char *path, char *interp, char *arg, size_t size)
 	memcpy(arg, p, (size_t)(end - p));
 	arg[end - p] = 0;
 	return true;
+}
+
+bool program_changes_rights(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st))
+		return false;
+	return ((st.st_mode & S_ISUID) && st.st_uid != geteuid()) ||
+	       ((st.st_mode & S_ISGID) && (st.st_mode & S_IXGRP) && st.st_gid != getegid()) ||
+	       (geteuid() != 0 && getxattr(path, "security.capability", NULL, 0) > 0);
+}
+
+bool program_env_asks(const char *entry)
+{
+	return strncmp(entry, "LD_PRELOAD=", 11) == 0 && strstr(entry, PROGRAM_LIBRARY);
 }
