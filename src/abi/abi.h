@@ -52,6 +52,15 @@ int abi_client_write(void *client_dst, const void *src, size_t n);
 /* Every sigaction() of the program goes through abi_client_action() from now on. */
 void abi_owns_sigaction(void);
 /*
+ * The client may block SEGV, BUS, FPE and ILL: they are open while an ioctl of its is served, and only
+ * then. The library asks the kernel at each, unless every change of a thread's mask comes to
+ * abi_mask_changed(), as abi_owns_sigmask() promises; a handler of the client's for another signal begins
+ * with abi_client_handler() and ends with abi_mask_changed(). The last two are async-signal-safe.
+ */
+void abi_owns_sigmask(void);
+void abi_mask_changed(void);
+void abi_client_handler(void);
+/*
  * The client's sigaction() on a signal the library occupies itself (SEGV, BUS,
  * FPE, ILL): -EINVAL when it is not one of those.
  */

@@ -27,6 +27,7 @@
 #include "abi/internal.h"
 #include "abi/strace.h"
 #include "host/fault.h"
+#include "host/fault_mask.h"
 #include "host/memory.h"
 #include "lib/error.h"
 
@@ -183,6 +184,7 @@ USERKVM_EXPORT int userkvm_ioctl(int fd, unsigned long request, unsigned long ar
 {
 	struct abi_object *o;
 	int saved = errno, r;
+	uint16_t shut;
 	long done;
 
 	/* The kernel looks at 32 bits only. */
@@ -203,9 +205,12 @@ USERKVM_EXPORT int userkvm_ioctl(int fd, unsigned long request, unsigned long ar
 			errno = EINVAL; /* as Linux on a vCPU */
 		return r;
 	}
+	shut = host_fault_open();
 	done = unlikely(abi_strace_on) ? dispatch_told(o, fd, request, arg) : dispatch(o, request, arg);
 	/* errno after this: the client may have closed the descriptor meanwhile, all ends here */
 	abi_object_put(o);
+	if (unlikely(shut))
+		host_fault_shut(shut);
 	r = result(done);
 	if (r >= 0)
 		errno = saved;
@@ -307,6 +312,21 @@ USERKVM_EXPORT int abi_client_write(void *client_dst, const void *src, size_t n)
 void abi_owns_sigaction(void)
 {
 	host_fault_interposed();
+}
+
+void abi_owns_sigmask(void)
+{
+	host_fault_masks_told();
+}
+
+void abi_mask_changed(void)
+{
+	host_fault_mask_changed();
+}
+
+void abi_client_handler(void)
+{
+	host_fault_client_handler();
 }
 
 int abi_client_action(int signo, const struct sigaction *act, struct sigaction *old)

@@ -11,7 +11,18 @@
 
 #include "abi/abi.h"
 #include "host/fault.h"
+#include "host/fault_mask.h"
 #include "host/memory.h"
+
+static int copy_argument(void *to, const void *arg, size_t n)
+{
+	uint16_t shut = host_fault_open();
+	int r = host_copy_from(to, arg, n);
+
+	if (unlikely(shut))
+		host_fault_shut(shut);
+	return r;
+}
 
 bool abi_userfault_begin(struct abi_mapping_change *c, unsigned long request, unsigned long arg)
 {
@@ -20,13 +31,13 @@ bool abi_userfault_begin(struct abi_mapping_change *c, unsigned long request, un
 
 	switch (request) {
 	case UFFDIO_REGISTER:
-		if (host_copy_from(&range, &((const struct uffdio_register *)arg)->range, sizeof(range)))
+		if (copy_argument(&range, &((const struct uffdio_register *)arg)->range, sizeof(range)))
 			return false;
 		/* before the entries go: the next ones are made with it */
 		host_userfault_seen();
 		break;
 	case UFFDIO_WRITEPROTECT:
-		if (host_copy_from(&wp, (const void *)arg, sizeof(wp)) ||
+		if (copy_argument(&wp, (const void *)arg, sizeof(wp)) ||
 		    !(wp.mode & UFFDIO_WRITEPROTECT_MODE_WP))
 			return false;
 		range = wp.range;

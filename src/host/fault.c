@@ -23,6 +23,7 @@
  */
 #include "host/fault.h"
 
+#include "host/fault_mask.h"
 #include "lib/error.h"
 
 #include <dlfcn.h>
@@ -175,6 +176,7 @@ static void chain(int signo, siginfo_t *si, void *ucontext, const char *frame)
 		slot->sa_handler = SIG_DFL;
 	if (!(act.sa_flags & SA_NODEFER))
 		sigaddset(&mask, signo);
+	host_fault_client_handler();
 	pthread_sigmask(SIG_BLOCK, &mask, NULL); /* sigreturn restores */
 	if (!passed_on) {
 		chained.si = si;
@@ -184,6 +186,7 @@ static void chain(int signo, siginfo_t *si, void *ucontext, const char *frame)
 		act.sa_sigaction(signo, si, ucontext);
 	else
 		act.sa_handler(signo);
+	host_fault_mask_changed();
 	if (!passed_on)
 		chained.si = NULL;
 }
@@ -193,6 +196,8 @@ static void on_fault(int signo, siginfo_t *si, void *ucontext)
 	int saved = errno;
 
 	if ((signo == SIGSEGV || signo == SIGBUS) && si->si_code > 0 && fix_up(ucontext))
+		return;
+	if (si->si_code <= 0 && host_fault_keep(signo, si))
 		return;
 	if (hook.fn && si->si_code > 0 && hook.fn(hook.owner, signo, si, ucontext))
 		return;

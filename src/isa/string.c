@@ -10,6 +10,7 @@
  *    single-stepped.
  * 3. The bulk path runs the host's own instruction of the same element size and
  *    direction, within one page on either side: overlap behaves as the guest's.
+ *    STOS goes on over further pages.
  *    (LODS has nothing to run: the last element is what remains.)
  *
  * Locks: none.
@@ -161,6 +162,27 @@ static uint64_t chunk_destination(struct cpu_state *cs, const struct isa_insn *i
 	return *p ? n : 0;
 }
 
+/*
+ * ES:rDI of STOS, upwards: on over the pages that follow on the host too. Where one of them
+ * faults, rDI is still at the first element, and storing the others again changes nothing.
+ */
+static uint64_t chunk_filled(struct cpu_state *cs, const struct isa_insn *i, unsigned size,
+			     uint64_t count, void **p)
+{
+	uint64_t n = chunk_destination(cs, i, size, count, p), lin, more;
+
+	if (cs->rflags & X86_FLAGS_DF)
+		return n;
+	while (n && n < count && n * size < REP_BUDGET) {
+		more = chunk(cs, i, SREG_ES, (cs->gpr[RDI] + n * size) & address_mask(i), size,
+			     count - n, ISA_WRITE, &lin);
+		if (!more || isa_tlb_write(cs, lin, 1) != (char *)*p + n * size)
+			break;
+		n += more;
+	}
+	return n;
+}
+
 ISA_INLINE bool bulk_allowed(const struct cpu_state *cs)
 {
 	return !(cs->rflags & X86_FLAGS_TF) && !READ_ONCE(cs->exit_request);
@@ -198,7 +220,7 @@ ISA_INLINE bool bulk_allowed(const struct cpu_state *cs)
 					uint64_t count)                                \
 	{                                                                              \
 		void *dst;                                                             \
-		uint64_t n = chunk_destination(cs, i, sizeof(T), count, &dst), c = n;  \
+		uint64_t n = chunk_filled(cs, i, sizeof(T), count, &dst), c = n;       \
 		if (!n)                                                                \
 			return 0;                                                      \
 		DIRECTED(cs, "rep stos" sfx, OUT("+D"(dst), "+c"(c)), OUT("a"(cs->gpr[RAX]))); \

@@ -24,6 +24,9 @@
 		fn_;                                                                   \
 	})
 
+/* In this library? NULL is not. (signal.c) */
+bool preload_is_own_code(const void *p);
+
 /* Exactly "/dev/kvm". NULL is not. */
 bool preload_is_dev_kvm(const char *path);
 /* "", as with AT_EMPTY_PATH. NULL is not. */

@@ -46,7 +46,7 @@ static struct {
 extern const char __ehdr_start[] __attribute__((visibility("hidden")));
 extern const char __etext[] __attribute__((visibility("hidden")));
 
-static bool is_own_code(const void *p)
+bool preload_is_own_code(const void *p)
 {
 	return (const char *)p >= __ehdr_start && (const char *)p < __etext;
 }
@@ -85,11 +85,13 @@ static void trampoline(int signo, siginfo_t *info, void *context)
 			default_action(signo, info);
 		return;
 	}
+	abi_client_handler();
 	if (h & TAKES_SIGINFO)
 		((void (*)(int, siginfo_t *, void *))(uintptr_t)(h & ~TAKES_SIGINFO))(signo, info,
 										      context);
 	else
 		((void (*)(int))(uintptr_t)h)(signo);
+	abi_mask_changed();
 }
 
 static bool is_function(const struct sigaction *act)
@@ -139,7 +141,7 @@ static int client_sigaction(int signo, const struct sigaction *act, struct sigac
 	sigset_t all, before;
 	int r, e;
 
-	if (signo < 1 || signo >= SIGNALS || (act && is_own_code((void *)act->sa_handler)))
+	if (signo < 1 || signo >= SIGNALS || (act && preload_is_own_code((void *)act->sa_handler)))
 		return REAL(sigaction)(signo, act, old);
 	r = abi_client_action(signo, act, old);
 	if (r == 0)
@@ -194,13 +196,13 @@ void preload_guard_signals(const void *kvm_signal_mask)
  */
 __attribute__((constructor)) static void tell_abi(void)
 {
-	if (is_own_code(dlsym(RTLD_DEFAULT, "sigaction")))
+	if (preload_is_own_code(dlsym(RTLD_DEFAULT, "sigaction")))
 		abi_owns_sigaction();
 }
 
 EXPORT int sigaction(int signo, const struct sigaction *act, struct sigaction *old)
 {
-	if (is_own_code(__builtin_return_address(0)))
+	if (preload_is_own_code(__builtin_return_address(0)))
 		return REAL(sigaction)(signo, act, old);
 	return client_sigaction(signo, act, old);
 }

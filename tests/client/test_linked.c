@@ -86,6 +86,28 @@ static void handler_installed_late_sees_its_own_faults_only(void **state)
 	own_fault_reaches_the_handler();
 }
 
+static void blocked_faults_are_errors_all_the_same(void **state)
+{
+	sigset_t set, old, now;
+	struct client c;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGSEGV);
+	sigaddset(&set, SIGBUS);
+	client_open_vm(&c, 2 << 20);
+	client_add_vcpu(&c);
+	client_flat_mode(&c, 0x1000, touch, GUEST_CODE_SIZE(touch));
+	assert_fails(ioctl(c.vcpu, KVM_SET_REGS, 8), EFAULT);
+	pthread_sigmask(SIG_BLOCK, &set, &old);
+	munmap(c.mem + 0x1000, 4096);
+	assert_fails(ioctl(c.vcpu, KVM_SET_REGS, 8), EFAULT);
+	assert_fails(ioctl(c.vcpu, KVM_RUN, 0), EFAULT);
+	pthread_sigmask(SIG_SETMASK, &old, &now);
+	assert_true(sigismember(&now, SIGSEGV) == 1 && sigismember(&now, SIGBUS) == 1);
+	assert_fails(ioctl(c.vcpu, KVM_RUN, 0), EFAULT);
+	client_close(&c);
+}
+
 /* A divide error in the guest's SSE unit is raised by the host's silicon: SIGFPE. */
 GUEST_CODE(divide, 64, "movl $0x1d80, 0x20000; ldmxcsr 0x20000; xorps %xmm0, %xmm0; movups 0x20010, %xmm1; divps %xmm0, %xmm1; outb %al, $0x40");
 
@@ -207,6 +229,7 @@ int main(void)
 		cmocka_unit_test(sigaction_is_whose_it_should_be),
 		cmocka_unit_test(handler_ends_the_run),
 		cmocka_unit_test(handler_installed_late_sees_its_own_faults_only),
+		cmocka_unit_test(blocked_faults_are_errors_all_the_same),
 		cmocka_unit_test(late_handler_of_fpe_does_not_see_the_guests_exceptions),
 		cmocka_unit_test(handler_that_passes_faults_on_is_not_called_again),
 	};

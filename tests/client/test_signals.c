@@ -2,6 +2,7 @@
  * KVM_RUN and signals: -EINTR, immediate_exit, KVM_SET_SIGNAL_MASK, sleeping in HLT.
  */
 #include <pthread.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <time.h>
 
@@ -171,6 +172,167 @@ static void mask_that_blocks_all_does_not_make_a_fault_fatal(void **state)
 	client_close(&c);
 }
 
+static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+static sigset_t all_faults(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	for (unsigned n = 0; n < 4; n++)
+		sigaddset(&set, faults[n]);
+	return set;
+}
+
+static void assert_faults_blocked(int yes)
+{
+	sigset_t now;
+
+	pthread_sigmask(SIG_SETMASK, NULL, &now);
+	for (unsigned n = 0; n < 4; n++)
+		assert_int_equal(sigismember(&now, faults[n]), yes);
+}
+
+/* What would raise each of the signals in the library: bad pointers, memory that goes. */
+static void assert_faults_are_errors(void)
+{
+	static const uint8_t code[] = {0xa1, 0x00, 0x90}; /* mov ax,[9000] */
+	struct client c;
+
+	client_open_vm(&c, 1 << 20);
+	client_add_vcpu(&c);
+	client_real_mode(&c, 0x1000, code, sizeof(code));
+	assert_fails(ioctl(c.vcpu, KVM_SET_REGS, 8), EFAULT);
+	munmap(c.mem + 0x9000, 0x1000);
+	assert_fails(ioctl(c.vcpu, KVM_RUN, 0), EFAULT);
+	client_close(&c);
+}
+
+static void blocked_faults_are_errors_all_the_same(void **state)
+{
+	sigset_t set = all_faults(), old;
+
+	assert_faults_are_errors();
+	pthread_sigmask(SIG_BLOCK, &set, &old);
+	assert_faults_blocked(1);
+	assert_faults_are_errors();
+	assert_faults_blocked(1);
+	sigprocmask(SIG_SETMASK, &old, NULL);
+	assert_faults_blocked(0);
+	assert_faults_are_errors();
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	assert_faults_are_errors();
+	assert_faults_blocked(1);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+	assert_faults_blocked(0);
+}
+
+static sigjmp_buf back;
+
+static void jumps_back(int signo)
+{
+	siglongjmp(back, 1);
+}
+
+static void calls_in_handler(int signo)
+{
+	assert_faults_blocked(1);
+	assert_faults_are_errors();
+	assert_faults_blocked(1);
+	handled++;
+}
+
+/* The mask of before comes back when it ends. */
+static void opens_in_handler(int signo)
+{
+	sigset_t set = all_faults();
+
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	assert_faults_are_errors();
+	handled++;
+}
+
+/* Masks by a jump, by a handler's own, by inheritance. */
+static void *in_thread(void *arg)
+{
+	assert_faults_blocked(1);
+	assert_faults_are_errors();
+	assert_faults_blocked(1);
+	return NULL;
+}
+
+static void masks_from_elsewhere_are_noticed(void **state)
+{
+	struct sigaction sa = {.sa_handler = jumps_back}, old_sa;
+	sigset_t set = all_faults(), old;
+	pthread_t t;
+
+	pthread_sigmask(SIG_BLOCK, &set, &old);
+	assert_int_equal(pthread_create(&t, NULL, in_thread, NULL), 0);
+	pthread_join(t, NULL);
+	sigaction(SIGUSR1, &sa, &old_sa);
+	if (sigsetjmp(back, 1) == 0) {
+		pthread_sigmask(SIG_SETMASK, &old, NULL);
+		assert_faults_are_errors();
+		siglongjmp(back, 1);
+	}
+	assert_faults_blocked(1);
+	assert_faults_are_errors();
+	if (sigsetjmp(back, 1) == 0) {
+		pthread_sigmask(SIG_SETMASK, &old, NULL);
+		assert_faults_are_errors();
+		raise(SIGUSR1);
+	}
+	assert_faults_blocked(1);
+	assert_faults_are_errors();
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	assert_faults_are_errors();
+	sa = (struct sigaction){.sa_handler = calls_in_handler, .sa_mask = set};
+	sigaction(SIGUSR1, &sa, NULL);
+	handled = 0;
+	raise(SIGUSR1);
+	assert_int_equal(handled, 1);
+	assert_faults_blocked(0);
+	assert_faults_are_errors();
+	sa = (struct sigaction){.sa_handler = opens_in_handler};
+	sigaction(SIGUSR1, &sa, NULL);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	raise(SIGUSR1);
+	assert_int_equal(handled, 2);
+	assert_faults_blocked(1);
+	assert_faults_are_errors();
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	sigaction(SIGUSR1, &old_sa, NULL);
+}
+
+static volatile int sent_value;
+
+static void takes_value(int signo, siginfo_t *si, void *context)
+{
+	handled++;
+	sent_value = si->si_value.sival_int;
+}
+
+/* One that is sent to a thread which blocks it stays pending, with what it carries. */
+static void sent_fault_waits_until_it_is_unblocked(void **state)
+{
+	struct sigaction sa = {.sa_sigaction = takes_value, .sa_flags = SA_SIGINFO}, old_sa;
+	sigset_t set = all_faults(), old, pending;
+
+	pthread_sigmask(SIG_BLOCK, &set, &old);
+	sigaction(SIGSEGV, &sa, &old_sa);
+	handled = 0;
+	assert_int_equal(pthread_sigqueue(pthread_self(), SIGSEGV, (union sigval){.sival_int = 77}), 0);
+	assert_faults_are_errors();
+	assert_int_equal(handled, 0);
+	sigpending(&pending);
+	assert_int_equal(sigismember(&pending, SIGSEGV), 1);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	assert_int_equal(handled, 1);
+	assert_int_equal(sent_value, 77);
+	assert_faults_are_errors();
+	sigaction(SIGSEGV, &old_sa, NULL);
+}
+
 static void *cancelled(void *arg)
 {
 	struct client *c = arg;
@@ -235,6 +397,9 @@ int main(void)
 		cmocka_unit_test(signal_unblocked_only_for_the_run_stays_pending),
 		cmocka_unit_test(signal_blocked_in_the_run_does_not_end_it),
 		cmocka_unit_test(mask_that_blocks_all_does_not_make_a_fault_fatal),
+		cmocka_unit_test(blocked_faults_are_errors_all_the_same),
+		cmocka_unit_test(masks_from_elsewhere_are_noticed),
+		cmocka_unit_test(sent_fault_waits_until_it_is_unblocked),
 		cmocka_unit_test(cancelled_thread_leaves_the_vcpu_usable),
 		cmocka_unit_test(masked_signal_without_a_handler_ends_the_run_only),
 	};

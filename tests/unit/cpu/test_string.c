@@ -16,6 +16,7 @@ struct round {
 	unsigned nr_code;
 	uint64_t rsi, rdi, rcx, rax, flags;
 	uint8_t pages[PAGES]; /* of the data, in their order; PAGES: not present */
+	bool warm;	      /* translated for writing before */
 };
 
 static struct round random_round(void)
@@ -38,9 +39,34 @@ static struct round random_round(void)
 		r.code[r.nr_code++] = 0x48;
 	r.code[r.nr_code++] = op | (size ? 1 : 0);
 	r.code[r.nr_code++] = 0xf4;
+	bool side_by_side = random() & 1;
+
 	for (unsigned n = 0; n < PAGES; n++)
-		r.pages[n] = random() % 12 ? (uint8_t)((n * 5 + 3) % PAGES) : PAGES;
+		r.pages[n] = !(random() % 12) ? PAGES : side_by_side ? (uint8_t)n : (uint8_t)((n * 5 + 3) % PAGES);
+	r.warm = random() & 1;
 	return r;
+}
+
+/* Code as it is, with the registers as they are, to its exit. */
+static void run_code(struct machine *t, const uint8_t *code, size_t n)
+{
+	memcpy(t->ram + GPA_CODE, code, n);
+	vmx_sync_code(t->cpu);
+	W(GUEST_RIP, GPA_CODE);
+	W(EXCEPTION_BITMAP, ~0u);
+	go(t);
+}
+
+static void write_to_pages(struct machine *t, const struct round *r)
+{
+	static const uint8_t store[] = { 0xc6, 0x07, 1, 0xf4 }; /* movb $1, (%rdi); hlt */
+
+	W(GUEST_RFLAGS, X86_FLAGS_FIXED);
+	for (unsigned n = 0; n < PAGES; n++) {
+		vmx_gprs(t->cpu)[RDI] = DATA + n * 0x1000UL;
+		if (r->pages[n] != PAGES)
+			run_code(t, store, sizeof(store));
+	}
 }
 
 static void run(struct machine *t, const struct round *r, unsigned seed)
@@ -54,17 +80,15 @@ static void run(struct machine *t, const struct round *r, unsigned seed)
 	memset(t->ram + DATA, 1, BYTES);
 	for (unsigned n = 0; n < 1 + seed % 12; n++)
 		t->ram[DATA + (seed * 2654435761u >> (n & 7)) % BYTES] = (uint8_t)n;
-	memcpy(t->ram + GPA_CODE, r->code, sizeof(r->code));
-	vmx_sync_code(t->cpu);
 	assert_int_equal(invvpid(t->cpu, INVVPID_ALL_CONTEXT, 0, 0), VMX_SUCCEED);
+	if (r->warm)
+		write_to_pages(t, r);
 	gpr[RSI] = r->rsi;
 	gpr[RDI] = r->rdi;
 	gpr[RCX] = r->rcx;
 	gpr[RAX] = r->rax;
-	W(GUEST_RIP, GPA_CODE);
 	W(GUEST_RFLAGS, r->flags);
-	W(EXCEPTION_BITMAP, ~0u);
-	go(t);
+	run_code(t, r->code, sizeof(r->code));
 }
 
 static void chunks_and_elements_agree(void **state)
