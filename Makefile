@@ -27,7 +27,8 @@ SEED ?= 1
 silicon: all
 	@SEED=$(SEED) N=$(N) $(BUILD)/tests/silicon/silicon
 
-# Random code, page tables and VMCS fields; FUZZ_SECONDS for each. SANITIZE=1: under
+# Random code, page tables and VMCS fields, and sequences of KVM calls, also beside a
+# kernel's KVM where there is one (docs/fuzz.md); FUZZ_SECONDS for each. SANITIZE=1: under
 # address and undefined-behaviour sanitizers. FUZZ_COLLECT=1 adds to the corpus.
 FUZZ_SECONDS ?= 600
 SANITIZERS = -Db_sanitize=address,undefined -Db_lundef=false -Dwerror=false
@@ -37,8 +38,10 @@ fuzz:
 else
 fuzz:
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) $(MESON_ARGS)
-	@ninja -C $(BUILD) tests/fuzz/fuzz
+	@ninja -C $(BUILD) tests/fuzz/fuzz tests/fuzz/fuzz-ioctl
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BUILD)/tests/fuzz/fuzz tests/fuzz/corpus
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BUILD)/tests/fuzz/fuzz-ioctl
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BUILD)/tests/fuzz/fuzz-ioctl --compare /dev/kvm || test $$? = 77
 endif
 
 # Which lines of src/isa and src/cpu the tests reach (docs/coverage.md).

@@ -3,7 +3,7 @@
  * unchanged, on a kernel's /dev/kvm).
  *
  * Prints "name nanoseconds", medians: round trips for OUT, IN, an MMIO write
- * and read; the way from an interrupt's ioctl to a halted guest's next
+ * and read, and a hypercall; the way from an interrupt's ioctl to a halted guest's next
  * instruction seen by its thread; beside them a system call and the way from
  * FUTEX_WAKE to the woken thread.
  */
@@ -195,7 +195,11 @@ int main(void)
 {
 	static const uint8_t out[] = { 0xe6, 0x10, 0xeb, 0xfc }, in[] = { 0xe4, 0x10, 0xeb, 0xfc },
 			     write[] = { 0xa2, 0, 0, 0xeb, 0xfb }, read[] = { 0xa0, 0, 0, 0xeb, 0xfb },
+			     /* 1: mov eax,12; mov ebx,1000h; mov ecx,1; xor edx,edx; vmcall; jmp 1b */
+			     vmcall[] = { 0x66, 0xb8, 12, 0, 0, 0, 0x66, 0xbb, 0, 0x10, 0, 0, 0x66, 0xb9, 1, 0,
+					  0, 0, 0x66, 0x31, 0xd2, 0x0f, 0x01, 0xc1, 0xeb, 0xe6 },
 			     hlt[] = { 0xf4, 0xeb, 0xfd }, nmi[] = { 0xe6, 0x10, 0xcf };
+	struct kvm_enable_cap hypercalls = { .cap = KVM_CAP_EXIT_HYPERCALL, .args = { 1 << 12 /* MAP_GPA_RANGE */ } };
 
 	open_vm();
 	start(out, sizeof(out), 0);
@@ -206,6 +210,9 @@ int main(void)
 	round_trips("mmio_write", KVM_EXIT_MMIO);
 	start(read, sizeof(read), 0xf0000);
 	round_trips("mmio_read", KVM_EXIT_MMIO);
+	must(ioctl(vm, KVM_ENABLE_CAP, &hypercalls), "KVM_CAP_EXIT_HYPERCALL");
+	start(vmcall, sizeof(vmcall), 0);
+	round_trips("hypercall", KVM_EXIT_HYPERCALL);
 	memcpy(mem + 0x500, nmi, sizeof(nmi));
 	memcpy(mem + 8, "\0\5\0\0", 4);
 	run->immediate_exit = 1;

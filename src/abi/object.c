@@ -152,7 +152,8 @@ struct abi_object *abi_object_find(int fd)
 	if (!READ_ONCE(abi.list) || !identify(fd, &st) || st.st_dev != abi.dev)
 		return NULL;
 	pthread_mutex_lock(&abi.lock);
-	o = list_find(&st);
+	/* Closed meanwhile, it must not come into the table: asked again, where none closes. */
+	o = identify(fd, &st) ? list_find(&st) : NULL;
 	if (o && !try_ref(o))
 		o = NULL;
 	slot = o ? slot_of(fd, true) : NULL;
@@ -252,14 +253,17 @@ bool abi_fd_is_ours(int fd)
 	return o && read_slot(fd);
 }
 
-/* The descriptor leaves the table: the object, if it was the last. lock held. */
-static struct abi_object *take_out(int fd)
+/*
+ * The descriptor leaves the table: the object, if it was the last. except is fd
+ * while it is still to be closed. lock held.
+ */
+static struct abi_object *take_out(int fd, int except)
 {
 	struct abi_object *o, **slot = slot_of(fd, false), **link;
 
 	o = *slot;
 	__atomic_store_n(slot, NULL, __ATOMIC_RELEASE);
-	if (!o || table_has(o) || process_has(o, fd))
+	if (!o || table_has(o) || process_has(o, except))
 		return NULL;
 	for (link = &abi.list; *link && *link != o;)
 		link = &(*link)->next;
@@ -269,15 +273,15 @@ static struct abi_object *take_out(int fd)
 	return o;
 }
 
-/* fd is of another file by now. */
+/* fd is of another file by now: what the table has of it is old. */
 static void unbind(int fd)
 {
 	struct abi_object *o;
 
-	if (!abi_fd_is_ours(fd))
+	if (!read_slot(fd))
 		return;
 	pthread_mutex_lock(&abi.lock);
-	o = take_out(fd);
+	o = take_out(fd, -1);
 	pthread_mutex_unlock(&abi.lock);
 	if (o)
 		abi_object_put(o);
@@ -292,7 +296,7 @@ int abi_fd_close(int fd)
 	if (!abi_fd_is_ours(fd))
 		return (int)syscall(SYS_close, fd);
 	pthread_mutex_lock(&abi.lock);
-	o = take_out(fd);
+	o = take_out(fd, fd);
 	r = (int)syscall(SYS_close, fd);
 	pthread_mutex_unlock(&abi.lock);
 	if (o)

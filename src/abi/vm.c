@@ -92,7 +92,7 @@ static long reset_dirty_rings(struct abi_call *c)
 
 static long set_nr_mmu_pages(struct abi_call *c)
 {
-	return kvm_mmu_set_nr_mmu_pages(c->kvm, (uint32_t)c->arg);
+	return kvm_mmu_set_nr_mmu_pages(c->kvm, c->arg);
 }
 
 static long get_nr_mmu_pages(struct abi_call *c)

@@ -118,12 +118,22 @@ void control_age(struct reply *r, struct kvm *kvm, const uint64_t *args)
 
 /* --- walk --- */
 
+/*
+ * A VM has roots of several depths where a guest's CPUID widened its addresses
+ * after it had run: the deepest reaches all that the others do.
+ */
 static unsigned find_root(struct kvm *kvm, uint64_t as_id, struct kvm_mmu_root_view *v)
 {
-	for (unsigned i = 0; kvm_mmu_look_root(kvm, i, v); i++)
-		if ((uint64_t)v->as_id == as_id)
-			return i;
-	return NO_ROOT;
+	struct kvm_mmu_root_view each;
+	unsigned found = NO_ROOT;
+
+	for (unsigned i = 0; kvm_mmu_look_root(kvm, i, &each); i++) {
+		if ((uint64_t)each.as_id != as_id || (found != NO_ROOT && each.level <= v->level))
+			continue;
+		found = i;
+		*v = each;
+	}
+	return found;
 }
 
 static void step_lines(struct reply *r, struct kvm *kvm, uint64_t as_id, gpa_t gpa)

@@ -419,6 +419,13 @@ void cpu_code_written(struct vmx_cpu *cpu, hpa_t start, unsigned size)
 	}
 }
 
+void vmx_code_written(struct vmx_cpu *cpu, hpa_t start, uint64_t size_bytes)
+{
+	/* pairs with machine_register(): who decodes reads what was written, or is told */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	cpu_code_written(cpu, start, (unsigned)size_bytes);
+}
+
 void cpu_blocks_work_off(struct vmx_cpu *cpu)
 {
 	machine_lock(cpu->machine);

@@ -308,7 +308,7 @@ struct tlb_context {
 	bool used;
 	uint16_t vpid, pcid;
 	uint64_t eptp, mode, last_use;
-	gva_t large_first, large_last; /* linear addresses of fragments of larger pages */
+	uint64_t large[8]; /* a set, by hash, of larger pages that have fragments here (tlb.c) */
 	struct tlb_sub sub[NR_PRIVS];
 	struct pde_cache_entry pde[PDE_CACHE_ENTRIES];
 };

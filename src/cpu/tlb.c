@@ -19,7 +19,7 @@
  *    Selecting it under another one empties it first.
  * 4. cs->tlb is a sub-table of the current context, or empty[] while every data
  *    access has to be looked at (alignment checks, tlb_check.c).
- * 5. What a larger page translates lies between large_first and large_last.
+ * 5. A fragment of a larger page has its bit in large[] (large_bit()).
  *
  * Locks: none, owner thread only. Other threads ask by cs->exit_request.
  */
@@ -60,8 +60,8 @@ static void flush_context(struct tlb_context *c)
 	for (int p = 0; p < NR_PRIVS; p++)
 		flush_sub(&c->sub[p]);
 	flush_pde(c);
-	c->large_first = ~0ULL;
-	c->large_last = 0;
+	for (unsigned n = 0; n < ARRAY_SIZE(c->large); n++)
+		c->large[n] = 0;
 }
 
 /* Drop all but global entries. */
@@ -93,8 +93,8 @@ static uint64_t page_of(const struct isa_tlb_entry *e)
 	       e->exec_tag != TLB_NO_ACCESS ? e->exec_tag : e->write_tag;
 }
 
-/* Drop what translates gva, all fragments of a larger page included. */
-static void flush_address(struct tlb_context *c, gva_t gva, bool globals_only)
+/* Drop what translates gva, all fragments of a larger page included; no PDE. */
+static void flush_fragments(struct tlb_context *c, gva_t gva, bool globals_only)
 {
 	for (int p = 0; p < NR_PRIVS; p++) {
 		struct tlb_sub *s = &c->sub[p];
@@ -108,6 +108,12 @@ static void flush_address(struct tlb_context *c, gva_t gva, bool globals_only)
 				clear_entry(s, x);
 		}
 	}
+}
+
+/* The same, and every PDE. */
+static void flush_address(struct tlb_context *c, gva_t gva, bool globals_only)
+{
+	flush_fragments(c, gva, globals_only);
 	flush_pde(c);
 }
 
@@ -260,10 +266,29 @@ void cpu_mode_changed(struct vmx_cpu *cpu)
 
 /* --- filling --- */
 
-static void note_large(struct tlb_context *c, gva_t page, unsigned shift)
+/*
+ * Which bit of large[] stands for the page around gva of 1 << shift bytes: 2 and
+ * 4 MiB pages by their 4 MiB. Others may share it.
+ */
+static unsigned large_bit(gva_t gva, unsigned shift)
 {
-	c->large_first = min_u64(c->large_first, page >> shift << shift);
-	c->large_last = max_u64(c->large_last, page | ~(~0ULL << shift));
+	uint64_t key = shift > 22 ? ~(gva >> 30) : gva >> 22;
+
+	return (unsigned)(key * 0x9e3779b97f4a7c15ULL >> 55);
+}
+
+static bool large_has(const struct tlb_context *c, gva_t gva, unsigned shift)
+{
+	unsigned bit = large_bit(gva, shift);
+
+	return c->large[bit / 64] & BIT_ULL(bit % 64);
+}
+
+static void note_large(struct tlb_context *c, gva_t gva, unsigned shift)
+{
+	unsigned bit = large_bit(gva, shift);
+
+	c->large[bit / 64] |= BIT_ULL(bit % 64);
 }
 
 uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv)
@@ -473,15 +498,12 @@ void cpu_tlb_drop_data(struct vmx_cpu *cpu)
 
 /* --- what faults invalidate --- */
 
+/* The 4 KiB page of gva, whatever page it is part of, and its PDE. */
 static void drop_page(struct tlb_context *c, gva_t gva)
 {
 	unsigned index = (unsigned)(gva >> PAGE_SHIFT) & (ISA_TLB_ENTRIES - 1);
 	struct pde_cache_entry *pde = &c->pde[(gva >> 21) & (PDE_CACHE_ENTRIES - 1)];
 
-	if (gva >= c->large_first && gva <= c->large_last) {
-		flush_address(c, gva, false);
-		return;
-	}
 	for (int p = 0; p < NR_PRIVS; p++)
 		if (page_of(&c->sub[p].e[index]) == (gva & PAGE_MASK))
 			clear_entry(&c->sub[p], index);
@@ -489,7 +511,10 @@ static void drop_page(struct tlb_context *c, gva_t gva)
 		pde->tag = 0;
 }
 
-/* SDM "Operations that Invalidate TLBs and Paging-Structure Caches": of the current PCID. */
+/*
+ * SDM "Operations that Invalidate TLBs and Paging-Structure Caches": of the current
+ * PCID; "Details of TLB Use": with all fragments of a larger page.
+ */
 void cpu_tlb_page_fault(struct vmx_cpu *cpu, gva_t gva)
 {
 	struct cpu_tlb *t = cpu->tlb;
@@ -499,14 +524,18 @@ void cpu_tlb_page_fault(struct vmx_cpu *cpu, gva_t gva)
 	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
 		struct tlb_context *c = &t->ctx[n];
 
-		if (c->used && c->vpid == cpu->vpid && c->pcid == t->cur->pcid)
-			drop_page(c, gva);
+		if (!c->used || c->vpid != cpu->vpid || c->pcid != t->cur->pcid)
+			continue;
+		drop_page(c, gva);
+		if (large_has(c, gva, 21) || large_has(c, gva, 30))
+			flush_fragments(c, gva, false);
 	}
 }
 
 /*
  * SDM "Operations that Invalidate Cached Mappings": the guest-physical mapping
- * (which cpu_ept_translate() has dropped) and the combined ones of gla.
+ * (which cpu_ept_translate() has dropped) and the combined ones of gla, not those
+ * of other parts of its page.
  */
 void cpu_tlb_ept_violation(struct vmx_cpu *cpu, gpa_t gpa, gva_t gla)
 {

@@ -59,6 +59,16 @@ static bool same_root(uint64_t a, uint64_t b)
 	return !((a ^ b) & EPTP_ROOT_MASK);
 }
 
+/*
+ * Which address bits an operation of one address leaves out. An EPT violation
+ * ends the combined mappings of its linear address, which here is a 4 KiB page's;
+ * INVLPG, INVPCID, INVVPID and page faults end all fragments of a larger page.
+ */
+static unsigned address_shift(const struct tlb_scope *s, const struct mapping *m, bool pde)
+{
+	return s->combined && !pde ? PAGE_SHIFT : m->page_shift;
+}
+
 /* Linear and combined mappings. */
 static bool covers(const struct tlb_scope *s, const struct mapping *m, bool pde)
 {
@@ -71,7 +81,7 @@ static bool covers(const struct tlb_scope *s, const struct mapping *m, bool pde)
 		return false;
 	if (!s->every_ep4ta && !same_root(m->eptp, s->eptp))
 		return false;
-	return !s->one_address || (pde && s->every_pde) || !((m->gva ^ s->gva) >> m->page_shift);
+	return !s->one_address || (pde && s->every_pde) || !((m->gva ^ s->gva) >> address_shift(s, m, pde));
 }
 
 static void mark(const struct tlb_scope *s, struct mapping *m, size_t n, bool pde)

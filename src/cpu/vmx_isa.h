@@ -118,6 +118,13 @@ void vmx_sync_machine_code(struct vmx_machine *m);
 /* The same, when a range of host memory changes its meaning (any thread). */
 void vmx_invalidate_code(struct vmx_machine *m, hpa_t start, uint64_t size_bytes);
 
+/*
+ * After a write within one page on behalf of this processor's own guest, by its
+ * thread outside the guest: as if the processor had made it. Self-modifying code
+ * runs as written, here and on the others.
+ */
+void vmx_code_written(struct vmx_cpu *cpu, hpa_t start, uint64_t size_bytes);
+
 /* Counters of this processor, for people; they never influence it. */
 #define VMX_CPU_COUNTERS(F)                                        \
 	F(instructions) F(blocks_run) F(blocks_decoded) F(tlb_fills) \

@@ -136,7 +136,7 @@ int kvm_send_userspace_msi(struct kvm *kvm, const struct kvm_msi *msi)
 {
 	if (!irqchip_in_kernel(kvm))
 		return err_born(EINVAL, "MSI without in-kernel APICs");
-	if (msi->flags)
+	if (msi->flags & ~(uint32_t)KVM_MSI_VALID_DEVID) /* a device's number is nothing to local APICs */
 		return err_born(EINVAL, "MSI flags %#x", msi->flags);
 	if (msi_invalid(kvm, msi->address_hi))
 		return err_born(EINVAL, "MSI address %#x", msi->address_hi);

@@ -10,7 +10,7 @@
 #include "lib/log.h"
 #include "lib/types.h"
 
-enum kind { BOOL, NUMBER, WORD };
+enum kind { BOOL, NUMBER, UINT, WORD };
 
 #define KNOB(knob, kind_) { #knob, kind_ },
 static const struct {
@@ -82,7 +82,7 @@ bool params_get_bool(const char *name, bool dflt)
 	return dflt;
 }
 
-uint64_t params_get_u64(const char *name, uint64_t dflt)
+static uint64_t get_number(const char *name, uint64_t dflt, uint64_t max)
 {
 	const char *p = getenv("USERKVM_PARAMS");
 	struct setting s;
@@ -90,10 +90,20 @@ uint64_t params_get_u64(const char *name, uint64_t dflt)
 
 	while (p && *p) {
 		p = next_setting(p, &s);
-		if (names(&s, name) && number_of(&s, &value))
+		if (names(&s, name) && number_of(&s, &value) && value <= max)
 			dflt = value;
 	}
 	return dflt;
+}
+
+uint64_t params_get_u64(const char *name, uint64_t dflt)
+{
+	return get_number(name, dflt, UINT64_MAX);
+}
+
+uint32_t params_get_u32(const char *name, uint32_t dflt)
+{
+	return (uint32_t)get_number(name, dflt, UINT32_MAX);
 }
 
 bool params_get_string(const char *name, char *value, size_t size)
@@ -122,7 +132,8 @@ static void check_setting(const struct setting *s)
 		if (!names(s, known[i].name))
 			continue;
 		if ((known[i].kind == BOOL && !bool_of(s, &yes)) ||
-		    (known[i].kind == NUMBER && !number_of(s, &number)))
+		    (known[i].kind == NUMBER && !number_of(s, &number)) ||
+		    (known[i].kind == UINT && (!number_of(s, &number) || number > UINT32_MAX)))
 			log_always("USERKVM_PARAMS: `%.*s' invalid for parameter `%.*s', ignored",
 				   s->value_len, s->value, s->name_len, s->name);
 		return;

@@ -10,15 +10,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Every knob there is, and what its value is: a boolean, a number, or a word of the knob's own. */
+/*
+ * Every knob there is, and what its value is: a boolean, a number (UINT: below
+ * 2^32), or a word of the knob's own.
+ */
 #define PARAMS(X)                            \
 	X(ept, BOOL)                         \
 	X(eptad, BOOL)                       \
 	X(tdp_mmu, BOOL)                     \
 	X(eager_page_split, BOOL)            \
 	X(nx_huge_pages, WORD)               \
-	X(nx_huge_pages_recovery_ratio, NUMBER) \
-	X(nx_huge_pages_recovery_period_ms, NUMBER) \
+	X(nx_huge_pages_recovery_ratio, UINT) \
+	X(nx_huge_pages_recovery_period_ms, UINT) \
 	X(max_table_pages, NUMBER)           \
 	X(unrestricted_guest, BOOL)          \
 	X(vpid, BOOL)                        \
@@ -32,6 +35,8 @@
 bool params_get_bool(const char *name, bool dflt);
 /* The same for a number, decimal or 0x…. */
 uint64_t params_get_u64(const char *name, uint64_t dflt);
+/* The same for a UINT: what does not fit is none of these. */
+uint32_t params_get_u32(const char *name, uint32_t dflt);
 /* The value as it stands. False: not named, or longer than `size` bytes with its end. */
 bool params_get_string(const char *name, char *value, size_t size);
 

@@ -147,10 +147,10 @@ void mmu_slots_changed(struct kvm *kvm)
 					      KVM_MIN_ALLOC_MMU_PAGES));
 }
 
-int kvm_mmu_set_nr_mmu_pages(struct kvm *kvm, uint32_t nr)
+int kvm_mmu_set_nr_mmu_pages(struct kvm *kvm, uint64_t nr)
 {
 	if (nr < KVM_MIN_ALLOC_MMU_PAGES)
-		return err_born(EINVAL, "%u MMU pages", nr);
+		return err_born(EINVAL, "%lu MMU pages", nr);
 	pthread_mutex_lock(&kvm->slots_lock);
 	change_mmu_pages(kvm, nr);
 	kvm->mmu_vm->nr_requested_shadow_pages = nr;

@@ -47,8 +47,8 @@ static void read_params(void)
 		.tdp_mmu = params_get_bool("tdp_mmu", true),
 		.eager_page_split = params_get_bool("eager_page_split", true),
 		.nx_huge_pages = read_nx_huge_pages(),
-		.nx_huge_pages_recovery_ratio = (uint32_t)params_get_u64("nx_huge_pages_recovery_ratio", 60),
-		.nx_huge_pages_recovery_period_ms = (uint32_t)params_get_u64("nx_huge_pages_recovery_period_ms", 0),
+		.nx_huge_pages_recovery_ratio = params_get_u32("nx_huge_pages_recovery_ratio", 60),
+		.nx_huge_pages_recovery_period_ms = params_get_u32("nx_huge_pages_recovery_period_ms", 0),
 		.max_table_pages = max_u64(params_get_u64("max_table_pages", UINT64_MAX), MIN_TABLE_PAGES),
 	};
 }

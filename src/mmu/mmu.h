@@ -266,7 +266,7 @@ void kvm_mmu_age_hva_range(hva_t start, hva_t end);
  * call it is 2 % of the memslots' pages. -EINVAL below KVM_MIN_ALLOC_MMU_PAGES.
  * Set takes slots_lock.
  */
-must_check int kvm_mmu_set_nr_mmu_pages(struct kvm *kvm, uint32_t nr);
+must_check int kvm_mmu_set_nr_mmu_pages(struct kvm *kvm, uint64_t nr);
 uint64_t kvm_mmu_nr_mmu_pages(struct kvm *kvm);
 
 /* No entry is made or taken, and none of the VM's counters of them moves, in between. */

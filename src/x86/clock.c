@@ -40,7 +40,7 @@ static uint64_t mul_shift(uint64_t a, uint64_t b, int shift)
 /* mul and shift of the pvclock formula, for a TSC of so many kHz. */
 static void pvclock_scale(uint64_t khz, uint32_t *mul, int8_t *shift)
 {
-	uint64_t hz = khz * 1000, ns = NSEC_PER_SEC;
+	uint64_t hz = khz ? khz * 1000 : 1000, ns = NSEC_PER_SEC; /* scaled, the least is rounded to 0 */
 	int s = 0;
 
 	/* Bring hz to (ns/2, ns]: then mul is in [2^31, 2^32) after one halving. */

@@ -46,6 +46,31 @@ bool guest_cpuid_bit(struct kvm_vcpu *vcpu, uint32_t function, uint32_t index, e
 	return e && (entry_reg(e, reg) >> bit & 1);
 }
 
+/* First leaf of KVM's own in the guest's CPUID; 0: it has none. Beside Hyper-V's they are not the first. */
+static uint32_t kvm_leaves(struct kvm_vcpu *vcpu)
+{
+	static const char signature[12] = "KVMKVMKVM\0\0\0";
+	const uint32_t first = 0x40000000, end = 0x40010000, step = 0x100;
+
+	for (uint32_t base = first; base < end; base += step) {
+		const struct kvm_cpuid_entry2 *e = kvm_find_cpuid_entry(vcpu, base, 0);
+
+		if (e && memcmp((const uint32_t[3]){ e->ebx, e->ecx, e->edx }, signature, 12) == 0)
+			return base;
+	}
+	return 0;
+}
+
+bool guest_pv_has(struct kvm_vcpu *vcpu, int feature)
+{
+	uint32_t base;
+
+	if (!vcpu->arch->pv_enforce_cpuid)
+		return true;
+	base = kvm_leaves(vcpu);
+	return base && guest_cpuid_bit(vcpu, base + 1, 0, CPUID_EAX, feature);
+}
+
 bool guest_cpuid_is_amd(struct kvm_vcpu *vcpu)
 {
 	const struct kvm_cpuid_entry2 *e = kvm_find_cpuid_entry(vcpu, 0, 0);
@@ -127,7 +152,9 @@ static void after_set_cpuid(struct kvm_vcpu *vcpu)
 		e = kvm_find_cpuid_entry(vcpu, 0x80000008, 0);
 	else
 		e = NULL;
-	a->maxphyaddr = e ? e->eax & 0xff : 36;
+	/* Masks are made of it: no less than 32-bit paging has, no more than the processor. */
+	a->maxphyaddr = e ? (int)(e->eax & 0xff) : 36;
+	a->maxphyaddr = a->maxphyaddr < 32 ? 32 : a->maxphyaddr > 52 ? 52 : a->maxphyaddr;
 	e = kvm_find_cpuid_entry(vcpu, 0xd, 0);
 	a->guest_supported_xcr0 =
 		e ? (e->eax | (uint64_t)e->edx << 32) & kvm_supported_xcr0() : 0;

@@ -36,71 +36,11 @@
 #include "trace/trace.h"
 #include "x86/emulator.h"
 
-#define INSN_MAX 15
-#define MAX_FRAGMENTS 32 /* of one instruction: 64 bytes and a page crossing, twice */
 #define MAX_ITERATIONS 256 /* of a string instruction before the guest runs again */
-
-struct fragment {
-	gpa_t gpa;
-	unsigned len;
-	uint8_t data[8];
-};
-
-enum outcome {
-	OUT_DONE,	 /* instruction or iteration complete */
-	OUT_EXCEPTION,	 /* cs.exception, for the guest */
-	OUT_EXIT,	 /* run->exit_reason set: read data wanted */
-	OUT_WRITES,	 /* iteration complete, its device writes must go out first */
-	OUT_REPLACED,	 /* complete, and the registers are the vCPU's already: RSM */
-	OUT_UNSUPPORTED, /* not an instruction we emulate */
-	OUT_ERROR,	 /* error: KVM_RUN's value */
-};
-
-struct kvm_emulator {
-	struct cpu_state cs; /* first: cs.owner is the vCPU */
-	struct isa_insn insn;
-	uint8_t bytes[INSN_MAX];
-	unsigned nr_bytes;
-	enum isa_code_mode mode;      /* of the vCPU now */
-	enum isa_code_mode insn_mode; /* insn is bytes[] decoded for this one, if insn_valid */
-	bool insn_valid;
-	uint64_t rip;	 /* where the instruction in progress is */
-	bool active;	 /* waits for the client's data */
-
-	void *unwind[5];
-	enum outcome outcome;
-	int error;
-
-	struct fragment reads[MAX_FRAGMENTS];
-	unsigned nr_reads, next_read;
-	struct fragment writes[MAX_FRAGMENTS];
-	unsigned nr_writes, next_write;
-	/* the string registers when the current iteration began */
-	uint64_t it_rcx, it_rsi, it_rdi;
-
-	uint8_t pio_in[PAGE_SIZE]; /* elements of a string IN not yet stored */
-	unsigned pio_avail, pio_next; /* bytes */
-	bool pio_wait;		      /* the client fills run->io */
-	bool pio_exit;		      /* an OUT goes to the client */
-
-	struct emulator_sys sys;
-	gva_t fault_gva; /* ~0: none. The write that brought us here, perhaps to a page table */
-};
 
 static struct isa_tlb_entry empty_tlb[ISA_TLB_ENTRIES];
 
-static struct kvm_emulator *emulator_of(struct cpu_state *cs)
-{
-	return container_of(cs, struct kvm_emulator, cs);
-}
-
-static struct kvm_vcpu *vcpu_of(struct cpu_state *cs)
-{
-	return cs->owner;
-}
-
-static void leave(struct kvm_emulator *e, enum outcome o) __attribute__((noreturn));
-static void leave(struct kvm_emulator *e, enum outcome o)
+void kvm_emulator_leave(struct kvm_emulator *e, enum outcome o)
 {
 	isa_fpu_sync(&e->cs);
 	e->outcome = o;
@@ -109,388 +49,39 @@ static void leave(struct kvm_emulator *e, enum outcome o)
 
 struct emulator_sys *kvm_emulator_sys(struct cpu_state *cs)
 {
-	return &emulator_of(cs)->sys;
+	return &kvm_emulator_of(cs)->sys;
 }
 
 void kvm_emulator_unsupported(struct cpu_state *cs)
 {
-	leave(emulator_of(cs), OUT_UNSUPPORTED);
+	kvm_emulator_leave(kvm_emulator_of(cs), OUT_UNSUPPORTED);
 }
 
 void kvm_emulator_replaced(struct cpu_state *cs)
 {
-	leave(emulator_of(cs), OUT_REPLACED);
-}
-
-static void leave_error(struct kvm_emulator *e, int error) __attribute__((noreturn));
-static void leave_error(struct kvm_emulator *e, int error)
-{
-	e->error = error;
-	leave(e, OUT_ERROR);
-}
-
-/* --- memory --- */
-
-/* A new iteration of a string instruction has begun since the last look. */
-static bool new_iteration(struct kvm_emulator *e)
-{
-	const uint64_t *g = e->cs.gpr;
-
-	return g[RCX] != e->it_rcx || g[RSI] != e->it_rsi || g[RDI] != e->it_rdi;
-}
-
-static void begin_iteration(struct kvm_emulator *e)
-{
-	e->it_rcx = e->cs.gpr[RCX];
-	e->it_rsi = e->cs.gpr[RSI];
-	e->it_rdi = e->cs.gpr[RDI];
-	e->nr_reads = e->next_read = 0;
-}
-
-static gpa_t translate(struct kvm_emulator *e, gva_t lin, enum isa_access how)
-{
-	struct kvm_vcpu *vcpu = vcpu_of(&e->cs);
-	struct kvm_page_fault_info f = { 0 };
-	uint32_t access = how & ISA_WRITE ? PFERR_WRITE_MASK : 0;
-	gpa_t gpa;
-
-	if (e->cs.cpl == 3 && !(how & ISA_IMPLICIT))
-		access |= PFERR_USER_MASK;
-	gpa = kvm_mmu_gva_to_gpa(vcpu, lin, access, &f);
-	if (likely(gpa != INVALID_PAGE))
-		return gpa;
-	e->cs.exception = (struct isa_exception){
-		.vector = f.vector,
-		.has_error_code = true,
-		.error_code = f.error_code,
-		.payload = f.address,
-	};
-	leave(e, OUT_EXCEPTION);
-}
-
-/* RAM that may be accessed so; anything else is a device's. */
-static bool is_ram(struct kvm_vcpu *vcpu, gpa_t gpa, bool write)
-{
-	struct kvm_memory_slot *slot;
-	bool ram;
-
-	/* the APIC's page is the APIC's whatever the client has put there */
-	if (vcpu->apic && (gpa & PAGE_MASK) == (kvm_get_apic_base(vcpu) & PAGE_MASK))
-		return false;
-	lib_rcu_read_lock();
-	slot = kvm_vcpu_gfn_to_memslot(vcpu, gpa >> PAGE_SHIFT);
-	ram = slot && !(write && (slot->flags & KVM_MEM_READONLY));
-	lib_rcu_read_unlock();
-	return ram;
-}
-
-static void read_device(struct kvm_emulator *e, gpa_t gpa, void *buf, unsigned len)
-{
-	struct kvm_vcpu *vcpu = vcpu_of(&e->cs);
-	struct fragment *f;
-
-	if (e->next_read < e->nr_reads) {
-		f = &e->reads[e->next_read];
-		if (f->gpa == gpa && f->len == len) {
-			e->next_read++;
-			memcpy(buf, f->data, len);
-			return;
-		}
-		/* the guest's mapping changed under the instruction: what was read is lost */
-		e->nr_reads = e->next_read;
-	}
-	if (e->nr_reads == MAX_FRAGMENTS)
-		leave(e, OUT_UNSUPPORTED);
-	f = &e->reads[e->nr_reads];
-	f->gpa = gpa;
-	f->len = len;
-	if (kvm_device_mmio_read(vcpu, gpa, (int)len, f->data) == 0) {
-		e->nr_reads++;
-		e->next_read++;
-		memcpy(buf, f->data, len);
-		return;
-	}
-	kvm_mmio_exit(vcpu, gpa, len, false, NULL);
-	leave(e, OUT_EXIT);
-}
-
-static void read_part(struct kvm_emulator *e, gpa_t gpa, uint8_t *buf, unsigned len, bool ram)
-{
-	if (ram) {
-		int r = kvm_vcpu_read_guest(vcpu_of(&e->cs), gpa, buf, len);
-
-		if (r)
-			leave_error(e, r);
-		return;
-	}
-	for (unsigned n; len; gpa += n, buf += n, len -= n) {
-		n = len < 8 ? len : 8;
-		read_device(e, gpa, buf, n);
-	}
-}
-
-/* ops->mem: always through `bounce`. */
-static void *emulator_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum isa_access how,
-			  void *bounce)
-{
-	struct kvm_emulator *e = emulator_of(cs);
-	struct kvm_vcpu *vcpu = vcpu_of(cs);
-	unsigned first = (unsigned)min_u64(size, PAGE_SIZE - (lin & ~PAGE_MASK));
-	bool loaded = cs->fpu_loaded;
-	gpa_t gpa[2] = { 0, 0 };
-
-	isa_fpu_sync(cs);
-	if (new_iteration(e)) {
-		if (e->nr_writes)
-			leave(e, OUT_WRITES);
-		begin_iteration(e);
-	}
-	gpa[0] = translate(e, lin, how);
-	if (first < size)
-		gpa[1] = translate(e, lin + first, how);
-	if (how & ISA_READ) {
-		read_part(e, gpa[0], bounce, first, is_ram(vcpu, gpa[0], false));
-		if (first < size)
-			read_part(e, gpa[1], (uint8_t *)bounce + first, size - first,
-				  is_ram(vcpu, gpa[1], false));
-	}
-	if (loaded)
-		isa_fpu_load(cs);
-	return bounce;
-}
-
-static void write_part(struct kvm_emulator *e, gva_t lin, const uint8_t *buf, unsigned len)
-{
-	struct kvm_vcpu *vcpu = vcpu_of(&e->cs);
-	struct kvm_page_fault_info ignored;
-	uint32_t access = PFERR_WRITE_MASK | (e->cs.cpl == 3 ? PFERR_USER_MASK : 0U);
-	gpa_t gpa = kvm_mmu_gva_to_gpa(vcpu, lin, access, &ignored);
-	struct fragment *f;
-
-	if (gpa == INVALID_PAGE) {
-		/* checked a moment ago; another vCPU has just unmapped it */
-		e->error = -EAGAIN;
-		return;
-	}
-	if (is_ram(vcpu, gpa, true)) {
-		int r = kvm_vcpu_write_guest(vcpu, gpa, buf, len);
-
-		if (r)
-			e->error = r;
-		else
-			kvm_mmu_track_write(vcpu, gpa, buf, len);
-		return;
-	}
-	for (unsigned n; len; gpa += n, buf += n, len -= n) {
-		n = len < 8 ? len : 8;
-		if (e->nr_writes == MAX_FRAGMENTS) {
-			e->error = -E2BIG;
-			return;
-		}
-		f = &e->writes[e->nr_writes++];
-		f->gpa = gpa;
-		f->len = n;
-		memcpy(f->data, buf, n);
-	}
-}
-
-/* ops->mem_commit: cannot leave; what goes wrong is in e->error. */
-static void emulator_mem_commit(struct cpu_state *cs, uint64_t lin, unsigned size,
-				const void *bounce)
-{
-	struct kvm_emulator *e = emulator_of(cs);
-	unsigned first = (unsigned)min_u64(size, PAGE_SIZE - (lin & ~PAGE_MASK));
-	bool loaded = cs->fpu_loaded;
-
-	isa_fpu_sync(cs);
-	write_part(e, lin, bounce, first);
-	if (first < size)
-		write_part(e, lin + first, (const uint8_t *)bounce + first, size - first);
-	if (loaded)
-		isa_fpu_load(cs);
-}
-
-static void emulator_raise(struct cpu_state *cs) __attribute__((noreturn));
-static void emulator_raise(struct cpu_state *cs)
-{
-	leave(emulator_of(cs), OUT_EXCEPTION);
-}
-
-/* --- INS and OUTS --- */
-
-static uint64_t ad_mask(const struct isa_insn *i)
-{
-	return i->adsize == 8 ? ~0ULL : i->adsize == 4 ? 0xffffffff : 0xffff;
-}
-
-/* A counter or pointer register, changed at the address size's width. */
-static void add_reg(struct cpu_state *cs, const struct isa_insn *i, unsigned reg, int64_t delta)
-{
-	isa_set_gpr(cs, reg, i->adsize, cs->gpr[reg] + (uint64_t)delta);
-}
-
-static uint64_t repetitions(const struct cpu_state *cs, const struct isa_insn *i)
-{
-	return i->flags & (ISA_REP | ISA_REPNE) ? cs->gpr[RCX] & ad_mask(i) : 1;
-}
-
-/* How many elements from offset `reg` on stay in one page, going up. */
-static unsigned batch(const struct cpu_state *cs, uint64_t lin, unsigned size, uint64_t n)
-{
-	uint64_t room = (PAGE_SIZE - (lin & ~PAGE_MASK)) / size;
-
-	if (cs->rflags & X86_FLAGS_DF || room == 0)
-		return 1;
-	n = min_u64(n, room);
-	return (unsigned)min_u64(n, PAGE_SIZE / size);
-}
-
-static void step(struct cpu_state *cs, const struct isa_insn *i, unsigned reg, unsigned size)
-{
-	add_reg(cs, i, reg, cs->rflags & X86_FLAGS_DF ? -(int64_t)size : (int64_t)size);
-	if (i->flags & (ISA_REP | ISA_REPNE))
-		add_reg(cs, i, RCX, -1);
-}
-
-static void string_end(struct cpu_state *cs, const struct isa_insn *i)
-{
-	bool again = (i->flags & (ISA_REP | ISA_REPNE)) && (cs->gpr[RCX] & ad_mask(i));
-
-	cs->rip = again ? isa_rip(cs) : isa_next_rip(cs, i);
-}
-
-static void do_ins(struct cpu_state *cs, const struct isa_insn *i)
-{
-	struct kvm_emulator *e = emulator_of(cs);
-	uint16_t port = (uint16_t)cs->gpr[RDX];
-	unsigned size = i->aux, n;
-	uint64_t lin;
-
-	if (repetitions(cs, i) == 0) {
-		string_end(cs, i);
-		return;
-	}
-	lin = isa_linear(cs, SREG_ES, cs->gpr[RDI] & ad_mask(i), size, ISA_WRITE);
-	(void)emulator_mem(cs, lin, size, ISA_WRITE, cs->bounce);
-	if (e->pio_next == e->pio_avail) {
-		n = batch(cs, lin, size, repetitions(cs, i));
-		e->pio_next = 0;
-		e->pio_avail = 0;
-		if (kvm_pio_in(vcpu_of(cs), port, (int)size, e->pio_in, n)) {
-			e->pio_wait = true;
-			leave(e, OUT_EXIT);
-		}
-		e->pio_avail = n * size;
-	}
-	while (e->pio_next < e->pio_avail && repetitions(cs, i)) {
-		lin = isa_linear(cs, SREG_ES, cs->gpr[RDI] & ad_mask(i), size, ISA_WRITE);
-		(void)emulator_mem(cs, lin, size, ISA_WRITE, cs->bounce);
-		memcpy(cs->bounce, e->pio_in + e->pio_next, size);
-		emulator_mem_commit(cs, lin, size, cs->bounce);
-		e->pio_next += size;
-		step(cs, i, RDI, size);
-		if (!(i->flags & (ISA_REP | ISA_REPNE)))
-			break;
-	}
-	string_end(cs, i);
-}
-
-static void do_outs(struct cpu_state *cs, const struct isa_insn *i)
-{
-	struct kvm_emulator *e = emulator_of(cs);
-	uint16_t port = (uint16_t)cs->gpr[RDX];
-	unsigned size = i->aux, n;
-	uint8_t *buf = e->pio_in;
-	uint64_t lin;
-
-	if (repetitions(cs, i) == 0) {
-		string_end(cs, i);
-		return;
-	}
-	lin = isa_linear(cs, i->seg, cs->gpr[RSI] & ad_mask(i), size, ISA_READ);
-	n = batch(cs, lin, size, repetitions(cs, i));
-	for (unsigned k = 0; k < n; k++) {
-		lin = isa_linear(cs, i->seg, (cs->gpr[RSI] + k * size) & ad_mask(i), size,
-				 ISA_READ);
-		memcpy(buf + k * size, emulator_mem(cs, lin, size, ISA_READ, cs->bounce), size);
-	}
-	if (kvm_pio_out(vcpu_of(cs), port, (int)size, buf, n))
-		e->pio_exit = true;
-	for (unsigned k = 0; k < n; k++)
-		step(cs, i, RSI, size);
-	string_end(cs, i);
-}
-
-/* IN and OUT, where the processor does not run the guest. e4..e7 have the port in the instruction. */
-static uint16_t port_of(const struct cpu_state *cs, const struct isa_insn *i)
-{
-	return i->opcode & 8 ? (uint16_t)cs->gpr[RDX] : (uint8_t)i->imm;
-}
-
-static void do_in(struct cpu_state *cs, const struct isa_insn *i)
-{
-	struct kvm_emulator *e = emulator_of(cs);
-	uint64_t v = 0;
-
-	if (e->pio_next == e->pio_avail) {
-		e->pio_next = e->pio_avail = 0;
-		if (kvm_pio_in(vcpu_of(cs), port_of(cs, i), i->aux, e->pio_in, 1)) {
-			e->pio_wait = true;
-			leave(e, OUT_EXIT);
-		}
-		e->pio_avail = i->aux;
-	}
-	memcpy(&v, e->pio_in + e->pio_next, i->aux);
-	e->pio_next += i->aux;
-	isa_set_gpr(cs, RAX, i->aux, v);
-	cs->rip = isa_next_rip(cs, i);
-}
-
-static void do_out(struct cpu_state *cs, const struct isa_insn *i)
-{
-	struct kvm_emulator *e = emulator_of(cs);
-
-	if (kvm_pio_out(vcpu_of(cs), port_of(cs, i), i->aux, &cs->gpr[RAX], 1))
-		e->pio_exit = true;
-	cs->rip = isa_next_rip(cs, i);
+	kvm_emulator_leave(kvm_emulator_of(cs), OUT_REPLACED);
 }
 
 static void unsupported(struct cpu_state *cs, const struct isa_insn *i)
 {
-	leave(emulator_of(cs), OUT_UNSUPPORTED);
+	kvm_emulator_leave(kvm_emulator_of(cs), OUT_UNSUPPORTED);
 }
 
-/* ops->system: I/O is ours, the rest emulate_sys.c's. */
+/* ops->system */
 static isa_fn *emulator_system(const struct isa_decoded *d, struct isa_insn *i)
 {
 	isa_fn *fn;
 
-	switch (d->insn.mnemonic) {
-	case ZYDIS_MNEMONIC_INSB:
-	case ZYDIS_MNEMONIC_INSW:
-	case ZYDIS_MNEMONIC_INSD:
-	case ZYDIS_MNEMONIC_OUTSB:
-	case ZYDIS_MNEMONIC_OUTSW:
-	case ZYDIS_MNEMONIC_OUTSD:
-		/* 6c 6d ins, 6e 6f outs; even opcodes are bytes; there is no 8-byte form */
-		i->flags |= ISA_ENDS_BLOCK;
-		i->aux = !(d->insn.opcode & 1) ? 1 : d->insn.operand_width == 16 ? 2 : 4;
-		return d->insn.opcode & 2 ? do_outs : do_ins;
-	case ZYDIS_MNEMONIC_IN:
-	case ZYDIS_MNEMONIC_OUT:
-		i->flags |= ISA_ENDS_BLOCK;
-		i->aux = !(d->insn.opcode & 1) ? 1 : d->insn.operand_width == 16 ? 2 : 4;
-		return d->insn.mnemonic == ZYDIS_MNEMONIC_IN ? do_in : do_out;
-	default:
+	fn = kvm_emulator_io(d, i);
+	if (!fn)
 		fn = kvm_emulator_system(d, i);
-		return fn ? fn : unsupported;
-	}
+	return fn ? fn : unsupported;
 }
 
 static const struct isa_ops emulator_ops = {
-	.mem = emulator_mem,
-	.mem_commit = emulator_mem_commit,
-	.raise = emulator_raise,
+	.mem = kvm_emulator_mem,
+	.mem_commit = kvm_emulator_mem_commit,
+	.raise = kvm_emulator_raise,
 	.system = emulator_system,
 };
 
@@ -727,7 +318,7 @@ static int emulate(struct kvm_vcpu *vcpu)
 			break;
 		}
 		store_state(e, vcpu);
-		begin_iteration(e);
+		kvm_emulator_begin_iteration(e);
 		if (e->cs.rip != e->rip || e->sys.dirty_segs) {
 			retire(vcpu, old_rflags);
 			if (e->sys.shadow)
@@ -815,7 +406,7 @@ static bool code_is_lost(struct kvm_vcpu *vcpu)
 {
 	gpa_t gpa = kvm_mmu_gva_to_gpa(vcpu, kvm_get_linear_rip(vcpu), PFERR_FETCH_MASK, NULL);
 
-	return gpa != INVALID_PAGE && is_ram(vcpu, gpa, false);
+	return gpa != INVALID_PAGE && kvm_emulator_is_ram(vcpu, gpa, false);
 }
 
 int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa)
@@ -830,7 +421,7 @@ int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa)
 	e->nr_reads = e->nr_writes = e->next_write = 0;
 	e->pio_next = e->pio_avail = 0;
 	e->pio_wait = false;
-	begin_iteration(e);
+	kvm_emulator_begin_iteration(e);
 	o = decode(e, vcpu);
 	if (o == OUT_EXCEPTION)
 		return inject(vcpu, &e->cs.exception);
@@ -852,7 +443,7 @@ static int deliver_real(struct kvm_vcpu *vcpu, uint8_t vector, unsigned insn_len
 	load_state(e, vcpu);
 	e->fault_gva = ~0ULL;
 	e->nr_reads = e->nr_writes = e->next_write = 0;
-	begin_iteration(e);
+	kvm_emulator_begin_iteration(e);
 	e->insn = (struct isa_insn){ .fn = kvm_emulate_int_real, .flags = ISA_ENDS_BLOCK,
 				     .imm = vector, .len = (uint8_t)insn_len };
 	e->insn_valid = false;

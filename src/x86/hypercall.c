@@ -28,13 +28,6 @@ static void kick_cpu(struct kvm_vcpu *vcpu, uint64_t apicid)
 	kvm_vcpu_wake_up(target);
 }
 
-static bool guest_has_pv_feature(struct kvm_vcpu *vcpu, int bit)
-{
-	if (!vcpu->arch->pv_enforce_cpuid)
-		return true;
-	return guest_cpuid_bit(vcpu, 0x40000001, 0, CPUID_EAX, bit);
-}
-
 static int complete_hypercall_exit_skipped(struct kvm_vcpu *vcpu)
 {
 	uint64_t ret = vcpu->run->hypercall.ret;
@@ -85,13 +78,13 @@ static int pv_hypercall(struct kvm_vcpu *vcpu, bool skip)
 			ret = 0;
 			break;
 		case KVM_HC_KICK_CPU:
-			if (!guest_has_pv_feature(vcpu, KVM_FEATURE_PV_UNHALT))
+			if (!guest_pv_has(vcpu, KVM_FEATURE_PV_UNHALT))
 				break;
 			kick_cpu(vcpu, args[1]);
 			ret = 0;
 			break;
 		case KVM_HC_SEND_IPI:
-			if (!vcpu->apic || !guest_has_pv_feature(vcpu, KVM_FEATURE_PV_SEND_IPI))
+			if (!vcpu->apic || !guest_pv_has(vcpu, KVM_FEATURE_PV_SEND_IPI))
 				break;
 			ret = kvm_pv_send_ipi(vcpu, args[0], args[1], (uint32_t)args[2], args[3], wide);
 			if (ret < 0)
@@ -102,7 +95,7 @@ static int pv_hypercall(struct kvm_vcpu *vcpu, bool skip)
 			break;
 		case KVM_HC_SCHED_YIELD:
 			/* a hint; the host's scheduler needs none */
-			if (guest_has_pv_feature(vcpu, KVM_FEATURE_PV_SCHED_YIELD))
+			if (guest_pv_has(vcpu, KVM_FEATURE_PV_SCHED_YIELD))
 				ret = 0;
 			break;
 		case KVM_HC_MAP_GPA_RANGE:
@@ -139,12 +132,9 @@ static bool patch_code(struct kvm_vcpu *vcpu, const uint8_t insn[HYPERCALL_BYTES
 		if (gpa[n] == INVALID_PAGE)
 			return false;
 	}
-	for (unsigned n = 0; n < HYPERCALL_BYTES; n++) {
-		if (kvm_vcpu_write_guest(vcpu, gpa[n], &insn[n], 1))
+	for (unsigned n = 0; n < HYPERCALL_BYTES; n++)
+		if (kvm_write_guest_as_processor(vcpu, gpa[n], &insn[n], 1))
 			return false;
-		kvm_mmu_track_write(vcpu, gpa[n], &insn[n], 1);
-	}
-	vmx_sync_machine_code(vcpu->kvm->arch->machine);
 	return true;
 }
 

@@ -10,7 +10,8 @@
  * 2. While the reference TSC page is in force the reference counter is computed
  *    from the page's own numbers: the two never disagree.
  *
- * Locks: clock_lock guards struct kvm_hv.
+ * Locks: clock_lock guards struct kvm_hv. hv.page_lock, which is taken before it, is
+ * held while the reference TSC page is written; no ioctl about the clock takes it.
  */
 #include <stdio.h>
 #include <string.h>
@@ -194,28 +195,52 @@ static bool write_page(struct kvm_vcpu *vcpu, gpa_t gpa, struct hv_tsc_page *pag
 	return kvm_vcpu_write_guest(vcpu, gpa, &page->sequence, sizeof(page->sequence)) == 0;
 }
 
+/* What the page is to say; false: nothing. *gpa is where. */
+static bool plan_page(struct kvm_arch *ka, const struct pvclock_vcpu_time_info *clock, gpa_t *gpa,
+		      struct hv_tsc_page *page)
+{
+	struct kvm_hv *hv = &ka->hv;
+	bool wanted;
+
+	pthread_mutex_lock(&ka->clock_lock);
+	*gpa = hv->reference_tsc & HV_MSR_PAGE;
+	/* a guest that was promised to be told of a change is not surprised by one */
+	wanted = (hv->reference_tsc & HV_MSR_ENABLE) &&
+		 !(hv->page_set && hv->reenlightenment_control && hv->tsc_emulation_control);
+	pthread_mutex_unlock(&ka->clock_lock);
+	/* ns = (delta << shift) * mul >> 32, and 100 ns = delta * scale >> 64 */
+	page->scale = (uint64_t)(((unsigned __int128)clock->tsc_to_system_mul
+				  << (32 + clock->tsc_shift)) / 100);
+	page->offset = (int64_t)(clock->system_time / 100 -
+				 (uint64_t)((unsigned __int128)clock->tsc_timestamp * page->scale >> 64));
+	return wanted;
+}
+
+/* It is in force, unless the guest has taken it back or moved it meanwhile. */
+static void page_written(struct kvm_arch *ka, gpa_t gpa, const struct hv_tsc_page *page, bool written)
+{
+	struct kvm_hv *hv = &ka->hv;
+
+	pthread_mutex_lock(&ka->clock_lock);
+	if ((hv->reference_tsc & HV_MSR_ENABLE) && (hv->reference_tsc & HV_MSR_PAGE) == gpa) {
+		hv->page_set = written;
+		hv->tsc_scale = page->scale;
+		hv->tsc_offset = (uint64_t)page->offset;
+	}
+	pthread_mutex_unlock(&ka->clock_lock);
+}
+
 void kvm_hv_update_tsc_page(struct kvm_vcpu *vcpu, const struct pvclock_vcpu_time_info *clock)
 {
-	struct kvm_hv *hv = &vcpu->kvm->arch->hv;
+	struct kvm_arch *ka = vcpu->kvm->arch;
 	struct hv_tsc_page page = { 0 };
-	uint64_t msr;
+	gpa_t gpa;
 
-	pthread_mutex_lock(&vcpu->kvm->arch->clock_lock);
-	msr = hv->reference_tsc;
-	/* a guest that was promised to be told of a change is not surprised by one */
-	if (!(msr & HV_MSR_ENABLE) ||
-	    (hv->page_set && hv->reenlightenment_control && hv->tsc_emulation_control))
-		goto out;
-	/* ns = (delta << shift) * mul >> 32, and 100 ns = delta * scale >> 64 */
-	page.scale = (uint64_t)(((unsigned __int128)clock->tsc_to_system_mul
-				 << (32 + clock->tsc_shift)) / 100);
-	page.offset = (int64_t)(clock->system_time / 100 -
-				(uint64_t)((unsigned __int128)clock->tsc_timestamp * page.scale >> 64));
-	hv->page_set = write_page(vcpu, msr & HV_MSR_PAGE, &page);
-	hv->tsc_scale = page.scale;
-	hv->tsc_offset = (uint64_t)page.offset;
-out:
-	pthread_mutex_unlock(&vcpu->kvm->arch->clock_lock);
+	/* guest memory may have to be waited for: whoever brings it may ask for the clock */
+	pthread_mutex_lock(&ka->hv.page_lock);
+	if (plan_page(ka, clock, &gpa, &page))
+		page_written(ka, gpa, &page, write_page(vcpu, gpa, &page));
+	pthread_mutex_unlock(&ka->hv.page_lock);
 }
 
 /* --- MSRs --- */
@@ -289,9 +314,8 @@ static int set_hypercall_page(struct kvm_vcpu *vcpu, uint64_t data)
 	if (data & HV_MSR_ENABLE) {
 		memcpy(code, kvm_native_hypercall(vcpu), 3);
 		code[3] = 0xc3;
-		if (kvm_vcpu_write_guest(vcpu, data & HV_MSR_PAGE, code, sizeof(code)))
+		if (kvm_write_guest_as_processor(vcpu, data & HV_MSR_PAGE, code, sizeof(code)))
 			return KVM_MSR_INVAL;
-		vmx_sync_machine_code(vcpu->kvm->arch->machine);
 	}
 	hv->hypercall = data;
 	return 0;

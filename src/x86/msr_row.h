@@ -43,9 +43,6 @@ struct msr_row {
 #define HV_MSR_TSC_EMULATION_CONTROL 0x40000107u
 #define HV_MSR_TSC_EMULATION_STATUS 0x40000108u
 
-/* Paravirtual MSRs exist when the guest's leaf 0x40000001 has the feature's bit, if that is enforced. */
-bool msr_pv_has(struct kvm_vcpu *vcpu, int feature);
-
 /* General ways: a value in struct kvm_vcpu_arch, one of the processor or the VMCS. */
 msr_get_fn msr_get_stored, msr_get_vmx;
 msr_set_fn msr_set_stored, msr_set_vmx;

@@ -352,24 +352,18 @@ int msr_set_mtrr(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
 	return kvm_mtrr_set_msr(vcpu, msr, data);
 }
 
-bool msr_pv_has(struct kvm_vcpu *vcpu, int feature)
-{
-	return !vcpu->arch->pv_enforce_cpuid ||
-	       guest_cpuid_bit(vcpu, 0x40000001, 0, CPUID_EAX, feature);
-}
-
-/* Of features we do not offer; row->value is the bit of leaf 0x40000001. */
+/* Of features we do not offer; row->value is their bit (guest_pv_has()). */
 int msr_get_pv_absent(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
 		      uint64_t *data, bool host)
 {
 	*data = 0;
-	return msr_pv_has(vcpu, (int)row->value) ? 0 : KVM_MSR_UNKNOWN;
+	return guest_pv_has(vcpu, (int)row->value) ? 0 : KVM_MSR_UNKNOWN;
 }
 
 int msr_set_pv_absent(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
 		      uint64_t data, bool host)
 {
-	return data || !msr_pv_has(vcpu, (int)row->value) ? KVM_MSR_UNKNOWN : 0;
+	return data || !guest_pv_has(vcpu, (int)row->value) ? KVM_MSR_UNKNOWN : 0;
 }
 
 static int clock_feature(uint32_t msr)
@@ -380,7 +374,7 @@ static int clock_feature(uint32_t msr)
 int msr_get_wall_clock(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
 			  uint64_t *data, bool host)
 {
-	if (!msr_pv_has(vcpu, clock_feature(msr)))
+	if (!guest_pv_has(vcpu, clock_feature(msr)))
 		return KVM_MSR_UNKNOWN;
 	*data = vcpu->kvm->arch->wall_clock_msr;
 	return 0;
@@ -389,7 +383,7 @@ int msr_get_wall_clock(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_
 int msr_get_system_time(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
 			   uint64_t *data, bool host)
 {
-	if (!msr_pv_has(vcpu, clock_feature(msr)))
+	if (!guest_pv_has(vcpu, clock_feature(msr)))
 		return KVM_MSR_UNKNOWN;
 	*data = vcpu->arch->pv_time_msr;
 	return 0;
@@ -398,7 +392,7 @@ int msr_get_system_time(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32
 int msr_set_pvclock(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
 		       uint64_t data, bool host)
 {
-	if (!msr_pv_has(vcpu, clock_feature(msr)))
+	if (!guest_pv_has(vcpu, clock_feature(msr)))
 		return KVM_MSR_UNKNOWN;
 	return kvm_clock_set_msr(vcpu, msr, data);
 }

@@ -44,6 +44,13 @@ int kvm_device_mmio_write(struct kvm_vcpu *vcpu, gpa_t gpa, int len, const void 
 void kvm_mmio_exit(struct kvm_vcpu *vcpu, gpa_t gpa, unsigned len, bool is_write,
 		   const void *data);
 
+/* --- guest_write.c --- */
+/*
+ * As kvm_vcpu_write_guest(), for a write that the guest takes for its own processor's: code that it
+ * changes runs as written, shadowed page tables follow. 0 or -EFAULT, part of it done.
+ */
+int kvm_write_guest_as_processor(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len);
+
 /* --- emulate.c --- */
 must_check int kvm_emulator_create(struct kvm_vcpu *vcpu);
 void kvm_emulator_destroy(struct kvm_vcpu *vcpu);

@@ -254,8 +254,7 @@ void kvm_enter_smm(struct kvm_vcpu *vcpu)
 	state_to_area(l, &s, area);
 	kvm_smm_changed(vcpu, true);
 	/* where there is no memory the write is lost, as on a bus without RAM */
-	if (kvm_vcpu_write_guest(vcpu, a->smbase + SMM_AREA_OFFSET, area, sizeof(area)) == 0)
-		kvm_mmu_track_write(vcpu, a->smbase + SMM_AREA_OFFSET, area, sizeof(area));
+	(void)kvm_write_guest_as_processor(vcpu, a->smbase + SMM_AREA_OFFSET, area, sizeof(area));
 	if (vmx_get_nmi_mask(vcpu))
 		a->smm_inside_nmi = true;
 	else

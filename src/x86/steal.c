@@ -126,7 +126,7 @@ void kvm_steal_time_run_ends(struct kvm_vcpu *vcpu, bool preempted)
 int msr_set_steal_time(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr, uint64_t data,
 		       bool host)
 {
-	if (!msr_pv_has(vcpu, (int)row->value))
+	if (!guest_pv_has(vcpu, (int)row->value))
 		return KVM_MSR_UNKNOWN;
 	if (!kvm_has_steal_time() || data & KVM_STEAL_RESERVED_MASK)
 		return KVM_MSR_INVAL;
@@ -139,5 +139,5 @@ int msr_get_steal_time(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_
 		       bool host)
 {
 	*data = vcpu->arch->steal.msr;
-	return msr_pv_has(vcpu, (int)row->value) ? 0 : KVM_MSR_UNKNOWN;
+	return guest_pv_has(vcpu, (int)row->value) ? 0 : KVM_MSR_UNKNOWN;
 }

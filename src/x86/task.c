@@ -41,7 +41,7 @@ static int sys_access(struct kvm_vcpu *vcpu, gva_t lin, void *data, unsigned len
 			return 1;
 		}
 		n = (unsigned)min_u64(len, PAGE_SIZE - (lin & ~PAGE_MASK));
-		if (write ? kvm_vcpu_write_guest(vcpu, gpa, p, n)
+		if (write ? kvm_write_guest_as_processor(vcpu, gpa, p, n)
 			  : kvm_vcpu_read_guest(vcpu, gpa, p, n))
 			return -EFAULT;
 	}

@@ -225,6 +225,7 @@ static int kvm_arch_init_vm(struct kvm *kvm)
 	if (!arch)
 		return err_born(ENOMEM, "struct kvm_arch");
 	pthread_mutex_init(&arch->clock_lock, NULL);
+	pthread_mutex_init(&arch->hv.page_lock, NULL);
 	kvm->arch = arch;
 	r = vmx_machine_create(&arch->machine);
 	if (r)
@@ -239,6 +240,7 @@ static int kvm_arch_init_vm(struct kvm *kvm)
 out_machine:
 	vmx_machine_destroy(arch->machine);
 out_free:
+	pthread_mutex_destroy(&arch->hv.page_lock);
 	pthread_mutex_destroy(&arch->clock_lock);
 	free(arch);
 	kvm->arch = NULL;
@@ -256,6 +258,7 @@ static void kvm_arch_destroy_vm(struct kvm *kvm)
 	kvm_mmu_uninit_vm(kvm);
 	kvm_x86_state_destroy_vm(kvm);
 	vmx_machine_destroy(kvm->arch->machine);
+	pthread_mutex_destroy(&kvm->arch->hv.page_lock);
 	pthread_mutex_destroy(&kvm->arch->clock_lock);
 	free(kvm->arch);
 	kvm->arch = NULL;

@@ -33,6 +33,7 @@ struct kvm_hv {
 	uint64_t reenlightenment_control, tsc_emulation_control, tsc_emulation_status;
 	uint64_t tsc_scale, tsc_offset; /* of the reference TSC page, if page_set */
 	bool page_set;
+	pthread_mutex_t page_lock; /* one writer of the page; before clock_lock */
 };
 
 struct kvm_arch {
@@ -256,6 +257,11 @@ uint64_t kvm_supported_xcr0(void);
 uint32_t kvm_xstate_size(uint64_t xcr0, bool compacted);
 /* AMD's name or Hygon's in leaf 0. */
 bool kvm_cpuid_regs_are_amd(const uint32_t r[4]);
+/*
+ * May the guest use a paravirtual feature: bit of KVM's leaf of features, which is the one after the leaf
+ * of its signature (KVM API: "KVM CPUID bits", KVM_CAP_ENFORCE_PV_FEATURE_CPUID)?
+ */
+bool guest_pv_has(struct kvm_vcpu *vcpu, int feature);
 bool guest_cpuid_is_intel(struct kvm_vcpu *vcpu);
 bool guest_cpuid_is_amd(struct kvm_vcpu *vcpu);
 

@@ -247,28 +247,51 @@ static void mce(struct client *c, int banks)
 GUEST_CODE(hypercall, 64, "mov $5, %eax; mov $0, %ecx; vmcall; mov %rax, %r8; mov $0x4b564d01, %ecx; xor %eax, %eax; xor %edx, %edx; wrmsr; outb %al, $0x40");
 
 /* Without the feature in CPUID its MSR and its hypercall are gone. */
-static void enforce_pv(struct client *c, int value)
+static void assert_pv(const void *cpuid, int port, int64_t hypercall_result)
 {
 	struct kvm_enable_cap cap = {.cap = KVM_CAP_ENFORCE_PV_FEATURE_CPUID, .args = {1}};
-
-	paging_start(c, PAGING_LONG, 0, 0, 0, 0);
-	memcpy(c->mem + AT_CODE, hypercall, GUEST_CODE_SIZE(hypercall));
-	assert_int_equal(client_next_out(c), 0x40);
-	struct {
-		struct kvm_cpuid2 h;
-		struct kvm_cpuid_entry2 e[1];
-	} none = {.h.nent = 1, .e = {{.function = 0x40000001}}};
 	struct client d;
 
 	client_open_vm(&d, 2 << 20);
 	client_add_vcpu(&d);
 	paging_start(&d, PAGING_LONG, 0, 0, 0, 0);
 	memcpy(d.mem + AT_CODE, hypercall, GUEST_CODE_SIZE(hypercall));
-	assert_int_equal(ioctl(d.vcpu, KVM_SET_CPUID2, &none), 0);
+	assert_int_equal(ioctl(d.vcpu, KVM_SET_CPUID2, cpuid), 0);
 	assert_int_equal(ioctl(d.vcpu, KVM_ENABLE_CAP, &cap), 0);
-	assert_int_equal(client_next_out(&d), 13);
-	assert_int_equal((int64_t)client_regs(&d).r8, -1000);
+	assert_int_equal(client_next_out(&d), port); /* 13: #GP of WRMSR */
+	assert_int_equal((int64_t)client_regs(&d).r8, hypercall_result);
 	client_close(&d);
+}
+
+static void enforce_pv(struct client *c, int value)
+{
+	paging_start(c, PAGING_LONG, 0, 0, 0, 0);
+	memcpy(c->mem + AT_CODE, hypercall, GUEST_CODE_SIZE(hypercall));
+	assert_int_equal(client_next_out(c), 0x40);
+	struct {
+		struct kvm_cpuid2 h;
+		struct kvm_cpuid_entry2 e[1];
+	} none = {.h.nent = 1, .e = {{.function = 0x40000001, .eax = ~0u}}}; /* nobody's: no signature */
+	struct {
+		struct kvm_cpuid2 h;
+		struct kvm_cpuid_entry2 e[4];
+	} beside = {.h.nent = 4,
+		    .e = {{.function = 0x40000000, .eax = 0x40000001, .ebx = 0x7263694d, .ecx = 0x666f736f, .edx = 0x76482074},
+			  {.function = 0x40000001, .eax = 0x31237648},
+			  {.function = 0x40000100, .eax = 0x40000101, .ebx = 0x4b4d564b, .ecx = 0x564b4d56, .edx = 0x4d},
+			  {.function = 0x40000101, .eax = 1 << 3 | 1 << 7}}};
+
+	assert_pv(&none, 13, -1000);
+	/* Hyper-V's leaves come first: KVM's are at 40000100h; KICK_CPU is there to be called */
+	assert_pv(&beside, 0x40, 0);
+	beside.e[3].eax = 1 << 3;
+	assert_pv(&beside, 0x40, -1000);
+	beside.e[3].eax = 1 << 7;
+	assert_pv(&beside, 13, 0);
+	/* bits of the leaf that is Hyper-V's are none of KVM's */
+	beside.e[1].eax = ~0u;
+	beside.e[3].eax = 0;
+	assert_pv(&beside, 13, -1000);
 }
 
 /* TPR access reporting and the APIC page of FlexPriority's days. */

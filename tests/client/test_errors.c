@@ -199,6 +199,32 @@ static void state_that_is_not_there_is_not_looked_at(void **state)
 	client_close(&c);
 }
 
+/* Masks of physical-address bits are made of a width that no processor has. */
+static void width_of_addresses_may_be_nonsense(void **state)
+{
+	static const uint32_t widths[] = {0, 1, 31, 53, 64, 255};
+	struct client c;
+	struct kvm_sregs good, bad;
+	struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 e[2];
+	} cpuid = {.head.nent = 2, .e = {{.function = 0x80000000, .eax = 0x80000008}, {.function = 0x80000008}}};
+
+	client_open_vm(&c, 1 << 20);
+	assert_int_equal(ioctl(c.vm, KVM_CREATE_IRQCHIP, 0), 0);
+	client_add_vcpu(&c);
+	for (size_t i = 0; i < sizeof(widths) / sizeof(*widths); i++) {
+		cpuid.e[1].eax = widths[i] | 48 << 8;
+		assert_int_equal(ioctl(c.vcpu, KVM_SET_CPUID2, &cpuid), 0);
+		assert_int_equal(ioctl(c.vcpu, KVM_GET_SREGS, &good), 0);
+		bad = good;
+		bad.apic_base |= 1ull << 60;
+		if (widths[i] <= 52)
+			assert_fails(ioctl(c.vcpu, KVM_SET_SREGS, &bad), EINVAL);
+	}
+	client_close(&c);
+}
+
 /* Nobody has that number: delivered to none, which is no error; a broadcast that reaches nobody is one. */
 static void msi_to_nobody_returns_0(void **state)
 {
@@ -210,6 +236,10 @@ static void msi_to_nobody_returns_0(void **state)
 	assert_int_equal(ioctl(c.vm, KVM_SIGNAL_MSI, &msi), -1);
 	client_add_vcpu(&c);
 	assert_int_equal(ioctl(c.vm, KVM_SIGNAL_MSI, &msi), 0);
+	msi.flags = KVM_MSI_VALID_DEVID;
+	assert_int_equal(ioctl(c.vm, KVM_SIGNAL_MSI, &msi), 0);
+	msi.flags = 2;
+	assert_fails(ioctl(c.vm, KVM_SIGNAL_MSI, &msi), EINVAL);
 	client_close(&c);
 }
 
@@ -275,6 +305,7 @@ int main(void)
 		cmocka_unit_test(vcpu_ioctls_check_their_arguments),
 		cmocka_unit_test(order_of_checks_is_kvms),
 		cmocka_unit_test(state_that_is_not_there_is_not_looked_at),
+		cmocka_unit_test(width_of_addresses_may_be_nonsense),
 		cmocka_unit_test(msi_to_nobody_returns_0),
 		cmocka_unit_test(child_of_a_fork_gets_eio),
 		cmocka_unit_test(descriptors_work_after_dup_and_in_any_closing_order),

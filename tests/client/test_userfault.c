@@ -27,6 +27,9 @@ static uint8_t fill[PAGE] __attribute__((aligned(PAGE))); /* what each page is b
 /* What may happen to the VM before a page is brought. */
 static void change_everything(void)
 {
+	struct kvm_clock_data clock;
+
+	assert_int_equal(ioctl(c.vm, KVM_GET_CLOCK, &clock), 0);
 	client_slot(&c, 1, 0, SPARE_GPA, spare, PAGE);
 	client_slot(&c, 1, 0, SPARE_GPA, spare, 0);
 	client_slot(&c, 2, KVM_MEM_LOG_DIRTY_PAGES, DATA_GPA, data, DATA_SIZE);
@@ -189,6 +192,25 @@ static void page_tables_are_brought(void **state)
 	close_guest();
 }
 
+/* The hypervisor writes the guest's time: kvmclock's page, and Hyper-V's reference TSC page. */
+static void time_pages_are_brought(void **state)
+{
+	struct {
+		struct kvm_msrs h;
+		struct kvm_msr_entry e[2];
+	} m = {.h.nmsrs = 2,
+	       .e = {{.index = 0x40000021, .data = DATA_GPA | 1}, {.index = 0x4b564d01, .data = (DATA_GPA + PAGE) | 1}}};
+
+	OPEN_OR_SKIP(UFFDIO_REGISTER_MODE_MISSING, tell);
+	memset(fill, 0, PAGE);
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_MSRS, &m), 2);
+	assert_run_exits(&c, KVM_EXIT_IO);
+	assert_int_equal(resolved, 2);
+	assert_int_not_equal(*(uint32_t *)data, 0);		   /* sequence */
+	assert_int_not_equal(*(uint32_t *)(data + PAGE + 24), 0); /* tsc_to_system_mul */
+	close_guest();
+}
+
 /* String output is emulated: the hypervisor itself reads the page. */
 GUEST_CODE(string, 32, "cld\n"
 		       "mov $0x401000, %esi\n"
@@ -252,6 +274,7 @@ int main(void)
 		cmocka_unit_test(dropped_page_is_brought_again),
 		cmocka_unit_test(code_is_brought),
 		cmocka_unit_test(page_tables_are_brought),
+		cmocka_unit_test(time_pages_are_brought),
 		cmocka_unit_test(emulator_waits_with_nothing_held),
 		cmocka_unit_test(pre_fault_waits_with_nothing_held),
 		cmocka_unit_test(protected_page_is_opened),

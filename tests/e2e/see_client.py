@@ -52,6 +52,8 @@ def wide(kvm, vm, vcpu):
     for at in range(8, 8 + 40 * struct.unpack_from("<I", cpuid)[0], 40):
         if struct.unpack_from("<I", cpuid, at)[0] == 0x80000008:
             cpuid[at + 12] = 52
+    # without CPUID the vCPU has four levels: this root comes first
+    fcntl.ioctl(vcpu, KVM_PRE_FAULT_MEMORY, bytearray(struct.pack("<QQQ40x", 0, 0x1000, 0)))
     fcntl.ioctl(vcpu, KVM_SET_CPUID2, cpuid)
     slot(vm, 3, 0, 1 << 50, 0x10000)
     fcntl.ioctl(vcpu, KVM_PRE_FAULT_MEMORY, bytearray(struct.pack("<QQQ40x", 1 << 50, 0x2000, 0)))

@@ -109,6 +109,7 @@ def five_levels_are_shown():
         out = ask("ept", "walk", c.pid, "0x5000")
         assert re.search(r"^  PML5E \[  0\] at .*\n  PML4E \[  0\] ", out, re.M), out
         d = json.loads(ask("ept", "dump", "--json", c.pid))
+        assert [r["levels"] for r in d["roots"]] == [4, 5], "the walks above have chosen"
         root = [r for r in d["roots"] if r["levels"] == 5][0]
         high = [r for r in root["ranges"] if r["start"] >= 1 << 50]
         slot = [s for s in d["slots"] if s["id"] == 3][0]

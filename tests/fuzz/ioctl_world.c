@@ -100,10 +100,11 @@ struct part {
 	size_t at;
 };
 
+/* The first takes an INIT or SIPI that waits, and with it resets the others. */
 static const struct part vcpu_parts[] = {
-	{ "KVM_GET_REGS", KVM_GET_REGS }, { "KVM_GET_SREGS2", KVM_GET_SREGS2 }, { "KVM_GET_FPU", KVM_GET_FPU },
+	{ "KVM_GET_MP_STATE", KVM_GET_MP_STATE }, { "KVM_GET_REGS", KVM_GET_REGS }, { "KVM_GET_SREGS2", KVM_GET_SREGS2 }, { "KVM_GET_FPU", KVM_GET_FPU },
 	{ "KVM_GET_XSAVE", KVM_GET_XSAVE }, { "KVM_GET_XCRS", KVM_GET_XCRS }, { "KVM_GET_DEBUGREGS", KVM_GET_DEBUGREGS },
-	{ "KVM_GET_MP_STATE", KVM_GET_MP_STATE }, { "KVM_GET_VCPU_EVENTS", KVM_GET_VCPU_EVENTS },
+	{ "KVM_GET_VCPU_EVENTS", KVM_GET_VCPU_EVENTS },
 	{ "KVM_GET_LAPIC", KVM_GET_LAPIC }, { "KVM_GET_CPUID2", KVM_GET_CPUID2, 80 },
 };
 static const struct part vm_parts[] = {

@@ -233,15 +233,27 @@ static void ept(FILE *f, const struct vm *v)
 		fputs("truncated\n", f);
 }
 
+/* The deepest root of the address space: it reaches all that the others do. */
+static bool find_root(const struct vm *v, int as, struct kvm_mmu_page *root)
+{
+	struct kvm_mmu_page each;
+	bool found = false;
+
+	for (unsigned i = 0; get_root(v, i, &each); i++) {
+		if (root_as_id(&each) != as || (found && root_level(&each) <= root_level(root)))
+			continue;
+		found = true;
+		*root = each;
+	}
+	return found;
+}
+
 static void walk(FILE *f, const struct vm *v, int as, gpa_t gpa)
 {
 	struct kvm_mmu_page root;
-	unsigned i = 0;
 	uint64_t table;
 
-	while (get_root(v, i, &root) && root_as_id(&root) != as)
-		i++;
-	if (!get_root(v, i, &root))
+	if (!find_root(v, as, &root))
 		return;
 	root_line(f, &root);
 	if (gpa >> PAGE_SHIFT >= level_pages(root_level(&root) + 1))

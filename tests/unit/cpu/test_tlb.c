@@ -41,6 +41,52 @@ static void invlpg_drops_every_fragment_of_a_large_page(void **state)
 	assert_ptr_equal(at(t, 0x99000), HOST(0x499000));
 }
 
+/* Level 2 and level 3: the page's other parts go with the one that faults. */
+static void page_fault_drops_every_fragment_of_a_large_page(void **state)
+{
+	STATE;
+
+	for (int level = 2; level <= 3; level++) {
+		if (level == 3)
+			*guest64(t, GPA_PDPT) = PTE_P | PTE_RW | PTE_US | PTE_PS;
+		else
+			guest64(t, GPA_PD)[1] = 0x200000 | PTE_P | PTE_RW | PTE_PS;
+		load_guest(t);
+		cpu_tlb_flush_all(t->cpu);
+		assert_ptr_equal(at(t, 0x255000), HOST(0x255000));
+		assert_ptr_equal(at(t, 0x299000), HOST(0x299000));
+		*guest64(t, GPA_PDPT) = GPA_PD | PTE_P | PTE_RW | PTE_US;
+		guest64(t, GPA_PD)[1] = 0x400000 | PTE_P | PTE_RW | PTE_PS;
+		assert_null(try_translate(t, 0x255000, CPU_READ, PRIV_USER)); /* #PF */
+		assert_int_equal(t->cpu->unwind_reason, CPU_UNWIND_EXCEPTION);
+		assert_ptr_equal(at(t, 0x299000), HOST(0x499000));
+		assert_ptr_equal(at(t, 0x255000), HOST(0x455000));
+	}
+}
+
+/* As SDM "Operations that Invalidate Cached Mappings" asks, and no more: violations are to be cheap. */
+static void ept_violation_drops_its_own_fragment_for_every_privilege(void **state)
+{
+	STATE;
+
+	*guest64(t, GPA_PD) = 0x200000 | PTE_P | PTE_RW | PTE_US | PTE_PS | PTE_D;
+	*ept_leaf(t, 0x255000) &= ~EPT_WRITE;
+	load_guest(t);
+	for (enum cpu_priv p = PRIV_SUPER; p <= PRIV_USER; p++) {
+		assert_ptr_equal(try_translate(t, 0x55000, CPU_READ, p), HOST(0x255000));
+		assert_ptr_equal(try_translate(t, 0x99000, CPU_READ, p), HOST(0x299000));
+	}
+	*ept_leaf(t, 0x255000) = (uint64_t)HOST(0x666000) | EPT_READ;
+	*ept_leaf(t, 0x299000) = (uint64_t)HOST(0x777000) | EPT_READ;
+	assert_null(try_translate(t, 0x55000, CPU_WRITE, PRIV_SUPER));
+	assert_int_equal(t->cpu->unwind_reason, CPU_UNWIND_EXIT);
+	assert_int_equal(R(t, VM_EXIT_REASON), EXIT_REASON_EPT_VIOLATION);
+	for (enum cpu_priv p = PRIV_SUPER; p <= PRIV_USER; p++) {
+		assert_ptr_equal(try_translate(t, 0x55000, CPU_READ, p), HOST(0x666000));
+		assert_ptr_equal(try_translate(t, 0x99000, CPU_READ, p), HOST(0x299000));
+	}
+}
+
 static void mov_cr3_keeps_globals_only(void **state)
 {
 	STATE;
@@ -206,6 +252,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST_LONG(stale_entry_stays_until_invlpg),
 		TEST_LONG(invlpg_drops_every_fragment_of_a_large_page),
+		TEST_LONG(page_fault_drops_every_fragment_of_a_large_page),
+		TEST_LONG(ept_violation_drops_its_own_fragment_for_every_privilege),
 		TEST_LONG(mov_cr3_keeps_globals_only),
 		TEST_LONG(pcids_keep_their_own_entries_with_bit_63),
 		TEST_LONG(invept_drops_combined_mappings),

@@ -117,6 +117,52 @@ static void misconfigurations_exit_with_49(void **state)
 	assert_int_equal(R(t, VM_EXIT_REASON), EXIT_REASON_EPT_MISCONFIG);
 }
 
+static void expect_misconfiguration(struct machine *t)
+{
+	struct cpu_walk_result r;
+
+	cpu_tlb_drop_ept(t->cpu, 0, true);
+	assert_false(try_walk(t, GVA, CPU_READ, PRIV_SUPER, &r));
+	assert_int_equal(R(t, VM_EXIT_REASON), EXIT_REASON_EPT_MISCONFIG);
+}
+
+/* No page is larger than 1 GiB. */
+static void page_size_bit_above_level_3_is_a_misconfiguration(void **state)
+{
+	STATE;
+	struct cpu_walk_result r;
+
+	t->ept_root[0] |= EPT_PAGE_SIZE;
+	expect_misconfiguration(t);
+	t->ept_root[0] &= ~EPT_PAGE_SIZE;
+	five_levels(t);
+	assert_true(try_walk(t, GVA, CPU_READ, PRIV_SUPER, &r));
+	t->ept_pml5[0] |= EPT_PAGE_SIZE;
+	expect_misconfiguration(t);
+}
+
+/* Each GPA whose dirty flag goes from 0 to 1, from the index down: the guest's tables, then the page. */
+static void pml_names_what_became_dirty_once(void **state)
+{
+	STATE;
+	static const gpa_t expected[] = { GPA_PML4, GPA_PDPT, GPA_PD, GPA_PT, GVA & PAGE_MASK };
+	uint64_t *log = test_pages(4096);
+	struct cpu_walk_result r;
+
+	W(EPT_POINTER, R(t, EPT_POINTER) | EPTP_AD_ENABLE);
+	W(SECONDARY_VM_EXEC_CONTROL, R(t, SECONDARY_VM_EXEC_CONTROL) | SECONDARY_EXEC_ENABLE_PML);
+	W(PML_ADDRESS, (uint64_t)log);
+	W(GUEST_PML_INDEX, 511);
+	log[506] = ~0ULL;
+	for (int again = 0; again < 2; again++)
+		assert_true(try_walk(t, GVA, CPU_WRITE, PRIV_SUPER, &r));
+	assert_int_equal(R(t, GUEST_PML_INDEX), 506);
+	for (unsigned n = 0; n < ARRAY_SIZE(expected); n++)
+		assert_int_equal(log[511 - n], expected[n]);
+	assert_int_equal(log[506], ~0ULL);
+	munmap(log, 4096);
+}
+
 static void large_ept_leaves_translate(void **state)
 {
 	STATE;
@@ -292,7 +338,7 @@ static void pae_uses_the_loaded_pdptes(void **state)
 	W(GUEST_PDPTR0, GPA_PD | PTE_P);
 	assert_true(try_walk(t, GVA, CPU_WRITE, PRIV_SUPER, &r));
 	assert_int_equal(r.gpa, 0x55000);
-	W(GUEST_PDPTR0, 0);
+	W(GUEST_PDPTR0, GPA_PD); /* what it points to does not matter then */
 	cpu_tlb_flush_all(t->cpu);
 	assert_false(try_walk(t, GVA, CPU_READ, PRIV_SUPER, &r));
 	assert_int_equal(t->cpu->cs.exception.error_code, 0);
@@ -307,6 +353,8 @@ int main(void)
 		TEST_LONG(with_ept_ad_a_table_access_reports_read_and_write),
 		TEST_LONG(ept_a_and_d_follow_the_access),
 		TEST_LONG(misconfigurations_exit_with_49),
+		TEST_LONG(page_size_bit_above_level_3_is_a_misconfiguration),
+		TEST_LONG(pml_names_what_became_dirty_once),
 		TEST_LONG(large_ept_leaves_translate),
 		TEST_LONG(fifth_level_reaches_beyond_48_bits),
 		TEST_LONG(guest_rights_give_the_right_error_code),

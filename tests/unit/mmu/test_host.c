@@ -112,7 +112,8 @@ static void numbers_are_decimal_or_hexadecimal(void **state)
 {
 	char word[4];
 
-	setenv("USERKVM_PARAMS", "max=17,big=18446744073709551616,hex=0x1F,g=1g,x=0x,none=,w=long,w=abc,w=longer", 1);
+	setenv("USERKVM_PARAMS", "max=17,beyond=4294967296,most=0xffffffff,"
+	       "big=18446744073709551616,hex=0x1F,g=1g,x=0x,none=,w=long,w=abc,w=longer", 1);
 	assert_int_equal(params_get_u64("max", 1), 17);
 	assert_int_equal(params_get_u64("ax", 1), 1);
 	assert_int_equal(params_get_u64("big", 5), 5);
@@ -120,6 +121,9 @@ static void numbers_are_decimal_or_hexadecimal(void **state)
 	assert_int_equal(params_get_u64("g", 7), 7);
 	assert_int_equal(params_get_u64("x", 8), 8);
 	assert_int_equal(params_get_u64("none", 9), 9);
+	assert_int_equal(params_get_u64("beyond", 1), 0x100000000);
+	assert_int_equal(params_get_u32("beyond", 10), 10);
+	assert_int_equal(params_get_u32("most", 11), UINT32_MAX);
 	assert_true(params_get_string("w", word, sizeof(word)));
 	assert_string_equal(word, "abc");
 	assert_false(params_get_string("v", word, sizeof(word)));
@@ -161,6 +165,10 @@ static void unknown_params_are_told(void **state)
 			    "userkvm: USERKVM_PARAMS: `' invalid for parameter `pml', ignored\n"
 			    "userkvm: USERKVM_PARAMS: `1k' invalid for parameter `nx_huge_pages_recovery_ratio', "
 			    "ignored\n");
+	assert_string_equal(complaints("max_table_pages=4294967296,nx_huge_pages_recovery_period_ms=4294967295,"
+				       "nx_huge_pages_recovery_ratio=4294967296", buf, sizeof(buf)),
+			    "userkvm: USERKVM_PARAMS: `4294967296' invalid for parameter "
+			    "`nx_huge_pages_recovery_ratio', ignored\n");
 }
 
 int main(void)

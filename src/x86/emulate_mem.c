@@ -1,0 +1,197 @@
+/*
+ * The memory behind emulated instructions: isa_ops.mem and .mem_commit over
+ * guest memory and devices. The invariants are emulate.c's.
+ */
+#include <string.h>
+
+#include "isa/fpu.h"
+#include "lib/error.h"
+#include "lib/rcu.h"
+#include "sdm/paging.h"
+#include "x86/emulator.h"
+
+static void leave_error(struct kvm_emulator *e, int error) __attribute__((noreturn));
+static void leave_error(struct kvm_emulator *e, int error)
+{
+	e->error = error;
+	kvm_emulator_leave(e, OUT_ERROR);
+}
+
+/* A new iteration of a string instruction has begun since the last look. */
+static bool new_iteration(struct kvm_emulator *e)
+{
+	const uint64_t *g = e->cs.gpr;
+
+	return g[RCX] != e->it_rcx || g[RSI] != e->it_rsi || g[RDI] != e->it_rdi;
+}
+
+void kvm_emulator_begin_iteration(struct kvm_emulator *e)
+{
+	e->it_rcx = e->cs.gpr[RCX];
+	e->it_rsi = e->cs.gpr[RSI];
+	e->it_rdi = e->cs.gpr[RDI];
+	e->nr_reads = e->next_read = 0;
+}
+
+static gpa_t translate(struct kvm_emulator *e, gva_t lin, enum isa_access how)
+{
+	struct kvm_vcpu *vcpu = kvm_emulator_vcpu(&e->cs);
+	struct kvm_page_fault_info f = { 0 };
+	uint32_t access = how & ISA_WRITE ? PFERR_WRITE_MASK : 0;
+	gpa_t gpa;
+
+	if (e->cs.cpl == 3 && !(how & ISA_IMPLICIT))
+		access |= PFERR_USER_MASK;
+	gpa = kvm_mmu_gva_to_gpa(vcpu, lin, access, &f);
+	if (likely(gpa != INVALID_PAGE))
+		return gpa;
+	e->cs.exception = (struct isa_exception){
+		.vector = f.vector,
+		.has_error_code = true,
+		.error_code = f.error_code,
+		.payload = f.address,
+	};
+	kvm_emulator_leave(e, OUT_EXCEPTION);
+}
+
+bool kvm_emulator_is_ram(struct kvm_vcpu *vcpu, gpa_t gpa, bool write)
+{
+	struct kvm_memory_slot *slot;
+	bool ram;
+
+	/* the APIC's page is the APIC's whatever the client has put there */
+	if (vcpu->apic && (gpa & PAGE_MASK) == (kvm_get_apic_base(vcpu) & PAGE_MASK))
+		return false;
+	lib_rcu_read_lock();
+	slot = kvm_vcpu_gfn_to_memslot(vcpu, gpa >> PAGE_SHIFT);
+	ram = slot && !(write && (slot->flags & KVM_MEM_READONLY));
+	lib_rcu_read_unlock();
+	return ram;
+}
+
+static void read_device(struct kvm_emulator *e, gpa_t gpa, void *buf, unsigned len)
+{
+	struct kvm_vcpu *vcpu = kvm_emulator_vcpu(&e->cs);
+	struct fragment *f;
+
+	if (e->next_read < e->nr_reads) {
+		f = &e->reads[e->next_read];
+		if (f->gpa == gpa && f->len == len) {
+			e->next_read++;
+			memcpy(buf, f->data, len);
+			return;
+		}
+		/* the guest's mapping changed under the instruction: what was read is lost */
+		e->nr_reads = e->next_read;
+	}
+	if (e->nr_reads == MAX_FRAGMENTS)
+		kvm_emulator_leave(e, OUT_UNSUPPORTED);
+	f = &e->reads[e->nr_reads];
+	f->gpa = gpa;
+	f->len = len;
+	if (kvm_device_mmio_read(vcpu, gpa, (int)len, f->data) == 0) {
+		e->nr_reads++;
+		e->next_read++;
+		memcpy(buf, f->data, len);
+		return;
+	}
+	kvm_mmio_exit(vcpu, gpa, len, false, NULL);
+	kvm_emulator_leave(e, OUT_EXIT);
+}
+
+static void read_part(struct kvm_emulator *e, gpa_t gpa, uint8_t *buf, unsigned len, bool ram)
+{
+	if (ram) {
+		int r = kvm_vcpu_read_guest(kvm_emulator_vcpu(&e->cs), gpa, buf, len);
+
+		if (r)
+			leave_error(e, r);
+		return;
+	}
+	for (unsigned n; len; gpa += n, buf += n, len -= n) {
+		n = len < 8 ? len : 8;
+		read_device(e, gpa, buf, n);
+	}
+}
+
+void *kvm_emulator_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum isa_access how,
+			  void *bounce)
+{
+	struct kvm_emulator *e = kvm_emulator_of(cs);
+	struct kvm_vcpu *vcpu = kvm_emulator_vcpu(cs);
+	unsigned first = (unsigned)min_u64(size, PAGE_SIZE - (lin & ~PAGE_MASK));
+	bool loaded = cs->fpu_loaded;
+	gpa_t gpa[2] = { 0, 0 };
+
+	isa_fpu_sync(cs);
+	if (new_iteration(e)) {
+		if (e->nr_writes)
+			kvm_emulator_leave(e, OUT_WRITES);
+		kvm_emulator_begin_iteration(e);
+	}
+	gpa[0] = translate(e, lin, how);
+	if (first < size)
+		gpa[1] = translate(e, lin + first, how);
+	if (how & ISA_READ) {
+		read_part(e, gpa[0], bounce, first, kvm_emulator_is_ram(vcpu, gpa[0], false));
+		if (first < size)
+			read_part(e, gpa[1], (uint8_t *)bounce + first, size - first,
+				  kvm_emulator_is_ram(vcpu, gpa[1], false));
+	}
+	if (loaded)
+		isa_fpu_load(cs);
+	return bounce;
+}
+
+static void write_part(struct kvm_emulator *e, gva_t lin, const uint8_t *buf, unsigned len)
+{
+	struct kvm_vcpu *vcpu = kvm_emulator_vcpu(&e->cs);
+	struct kvm_page_fault_info ignored;
+	uint32_t access = PFERR_WRITE_MASK | (e->cs.cpl == 3 ? PFERR_USER_MASK : 0U);
+	gpa_t gpa = kvm_mmu_gva_to_gpa(vcpu, lin, access, &ignored);
+	struct fragment *f;
+
+	if (gpa == INVALID_PAGE) {
+		/* checked a moment ago; another vCPU has just unmapped it */
+		e->error = -EAGAIN;
+		return;
+	}
+	if (kvm_emulator_is_ram(vcpu, gpa, true)) {
+		int r = kvm_write_guest_as_processor(vcpu, gpa, buf, len);
+
+		if (r)
+			e->error = r;
+		return;
+	}
+	for (unsigned n; len; gpa += n, buf += n, len -= n) {
+		n = len < 8 ? len : 8;
+		if (e->nr_writes == MAX_FRAGMENTS) {
+			e->error = -E2BIG;
+			return;
+		}
+		f = &e->writes[e->nr_writes++];
+		f->gpa = gpa;
+		f->len = n;
+		memcpy(f->data, buf, n);
+	}
+}
+
+void kvm_emulator_mem_commit(struct cpu_state *cs, uint64_t lin, unsigned size,
+				const void *bounce)
+{
+	struct kvm_emulator *e = kvm_emulator_of(cs);
+	unsigned first = (unsigned)min_u64(size, PAGE_SIZE - (lin & ~PAGE_MASK));
+	bool loaded = cs->fpu_loaded;
+
+	isa_fpu_sync(cs);
+	write_part(e, lin, bounce, first);
+	if (first < size)
+		write_part(e, lin + first, (const uint8_t *)bounce + first, size - first);
+	if (loaded)
+		isa_fpu_load(cs);
+}
+
+void kvm_emulator_raise(struct cpu_state *cs)
+{
+	kvm_emulator_leave(kvm_emulator_of(cs), OUT_EXCEPTION);
+}
