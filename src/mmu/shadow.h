@@ -11,8 +11,12 @@
  * A shadow page is found by (gfn, role). The role is all that makes the same
  * guest table mean different things: level, combined rights on the way to it,
  * CR0.WP, EFER.NX ..., and which part of a 32-bit table (1024 entries) it is.
- * A *direct* page shadows no table: a large guest page cut into small ones, or
+ * A *direct* page shadows no table: a large guest page cut into smaller ones, or
  * memory without paging; gfn is then the first it maps.
+ *
+ * Where a large guest page (or memory without paging) meets a mapping of the
+ * client's that one leaf may cover, a leaf of 2 MiB or 1 GiB stands in the page of
+ * that level (invariant 5).
  *
  * Invariants
  * 1. A present leaf is in the list of its gfn's mappings (rmap), a present table
@@ -24,6 +28,9 @@
  *    be written, and the dirty log, if there is one, has the page.
  * 4. A page that was reachable is freed after a flush of every vCPU; a root in
  *    use (root_count) when its last user lets go.
+ * 5. No shadow page is of a gfn that a leaf above level 1 has writable: where there
+ *    is one, leaves are smaller (shadow_allows_level()); where one comes, invariant
+ *    2 takes the right away, and the next write's fault makes the leaf smaller.
  *
  * Locks: mmu_lock for writing, everywhere here. Nodes and heads need no memory
  * of their own, so nothing is allocated under it.
@@ -72,6 +79,9 @@ struct shadow_node {
 	};
 };
 
+/* Levels 2 and 3. */
+#define NR_HUGE_LEVELS 2
+
 /* Aligned to its size, so that a node tells its page. */
 #define SHADOW_PAGE_SIZE 16384U
 struct shadow_page {
@@ -84,6 +94,9 @@ struct shadow_page {
 	bool unsync, invalid;
 	struct shadow_node *parents;
 	struct shadow_page *hash_next, **hash_pprev;
+	struct shadow_region_link {
+		struct shadow_page *next, **pprev;
+	} region[NR_HUGE_LEVELS]; /* not direct: vm->region */
 	struct shadow_page *unsync_next, **unsync_pprev;
 	struct shadow_page *next, **pprev; /* vm->active, newest first */
 };
@@ -92,6 +105,7 @@ static_assert(sizeof(struct shadow_page) <= SHADOW_PAGE_SIZE, "a shadow page's s
 #define SHADOW_HASH_BITS 12
 struct shadow_vm {
 	struct shadow_page *hash[1 << SHADOW_HASH_BITS];
+	struct shadow_page *region[NR_HUGE_LEVELS][1 << SHADOW_HASH_BITS]; /* by the 2 MiB, 1 GiB of gfn */
 	struct shadow_page *active, *oldest; /* newest first */
 	struct shadow_page *unsync;
 	uint32_t nr_pages;
@@ -134,6 +148,11 @@ static inline bool sp_direct(const struct shadow_page *sp)
 static inline bool shadow_is_present(uint64_t e)
 {
 	return e & SHADOW_PRESENT;
+}
+
+static inline bool shadow_is_leaf(uint64_t e, int level)
+{
+	return shadow_is_present(e) && (level == 1 || e & PTE_PS);
 }
 
 static inline uint64_t *shadow_table(uint64_t e)
@@ -187,10 +206,10 @@ must_check int shadow_make_pages_available(struct kvm_mmu_vm *vm, struct shadow_
 /* Flush and free. With mmu_lock held or not; not in guest mode. */
 void shadow_commit(struct kvm *kvm, struct shadow_zap *z);
 void shadow_put_root(struct kvm_mmu_vm *vm, struct shadow_page *sp, struct shadow_zap *z);
-/* The mappings of gfn; NULL where slot has no such page. */
-struct shadow_node **shadow_rmap(const struct kvm_memory_slot *slot, gfn_t gfn);
-/* Take write access from every mapping of gfn. True if one had it. */
-bool shadow_rmap_write_protect(const struct kvm_memory_slot *slot, gfn_t gfn);
+/* The leaves of `level` that map gfn; NULL where slot (which may be NULL) has no such page. */
+struct shadow_node **shadow_rmap(const struct kvm_memory_slot *slot, gfn_t gfn, int level);
+/* Has the page of `level` around gfn no guest table in it, so that a leaf of that size may map it? */
+bool shadow_allows_level(struct kvm_mmu_vm *vm, gfn_t gfn, int level);
 /*
  * May gfn become writable? Its level-1 shadow pages become unsync; false
  * (write-protect it) where it has others, or can_unsync is false.
@@ -235,10 +254,10 @@ bool shadow_reachable(struct kvm_vcpu *vcpu, const struct shadow_page *sp,
 must_check int shadow_prepare_slot(struct kvm_memory_slot *slot);
 /* The slot goes: everything that maps or shadows it. */
 void shadow_zap_slot(struct kvm *kvm, const struct kvm_memory_slot *slot);
-/* mmu_lock. The mappings of [start, end); true if there were any. */
+/* mmu_lock. The mappings of [start, end), likewise; true if there were any. */
 bool shadow_zap_range(struct kvm_mmu_vm *vm, const struct kvm_memory_slot *slot, gfn_t start,
 		      gfn_t end);
-/* mmu_lock. Write access to [start, end); true if there was any. */
+/* mmu_lock. Write access to [start, end), larger leaves that reach into it included; true if there was any. */
 bool shadow_wrprot_range(const struct kvm_memory_slot *slot, gfn_t start, gfn_t end);
 
 /* --- shadow_check.c --- */

@@ -52,12 +52,17 @@ static void check_child(struct kvm_mmu_vm *vm, struct shadow_page *sp, unsigned 
 		fault(r, "parent unknown to its child", sp, i);
 }
 
-/* Invariant 2. */
+/* Invariants 2 and 5. */
 static void check_write_protection(struct kvm_mmu_vm *vm, struct shadow_page *sp, unsigned i,
 				   struct mmu_check_result *r)
 {
 	struct shadow_page *table;
+	uint64_t pages = level_pages(sp_level(sp));
 
+	for (table = pages > 1 ? vm->shadow->active : NULL; table; table = table->next)
+		if (!sp_direct(table) && table->gfn / pages == sp->node[i].gfn / pages &&
+		    !((table->role ^ sp->role) & ROLE_AS_ID_MASK))
+			fault(r, "writable large leaf over a table", sp, i);
 	for_each_gfn_indirect_sp(vm, table, sp->node[i].gfn)
 		if (!table->unsync)
 			fault(r, "writable leaf over a synced table", sp, i);
@@ -65,15 +70,15 @@ static void check_write_protection(struct kvm_mmu_vm *vm, struct shadow_page *sp
 
 static void check_leaf(struct kvm *kvm, struct shadow_page *sp, unsigned i, struct mmu_check_result *r)
 {
-	uint64_t e = sp->spt[i];
+	uint64_t e = sp->spt[i], pages = level_pages(sp_level(sp));
 	uint64_t may = PTE_ADDR_MASK | PTE_P | PTE_RW | PTE_US | PTE_A | PTE_D | PTE_XD |
-		       SHADOW_PRESENT | SHADOW_HOST_WRITABLE;
+		       SHADOW_PRESENT | SHADOW_HOST_WRITABLE | (pages > 1 ? PTE_PS : 0);
 	gfn_t gfn = sp->node[i].gfn, rel;
 	struct kvm_memory_slot *s = gfn_to_memslot_as(kvm, (int)FIELD_GET(ROLE_AS_ID_MASK, sp->role),
 						      gfn);
-	struct shadow_node **head = s ? shadow_rmap(s, gfn) : NULL;
+	struct shadow_node **head = shadow_rmap(s, gfn, sp_level(sp));
 
-	if (e & ~may || !(e & PTE_P) || !(e & PTE_A))
+	if (e & ~may || !(e & PTE_P) || !(e & PTE_A) || (e & PTE_ADDR_MASK) % (pages << PAGE_SHIFT))
 		fault(r, "leaf of a wrong format", sp, i);
 	if (!head || !in_list(*head, &sp->node[i])) {
 		fault(r, "leaf that is not in its rmap", sp, i);
@@ -81,22 +86,26 @@ static void check_leaf(struct kvm *kvm, struct shadow_page *sp, unsigned i, stru
 	}
 	if ((e & PTE_ADDR_MASK) != gfn_to_hva_memslot(s, gfn))
 		fault(r, "leaf with a wrong address", sp, i);
-	if (sp_direct(sp) && gfn != sp->gfn + i)
+	if (gfn % pages || gfn + pages > s->base_gfn + s->npages)
+		fault(r, "leaf beyond its slot", sp, i);
+	if (sp_direct(sp) && gfn != sp->gfn + i * pages)
 		fault(r, "direct leaf of a wrong gfn", sp, i);
 	if (!(e & PTE_RW))
 		return;
 	if (s->flags & KVM_MEM_READONLY || !(e & SHADOW_HOST_WRITABLE))
 		fault(r, "leaf writable against slot or host", sp, i);
-	rel = gfn - s->base_gfn;
-	if (s->dirty_bitmap && !(READ_ONCE(s->dirty_bitmap[rel / 64]) & BIT_ULL(rel % 64)))
-		mmu_check_suspect(r, s, gfn);
+	for (rel = gfn - s->base_gfn; s->dirty_bitmap && rel < gfn - s->base_gfn + pages; rel++)
+		if (!(READ_ONCE(s->dirty_bitmap[rel / 64]) & BIT_ULL(rel % 64)))
+			mmu_check_suspect(r, s, s->base_gfn + rel);
 	check_write_protection(kvm->mmu_vm, sp, i, r);
 }
 
-static uint64_t check_page(struct kvm *kvm, struct shadow_page *sp, struct mmu_check_result *r)
+/* leaves: by level, counted up. */
+static void check_page(struct kvm *kvm, struct shadow_page *sp, struct mmu_check_result *r,
+		       uint64_t *leaves)
 {
 	struct kvm_mmu_vm *vm = kvm->mmu_vm;
-	uint64_t leaves = 0;
+	int level = sp_level(sp);
 	unsigned i;
 
 	if (!is_active(vm, sp) || sp->invalid)
@@ -107,30 +116,32 @@ static uint64_t check_page(struct kvm *kvm, struct shadow_page *sp, struct mmu_c
 		if (!shadow_is_present(sp->spt[i])) {
 			if (sp->spt[i] || sp->node[i].pprev)
 				fault(r, "absent entry that is not empty", sp, i);
-		} else if (sp_level(sp) > 1) {
+		} else if (!shadow_is_leaf(sp->spt[i], level)) {
 			check_child(vm, sp, i, r);
+		} else if (level > 1 + NR_HUGE_LEVELS) {
+			fault(r, "leaf too large", sp, i);
 		} else {
-			leaves++;
+			leaves[level]++;
 			check_leaf(kvm, sp, i, r);
 		}
 	}
-	return leaves;
 }
 
 void shadow_check(struct kvm *kvm, struct mmu_check_result *r)
 {
 	struct kvm_mmu_vm *vm = kvm->mmu_vm;
-	uint64_t leaves = 0, pages = 0;
+	uint64_t leaves[2 + NR_HUGE_LEVELS] = { 0 }, pages = 0;
 	struct shadow_page *sp;
 
 	lib_rcu_read_lock();
 	for (sp = vm->shadow->active; sp; sp = sp->next) {
-		leaves += check_page(kvm, sp, r);
+		check_page(kvm, sp, r, leaves);
 		pages++;
 	}
 	lib_rcu_read_unlock();
 	if (pages != vm->shadow->nr_pages || pages != READ_ONCE(vm->table_pages) ||
-	    leaves != READ_ONCE(vm->leaves[1]))
+	    leaves[1] != READ_ONCE(vm->leaves[1]) || leaves[2] != READ_ONCE(vm->leaves[2]) ||
+	    leaves[3] != READ_ONCE(vm->leaves[3]))
 		mmu_check_fault(r, "counters of shadow pages are wrong");
 }
 

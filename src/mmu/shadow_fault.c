@@ -92,8 +92,8 @@ static struct shadow_page *fetch_child(struct kvm_vcpu *vcpu, struct shadow_page
 
 	role = child_role(sp, gva, direct, access);
 	if (shadow_is_present(sp->spt[index])) {
-		child = sp->node[index].child;
-		if (child->gfn == gfn && child->role == role)
+		child = shadow_is_leaf(sp->spt[index], level) ? NULL : sp->node[index].child;
+		if (child && child->gfn == gfn && child->role == role)
 			return child;
 		z->flush |= shadow_drop_spte(vm, sp, index);
 	}
@@ -106,11 +106,32 @@ static struct shadow_page *fetch_child(struct kvm_vcpu *vcpu, struct shadow_page
 	return child;
 }
 
-static uint64_t make_shadow_spte(struct kvm_mmu_vm *vm, const struct kvm_page_fault *f,
+/*
+ * How large the leaf may be: as the host's page is, and the guest's, which begins
+ * with the entries of `sp`, where no table of the guest's is inside. (Linux
+ * kvm_mmu_hugepage_adjust(): after the tables on the way are known for what they
+ * are.)
+ */
+static int leaf_level(struct kvm_mmu_vm *vm, const struct shadow_page *sp,
+		      const struct kvm_page_fault *f)
+{
+	int level = f->goal_level;
+
+	if (is_nx_huge_page_enabled(vm))
+		return 1;
+	if (level > sp_level(sp))
+		level = sp_level(sp);
+	while (level > 1 && !shadow_allows_level(vm, f->gfn, level))
+		level--;
+	return level;
+}
+
+static uint64_t make_shadow_spte(struct kvm_mmu_vm *vm, const struct kvm_page_fault *f, int level,
 				 unsigned access, bool *wrprot)
 {
 	bool tracked = kvm_slot_dirty_track_enabled(f->slot);
-	uint64_t e = (__pa(__va(f->hva)) & PTE_ADDR_MASK) | SHADOW_PRESENT | PTE_P | PTE_A;
+	hva_t hva = ALIGN_DOWN(f->hva, level_pages(level) << PAGE_SHIFT);
+	uint64_t e = __pa(__va(hva)) | SHADOW_PRESENT | PTE_P | PTE_A | (level > 1 ? PTE_PS : 0);
 
 	if (access & ACC_USER_MASK)
 		e |= PTE_US;
@@ -121,35 +142,37 @@ static uint64_t make_shadow_spte(struct kvm_mmu_vm *vm, const struct kvm_page_fa
 	e |= SHADOW_HOST_WRITABLE;
 	if (!(access & ACC_WRITE_MASK) || (tracked && !f->write))
 		return e;
-	if (shadow_try_to_unsync(vm, f->gfn, f->write))
+	if (level > 1 || shadow_try_to_unsync(vm, f->gfn, f->write))
 		e |= PTE_RW | PTE_D;
 	else
 		*wrprot = true;
 	return e;
 }
 
-/* The leaf for gva in `sp` (level 1). */
+/* The leaf for gva in `sp`. */
 static int map_leaf(struct kvm_vcpu *vcpu, struct shadow_page *sp, gva_t gva,
 		    const struct guest_walker *gw, const struct kvm_page_fault *f,
 		    struct shadow_zap *z)
 {
 	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
-	unsigned index = shadow_index(gva, 1);
+	int level = sp_level(sp);
+	unsigned index = shadow_index(gva, level);
 	uint64_t old = sp->spt[index], e;
-	struct shadow_node **rmap = shadow_rmap(f->slot, f->gfn);
+	gfn_t gfn = ALIGN_DOWN(f->gfn, level_pages(level));
+	struct shadow_node **rmap = shadow_rmap(f->slot, gfn, level);
 	bool wrprot = false;
 
 	if (!rmap)
 		return RET_PF_RETRY;
-	e = make_shadow_spte(vm, f, gw->pte_access, &wrprot);
+	e = make_shadow_spte(vm, f, level, gw->pte_access, &wrprot);
 	if (shadow_is_present(old)) {
-		if (sp->node[index].gfn != f->gfn || (old ^ e) & PTE_ADDR_MASK)
+		if (!shadow_is_leaf(old, level) || sp->node[index].gfn != gfn || (old ^ e) & PTE_ADDR_MASK)
 			z->flush |= shadow_drop_spte(vm, sp, index);
 		else
 			z->flush |= (old & PTE_RW && !(e & PTE_RW)) || (!(old & PTE_XD) && e & PTE_XD) ||
 				    (old & PTE_US && !(e & PTE_US));
 	}
-	shadow_set_leaf(vm, sp, index, e, f->gfn, rmap);
+	shadow_set_leaf(vm, sp, index, e, gfn, rmap);
 	if (wrprot && f->write)
 		return RET_PF_EMULATE;
 	return old == e ? RET_PF_SPURIOUS : RET_PF_FIXED;
@@ -160,16 +183,20 @@ static int fetch(struct kvm_vcpu *vcpu, gva_t gva, const struct guest_walker *gw
 		 const struct kvm_page_fault *f, struct shadow_zap *z)
 {
 	struct shadow_page *sp = shadow_root_for(vcpu, gva);
+	int level = 0; /* of the leaf, once the guest's tables are behind */
 
 	if (!sp || sp->invalid || walk_changed(vcpu, gw, gw->max_level))
 		return RET_PF_RETRY;
-	while (sp_level(sp) > 1) {
+	for (;;) {
 		sp->write_flooding_count = 0;
+		if (!level && sp_level(sp) <= gw->level)
+			level = leaf_level(vcpu->kvm->mmu_vm, sp, f);
+		if (sp_level(sp) == level)
+			break;
 		sp = fetch_child(vcpu, sp, gva, gw, z);
 		if (!sp)
 			return RET_PF_RETRY;
 	}
-	sp->write_flooding_count = 0;
 	return map_leaf(vcpu, sp, gva, gw, f, z);
 }
 

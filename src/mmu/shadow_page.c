@@ -77,15 +77,6 @@ void shadow_drain_cache(struct kvm_vcpu *vcpu)
 
 /* --- rmap and entries --- */
 
-struct shadow_node **shadow_rmap(const struct kvm_memory_slot *slot, gfn_t gfn)
-{
-	struct shadow_node **heads = slot->arch;
-
-	if (!heads || gfn < slot->base_gfn || gfn >= slot->base_gfn + slot->npages)
-		return NULL;
-	return &heads[gfn - slot->base_gfn];
-}
-
 static void node_add(struct shadow_node *n, struct shadow_node **head)
 {
 	n->next = *head;
@@ -121,7 +112,7 @@ void shadow_set_leaf(struct kvm_mmu_vm *vm, struct shadow_page *sp, unsigned ind
 	if (!n->pprev) {
 		n->gfn = gfn;
 		node_add(n, rmap);
-		count(&vm->leaves[1], 1);
+		count(&vm->leaves[sp_level(sp)], 1);
 	}
 	__atomic_store_n(&sp->spt[index], e, __ATOMIC_RELEASE);
 }
@@ -133,20 +124,9 @@ bool shadow_drop_spte(struct kvm_mmu_vm *vm, struct shadow_page *sp, unsigned in
 	if (!shadow_is_present(old))
 		return false;
 	node_del(&sp->node[index]);
-	if (sp_level(sp) == 1)
-		count(&vm->leaves[1], -1);
+	if (shadow_is_leaf(old, sp_level(sp)))
+		count(&vm->leaves[sp_level(sp)], -1);
 	return true;
-}
-
-bool shadow_rmap_write_protect(const struct kvm_memory_slot *slot, gfn_t gfn)
-{
-	struct shadow_node **head = slot ? shadow_rmap(slot, gfn) : NULL, *n;
-	bool any = false;
-
-	for (n = head ? *head : NULL; n; n = n->next)
-		any |= (__atomic_fetch_and(node_sptep(n), ~(PTE_RW | PTE_D), __ATOMIC_ACQ_REL) &
-			PTE_RW) != 0;
-	return any;
 }
 
 /* --- unsync --- */
@@ -190,6 +170,50 @@ bool shadow_try_to_unsync(struct kvm_mmu_vm *vm, gfn_t gfn, bool can_unsync)
 
 /* --- finding and making --- */
 
+static gfn_t region_of(gfn_t gfn, int level)
+{
+	return gfn / level_pages(level);
+}
+
+static struct shadow_page **region_list(struct shadow_vm *s, gfn_t gfn, int level)
+{
+	return &s->region[level - 2][shadow_hash(region_of(gfn, level))];
+}
+
+static void insert_in_regions(struct shadow_vm *s, struct shadow_page *sp)
+{
+	for (int level = 2; level < 2 + NR_HUGE_LEVELS; level++) {
+		struct shadow_page **head = region_list(s, sp->gfn, level);
+		struct shadow_region_link *l = &sp->region[level - 2];
+
+		l->next = *head;
+		l->pprev = head;
+		if (l->next)
+			l->next->region[level - 2].pprev = &l->next;
+		*head = sp;
+	}
+}
+
+static void remove_from_regions(struct shadow_page *sp)
+{
+	for (int i = 0; i < NR_HUGE_LEVELS; i++) {
+		struct shadow_region_link *l = &sp->region[i];
+
+		*l->pprev = l->next;
+		if (l->next)
+			l->next->region[i].pprev = l->pprev;
+	}
+}
+
+bool shadow_allows_level(struct kvm_mmu_vm *vm, gfn_t gfn, int level)
+{
+	struct shadow_page *sp = *region_list(vm->shadow, gfn, level);
+
+	while (sp && region_of(sp->gfn, level) != region_of(gfn, level))
+		sp = sp->region[level - 2].next;
+	return !sp;
+}
+
 static void insert(struct kvm_mmu_vm *vm, struct shadow_page *sp)
 {
 	struct shadow_vm *s = vm->shadow;
@@ -200,6 +224,8 @@ static void insert(struct kvm_mmu_vm *vm, struct shadow_page *sp)
 	if (sp->hash_next)
 		sp->hash_next->hash_pprev = &sp->hash_next;
 	*head = sp;
+	if (!sp_direct(sp))
+		insert_in_regions(s, sp);
 	sp->next = s->active;
 	sp->pprev = &s->active;
 	if (sp->next)
@@ -224,6 +250,8 @@ static void remove_page(struct kvm_mmu_vm *vm, struct shadow_page *sp)
 	*sp->hash_pprev = sp->hash_next;
 	if (sp->hash_next)
 		sp->hash_next->hash_pprev = sp->hash_pprev;
+	if (!sp_direct(sp))
+		remove_from_regions(sp);
 	if (s->oldest == sp)
 		s->oldest = newer(s, sp);
 	*sp->pprev = sp->next;
@@ -236,7 +264,7 @@ static void remove_page(struct kvm_mmu_vm *vm, struct shadow_page *sp)
 /* Linux account_shadowed, and the flush that makes what is read next final. */
 static void protect_table(struct kvm_vcpu *vcpu, gfn_t gfn, struct shadow_zap *z)
 {
-	if (!shadow_rmap_write_protect(kvm_vcpu_gfn_to_memslot(vcpu, gfn), gfn))
+	if (!shadow_wrprot_range(kvm_vcpu_gfn_to_memslot(vcpu, gfn), gfn, gfn + 1))
 		return;
 	z->flush = true;
 	shadow_commit(vcpu->kvm, z);

@@ -9,9 +9,31 @@
 #include "lib/error.h"
 #include "mmu/shadow.h"
 
+/* Wherever the slot is moved to. */
+static uint64_t nr_rmaps(const struct kvm_memory_slot *slot, int level)
+{
+	return level == 1 ? slot->npages : slot->npages / level_pages(level) + 2;
+}
+
+struct shadow_node **shadow_rmap(const struct kvm_memory_slot *slot, gfn_t gfn, int level)
+{
+	struct shadow_node **heads;
+
+	if (!slot || !slot->arch || gfn < slot->base_gfn || gfn >= slot->base_gfn + slot->npages)
+		return NULL;
+	heads = slot->arch;
+	for (int l = 1; l < level; l++)
+		heads += nr_rmaps(slot, l);
+	return &heads[gfn / level_pages(level) - slot->base_gfn / level_pages(level)];
+}
+
 int shadow_prepare_slot(struct kvm_memory_slot *slot)
 {
-	slot->arch = calloc(slot->npages, sizeof(struct shadow_node *));
+	uint64_t heads = 0;
+
+	for (int level = 1; level < 2 + NR_HUGE_LEVELS; level++)
+		heads += nr_rmaps(slot, level);
+	slot->arch = calloc(heads, sizeof(struct shadow_node *));
 	return slot->arch ? 0 : err_born(ENOMEM, "no memory for the rmaps of slot %u", slot->id);
 }
 
@@ -27,22 +49,45 @@ void shadow_zap_slot(struct kvm *kvm, const struct kvm_memory_slot *slot)
 	pthread_rwlock_unlock(&vm->lock);
 }
 
+/* The next gfn after the page of `level` around gfn. */
+static gfn_t next_gfn(gfn_t gfn, int level)
+{
+	return ALIGN_DOWN(gfn, level_pages(level)) + level_pages(level);
+}
+
+static bool zap_rmap(struct kvm_mmu_vm *vm, struct shadow_node **head)
+{
+	bool any = false;
+
+	while (head && *head) {
+		struct shadow_page *sp = node_page(*head);
+
+		shadow_drop_spte(vm, sp, (unsigned)(*head - sp->node));
+		any = true;
+	}
+	return any;
+}
+
 bool shadow_zap_range(struct kvm_mmu_vm *vm, const struct kvm_memory_slot *slot, gfn_t start,
 		      gfn_t end)
 {
 	bool any = false;
 	gfn_t gfn;
 
-	for (gfn = start; gfn < end; gfn++) {
-		struct shadow_node **head = shadow_rmap(slot, gfn);
+	for (int level = 1; level < 2 + NR_HUGE_LEVELS; level++)
+		for (gfn = start; gfn < end; gfn = next_gfn(gfn, level))
+			any |= zap_rmap(vm, shadow_rmap(slot, gfn, level));
+	return any;
+}
 
-		while (head && *head) {
-			struct shadow_page *sp = node_page(*head);
+static bool wrprot_rmap(struct shadow_node **head)
+{
+	struct shadow_node *n;
+	bool any = false;
 
-			shadow_drop_spte(vm, sp, (unsigned)(*head - sp->node));
-			any = true;
-		}
-	}
+	for (n = head ? *head : NULL; n; n = n->next)
+		any |= (__atomic_fetch_and(node_sptep(n), ~(PTE_RW | PTE_D), __ATOMIC_ACQ_REL) &
+			PTE_RW) != 0;
 	return any;
 }
 
@@ -51,7 +96,8 @@ bool shadow_wrprot_range(const struct kvm_memory_slot *slot, gfn_t start, gfn_t 
 	bool any = false;
 	gfn_t gfn;
 
-	for (gfn = start; gfn < end; gfn++)
-		any |= shadow_rmap_write_protect(slot, gfn);
+	for (int level = 1; level < 2 + NR_HUGE_LEVELS; level++)
+		for (gfn = start; gfn < end; gfn = next_gfn(gfn, level))
+			any |= wrprot_rmap(shadow_rmap(slot, gfn, level));
 	return any;
 }

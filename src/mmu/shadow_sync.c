@@ -94,7 +94,7 @@ static bool sync_entries(struct kvm_vcpu *vcpu, struct shadow_page *sp)
 static bool end_unsync(struct kvm_vcpu *vcpu, struct shadow_page *sp)
 {
 	shadow_unlink_unsync(vcpu->kvm->mmu_vm, sp);
-	return shadow_rmap_write_protect(kvm_vcpu_gfn_to_memslot(vcpu, sp->gfn), sp->gfn);
+	return shadow_wrprot_range(kvm_vcpu_gfn_to_memslot(vcpu, sp->gfn), sp->gfn, sp->gfn + 1);
 }
 
 void shadow_sync_page(struct kvm_vcpu *vcpu, struct shadow_page *sp)
@@ -158,8 +158,11 @@ static bool invlpg_below(struct kvm_vcpu *vcpu, struct shadow_page *sp, gva_t gv
 {
 	while (sp && sp_level(sp) > 1) {
 		unsigned index = shadow_index(gva, sp_level(sp));
+		uint64_t e = sp->spt[index];
 
-		sp = shadow_is_present(sp->spt[index]) ? sp->node[index].child : NULL;
+		if (!shadow_is_present(e) || shadow_is_leaf(e, sp_level(sp)))
+			return false;
+		sp = sp->node[index].child;
 	}
 	return sp && sp->unsync && shadow_drop_spte(vcpu->kvm->mmu_vm, sp, shadow_index(gva, 1));
 }

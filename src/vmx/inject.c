@@ -55,11 +55,19 @@ void vmx_set_nmi_mask(struct kvm_vcpu *vcpu, bool masked)
 		vmcs_write32(vcpu, GUEST_INTERRUPTIBILITY_INFO, new);
 }
 
+/* Few events may be injected into HLT (SDM "Checks on Guest Non-Register State"); RIP is behind it. */
+void vmx_clear_hlt(struct kvm_vcpu *vcpu)
+{
+	if (unlikely(vcpu->vmx->hlt_in_guest))
+		vmcs_write32(vcpu, GUEST_ACTIVITY_STATE, GUEST_ACTIVITY_ACTIVE);
+}
+
 static void inject(struct kvm_vcpu *vcpu, uint8_t vector, enum intr_type type, bool has_error_code,
 		   uint32_t error_code)
 {
 	uint64_t info = vector | FIELD_PREP(INTR_INFO_INTR_TYPE_MASK, type) | INTR_INFO_VALID_MASK;
 
+	vmx_clear_hlt(vcpu);
 	if (has_error_code) {
 		vmcs_write32(vcpu, VM_ENTRY_EXCEPTION_ERROR_CODE, error_code);
 		info |= INTR_INFO_DELIVER_CODE_MASK;

@@ -28,6 +28,7 @@ struct vcpu_vmx {
 	bool launched;		/* VMRESUME from now on */
 	bool cr3_stale;		/* `cr3` is newer than GUEST_CR3 */
 	bool state_unchecked;	/* segments or CR0 were set from outside: may be none to enter with */
+	bool hlt_in_guest;	/* (c) HLT does not exit */
 	bool flush_guest;	/* linear mappings of this VPID are out of date */
 	uint64_t cr3;		/* valid while cr3_stale; always with ept=0 */
 	uint64_t efer;		/* the guest's; the VMCS has what the processor runs with */

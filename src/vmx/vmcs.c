@@ -139,6 +139,19 @@ static void init_controls(struct kvm_vcpu *vcpu)
 		vmcs_write64(vcpu, EPT_POINTER, 0);
 }
 
+void vmx_disable_exits(struct kvm_vcpu *vcpu, bool hlt, bool pause)
+{
+	struct vcpu_vmx *vmx = vcpu->vmx;
+
+	vmx->hlt_in_guest = hlt;
+	if (hlt)
+		cpu_based_assign(vcpu, CPU_BASED_HLT_EXITING, false);
+	if (!pause)
+		return;
+	vmx->secondary &= ~(uint32_t)SECONDARY_EXEC_PAUSE_LOOP_EXITING;
+	vmcs_write32(vcpu, SECONDARY_VM_EXEC_CONTROL, vmx->secondary);
+}
+
 static void kick_processor(struct kvm_vcpu *vcpu)
 {
 	vmx_kick(vcpu->vmx->cpu);

@@ -76,6 +76,10 @@ void vmx_register_services(const struct vmx_services *s);
 /* vmx_create_vcpu: VPID, VMCS, controls, logical processor. -ENOMEM. */
 must_check int vmx_create_vcpu(struct kvm_vcpu *vcpu, struct vmx_machine *machine);
 void vmx_free_vcpu(struct kvm_vcpu *vcpu);
+/* KVM API: KVM_CAP_X86_DISABLE_EXITS: HLT and PAUSE are the processor's own affair. Before the first entry. */
+void vmx_disable_exits(struct kvm_vcpu *vcpu, bool hlt, bool pause);
+/* An event comes: a guest that waits in HLT without an exit goes on. */
+void vmx_clear_hlt(struct kvm_vcpu *vcpu);
 /* State after RESET (init_event: INIT) as far as the VMCS holds it. */
 void vmx_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event);
 struct vmx_cpu *vmx_processor(struct kvm_vcpu *vcpu);

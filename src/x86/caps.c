@@ -27,6 +27,12 @@
 #define KVM_HC_MAP_GPA_RANGE 12 /* <linux/kvm_para.h>, whose MSR names are macros */
 #define KVM_VALID_HYPERCALL_EXITS (1u << KVM_HC_MAP_GPA_RANGE)
 
+/*
+ * KVM_CAP_X86_DISABLE_EXITS: this processor has no MONITOR and MWAIT to offer,
+ * and no MSRs that count C-states.
+ */
+#define KVM_DISABLE_EXITS_SUPPORTED (KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE)
+
 /* The inode of /proc/PID/ns/user in the first user namespace (Linux PROC_USER_INIT_INO). */
 #define INIT_USER_NS_INO 0xEFFFFFFDu
 
@@ -56,6 +62,7 @@ static const struct {
 	{ KVM_CAP_SET_BOOT_CPU_ID, 1 },
 	{ KVM_CAP_MP_STATE, 1 },
 	{ KVM_CAP_HLT, 1 },
+	{ KVM_CAP_X86_DISABLE_EXITS, KVM_DISABLE_EXITS_SUPPORTED },
 	{ KVM_CAP_IMMEDIATE_EXIT, 1 },
 	{ KVM_CAP_INTERNAL_ERROR_DATA, 1 },
 	{ KVM_CAP_NOP_IO_DELAY, 1 },
@@ -179,6 +186,22 @@ static int set_max_vcpu_id(struct kvm *kvm, uint64_t max)
 	return r;
 }
 
+/* As Linux: exits that exist and cannot be disabled here stay, without an error. */
+static int disable_exits(struct kvm *kvm, uint64_t exits)
+{
+	int r = 0;
+
+	if (exits & ~(uint64_t)KVM_X86_DISABLE_VALID_EXITS)
+		return err_born(EINVAL, "exits %#lx", (unsigned long)exits);
+	pthread_mutex_lock(&kvm->lock);
+	if (kvm->nr_created_vcpus)
+		r = err_born(EINVAL, "exits are disabled before the first vCPU only");
+	else
+		kvm->arch->disabled_exits |= exits & KVM_DISABLE_EXITS_SUPPORTED;
+	pthread_mutex_unlock(&kvm->lock);
+	return r;
+}
+
 /*
  * Linux asks for CAP_SYS_BOOT, and in the first user namespace: who may turn the
  * workaround off may bring the machine down.
@@ -264,6 +287,8 @@ int kvm_vm_ioctl_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 		return 0;
 	case KVM_CAP_VM_DISABLE_NX_HUGE_PAGES:
 		return disable_nx_huge_pages(kvm, arg);
+	case KVM_CAP_X86_DISABLE_EXITS:
+		return disable_exits(kvm, arg);
 	case KVM_CAP_MAX_VCPU_ID:
 		return set_max_vcpu_id(kvm, arg);
 	default:

@@ -104,6 +104,9 @@ static void apply_runtime(struct kvm_vcpu *vcpu, struct kvm_cpuid_entry2 *e)
 		/* By the quirk MWAIT is what CPUID was told, whatever MISC_ENABLE says. */
 		if (vcpu->kvm->arch->disabled_quirks & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT)
 			e->ecx = with_bit(e->ecx, 3, a->ia32_misc_enable & BIT_ULL(18));
+	} else if (e->function == KVM_CPUID_FEATURES && (vcpu->kvm->arch->disabled_exits & KVM_X86_DISABLE_EXITS_HLT)) {
+		/* nobody is told that a vCPU halts: KVM_HC_KICK_CPU would find none */
+		e->eax = with_bit(e->eax, KVM_FEATURE_PV_UNHALT, false);
 	} else if (e->function == 7 && e->index == 0 && (e->ecx & F(3))) {
 		e->ecx = with_bit(e->ecx, 4, vmx_get_cr4(vcpu) & X86_CR4_PKE);
 	} else if (e->function == 0xd && e->index == 0) {

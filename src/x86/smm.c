@@ -246,6 +246,7 @@ void kvm_enter_smm(struct kvm_vcpu *vcpu)
 	uint8_t area[SMM_AREA_BYTES];
 	struct smm_state s;
 
+	vmx_clear_hlt(vcpu);
 	a->smi_pending = false;
 	a->smi_count++;
 	read_state(vcpu, &s);

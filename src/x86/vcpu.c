@@ -299,6 +299,8 @@ static int kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)
 	r = vmx_create_vcpu(vcpu, vcpu->kvm->arch->machine);
 	if (r)
 		goto out_emulator;
+	vmx_disable_exits(vcpu, vcpu->kvm->arch->disabled_exits & KVM_X86_DISABLE_EXITS_HLT,
+			  vcpu->kvm->arch->disabled_exits & KVM_X86_DISABLE_EXITS_PAUSE);
 	return 0;
 
 out_emulator:

@@ -20,6 +20,9 @@
 #include "vmx/vmx.h"
 
 #define KVM_MAX_CPUID_ENTRIES 256
+/* KVM API: "KVM CPUID bits" */
+#define KVM_CPUID_FEATURES 0x40000001u
+#define KVM_FEATURE_PV_UNHALT 7
 #define KVM_MAX_MCE_BANKS 32
 
 struct pvclock_vcpu_time_info; /* x86/clock.h */
@@ -41,7 +44,7 @@ struct kvm_arch {
 	pthread_mutex_t clock_lock;
 	int64_t kvmclock_offset;
 	uint64_t default_tsc_khz;
-	uint64_t disabled_exits; /* [l] KVM_CAP_X86_DISABLE_EXITS */
+	uint64_t disabled_exits; /* [l] KVM_CAP_X86_DISABLE_EXITS; (c) once there is a vCPU */
 	bool exception_payload_enabled, triple_fault_event, user_space_msr_enabled;
 	uint32_t user_space_msr_mask; /* KVM_MSR_EXIT_REASON_* */
 	void *msr_filter;	     /* (r) KVM_X86_SET_MSR_FILTER, msr.c */

@@ -7,10 +7,13 @@
 
 #include <stdlib.h>
 
-#define RAM_PAGES 256U
+#define RAM_PAGES 1536U /* three times 2 MiB: the first full of tables, the second with a few, the third with none */
 #define FIRST_POOL 16U /* tables of level n: FIRST_POOL + n * 8 .. + 7 */
+#define FAR_POOL 512U  /* one more of level n */
 #define POOL 8U
 #define FIRST_DATA 64U
+#define SECOND 0x200000UL
+#define THIRD 0x400000UL
 #define WINDOW_4LEVEL 0x10000000000ULL /* maps all of RAM, for the guest's own stores */
 #define WINDOW_32 0x80000000ULL
 
@@ -54,7 +57,7 @@ enum access_result { ACCESS_OK, ACCESS_FAULT, ACCESS_EMULATE };
 static uint32_t hardware_walk(gva_t gva, uint32_t access, uint64_t *host)
 {
 	uint32_t error = access;
-	uint64_t table = fake.loaded_root & ~0xfffULL, rights = PTE_RW | PTE_US, xd = 0, e;
+	uint64_t table = fake.loaded_root & ~0xfffULL, rights = PTE_RW | PTE_US, xd = 0, page, e;
 	int level = mode == 4 ? 4 : 2;
 
 	if (level == 2) {
@@ -73,11 +76,12 @@ static uint32_t hardware_walk(gva_t gva, uint32_t access, uint64_t *host)
 			assert_false(e & GENMASK_ULL(62, 52));
 		rights &= e;
 		xd |= e & PTE_XD;
-		if (level == 1)
+		if (level == 1 || e & PTE_PS)
 			break;
-		assert_false(e & PTE_PS);
 		table = e & PTE_ADDR_MASK;
 	}
+	page = BIT_ULL(12 + 9 * (level - 1)) - 1;
+	assert_true(level <= 3 && !(e & PTE_ADDR_MASK & page));
 	error |= PFERR_PRESENT_MASK;
 	if (access & PFERR_USER_MASK && !(rights & PTE_US))
 		return error;
@@ -89,7 +93,7 @@ static uint32_t hardware_walk(gva_t gva, uint32_t access, uint64_t *host)
 	if (!(access & (PFERR_USER_MASK | PFERR_FETCH_MASK)) && rights & PTE_US &&
 	    fake.cr4 & X86_CR4_SMAP)
 		return error;
-	*host = (e & PTE_ADDR_MASK) | (gva & 0xfff);
+	*host = (e & PTE_ADDR_MASK) | (gva & page);
 	return 0;
 }
 
@@ -151,6 +155,8 @@ static void put(gpa_t table, unsigned index, uint64_t e)
 
 static gpa_t pool(int level, uint64_t n)
 {
+	if (n == POOL / 2 - 1)
+		return (FAR_POOL + (unsigned)level) << PAGE_SHIFT;
 	return (FIRST_POOL + (unsigned)level * POOL + n) << PAGE_SHIFT;
 }
 
@@ -171,9 +177,9 @@ static uint64_t random_entry(int level)
 		e |= PTE_A | (level == 1 && rnd(2) ? PTE_D : 0);
 	if (level == 1)
 		return e | (r < 12 ? FIRST_DATA + rnd(RAM_PAGES - FIRST_DATA + 8) : rnd(FIRST_DATA)) << 12;
-	/* the only aligned large page of so small a RAM is the one at 0 */
-	if (level == 2 && r < 3)
-		return e | PTE_PS;
+	/* 4 MiB pages: the second is half in RAM */
+	if (level == 2 && r < 5)
+		return e | PTE_PS | (rnd(2) ? PTE_D : 0) | (mode == 2 ? rnd(2) << 22 : rnd(3) << 21);
 	return e | pool(level - 1, rnd(POOL / 2));
 }
 
@@ -274,7 +280,7 @@ static void random_access(void)
 	} else if (r == ACCESS_EMULATE) {
 		/* only a write, only to a table */
 		assert_true(access & PFERR_WRITE_MASK);
-		assert_true(gpa >> PAGE_SHIFT < FIRST_DATA);
+		assert_true(gpa >> PAGE_SHIFT < FIRST_DATA || (gpa >> PAGE_SHIFT) - FAR_POOL <= 4);
 	} else {
 		assert_int_equal(r, ACCESS_OK);
 		assert_int_equal(host, (uintptr_t)ram + gpa);
@@ -286,13 +292,15 @@ static void map_window(gpa_t root)
 {
 	gpa_t pdpt = 0x1000, pd = 0x2000, pt = 0x3000;
 
-	for (unsigned i = 0; i < RAM_PAGES; i++)
+	for (unsigned i = 0; i < PAGE_SIZE / entry_size(); i++)
 		put(pt, i, (uint64_t)i << 12 | PTE_P | PTE_RW);
 	if (mode == 2) {
 		put(root, 512, pt | PTE_P | PTE_RW);
 		return;
 	}
 	put(pd, 0, pt | PTE_P | PTE_RW);
+	put(pd, 1, SECOND | PTE_P | PTE_RW | PTE_PS);
+	put(pd, 2, THIRD | PTE_P | PTE_RW | PTE_PS);
 	if (mode == 3) {
 		put(root, 2, pd | PTE_P);
 		return;
@@ -327,9 +335,17 @@ static void start(int levels, uint64_t cr0, uint64_t cr4)
 	serve_requests();
 }
 
-static void random_run(int levels, uint64_t cr0, uint64_t cr4)
+static uint64_t leaves(int level)
 {
 	struct kvm_mmu_usage u;
+
+	kvm_mmu_usage(vm, &u);
+	return u.leaves[level];
+}
+
+static void random_run(int levels, uint64_t cr0, uint64_t cr4)
+{
+	uint64_t large = 0;
 
 	start(levels, cr0, cr4);
 	for (int n = 0; n < 6000; n++) {
@@ -347,11 +363,12 @@ static void random_run(int levels, uint64_t cr0, uint64_t cr4)
 						  RAM_PAGES << PAGE_SHIFT, ram), 0);
 		else
 			random_access();
+		large += leaves(2);
 		if (n % 64 == 0)
 			assert_int_equal(mmu_check(vm), 0);
 	}
-	kvm_mmu_usage(vm, &u);
-	assert_true(u.leaves[1] > 0);
+	assert_true(leaves(1) > 0);
+	assert_true(large > 0);
 }
 
 static void four_level_tables_at_random_translate_as_the_guest_walk(void **state)
@@ -471,6 +488,139 @@ static void dirty_log_of_a_slot_sees_each_page_again(void **state)
 	}
 }
 
+/* --- large leaves --- */
+
+/* Page `n` of the third 2 MiB, by the window's large page. */
+static gva_t third(unsigned n)
+{
+	return WINDOW_4LEVEL + THIRD + n * PAGE_SIZE;
+}
+
+static void large_page_of_guest_and_host_is_one_leaf(void **state)
+{
+	uint64_t host;
+
+	simple();
+	assert_int_equal(access_guest(third(5), PFERR_WRITE_MASK, &host), ACCESS_OK);
+	assert_int_equal(hardware_walk(third(511), PFERR_WRITE_MASK, &host), 0);
+	assert_int_equal(host, (uintptr_t)ram + THIRD + 511 * PAGE_SIZE);
+	assert_int_equal(leaves(2), 1);
+	/* the host's mapping of one page goes, and with it the leaf */
+	kvm_mmu_invalidate_hva_range((uintptr_t)ram + THIRD + 7 * PAGE_SIZE, (uintptr_t)ram + THIRD + 8 * PAGE_SIZE);
+	assert_int_equal(leaves(2), 0);
+	assert_int_equal(mmu_check(vm), 0);
+}
+
+static void without_paging_leaves_are_large_where_there_are_no_tables(void **state)
+{
+	uint64_t host;
+
+	mode = 3;
+	fake.cr0 = X86_CR0_PE;
+	fake.cr4 = fake.efer = 0;
+	kvm_mmu_reset_context(vcpu);
+	assert_int_equal(access_guest(THIRD + 0x1234, PFERR_WRITE_MASK, &host), ACCESS_OK);
+	assert_int_equal(host, (uintptr_t)ram + THIRD + 0x1234);
+	assert_int_equal(leaves(2), 1);
+	assert_int_equal(mmu_check(vm), 0);
+}
+
+/* The slot ends within the guest's 2 MiB; the guest's page is one of 4 KiB. */
+static void small_page_on_either_side_is_a_small_leaf(void **state)
+{
+	uint64_t host;
+
+	simple();
+	assert_int_equal(set_slot(0, 0, 0, 0, NULL), 0);
+	assert_int_equal(set_slot(0, 0, 0, (RAM_PAGES - 1) << PAGE_SHIFT, ram), 0);
+	assert_int_equal(access_guest(third(5), PFERR_WRITE_MASK, &host), ACCESS_OK);
+	assert_int_equal(leaves(2), 0);
+	assert_int_equal(set_slot(0, 0, 0, 0, NULL), 0);
+	assert_int_equal(set_slot(0, 0, 0, RAM_PAGES << PAGE_SHIFT, ram), 0);
+	simple();
+	assert_int_equal(access_guest(third(5), PFERR_WRITE_MASK, &host), ACCESS_OK);
+	assert_int_equal(leaves(2), 1);
+	assert_int_equal(access_guest(WINDOW_4LEVEL + (FIRST_DATA << 12), PFERR_WRITE_MASK, &host), ACCESS_OK);
+	assert_int_equal(leaves(2), 1);
+}
+
+static void table_inside_a_large_page_makes_it_small(void **state)
+{
+	gpa_t table = THIRD + 9 * PAGE_SIZE;
+	uint64_t host, e = table | PTE_P | PTE_RW;
+
+	simple();
+	assert_int_equal(access_guest(third(5), PFERR_WRITE_MASK, &host), ACCESS_OK);
+	assert_int_equal(leaves(2), 1);
+	put(fake.cr3, 3, e); /* a PDPT there, which is empty */
+	assert_int_equal(access_guest(3ULL << 39, 0, &host), ACCESS_FAULT);
+	assert_int_equal(leaves(2), 1);
+	put(table, 0, 0x2000 | PTE_P | PTE_RW); /* now the window's PD is below it */
+	assert_int_equal(access_guest(3ULL << 39, 0, &host), ACCESS_OK);
+	assert_int_equal(hardware_walk(third(5), 0, &host), 0);
+	assert_int_not_equal(hardware_walk(third(5), PFERR_WRITE_MASK, &host), 0);
+	assert_int_equal(mmu_check(vm), 0);
+	assert_int_equal(access_guest(third(5), PFERR_WRITE_MASK, &host), ACCESS_OK);
+	assert_int_equal(host, (uintptr_t)ram + THIRD + 5 * PAGE_SIZE);
+	assert_int_equal(access_guest(third(9), PFERR_WRITE_MASK, &host), ACCESS_EMULATE);
+	assert_int_equal(mmu_check(vm), 0);
+	/* nobody has it as a table any more: large again, once the small ones have gone */
+	assert_int_equal(set_slot(0, KVM_MEM_LOG_DIRTY_PAGES, 0, RAM_PAGES << PAGE_SHIFT, ram), 0);
+	assert_int_equal(set_slot(0, 0, 0, RAM_PAGES << PAGE_SHIFT, ram), 0);
+	assert_int_equal(access_guest(third(9), PFERR_WRITE_MASK, &host), ACCESS_OK);
+	assert_int_equal(leaves(2), 1);
+}
+
+static void dirty_log_makes_large_leaves_small_until_it_ends(void **state)
+{
+	uint64_t bitmap[RAM_PAGES / 64], host, dirty = 0;
+	struct kvm_dirty_log log = { .slot = 0, .dirty_bitmap = bitmap };
+
+	simple();
+	assert_int_equal(access_guest(third(5), PFERR_WRITE_MASK, &host), ACCESS_OK);
+	assert_int_equal(set_slot(0, KVM_MEM_LOG_DIRTY_PAGES, 0, RAM_PAGES << PAGE_SHIFT, ram), 0);
+	assert_int_not_equal(hardware_walk(third(5), PFERR_WRITE_MASK, &host), 0);
+	assert_int_equal(access_guest(third(6), PFERR_WRITE_MASK, &host), ACCESS_OK);
+	assert_int_equal(leaves(2), 0);
+	assert_int_equal(kvm_vm_ioctl_get_dirty_log(vm, &log), 0);
+	for (unsigned i = 0; i < RAM_PAGES / 64; i++)
+		dirty += (uint64_t)__builtin_popcountll(bitmap[i]);
+	assert_int_equal(dirty, 1);
+	assert_true(bitmap[(THIRD >> 12) / 64] & BIT_ULL(6));
+	assert_int_equal(set_slot(0, 0, 0, RAM_PAGES << PAGE_SHIFT, ram), 0);
+	assert_int_equal(access_guest(third(6), PFERR_WRITE_MASK, &host), ACCESS_OK);
+	assert_int_equal(leaves(2), 1);
+	assert_int_equal(mmu_check(vm), 0);
+}
+
+static void page_of_1_gib_is_one_leaf_until_a_table_is_inside(void **state)
+{
+	const uint64_t gib = 1ULL << 30;
+	char *m = get_memory(gib, gib, PROT_READ | PROT_WRITE);
+	gva_t gva = WINDOW_4LEVEL + gib;
+	uint64_t host;
+
+	simple();
+	assert_int_equal(set_slot(1, 0, gib, gib, m), 0);
+	put(0x1000, 1, gib | PTE_P | PTE_RW | PTE_PS);
+	assert_int_equal(access_guest(gva + 0x123456, PFERR_WRITE_MASK, &host), ACCESS_OK);
+	assert_int_equal(leaves(3), 1);
+	assert_int_equal(hardware_walk(gva + gib - 8, PFERR_WRITE_MASK, &host), 0);
+	assert_int_equal(host, (uintptr_t)m + gib - 8);
+	*(uint64_t *)(void *)m = 0x2000 | PTE_P | PTE_RW;
+	put(fake.cr3, 3, gib | PTE_P | PTE_RW); /* its first page is a PDPT */
+	assert_int_equal(access_guest(3ULL << 39, 0, &host), ACCESS_OK);
+	assert_int_not_equal(hardware_walk(gva + gib - 8, PFERR_WRITE_MASK, &host), 0);
+	assert_int_equal(access_guest(gva + gib - 8, PFERR_WRITE_MASK, &host), ACCESS_OK);
+	assert_int_equal(host, (uintptr_t)m + gib - 8);
+	assert_int_equal(leaves(3), 0);
+	assert_int_equal(leaves(2), 1);
+	assert_int_equal(access_guest(gva, PFERR_WRITE_MASK, &host), ACCESS_EMULATE);
+	assert_int_equal(mmu_check(vm), 0);
+	assert_int_equal(set_slot(1, 0, gib, 0, NULL), 0);
+	munmap(m, gib);
+}
+
 static void slot_deletion_drops_every_shadow_page(void **state)
 {
 	struct kvm_mmu_usage u;
@@ -507,7 +657,7 @@ static int shadow_setup(void **state)
 	with_inject = guest;
 	with_inject.inject_page_fault = inject;
 	kvm_mmu_register_guest(&with_inject, &vendor);
-	ram = get_memory(RAM_PAGES << PAGE_SHIFT, 4096, PROT_READ | PROT_WRITE);
+	ram = get_memory(RAM_PAGES << PAGE_SHIFT, 2UL << 20, PROT_READ | PROT_WRITE);
 	return set_slot(0, 0, 0, RAM_PAGES << PAGE_SHIFT, ram);
 }
 
@@ -521,6 +671,12 @@ int main(void)
 		SHADOW(write_to_an_upper_table_is_emulated_and_drops_the_entry),
 		SHADOW(three_writes_in_a_row_end_a_tables_protection),
 		SHADOW(dirty_log_of_a_slot_sees_each_page_again),
+		SHADOW(large_page_of_guest_and_host_is_one_leaf),
+		SHADOW(without_paging_leaves_are_large_where_there_are_no_tables),
+		SHADOW(small_page_on_either_side_is_a_small_leaf),
+		SHADOW(table_inside_a_large_page_makes_it_small),
+		SHADOW(dirty_log_makes_large_leaves_small_until_it_ends),
+		SHADOW(page_of_1_gib_is_one_leaf_until_a_table_is_inside),
 		SHADOW(slot_deletion_drops_every_shadow_page),
 		SHADOW(returning_to_a_cr3_with_no_flush_keeps_its_root),
 		SHADOW(four_level_tables_at_random_translate_as_the_guest_walk),
