@@ -30,6 +30,7 @@
 #include "host/fault_mask.h"
 #include "host/memory.h"
 #include "lib/error.h"
+#include "virt/eventfd.h"
 
 /*
  * What Linux answers to an ioctl number the kind of descriptor does not know;
@@ -153,6 +154,7 @@ static long open_system(const char *path, int flags)
 	if (r)
 		return r;
 	kvm_x86_init();
+	virt_eventfd_set_close(abi_fd_close);
 	trace_attach();
 	fd = abi_new_file("kvm", flags & O_CLOEXEC);
 	if (fd < 0)

@@ -222,7 +222,7 @@ static bool table_has(const struct abi_object *o)
 }
 
 /* Another descriptor of the object, that was made behind our back. lock held. */
-static bool process_has(const struct abi_object *o, int except)
+static bool process_has(const struct abi_object *o)
 {
 	DIR *dir = opendir("/proc/self/fd");
 	bool found = false;
@@ -232,7 +232,7 @@ static bool process_has(const struct abi_object *o, int except)
 	while (dir && !found && (d = readdir(dir))) {
 		int fd = atoi(d->d_name);
 
-		if (d->d_name[0] < '0' || d->d_name[0] > '9' || fd == except || !identify(fd, &st))
+		if (d->d_name[0] < '0' || d->d_name[0] > '9' || !identify(fd, &st))
 			continue;
 		found = st.st_ino == o->ino && st.st_dev == o->dev;
 	}
@@ -253,17 +253,20 @@ bool abi_fd_is_ours(int fd)
 	return o && read_slot(fd);
 }
 
-/*
- * The descriptor leaves the table: the object, if it was the last. except is fd
- * while it is still to be closed. lock held.
- */
-static struct abi_object *take_out(int fd, int except)
+static struct abi_object *leave_table(int fd)
 {
-	struct abi_object *o, **slot = slot_of(fd, false), **link;
+	struct abi_object **slot = slot_of(fd, false), *o = *slot;
 
-	o = *slot;
 	__atomic_store_n(slot, NULL, __ATOMIC_RELEASE);
-	if (!o || table_has(o) || process_has(o, except))
+	return o;
+}
+
+/* A descriptor of o was closed: o, if it was the last. lock held. */
+static struct abi_object *take_out(struct abi_object *o)
+{
+	struct abi_object **link;
+
+	if (!o || table_has(o) || process_has(o))
 		return NULL;
 	for (link = &abi.list; *link && *link != o;)
 		link = &(*link)->next;
@@ -281,13 +284,17 @@ static void unbind(int fd)
 	if (!read_slot(fd))
 		return;
 	pthread_mutex_lock(&abi.lock);
-	o = take_out(fd, -1);
+	o = take_out(leave_table(fd));
 	pthread_mutex_unlock(&abi.lock);
 	if (o)
 		abi_object_put(o);
 }
 
-/* In one with the close: of two last descriptors closed at once, each would see the other still open. */
+/*
+ * In one with the close: of two last descriptors closed at once, each would see
+ * the other still open. Closed before it looks: nobody makes a duplicate then
+ * that it does not see.
+ */
 int abi_fd_close(int fd)
 {
 	struct abi_object *o;
@@ -296,8 +303,9 @@ int abi_fd_close(int fd)
 	if (!abi_fd_is_ours(fd))
 		return (int)syscall(SYS_close, fd);
 	pthread_mutex_lock(&abi.lock);
-	o = take_out(fd, fd);
+	o = leave_table(fd);
 	r = (int)syscall(SYS_close, fd);
+	o = take_out(o);
 	pthread_mutex_unlock(&abi.lock);
 	if (o)
 		abi_object_put(o);

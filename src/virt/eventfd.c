@@ -58,6 +58,22 @@ int virt_eventfd_id(int client_fd, uint64_t *id)
 	return 0;
 }
 
+static int close_raw(int fd)
+{
+	return (int)syscall(SYS_close, fd);
+}
+
+static int (*close_foreign)(int fd) = close_raw;
+
+void virt_eventfd_set_close(int (*fn)(int fd))
+{
+	close_foreign = fn;
+}
+
+/*
+ * The client may close the number and get it anew for something else while we
+ * look: what counts is what the duplicate is.
+ */
 int virt_eventfd_get(int client_fd, struct virt_eventfd *out)
 {
 	int err = virt_eventfd_id(client_fd, &out->id);
@@ -71,8 +87,12 @@ int virt_eventfd_get(int client_fd, struct virt_eventfd *out)
 		fd = syscall(SYS_fcntl, client_fd, F_DUPFD_CLOEXEC, 3);
 	if (fd < 0)
 		return err_born(errno, "cannot duplicate eventfd %d", client_fd);
-	out->fd = (int)fd;
-	return 0;
+	err = virt_eventfd_id((int)fd, &out->id);
+	if (err)
+		close_foreign((int)fd);
+	else
+		out->fd = (int)fd;
+	return err;
 }
 
 void virt_eventfd_put(struct virt_eventfd *e)

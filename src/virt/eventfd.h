@@ -16,6 +16,11 @@ struct virt_eventfd {
 must_check int virt_eventfd_get(int client_fd, struct virt_eventfd *out);
 /* The id of a client's descriptor, without keeping it. Errors as above. */
 must_check int virt_eventfd_id(int client_fd, uint64_t *id);
+/*
+ * How a duplicate is closed that is no eventfd: it may be of a VM or a vCPU by
+ * then, and those end with their last descriptor.
+ */
+void virt_eventfd_set_close(int (*fn)(int fd));
 void virt_eventfd_put(struct virt_eventfd *e);
 /* Add one to the counter. */
 void virt_eventfd_signal(const struct virt_eventfd *e);

@@ -65,6 +65,7 @@ struct world {
 	uint32_t run_bytes;
 	uint8_t *mem; /* MEM_BYTES of mem_fd, then RESERVE_BYTES of nothing */
 	int mem_fd;
+	bool irqfds; /* a VM has had one: a thread raises lines */
 	unsigned nr_maps;
 	struct {
 		void *at;

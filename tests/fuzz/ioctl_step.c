@@ -584,6 +584,8 @@ static void do_ioctl(struct actor *a, struct rng *r, struct outcome *o)
 	call(a, o, d->name, fd, request, arg);
 	if (request == KVM_CREATE_VCPU && o->ret >= 0)
 		put_fd(a, FD_VCPU, place, (int)o->ret); /* it was a VM's descriptor after all */
+	if (request == KVM_IRQFD && o->ret >= 0)
+		__atomic_store_n(&a->w->irqfds, true, __ATOMIC_RELAXED);
 	if (checked && o->ret < 0)
 		check_unchanged(a, d, fd, before, n, o);
 }

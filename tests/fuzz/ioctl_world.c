@@ -127,7 +127,7 @@ static void mask_lapic(uint8_t *apic)
 static size_t read_parts(const struct world *w, int fd, const struct part *parts, size_t nr, uint8_t *state)
 {
 	size_t at = 0;
-	bool pit = false;
+	bool alone = !__atomic_load_n(&w->irqfds, __ATOMIC_RELAXED);
 
 	for (size_t i = 0; i < nr; i++) {
 		uint8_t *to = state + at;
@@ -135,13 +135,13 @@ static size_t read_parts(const struct world *w, int fd, const struct part *parts
 		memset(to, 0, part_bytes(&parts[i]));
 		memcpy(to, &parts[i].first_word, 4);
 		at += part_bytes(&parts[i]);
-		if (pit && parts[i].request == KVM_GET_IRQCHIP)
-			continue; /* its channel 0 raises a line when it likes */
+		if (!alone && parts[i].request == KVM_GET_IRQCHIP)
+			continue; /* irqfds and the PIT's channel 0 raise lines when they like */
 		if (w->backend->ioctl(fd, parts[i].request, (uintptr_t)to)) {
 			memset(to, errno, 1);
 			continue;
 		}
-		pit |= parts[i].request == KVM_GET_PIT2;
+		alone &= parts[i].request != KVM_GET_PIT2;
 		if (parts[i].request == KVM_GET_LAPIC)
 			mask_lapic(to);
 		if (parts[i].request == KVM_GET_VCPU_EVENTS)
