@@ -96,11 +96,18 @@ def glibc_client_runs_on_every_way():
         passes(glibc_client(), ways=ways)
 
 
+def not_in_the_sanitizers_shadow():
+    if os.environ.get("SANITIZE"):
+        raise tap.Skip("the sanitizer's shadow lies where this client's memory goes")
+
+
 def position_independent_client_runs():
+    not_in_the_sanitizers_shadow()
     passes(pie_client())
 
 
 def go_client_runs_on_every_way():
+    not_in_the_sanitizers_shadow()
     client = go_client()
     for ways in WAYS:
         out = passes(client, ways=ways)
@@ -133,7 +140,7 @@ def shell_sees_dev_kvm_and_serves_its_children():
     script = f"test -c /dev/kvm && {box} test -c /dev/kvm && python3 -c 'import os; os.stat(\"/dev/kvm\")' && " \
              f"{musl_client()} | tail -n 1"
     out, status = run(box, "sh", "-c", script)
-    assert status == 0 and out.strip() == "client done", out
+    assert status == 0 and out.strip().split("\n")[-1] == "client done", out
 
 
 def script_of_a_static_interpreter_is_served():
