@@ -5,11 +5,48 @@
 #include "lib/program.h"
 
 #include <elf.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+
+static bool may_execute(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return false;
+	if (S_ISREG(st.st_mode) && access(path, X_OK) == 0)
+		return true;
+	errno = EACCES;
+	return false;
+}
+
+const char *program_find(const char *name, char *buf, size_t size)
+{
+	const char *path = getenv("PATH");
+	int why = ENOENT;
+	size_t n;
+
+	if (strchr(name, '/'))
+		return name;
+	for (path = path ? path : "/bin:/usr/bin"; *name; path += n + 1) {
+		n = strcspn(path, ":");
+		if (snprintf(buf, size, "%.*s%s%s", (int)n, path, n ? "/" : "", name) < (int)size) {
+			if (may_execute(buf))
+				return buf;
+			why = errno == EACCES ? EACCES : why;
+		}
+		if (!path[n])
+			break;
+	}
+	errno = why;
+	return NULL;
+}
 
 static enum program_kind kind_of_file(int fd)
 {

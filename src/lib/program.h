@@ -21,6 +21,12 @@ enum program_kind {
 	PROGRAM_BROKEN,  /* truncated, or not a program */
 };
 
+/*
+ * The file that execvp() would run for this name: the name itself where it has
+ * a slash, else by PATH in buf. NULL with errno ENOENT or, where there is only
+ * one that may not be executed, EACCES.
+ */
+const char *program_find(const char *name, char *buf, size_t size);
 enum program_kind program_kind_of(const char *path);
 /*
  * The interpreter that a script names on its first line, with the one argument

@@ -100,25 +100,6 @@ static void exec_by_host(const char *path, char *const argv[], char *const envp[
 		REAL(execve)(host, argv, env);
 }
 
-/* The file that execvp() would run; NULL when there is none. */
-static const char *search(const char *file, char *buf, size_t size)
-{
-	const char *path = getenv("PATH");
-	size_t n;
-
-	if (!file || strchr(file, '/'))
-		return file;
-	for (path = path ? path : "/bin:/usr/bin"; *file; path += n + 1) {
-		n = strcspn(path, ":");
-		if (snprintf(buf, size, "%.*s%s%s", (int)n, path, n ? "/" : "", file) < (int)size &&
-		    access(buf, X_OK) == 0)
-			return buf;
-		if (!path[n])
-			break;
-	}
-	return NULL;
-}
-
 EXPORT int execve(const char *path, char *const argv[], char *const envp[])
 {
 	exec_by_host(path, argv, envp);
@@ -134,7 +115,7 @@ EXPORT int execvpe(const char *file, char *const argv[], char *const envp[])
 {
 	char buf[PATH_MAX];
 
-	exec_by_host(search(file, buf, sizeof(buf)), argv, envp);
+	exec_by_host(program_find(file, buf, sizeof(buf)), argv, envp);
 	return REAL(execvpe)(file, argv, envp);
 }
 
@@ -248,5 +229,5 @@ EXPORT int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_act
 {
 	char buf[PATH_MAX];
 
-	return spawn(REAL(posix_spawnp), pid, file, search(file, buf, sizeof(buf)), actions, attr, argv, envp);
+	return spawn(REAL(posix_spawnp), pid, file, program_find(file, buf, sizeof(buf)), actions, attr, argv, envp);
 }

@@ -5,12 +5,14 @@ usage: test_command.py USERKVM BUILD
 import glob
 import os
 import struct
+import subprocess
 import sys
 import tempfile
 
 import tap
 
 USERKVM, BUILD = sys.argv[1:3]
+COMMANDS = ([], ["boot"], ["run"], ["walkthrough"], ["trace"], ["ept"], ["stat"], ["doctor"])
 tmp = tempfile.TemporaryDirectory()
 
 
@@ -33,15 +35,39 @@ def boot(*argv):
 
 
 def help_goes_to_stdout_with_status_0():
-    for argv in (["--help"], ["boot", "--help"], ["run", "--help"], ["doctor", "--help"]):
-        out, status = tap.run(USERKVM, *argv)
-        assert status == 0 and out.startswith("usage: userkvm"), (argv, out, status)
+    for command in COMMANDS:
+        for option in ("--help", "-h"):
+            out, status = tap.run(USERKVM, *command, option)
+            assert status == 0 and out.startswith(" ".join(["usage: userkvm", *command])), (command, out, status)
 
 
 def wrong_usage_is_status_2():
-    for argv in ([], ["nonsense"], ["boot"], ["boot", "--what"], ["run"], ["boot", "a", "b"]):
+    out, status = tap.run(USERKVM)
+    assert status == 2 and out.startswith("usage: userkvm"), (out, status)
+
+
+def wrong_words_are_one_line_with_status_2():
+    for argv in (["boot"], ["boot", "a", "b"], ["run"], ["run", "-o"], ["run", "-T", "true"], ["run", "-o", "f", "true"],
+                 ["trace"], ["trace", "-e"], ["ept"], ["ept", "what"], ["ept", "walk", "1"], ["ept", "dump", "--vm", "x", "1"],
+                 ["stat", "-s", "0"], ["stat", "-f"], ["doctor", "me"], ["walkthrough", "--lang"],
+                 *([*command, "--what"] for command in COMMANDS)):
         out, status = tap.run(USERKVM, *argv)
-        assert status == 2 and out, (argv, out, status)
+        name = "userkvm " + argv[0] if argv[0] != "--what" else "userkvm"
+        assert status == 2 and f"; see {name} --help" in one_line(out) and out.startswith(name + ": "), (argv, out, status)
+
+
+def output_that_nobody_gets_is_status_1():
+    for argv in (["--help"], ["--version"], ["doctor"], ["trace", "--list"], ["walkthrough"], ["run", "--help"]):
+        with open("/dev/full", "w") as full:
+            r = subprocess.run([USERKVM, *argv], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60 * tap.PATIENCE)
+        assert r.returncode == 1 and r.stderr == "userkvm: standard output: No space left on device\n", (argv, r)
+
+
+def closed_streams_are_nobody_elses():
+    # Were descriptor 1 a VM's or a socket's, the guest's console would be written into it.
+    script = f"exec {USERKVM} trace -o {tmp.name}/t.txt -- sh -c 'for n in 0 1 2; do readlink /proc/self/fd/$n; done >{tmp.name}/fds' "
+    out, status = tap.run("sh", "-c", script + "<&- >&- 2>&-")
+    assert open(tmp.name + "/fds").read().split("\n")[0] == "/dev/null", (out, status)
 
 
 def missing_kernel_file_is_one_line():
@@ -84,13 +110,54 @@ def run_passes_the_exit_status_on():
         assert status == want
     out, status = tap.run(USERKVM, "run", "--", "/nowhere/program")
     assert status == 127 and "No such file" in one_line(out)
+    out, status = tap.run(USERKVM, "run", "--", "no-such-program")
+    assert status == 127 and "No such file" in one_line(out)
+
+
+def run_finds_programs_as_execvp_does():
+    there, hidden = os.path.join(tmp.name, "there"), os.path.join(tmp.name, "hidden")
+    os.makedirs(os.path.join(hidden, "greet"))  # a directory of that name is passed over
+    os.makedirs(there)
+    with open(os.path.join(there, "greet"), "w") as f:
+        f.write("#!/bin/sh\necho hello\n")
+    env = dict(os.environ, PATH=f"{hidden}:{there}:/usr/bin:/bin")
+    out, status = tap.run(USERKVM, "run", "--", "greet", env=env)
+    assert status == 126 and "Permission denied" in one_line(out), (out, status)
+    os.chmod(os.path.join(there, "greet"), 0o755)
+    assert tap.run(USERKVM, "run", "--", "greet", env=env) == ("hello\n", 0)
+    env["PATH"] = hidden + "::/usr/bin:/bin"  # an empty entry is the directory one is in
+    assert tap.run(USERKVM, "run", "--", "greet", env=env, cwd=there) == ("hello\n", 0)
+    for there_but in (tmp.name, "/etc/passwd"):
+        out, status = tap.run(USERKVM, "run", "--", there_but)
+        assert status == 126 and "Permission denied" in one_line(out), (out, status)
+    for command in ("trace", "walkthrough"):
+        out, status = tap.run(USERKVM, command, "--", "/nowhere/program")
+        assert status == 127 and out.count("userkvm") == 1, (command, out, status)
+
+
+def special_file_is_no_kernel():
+    line, status = boot("/dev/null")
+    assert status == 1 and "not a regular file" in line, line
 
 
 def doctor_tells_what_a_client_will_see():
     out, status = tap.run(USERKVM, "doctor")
     assert status == 0, out
-    for word in ("API version      12", "not a security boundary", "memslots", "CPUID offers"):
+    for word in ("API version      12", "not a security boundary", "memslots", "CPUID offers",
+                 "VM and vCPU      can be made", "code memory      can be had"):
         assert word in out, out
+    # A limit on its memory is the simplest confinement: no VM can be made.
+    out, status = tap.run("sh", "-c", f"ulimit -v 40000; exec {USERKVM} doctor")
+    assert status == 1 and "CANNOT BE MADE: Cannot allocate memory" in out, out
+
+
+def doctor_asks_the_device_whether_it_is_kvm():
+    if os.geteuid() != 0 or not os.path.exists("/dev/kvm"):
+        raise tap.Skip("needs root and a /dev/kvm to hide")
+    out, status = tap.run("unshare", "-m", "sh", "-c", f"mount --bind /dev/null /dev/kvm || exit 99; exec {USERKVM} doctor")
+    if status == 99:
+        raise tap.Skip("may not mount here")
+    assert status == 0 and "there, but no KVM" in out, out
 
 
 def engine_that_does_not_exist_is_refused():
@@ -98,7 +165,7 @@ def engine_that_does_not_exist_is_refused():
     out, status = tap.run(USERKVM, "boot", os.path.join(BUILD, "demo/vmlinuz"), env=env)
     assert status == 1 and "no such engine" in out, out
     out, status = tap.run(USERKVM, "doctor", env=env)
-    assert status == 0 and "no VM will start" in out, out
+    assert status == 1 and "no VM will start" in out and "CANNOT BE MADE" in out, out
 
 
 def unknown_parameter_is_told_once():
@@ -128,6 +195,8 @@ def installed_tree_works_by_itself():
     assert status == 0, out
 
 
-tap.main(installed_tree_works_by_itself, unknown_parameter_is_told_once, engine_that_does_not_exist_is_refused, help_goes_to_stdout_with_status_0, wrong_usage_is_status_2, missing_kernel_file_is_one_line,
+tap.main(wrong_words_are_one_line_with_status_2, output_that_nobody_gets_is_status_1, closed_streams_are_nobody_elses,
+         run_finds_programs_as_execvp_does, special_file_is_no_kernel, doctor_asks_the_device_whether_it_is_kvm,
+         installed_tree_works_by_itself, unknown_parameter_is_told_once, engine_that_does_not_exist_is_refused, help_goes_to_stdout_with_status_0, wrong_usage_is_status_2, missing_kernel_file_is_one_line,
          file_that_is_no_kernel_is_one_line, truncated_bzimage_is_one_line, too_little_memory_is_one_line,
          nonsense_memory_size_is_status_2, run_passes_the_exit_status_on, doctor_tells_what_a_client_will_see)

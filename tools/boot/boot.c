@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "tools/boot/vm.h"
+#include "tools/userkvm/commands.h"
 
 #define MIN_MEM (16ULL << 20)
 
@@ -35,7 +36,7 @@ static const char usage[] =
 	"  --no-reboot     exit when the guest resets instead of starting it again\n"
 	"Ctrl-A x stops the guest.\n";
 
-static int failed(const char *what)
+int failed(const char *what)
 {
 	fprintf(stderr, "userkvm boot: %s: %s\n", what, strerror(errno));
 	return -1;
@@ -176,6 +177,7 @@ static int parse(int argc, char **argv, struct options *o)
 	int c;
 
 	*o = (struct options){.mem_size = 512ULL << 20, .smp = 1};
+	opterr = 0;
 	while ((c = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
 		switch (c) {
 		case 'i': o->initrd = optarg; break;
@@ -183,27 +185,21 @@ static int parse(int argc, char **argv, struct options *o)
 		case 'k': o->kvm_path = optarg; break;
 		case 'n': o->no_reboot = true; break;
 		case 'm':
-			if (parse_size(optarg, &o->mem_size) < 0 || o->mem_size > 1ULL << 40) {
-				fprintf(stderr, "userkvm boot: --mem %s: not a size\n", optarg);
-				return 2;
-			}
+			if (parse_size(optarg, &o->mem_size) < 0 || o->mem_size > 1ULL << 40)
+				return wrong_usage("userkvm boot", "--mem %s: not a size", optarg);
 			o->mem_size &= ~0xfffULL;
 			break;
 		case 's':
 			o->smp = (unsigned)strtoul(optarg, &end, 10);
-			if (end == optarg || *end || o->smp < 1 || o->smp > MAX_VCPUS) {
-				fprintf(stderr, "userkvm boot: --smp %s: not a number from 1 to %d\n", optarg, MAX_VCPUS);
-				return 2;
-			}
+			if (end == optarg || *end || o->smp < 1 || o->smp > MAX_VCPUS)
+				return wrong_usage("userkvm boot", "--smp %s: not a number from 1 to %d", optarg, MAX_VCPUS);
 			break;
 		case 'h': fputs(usage, stdout); exit(0);
-		default: fputs(usage, stderr); return 2;
+		default: return wrong_option("userkvm boot", argv[optind - 1]);
 		}
 	}
-	if (optind + 1 != argc) {
-		fputs(usage, stderr);
-		return 2;
-	}
+	if (optind + 1 != argc)
+		return wrong_usage("userkvm boot", optind == argc ? "which kernel?" : "one kernel only");
 	o->kernel = argv[optind];
 	if (o->mem_size < MIN_MEM) {
 		fprintf(stderr, "userkvm boot: too little memory: at least %llu MiB\n", MIN_MEM >> 20);

@@ -29,8 +29,9 @@ int read_file(const char *path, uint8_t **data, size_t *size)
 	if (fd < 0 || fstat(fd, &st) < 0)
 		goto fail;
 	if (!S_ISREG(st.st_mode)) {
-		errno = S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
-		goto fail;
+		close(fd);
+		fprintf(stderr, "userkvm boot: %s: not a regular file\n", path);
+		return -1;
 	}
 	buf = malloc((size_t)st.st_size + 1);
 	if (!buf)
@@ -51,7 +52,7 @@ int read_file(const char *path, uint8_t **data, size_t *size)
 	*size = got;
 	return 0;
 fail:
-	fprintf(stderr, "userkvm boot: %s: %s\n", path, strerror(errno));
+	failed(path);
 	free(buf);
 	if (fd >= 0)
 		close(fd);

@@ -17,12 +17,6 @@
 #define MAX_CPUID 256
 #define TOPOLOGY_LEAVES 3 /* subleaves of leaf bh: threads, cores, the end */
 
-static int failed(const char *what)
-{
-	fprintf(stderr, "userkvm boot: %s: %s\n", what, strerror(errno));
-	return -1;
-}
-
 /* --- CPUID --- */
 
 /* Bits an APIC id needs for n processors. */

@@ -66,6 +66,8 @@ struct vm {
 	int status;
 };
 
+/* boot.c: one line on stderr with what errno says; -1. */
+int failed(const char *what);
 /* A host pointer to [gpa, gpa+len) of guest memory, NULL where it is not all memory. */
 void *guest_ptr(struct vm *vm, uint64_t gpa, uint64_t len);
 

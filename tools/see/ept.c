@@ -38,10 +38,9 @@ static const struct {
 	{ "map", see_map, 0, 0, true },
 };
 
-static int wrong_usage(void)
+static int wrong_words(size_t which)
 {
-	fputs(usage, stderr);
-	return 2;
+	return wrong_usage(see_command, "too few or too many words for '%s'", commands[which].name);
 }
 
 /* The option at argv[*i], with its value. False: wrong. */
@@ -95,11 +94,11 @@ static int run(size_t which, struct see_options *o, char **word, int nr)
 	if (see_core_pid()) {
 		o->pid = see_core_pid();
 		if (nr < commands[which].min_args || nr > commands[which].max_args || commands[which].live)
-			return wrong_usage();
+			return wrong_words(which);
 		return commands[which].fn(o);
 	}
 	if (nr < 1 + commands[which].min_args || nr > 1 + commands[which].max_args)
-		return wrong_usage();
+		return wrong_words(which);
 	o->arg++;
 	o->nr_args--;
 	if (!see_pid(word[0], &o->pid))
@@ -115,24 +114,28 @@ int cmd_ept(int argc, char **argv)
 	int nr = 0;
 
 	see_command = "userkvm ept";
-	if (argc >= 2 && strcmp(argv[1], "--help") == 0) {
+	if (argc >= 2 && asks_help(argv[1])) {
 		fputs(usage, stdout);
 		return 0;
 	}
 	while (argc >= 2 && which < ARRAY_SIZE(commands) && strcmp(argv[1], commands[which].name) != 0)
 		which++;
-	if (argc < 2 || which == ARRAY_SIZE(commands))
-		return wrong_usage();
+	if (argc < 2)
+		return wrong_usage(see_command, "what to do?");
+	if (which == ARRAY_SIZE(commands))
+		return wrong_usage(see_command, "'%s' is nothing it does", argv[1]);
 	for (int i = 2; i < argc; i++) {
-		if (strcmp(argv[i], "--help") == 0) {
+		if (asks_help(argv[i])) {
 			fputs(usage, stdout);
 			return 0;
 		}
 		if (argv[i][0] == '-' && argv[i][1]) {
+			const char *name = argv[i];
+
 			if (!option(&o, argv, argc, &i))
-				return wrong_usage();
+				return wrong_usage(see_command, "no option '%s', or no good value for it", name);
 		} else if (nr == (int)ARRAY_SIZE(word)) {
-			return wrong_usage();
+			return wrong_words(which);
 		} else {
 			word[nr++] = argv[i];
 		}

@@ -266,7 +266,8 @@ static int watch(const struct options *o, bool keys)
 	return 0;
 }
 
-static bool parse(int argc, char **argv, struct options *o)
+/* -1: go on. Else the exit status. */
+static int parse(int argc, char **argv, struct options *o)
 {
 	for (int i = 1; i < argc; i++) {
 		const char *a = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
@@ -281,22 +282,22 @@ static bool parse(int argc, char **argv, struct options *o)
 			continue;
 		}
 		if (!value)
-			return false;
+			return wrong_option(see_command, a);
 		i++;
 		if (strcmp(a, "-p") == 0 || strcmp(a, "--pid") == 0) {
 			if (!see_pid(value, &o->pid))
-				exit(1);
+				return 1;
 		} else if (strcmp(a, "-s") == 0 || strcmp(a, "--set-delay") == 0) {
 			o->delay = strtod(value, &end);
 			if (end == value || *end || !(o->delay >= 0.1 && o->delay <= 3600))
-				return false;
+				return wrong_usage(see_command, "%s %s: not a number of seconds from 0.1 to 3600", a, value);
 		} else if (strcmp(a, "-f") == 0 || strcmp(a, "--fields") == 0) {
 			o->fields = value;
 		} else {
-			return false;
+			return wrong_option(see_command, a);
 		}
 	}
-	return true;
+	return -1;
 }
 
 int cmd_stat(int argc, char **argv)
@@ -307,14 +308,13 @@ int cmd_stat(int argc, char **argv)
 	int status;
 
 	see_command = "userkvm stat";
-	if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+	if (argc == 2 && asks_help(argv[1])) {
 		fputs(usage, stdout);
 		return 0;
 	}
-	if (!parse(argc, argv, &o)) {
-		fputs(usage, stderr);
-		return 2;
-	}
+	status = parse(argc, argv, &o);
+	if (status >= 0)
+		return status;
 	signal(SIGINT, on_signal);
 	signal(SIGTERM, on_signal);
 	keys = !o.once && !o.log && raw_keys(&terminal);

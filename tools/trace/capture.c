@@ -2,6 +2,7 @@
  * Running a client and emptying its rings: see capture.h.
  */
 #include "tools/trace/capture.h"
+#include "tools/userkvm/commands.h"
 
 #include <errno.h>
 #include <fnmatch.h>
@@ -333,6 +334,11 @@ out:
 		close(k->spool);
 	free(k);
 	return r;
+}
+
+bool capture_never_ran(const struct capture *c)
+{
+	return c->status == CANNOT_RUN || c->status == NOT_FOUND;
 }
 
 void capture_free(struct capture *c)

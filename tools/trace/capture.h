@@ -44,6 +44,8 @@ bool event_set_change(struct event_set *set, const char *pattern, bool on);
  */
 int capture_run(struct capture *c, const struct event_set *set, const char *who, size_t ring_bytes,
                 int (*start)(int argc, char **argv), int argc, char **argv);
+/* The program could not be started; `run` has said why. */
+bool capture_never_ran(const struct capture *c);
 void capture_free(struct capture *c);
 
 static inline unsigned capture_event(const struct capture_record *r)

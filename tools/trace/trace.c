@@ -109,7 +109,7 @@ static int parse(struct options *o, int argc, char **argv)
 			i++;
 			break;
 		}
-		if (strcmp(argv[i], "--help") == 0) {
+		if (asks_help(argv[i])) {
 			fputs(usage, stdout);
 			return 0;
 		}
@@ -118,19 +118,15 @@ static int parse(struct options *o, int argc, char **argv)
 			continue;
 		}
 		if (argv[i][1] == '\0' || !strchr("exob", argv[i][1]) ||
-		    (!argv[i][2] && i + 1 >= argc)) {
-			fputs(usage, stderr);
-			return 2;
-		}
+		    (!argv[i][2] && i + 1 >= argc))
+			return wrong_option("userkvm trace", argv[i]);
 		if (take_option(o, argv[i][1], argv[i][2] ? argv[i] + 2 : argv[i + 1]))
 			return 1;
 		i += !argv[i][2];
 	}
 	o->rest = i;
-	if (i >= argc && !o->list) {
-		fputs(usage, stderr);
-		return 2;
-	}
+	if (i >= argc && !o->list)
+		return wrong_usage("userkvm trace", "which program?");
 	return -1;
 }
 
@@ -212,7 +208,7 @@ int cmd_trace(int argc, char **argv)
 	free(args);
 	if (r == 0)
 		r = write_outputs(&o, &c, files);
-	if (r == 0 && !c.attached) {
+	if (r == 0 && !c.attached && !capture_never_ran(&c)) {
 		fprintf(stderr, "userkvm trace: %s did not open /dev/kvm: nothing was traced\n",
 		        argv[o.rest]);
 		r = 1;

@@ -329,12 +329,6 @@ static void print_tree(struct walkthrough *w, int tree)
 
 /* --- the command --- */
 
-static int usage_error(void)
-{
-	fputs(usage, stderr);
-	return 2;
-}
-
 static int mask(struct walkthrough *w, const char *event)
 {
 	char full[160];
@@ -356,7 +350,7 @@ static int parse(struct walkthrough *w, int argc, char **argv, int *rest)
 		if (strcmp(argv[i], "--") == 0) {
 			i++;
 			break;
-		} else if (strcmp(argv[i], "--help") == 0) {
+		} else if (asks_help(argv[i])) {
 			fputs(usage, stdout);
 			return 0;
 		} else if (strcmp(argv[i], "--quiz") == 0) {
@@ -376,7 +370,7 @@ static int parse(struct walkthrough *w, int argc, char **argv, int *rest)
 			if (mask(w, argv[++i]))
 				return 1;
 		} else {
-			return usage_error();
+			return wrong_option("userkvm walkthrough", argv[i]);
 		}
 	}
 	*rest = i;
@@ -406,6 +400,8 @@ static int show(struct walkthrough *w)
 		fputs("userkvm walkthrough: no memory\n", stderr);
 		return 1;
 	}
+	if (!w->nr_pieces && capture_never_ran(&w->c))
+		return w->c.status;
 	if (!w->nr_pieces) {
 		fputs("userkvm walkthrough: the program used no /dev/kvm of ours: there is nothing "
 		      "to show\n",
@@ -423,7 +419,7 @@ static int show(struct walkthrough *w)
 int cmd_walkthrough(int argc, char **argv)
 {
 	struct walkthrough *w = calloc(1, sizeof(*w));
-	int rest, r;
+	int rest = argc, r;
 
 	if (!w)
 		return 1;

@@ -13,16 +13,44 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "tools/userkvm/commands.h"
 #include "userkvm/userkvm.h"
 
 #define MAX_CPUID 256
+#define CPUID_1_ECX_VMX (1u << 5)
+#define CPUID_80000001_ECX_SVM (1u << 2)
+
+/* What the kernel's is good for: a file of that name alone says nothing. */
+static const char *kernel_kvm_words(void)
+{
+	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC), version;
+
+	if (fd < 0)
+		return errno == ENOENT ? "none; userkvm needs none" :
+		       errno == EACCES ? "there, but not for this user" : "there, but does not open";
+	version = ioctl(fd, KVM_GET_API_VERSION, 0);
+	close(fd);
+	return version == KVM_API_VERSION
+		? "there: `userkvm boot --kvm /dev/kvm` uses it; clients under `userkvm run` do not"
+		: "there, but no KVM; userkvm needs none";
+}
+
+static const char *virtualization_words(void)
+{
+	unsigned a, b, c, d;
+
+	if (__get_cpuid(1, &a, &b, &c, &d) && c & CPUID_1_ECX_VMX)
+		return "VMX (Intel VT-x) is offered";
+	if (__get_cpuid(0x80000001, &a, &b, &c, &d) && c & CPUID_80000001_ECX_SVM)
+		return "SVM (AMD-V) is offered";
+	return "neither VMX nor SVM; userkvm needs none";
+}
 
 static void machine(void)
 {
-	unsigned a, b, c, d;
 	union {
 		unsigned reg[12];
 		char text[49];
@@ -33,16 +61,8 @@ static void machine(void)
 		if (!__get_cpuid(leaf, &r[0], &r[1], &r[2], &r[3]))
 			break;
 	printf("This machine\n  processor        %s\n", brand.text);
-	__cpuid(1, a, b, c, d);
-	(void)a, (void)b, (void)d;
-	printf("  virtualization   %s\n", c >> 5 & 1 ? "VMX (Intel VT-x) is offered"
-							: "no VMX; userkvm needs none");
-	if (access("/dev/kvm", F_OK) != 0)
-		printf("  /dev/kvm         none; userkvm needs none\n");
-	else if (access("/dev/kvm", R_OK | W_OK) != 0)
-		printf("  /dev/kvm         there, but not for this user (%s)\n", strerror(errno));
-	else
-		printf("  /dev/kvm         there: `userkvm boot --kvm /dev/kvm` uses it; clients under `userkvm run` do not\n");
+	printf("  virtualization   %s\n", virtualization_words());
+	printf("  /dev/kvm         %s\n", kernel_kvm_words());
 }
 
 static void features(int kvm)
@@ -110,17 +130,38 @@ static void client_view(int kvm)
 	features(kvm);
 }
 
+/* The two things that a confined process may be refused, tried as guests need them. False: no guest can run. */
+static bool try_guests(int kvm)
+{
+	int vm = userkvm_ioctl(kvm, KVM_CREATE_VM, 0), vcpu = vm < 0 ? -1 : userkvm_ioctl(vm, KVM_CREATE_VCPU, 0);
+	const char *why = vcpu < 0 ? strerror(errno) : NULL;
+	void *stub;
+
+	printf("  VM and vCPU      %s%s\n", why ? "CANNOT BE MADE: " : "can be made", why ? why : "");
+	userkvm_close(vcpu);
+	userkvm_close(vm);
+	stub = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (stub == MAP_FAILED) {
+		printf("  code memory      REFUSED: %s; guests cannot use x87, SSE and AVX\n", strerror(errno));
+		return false;
+	}
+	munmap(stub, 4096);
+	printf("  code memory      can be had\n");
+	return !why;
+}
+
 int cmd_doctor(int argc, char **argv)
 {
 	char lib[PATH_MAX];
 	const char *params = getenv("USERKVM_PARAMS"), *engine = getenv("USERKVM_ENGINE");
 	int kvm;
+	bool works;
 
+	if (argc > 1 && !asks_help(argv[1]))
+		return wrong_usage("userkvm doctor", "it takes no '%s'", argv[1]);
 	if (argc > 1) {
-		FILE *f = strcmp(argv[1], "--help") == 0 ? stdout : stderr;
-
-		fputs("usage: userkvm doctor\n\nSays what this machine offers, what userkvm uses and what a client sees.\n", f);
-		return f == stdout ? 0 : 2;
+		puts("usage: userkvm doctor\n\nSays what this machine offers, what userkvm uses and what a client sees.");
+		return 0;
 	}
 	machine();
 	printf("\nWhat userkvm uses\n");
@@ -135,11 +176,12 @@ int cmd_doctor(int argc, char **argv)
 		printf("  the library      does not open: %s\n", strerror(errno));
 		return 1;
 	}
+	works = try_guests(kvm);
 	client_view(kvm);
 	userkvm_close(kvm);
 	printf("\nGood to know\n"
 	       "  Guests run in software: every instruction is interpreted, x87/SSE/AVX run on this processor.\n"
 	       "  It is not a security boundary against a hostile guest: do not run what you do not trust.\n"
 	       "  Statically linked clients are served too: every system call of theirs costs one to two microseconds more.\n");
-	return 0;
+	return works ? 0 : 1;
 }

@@ -1,8 +1,11 @@
 /*
  * The userkvm command: one sub-command a file.
  */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/boot/vm.h"
 #include "tools/userkvm/commands.h"
@@ -29,13 +32,35 @@ static void usage(FILE *f)
 	fputs("\n`userkvm COMMAND --help` says more; so do userkvm(1) and its neighbours.\n", f);
 }
 
-int main(int argc, char **argv)
+/* Standard streams that are closed: else a socket or a VM would get their number, and our lines. */
+static void open_streams(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
+}
+
+/* The status of a command, but for one whose output nobody got. */
+static int finish(int status)
+{
+	errno = 0;
+	if (!fflush(stdout) && !ferror(stdout))
+		return status;
+	fprintf(stderr, "userkvm: standard output: %s\n", strerror(errno ? errno : EIO));
+	return status ? status : 1;
+}
+
+static int command(int argc, char **argv)
 {
 	if (argc < 2) {
 		usage(stderr);
 		return 2;
 	}
-	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+	if (asks_help(argv[1])) {
 		usage(stdout);
 		return 0;
 	}
@@ -46,6 +71,13 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		if (strcmp(argv[1], commands[i].name) == 0)
 			return commands[i].fn(argc - 1, argv + 1);
-	fprintf(stderr, "userkvm: no command '%s'; see userkvm --help\n", argv[1]);
-	return 2;
+	return wrong_usage("userkvm", "no command '%s'", argv[1]);
+}
+
+int main(int argc, char **argv)
+{
+	/* What `run` becomes shall find its streams as they were. */
+	if (argc < 2 || strcmp(argv[1], "run") != 0)
+		open_streams();
+	return finish(command(argc, argv));
 }

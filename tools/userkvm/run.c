@@ -17,7 +17,6 @@
 #include "tools/userkvm/commands.h"
 #include "trap/trap.h"
 
-#define CANNOT_RUN 126
 
 static const char usage[] =
 	"usage: userkvm run [--engine NAME] [--params LIST] [--log CLASSES]\n"
@@ -77,24 +76,6 @@ static int host_path(char *buf, size_t size)
 	};
 
 	return find_beside(places, buf, size);
-}
-
-/* The file that execvp() would run, or NULL. */
-static const char *find_program(const char *name, char *buf, size_t size)
-{
-	const char *path = getenv("PATH");
-
-	if (strchr(name, '/'))
-		return access(name, X_OK) == 0 ? name : NULL;
-	while (path && *path) {
-		size_t n = strcspn(path, ":");
-
-		snprintf(buf, size, "%.*s/%s", (int)n, path, name);
-		if (access(buf, X_OK) == 0)
-			return buf;
-		path += n + (path[n] == ':');
-	}
-	return NULL;
 }
 
 static int refuse(const char *program, const char *why)
@@ -197,7 +178,7 @@ int cmd_run(int argc, char **argv)
 {
 	char lib[PATH_MAX], buf[PATH_MAX];
 	const char *program, *strace_file = NULL;
-	bool strace = false;
+	bool strace = false, times = false;
 	int i = 1;
 
 	for (; i < argc && argv[i][0] == '-'; i++) {
@@ -210,7 +191,7 @@ int cmd_run(int argc, char **argv)
 			i++;
 			break;
 		}
-		if (strcmp(argv[i], "--help") == 0) {
+		if (asks_help(argv[i])) {
 			fputs(usage, stdout);
 			return 0;
 		}
@@ -219,7 +200,7 @@ int cmd_run(int argc, char **argv)
 			continue;
 		}
 		if (strcmp(argv[i], "-T") == 0) {
-			setenv("USERKVM_STRACE_TIMES", "1", 1);
+			times = true;
 			continue;
 		}
 		if (strcmp(argv[i], "-o") == 0 && i + 1 < argc) {
@@ -228,30 +209,28 @@ int cmd_run(int argc, char **argv)
 		}
 		while (k < sizeof(vars) / sizeof(vars[0]) && strcmp(argv[i], vars[k].option) != 0)
 			k++;
-		if (k == sizeof(vars) / sizeof(vars[0]) || i + 1 >= argc) {
-			fputs(usage, stderr);
-			return 2;
-		}
+		if (k == sizeof(vars) / sizeof(vars[0]) || i + 1 >= argc)
+			return wrong_option("userkvm run", argv[i]);
 		setenv(vars[k].variable, argv[++i], 1);
 	}
-	if (i >= argc) {
-		fputs(usage, stderr);
-		return 2;
-	}
-	if (strace_file && !strace) {
-		fputs("userkvm run: -o goes with --strace\n", stderr);
-		return 2;
-	}
+	if (i >= argc)
+		return wrong_usage("userkvm run", "which program?");
+	if ((strace_file || times) && !strace)
+		return wrong_usage("userkvm run", "%s goes with --strace", strace_file ? "-o" : "-T");
+	if (times)
+		setenv("USERKVM_STRACE_TIMES", "1", 1);
 	if (strace && !prepare_strace(strace_file))
-		return 126;
-	program = find_program(argv[i], buf, sizeof(buf));
-	if (!program) {
-		fprintf(stderr, "userkvm run: %s: %s\n", argv[i], strerror(errno));
-		return 127;
+		return CANNOT_RUN;
+	program = program_find(argv[i], buf, sizeof(buf));
+	if (!program || access(program, X_OK) != 0) {
+		int e = errno;
+
+		refuse(argv[i], strerror(e));
+		return e == ENOENT || e == ENOTDIR ? NOT_FOUND : CANNOT_RUN;
 	}
 	if (preload_path(lib, sizeof(lib)) < 0) {
 		fputs("userkvm run: libuserkvm-preload.so is not beside this program: build or install it\n", stderr);
-		return 126;
+		return CANNOT_RUN;
 	}
 	preload(lib);
 	return run_program(program, &argv[i]);
