@@ -20,7 +20,6 @@
 
 #define FSW_ES 0x80u
 #define XFEATURES_GUEST (XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM)
-#define FP_XSTATE_MAGIC1_VALUE 0x46505853u /* <asm/sigcontext.h> */
 
 static inline struct isa_xsave_image *image_of(const struct cpu_state *cs)
 {
@@ -132,34 +131,6 @@ struct isa_xsave_image *isa_fpu_image(struct cpu_state *cs)
 	if (!(x->xstate_bv & XFEATURE_MASK_YMM))
 		fill_bytes(x->ymm_high, 0, sizeof(x->ymm_high));
 	return x;
-}
-
-void isa_fpu_rescue(struct cpu_state *cs, void *ucontext)
-{
-	const ucontext_t *uc = ucontext;
-	const char *frame = (const char *)uc->uc_mcontext.fpregs;
-	struct isa_xsave_image *x = image_of(cs);
-	uint32_t magic;
-
-	if (!cs->fpu_loaded || !frame)
-		return;
-	/* The kernel's marks lie in the bytes software may use of an FXSAVE image. */
-	copy_bytes(&magic, frame + 464, sizeof(magic));
-	if (magic == FP_XSTATE_MAGIC1_VALUE) {
-		copy_bytes(x, frame, sizeof(*x));
-		x->xstate_bv &= XFEATURES_GUEST;
-		x->xcomp_bv = 0;
-	} else {
-		copy_bytes(x, frame, offsetof(struct isa_xsave_image, xstate_bv));
-		x->xstate_bv = XFEATURE_MASK_FP | XFEATURE_MASK_SSE;
-	}
-	fill_bytes(x->reserved, 0, sizeof(x->reserved));
-	fill_bytes(x->header_reserved, 0, sizeof(x->header_reserved));
-	x->mxcsr_mask = MXCSR_VALID;
-	cs->fpu_loaded = 0;
-	pointers_to_image(cs);
-	/* The kernel gave this handler MXCSR 1f80h and FCW 37fh; the thread's own: */
-	__asm__ volatile("ldmxcsr %0\n\tfldcw %1" : : "m"(cs->host_fpu.mxcsr), "m"(cs->host_fpu.fcw));
 }
 
 bool isa_silicon_fault(struct cpu_state *cs, int signo, void *ucontext)

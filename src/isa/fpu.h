@@ -85,15 +85,6 @@ static inline void isa_fpu_leave(struct cpu_state *cs)
 }
 
 /*
- * For a signal handler that will not return: the kernel has put the registers
- * into the signal frame and given the handler initial ones. Brings the guest's
- * state back from the frame into cs->xsave; fpu_loaded becomes 0. Must be
- * called before every non-local jump out of a handler while fpu_loaded is 1,
- * or the guest's x87/SSE/AVX state is lost. Async-signal-safe.
- */
-void isa_fpu_rescue(struct cpu_state *cs, void *ucontext);
-
-/*
  * Called by the process's SIGFPE/SIGILL/… dispatcher (host/fault.h): when the
  * program counter is inside a silicon stub of this thread's running
  * cpu_state, arranges that the guest gets #XM, #MF, #UD or

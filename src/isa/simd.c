@@ -7,8 +7,9 @@
  *    faults, then the FPU is loaded, then the stub runs. Nothing between
  *    loading and the stub can unload it again.
  * 2. A stub that reads or writes guest memory itself may take SIGSEGV there
- *    (client memory vanished): the silicon then has changed nothing, and the
- *    processor unwinds (isa_fpu_rescue()).
+ *    (client memory vanished): the silicon then has changed nothing. The
+ *    processor's signal handler returns into a function that unwinds, so that
+ *    the guest's registers come back from the frame (guest_fault()).
  * 3. A store that went to the bounce buffer is committed only if silicon
  *    would have written: not after a fault, nor after an x87 store that an
  *    unmasked exception stopped.
