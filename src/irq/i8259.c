@@ -168,14 +168,6 @@ int kvm_pic_set_irq(struct kvm_pic *pic, int pin, int source_id, int level)
 	return ret;
 }
 
-void kvm_pic_clear_source(struct kvm_pic *pic, int source_id)
-{
-	pic_lock(pic);
-	for (int pin = 0; pin < PIC_NUM_PINS; pin++)
-		pic->drivers[pin] &= ~(1U << source_id);
-	pic_unlock(pic);
-}
-
 /* End of service of a pin; the lock is dropped while listeners hear of it. */
 static void end_service(struct kvm_pic *pic, struct kvm_pic_state *c, int pin)
 {

@@ -49,7 +49,6 @@ struct kvm_lapic {
 	uint8_t sipi_vector;	 /* (a) before LAPIC_SIPI */
 	uint32_t arb_prio;	 /* (a) for lowest-priority arbitration */
 	uint32_t esr_pending;	 /* (a) errors since the last write of ESR */
-	int pending_extint;	 /* (a) split irqchip: vector of KVM_INTERRUPT, -1 none */
 	uint8_t pending_ioapic_eoi;
 	gpa_t vapic_addr; /* KVM_SET_VAPIC_ADDR, 0 none; owner */
 	pthread_mutex_t timer_lock;
@@ -182,10 +181,8 @@ struct kvm_ioapic {
 must_check int kvm_ioapic_init(struct kvm *kvm);
 void kvm_ioapic_destroy(struct kvm *kvm);
 int kvm_ioapic_set_irq(struct kvm_ioapic *ioapic, int pin, int source_id, int level);
-void kvm_ioapic_clear_source(struct kvm_ioapic *ioapic, int source_id);
 /* A vector's end of interrupt at `apic`. */
 void kvm_ioapic_update_eoi(struct kvm_lapic *apic, uint8_t vector, bool level_triggered);
-void kvm_ioapic_update_eoi_vectors(struct kvm_ioapic *ioapic); /* notifiers changed */
 void kvm_get_ioapic(struct kvm *kvm, struct kvm_ioapic_state *s);
 void kvm_set_ioapic(struct kvm *kvm, const struct kvm_ioapic_state *s);
 
@@ -202,7 +199,6 @@ struct kvm_pic {
 must_check int kvm_pic_init(struct kvm *kvm);
 void kvm_pic_destroy(struct kvm *kvm);
 int kvm_pic_set_irq(struct kvm_pic *pic, int pin, int source_id, int level);
-void kvm_pic_clear_source(struct kvm_pic *pic, int source_id);
 int kvm_pic_read_irq(struct kvm *kvm); /* INTA: the vector */
 void kvm_get_pic(struct kvm *kvm, unsigned chip, struct kvm_pic_state *s);
 void kvm_set_pic(struct kvm *kvm, unsigned chip, const struct kvm_pic_state *s);

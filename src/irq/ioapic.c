@@ -46,13 +46,6 @@ static void compute_eoi_vectors(struct kvm_ioapic *io)
 		__atomic_store_n(&io->eoi_vectors[i], vectors[i], __ATOMIC_SEQ_CST);
 }
 
-void kvm_ioapic_update_eoi_vectors(struct kvm_ioapic *io)
-{
-	pthread_mutex_lock(&io->lock);
-	compute_eoi_vectors(io);
-	pthread_mutex_unlock(&io->lock);
-}
-
 /* Send pin's interrupt. -1 masked or waiting for its EOI, else as delivered. Lock held. */
 static int service(struct kvm_ioapic *io, int pin)
 {
@@ -107,14 +100,6 @@ int kvm_ioapic_set_irq(struct kvm_ioapic *io, int pin, int source_id, int level)
 	TRACE(kvm, kvm_ioapic_set_irq, io->s.redirtbl[pin].bits, pin, ret == 0);
 	pthread_mutex_unlock(&io->lock);
 	return ret;
-}
-
-void kvm_ioapic_clear_source(struct kvm_ioapic *io, int source_id)
-{
-	pthread_mutex_lock(&io->lock);
-	for (int pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++)
-		io->drivers[pin] &= ~(1U << source_id);
-	pthread_mutex_unlock(&io->lock);
 }
 
 /* One pin's share of an EOI. Lock held; dropped for the notifiers. */

@@ -31,13 +31,9 @@ bool kvm_apic_accept_pic_intr(struct kvm_vcpu *vcpu)
 bool kvm_cpu_has_extint(struct kvm_vcpu *vcpu)
 {
 	struct kvm *kvm = vcpu->kvm;
-	struct kvm_lapic *apic = vcpu->apic;
 
-	if (!apic)
-		return false;
-	if (kvm->vpic)
-		return READ_ONCE(kvm->vpic->output) && kvm_apic_accept_pic_intr(vcpu);
-	return READ_ONCE(apic->pending_extint) >= 0 && kvm_apic_accept_pic_intr(vcpu);
+	return vcpu->apic && kvm->vpic && READ_ONCE(kvm->vpic->output) &&
+	       kvm_apic_accept_pic_intr(vcpu);
 }
 
 bool kvm_cpu_has_injectable_intr(struct kvm_vcpu *vcpu)
@@ -58,25 +54,9 @@ int kvm_cpu_get_interrupt(struct kvm_vcpu *vcpu)
 
 	if (!apic)
 		return -1;
-	if (kvm_cpu_has_extint(vcpu)) {
-		if (vcpu->kvm->vpic)
-			return kvm_pic_read_irq(vcpu->kvm);
-		return __atomic_exchange_n(&apic->pending_extint, -1, __ATOMIC_SEQ_CST);
-	}
+	if (kvm_cpu_has_extint(vcpu))
+		return kvm_pic_read_irq(vcpu->kvm);
 	return lapic_get_interrupt(apic);
-}
-
-int kvm_lapic_set_userspace_extint(struct kvm_vcpu *vcpu, uint8_t vector)
-{
-	int none = -1;
-
-	if (!vcpu->apic)
-		return err_born(EINVAL, "vCPU %u has no in-kernel APIC", vcpu->vcpu_id);
-	if (!__atomic_compare_exchange_n(&vcpu->apic->pending_extint, &none, vector, false,
-					 __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-		return err_born(EEXIST, "vCPU %u has an ExtINT waiting", vcpu->vcpu_id);
-	kvm_make_request(KVM_REQ_EVENT, vcpu);
-	return 0;
 }
 
 int kvm_irqchip_create(struct kvm *kvm)

@@ -81,7 +81,6 @@ bool kvm_apic_accept_pic_intr(struct kvm_vcpu *vcpu);
 /* Expired timers go straight into IRR: never pending, nothing to inject. */
 bool kvm_cpu_has_pending_timer(struct kvm_vcpu *vcpu);
 void kvm_inject_pending_timer_irqs(struct kvm_vcpu *vcpu);
-int kvm_lapic_find_highest_irr(struct kvm_vcpu *vcpu);	/* -1 none */
 bool kvm_apic_init_sipi_pending(struct kvm_vcpu *vcpu);
 /* A SIPI as the client sets it: KVM API, KVM_SET_VCPU_EVENTS and KVM_SET_MP_STATE. */
 void kvm_apic_set_sipi_vector(struct kvm_vcpu *vcpu, uint8_t vector);
@@ -96,17 +95,13 @@ void kvm_lapic_set_latched_init(struct kvm_vcpu *vcpu, bool latched);
 /* TPR, base, EOI, registers. */
 uint64_t kvm_lapic_get_cr8(struct kvm_vcpu *vcpu);
 void kvm_lapic_set_tpr(struct kvm_vcpu *vcpu, uint64_t cr8);
-void kvm_lapic_set_eoi(struct kvm_vcpu *vcpu);
 /* Split irqchip: the vector to report when KVM_REQ_IOAPIC_EOI_EXIT is served (KVM_EXIT_IOAPIC_EOI). */
 uint8_t kvm_lapic_pending_ioapic_eoi(struct kvm_vcpu *vcpu);
-/* Split irqchip: KVM_INTERRUPT is the client's PIC. 0, or -EEXIST while one waits. */
-must_check int kvm_lapic_set_userspace_extint(struct kvm_vcpu *vcpu, uint8_t vector);
-bool kvm_cpu_has_extint(struct kvm_vcpu *vcpu); /* PIC (ours, or the client's) through LINT0 */
+bool kvm_cpu_has_extint(struct kvm_vcpu *vcpu); /* our PIC through LINT0; the client's is x86's */
 uint64_t kvm_get_apic_base(struct kvm_vcpu *vcpu);
 must_check int kvm_set_apic_base(struct kvm_vcpu *vcpu, uint64_t value, bool host_initiated); /* 1: #GP */
 /* What IA32_APIC_BASE may hold, with an APIC of ours or without. */
 bool kvm_apic_base_valid(struct kvm_vcpu *vcpu, uint64_t value);
-void kvm_apic_update_ppr(struct kvm_vcpu *vcpu);
 /*
  * xAPIC registers at the APIC base: 0 taken, -EOPNOTSUPP not the APIC's page. The
  * page of a disabled or x2APIC-mode APIC reads as ones (KVM_X86_QUIRK_LAPIC_MMIO_HOLE),

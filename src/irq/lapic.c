@@ -260,17 +260,6 @@ int lapic_local_deliver(struct kvm_lapic *apic, uint32_t lvt)
 	return ret;
 }
 
-int kvm_lapic_find_highest_irr(struct kvm_vcpu *vcpu)
-{
-	return vcpu->apic ? lapic_find_highest_irr(vcpu->apic) : -1;
-}
-
-void kvm_apic_update_ppr(struct kvm_vcpu *vcpu)
-{
-	if (vcpu->apic)
-		lapic_update_ppr(vcpu->apic);
-}
-
 uint64_t kvm_lapic_get_cr8(struct kvm_vcpu *vcpu)
 {
 	return lapic_get(vcpu->apic, APIC_TASKPRI) >> 4;
@@ -279,11 +268,6 @@ uint64_t kvm_lapic_get_cr8(struct kvm_vcpu *vcpu)
 void kvm_lapic_set_tpr(struct kvm_vcpu *vcpu, uint64_t cr8)
 {
 	lapic_set_tpr(vcpu->apic, (uint32_t)(cr8 & 0xf) << 4);
-}
-
-void kvm_lapic_set_eoi(struct kvm_vcpu *vcpu)
-{
-	lapic_eoi(vcpu->apic);
 }
 
 uint8_t kvm_lapic_pending_ioapic_eoi(struct kvm_vcpu *vcpu)

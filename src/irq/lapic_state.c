@@ -131,7 +131,6 @@ void kvm_lapic_reset(struct kvm_vcpu *vcpu, bool init_event)
 	}
 	__atomic_store_n(&apic->irr_pending, false, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&apic->esr_pending, 0, __ATOMIC_SEQ_CST);
-	__atomic_store_n(&apic->pending_extint, -1, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&apic->arb_prio, 0, __ATOMIC_RELAXED);
 	lapic_timer_stop(apic);
 	lapic_update_ppr(apic);

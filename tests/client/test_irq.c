@@ -125,6 +125,42 @@ static void client_with_its_own_chips_injects_through_the_window(void **state)
 	client_close(&c);
 }
 
+/* KVM API: KVM_INTERRUPT: the local APIC is ours, the PIC behind its LINT0 the client's. */
+static void split_irqchip_takes_the_vector_of_the_clients_pic(void **state)
+{
+	static const uint8_t code[] = {0x90, 0xe6, 0x10, 0xfb, 0x90, 0x90, 0xe6, 0x11}; /* cli at start: IF=0 */
+	struct kvm_interrupt irq = {.irq = 0x30}, other = {.irq = 0x31}, none = {.irq = 256};
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {24}};
+	struct client c;
+
+	client_open_vm(&c, 1 << 20);
+	assert_int_equal(ioctl(c.vm, KVM_ENABLE_CAP, &cap), 0);
+	client_add_vcpu(&c);
+	client_real_mode(&c, 0x1000, code, sizeof(code));
+	memcpy(c.mem + 0x500, "\xe6\x12\xcf", 3); /* out 12h,al; iret */
+	memcpy(c.mem + 0x30 * 4, "\x00\x05\x00\x00", 4);
+	assert_fails(ioctl(c.vcpu, KVM_INTERRUPT, &none), EINVAL);
+	assert_run_exits(&c, KVM_EXIT_IO);
+	assert_int_equal(c.run->io.port, 0x10);
+	assert_int_equal(ioctl(c.vcpu, KVM_INTERRUPT, &irq), 0);
+	assert_fails(ioctl(c.vcpu, KVM_INTERRUPT, &other), EEXIST);
+	assert_run_exits(&c, KVM_EXIT_IO);
+	assert_int_equal(c.run->io.port, 0x12);
+	/* It is in service: another one may wait behind IRET. */
+	memcpy(c.mem + 0x31 * 4, "\x00\x06\x00\x00", 4);
+	memcpy(c.mem + 0x600, "\xe6\x13\xcf", 3);
+	assert_int_equal(ioctl(c.vcpu, KVM_INTERRUPT, &other), 0);
+	assert_run_exits(&c, KVM_EXIT_IO);
+	assert_int_equal(c.run->io.port, 0x13);
+	assert_run_exits(&c, KVM_EXIT_IO);
+	assert_int_equal(c.run->io.port, 0x11);
+	client_close(&c);
+
+	open_pic_guest(&c);
+	assert_fails(ioctl(c.vcpu, KVM_INTERRUPT, &irq), ENXIO); /* the PIC is ours */
+	client_close(&c);
+}
+
 static void nmi_arrives_with_interrupts_off(void **state)
 {
 	static const uint8_t code[] = {0xe6, 0x10, 0x90, 0x90, 0xe6, 0x11};
@@ -171,6 +207,7 @@ int main(void)
 		cmocka_unit_test(irqfd_wakes_the_guest),
 		cmocka_unit_test(pit_ticks_arrive),
 		cmocka_unit_test(client_with_its_own_chips_injects_through_the_window),
+		cmocka_unit_test(split_irqchip_takes_the_vector_of_the_clients_pic),
 		cmocka_unit_test(nmi_arrives_with_interrupts_off),
 		cmocka_unit_test(ioeventfd_takes_the_write_without_an_exit),
 	};

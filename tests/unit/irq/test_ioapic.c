@@ -203,17 +203,12 @@ static void split_level_eoi_is_reported_and_edge_is_not(void **state)
 	assert_int_equal(kvm_lapic_pending_ioapic_eoi(cpu[0]), 0x61);
 }
 
-static void split_has_no_chip_ioctls_and_extint_comes_from_the_client(void **state)
+static void split_has_no_chip_ioctls(void **state)
 {
 	struct kvm_irqchip chip = { .chip_id = KVM_IRQCHIP_IOAPIC };
 
 	assert_int_equal(kvm_vm_ioctl_get_irqchip(vm, &chip), -ENXIO);
 	assert_int_equal(kvm_create_pit(vm, 0), -ENOENT);
-	assert_int_equal(kvm_lapic_set_userspace_extint(cpu[0], 0x21), 0);
-	assert_int_equal(kvm_lapic_set_userspace_extint(cpu[0], 0x22), -EEXIST);
-	apic_write(0, APIC_LVT0, APIC_DM_EXTINT);
-	assert_int_equal(kvm_cpu_get_interrupt(cpu[0]), 0x21);
-	assert_int_equal(kvm_cpu_get_interrupt(cpu[0]), -1);
 }
 
 static void irqchip_cannot_be_created_twice_or_after_a_vcpu(void **state)
@@ -249,7 +244,7 @@ int main(void)
 		T(delivered_edge_is_not_in_the_saved_state),
 		T(irqchip_cannot_be_created_twice_or_after_a_vcpu),
 		S(split_level_eoi_is_reported_and_edge_is_not),
-		S(split_has_no_chip_ioctls_and_extint_comes_from_the_client),
+		S(split_has_no_chip_ioctls),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
