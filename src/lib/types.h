@@ -1,7 +1,7 @@
 /*
  * The kinds of address and the small macros everything else is written with.
  *
- * Address kinds never mix (docs/style: one typedef each):
+ * Address kinds never mix (one typedef each):
  *   gva  guest-virtual (linear)       gpa  guest-physical     gfn  gpa >> 12
  *   hva  host-virtual (client)        hpa  host-physical      pfn  hpa >> 12
  * In userkvm host-physical *is* this process's virtual address: __pa() and

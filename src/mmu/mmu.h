@@ -3,8 +3,8 @@
  * (Linux: arch/x86/kvm/mmu.)
  *
  * A vCPU's MMU context (struct kvm_mmu) is a table of operations chosen by
- * kvm_init_mmu(): init_kvm_tdp_mmu (EPT), init_kvm_softmmu (shadow paging) or
- * init_kvm_nested_mmu (while L2 runs). Nothing outside asks "is this EPT?".
+ * kvm_init_mmu(): init_kvm_tdp_mmu (EPT) or init_kvm_softmmu (shadow paging).
+ * Nothing outside asks "is this EPT?".
  *
  * TDP MMU: one root per (address space, level, A/D) is shared by the VM's
  * vCPUs. Faults are handled in parallel: mmu_lock for reading, entries changed

@@ -155,11 +155,6 @@ static inline bool shadow_is_leaf(uint64_t e, int level)
 	return shadow_is_present(e) && (level == 1 || e & PTE_PS);
 }
 
-static inline uint64_t *shadow_table(uint64_t e)
-{
-	return (uint64_t *)(uintptr_t)(e & PTE_ADDR_MASK);
-}
-
 static inline unsigned shadow_index(gva_t gva, int level)
 {
 	return (unsigned)(gva >> (PAGE_SHIFT + SPTE_LEVEL_BITS * (level - 1))) % SPTE_ENTRIES;

@@ -10,7 +10,7 @@
  * is complete before head passes it (release; the reader acquires). 3. Records
  * are 8-aligned and never wrap: a filler (cpu == TRACE_FILLER) takes the rest.
  * 4. What finds no place is counted in `lost`, never waited for. The reader
- * trusts nothing it finds: sizes are checked (tools/trace/collect.c).
+ * trusts nothing it finds: sizes are checked (tools/trace/capture.c).
  */
 #ifndef USERKVM_TRACE_RING_H
 #define USERKVM_TRACE_RING_H

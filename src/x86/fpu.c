@@ -16,7 +16,6 @@
 #define MXCSR_DEFAULT 0x1f80u
 #define FCW_DEFAULT 0x037f
 #define YMM_OFFSET 576
-#define YMM_SIZE 256
 
 /* SDM Vol. 1, "Legacy Region of an XSAVE Area" and "XSAVE Header". */
 struct xsave_image {

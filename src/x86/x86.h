@@ -25,7 +25,7 @@
 #define KVM_FEATURE_PV_UNHALT 7
 #define KVM_MAX_MCE_BANKS 32
 
-struct pvclock_vcpu_time_info; /* x86/clock.h */
+struct pvclock_vcpu_time_info; /* x86/pvclock.h */
 
 /* hyperv.c, under clock_lock; the MSRs may be read without */
 struct kvm_hv {
