@@ -141,10 +141,27 @@ static void check_setting(const struct setting *s)
 	log_always("USERKVM_PARAMS: unknown parameter '%.*s' ignored", s->name_len, s->name);
 }
 
+void params_check_words(const char *variable, const char *const *words, size_t nr)
+{
+	for (const char *p = getenv(variable); p && *p;) {
+		size_t n = strcspn(p, ","), k = 0;
+
+		while (k < nr && (strlen(words[k]) != n || strncmp(p, words[k], n) != 0))
+			k++;
+		if (n && k == nr)
+			log_always("%s: unknown word '%.*s' ignored", variable, (int)n, p);
+		p += n + (p[n] == ',');
+	}
+}
+
 void params_check(void)
 {
+	static const char *const checks[] = { "0", "1", "tlb" };
 	const char *p = getenv("USERKVM_PARAMS");
 	struct setting s;
+
+	params_check_words("USERKVM_CHECK", checks, ARRAY_SIZE(checks));
+	log_check();
 
 	while (p && *p) {
 		p = next_setting(p, &s);

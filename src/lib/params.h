@@ -40,8 +40,13 @@ uint32_t params_get_u32(const char *name, uint32_t dflt);
 /* The value as it stands. False: not named, or longer than `size` bytes with its end. */
 bool params_get_string(const char *name, char *value, size_t size);
 
-/* A line on standard error for each unknown name and each value of the wrong kind, as Linux logs them. */
+/*
+ * A line on standard error for each unknown name and each value of the wrong kind, as Linux logs them;
+ * and for each word of USERKVM_LOG and USERKVM_CHECK that is none.
+ */
 void params_check(void);
+/* The latter for one variable and the nr words it may have. */
+void params_check_words(const char *variable, const char *const *words, size_t nr);
 
 /* Is `word` in the comma list in the environment's `variable`? Any thread. */
 bool params_has_word(const char *variable, const char *word);

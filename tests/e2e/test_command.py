@@ -174,6 +174,13 @@ def unknown_parameter_is_told_once():
     assert status == 0 and out.count("unknown parameter 'warp' ignored") == 1 and "'eptad'" not in out, out
 
 
+def unknown_word_of_a_list_is_told_once():
+    for variable, words in (("USERKVM_LOG", "info,error"), ("USERKVM_CHECK", "tlb,error,,0")):
+        out, status = tap.run(USERKVM, "doctor", env=dict(os.environ, **{variable: words}))
+        assert status == 0 and out.count("unknown word") == 1, out
+        assert f"userkvm: {variable}: unknown word 'error' ignored\n" in out, out
+
+
 def installed_tree_works_by_itself():
     root = os.path.join(tmp.name, "root")
     out, status = tap.run("meson", "install", "-C", BUILD, "--no-rebuild", "--destdir", root)
@@ -195,7 +202,7 @@ def installed_tree_works_by_itself():
     assert status == 0, out
 
 
-tap.main(wrong_words_are_one_line_with_status_2, output_that_nobody_gets_is_status_1, closed_streams_are_nobody_elses,
+tap.main(unknown_word_of_a_list_is_told_once, wrong_words_are_one_line_with_status_2, output_that_nobody_gets_is_status_1, closed_streams_are_nobody_elses,
          run_finds_programs_as_execvp_does, special_file_is_no_kernel, doctor_asks_the_device_whether_it_is_kvm,
          installed_tree_works_by_itself, unknown_parameter_is_told_once, engine_that_does_not_exist_is_refused, help_goes_to_stdout_with_status_0, wrong_usage_is_status_2, missing_kernel_file_is_one_line,
          file_that_is_no_kernel_is_one_line, truncated_bzimage_is_one_line, too_little_memory_is_one_line,
