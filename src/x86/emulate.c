@@ -192,6 +192,11 @@ static enum outcome run_instruction(struct kvm_emulator *e)
 	return e->outcome;
 }
 
+uint64_t kvm_emulator_rip(struct kvm_vcpu *vcpu)
+{
+	return vcpu->arch->emulator->rip;
+}
+
 static int issue_writes(struct kvm_vcpu *vcpu);
 
 static int complete_write(struct kvm_vcpu *vcpu)

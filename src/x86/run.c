@@ -87,7 +87,7 @@ static int serve_clock_update(struct kvm_vcpu *vcpu)
 static int serve_report_tpr(struct kvm_vcpu *vcpu)
 {
 	vcpu->run->exit_reason = KVM_EXIT_TPR_ACCESS;
-	vcpu->run->tpr_access.rip = vmx_get_rip(vcpu);
+	vcpu->run->tpr_access.rip = vcpu->arch->tpr_access_rip;
 	vcpu->run->tpr_access.is_write = vcpu->arch->tpr_access_is_write;
 	return 0;
 }

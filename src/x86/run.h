@@ -54,6 +54,8 @@ int kvm_write_guest_as_processor(struct kvm_vcpu *vcpu, gpa_t gpa, const void *d
 /* --- emulate.c --- */
 must_check int kvm_emulator_create(struct kvm_vcpu *vcpu);
 void kvm_emulator_destroy(struct kvm_vcpu *vcpu);
+/* Where the instruction begins whose accesses are being made: its writes come when RIP has moved on. */
+uint64_t kvm_emulator_rip(struct kvm_vcpu *vcpu);
 /* KVM_EXIT_INTERNAL_ERROR / EMULATION with the bytes looked at. Returns 0 (leave) or 1 (#UD for CPL 3). */
 int kvm_emulation_failed(struct kvm_vcpu *vcpu, const uint8_t *bytes, unsigned len);
 /* Up to `len` bytes of code at CS:RIP; their number, which is 0 with *fault filled. */

@@ -120,6 +120,7 @@ struct kvm_vcpu_arch {
 	int mp_state; /* KVM_MP_STATE_* (a) */
 	bool tpr_access_reporting; /* KVM_TPR_ACCESS_REPORTING */
 	bool tpr_access_is_write;  /* of the access being reported */
+	uint64_t tpr_access_rip;   /* where the instruction that made it begins */
 
 	/* clock */
 	uint64_t virtual_tsc_khz, tsc_offset, tsc_scaling_ratio, tsc_adjust;

@@ -317,6 +317,45 @@ static void split_irqchip_tells_the_client_of_an_eoi(void **state)
 	client_close(&c);
 }
 
+/* KVM_TPR_ACCESS_REPORTING: the access is done, and rip is the instruction that made it. */
+static void tpr_access_is_reported_with_its_instruction(void **state)
+{
+	static const uint8_t code[] = {
+		0xbf, 0x80, 0x00, 0xe0, 0xfe, /* 1000: mov edi, 0xfee00080 */
+		0xb8, 0x20, 0x00, 0x00, 0x00, /* 1005: mov eax, 20h */
+		0x89, 0x07,		      /* 100a: mov [edi], eax */
+		0x8b, 0x1f,		      /* 100c: mov ebx, [edi] */
+		0x89, 0x47, 0x60,	      /* 100e: mov [edi + 60h], eax: another register */
+		0xe6, 0x10,		      /* 1011: out 10h, al */
+		0x89, 0x07,		      /* 1013: mov [edi], eax */
+		0xe6, 0x11,
+	};
+	struct kvm_tpr_access_ctl ctl = {.enabled = 1, .flags = 1};
+	struct client c;
+
+	client_open_vm(&c, 1 << 20);
+	assert_int_equal(ioctl(c.vm, KVM_CREATE_IRQCHIP, 0), 0);
+	client_add_vcpu(&c);
+	client_flat_mode(&c, 0x1000, code, sizeof(code));
+	assert_fails(ioctl(c.vcpu, KVM_TPR_ACCESS_REPORTING, &ctl), EINVAL);
+	ctl.flags = 0;
+	assert_int_equal(ioctl(c.vcpu, KVM_TPR_ACCESS_REPORTING, &ctl), 0);
+	assert_run_exits(&c, KVM_EXIT_TPR_ACCESS);
+	assert_int_equal(c.run->tpr_access.rip, 0x100a);
+	assert_int_equal(c.run->tpr_access.is_write, 1);
+	assert_run_exits(&c, KVM_EXIT_TPR_ACCESS);
+	assert_int_equal(c.run->tpr_access.rip, 0x100c);
+	assert_int_equal(c.run->tpr_access.is_write, 0);
+	assert_int_equal(client_regs(&c).rbx, 0x20);
+	assert_run_exits(&c, KVM_EXIT_IO);
+	assert_int_equal(c.run->io.port, 0x10);
+	ctl.enabled = 0;
+	assert_int_equal(ioctl(c.vcpu, KVM_TPR_ACCESS_REPORTING, &ctl), 0);
+	assert_run_exits(&c, KVM_EXIT_IO);
+	assert_int_equal(c.run->io.port, 0x11);
+	client_close(&c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -329,6 +368,7 @@ int main(void)
 		cmocka_unit_test(route_to_an_msi_works_by_line_and_by_irqfd),
 		cmocka_unit_test(level_irqfd_resamples_at_the_eoi),
 		cmocka_unit_test(split_irqchip_tells_the_client_of_an_eoi),
+		cmocka_unit_test(tpr_access_is_reported_with_its_instruction),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
