@@ -80,6 +80,7 @@ static void tpr_holds_back_its_class_and_cr8_mirrors_it(void **state)
 	apic_write(0, APIC_TASKPRI, 0x4f);
 	assert_int_equal(kvm_lapic_get_cr8(cpu[0]), 4);
 	assert_true(kvm_test_request(KVM_REQ_EVENT, cpu[0]));
+	assert_int_equal(apic_read(0, APIC_PROCPRI), 0x4f); /* no class in service: all of the TPR */
 	assert_int_equal(kvm_cpu_get_interrupt(cpu[0]), 0x5a);
 }
 
