@@ -104,6 +104,41 @@ static inline struct kvm_regs client_regs(struct client *c)
 	return r;
 }
 
+struct client_one_msr {
+	struct kvm_msrs head;
+	struct kvm_msr_entry e;
+};
+
+/* KVM_SET_MSRS and KVM_GET_MSRS of one MSR: 1, or 0 where it is refused. */
+static inline int client_try_set_msr(struct client *c, uint32_t index, uint64_t value)
+{
+	struct client_one_msr m = {.head.nmsrs = 1, .e = {.index = index, .data = value}};
+
+	return ioctl(c->vcpu, KVM_SET_MSRS, &m);
+}
+
+static inline int client_try_msr(struct client *c, uint32_t index, uint64_t *value)
+{
+	struct client_one_msr m = {.head.nmsrs = 1, .e.index = index};
+	int r = ioctl(c->vcpu, KVM_GET_MSRS, &m);
+
+	*value = m.e.data;
+	return r;
+}
+
+static inline void client_set_msr(struct client *c, uint32_t index, uint64_t value)
+{
+	assert_int_equal(client_try_set_msr(c, index, value), 1);
+}
+
+static inline uint64_t client_msr(struct client *c, uint32_t index)
+{
+	uint64_t value;
+
+	assert_int_equal(client_try_msr(c, index, &value), 1);
+	return value;
+}
+
 static inline void client_close(struct client *c)
 {
 	if (c->run)

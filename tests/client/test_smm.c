@@ -19,27 +19,6 @@ struct smm {
 	uint8_t *smram; /* of address space 1, at SMBASE; address space 0 has other memory there */
 };
 
-static void set_msr(struct client *c, uint32_t index, uint64_t value)
-{
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry e;
-	} m = {.head.nmsrs = 1, .e = {.index = index, .data = value}};
-
-	assert_int_equal(ioctl(c->vcpu, KVM_SET_MSRS, &m), 1);
-}
-
-static uint64_t get_msr(struct client *c, uint32_t index)
-{
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry e;
-	} m = {.head.nmsrs = 1, .e.index = index};
-
-	assert_int_equal(ioctl(c->vcpu, KVM_GET_MSRS, &m), 1);
-	return m.e.data;
-}
-
 static struct kvm_sregs get_sregs(struct client *c)
 {
 	struct kvm_sregs s;
@@ -68,7 +47,7 @@ static void add_smram(struct smm *s, const uint8_t *handler, size_t n)
 	client_slot(c, 1 << 16 | 2, 0, SMBASE + SMRAM_SIZE, c->mem + SMBASE + SMRAM_SIZE,
 		    c->mem_size - SMBASE - SMRAM_SIZE);
 	memcpy(s->smram + HANDLER, handler, n);
-	set_msr(c, MSR_SMBASE, SMBASE);
+	client_set_msr(c, MSR_SMBASE, SMBASE);
 }
 
 static void open_smm(struct smm *s, enum paging p, const uint8_t *code, size_t n, const uint8_t *handler, size_t nh,
@@ -210,7 +189,7 @@ static void smi_enters_real_mode_at_smbase_plus_8000h(void **state)
 	assert_int_equal(d.dr7, 0x400);
 	assert_int_equal(get_events(&s.c).nmi.masked, 1);
 	assert_int_equal(get_events(&s.c).smi.pending, 0);
-	assert_int_equal(get_msr(&s.c, 0x34), 1); /* SMI count */
+	assert_int_equal(client_msr(&s.c, 0x34), 1); /* SMI count */
 	close_smm(&s);
 }
 
@@ -382,7 +361,7 @@ static void rsm_loads_what_the_handler_wrote(void **state)
 	set_saved(&s, 0x7f00, SMBASE + 0x2000, 4);
 	assert_int_equal(client_next_out(&s.c), 0xe1);
 	assert_int_equal(client_regs(&s.c).rax, 0x78);
-	assert_int_equal(get_msr(&s.c, MSR_SMBASE), SMBASE + 0x2000);
+	assert_int_equal(client_msr(&s.c, MSR_SMBASE), SMBASE + 0x2000);
 	/* and the next SMI goes there */
 	memcpy(s.smram + 0x2000 + HANDLER, "\xe6\xe4\x0f\xaa", 4);
 	send_smi(&s);
@@ -464,7 +443,7 @@ static void smi_in_smm_waits_for_rsm(void **state)
 	/* the second comes before one instruction of the guest has run */
 	assert_int_equal(client_next_out(&s.c), 0xe0);
 	assert_int_equal(saved(&s, 0x7f78, 8), rip);
-	assert_int_equal(get_msr(&s.c, 0x34), 2);
+	assert_int_equal(client_msr(&s.c, 0x34), 2);
 	assert_int_equal(get_events(&s.c).smi.pending, 0);
 	assert_int_equal(client_next_out(&s.c), 0xe1);
 	close_smm(&s);
@@ -669,7 +648,7 @@ static void init_in_smm_waits_for_rsm(void **state)
 	assert_int_equal(client_next_out(&s.c), 0xe7); /* from the reset vector */
 	assert_false(in_smm(&s));
 	assert_int_equal(get_events(&s.c).smi.latched_init, 0);
-	assert_int_equal(get_msr(&s.c, MSR_SMBASE), SMBASE); /* INIT leaves it */
+	assert_int_equal(client_msr(&s.c, MSR_SMBASE), SMBASE); /* INIT leaves it */
 	close_smm(&s);
 	munmap(rom, 0x1000);
 }
@@ -714,7 +693,7 @@ static void smbase_is_the_clients_alone(void **state)
 	close_smm(&s);
 	client_open_vm(&s.c, 2 << 20);
 	client_add_vcpu(&s.c);
-	assert_int_equal(get_msr(&s.c, MSR_SMBASE), 0x30000);
+	assert_int_equal(client_msr(&s.c, MSR_SMBASE), 0x30000);
 	assert_int_equal(ioctl(s.c.kvm, KVM_CHECK_EXTENSION, KVM_CAP_X86_SMM), 1);
 	client_close(&s.c);
 }

@@ -50,27 +50,6 @@ static bool offered(struct client *c)
 	return false;
 }
 
-static int set_steal_msr(struct client *c, uint64_t data)
-{
-	struct {
-		struct kvm_msrs h;
-		struct kvm_msr_entry e;
-	} m = {{.nmsrs = 1}, {.index = MSR_KVM_STEAL_TIME, .data = data}};
-
-	return ioctl(c->vcpu, KVM_SET_MSRS, &m);
-}
-
-static uint64_t get_steal_msr(struct client *c)
-{
-	struct {
-		struct kvm_msrs h;
-		struct kvm_msr_entry e;
-	} m = {{.nmsrs = 1}, {.index = MSR_KVM_STEAL_TIME}};
-
-	assert_int_equal(ioctl(c->vcpu, KVM_GET_MSRS, &m), 1);
-	return m.e.data;
-}
-
 static volatile struct steal_time *open_guest(struct client *c)
 {
 	uint64_t ns;
@@ -100,10 +79,10 @@ static void reserved_bits_are_refused(void **state)
 	struct client c;
 
 	open_guest(&c);
-	assert_int_equal(set_steal_msr(&c, AT_PAGE | 1), 1);
+	assert_int_equal(client_try_set_msr(&c, MSR_KVM_STEAL_TIME, AT_PAGE | 1), 1);
 	for (int bit = 1; bit < 6; bit++)
-		assert_int_equal(set_steal_msr(&c, AT_PAGE | 1u << bit | 1), 0);
-	assert_int_equal(get_steal_msr(&c), AT_PAGE | 1);
+		assert_int_equal(client_try_set_msr(&c, MSR_KVM_STEAL_TIME, AT_PAGE | 1u << bit | 1), 0);
+	assert_int_equal(client_msr(&c, MSR_KVM_STEAL_TIME), AT_PAGE | 1);
 	client_close(&c);
 }
 
@@ -144,7 +123,7 @@ static void time_waited_for_a_processor_is_stolen(void **state)
 	struct client c;
 	volatile struct steal_time *st = open_guest(&c);
 
-	assert_int_equal(set_steal_msr(&c, AT_PAGE | 1), 1);
+	assert_int_equal(client_try_set_msr(&c, MSR_KVM_STEAL_TIME, AT_PAGE | 1), 1);
 	assert_true(run_delay(&before));
 	run_once(&c, st);
 	assert_true(run_delay(&at_first));
@@ -164,7 +143,7 @@ static void disabled_the_page_stays_as_it_is(void **state)
 	struct client c;
 	volatile struct steal_time *st = open_guest(&c);
 
-	assert_int_equal(set_steal_msr(&c, AT_PAGE), 1);
+	assert_int_equal(client_try_set_msr(&c, MSR_KVM_STEAL_TIME, AT_PAGE), 1);
 	be_stolen_from(STOLEN_NS);
 	run_once(&c, st);
 	c.run->immediate_exit = 1;
@@ -179,7 +158,7 @@ static void a_vcpu_taken_from_its_thread_is_preempted(void **state)
 	struct client c;
 	volatile struct steal_time *st = open_guest(&c);
 
-	assert_int_equal(set_steal_msr(&c, AT_PAGE | 1), 1);
+	assert_int_equal(client_try_set_msr(&c, MSR_KVM_STEAL_TIME, AT_PAGE | 1), 1);
 	run_once(&c, st);
 	assert_int_equal(st->preempted, 0); /* an exit of its own making is not one */
 	c.run->immediate_exit = 1;
@@ -195,7 +174,7 @@ static void *run_here(void *p)
 {
 	struct client *c = p;
 
-	assert_int_equal(set_steal_msr(c, AT_PAGE | 1), 1); /* looked after at once */
+	assert_int_equal(client_try_set_msr(c, MSR_KVM_STEAL_TIME, AT_PAGE | 1), 1); /* looked after at once */
 	run_once(c, (volatile struct steal_time *)(c->mem + AT_PAGE));
 	return NULL;
 }
@@ -224,7 +203,7 @@ static void a_page_that_is_no_memory_is_no_error(void **state)
 	struct client c;
 	volatile struct steal_time *st = open_guest(&c);
 
-	assert_int_equal(set_steal_msr(&c, 0x100000000 | 1), 1);
+	assert_int_equal(client_try_set_msr(&c, MSR_KVM_STEAL_TIME, 0x100000000 | 1), 1);
 	run_once(&c, st);
 	c.run->immediate_exit = 1;
 	assert_fails(ioctl(c.vcpu, KVM_RUN, 0), EINTR);

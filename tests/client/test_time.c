@@ -101,27 +101,6 @@ static void tsc_runs_at_the_frequency_asked_for(void **state)
 	client_close(&c);
 }
 
-static uint64_t msr(struct client *c, uint32_t index)
-{
-	struct {
-		struct kvm_msrs h;
-		struct kvm_msr_entry e[1];
-	} m = {.h.nmsrs = 1, .e = {{.index = index}}};
-
-	assert_int_equal(ioctl(c->vcpu, KVM_GET_MSRS, &m), 1);
-	return m.e[0].data;
-}
-
-static void set_msr(struct client *c, uint32_t index, uint64_t data)
-{
-	struct {
-		struct kvm_msrs h;
-		struct kvm_msr_entry e[1];
-	} m = {.h.nmsrs = 1, .e = {{.index = index, .data = data}}};
-
-	assert_int_equal(ioctl(c->vcpu, KVM_SET_MSRS, &m), 1);
-}
-
 static void tsc_written_by_the_client_is_what_the_guest_reads(void **state)
 {
 	struct client c;
@@ -129,10 +108,10 @@ static void tsc_written_by_the_client_is_what_the_guest_reads(void **state)
 
 	open_guest(&c);
 	khz = (uint64_t)ioctl(c.vcpu, KVM_GET_TSC_KHZ, 0);
-	set_msr(&c, MSR_TSC, 1ull << 50);
+	client_set_msr(&c, MSR_TSC, 1ull << 50);
 	t = guest_tsc(&c);
 	assert_true(t >= 1ull << 50 && t < (1ull << 50) + khz * 1000); /* within a second */
-	before = msr(&c, MSR_TSC);
+	before = client_msr(&c, MSR_TSC);
 	assert_true(before >= t);
 	assert_true(guest_tsc(&c) >= before);
 	client_close(&c);
@@ -169,7 +148,7 @@ static void tsc_offset_attribute_is_the_difference_to_the_hosts(void **state)
 		assert_int_equal(offset, offsets[i]);
 	}
 	/* a write by the client shows in the attribute */
-	set_msr(&c, MSR_TSC, 1ull << 50);
+	client_set_msr(&c, MSR_TSC, 1ull << 50);
 	assert_int_equal(ioctl(c.vcpu, KVM_GET_DEVICE_ATTR, &a), 0);
 	t = __builtin_ia32_rdtsc() + offset;
 	assert_true(t >= 1ull << 50 && t < (1ull << 50) + 1000000ull * 10000);
@@ -220,7 +199,7 @@ static void kvmclock_agrees_with_the_vm_clock(void **state)
 
 	open_guest(&c);
 	page = (const void *)(c.mem + 0x30000);
-	set_msr(&c, MSR_KVM_SYSTEM_TIME_NEW, 0x30000 | 1);
+	client_set_msr(&c, MSR_KVM_SYSTEM_TIME_NEW, 0x30000 | 1);
 	guest_tsc(&c);
 	for (int i = 0; i < 3; i++) {
 		assert_int_equal(ioctl(c.vm, KVM_GET_CLOCK, &a), 0);
@@ -243,6 +222,25 @@ static void kvmclock_agrees_with_the_vm_clock(void **state)
 	client_close(&c);
 }
 
+/* KVM API: KVM_SET_CLOCK: a migrated clock goes on by the time that has passed, and never back. */
+static void clock_of_another_moment_is_brought_up_to_date(void **state)
+{
+	static const int64_t second = 1000000000;
+	struct client c;
+
+	client_open_vm(&c, 1 << 20);
+	for (int64_t passed = -5; passed <= 5; passed += 5) {
+		struct kvm_clock_data set = {.flags = KVM_CLOCK_REALTIME, .clock = (uint64_t)(1000 * second)}, get;
+		uint64_t want = set.clock + (uint64_t)(passed > 0 ? passed * second : 0);
+
+		set.realtime = now_ns(CLOCK_REALTIME) - (uint64_t)(passed * second);
+		assert_int_equal(ioctl(c.vm, KVM_SET_CLOCK, &set), 0);
+		assert_int_equal(ioctl(c.vm, KVM_GET_CLOCK, &get), 0);
+		assert_in_range(get.clock, want, want + (uint64_t)second);
+	}
+	client_close(&c);
+}
+
 static void wall_clock_is_when_the_vm_clock_was_zero(void **state)
 {
 	struct client c;
@@ -250,7 +248,7 @@ static void wall_clock_is_when_the_vm_clock_was_zero(void **state)
 	uint64_t boot, want;
 
 	open_guest(&c);
-	set_msr(&c, MSR_KVM_WALL_CLOCK_NEW, 0x31000);
+	client_set_msr(&c, MSR_KVM_WALL_CLOCK_NEW, 0x31000);
 	guest_tsc(&c);
 	assert_int_equal(ioctl(c.vm, KVM_GET_CLOCK, &clock), 0);
 	want = now_ns(CLOCK_REALTIME) - clock.clock;
@@ -315,7 +313,7 @@ static void kvmclock_of_the_slowest_tsc_is_entered(void **state)
 	client_add_vcpu(&c);
 	client_real_mode(&c, 0x1000, "\xf4", 1);
 	assert_int_equal(ioctl(c.vcpu, KVM_SET_TSC_KHZ, 1), 0);
-	set_msr(&c, 0x4b564d01, 0x4001); /* MSR_KVM_SYSTEM_TIME_NEW */
+	client_set_msr(&c, 0x4b564d01, 0x4001); /* MSR_KVM_SYSTEM_TIME_NEW */
 	assert_run_exits(&c, KVM_EXIT_HLT);
 	client_close(&c);
 }
@@ -328,6 +326,7 @@ int main(void)
 		cmocka_unit_test(tsc_offset_attribute_is_the_difference_to_the_hosts),
 		cmocka_unit_test(tsc_frequency_of_a_vm_is_that_of_its_later_vcpus),
 		cmocka_unit_test(kvmclock_agrees_with_the_vm_clock),
+		cmocka_unit_test(clock_of_another_moment_is_brought_up_to_date),
 		cmocka_unit_test(wall_clock_is_when_the_vm_clock_was_zero),
 		cmocka_unit_test(tsc_deadline_fires_not_before_its_time),
 		cmocka_unit_test(kvmclock_of_the_slowest_tsc_is_entered),
