@@ -73,6 +73,10 @@ static void start(const void *code, size_t n, uint64_t ds)
 	struct kvm_regs r = { .rip = 0x1000, .rflags = 2, .rsp = 0x8000 };
 	struct kvm_sregs s;
 
+	/* The exit that was answered last is still to be completed: its instruction ends. */
+	run->immediate_exit = 1;
+	ioctl(vcpu, KVM_RUN, 0);
+	run->immediate_exit = 0;
 	memcpy(mem + 0x1000, code, n);
 	must(ioctl(vcpu, KVM_GET_SREGS, &s), "KVM_GET_SREGS");
 	s.cs.base = s.cs.selector = 0;
@@ -215,9 +219,6 @@ int main(void)
 	round_trips("hypercall", KVM_EXIT_HYPERCALL);
 	memcpy(mem + 0x500, nmi, sizeof(nmi));
 	memcpy(mem + 8, "\0\5\0\0", 4);
-	run->immediate_exit = 1;
-	ioctl(vcpu, KVM_RUN, 0);
-	run->immediate_exit = 0;
 	start(hlt, sizeof(hlt), 0);
 	wake_ups("hlt_wake", halted_guest, guest_wake);
 	wake_ups("futex_wake", futex_sleeper, futex_wake);
