@@ -260,6 +260,12 @@ int lapic_local_deliver(struct kvm_lapic *apic, uint32_t lvt)
 	return ret;
 }
 
+void kvm_apic_cmci(struct kvm_vcpu *vcpu)
+{
+	if (vcpu->apic && vcpu->apic->has_cmci)
+		lapic_local_deliver(vcpu->apic, APIC_LVTCMCI);
+}
+
 uint64_t kvm_lapic_get_cr8(struct kvm_vcpu *vcpu)
 {
 	return lapic_get(vcpu->apic, APIC_TASKPRI) >> 4;

@@ -1,153 +1,137 @@
 /*
- * Machine checks that a client injects (KVM API: KVM_X86_SETUP_MCE and
- * KVM_X86_SET_MCE; SDM "Machine-Check Architecture").
+ * Machine checks that the client raises (KVM API: KVM_X86_SETUP_MCE,
+ * KVM_X86_SET_MCE): uncorrected errors that need no action end in a bank and, where
+ * the guest asked for it, in the interrupt of LVTCMCI; the others in #MC.
  */
-#include "client.h"
+#include "guest_code.h"
+#include "paging.h"
 
-#define MCG_STATUS 0x17a
-#define MCG_CTL 0x17b
-#define MC_CTL(bank) (0x400u + 4 * (bank))
-#define MC_STATUS(bank) (0x401u + 4 * (bank))
-#define MC_ADDR(bank) (0x402u + 4 * (bank))
-
-#define MCG_CTL_P (1ULL << 8)
-#define MCIP (1ULL << 2)
-#define VAL (1ULL << 63)
-#define OVER (1ULL << 62)
-#define UC (1ULL << 61)
+#define MCG_CTL_P (1ull << 8)
+#define MCG_CMCI_P (1ull << 10)
 #define BANKS 4
-#define CR4_MCE (1ULL << 6)
+#define VAL (1ull << 63)
+#define UC (1ull << 61)
+#define EN (1ull << 60)
+#define PCC (1ull << 57)
+#define LVT_CMCI 0x2f0
 
-static struct client c;
+/*
+ * x2APIC on, LVTCMCI to vector 41h, the interrupt of bank 1; then, each time: vectors 40h..5fh that
+ * wait, out 40h; bank 1's address, out 41h.
+ */
+GUEST_CODE(waits_for_cmci, 64,
+	   "mov $0x1b, %ecx; rdmsr; or $0xc00, %eax; wrmsr; xor %edx, %edx; mov $0x80f, %ecx; mov $0x1ff, %eax; wrmsr\n"
+	   "mov $0x82f, %ecx; mov $0x41, %eax; wrmsr; mov $0x281, %ecx; mov $0x40000000, %eax; wrmsr\n"
+	   "1: mov $0x822, %ecx; rdmsr; outb %al, $0x40; mov $0x406, %ecx; rdmsr; outb %al, $0x41; jmp 1b");
+/* Takes the interrupt of bank 1 away again and goes on as before. */
+GUEST_CODE(without_cmci, 64, "mov $0x281, %ecx; xor %eax, %eax; xor %edx, %edx; wrmsr\n"
+			     "1: mov $0x822, %ecx; rdmsr; outb %al, $0x40; mov $0x406, %ecx; rdmsr; outb %al, $0x41; jmp 1b");
+GUEST_CODE(reads_ctl2, 64, "mov $0x281, %ecx; rdmsr; outb %al, $0x40");
+GUEST_CODE(reserved_ctl2, 64, "mov $0x281, %ecx; mov $0x80000000, %eax; xor %edx, %edx; wrmsr; outb %al, $0x40");
 
-static int set_mce(uint8_t bank, uint64_t status, uint64_t addr)
+static void open_guest(struct client *c, uint64_t cap, const void *code, size_t size)
 {
-	struct kvm_x86_mce e = {.status = status, .addr = addr, .mcg_status = MCIP | 1, .bank = bank};
-
-	return ioctl(c.vcpu, KVM_X86_SET_MCE, &e);
+	client_open_vm(c, 2 << 20);
+	assert_int_equal(ioctl(c->vm, KVM_CREATE_IRQCHIP, 0), 0);
+	client_add_vcpu(c);
+	cap |= BANKS;
+	assert_int_equal(ioctl(c->vcpu, KVM_X86_SETUP_MCE, &cap), 0);
+	paging_start(c, PAGING_LONG, 0, 0, 0, 0);
+	memcpy(c->mem + AT_CODE, code, size);
 }
 
-/* out 10h; out 11h; its #MC handler: out 18h. */
-static void open_guest(bool cr4_mce)
+static uint32_t apic_reg(struct client *c, unsigned offset)
 {
-	static const uint8_t code[] = {0xe6, 0x10, 0xe6, 0x11};
-	uint64_t cap = MCG_CTL_P | BANKS;
-	struct kvm_sregs s;
+	struct kvm_lapic_state s;
+	uint32_t v;
 
-	client_open_vm(&c, 1 << 20);
-	client_add_vcpu(&c);
-	client_real_mode(&c, 0x1000, code, sizeof(code));
-	memcpy(c.mem + 0x500, "\xe6\x18\xf4", 3);
-	memcpy(c.mem + 18 * 4, "\x00\x05\x00\x00", 4);
-	assert_int_equal(ioctl(c.vcpu, KVM_GET_SREGS, &s), 0);
-	s.cr4 = cr4_mce ? s.cr4 | CR4_MCE : s.cr4 & ~CR4_MCE;
-	assert_int_equal(ioctl(c.vcpu, KVM_SET_SREGS, &s), 0);
-	assert_int_equal(ioctl(c.vcpu, KVM_X86_SETUP_MCE, &cap), 0);
+	assert_int_equal(ioctl(c->vcpu, KVM_GET_LAPIC, &s), 0);
+	memcpy(&v, s.regs + offset, 4);
+	return v;
 }
 
-static void expect_out(uint16_t port)
+static void inject(struct client *c, uint64_t status, uint64_t addr)
 {
-	assert_run_exits(&c, KVM_EXIT_IO);
-	assert_int_equal(c.run->io.port, port);
+	struct kvm_x86_mce e = {.status = status, .addr = addr, .bank = 1};
+
+	assert_int_equal(ioctl(c->vcpu, KVM_X86_SET_MCE, &e), 0);
 }
 
-static void setup_takes_what_is_supported(void **state)
+/* The next round of the guest: what waits, and the error's address. */
+static void assert_round(struct client *c, unsigned waiting, unsigned addr)
 {
-	uint64_t supported, cap;
+	assert_int_equal(client_next_out(c), 0x40);
+	assert_int_equal(client_regs(c).rax, waiting);
+	assert_int_equal(client_next_out(c), 0x41);
+	assert_int_equal(client_regs(c).rax, addr);
+}
 
-	open_guest(true);
-	assert_int_equal(ioctl(c.kvm, KVM_X86_GET_MCE_CAP_SUPPORTED, &supported), 0);
-	assert_true(supported & MCG_CTL_P);
-	cap = supported; /* no bank */
-	assert_fails(ioctl(c.vcpu, KVM_X86_SETUP_MCE, &cap), EINVAL);
-	cap = supported | 33;
-	assert_fails(ioctl(c.vcpu, KVM_X86_SETUP_MCE, &cap), EINVAL);
-	cap = 1ULL << 40 | 1;
-	assert_fails(ioctl(c.vcpu, KVM_X86_SETUP_MCE, &cap), EINVAL);
-	/* A bank has its MSRs, one beyond has none. */
-	assert_int_equal(client_msr(&c, MC_CTL(BANKS - 1)), ~0ULL);
-	assert_int_equal(client_msr(&c, MCG_CTL), ~0ULL);
-	assert_int_equal(client_try_msr(&c, MC_CTL(BANKS), &cap), 0);
+static void error_without_action_interrupts_where_asked(void **state)
+{
+	struct kvm_regs regs;
+	struct client c;
+
+	open_guest(&c, MCG_CTL_P | MCG_CMCI_P, waits_for_cmci, GUEST_CODE_SIZE(waits_for_cmci));
+	assert_int_equal(apic_reg(&c, 0x30), 0x60014); /* seven entries */
+	assert_int_equal(apic_reg(&c, LVT_CMCI), 0x10000);
+	assert_round(&c, 0, 0);
+	assert_int_equal(apic_reg(&c, LVT_CMCI), 0x41);
+	inject(&c, VAL | UC | EN | 0x90, 0x7000);
+	assert_round(&c, 1u << 1, 0x7000);
+	client_close(&c);
+
+	open_guest(&c, MCG_CTL_P | MCG_CMCI_P, waits_for_cmci, GUEST_CODE_SIZE(waits_for_cmci));
+	assert_round(&c, 0, 0);
+	regs = client_regs(&c);
+	memcpy(c.mem + AT_CODE, without_cmci, GUEST_CODE_SIZE(without_cmci));
+	regs.rip = AT_CODE;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &regs), 0);
+	assert_round(&c, 0, 0);
+	inject(&c, VAL | UC | EN | 0x90, 0x9000);
+	assert_round(&c, 0, 0x9000);
 	client_close(&c);
 }
 
-static void bank_beyond_the_last_or_no_valid_status_is_refused(void **state)
+/* One that says "context corrupt" is an exception, which without CR4.MCE is a shutdown. */
+static void worse_errors_are_exceptions(void **state)
 {
-	open_guest(true);
-	assert_fails(set_mce(BANKS, VAL, 1), EINVAL);
-	assert_fails(set_mce(0, UC, 1), EINVAL);
-	assert_int_equal(client_msr(&c, MC_STATUS(0)), 0);
-	assert_int_equal(client_msr(&c, MC_ADDR(0)), 0);
-	expect_out(0x10); /* nor is there a #MC */
-	client_close(&c);
-}
+	struct client c;
 
-static void corrected_errors_are_counted_and_not_delivered(void **state)
-{
-	open_guest(true);
-	assert_int_equal(set_mce(1, VAL | 5, 0x1000), 0);
-	assert_int_equal(client_msr(&c, MC_STATUS(1)), VAL | 5);
-	assert_int_equal(set_mce(1, VAL | 6, 0x2000), 0);
-	assert_int_equal(client_msr(&c, MC_STATUS(1)), VAL | OVER | 6);
-	assert_int_equal(client_msr(&c, MC_ADDR(1)), 0x2000);
-	assert_int_equal(client_msr(&c, MCG_STATUS), 0);
-	expect_out(0x10);
-	client_close(&c);
-}
-
-static void uncorrected_error_is_a_machine_check_and_stays(void **state)
-{
-	open_guest(true);
-	expect_out(0x10);
-	assert_int_equal(set_mce(2, VAL | UC | 7, 0x3000), 0);
-	assert_int_equal(client_msr(&c, MCG_STATUS), MCIP | 1);
-	/* A corrected error after it takes nothing away. */
-	assert_int_equal(set_mce(2, VAL | 8, 0x4000), 0);
-	assert_int_equal(client_msr(&c, MC_STATUS(2)), VAL | OVER | UC | 7);
-	assert_int_equal(client_msr(&c, MC_ADDR(2)), 0x3000);
-	expect_out(0x18);
-	client_close(&c);
-}
-
-/* SDM "IA32_MCG_STATUS MSR": a second one while MCIP is set shuts down. */
-static void machine_check_in_progress_or_disabled_shuts_down(void **state)
-{
-	open_guest(true);
-	assert_int_equal(set_mce(0, VAL | UC, 1), 0);
-	expect_out(0x18);
-	assert_int_equal(set_mce(0, VAL | UC, 2), 0);
-	assert_run_exits(&c, KVM_EXIT_SHUTDOWN);
-	client_close(&c);
-
-	open_guest(false);
-	assert_int_equal(set_mce(0, VAL | UC, 1), 0);
+	open_guest(&c, MCG_CTL_P | MCG_CMCI_P, waits_for_cmci, GUEST_CODE_SIZE(waits_for_cmci));
+	assert_round(&c, 0, 0);
+	inject(&c, VAL | UC | EN | PCC | 0x90, 0x7000);
 	assert_run_exits(&c, KVM_EXIT_SHUTDOWN);
 	client_close(&c);
 }
 
-static void reporting_that_is_off_drops_uncorrected_errors(void **state)
+static void the_entry_and_its_msrs_are_there_with_the_capability_only(void **state)
 {
-	open_guest(true);
-	client_set_msr(&c, MC_CTL(0), 0);
-	assert_int_equal(set_mce(0, VAL | UC, 1), 0);
-	assert_int_equal(client_msr(&c, MC_STATUS(0)), 0);
-	client_set_msr(&c, MC_CTL(0), ~0ULL);
-	client_set_msr(&c, MCG_CTL, 0);
-	assert_int_equal(set_mce(0, VAL | UC, 1), 0);
-	assert_int_equal(client_msr(&c, MC_STATUS(0)), 0);
-	expect_out(0x10);
+	struct client c;
+	uint64_t cap = BANKS;
+
+	open_guest(&c, MCG_CTL_P, reads_ctl2, GUEST_CODE_SIZE(reads_ctl2));
+	assert_int_equal(apic_reg(&c, 0x30), 0x50014);
+	assert_int_equal(apic_reg(&c, LVT_CMCI), 0);
+	assert_int_equal(client_next_out(&c), 13); /* #GP */
+	client_close(&c);
+
+	open_guest(&c, MCG_CMCI_P, reads_ctl2, GUEST_CODE_SIZE(reads_ctl2));
+	assert_int_equal(client_next_out(&c), 0x40);
+	assert_int_equal(ioctl(c.vcpu, KVM_X86_SETUP_MCE, &cap), 0); /* and gone again */
+	assert_int_equal(apic_reg(&c, 0x30), 0x50014);
+	client_close(&c);
+
+	open_guest(&c, MCG_CMCI_P, reserved_ctl2, GUEST_CODE_SIZE(reserved_ctl2));
+	assert_int_equal(client_next_out(&c), 13);
 	client_close(&c);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(setup_takes_what_is_supported),
-		cmocka_unit_test(bank_beyond_the_last_or_no_valid_status_is_refused),
-		cmocka_unit_test(corrected_errors_are_counted_and_not_delivered),
-		cmocka_unit_test(uncorrected_error_is_a_machine_check_and_stays),
-		cmocka_unit_test(machine_check_in_progress_or_disabled_shuts_down),
-		cmocka_unit_test(reporting_that_is_off_drops_uncorrected_errors),
+		cmocka_unit_test(error_without_action_interrupts_where_asked),
+		cmocka_unit_test(worse_errors_are_exceptions),
+		cmocka_unit_test(the_entry_and_its_msrs_are_there_with_the_capability_only),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
