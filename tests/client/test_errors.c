@@ -133,6 +133,44 @@ static void vcpu_ioctls_check_their_arguments(void **state)
 	client_close(&c);
 }
 
+/* A filter that is refused leaves the one before: reads of MSR 10h come out, nothing else does. */
+static void msr_filter_that_is_refused_changes_nothing(void **state)
+{
+	static const uint8_t code[] = {0xb9, 0x10, 0x00, 0x00, 0x00, 0x0f, 0x32, 0xe6, 0x10}; /* mov ecx,10h; rdmsr; out 10h,al */
+	static uint64_t zeros[KVM_MSR_FILTER_MAX_BITMAP_SIZE / 8 + 1];
+	struct kvm_enable_cap exits = {.cap = KVM_CAP_X86_USER_SPACE_MSR, .args = {KVM_MSR_EXIT_REASON_FILTER}};
+	struct kvm_msr_filter good = {.ranges[0] = {.flags = KVM_MSR_FILTER_READ, .nmsrs = 1, .base = 0x10, .bitmap = (uint8_t *)zeros}}, f;
+	struct client c;
+
+	client_open_vm(&c, 1 << 20);
+	client_add_vcpu(&c);
+	client_flat_mode(&c, 0x1000, code, sizeof(code));
+	assert_int_equal(ioctl(c.vm, KVM_ENABLE_CAP, &exits), 0);
+	assert_int_equal(ioctl(c.vm, KVM_X86_SET_MSR_FILTER, &good), 0);
+	f = (struct kvm_msr_filter){.flags = KVM_MSR_FILTER_DEFAULT_DENY}; /* of everything */
+	assert_fails(ioctl(c.vm, KVM_X86_SET_MSR_FILTER, &f), EINVAL);
+	f = (struct kvm_msr_filter){.flags = 2};
+	assert_fails(ioctl(c.vm, KVM_X86_SET_MSR_FILTER, &f), EINVAL);
+	f = good;
+	f.ranges[0].flags = 0;
+	assert_fails(ioctl(c.vm, KVM_X86_SET_MSR_FILTER, &f), EINVAL);
+	f.ranges[0].flags = 4;
+	assert_fails(ioctl(c.vm, KVM_X86_SET_MSR_FILTER, &f), EINVAL);
+	f = good;
+	f.ranges[1] = (struct kvm_msr_filter_range){.flags = KVM_MSR_FILTER_WRITE, .nmsrs = KVM_MSR_FILTER_MAX_BITMAP_SIZE * 8 + 1,
+						    .bitmap = (uint8_t *)zeros};
+	assert_fails(ioctl(c.vm, KVM_X86_SET_MSR_FILTER, &f), EINVAL);
+	f.ranges[1].nmsrs = 64;
+	f.ranges[1].bitmap = (uint8_t *)8;
+	assert_fails(ioctl(c.vm, KVM_X86_SET_MSR_FILTER, &f), EFAULT);
+	assert_run_exits(&c, KVM_EXIT_X86_RDMSR);
+	assert_int_equal(c.run->msr.index, 0x10);
+	f.ranges[1].bitmap = (uint8_t *)zeros;
+	f.ranges[1].nmsrs = KVM_MSR_FILTER_MAX_BITMAP_SIZE * 8;
+	assert_int_equal(ioctl(c.vm, KVM_X86_SET_MSR_FILTER, &f), 0); /* the most there may be */
+	client_close(&c);
+}
+
 /* Which of two faults is told, and arguments of which half is looked at. */
 static void order_of_checks_is_kvms(void **state)
 {
@@ -303,6 +341,7 @@ int main(void)
 		cmocka_unit_test(memory_region_errors_are_kvms),
 		cmocka_unit_test(vm_ioctls_check_their_arguments),
 		cmocka_unit_test(vcpu_ioctls_check_their_arguments),
+		cmocka_unit_test(msr_filter_that_is_refused_changes_nothing),
 		cmocka_unit_test(order_of_checks_is_kvms),
 		cmocka_unit_test(state_that_is_not_there_is_not_looked_at),
 		cmocka_unit_test(width_of_addresses_may_be_nonsense),

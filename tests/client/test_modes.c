@@ -498,6 +498,40 @@ static void syscall_enters_ring_0_and_sysret_returns(void **state)
 	client_close(&c);
 }
 
+/*
+ * A way to a page table that the guest takes away and puts back, with a change of the table in
+ * between: no flush need follow, since nothing was there (SDM "Recommended Invalidation"). Without
+ * EPT the table that comes back is an old shadow of it.
+ */
+GUEST_CODE(table_away_and_back, 64,
+	   "mov $0x8000000000, %rsi; mov (%rsi), %eax; mov 0x1000(%rsi), %eax; outb %al, $0x40\n"
+	   "movq $0, 0x10008; mov %cr3, %rax; mov %rax, %cr3; movq $0x22007, 0x16008; movq $0x14007, 0x10008\n"
+	   "mov (%rsi), %eax; outb %al, $0x41; mov 0x1000(%rsi), %eax; outb %al, $0x42");
+
+static void table_that_comes_back_is_read_anew(void **state)
+{
+	struct client c;
+
+	client_open_vm(&c, 2 << 20);
+	client_add_vcpu(&c);
+	paging_start(&c, PAGING_LONG, 0, 0, 0, 0);
+	*(uint64_t *)(c.mem + 0x10008) = 0x14000 | PG_ALL;
+	*(uint64_t *)(c.mem + 0x14000) = 0x15000 | PG_ALL;
+	*(uint64_t *)(c.mem + 0x15000) = 0x16000 | PG_ALL;
+	for (uint64_t n = 0; n < 3; n++) {
+		c.mem[0x20000 + n * 0x1000] = (uint8_t)(0xa0 + n);
+		((uint64_t *)(c.mem + 0x16000))[n] = (0x20000 + n * 0x1000) | PG_ALL;
+	}
+	memcpy(c.mem + AT_CODE, table_away_and_back, GUEST_CODE_SIZE(table_away_and_back));
+	assert_int_equal(client_next_out(&c), 0x40);
+	assert_int_equal(client_regs(&c).rax & 0xff, 0xa1);
+	assert_int_equal(client_next_out(&c), 0x41);
+	assert_int_equal(client_regs(&c).rax & 0xff, 0xa0);
+	assert_int_equal(client_next_out(&c), 0x42);
+	assert_int_equal(client_regs(&c).rax & 0xff, 0xa2);
+	client_close(&c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -518,6 +552,7 @@ int main(void)
 		cmocka_unit_test(umip_hides_the_descriptor_tables_from_ring_3),
 		cmocka_unit_test(tsd_forbids_rdtsc_in_ring_3),
 		cmocka_unit_test(syscall_enters_ring_0_and_sysret_returns),
+		cmocka_unit_test(table_that_comes_back_is_read_anew),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
