@@ -161,7 +161,7 @@ static void recover_nmi_blocking(struct kvm_vcpu *vcpu)
 {
 	uint32_t info;
 
-	if (vcpu->vmx->exit_reason != EXIT_REASON_EXCEPTION_NMI)
+	if (vmx_basic_exit_reason(vcpu->vmx) != EXIT_REASON_EXCEPTION_NMI)
 		return;
 	info = vmcs_read32(vcpu, VM_EXIT_INTR_INFO);
 	if ((info & INTR_INFO_UNBLOCK_NMI) && (info & INTR_INFO_VECTOR_MASK) != X86_TRAP_DF &&
