@@ -7,6 +7,11 @@
 
 #define OFF KVM_BUS_LOCK_DETECTION_OFF
 #define EXIT KVM_BUS_LOCK_DETECTION_EXIT
+#define BUS_LOCK_DETECT (1u << 24) /* CPUID.7.0:ECX */
+#define MSR_DEBUGCTL 0x1d9
+#define DEBUGCTL_BUS_LOCK_DETECT (1u << 2)
+#define MSR_TEST_CTRL 0x33
+#define TEST_CTRL_SPLIT_LOCK_AC (1u << 29)
 #define LINE 64
 #define DATA 0x20000
 #define HOLE 0x400000 /* no memory */
@@ -193,6 +198,43 @@ static void a_64_bit_user_of_a_guest_is_seen_too(void **state)
 	client_close(&c);
 }
 
+static bool offers_bus_lock_trap(struct client *c)
+{
+	struct {
+		struct kvm_cpuid2 h;
+		struct kvm_cpuid_entry2 e[256];
+	} cpuid = {.h.nent = 256};
+
+	assert_int_equal(ioctl(c->kvm, KVM_GET_SUPPORTED_CPUID, &cpuid), 0);
+	for (uint32_t i = 0; i < cpuid.h.nent; i++)
+		if (cpuid.e[i].function == 7 && cpuid.e[i].index == 0)
+			return cpuid.e[i].ecx & BUS_LOCK_DETECT;
+	return false;
+}
+
+static bool msr_takes(struct client *c, uint32_t index, uint64_t data)
+{
+	struct {
+		struct kvm_msrs h;
+		struct kvm_msr_entry e;
+	} m = {.h.nmsrs = 1, .e = {.index = index, .data = data}};
+
+	return ioctl(c->vcpu, KVM_SET_MSRS, &m) == 1;
+}
+
+/* IA32_DEBUGCTL has the bit where CPUID says so, and nowhere else; split-lock #AC is no guest's. */
+static void the_guests_own_detection_is_what_cpuid_says(void **state)
+{
+	struct client c;
+
+	client_open_vm(&c, 1 << 20);
+	client_add_vcpu(&c);
+	client_all_cpuid(&c);
+	assert_int_equal(msr_takes(&c, MSR_DEBUGCTL, DEBUGCTL_BUS_LOCK_DETECT), offers_bus_lock_trap(&c));
+	assert_false(msr_takes(&c, MSR_TEST_CTRL, TEST_CTRL_SPLIT_LOCK_AC));
+	client_close(&c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -204,6 +246,7 @@ int main(void)
 		cmocka_unit_test(a_step_over_one_says_so),
 		cmocka_unit_test(device_memory_is_none),
 		cmocka_unit_test(a_64_bit_user_of_a_guest_is_seen_too),
+		cmocka_unit_test(the_guests_own_detection_is_what_cpuid_says),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
