@@ -300,7 +300,7 @@ bool kvm_msr_allowed(struct kvm_vcpu *vcpu, uint32_t index, uint32_t type);
 void kvm_msr_filter_sync(struct kvm_vcpu *vcpu);
 void kvm_msr_update_intercepts(struct kvm_vcpu *vcpu);
 /* KVM API: KVM_X86_GET_MCE_CAP_SUPPORTED. */
-#define KVM_MCE_CAP_SUPPORTED (BIT_ULL(8) | BIT_ULL(24)) /* MCG_CTL_P, MCG_SER_P */
+#define KVM_MCE_CAP_SUPPORTED (BIT_ULL(8) | BIT_ULL(10) | BIT_ULL(24)) /* MCG_CTL_P, CMCI_P, SER_P */
 int kvm_vcpu_ioctl_x86_setup_mce(struct kvm_vcpu *vcpu, uint64_t mcg_cap);
 int kvm_vcpu_ioctl_x86_set_mce(struct kvm_vcpu *vcpu, const struct kvm_x86_mce *mce);
 int kvm_mce_get_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t *data, bool host_initiated);
