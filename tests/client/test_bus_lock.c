@@ -7,7 +7,7 @@
 
 #define OFF KVM_BUS_LOCK_DETECTION_OFF
 #define EXIT KVM_BUS_LOCK_DETECTION_EXIT
-#define BUS_LOCK_DETECT (1u << 24) /* CPUID.7.0:ECX */
+#define BUS_LOCK_DETECT 24 /* CPUID.7.0:ECX */
 #define MSR_DEBUGCTL 0x1d9
 #define DEBUGCTL_BUS_LOCK_DETECT (1u << 2)
 #define MSR_TEST_CTRL 0x33
@@ -198,20 +198,6 @@ static void a_64_bit_user_of_a_guest_is_seen_too(void **state)
 	client_close(&c);
 }
 
-static bool offers_bus_lock_trap(struct client *c)
-{
-	struct {
-		struct kvm_cpuid2 h;
-		struct kvm_cpuid_entry2 e[256];
-	} cpuid = {.h.nent = 256};
-
-	assert_int_equal(ioctl(c->kvm, KVM_GET_SUPPORTED_CPUID, &cpuid), 0);
-	for (uint32_t i = 0; i < cpuid.h.nent; i++)
-		if (cpuid.e[i].function == 7 && cpuid.e[i].index == 0)
-			return cpuid.e[i].ecx & BUS_LOCK_DETECT;
-	return false;
-}
-
 static bool msr_takes(struct client *c, uint32_t index, uint64_t data)
 {
 	struct {
@@ -230,7 +216,8 @@ static void the_guests_own_detection_is_what_cpuid_says(void **state)
 	client_open_vm(&c, 1 << 20);
 	client_add_vcpu(&c);
 	client_all_cpuid(&c);
-	assert_int_equal(msr_takes(&c, MSR_DEBUGCTL, DEBUGCTL_BUS_LOCK_DETECT), offers_bus_lock_trap(&c));
+	assert_int_equal(msr_takes(&c, MSR_DEBUGCTL, DEBUGCTL_BUS_LOCK_DETECT),
+			 client_cpuid_bit(&c, 7, CPUID_ECX, BUS_LOCK_DETECT));
 	assert_false(msr_takes(&c, MSR_TEST_CTRL, TEST_CTRL_SPLIT_LOCK_AC));
 	client_close(&c);
 }
