@@ -15,7 +15,8 @@
  * 2. A bus lock is detected when its instruction has completed. One that faults
  *    or exits has locked nothing; it will run again.
  * 3. A locked access to two pages apart excludes its like on every processor of
- *    the machine (machine->bus), from mem to mem_commit.
+ *    the machine (machine->bus), from mem to mem_commit. Who waits for that
+ *    hears a kick: the holder's memory may be long in coming.
  * 4. The processor's own locked accesses (accessed and busy flags of
  *    descriptors, A and D of paging structures) are none: each is made to one
  *    aligned byte or entry.
@@ -32,6 +33,17 @@
 #define BUS_SPINS 100
 #define CACHE_LINE_BYTES 64
 
+/* Nothing has been committed: the instruction begins again behind a boundary. */
+static __attribute__((noreturn)) void begin_again(struct vmx_cpu *cpu)
+{
+	cpu->interruptibility |= cpu->shadow;
+	cpu->shadow = 0;
+	cpu->cs.rflags |= cpu->resume_flag;
+	cpu->resume_flag = 0;
+	cpu->cs.rip = isa_rip(&cpu->cs);
+	cpu_unwind(cpu);
+}
+
 void cpu_bus_lock(struct vmx_cpu *cpu)
 {
 	uint32_t *bus = &cpu->machine->bus;
@@ -39,6 +51,8 @@ void cpu_bus_lock(struct vmx_cpu *cpu)
 	if (cpu->bus_locked)
 		return;
 	for (int spins = 0; __atomic_exchange_n(bus, 1, __ATOMIC_ACQUIRE); spins++) {
+		if (READ_ONCE(cpu->cs.exit_request) & CPU_REQ_KICK)
+			begin_again(cpu); /* its holder may wait for memory of the client's */
 		__builtin_ia32_pause();
 		if (spins > BUS_SPINS)
 			sched_yield(); /* its holder may not be running */

@@ -360,7 +360,7 @@ uint64_t cpu_paging_mode(const struct cpu_state *cs);
 extern const struct isa_ops cpu_isa_ops;
 
 /* --- bus_lock.c --- */
-/* Exclude the machine's other locked accesses in two parts. */
+/* Exclude the machine's other locked accesses in two parts. Unwinds where a kick comes first. */
 void cpu_bus_lock(struct vmx_cpu *cpu);
 void cpu_bus_unlock(struct vmx_cpu *cpu); /* harmless when it is not held */
 /* Is the running instruction's access one that LOCK makes atomic? */

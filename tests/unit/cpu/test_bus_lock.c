@@ -1,6 +1,9 @@
 /* "VMM bus-lock detection": what a bus lock is, and when its VM exit comes. */
 #include "machine.h"
 
+#include <pthread.h>
+#include <sched.h>
+
 #define STATE struct machine *t = *state
 #define BUS_LOCK_EXIT (EXIT_REASON_BUS_LOCK | VMX_EXIT_REASONS_BUS_LOCK)
 #define AT 0x40000UL /* a page of data */
@@ -292,6 +295,43 @@ static void a_loop_of_bus_locks_exits_for_each(void **state)
 	assert_int_equal(go(t), EXIT_REASON_HLT);
 }
 
+/* Kick once the second page is dirty: the instruction has its translations and wants the bus. */
+static void *kick_when_it_waits(void *arg)
+{
+	struct machine *t = arg;
+
+	while (!(__atomic_load_n(&guest64(t, GPA_PT)[0x41], __ATOMIC_ACQUIRE) & PTE_D))
+		sched_yield();
+	vmx_kick(t->cpu);
+	return NULL;
+}
+
+/* Whoever has the bus may wait for memory: who waits for the bus still hears a kick. */
+static void a_kick_ends_the_wait_for_the_bus(void **state)
+{
+	STATE;
+	const uint64_t shadow = GUEST_INTR_STATE_STI;
+	pthread_t th;
+
+	guest64(t, GPA_PT)[0x41] = 0x43000 | PTE_P | PTE_RW;
+	memcpy(t->ram + GPA_CODE, "\xf0\xff\x03\xf4", 4);
+	vmx_gprs(t->cpu)[RBX] = AT + 0xffe;
+	W(GUEST_RFLAGS, X86_FLAGS_FIXED | X86_FLAGS_IF | X86_FLAGS_RF);
+	W(GUEST_INTERRUPTIBILITY_INFO, shadow);
+	t->m->bus = 1; /* another processor's */
+	assert_int_equal(pthread_create(&th, NULL, kick_when_it_waits, t), 0);
+	assert_int_equal(go(t), EXIT_REASON_EXTERNAL_INTERRUPT);
+	assert_int_equal(pthread_join(th, NULL), 0);
+	assert_int_equal(R(t, GUEST_RIP), GPA_CODE);
+	assert_int_equal(R(t, GUEST_INTERRUPTIBILITY_INFO), shadow);
+	assert_true(R(t, GUEST_RFLAGS) & X86_FLAGS_RF);
+	assert_int_equal(*(uint16_t *)(t->ram + AT + 0xffe), 0);
+	assert_int_equal(t->m->bus, 1);
+	t->m->bus = 0;
+	assert_int_equal(go(t), EXIT_REASON_HLT);
+	assert_int_equal(*(uint16_t *)(t->ram + AT + 0xffe), 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -309,6 +349,7 @@ int main(void)
 		TEST_LONG(a_single_step_trap_waits_for_the_exit),
 		TEST_LONG(a_watchpoint_on_a_split_lock_is_hit_once),
 		TEST_LONG(a_loop_of_bus_locks_exits_for_each),
+		TEST_LONG(a_kick_ends_the_wait_for_the_bus),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
