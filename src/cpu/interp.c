@@ -170,6 +170,8 @@ static void boundary(struct vmx_cpu *cpu)
 			cpu->mtf_pending = false;
 			exit_boundary(cpu, EXIT_REASON_MONITOR_TRAP_FLAG);
 		}
+		if (unlikely(cpu->bus_lock_detected))
+			exit_boundary(cpu, EXIT_REASON_BUS_LOCK);
 		if (cpu->pending_dbg && !(cpu->interruptibility & GUEST_INTR_STATE_MOV_SS) &&
 		    cpu->activity == GUEST_ACTIVITY_ACTIVE) {
 			uint64_t bits = cpu->pending_dbg & (DR6_BS | 0xf);
@@ -356,6 +358,7 @@ bool cpu_interp(struct vmx_cpu *cpu)
 		why = run_until_unwound(cpu, why == CPU_UNWIND_EXCEPTION);
 		cpu->debug.alone = false;
 		cpu_bus_unlock(cpu);
+		cpu_bus_lock_unwound(cpu);
 		if (why == CPU_UNWIND_CONTINUE && cpu->shadow)
 			cpu->shadow = 0;
 		if (why == CPU_UNWIND_EXIT)
