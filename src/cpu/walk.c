@@ -166,7 +166,8 @@ static bool ept_walk(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla,
 	out->host = (val[level - 1] & EPT_ADDR_MASK) |
 		    (gpa & PAGE_MASK & ~(~0ULL << (12 + 9 * (level - 1))));
 	out->rights = rights;
-	out->leaf = pte[level - 1];
+	out->write_back = FIELD_GET(EPT_MEMTYPE_MASK, val[level - 1]) == MT_WRBACK;
+	out->ignore_pat = val[level - 1] & EPT_IPAT;
 	return true;
 }
 
@@ -183,7 +184,8 @@ void cpu_ept_translate(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gl
 	if (!(cpu->secondary & SECONDARY_EXEC_ENABLE_EPT)) {
 		out->host = gpa & PAGE_MASK;
 		out->rights = EPT_RWX;
-		out->leaf = NULL;
+		out->write_back = true; /* there are no MTRRs */
+		out->ignore_pat = false;
 		return;
 	}
 	c = ept_cache_slot(cpu->tlb, gpa);
@@ -486,6 +488,15 @@ static bool finish(struct walk *w, const struct leaf *l, uint32_t *rights)
 	return true;
 }
 
+/* SDM Vol. 3, "Selecting a Memory Type from the PAT" */
+static uint8_t pat_type(const struct vmx_cpu *cpu, const struct leaf *l)
+{
+	unsigned entry = (l->e & PTE_PWT ? 1 : 0) | (l->e & PTE_PCD ? 2 : 0) |
+			 (l->e & (l->level == 1 ? PTE_PAT : PTE_PAT_LARGE) ? 4 : 0);
+
+	return (uint8_t)(cpu->pat >> (8 * entry));
+}
+
 static void walk_paged(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
 		       struct cpu_walk_result *out)
 {
@@ -507,6 +518,7 @@ static void walk_paged(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 	out->gpa = l.gpa;
 	out->page_shift = leaf_shift(&cpu->cs, l.level);
 	out->global = (l.e & PTE_G) && (cpu->cs.cr4 & X86_CR4_PGE);
+	out->write_back = pat_type(cpu, &l) == MT_WRBACK;
 }
 
 void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
@@ -521,11 +533,13 @@ void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv pri
 		out->rights = CPU_READ | CPU_WRITE | CPU_EXEC;
 		out->page_shift = 12;
 		out->global = false;
+		out->write_back = true;
 	}
 	cpu_ept_translate(cpu, out->gpa | (gva & ~PAGE_MASK), access, gva, true, &r);
 	out->host = r.host;
-	out->ept_leaf = r.leaf;
 	out->rights &= r.rights;
+	/* SDM "Memory Type Used for Translated Guest-Physical Addresses" */
+	out->write_back = r.write_back && (r.ignore_pat || out->write_back);
 }
 
 /* --- PDPTEs --- */

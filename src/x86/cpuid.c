@@ -159,6 +159,9 @@ static void after_set_cpuid(struct kvm_vcpu *vcpu)
 	a->guest_supported_xcr0 =
 		e ? (e->eax | (uint64_t)e->edx << 32) & kvm_supported_xcr0() : 0;
 	kvm_msr_update_intercepts(vcpu);
+	/* enabled since the vCPU was made: the VM-execution controls follow here, as KVM's do */
+	if (vcpu->kvm->arch->bus_lock_detection_enabled)
+		vmx_detect_bus_locks(vcpu);
 	kvm_mmu_reset_context(vcpu);
 }
 
