@@ -14,22 +14,20 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-static bool may_execute(const char *path)
+/* 0; EACCES: it is there and may not be executed; ENOENT. A directory that may not be searched has nothing. */
+static int may_execute(const char *path)
 {
 	struct stat st;
 
 	if (stat(path, &st) < 0)
-		return false;
-	if (S_ISREG(st.st_mode) && access(path, X_OK) == 0)
-		return true;
-	errno = EACCES;
-	return false;
+		return ENOENT;
+	return S_ISREG(st.st_mode) && access(path, X_OK) == 0 ? 0 : EACCES;
 }
 
 const char *program_find(const char *name, char *buf, size_t size)
 {
 	const char *path = getenv("PATH");
-	int why = ENOENT;
+	int why = ENOENT, r;
 	size_t n;
 
 	if (strchr(name, '/'))
@@ -37,9 +35,10 @@ const char *program_find(const char *name, char *buf, size_t size)
 	for (path = path ? path : "/bin:/usr/bin"; *name; path += n + 1) {
 		n = strcspn(path, ":");
 		if (snprintf(buf, size, "%.*s%s%s", (int)n, path, n ? "/" : "", name) < (int)size) {
-			if (may_execute(buf))
+			r = may_execute(buf);
+			if (!r)
 				return buf;
-			why = errno == EACCES ? EACCES : why;
+			why = r == EACCES ? EACCES : why;
 		}
 		if (!path[n])
 			break;

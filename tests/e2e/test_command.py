@@ -125,6 +125,10 @@ def run_finds_programs_as_execvp_does():
     assert status == 126 and "Permission denied" in one_line(out), (out, status)
     os.chmod(os.path.join(there, "greet"), 0o755)
     assert tap.run(USERKVM, "run", "--", "greet", env=env) == ("hello\n", 0)
+    os.chmod(hidden, 0)  # to all but root: a directory that cannot be searched
+    out, status = tap.run(USERKVM, "run", "--", "no-such-program", env=env)
+    os.chmod(hidden, 0o755)
+    assert status == 127 and "No such file" in one_line(out), (out, status)
     env["PATH"] = hidden + "::/usr/bin:/bin"  # an empty entry is the directory one is in
     assert tap.run(USERKVM, "run", "--", "greet", env=env, cwd=there) == ("hello\n", 0)
     for there_but in (tmp.name, "/etc/passwd"):
