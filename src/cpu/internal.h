@@ -155,12 +155,24 @@ struct vmx_machine {
 void machine_lock(struct vmx_machine *m);
 void machine_unlock(struct vmx_machine *m);
 
+/*
+ * What VM entry has to do again. Set by vmptrld() and by VMWRITE to a field that it
+ * depends on; CHECK_GUEST also by a VM exit that saves such a field with another value.
+ */
+enum vmcs_stale {
+	VMCS_CHECK_CONTROLS = 1, /* cpu_check_controls() */
+	VMCS_CHECK_HOST = 2,	 /* cpu_check_host_state() */
+	VMCS_CHECK_GUEST = 4,	 /* cpu_check_guest_registers() */
+	VMCS_LOAD_GUEST = 8,	 /* segments and descriptor tables: not in the processor */
+	VMCS_STALE_ALL = 15,
+};
+
 /* A VMCS region: private layout, a 64-bit cell for each field (vmcs.c). */
 struct vmcs {
 	uint32_t revision_id;
 	uint32_t abort_indicator;
 	uint32_t launched;
-	uint32_t reserved;
+	uint32_t stale; /* enum vmcs_stale; of a current VMCS */
 #define VMCS_CELL(name, enc) uint64_t name;
 	VMCS_FIELDS(VMCS_CELL)
 #undef VMCS_CELL
@@ -232,12 +244,19 @@ enum vmx_result vmx_fail(struct vmx_cpu *cpu, enum vm_instruction_error e);
 bool cpu_control_allowed(uint32_t msr, uint32_t v);
 
 /* --- entry_checks.c --- */
-/* NULL when the check passes, otherwise why not (for the log). */
+/*
+ * NULL when the check passes, otherwise why not (for the log). Controls and host
+ * state look at fields of their own kind only, the guest's registers also at controls.
+ */
 const char *cpu_check_controls(const struct vmcs *v);
+/* The event to be injected: part of the controls. */
+const char *cpu_check_injection(const struct vmcs *v);
 /* NULL: an EPTP that VM entry takes. */
 const char *cpu_check_eptp(uint64_t eptp);
 const char *cpu_check_host_state(const struct vmcs *v);
-/* *qualification: exit qualification of the failed entry. */
+/* Control, debug and segment registers and MSRs of the guest. */
+const char *cpu_check_guest_registers(const struct vmcs *v);
+/* The other guest state. *qualification: exit qualification of the failed entry. */
 const char *cpu_check_guest_state(const struct vmcs *v, uint64_t *qualification);
 /* --- vmx_isa.c: an MSR for the VM-exit MSR-store area; 0 or -EINVAL. --- */
 int cpu_msr_area_read(struct vmx_cpu *cpu, uint32_t msr, uint64_t *value);

@@ -6,7 +6,8 @@
  * 1. A region begins with the revision identifier; the rest is struct vmcs and
  *    nobody else's business. Fields are stored truncated to their width.
  * 2. The running guest's cached controls (struct vmx_cpu) are read again from
- *    the region at each entry, so nothing here needs to tell anyone.
+ *    the region at each entry; what an entry may leave out is in v->stale, which
+ *    no write of software passes by: VMWRITE is the only one to a current VMCS.
  * 3. IA32_VMX_MISC bit 29 is 0: exit-information fields are not writable.
  */
 #include "cpu/internal.h"
@@ -23,14 +24,30 @@
 	 (enc) == GUEST_IA32_PERF_GLOBAL_CTRL || (enc) == HOST_IA32_PERF_GLOBAL_CTRL ||        \
 	 (enc) == TPR_THRESHOLD)
 
+/* Looked at by each VM entry, so that a write makes nothing stale. */
+#define CHECKED_ALWAYS(enc)                                                                    \
+	((enc) == VM_ENTRY_INTR_INFO_FIELD || (enc) == VM_ENTRY_EXCEPTION_ERROR_CODE ||        \
+	 (enc) == VM_ENTRY_INSTRUCTION_LEN || (enc) == GUEST_RIP || (enc) == GUEST_RSP ||      \
+	 (enc) == GUEST_INTERRUPTIBILITY_INFO || (enc) == GUEST_ACTIVITY_STATE ||              \
+	 (enc) == GUEST_PENDING_DBG_EXCEPTIONS || (enc) == GUEST_PML_INDEX ||                  \
+	 (enc) == VMX_PREEMPTION_TIMER_VALUE)
+
+/* enum vmcs_stale of a write. All checks depend on controls. */
+#define STALE(enc)                                                                             \
+	(CHECKED_ALWAYS(enc) ? 0                                                               \
+	 : ((enc) >> 10 & 3) == VMCS_KIND_GUEST ? VMCS_CHECK_GUEST | VMCS_LOAD_GUEST           \
+	 : ((enc) >> 10 & 3) == VMCS_KIND_HOST ? VMCS_CHECK_HOST                               \
+	 : VMCS_CHECK_CONTROLS | VMCS_CHECK_HOST | VMCS_CHECK_GUEST)
+
 /* Width, kind and the low five bits of the index of an encoding, side by side. */
 #define FIELD_BITS 0x6c3eU
 #define FIELD_SLOT(enc) (((enc) >> 6 & 0x180) | ((enc) >> 5 & 0x60) | ((enc) >> 1 & 0x1f))
 
 static const struct field {
 	uint16_t cell; /* offset in struct vmcs; 0: there is no such field */
+	uint8_t stale;
 } fields[512] = {
-#define FIELD(name, enc) [FIELD_SLOT(enc)] = { UNSUPPORTED(enc) ? 0 : offsetof(struct vmcs, name) },
+#define FIELD(name, enc) [FIELD_SLOT(enc)] = { UNSUPPORTED(enc) ? 0 : offsetof(struct vmcs, name), STALE(enc) },
 	VMCS_FIELDS(FIELD)
 #undef FIELD
 };
@@ -75,6 +92,7 @@ enum vmx_result vmptrld(struct vmx_cpu *cpu, hpa_t pa)
 		return vmx_fail(cpu, VMXERR_VMPTRLD_INVALID_ADDRESS);
 	if (v->revision_id != VMCS_REVISION_ID)
 		return vmx_fail(cpu, VMXERR_VMPTRLD_INCORRECT_VMCS_REVISION_ID);
+	v->stale = VMCS_STALE_ALL;
 	cpu->vmcs = v;
 	return VMX_SUCCEED;
 }
@@ -139,5 +157,6 @@ enum vmx_result vmwrite(struct vmx_cpu *cpu, uint32_t field, uint64_t value)
 		*cell = (uint32_t)value;
 	else
 		*cell = value;
+	cpu->vmcs->stale |= f->stale;
 	return VMX_SUCCEED;
 }
