@@ -71,7 +71,7 @@ static void load_execution_controls(struct vmx_cpu *cpu, const struct vmcs *v)
 	}
 	if (cpu->primary & CPU_BASED_USE_MSR_BITMAPS)
 		cpu->msr_bitmap = __va(v->MSR_BITMAP);
-	cpu->eptp = cpu->secondary & SECONDARY_EXEC_ENABLE_EPT ? v->EPT_POINTER : 0;
+	cpu_tlb_new_eptp(cpu, cpu->secondary & SECONDARY_EXEC_ENABLE_EPT ? v->EPT_POINTER : 0);
 	cpu->vpid = cpu->secondary & SECONDARY_EXEC_ENABLE_VPID
 			    ? (uint16_t)v->VIRTUAL_PROCESSOR_ID : 0;
 	cpu->preemption_deadline = ~0ULL;

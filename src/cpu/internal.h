@@ -274,20 +274,15 @@ enum cpu_priv { PRIV_SUPER_SMAP, PRIV_SUPER, PRIV_USER, NR_PRIVS };
 struct cpu_ept_result {
 	hpa_t host;	/* of the 4 KiB page */
 	uint32_t rights; /* enum cpu_access; CPU_WRITE only if no D bit has to be set first */
-	uint64_t *leaf;	/* NULL without EPT */
 };
 struct cpu_walk_result {
 	hpa_t host;	/* of the 4 KiB page */
 	gpa_t gpa;	/* of the 4 KiB page */
-	uint64_t *ept_leaf;
 	uint32_t rights; /* for `priv`; CPU_WRITE only if every D bit is set */
 	uint8_t page_shift; /* of the guest's mapping */
 	bool global;
 };
 #define CPU_NO_GLA (~0ULL)
-/* Guest-physical to host; VM exit on violation and misconfiguration. */
-void cpu_ept_translate(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla, bool final,
-		       struct cpu_ept_result *out);
 /* Linear to host; #PF or VM exit when the access is not allowed. Sets A and D. */
 void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
 	      struct cpu_walk_result *out);
@@ -305,8 +300,6 @@ uint32_t cpu_page_rights(const struct vmx_cpu *cpu, uint64_t bits, enum cpu_priv
 #define PDE_CACHE_ENTRIES 64
 #define EPT_CACHE_ENTRIES 2048
 struct tlb_side {
-	gpa_t gpa;
-	uint64_t *ept_leaf;
 	uint8_t page_shift;
 	bool global;
 	bool listed;
@@ -331,15 +324,16 @@ struct tlb_context {
 	struct tlb_sub sub[NR_PRIVS];
 	struct pde_cache_entry pde[PDE_CACHE_ENTRIES];
 };
+/* A guest-physical mapping of the EPTP in use. */
 struct ept_cache_entry {
-	uint64_t tag; /* gpa of the page + 1; 0: empty */
-	uint64_t eptp, gen;
-	struct cpu_ept_result r;
+	uint64_t tag;  /* gpa of the page | generation; 0: empty */
+	uint64_t host; /* of the page | rights, as in struct cpu_ept_result */
 };
 struct cpu_tlb {
 	struct tlb_context *cur;
 	struct tlb_checker *check; /* USERKVM_CHECK=tlb (tlb_check.c), or NULL */
-	uint64_t clock, ept_gen;
+	uint64_t clock;
+	uint64_t ept_gen; /* 1 .. PAGE_SIZE - 1 */
 	struct tlb_context ctx[TLB_NR_CONTEXTS];
 	struct ept_cache_entry ept[EPT_CACHE_ENTRIES];
 	struct isa_tlb_entry empty[ISA_TLB_ENTRIES]; /* never hits */
@@ -349,6 +343,8 @@ must_check int cpu_tlb_create(struct vmx_cpu *cpu);
 uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv);
 void cpu_tlb_entry_flush(struct vmx_cpu *cpu); /* VPID 0: entries end at entry and exit */
 void cpu_tlb_drop_ept(struct vmx_cpu *cpu, uint64_t eptp, bool all);
+/* Another EPTP: ept[] knows of one only. */
+void cpu_tlb_new_eptp(struct vmx_cpu *cpu, uint64_t eptp);
 /* A page fault, and an EPT violation (gla: CPU_NO_GLA unless gpa is its translation). */
 void cpu_tlb_page_fault(struct vmx_cpu *cpu, gva_t gva);
 void cpu_tlb_ept_violation(struct vmx_cpu *cpu, gpa_t gpa, gva_t gla);
