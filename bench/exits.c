@@ -7,20 +7,17 @@
  * instruction seen by its thread; beside them a system call and the way from
  * FUTEX_WAKE to the woken thread.
  */
-#include <err.h>
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <linux/kvm.h>
 #include <pthread.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "report.h"
 
 #ifdef LINKED /* to the library, in place of under the preload one */
 #include "userkvm/userkvm.h"
@@ -38,41 +35,16 @@ static int vm, vcpu;
 static struct kvm_run *run;
 static uint8_t *mem;
 
-static uint64_t now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-static void report(const char *name, double *v, size_t n)
-{
-	qsort(v, n, sizeof(*v), compare);
-	printf("%s %.0f\n", name, v[n / 2]);
-	fflush(stdout);
-}
-
-static int must(int r, const char *what)
-{
-	if (r < 0)
-		err(1, "%s", what);
-	return r;
-}
-
 /* Real mode at 1000h, DS at 0 for the port loops, at 0f0000h (no memory there) for MMIO. */
 static void start(const void *code, size_t n, uint64_t ds)
 {
 	struct kvm_regs r = { .rip = 0x1000, .rflags = 2, .rsp = 0x8000 };
 	struct kvm_sregs s;
 
+	/* The exit that was answered last is still to be completed: its instruction ends. */
+	run->immediate_exit = 1;
+	ioctl(vcpu, KVM_RUN, 0);
+	run->immediate_exit = 0;
 	memcpy(mem + 0x1000, code, n);
 	must(ioctl(vcpu, KVM_GET_SREGS, &s), "KVM_GET_SREGS");
 	s.cs.base = s.cs.selector = 0;
@@ -215,9 +187,6 @@ int main(void)
 	round_trips("hypercall", KVM_EXIT_HYPERCALL);
 	memcpy(mem + 0x500, nmi, sizeof(nmi));
 	memcpy(mem + 8, "\0\5\0\0", 4);
-	run->immediate_exit = 1;
-	ioctl(vcpu, KVM_RUN, 0);
-	run->immediate_exit = 0;
 	start(hlt, sizeof(hlt), 0);
 	wake_ups("hlt_wake", halted_guest, guest_wake);
 	wake_ups("futex_wake", futex_sleeper, futex_wake);

@@ -8,21 +8,18 @@
  * HLT. Beside them what a process gets: a signal to a running thread and back by a
  * word, and clock_nanosleep() to a time.
  */
-#include <err.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <time.h>
+
+#include "report.h"
 
 #define ROUNDS 2001
 #define SLEEP_NS 50000
@@ -103,35 +100,6 @@ __asm__(".pushsection .rodata\n"
 	"guest_end:\n"
 	".code64\n"
 	".popsection");
-
-static uint64_t now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-static void report(const char *name, double *v)
-{
-	qsort(v, ROUNDS, sizeof(*v), compare);
-	printf("%s %.0f\n", name, v[ROUNDS / 2]);
-	fflush(stdout);
-}
-
-static int must(int r, const char *what)
-{
-	if (r < 0)
-		err(1, "%s", what);
-	return r;
-}
 
 static void set_cpuid(int kvm, int cpu, uint32_t apic_id)
 {
@@ -219,7 +187,7 @@ static void measure(const char *name, const uint8_t *code, const uint8_t *end, d
 		memcpy(&ticks, mem + AT_RESULTS + 4 * i, 4);
 		v[i] = ticks * ns_per_tick;
 	}
-	report(name, v);
+	report(name, v, ROUNDS);
 }
 
 /* --- what a process gets --- */
@@ -258,7 +226,7 @@ static void signals(void)
 	}
 	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
 	pthread_join(t, NULL);
-	report("signal", v);
+	report("signal", v, ROUNDS);
 }
 
 static void sleeps(void)
@@ -273,7 +241,7 @@ static void sleeps(void)
 			;
 		v[i] = (double)(now() - until);
 	}
-	report("sleep", v);
+	report("sleep", v, ROUNDS);
 }
 
 int main(void)

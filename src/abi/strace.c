@@ -376,6 +376,8 @@ static void add_exit(struct abi_strace *s, const struct kvm_run *run)
 	} else {
 		add(s, " (%s)", name);
 	}
+	if (run->flags & KVM_RUN_X86_BUS_LOCK)
+		add(s, " KVM_RUN_X86_BUS_LOCK");
 }
 
 void abi_strace_end(struct abi_strace *s, const struct abi_object *o, unsigned long request,

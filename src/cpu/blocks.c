@@ -507,7 +507,7 @@ static bool decode(struct vmx_cpu *cpu, struct cpu_block *b, const struct source
 		nr++;
 		if (c->saw_system)
 			b->sys = true;
-		if (r != ISA_DECODE_OK)
+		if (r != ISA_DECODE_OK || cpu_bus_lock_watch(cpu, i))
 			break;
 		if (i->flags & ISA_ENDS_BLOCK) {
 			b->jumps = true;

@@ -174,6 +174,7 @@ void cpu_load_guest(struct vmx_cpu *cpu)
 	load_injection(cpu, v);
 	cpu->iret_unblocked = false;
 	cpu_debug_update(cpu);
+	cpu_bus_lock_control(cpu);
 	if (!cpu->vpid)
 		cpu_tlb_entry_flush(cpu);
 	cpu_mode_changed(cpu);

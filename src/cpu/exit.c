@@ -166,6 +166,9 @@ void cpu_save_exit(struct vmx_cpu *cpu, const struct cpu_exit *e)
 	if (e->reason == EXIT_REASON_TRIPLE_FAULT)
 		cpu_ring_dump(cpu, "triple fault");
 	v->VM_EXIT_REASON = e->reason;
+	if (cpu->bus_lock_detected)
+		v->VM_EXIT_REASON |= VMX_EXIT_REASONS_BUS_LOCK;
+	cpu->bus_lock_detected = false;
 	v->EXIT_QUALIFICATION = e->qualification;
 	v->GUEST_PHYSICAL_ADDRESS = e->gpa;
 	v->GUEST_LINEAR_ADDRESS = e->gla;

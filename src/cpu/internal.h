@@ -2,6 +2,7 @@
  * Inside the processor. Who owns what:
  *   vmcs.c caps.c entry.c exit.c  VMCS, capability MSRs, VM entry checks, VM exits
  *   walk.c tlb.c mem.c            two-dimensional walk, software TLB, isa_ops
+ *   bus_lock.c                    split locks, and their detection
  *   tlb_check.c                   USERKVM_CHECK=tlb
  *   blocks.c interp.c             decoded blocks, the interpreter loop
  *   vmx_isa.c trace_ring.c        the seam's remaining functions, debug aid
@@ -111,6 +112,10 @@ struct vmx_cpu {
 	uint32_t wtags_seen;	   /* (a) machine->wtags_gen when write tags were last dropped */
 	uint32_t wtags_known;	   /* every other processor has seen this one */
 	bool bus_locked;	   /* holds machine->bus, for a locked access in two parts */
+	bool bus_lock_detection;   /* the control, as the decoded blocks have it (bus_lock.c) */
+	bool bus_lock_access;	   /* the running instruction's access is a bus lock */
+	bool bus_lock_detected;	   /* by an instruction that has completed since VM entry */
+	struct isa_tlb_entry *bus_lock_tlb; /* cs->tlb to go back to, while one is watched */
 	struct vmx_cpu *next;	   /* [machine->lock] */
 	/* requests by other threads [machine->lock], announced in cs.exit_request */
 	struct { hpa_t start, end; } stale[16];
@@ -274,6 +279,7 @@ enum cpu_priv { PRIV_SUPER_SMAP, PRIV_SUPER, PRIV_USER, NR_PRIVS };
 struct cpu_ept_result {
 	hpa_t host;	/* of the 4 KiB page */
 	uint32_t rights; /* enum cpu_access; CPU_WRITE only if no D bit has to be set first */
+	bool write_back, ignore_pat; /* memory type of the leaf */
 };
 struct cpu_walk_result {
 	hpa_t host;	/* of the 4 KiB page */
@@ -281,6 +287,7 @@ struct cpu_walk_result {
 	uint32_t rights; /* for `priv`; CPU_WRITE only if every D bit is set */
 	uint8_t page_shift; /* of the guest's mapping */
 	bool global;
+	bool write_back; /* memory type, CR0.CD aside */
 };
 #define CPU_NO_GLA (~0ULL)
 /* Linear to host; #PF or VM exit when the access is not allowed. Sets A and D. */
@@ -303,6 +310,7 @@ struct tlb_side {
 	uint8_t page_shift;
 	bool global;
 	bool listed;
+	bool write_back;
 };
 struct tlb_sub {
 	struct isa_tlb_entry e[ISA_TLB_ENTRIES];
@@ -327,7 +335,7 @@ struct tlb_context {
 /* A guest-physical mapping of the EPTP in use. */
 struct ept_cache_entry {
 	uint64_t tag;  /* gpa of the page | generation; 0: empty */
-	uint64_t host; /* of the page | rights, as in struct cpu_ept_result */
+	uint64_t host; /* of the page | the rest of struct cpu_ept_result (walk.c) */
 };
 struct cpu_tlb {
 	struct tlb_context *cur;
@@ -353,6 +361,8 @@ void cpu_tlb_drop_vpid(struct vmx_cpu *cpu, unsigned type, uint16_t vpid, gva_t 
 void cpu_tlb_drop_write(struct vmx_cpu *cpu, hpa_t page);
 /* Data accesses are to be looked at again: all read and write tags go. */
 void cpu_tlb_drop_data(struct vmx_cpu *cpu);
+/* Memory type WB (CR0.CD aside) of the page of a translation that was just made. */
+bool cpu_tlb_write_back(const struct vmx_cpu *cpu, gva_t gva, enum cpu_priv priv);
 /* Every entry is reachable, listed, and aligned; for tests. */
 bool cpu_tlb_check(const struct cpu_tlb *t);
 enum cpu_priv cpu_data_priv(const struct vmx_cpu *cpu, enum isa_access how);
@@ -366,7 +376,22 @@ uint64_t cpu_paging_mode(const struct cpu_state *cs);
 
 /* --- mem.c --- */
 extern const struct isa_ops cpu_isa_ops;
+
+/* --- bus_lock.c --- */
+/* Exclude the machine's other locked accesses in two parts. Unwinds where a kick comes first. */
+void cpu_bus_lock(struct vmx_cpu *cpu);
 void cpu_bus_unlock(struct vmx_cpu *cpu); /* harmless when it is not held */
+/* Is the running instruction's access one that LOCK makes atomic? */
+bool cpu_is_locked_access(const struct vmx_cpu *cpu, enum isa_access how);
+/* The VM-execution controls were loaded: "VMM bus-lock detection" may have changed. */
+void cpu_bus_lock_control(struct vmx_cpu *cpu);
+/* An instruction was decoded; true: it is watched, and the last of its block. */
+bool cpu_bus_lock_watch(const struct vmx_cpu *cpu, struct isa_insn *i);
+/* The slow path's part: an access that has passed every check. */
+void cpu_bus_lock_access(struct vmx_cpu *cpu, gva_t lin, unsigned size, enum cpu_priv priv,
+			 enum isa_access how);
+/* A watched instruction may have been left by unwinding. */
+void cpu_bus_lock_unwound(struct vmx_cpu *cpu);
 
 /* --- blocks.c --- */
 isa_fn *cpu_block_system(const struct isa_decoded *d, struct isa_insn *i);

@@ -162,6 +162,12 @@ static void work_off_requests(struct vmx_cpu *cpu)
  * Everything that can happen between two instructions, in the order of SDM
  * "Priority Among Concurrent Events" as VMX non-root operation has it.
  */
+static bool debug_trap_due(const struct vmx_cpu *cpu)
+{
+	return cpu->pending_dbg && !(cpu->interruptibility & GUEST_INTR_STATE_MOV_SS) &&
+	       cpu->activity == GUEST_ACTIVITY_ACTIVE;
+}
+
 static void boundary(struct vmx_cpu *cpu)
 {
 	cpu_at_boundary(cpu);
@@ -173,8 +179,9 @@ static void boundary(struct vmx_cpu *cpu)
 			cpu->mtf_pending = false;
 			exit_boundary(cpu, EXIT_REASON_MONITOR_TRAP_FLAG);
 		}
-		if (cpu->pending_dbg && !(cpu->interruptibility & GUEST_INTR_STATE_MOV_SS) &&
-		    cpu->activity == GUEST_ACTIVITY_ACTIVE) {
+		if (unlikely(cpu->bus_lock_detected))
+			exit_boundary(cpu, EXIT_REASON_BUS_LOCK);
+		if (debug_trap_due(cpu)) {
 			uint64_t bits = cpu->pending_dbg & (DR6_BS | 0xf);
 
 			cpu->pending_dbg = 0;
@@ -190,6 +197,9 @@ static void boundary(struct vmx_cpu *cpu)
 			exit_external(cpu);
 		if (interrupt_window_open(cpu))
 			exit_boundary(cpu, EXIT_REASON_INTERRUPT_WINDOW);
+		/* The delivery of #DB itself can meet a watchpoint: again before its handler. */
+		if (debug_trap_due(cpu))
+			continue;
 		if (cpu->activity == GUEST_ACTIVITY_ACTIVE)
 			return;
 		wait_inactive(cpu);
@@ -359,6 +369,7 @@ bool cpu_interp(struct vmx_cpu *cpu)
 		why = run_until_unwound(cpu, why == CPU_UNWIND_EXCEPTION);
 		cpu->debug.alone = false;
 		cpu_bus_unlock(cpu);
+		cpu_bus_lock_unwound(cpu);
 		if (why == CPU_UNWIND_CONTINUE && cpu->shadow)
 			cpu->shadow = 0;
 		if (why == CPU_UNWIND_EXIT)

@@ -10,7 +10,7 @@
  * 3. Host-contiguous pages need no bounce buffer, so locked instructions stay
  *    the host's own even across a page boundary.
  * 4. A locked access to two pages apart excludes its like on every processor of
- *    the machine (machine->bus, from mem to mem_commit). Against accesses that
+ *    the machine (bus_lock.c, from mem to mem_commit). Against accesses that
  *    do not cross it is as atomic as its two halves: an OS that needs more
  *    keeps its locks within a cache line, as the manual advises. (Silicon locks
  *    the bus for it. Here every other processor would have to be stopped, one
@@ -20,32 +20,6 @@
  * General registers only: no libc mem*.
  */
 #include "cpu/internal.h"
-
-#include <sched.h>
-
-#define BUS_SPINS 100
-
-static void bus_lock(struct vmx_cpu *cpu)
-{
-	uint32_t *bus = &cpu->machine->bus;
-
-	if (cpu->bus_locked)
-		return;
-	for (int spins = 0; __atomic_exchange_n(bus, 1, __ATOMIC_ACQUIRE); spins++) {
-		__builtin_ia32_pause();
-		if (spins > BUS_SPINS)
-			sched_yield(); /* its holder may not be running */
-	}
-	cpu->bus_locked = true;
-}
-
-void cpu_bus_unlock(struct vmx_cpu *cpu)
-{
-	if (likely(!cpu->bus_locked))
-		return;
-	cpu->bus_locked = false;
-	__atomic_store_n(&cpu->machine->bus, 0, __ATOMIC_RELEASE);
-}
 
 /* Never turned into a call of memcpy. */
 static void copy_bytes(void *dst, const void *src, size_t n)
@@ -163,8 +137,8 @@ static void *mem_crossing(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint
 	watch(cpu, lin, size, how);
 	if (part[0] + first == part[1])
 		return part[0];
-	if ((how & ISA_RMW) == ISA_RMW && (cpu->cs.cur->flags & ISA_LOCK))
-		bus_lock(cpu);
+	if (cpu_is_locked_access(cpu, how))
+		cpu_bus_lock(cpu);
 	if (access & CPU_READ) {
 		copy_bytes(bounce, part[0], first);
 		copy_bytes((uint8_t *)bounce + first, part[1], size - first);
@@ -195,6 +169,8 @@ static void *cpu_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum isa
 		p = translate(cpu, lin, size, access, priv);
 		watch(cpu, lin, size, how);
 	}
+	if (unlikely(cpu->bus_lock_detection))
+		cpu_bus_lock_access(cpu, lin, size, priv, how);
 	return p;
 }
 

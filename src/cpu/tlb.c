@@ -291,6 +291,11 @@ static void note_large(struct tlb_context *c, gva_t gva, unsigned shift)
 	c->large[bit / 64] |= BIT_ULL(bit % 64);
 }
 
+bool cpu_tlb_write_back(const struct vmx_cpu *cpu, gva_t gva, enum cpu_priv priv)
+{
+	return cpu->tlb->cur->sub[priv].side[(gva >> PAGE_SHIFT) & (ISA_TLB_ENTRIES - 1)].write_back;
+}
+
 uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv)
 {
 	struct tlb_sub *s = &cpu->tlb->cur->sub[priv];
@@ -320,6 +325,7 @@ uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 	e->write_tag = r.rights & CPU_WRITE ? page : TLB_NO_ACCESS;
 	e->exec_tag = r.rights & CPU_EXEC ? page : TLB_NO_ACCESS;
 	e->addend = r.host - page;
+	side->write_back = r.write_back;
 	side->page_shift = r.page_shift;
 	side->global = r.global;
 	if (!side->listed) {

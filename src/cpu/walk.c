@@ -166,12 +166,23 @@ static bool ept_walk(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla,
 	out->host = (val[level - 1] & EPT_ADDR_MASK) |
 		    (gpa & PAGE_MASK & ~(~0ULL << (12 + 9 * (level - 1))));
 	out->rights = rights;
+	out->write_back = FIELD_GET(EPT_MEMTYPE_MASK, val[level - 1]) == MT_WRBACK;
+	out->ignore_pat = val[level - 1] & EPT_IPAT;
 	return true;
 }
 
+/* Low bits of ept_cache_entry.host, beside the rights. */
+#define EPT_CACHED_WRITE_BACK BIT_ULL(3)
+#define EPT_CACHED_IGNORE_PAT BIT_ULL(4)
+
 static struct cpu_ept_result ept_cached(const struct ept_cache_entry *c)
 {
-	return (struct cpu_ept_result){ .host = c->host & PAGE_MASK, .rights = c->host & EPT_RWX };
+	return (struct cpu_ept_result){
+		.host = c->host & PAGE_MASK,
+		.rights = c->host & EPT_RWX,
+		.write_back = c->host & EPT_CACHED_WRITE_BACK,
+		.ignore_pat = c->host & EPT_CACHED_IGNORE_PAT,
+	};
 }
 
 /* By the tables, and into the cache. */
@@ -184,7 +195,8 @@ ept_fill(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla, bool final,
 	while (!ept_walk(cpu, gpa, access, gla, final, &r))
 		;
 	c->tag = (gpa & PAGE_MASK) | cpu->tlb->ept_gen;
-	c->host = r.host | r.rights;
+	c->host = r.host | r.rights | (r.write_back ? EPT_CACHED_WRITE_BACK : 0) |
+		  (r.ignore_pat ? EPT_CACHED_IGNORE_PAT : 0);
 	if (unlikely(cpu->tlb->check))
 		tlb_check_ept_filled(cpu, gpa);
 	return r;
@@ -196,7 +208,9 @@ static struct cpu_ept_result ept_translate(struct vmx_cpu *cpu, gpa_t gpa, uint3
 	struct ept_cache_entry *c = &cpu->tlb->ept[(gpa >> PAGE_SHIFT) & (EPT_CACHE_ENTRIES - 1)];
 
 	if (unlikely(!(cpu->secondary & SECONDARY_EXEC_ENABLE_EPT)))
-		return (struct cpu_ept_result){ .host = gpa & PAGE_MASK, .rights = EPT_RWX };
+		return (struct cpu_ept_result){
+			.host = gpa & PAGE_MASK, .rights = EPT_RWX, .write_back = true, /* there are no MTRRs */
+		};
 	if (c->tag != ((gpa & PAGE_MASK) | cpu->tlb->ept_gen) || (access & ~c->host))
 		return ept_fill(cpu, gpa, access, gla, final, c);
 	if (unlikely(cpu->tlb->check))
@@ -482,6 +496,15 @@ static bool finish(struct walk *w, const struct leaf *l, uint32_t *rights)
 	return true;
 }
 
+/* SDM Vol. 3, "Selecting a Memory Type from the PAT" */
+static uint8_t pat_type(const struct vmx_cpu *cpu, const struct leaf *l)
+{
+	unsigned entry = (l->e & PTE_PWT ? 1 : 0) | (l->e & PTE_PCD ? 2 : 0) |
+			 (l->e & (l->level == 1 ? PTE_PAT : PTE_PAT_LARGE) ? 4 : 0);
+
+	return (uint8_t)(cpu->pat >> (8 * entry));
+}
+
 static void walk_paged(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
 		       struct cpu_walk_result *out)
 {
@@ -503,6 +526,7 @@ static void walk_paged(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 	out->gpa = l.gpa;
 	out->page_shift = leaf_shift(&cpu->cs, l.level);
 	out->global = (l.e & PTE_G) && (cpu->cs.cr4 & X86_CR4_PGE);
+	out->write_back = pat_type(cpu, &l) == MT_WRBACK;
 }
 
 void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
@@ -517,10 +541,13 @@ void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv pri
 		out->rights = CPU_READ | CPU_WRITE | CPU_EXEC;
 		out->page_shift = 12;
 		out->global = false;
+		out->write_back = true;
 	}
 	r = ept_translate(cpu, out->gpa | (gva & ~PAGE_MASK), access, gva, true);
 	out->host = r.host;
 	out->rights &= r.rights;
+	/* SDM "Memory Type Used for Translated Guest-Physical Addresses" */
+	out->write_back = r.write_back && (r.ignore_pat || out->write_back);
 }
 
 /* --- PDPTEs --- */

@@ -20,6 +20,7 @@
 	F(APIC_TMR, 0x180, 'b', "r-")   \
 	F(APIC_IRR, 0x200, 'b', "r-")   \
 	F(APIC_ESR, 0x280, 'b', "rw")   \
+	F(APIC_LVTCMCI, 0x2f0, 'b', "rw") \
 	F(APIC_ICR, 0x300, 'b', "rw")   \
 	F(APIC_ICR2, 0x310, 'x', "rw")  \
 	F(APIC_LVTT, 0x320, 'b', "rw")  \
@@ -39,8 +40,9 @@ enum apic_register {
 #undef APIC_ENUM
 };
 
-/* Six LVT entries, version 14h, as KVM offers. */
-#define APIC_VERSION_VALUE 0x50014U
+/* Version 14h, as KVM offers; bits 23:16 are the last LVT entry's number. */
+#define APIC_VERSION_VALUE 0x14U
+#define APIC_NR_LVT 6U /* and LVTCMCI, where machine checks have that interrupt */
 #define APIC_LVR_DIRECTED_EOI (1U << 24)
 
 #define APIC_DEFAULT_PHYS_BASE 0xfee00000ULL

@@ -44,6 +44,7 @@ struct kvm_lapic {
 	struct kvm_vcpu *vcpu; /* (c) */
 	uint64_t base;	       /* (a) IA32_APIC_BASE; written by the owner */
 	uint8_t *regs;	       /* 4 KiB, the register page in KVM's layout */
+	bool has_cmci;	       /* (a) there is an LVTCMCI; written by the owner */
 	bool irr_pending;      /* (a) false: no bit of IRR is set */
 	uint32_t pending_events; /* (a) LAPIC_INIT, LAPIC_SIPI */
 	uint8_t sipi_vector;	 /* (a) before LAPIC_SIPI */
@@ -133,6 +134,8 @@ void lapic_eoi(struct kvm_lapic *apic);
 /* 1 accepted, 0 not. Any thread. */
 int lapic_accept(struct kvm_lapic *apic, uint32_t delivery_mode, uint8_t vector, bool level,
 		 bool level_triggered);
+/* Every LVT entry that there is gets these bits; `keep`: besides those it has. */
+void lapic_set_lvts(struct kvm_lapic *apic, uint32_t bits, bool keep);
 /* What an LVT entry does when its source fires. Any thread. */
 int lapic_local_deliver(struct kvm_lapic *apic, uint32_t lvt);
 void lapic_error(struct kvm_lapic *apic, uint32_t esr_bits);

@@ -73,6 +73,11 @@ must_check int kvm_create_lapic(struct kvm_vcpu *vcpu);
 void kvm_free_lapic(struct kvm_vcpu *vcpu);
 void kvm_lapic_reset(struct kvm_vcpu *vcpu, bool init_event);
 
+/* Machine checks have an interrupt for corrected errors, or not (MCG_CAP.MCG_CMCI_P). Owner thread. */
+void kvm_apic_set_cmci(struct kvm_vcpu *vcpu, bool has_cmci);
+/* A machine-check bank raises that interrupt: LVTCMCI says which. Nothing without an APIC. */
+void kvm_apic_cmci(struct kvm_vcpu *vcpu);
+
 /* What the run loop asks (irq.c of Linux). Owner thread. */
 bool kvm_cpu_has_interrupt(struct kvm_vcpu *vcpu);	/* LAPIC, or PIC through LINT0/ExtINT */
 bool kvm_cpu_has_injectable_intr(struct kvm_vcpu *vcpu);

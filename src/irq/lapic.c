@@ -260,6 +260,12 @@ int lapic_local_deliver(struct kvm_lapic *apic, uint32_t lvt)
 	return ret;
 }
 
+void kvm_apic_cmci(struct kvm_vcpu *vcpu)
+{
+	if (vcpu->apic && vcpu->apic->has_cmci)
+		lapic_local_deliver(vcpu->apic, APIC_LVTCMCI);
+}
+
 int kvm_lapic_find_highest_irr(struct kvm_vcpu *vcpu)
 {
 	return vcpu->apic ? lapic_find_highest_irr(vcpu->apic) : -1;

@@ -32,6 +32,8 @@ static const struct reg_info *find_register(struct kvm_lapic *apic, uint32_t off
 	for (size_t i = 0; i < ARRAY_SIZE(registers); i++) {
 		const struct reg_info *r = &registers[i];
 
+		if (offset == APIC_LVTCMCI && !READ_ONCE(apic->has_cmci))
+			return NULL;
 		if (r->offset == offset)
 			return r->mode == 'b' || (r->mode == '2') == lapic_x2apic_mode(apic) ? r
 											     : NULL;
@@ -44,7 +46,16 @@ static uint32_t version(struct kvm_lapic *apic)
 	bool x2apic = lapic_ops && lapic_ops->has_x2apic && lapic_ops->has_x2apic(apic->vcpu);
 
 	/* The in-process IOAPIC has no EOI register to direct an EOI to. */
-	return APIC_VERSION_VALUE | (x2apic && !apic->vcpu->kvm->vioapic ? APIC_LVR_DIRECTED_EOI : 0);
+	return lapic_get(apic, APIC_LVR) |
+	       (x2apic && !apic->vcpu->kvm->vioapic ? APIC_LVR_DIRECTED_EOI : 0);
+}
+
+void lapic_set_lvts(struct kvm_lapic *apic, uint32_t bits, bool keep)
+{
+	for (uint32_t lvt = APIC_LVTT; lvt <= APIC_LVTERR; lvt += 0x10)
+		lapic_set(apic, lvt, bits | (keep ? lapic_get(apic, lvt) : 0));
+	if (READ_ONCE(apic->has_cmci))
+		lapic_set(apic, APIC_LVTCMCI, bits | (keep ? lapic_get(apic, APIC_LVTCMCI) : 0));
 }
 
 int lapic_reg_read(struct kvm_lapic *apic, uint32_t offset, uint32_t *val)
@@ -87,8 +98,7 @@ static void write_spiv(struct kvm_lapic *apic, uint32_t val)
 	if (val & APIC_SPIV_APIC_ENABLED)
 		return;
 	/* SDM "Local APIC State After It Has Been Software Disabled": LVTs masked. */
-	for (uint32_t lvt = APIC_LVTT; lvt <= APIC_LVTERR; lvt += 0x10)
-		lapic_set(apic, lvt, lapic_get(apic, lvt) | APIC_LVT_MASKED);
+	lapic_set_lvts(apic, APIC_LVT_MASKED, true);
 }
 
 static uint32_t lvt_mask(struct kvm_lapic *apic, uint32_t lvt)
@@ -179,6 +189,7 @@ int lapic_reg_write(struct kvm_lapic *apic, uint32_t offset, uint32_t val)
 		lapic_set(apic, APIC_ICR, val);
 		lapic_send_ipi(apic, val, lapic_get(apic, APIC_ICR2));
 		return 0;
+	case APIC_LVTCMCI:
 	case APIC_LVTT:
 	case APIC_LVTTHMR:
 	case APIC_LVTPC:

@@ -108,8 +108,7 @@ void kvm_lapic_reset(struct kvm_vcpu *vcpu, bool init_event)
 					 (bsp ? APICBASE_BSP : 0));
 		__atomic_store_n(&apic->pending_events, 0, __ATOMIC_SEQ_CST);
 	}
-	for (uint32_t lvt = APIC_LVTT; lvt <= APIC_LVTERR; lvt += 0x10)
-		lapic_set(apic, lvt, APIC_LVT_MASKED);
+	lapic_set_lvts(apic, APIC_LVT_MASKED, false);
 	/* Virtual wire mode without a BIOS: KVM_X86_QUIRK_LINT0_REENABLED. */
 	if (bsp && !(lapic_ops && lapic_ops->lint0_quirk_disabled &&
 		     lapic_ops->lint0_quirk_disabled(vcpu->kvm)))
@@ -137,6 +136,24 @@ void kvm_lapic_reset(struct kvm_vcpu *vcpu, bool init_event)
 	lapic_update_ppr(apic);
 }
 
+static void set_version(struct kvm_lapic *apic)
+{
+	uint32_t entries = APIC_NR_LVT + READ_ONCE(apic->has_cmci);
+
+	lapic_set(apic, APIC_LVR, APIC_VERSION_VALUE | (entries - 1) << 16);
+}
+
+void kvm_apic_set_cmci(struct kvm_vcpu *vcpu, bool has_cmci)
+{
+	struct kvm_lapic *apic = vcpu->apic;
+
+	if (!apic || apic->has_cmci == has_cmci)
+		return;
+	lapic_set(apic, APIC_LVTCMCI, has_cmci ? APIC_LVT_MASKED : 0);
+	WRITE_ONCE(apic->has_cmci, has_cmci);
+	set_version(apic);
+}
+
 int kvm_create_lapic(struct kvm_vcpu *vcpu)
 {
 	struct kvm_lapic *apic = calloc(1, sizeof(*apic));
@@ -151,7 +168,7 @@ int kvm_create_lapic(struct kvm_vcpu *vcpu)
 		return err_born(ENOMEM, "no memory for the APIC's registers");
 	}
 	memset(apic->regs, 0, PAGE_SIZE);
-	lapic_set(apic, APIC_LVR, APIC_VERSION_VALUE);
+	set_version(apic);
 	err = lapic_timer_init(apic);
 	if (err) {
 		free(apic->regs);
@@ -236,7 +253,7 @@ int kvm_apic_set_state(struct kvm_vcpu *vcpu, const struct kvm_lapic_state *s)
 	if (err)
 		return err;
 	memcpy(apic->regs, image.regs, sizeof(image.regs));
-	lapic_set(apic, APIC_LVR, APIC_VERSION_VALUE);
+	set_version(apic);
 	__atomic_store_n(&apic->irr_pending, true, __ATOMIC_SEQ_CST);
 	lapic_timer_restore(apic);
 	lapic_update_ppr(apic);

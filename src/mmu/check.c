@@ -89,7 +89,8 @@ static void check_logged(struct check *c, const struct kvm_memory_slot *s, gfn_t
 {
 	gfn_t i;
 
-	if (!s->dirty_bitmap || (level == 1 && root_has_pml(c->kvm, c->root) && !(e & EPT_DIRTY)))
+	if (!kvm_slot_uses_bitmap(c->kvm, s) ||
+	    (level == 1 && root_has_pml(c->kvm, c->root) && !(e & EPT_DIRTY)))
 		return;
 	for (i = gfn; i < gfn + level_pages(level) && i < s->base_gfn + s->npages; i++)
 		if (!is_dirty(s, i)) {

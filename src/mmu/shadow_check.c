@@ -94,7 +94,7 @@ static void check_leaf(struct kvm *kvm, struct shadow_page *sp, unsigned i, stru
 		return;
 	if (s->flags & KVM_MEM_READONLY || !(e & SHADOW_HOST_WRITABLE))
 		fault(r, "leaf writable against slot or host", sp, i);
-	for (rel = gfn - s->base_gfn; s->dirty_bitmap && rel < gfn - s->base_gfn + pages; rel++)
+	for (rel = gfn - s->base_gfn; kvm_slot_uses_bitmap(kvm, s) && rel < gfn - s->base_gfn + pages; rel++)
 		if (!(READ_ONCE(s->dirty_bitmap[rel / 64]) & BIT_ULL(rel % 64)))
 			mmu_check_suspect(r, s, s->base_gfn + rel);
 	check_write_protection(kvm->mmu_vm, sp, i, r);

@@ -65,14 +65,20 @@
 	F(RDSEED, 61)              \
 	F(PML_FULL, 62)            \
 	F(XSAVES, 63)              \
-	F(XRSTORS, 64)
+	F(XRSTORS, 64)             \
+	F(UMWAIT, 67)              \
+	F(TPAUSE, 68)              \
+	F(BUS_LOCK, 74)            \
+	F(NOTIFY, 75)
 
 #define EXIT_REASON_ENUM(name, nr) EXIT_REASON_##name = nr,
-enum exit_reason { EXIT_REASONS(EXIT_REASON_ENUM) EXIT_REASON_COUNT = 65 };
+enum exit_reason { EXIT_REASONS(EXIT_REASON_ENUM) EXIT_REASON_COUNT = 76 };
 #undef EXIT_REASON_ENUM
 
 /* Bit 31 of the exit reason: the VM entry failed (reasons 33, 34, 41). */
 #define VMX_EXIT_REASONS_FAILED_VMENTRY 0x80000000u
+/* Bit 26: the exit came after an instruction that acquired a bus lock, which was looked for. */
+#define VMX_EXIT_REASONS_BUS_LOCK 0x04000000u
 
 /* "EPT_VIOLATION" for 48; "?" for a number that is no exit reason. */
 const char *exit_reason_name(uint32_t reason);

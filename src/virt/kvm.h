@@ -292,4 +292,10 @@ int kvm_vcpu_block(struct kvm_vcpu *vcpu);
 /* The same for HLT: the wait is counted (halt_wait_ns, halt_wait_hist, blocking). */
 int kvm_vcpu_halt(struct kvm_vcpu *vcpu);
 
+/* A bitmap that a slot got before the VM got its rings is idle. */
+static inline bool kvm_slot_uses_bitmap(const struct kvm *kvm, const struct kvm_memory_slot *slot)
+{
+	return slot->dirty_bitmap && !kvm->dirty_ring_size;
+}
+
 #endif

@@ -50,6 +50,7 @@ static vmx_exit_handler *const kvm_vmx_exit_handlers[EXIT_REASON_COUNT] = {
 	[EXIT_REASON_INVPCID] = handle_invpcid,
 	[EXIT_REASON_VMFUNC] = handle_vmx_instruction,
 	[EXIT_REASON_ENCLS] = handle_vmx_instruction,
+	[EXIT_REASON_BUS_LOCK] = handle_bus_lock,
 };
 
 /* Exits that may happen in the middle of delivering an event (those of the delivery itself). */
@@ -89,7 +90,7 @@ static int delivery_failed(struct kvm_vcpu *vcpu)
 	data[n++] = vmx->idt_vectoring_info;
 	data[n++] = vmx->exit_reason;
 	data[n++] = vmcs_readl(vcpu, EXIT_QUALIFICATION);
-	if (vmx->exit_reason == EXIT_REASON_EPT_MISCONFIG)
+	if (vmx_basic_exit_reason(vmx) == EXIT_REASON_EPT_MISCONFIG)
 		data[n++] = vmcs_read64(vcpu, GUEST_PHYSICAL_ADDRESS);
 	data[n++] = 0; /* last processor entered on: there is one */
 	return internal_error(vcpu, KVM_INTERNAL_ERROR_DELIVERY_EV, data, n);
@@ -121,25 +122,48 @@ static void trace_exit(struct kvm_vcpu *vcpu, struct trace_kvm_kvm_exit *rec)
 	rec->vcpu_id = vcpu->vcpu_id;
 }
 
+/* The exit of an entry that succeeded. */
+static int handle_by_reason(struct kvm_vcpu *vcpu)
+{
+	struct vcpu_vmx *vmx = vcpu->vmx;
+	uint32_t reason = vmx_basic_exit_reason(vmx);
+	uint64_t data[2];
+
+	if (unlikely((vmx->idt_vectoring_info & INTR_INFO_VALID_MASK) &&
+		     !may_interrupt_delivery(reason)))
+		return delivery_failed(vcpu);
+	if (likely(reason < EXIT_REASON_COUNT && kvm_vmx_exit_handlers[reason]))
+		return kvm_vmx_exit_handlers[reason](vcpu);
+
+	log_always("vmx: unexpected exit reason %u (%s)", vmx->exit_reason, exit_reason_name(reason));
+	data[0] = vmx->exit_reason;
+	data[1] = 0;
+	return internal_error(vcpu, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, data, 2);
+}
+
+/* The client hears of a bus lock, whatever the exit was about. */
+static int report_bus_lock(struct kvm_vcpu *vcpu, int r)
+{
+	if (r < 0)
+		return r;
+	if (r > 0)
+		vcpu->run->exit_reason = KVM_EXIT_X86_BUS_LOCK;
+	vcpu->run->flags |= KVM_RUN_X86_BUS_LOCK;
+	return 0;
+}
+
 int vmx_handle_exit(struct kvm_vcpu *vcpu)
 {
 	struct vcpu_vmx *vmx = vcpu->vmx;
-	uint32_t reason = vmx->exit_reason;
-	uint64_t data[2];
+	int r;
 
 	TRACE_FILL(kvm, kvm_exit, rec, trace_exit(vcpu, rec));
 	if (unlikely(vmx->result == VMX_FAIL_VALID || vmx->result == VMX_FAIL_INVALID))
 		return fail_entry(vcpu, vmx->instruction_error);
-	if (unlikely(reason & VMX_EXIT_REASONS_FAILED_VMENTRY))
-		return fail_entry(vcpu, reason);
-	if (unlikely((vmx->idt_vectoring_info & INTR_INFO_VALID_MASK) &&
-		     !may_interrupt_delivery(reason & 0xffff)))
-		return delivery_failed(vcpu);
-	if (likely((reason & 0xffff) < EXIT_REASON_COUNT && kvm_vmx_exit_handlers[reason & 0xffff]))
-		return kvm_vmx_exit_handlers[reason & 0xffff](vcpu);
-
-	log_always("vmx: unexpected exit reason %u (%s)", reason, exit_reason_name(reason & 0xffff));
-	data[0] = reason;
-	data[1] = 0;
-	return internal_error(vcpu, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, data, 2);
+	if (unlikely(vmx->exit_reason & VMX_EXIT_REASONS_FAILED_VMENTRY))
+		return fail_entry(vcpu, vmx->exit_reason);
+	r = handle_by_reason(vcpu);
+	if (unlikely(vmx->exit_reason & VMX_EXIT_REASONS_BUS_LOCK))
+		return report_bus_lock(vcpu, r);
+	return r;
 }

@@ -125,6 +125,13 @@ int handle_pause(struct kvm_vcpu *vcpu)
 	return 1;
 }
 
+/* A processor may leave the flag out here, where the reason says it. */
+int handle_bus_lock(struct kvm_vcpu *vcpu)
+{
+	vcpu->vmx->exit_reason |= VMX_EXIT_REASONS_BUS_LOCK;
+	return 1;
+}
+
 int handle_vmcall(struct kvm_vcpu *vcpu)
 {
 	vcpu->stat.hypercalls++;

@@ -161,7 +161,7 @@ static void recover_nmi_blocking(struct kvm_vcpu *vcpu)
 {
 	uint32_t info;
 
-	if (vcpu->vmx->exit_reason != EXIT_REASON_EXCEPTION_NMI)
+	if (vmx_basic_exit_reason(vcpu->vmx) != EXIT_REASON_EXCEPTION_NMI)
 		return;
 	info = vmcs_read32(vcpu, VM_EXIT_INTR_INFO);
 	if ((info & INTR_INFO_UNBLOCK_NMI) && (info & INTR_INFO_VECTOR_MASK) != X86_TRAP_DF &&
@@ -207,7 +207,8 @@ bool vmx_take_injection(struct kvm_vcpu *vcpu, uint8_t *vector, unsigned *insn_l
 
 void vmx_update_exception_bitmap(struct kvm_vcpu *vcpu)
 {
-	uint32_t eb = BIT_ULL(X86_TRAP_UD) | BIT_ULL(X86_TRAP_MC);
+	/* #AC: its delivery may raise #AC, for ever; between exits the client is heard */
+	uint32_t eb = BIT_ULL(X86_TRAP_UD) | BIT_ULL(X86_TRAP_MC) | BIT_ULL(X86_TRAP_AC);
 	uint32_t debug = vmx_services && vmx_services->guest_debug
 				 ? vmx_services->guest_debug(vcpu) : 0;
 

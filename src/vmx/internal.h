@@ -40,7 +40,7 @@ struct vcpu_vmx {
 
 	/* of the last exit */
 	enum vmx_result result;
-	uint32_t exit_reason;
+	uint32_t exit_reason; /* as in the VMCS: vmx_basic_exit_reason() */
 	uint32_t idt_vectoring_info;
 	uint32_t instruction_error; /* VM_INSTRUCTION_ERROR of a failed entry */
 	/* Linux: vcpu->arch.exit_qualification; kept for injection into an L1 */
@@ -48,6 +48,12 @@ struct vcpu_vmx {
 };
 
 extern const struct vmx_services *vmx_services;
+
+/* enum exit_reason of the last exit, without its flags. */
+static inline uint32_t vmx_basic_exit_reason(const struct vcpu_vmx *vmx)
+{
+	return vmx->exit_reason & 0xffff;
+}
 
 /* --- pml.c --- */
 #define PML_ENTITY_NUM 512
@@ -141,6 +147,6 @@ vmx_exit_handler handle_ept_violation, handle_ept_misconfig, handle_cr, handle_d
 	handle_triple_fault, handle_interrupt_window, handle_nmi_window, handle_task_switch,
 	handle_cpuid, handle_halt, handle_nop, handle_mwait, handle_pause, handle_vmcall, handle_vmx_instruction,
 	handle_invlpg, handle_rdpmc, handle_xsetbv, handle_invpcid, handle_monitor_trap,
-	handle_preemption_timer;
+	handle_preemption_timer, handle_bus_lock;
 
 #endif

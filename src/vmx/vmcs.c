@@ -102,7 +102,7 @@ static void init_controls(struct kvm_vcpu *vcpu)
 	struct vcpu_vmx *vmx = vcpu->vmx;
 
 	vmx->cpu_based = c->cpu_based;
-	vmx->secondary = c->secondary;
+	vmx->secondary = c->secondary & ~(uint32_t)SECONDARY_EXEC_BUS_LOCK_DETECTION;
 	if (vmx->vpid == 0)
 		vmx->secondary &= ~(uint32_t)SECONDARY_EXEC_ENABLE_VPID;
 	vmcs_write32(vcpu, PIN_BASED_VM_EXEC_CONTROL, c->pin_based);
@@ -149,6 +149,19 @@ void vmx_disable_exits(struct kvm_vcpu *vcpu, bool hlt, bool pause)
 	if (!pause)
 		return;
 	vmx->secondary &= ~(uint32_t)SECONDARY_EXEC_PAUSE_LOOP_EXITING;
+	vmcs_write32(vcpu, SECONDARY_VM_EXEC_CONTROL, vmx->secondary);
+}
+
+bool vmx_has_bus_lock_detection(void)
+{
+	return vmcs_config()->secondary & SECONDARY_EXEC_BUS_LOCK_DETECTION;
+}
+
+void vmx_detect_bus_locks(struct kvm_vcpu *vcpu)
+{
+	struct vcpu_vmx *vmx = vcpu->vmx;
+
+	vmx->secondary |= vmcs_config()->secondary & SECONDARY_EXEC_BUS_LOCK_DETECTION;
 	vmcs_write32(vcpu, SECONDARY_VM_EXEC_CONTROL, vmx->secondary);
 }
 

@@ -78,6 +78,9 @@ must_check int vmx_create_vcpu(struct kvm_vcpu *vcpu, struct vmx_machine *machin
 void vmx_free_vcpu(struct kvm_vcpu *vcpu);
 /* KVM API: KVM_CAP_X86_DISABLE_EXITS: HLT and PAUSE are the processor's own affair. Before the first entry. */
 void vmx_disable_exits(struct kvm_vcpu *vcpu, bool hlt, bool pause);
+/* KVM API: KVM_CAP_X86_BUS_LOCK_EXIT: can the processor, and that it shall from the next entry on. */
+bool vmx_has_bus_lock_detection(void);
+void vmx_detect_bus_locks(struct kvm_vcpu *vcpu);
 /* An event comes: a guest that waits in HLT without an exit goes on. */
 void vmx_clear_hlt(struct kvm_vcpu *vcpu);
 /* State after RESET (init_event: INIT) as far as the VMCS holds it. */

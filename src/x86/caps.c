@@ -24,6 +24,8 @@
 	(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP |         \
 	 KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP |    \
 	 KVM_GUESTDBG_BLOCKIRQ)
+#define KVM_BUS_LOCK_DETECTION_VALID_MODE \
+	(KVM_BUS_LOCK_DETECTION_OFF | KVM_BUS_LOCK_DETECTION_EXIT)
 #define KVM_HC_MAP_GPA_RANGE 12 /* <linux/kvm_para.h>, whose MSR names are macros */
 #define KVM_VALID_HYPERCALL_EXITS (1u << KVM_HC_MAP_GPA_RANGE)
 
@@ -148,6 +150,8 @@ int kvm_check_extension(struct kvm *kvm, long ext)
 		return online_cpus();
 	if (ext == KVM_CAP_PRE_FAULT_MEMORY)
 		return kvm_mmu_params()->ept;
+	if (ext == KVM_CAP_X86_BUS_LOCK_EXIT)
+		return vmx_has_bus_lock_detection() ? KVM_BUS_LOCK_DETECTION_VALID_MODE : 0;
 	if (ext == KVM_CAP_TSC_CONTROL || ext == KVM_CAP_VM_TSC_CONTROL)
 		return kvm_has_tsc_control();
 	for (size_t i = 0; i < ARRAY_SIZE(capabilities); i++)
@@ -233,6 +237,18 @@ static int disable_nx_huge_pages(struct kvm *kvm, uint64_t arg)
 	return r;
 }
 
+/* As Linux: what is on stays on, for vCPUs made or given their CPUID from now on. */
+static int set_bus_lock_exit(struct kvm *kvm, uint64_t mode)
+{
+	if (mode & ~(uint64_t)KVM_BUS_LOCK_DETECTION_VALID_MODE)
+		return err_born(EINVAL, "bus-lock modes %#lx", (unsigned long)mode);
+	if (mode == KVM_BUS_LOCK_DETECTION_VALID_MODE)
+		return err_born(EINVAL, "bus-lock detection off and on");
+	if ((mode & KVM_BUS_LOCK_DETECTION_EXIT) && vmx_has_bus_lock_detection())
+		kvm->arch->bus_lock_detection_enabled = true;
+	return 0;
+}
+
 int kvm_vm_ioctl_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 {
 	struct kvm_arch *ka = kvm->arch;
@@ -289,6 +305,8 @@ int kvm_vm_ioctl_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 		return disable_nx_huge_pages(kvm, arg);
 	case KVM_CAP_X86_DISABLE_EXITS:
 		return disable_exits(kvm, arg);
+	case KVM_CAP_X86_BUS_LOCK_EXIT:
+		return set_bus_lock_exit(kvm, arg);
 	case KVM_CAP_MAX_VCPU_ID:
 		return set_max_vcpu_id(kvm, arg);
 	default:

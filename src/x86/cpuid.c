@@ -159,6 +159,9 @@ static void after_set_cpuid(struct kvm_vcpu *vcpu)
 	a->guest_supported_xcr0 =
 		e ? (e->eax | (uint64_t)e->edx << 32) & kvm_supported_xcr0() : 0;
 	kvm_msr_update_intercepts(vcpu);
+	/* enabled since the vCPU was made: the VM-execution controls follow here, as KVM's do */
+	if (vcpu->kvm->arch->bus_lock_detection_enabled)
+		vmx_detect_bus_locks(vcpu);
 	kvm_mmu_reset_context(vcpu);
 }
 
@@ -204,25 +207,24 @@ int kvm_vcpu_ioctl_set_cpuid2(struct kvm_vcpu *vcpu, const struct kvm_cpuid_entr
 
 int kvm_vcpu_ioctl_set_cpuid(struct kvm_vcpu *vcpu, const struct kvm_cpuid_entry *e, uint32_t nent)
 {
-	struct kvm_cpuid_entry2 *copy;
+	struct kvm_cpuid_entry2 *wide = NULL;
 	int r;
 
-	if (nent > KVM_MAX_CPUID_ENTRIES)
-		return err_born(E2BIG, "%u CPUID entries", nent);
-	copy = calloc(nent ? nent : 1, sizeof(*copy));
-	if (!copy)
-		return err_born(ENOMEM, "CPUID entries");
-	for (uint32_t i = 0; i < nent; i++)
-		copy[i] = (struct kvm_cpuid_entry2){
+	if (nent <= KVM_MAX_CPUID_ENTRIES) {
+		wide = calloc(nent ? nent : 1, sizeof(*wide));
+		if (!wide)
+			return err_born(ENOMEM, "CPUID entries");
+	}
+	for (uint32_t i = 0; wide && i < nent; i++)
+		wide[i] = (struct kvm_cpuid_entry2){
 			.function = e[i].function,
 			.eax = e[i].eax,
 			.ebx = e[i].ebx,
 			.ecx = e[i].ecx,
 			.edx = e[i].edx,
 		};
-	r = set_cpuid(vcpu, copy, nent);
-	if (r)
-		free(copy);
+	r = kvm_vcpu_ioctl_set_cpuid2(vcpu, wide, nent);
+	free(wide);
 	return r;
 }
 

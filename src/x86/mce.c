@@ -5,6 +5,7 @@
  *
  * Locks: vcpu->mutex.
  */
+#include "irq/irq.h"
 #include "lib/error.h"
 #include "x86/x86.h"
 
@@ -14,7 +15,11 @@
 #define MCI_STATUS_VAL BIT_ULL(63)
 #define MCI_STATUS_OVER BIT_ULL(62)
 #define MCI_STATUS_UC BIT_ULL(61)
-#define MCI_CTL2_VALID (BIT_ULL(30) | GENMASK_ULL(14, 0))
+#define MCI_STATUS_PCC BIT_ULL(57)
+#define MCI_STATUS_S BIT_ULL(56)
+#define MCI_STATUS_AR BIT_ULL(55)
+#define MCI_CTL2_CMCI_EN BIT_ULL(30)
+#define MCI_CTL2_VALID (MCI_CTL2_CMCI_EN | GENMASK_ULL(14, 0))
 #define HWCR_MCSTATUS_WREN BIT_ULL(18)
 #define MSR_MC0_CTL2 0x280
 
@@ -36,9 +41,31 @@ int kvm_vcpu_ioctl_x86_setup_mce(struct kvm_vcpu *vcpu, uint64_t mcg_cap)
 	vcpu->arch->mcg_cap = mcg_cap;
 	if (mcg_cap & MCG_CTL_P)
 		vcpu->arch->mcg_ctl = ~0ULL;
-	for (uint32_t i = 0; i < banks; i++)
+	for (uint32_t i = 0; i < banks; i++) {
 		vcpu->arch->mce_banks[i * BANK_REGS + BANK_CTL] = ~0ULL;
+		if (mcg_cap & MCG_CMCI_P)
+			vcpu->arch->mci_ctl2[i] = 0;
+	}
+	kvm_apic_set_cmci(vcpu, mcg_cap & MCG_CMCI_P);
 	return 0;
+}
+
+/* Uncorrected, no action required: no exception (SDM "UCR Error Classification"). */
+static bool is_ucna(const struct kvm_x86_mce *mce)
+{
+	return !mce->mcg_status && (mce->status & MCI_STATUS_UC) &&
+	       !(mce->status & (MCI_STATUS_PCC | MCI_STATUS_S | MCI_STATUS_AR));
+}
+
+/* SDM "Corrected Machine Check Interrupt": each one reaches the threshold. */
+static void signal_ucna(struct kvm_vcpu *vcpu, const struct kvm_x86_mce *mce, uint64_t *bank)
+{
+	bank[BANK_STATUS] = mce->status;
+	bank[BANK_ADDR] = mce->addr;
+	bank[BANK_MISC] = mce->misc;
+	vcpu->arch->mcg_status = mce->mcg_status;
+	if (vcpu->arch->mci_ctl2[mce->bank] & MCI_CTL2_CMCI_EN)
+		kvm_apic_cmci(vcpu);
 }
 
 int kvm_vcpu_ioctl_x86_set_mce(struct kvm_vcpu *vcpu, const struct kvm_x86_mce *mce)
@@ -49,6 +76,10 @@ int kvm_vcpu_ioctl_x86_set_mce(struct kvm_vcpu *vcpu, const struct kvm_x86_mce *
 		return err_born(EINVAL, "machine check in bank %u, status %#lx", mce->bank,
 				(unsigned long)status);
 	bank = &vcpu->arch->mce_banks[mce->bank * BANK_REGS];
+	if (is_ucna(mce)) {
+		signal_ucna(vcpu, mce, bank);
+		return 0;
+	}
 	if (status & MCI_STATUS_UC) {
 		/* Reporting can be off, for all banks or for this one. */
 		if ((vcpu->arch->mcg_cap & MCG_CTL_P) && vcpu->arch->mcg_ctl != ~0ULL)

@@ -405,7 +405,8 @@ static void post_kvm_run_save(struct kvm_vcpu *vcpu)
 	struct kvm_run *run = vcpu->run;
 
 	run->if_flag = (vmx_get_rflags(vcpu) & X86_FLAGS_IF) != 0;
-	run->flags = vcpu->arch->smm ? KVM_RUN_X86_SMM : 0;
+	if (vcpu->arch->smm)
+		run->flags |= KVM_RUN_X86_SMM;
 	run->cr8 = kvm_get_cr8(vcpu);
 	run->apic_base = vcpu->apic ? kvm_get_apic_base(vcpu) : vcpu->arch->apic_base;
 	run->ready_for_interrupt_injection =
@@ -522,6 +523,7 @@ int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu)
 	}
 	vmx_sync_code(vmx_processor(vcpu));
 	kvm_steal_time_run_begins(vcpu);
+	vcpu->run->flags = 0;
 	r = run_vcpu(vcpu);
 	kvm_steal_time_run_ends(vcpu, r == -EINTR && vcpu_running(vcpu));
 	if (vcpu->run->kvm_valid_regs)

@@ -301,6 +301,8 @@ static int kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)
 		goto out_emulator;
 	vmx_disable_exits(vcpu, vcpu->kvm->arch->disabled_exits & KVM_X86_DISABLE_EXITS_HLT,
 			  vcpu->kvm->arch->disabled_exits & KVM_X86_DISABLE_EXITS_PAUSE);
+	if (vcpu->kvm->arch->bus_lock_detection_enabled)
+		vmx_detect_bus_locks(vcpu);
 	return 0;
 
 out_emulator:

@@ -46,6 +46,7 @@ struct kvm_arch {
 	uint64_t default_tsc_khz;
 	uint64_t disabled_exits; /* [l] KVM_CAP_X86_DISABLE_EXITS; (c) once there is a vCPU */
 	bool exception_payload_enabled, triple_fault_event, user_space_msr_enabled;
+	bool bus_lock_detection_enabled; /* KVM_CAP_X86_BUS_LOCK_EXIT: once and for all */
 	uint32_t user_space_msr_mask; /* KVM_MSR_EXIT_REASON_* */
 	void *msr_filter;	     /* (r) KVM_X86_SET_MSR_FILTER, msr.c */
 	uint64_t hypercall_exit_enabled;
@@ -299,7 +300,7 @@ bool kvm_msr_allowed(struct kvm_vcpu *vcpu, uint32_t index, uint32_t type);
 void kvm_msr_filter_sync(struct kvm_vcpu *vcpu);
 void kvm_msr_update_intercepts(struct kvm_vcpu *vcpu);
 /* KVM API: KVM_X86_GET_MCE_CAP_SUPPORTED. */
-#define KVM_MCE_CAP_SUPPORTED (BIT_ULL(8) | BIT_ULL(24)) /* MCG_CTL_P, MCG_SER_P */
+#define KVM_MCE_CAP_SUPPORTED (BIT_ULL(8) | BIT_ULL(10) | BIT_ULL(24)) /* MCG_CTL_P, CMCI_P, SER_P */
 int kvm_vcpu_ioctl_x86_setup_mce(struct kvm_vcpu *vcpu, uint64_t mcg_cap);
 int kvm_vcpu_ioctl_x86_set_mce(struct kvm_vcpu *vcpu, const struct kvm_x86_mce *mce);
 int kvm_mce_get_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t *data, bool host_initiated);

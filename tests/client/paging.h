@@ -109,6 +109,23 @@ static inline void client_all_cpuid(struct client *c)
 	assert_int_equal(ioctl(c->vcpu, KVM_SET_CPUID2, &cpuid), 0);
 }
 
+enum cpuid_register { CPUID_EAX, CPUID_EBX, CPUID_ECX, CPUID_EDX };
+
+/* A bit of subleaf 0 of what the vCPU's CPUID (KVM_SET_CPUID2) offers. */
+static inline bool client_cpuid_bit(struct client *c, uint32_t function, enum cpuid_register reg, int bit)
+{
+	struct {
+		struct kvm_cpuid2 h;
+		struct kvm_cpuid_entry2 e[256];
+	} cpuid = {.h.nent = 256};
+
+	assert_int_equal(ioctl(c->vcpu, KVM_GET_CPUID2, &cpuid), 0);
+	for (uint32_t i = 0; i < cpuid.h.nent; i++)
+		if (cpuid.e[i].function == function && cpuid.e[i].index == 0)
+			return (&cpuid.e[i].eax)[reg] >> bit & 1;
+	return false;
+}
+
 /* Start at AT_CODE with privilege level `cpl`; the extra bits of CR0, CR4 and EFER as given. */
 static inline void paging_start(struct client *c, enum paging p, unsigned cpl, uint64_t cr0, uint64_t cr4, uint64_t efer)
 {

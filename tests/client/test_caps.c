@@ -467,6 +467,7 @@ static const struct {
 	ROW(KVM_CAP_BINARY_STATS_FD, positive),
 	ROW(KVM_CAP_VM_DISABLE_NX_HUGE_PAGES, positive),
 	ROW(KVM_CAP_X86_DISABLE_EXITS, positive), /* test_disable_exits.c */
+	ROW(KVM_CAP_X86_BUS_LOCK_EXIT, positive), /* test_bus_lock.c */
 	{ 236, "KVM_CAP_PRE_FAULT_MEMORY", positive },
 	{ 231, "KVM_CAP_USER_MEMORY2", positive }, /* both: test_mapping; younger than Debian 12's <linux/kvm.h> */
 #undef ROW

@@ -292,6 +292,32 @@ static void writes_of_the_hypervisor_are_logged(void **state)
 	client_close(&c);
 }
 
+/* A slot that was logged when the VM got its rings is logged by them. */
+static void rings_take_over_from_a_bitmap(void **state)
+{
+	static const uint8_t code[] = {0xa2, 0x00, 0x50, 0xf4}; /* mov [5000h],al; hlt */
+	uint64_t map[1] = {0};
+	struct kvm_dirty_log log = {.slot = 0, .dirty_bitmap = map};
+	struct kvm_dirty_gfn *ring;
+
+	client_open_vm(&c, 64 * 4096);
+	client_slot(&c, 0, KVM_MEM_LOG_DIRTY_PAGES, 0, c.mem, c.mem_size);
+	assert_int_equal(ioctl(c.vm, KVM_GET_DIRTY_LOG, &log), 0);
+	assert_int_equal(enable(KVM_CAP_DIRTY_LOG_RING, RING_ENTRIES * sizeof(struct kvm_dirty_gfn)), 0);
+	client_add_vcpu(&c);
+	client_real_mode(&c, 0x1000, code, sizeof(code));
+	ring = mmap(NULL, RING_ENTRIES * sizeof(*ring), PROT_READ | PROT_WRITE, MAP_SHARED, c.vcpu,
+		    KVM_DIRTY_LOG_PAGE_OFFSET * 4096);
+	assert_true(ring != MAP_FAILED);
+	assert_run_exits(&c, KVM_EXIT_HLT);
+	assert_int_equal(ring[0].flags, KVM_DIRTY_GFN_F_DIRTY);
+	assert_int_equal(ring[0].offset, 5);
+	assert_fails(ioctl(c.vm, KVM_GET_DIRTY_LOG, &log), ENXIO);
+	client_slot(&c, 1, 0, 1 << 20, c.mem, 4096); /* anything that checks the tables after it */
+	munmap(ring, RING_ENTRIES * sizeof(*ring));
+	client_close(&c);
+}
+
 static void wrong_arguments_have_kvms_errors(void **state)
 {
 	struct kvm_dirty_log log = {.slot = 1, .dirty_bitmap = bits};
@@ -356,6 +382,7 @@ int main(void)
 		cmocka_unit_test(initially_set_misses_no_write),
 		cmocka_unit_test(ring_misses_no_write),
 		cmocka_unit_test(writes_of_the_hypervisor_are_logged),
+		cmocka_unit_test(rings_take_over_from_a_bitmap),
 		cmocka_unit_test(wrong_arguments_have_kvms_errors),
 		cmocka_unit_test(dirty_ring_cannot_be_mapped_private_or_executable),
 	};

@@ -12,7 +12,8 @@
 
 #define HLT KVM_X86_DISABLE_EXITS_HLT
 #define PAUSE KVM_X86_DISABLE_EXITS_PAUSE
-#define PV_UNHALT (1u << 7)
+#define KVM_CPUID_FEATURES 0x40000001
+#define PV_UNHALT 7
 
 GUEST_CODE(halts, 64, "out %al, $0x98; hlt; 1: out %al, $0x99; jmp 1b");
 GUEST_CODE(pauses, 64, "2: mov $2000000, %ecx; 1: pause; loop 1b; out %al, $0x98; jmp 2b");
@@ -220,30 +221,15 @@ static void what_may_be_disabled_is_said_and_checked(void **state)
 	client_close(&c);
 }
 
-static uint32_t pv_features(int vcpu)
-{
-	struct {
-		struct kvm_cpuid2 h;
-		struct kvm_cpuid_entry2 e[256];
-	} cpuid = {.h.nent = 256};
-
-	assert_int_equal(ioctl(vcpu, KVM_GET_CPUID2, &cpuid), 0);
-	for (uint32_t i = 0; i < cpuid.h.nent; i++)
-		if (cpuid.e[i].function == 0x40000001)
-			return cpuid.e[i].eax;
-	fail_msg("no paravirtual features");
-	return 0;
-}
-
 static void halted_vcpus_cannot_be_kicked_where_hlt_does_not_exit(void **state)
 {
 	struct client c;
 
 	open_disabled(&c, 0, halts, GUEST_CODE_SIZE(halts));
-	assert_true(pv_features(c.vcpu) & PV_UNHALT);
+	assert_true(client_cpuid_bit(&c, KVM_CPUID_FEATURES, CPUID_EAX, PV_UNHALT));
 	client_close(&c);
 	open_disabled(&c, HLT, halts, GUEST_CODE_SIZE(halts));
-	assert_false(pv_features(c.vcpu) & PV_UNHALT);
+	assert_false(client_cpuid_bit(&c, KVM_CPUID_FEATURES, CPUID_EAX, PV_UNHALT));
 	client_close(&c);
 }
 

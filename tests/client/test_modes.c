@@ -403,21 +403,6 @@ static void segment_faults_carry_the_selector(void **state)
 	}
 }
 
-/* A bit of what the vCPU's CPUID (KVM_SET_CPUID2) offers; register 1 EBX, 2 ECX, 3 EDX. */
-static bool offered(struct client *c, uint32_t function, int reg, int bit)
-{
-	struct {
-		struct kvm_cpuid2 h;
-		struct kvm_cpuid_entry2 e[256];
-	} cpuid = {.h.nent = 256};
-
-	assert_int_equal(ioctl(c->vcpu, KVM_GET_CPUID2, &cpuid), 0);
-	for (uint32_t i = 0; i < cpuid.h.nent; i++)
-		if (cpuid.e[i].function == function && cpuid.e[i].index == 0)
-			return (&cpuid.e[i].eax)[reg] >> bit & 1;
-	return false;
-}
-
 GUEST_CODE(user_sgdt, 64, "sgdt 0x8000; outb %al, $0x40");
 
 static void umip_hides_the_descriptor_tables_from_ring_3(void **state)
@@ -425,7 +410,7 @@ static void umip_hides_the_descriptor_tables_from_ring_3(void **state)
 	struct client c;
 
 	open_mode(&c, PAGING_LONG, 3, user_sgdt, GUEST_CODE_SIZE(user_sgdt), 0);
-	if (!offered(&c, 7, 2, 2)) {
+	if (!client_cpuid_bit(&c, 7, CPUID_ECX, 2)) {
 		client_close(&c);
 		skip(); /* no UMIP */
 	}
@@ -448,7 +433,7 @@ static void tsd_forbids_rdtsc_in_ring_3(void **state)
 	struct client c;
 
 	open_mode(&c, PAGING_LONG, 3, user_tsc, GUEST_CODE_SIZE(user_tsc), 0);
-	if (offered(&c, 0x80000001, 3, 27)) {
+	if (client_cpuid_bit(&c, 0x80000001, CPUID_EDX, 27)) {
 		assert_int_equal(ioctl(c.vcpu, KVM_SET_MSRS, &aux), 1);
 		assert_int_equal(client_next_out(&c), 0x40);
 		assert_int_equal(client_regs(&c).r8, 0x1234);

@@ -247,6 +247,23 @@ def virtiofs_shares_a_folder():
         server.wait()
 
 
+def bus_locks_are_limited_by_qemu():
+    """bus-lock-ratelimit: KVM_CAP_X86_BUS_LOCK_EXIT. Each split lock of the guest is one exit; QEMU lets 20 a second by."""
+    calls = os.path.abspath(os.path.join(SCRATCH, "bus-lock.strace"))
+    os.makedirs(SCRATCH, exist_ok=True)
+    os.environ["USERKVM_STRACE"] = calls
+    try:
+        with boot("bus-lock", "bus_lock 50\n", "-M", "q35,bus-lock-ratelimit=20", programs=["bus_lock.c"]) as m:
+            finish(m)
+            took = re.search(r"bus_lock: 50 in (\d+) ms", m.console)
+            assert took and int(took.group(1)) >= 1000, m.console[-2000:]
+    finally:
+        del os.environ["USERKVM_STRACE"]
+    exits = sum("(KVM_EXIT_X86_BUS_LOCK) KVM_RUN_X86_BUS_LOCK" in line for line in open(calls, errors="replace"))
+    os.unlink(calls)
+    assert exits == 50, exits
+
+
 def stress_ng_runs_clean():
     if not shutil.which("stress-ng"):
         raise tap.Skip("stress-ng is not installed")
@@ -262,6 +279,6 @@ CASES = (q35_with_the_kernels_irqchip, q35_with_a_split_irqchip, microvm_with_vi
 MORE = (q35_that_halts_without_exits, microvm, q35_with_qemus_own_irqchip, pc_with_qemus_own_irqchip_and_the_hosts_processor,
         microvm_with_qemus_own_irqchip, q35_without_smm, intel_iommu_remaps_interrupts, virtio_serial_carries_every_byte,
         *(cpu_model(m) for m in ("host", "max", "qemu64", "Skylake-Client", "EPYC")), ovmf_boots_the_kernel,
-        ovmf_in_smm_keeps_variables, linux_on_the_hyperv_clock,
+        ovmf_in_smm_keeps_variables, linux_on_the_hyperv_clock, bus_locks_are_limited_by_qemu,
         virtiofs_shares_a_folder, stress_ng_runs_clean)
 tap.select(CASES, MORE, sys.argv[3:])

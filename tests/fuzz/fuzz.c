@@ -148,10 +148,13 @@ static enum vmx_result enter(struct machine *t)
 	if (r != VMX_SUCCEED)
 		return r;
 	reason = R(t, VM_EXIT_REASON);
-	require((reason & 0xffff) <= EXIT_REASON_XRSTORS && !(reason & 0x7fff0000), "exit reason", reason);
+	require((reason & 0xffff) < EXIT_REASON_COUNT && !(reason & 0x7fff0000 & ~VMX_EXIT_REASONS_BUS_LOCK),
+		"exit reason", reason);
+	require(t->cpu->bus_lock_detection || !(reason & VMX_EXIT_REASONS_BUS_LOCK), "bus lock", reason);
 	require(cpu_tlb_check(t->cpu->tlb), "TLB", reason);
 	require(!t->cpu->cs.fpu_loaded, "FPU still loaded", reason);
 	require(!t->cpu->bus_locked && !t->m->bus, "split lock held", reason);
+	require(!t->cpu->bus_lock_tlb && !t->cpu->bus_lock_detected, "bus lock left over", reason);
 	return r;
 }
 
@@ -171,9 +174,13 @@ static void fuzz_code(void)
 {
 	static const uint8_t common[8] = { 0x0f, 0x66, 0xf0, 0xc4, 0x48, 0xf3, 0xff, 0xc5 };
 	struct machine *t;
-	unsigned mode = rnd() % 3;
+	uint64_t how = rnd();
+	unsigned mode = how % 3;
 
 	machine_setup((void **)&t);
+	if (how >> 63)
+		W(SECONDARY_VM_EXEC_CONTROL,
+		  R(t, SECONDARY_VM_EXEC_CONTROL) | SECONDARY_EXEC_BUS_LOCK_DETECTION);
 	if (mode == 1)
 		flat32(t);
 	else if (mode == 2)

@@ -186,6 +186,26 @@ static void watchpoint_counts_every_write_of_a_loop(void **state)
 	assert_int_equal(vmx_gprs(t->cpu)[RSI], 1000);
 }
 
+/* SDM Vol. 3, "Priority Among Concurrent Events": the trap comes before the handler's first instruction. */
+static void watchpoint_on_the_frame_of_a_trap_comes_before_its_handler(void **state)
+{
+	STATE;
+
+	CODE(t, 0x88, 0x04, 0x25, 0, 0, 5, 0, 0xf4); /* mov [50000h],al; hlt */
+	memcpy(t->ram + 0x21000, "\xf4", 1);
+	set_gate(t, X86_TRAP_DB, 0x21000);
+	W(GUEST_RSP, 0x60000);
+	vmx_set_dr(t->cpu, 0, 0x50000);
+	vmx_set_dr(t->cpu, 1, 0x5fff8); /* where SS goes */
+	W(GUEST_DR7, DR7_FIXED_1 | 2 | 1 << 16 | 8 | 9 << 20);
+	assert_int_equal(go(t), EXIT_REASON_HLT);
+	assert_int_equal(R(t, GUEST_RIP), 0x21000);
+	assert_int_equal(R(t, GUEST_RSP), 0x5ffa8);
+	assert_int_equal(*guest64(t, 0x5ffa8), 0x21000); /* the second frame: nothing of the handler had run */
+	assert_int_equal(*guest64(t, 0x5ffd8), GPA_CODE + 7);
+	assert_int_equal(vmx_get_dr(t->cpu, 6) & 0xf, 2);
+}
+
 static void io_breakpoint_needs_cr4_de(void **state)
 {
 	for (unsigned de = 0; de < 2; de++) {
@@ -264,6 +284,7 @@ int main(void)
 	    TEST_LONG(exception_of_another_instruction_does_not),
 	    TEST_LONG(resume_flag_passes_one_instruction_breakpoint),
 	    TEST_LONG(watchpoint_counts_every_write_of_a_loop),
+	    TEST_LONG(watchpoint_on_the_frame_of_a_trap_comes_before_its_handler),
 	    cmocka_unit_test(io_breakpoint_needs_cr4_de),
 	    TEST_LONG(branch_step_traps_on_taken_branches_only),
 	    TEST_LONG(split_locks_lose_no_update),

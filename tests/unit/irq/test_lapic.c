@@ -26,6 +26,29 @@ static void reset_leaves_registers_as_the_manual_says(void **state)
 	assert_int_equal(kvm_get_apic_base(cpu[1]), 0xfee00800);
 }
 
+static void corrected_machine_checks_have_an_entry_where_told(void **state)
+{
+	apic_enable(0);
+	apic_write(0, APIC_LVTCMCI, 0x41); /* no such register */
+	kvm_apic_cmci(cpu[0]);
+	assert_false(irr_has(0, 0x41));
+	kvm_apic_set_cmci(cpu[0], true);
+	assert_int_equal(apic_read(0, APIC_LVR), 0x60014);
+	assert_int_equal(apic_read(0, APIC_LVTCMCI), 0x10000);
+	kvm_apic_cmci(cpu[0]);
+	assert_false(irr_has(0, 0x41));
+	apic_write(0, APIC_LVTCMCI, 0xffff0041 & ~APIC_LVT_MASKED);
+	assert_int_equal(apic_read(0, APIC_LVTCMCI), 0x41);
+	kvm_apic_cmci(cpu[0]);
+	assert_true(irr_has(0, 0x41));
+	apic_write(0, APIC_SPIV, 0xff); /* software-disabled: masked like the others */
+	assert_int_equal(apic_read(0, APIC_LVTCMCI), 0x10041);
+	kvm_lapic_reset(cpu[0], false);
+	assert_int_equal(apic_read(0, APIC_LVTCMCI), 0x10000);
+	kvm_apic_set_cmci(cpu[0], false);
+	assert_int_equal(apic_read(0, APIC_LVR), 0x50014);
+}
+
 static void software_disabled_apic_takes_no_fixed_interrupt(void **state)
 {
 	assert_int_equal(lapic_accept(cpu[0]->apic, APIC_DM_FIXED, 0x40, true, false), 0);
@@ -238,6 +261,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, fix_stop)
 	const struct CMUnitTest tests[] = {
 		T(reset_leaves_registers_as_the_manual_says),
+		T(corrected_machine_checks_have_an_entry_where_told),
 		T(software_disabled_apic_takes_no_fixed_interrupt),
 		T(accepted_vector_sets_irr_and_requests_event),
 		T(get_interrupt_moves_highest_vector_from_irr_to_isr),

@@ -202,6 +202,42 @@ static void unknown_exit_is_an_internal_error_with_its_reason(void **state)
 	assert_int_equal(run.internal.data[0], EXIT_REASON_RDSEED);
 }
 
+/* Bit 26, with any reason; reason 74 means it with or without the bit. */
+static void a_bus_lock_goes_to_the_client_whatever_the_exit_was(void **state)
+{
+	static const uint32_t reasons[] = {EXIT_REASON_BUS_LOCK,
+					   EXIT_REASON_BUS_LOCK | VMX_EXIT_REASONS_BUS_LOCK,
+					   EXIT_REASON_CPUID | VMX_EXIT_REASONS_BUS_LOCK};
+
+	for (size_t i = 0; i < ARRAY_SIZE(reasons); i++) {
+		run.exit_reason = run.flags = 0;
+		fake.exit_reason = reasons[i];
+		assert_int_equal(vmx_vcpu_run(&vcpu), 0);
+		assert_int_equal(vmx_handle_exit(&vcpu), 0);
+		assert_int_equal(run.exit_reason, KVM_EXIT_X86_BUS_LOCK);
+		assert_int_equal(run.flags, KVM_RUN_X86_BUS_LOCK);
+	}
+	assert_int_equal(seen.nr_cpuid, 1);
+	/* an exit that the client hears of anyway keeps its own reason */
+	run.flags = 0;
+	fake.exit_reason = EXIT_REASON_TRIPLE_FAULT | VMX_EXIT_REASONS_BUS_LOCK;
+	assert_int_equal(vmx_vcpu_run(&vcpu), 0);
+	assert_int_equal(vmx_handle_exit(&vcpu), 0);
+	assert_int_equal(run.exit_reason, KVM_EXIT_SHUTDOWN);
+	assert_int_equal(run.flags, KVM_RUN_X86_BUS_LOCK);
+	run.flags = 0;
+}
+
+static void bus_locks_are_looked_for_on_request_only(void **state)
+{
+	uint64_t before = fake.field[SECONDARY_VM_EXEC_CONTROL];
+
+	assert_false(before & SECONDARY_EXEC_BUS_LOCK_DETECTION);
+	vmx_detect_bus_locks(&vcpu);
+	assert_int_equal(fake.field[SECONDARY_VM_EXEC_CONTROL],
+			 before | SECONDARY_EXEC_BUS_LOCK_DETECTION);
+}
+
 static void exit_in_delivery_queues_the_event_again(void **state)
 {
 	fake.exit_reason = EXIT_REASON_EPT_VIOLATION;
@@ -322,6 +358,8 @@ int main(void)
 		T(first_entry_launches_and_later_ones_resume),
 		T(refused_entry_is_fail_entry_with_the_instruction_error),
 		T(failed_entry_is_fail_entry_with_the_exit_reason),
+		T(a_bus_lock_goes_to_the_client_whatever_the_exit_was),
+		T(bus_locks_are_looked_for_on_request_only),
 		T(unknown_exit_is_an_internal_error_with_its_reason),
 		T(exit_in_delivery_queues_the_event_again),
 		T(mmio_in_delivery_is_an_internal_error),
