@@ -16,18 +16,18 @@
 #include <x86intrin.h>
 
 /* Save one field; `changed` gathers what is different from what VM entry has checked. */
-#define SAVE(name, value)                   \
-	do {                                \
-		uint64_t now_ = (value);    \
-		changed |= v->name ^ now_;  \
-		v->name = now_;             \
+#define SAVE(name, value)                  \
+	do {                               \
+		uint64_t now_ = (value);   \
+		changed |= v->name ^ now_; \
+		v->name = now_;            \
 	} while (0)
 
 static uint64_t save_segments(const struct cpu_state *cs, struct vmcs *v)
 {
 	uint64_t changed = 0;
 
-#define SAVE_SEGMENT(S, seg_)                            \
+#define SAVE_SEGMENT(S, seg_)                        \
 	SAVE(GUEST_##S##_SELECTOR, (seg_).selector); \
 	SAVE(GUEST_##S##_BASE, (seg_).base);         \
 	SAVE(GUEST_##S##_LIMIT, (seg_).limit);       \
