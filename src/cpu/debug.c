@@ -52,8 +52,6 @@ static struct cpu_debug armed(const struct cpu_state *cs)
 {
 	struct cpu_debug d = {0};
 
-	if (likely(!(cs->dr7 & DR7_BP_EN_MASK)))
-		return d;
 	for (unsigned n = 0; n < 4; n++) {
 		if (!enabled(cs->dr7, n))
 			continue;
@@ -76,9 +74,16 @@ static struct cpu_debug armed(const struct cpu_state *cs)
 
 void cpu_debug_update(struct vmx_cpu *cpu)
 {
-	struct cpu_debug new = armed(&cpu->cs), *old = &cpu->debug;
-	bool data = new.write != old->write || new.read != old->read;
+	struct cpu_debug new, *old = &cpu->debug;
+	bool data;
 
+	if (likely(!(cpu->cs.dr7 & DR7_BP_EN_MASK) && !(old->code | old->write | old->io))) {
+		old->hits = 0;
+		old->alone = old->next_alone = false;
+		return;
+	}
+	new = armed(&cpu->cs);
+	data = new.write != old->write || new.read != old->read;
 	for (unsigned n = 0; n < 4; n++)
 		data |= ((new.write >> n) & 1) &&
 		        (new.address[n] != old->address[n] || new.length[n] != old->length[n]);

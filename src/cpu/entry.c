@@ -8,6 +8,9 @@
  * 1. Nothing of the processor changes before all checks have passed.
  * 2. Event injection happens inside the interpreter (cpu->inject), because
  *    delivery may fault and exit.
+ * 3. A group of checks is left out where it has passed and no field that it
+ *    looks at has got another value since (vmcs->stale); likewise the loading of
+ *    segments that the processor still holds.
  */
 #include "cpu/internal.h"
 #include "cpu/tlb_check.h"
@@ -17,8 +20,11 @@
 
 #include <x86intrin.h>
 
-static void load_segments(struct cpu_state *cs, const struct vmcs *v)
+static void load_segments(struct cpu_state *cs, struct vmcs *v)
 {
+	if (!(v->stale & VMCS_LOAD_GUEST))
+		return; /* as the last exit saved them */
+	v->stale &= ~(uint32_t)VMCS_LOAD_GUEST;
 #define LOAD(S, seg_)                                        \
 	(seg_).selector = (uint16_t)v->GUEST_##S##_SELECTOR; \
 	(seg_).base = v->GUEST_##S##_BASE;                   \
@@ -37,7 +43,6 @@ static void load_segments(struct cpu_state *cs, const struct vmcs *v)
 	cs->gdtr.limit = (uint32_t)v->GUEST_GDTR_LIMIT;
 	cs->idtr.base = v->GUEST_IDTR_BASE;
 	cs->idtr.limit = (uint32_t)v->GUEST_IDTR_LIMIT;
-	cs->cpl = (uint8_t)FIELD_GET(VMX_AR_DPL_MASK, cs->seg[SREG_SS].ar);
 }
 
 /* The execution controls, cached for as long as the guest runs. */
@@ -66,7 +71,7 @@ static void load_execution_controls(struct vmx_cpu *cpu, const struct vmcs *v)
 	}
 	if (cpu->primary & CPU_BASED_USE_MSR_BITMAPS)
 		cpu->msr_bitmap = __va(v->MSR_BITMAP);
-	cpu->eptp = cpu->secondary & SECONDARY_EXEC_ENABLE_EPT ? v->EPT_POINTER : 0;
+	cpu_tlb_new_eptp(cpu, cpu->secondary & SECONDARY_EXEC_ENABLE_EPT ? v->EPT_POINTER : 0);
 	cpu->vpid = cpu->secondary & SECONDARY_EXEC_ENABLE_VPID
 			    ? (uint16_t)v->VIRTUAL_PROCESSOR_ID : 0;
 	cpu->preemption_deadline = ~0ULL;
@@ -149,12 +154,13 @@ static void load_injection(struct vmx_cpu *cpu, const struct vmcs *v)
 
 void cpu_load_guest(struct vmx_cpu *cpu)
 {
-	const struct vmcs *v = cpu->vmcs;
+	struct vmcs *v = cpu->vmcs;
 	struct cpu_state *cs = &cpu->cs;
 
 	load_execution_controls(cpu, v);
 	load_control_registers(cpu, v);
 	load_segments(cs, v);
+	cs->cpl = (uint8_t)FIELD_GET(VMX_AR_DPL_MASK, cs->seg[SREG_SS].ar);
 	load_pdptrs(cpu, v);
 	cs->gpr[RSP] = v->GUEST_RSP;
 	cs->rip = v->GUEST_RIP;
@@ -241,6 +247,37 @@ static enum vmx_result enter(struct vmx_cpu *cpu)
 	return VMX_BUS_ERROR;
 }
 
+/* Those of the checks whose outcome is not known from an entry before: invariant 3. */
+static const char *check_controls(struct vmcs *v)
+{
+	const char *why = v->stale & VMCS_CHECK_CONTROLS ? cpu_check_controls(v) : NULL;
+
+	if (!why)
+		why = cpu_check_injection(v);
+	if (!why)
+		v->stale &= ~(uint32_t)VMCS_CHECK_CONTROLS;
+	return why;
+}
+
+static const char *check_host_state(struct vmcs *v)
+{
+	const char *why = v->stale & VMCS_CHECK_HOST ? cpu_check_host_state(v) : NULL;
+
+	if (!why)
+		v->stale &= ~(uint32_t)VMCS_CHECK_HOST;
+	return why;
+}
+
+static const char *check_guest_state(struct vmcs *v, uint64_t *qualification)
+{
+	const char *why = v->stale & VMCS_CHECK_GUEST ? cpu_check_guest_registers(v) : NULL;
+
+	if (why)
+		return why;
+	v->stale &= ~(uint32_t)VMCS_CHECK_GUEST;
+	return cpu_check_guest_state(v, qualification);
+}
+
 static enum vmx_result vm_entry(struct vmx_cpu *cpu, bool launch)
 {
 	uint64_t qualification = 0;
@@ -254,17 +291,17 @@ static enum vmx_result vm_entry(struct vmx_cpu *cpu, bool launch)
 		return vmx_fail(cpu, VMXERR_VMLAUNCH_NONCLEAR_VMCS);
 	if (!launch && !v->launched)
 		return vmx_fail(cpu, VMXERR_VMRESUME_NONLAUNCHED_VMCS);
-	why = cpu_check_controls(v);
+	why = check_controls(v);
 	if (why) {
 		log_line(LOG_ERRORS, "VM entry: control fields: %s", why);
 		return vmx_fail(cpu, VMXERR_ENTRY_INVALID_CONTROL_FIELD);
 	}
-	why = cpu_check_host_state(v);
+	why = check_host_state(v);
 	if (why) {
 		log_line(LOG_ERRORS, "VM entry: host state: %s", why);
 		return vmx_fail(cpu, VMXERR_ENTRY_INVALID_HOST_STATE_FIELD);
 	}
-	why = cpu_check_guest_state(v, &qualification);
+	why = check_guest_state(v, &qualification);
 	if (why) {
 		log_line(LOG_ERRORS, "VM entry: guest state: %s", why);
 		cpu_ring_dump(cpu, why);

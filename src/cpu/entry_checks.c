@@ -125,7 +125,7 @@ static const char *check_exit_entry_controls(const struct vmcs *v)
 	 BIT_ULL(X86_TRAP_SS) | BIT_ULL(X86_TRAP_GP) | BIT_ULL(X86_TRAP_PF) |                \
 	 BIT_ULL(X86_TRAP_AC))
 
-static const char *check_injection(const struct vmcs *v)
+const char *cpu_check_injection(const struct vmcs *v)
 {
 	uint64_t info = v->VM_ENTRY_INTR_INFO_FIELD;
 	uint64_t vector = info & INTR_INFO_VECTOR_MASK;
@@ -155,11 +155,7 @@ const char *cpu_check_controls(const struct vmcs *v)
 {
 	const char *why = check_execution_controls(v);
 
-	if (!why)
-		why = check_exit_entry_controls(v);
-	if (!why)
-		why = check_injection(v);
-	return why;
+	return why ? why : check_exit_entry_controls(v);
 }
 
 /* --- host state: VM-instruction error 8 --- */
@@ -480,14 +476,20 @@ static const char *check_pdptrs(const struct vmcs *v)
 	return NULL;
 }
 
+const char *cpu_check_guest_registers(const struct vmcs *v)
+{
+	const char *why = check_guest_control_registers(v);
+
+	return why ? why : check_guest_segments(v);
+}
+
 /* Exit qualifications of reason 33 (SDM "VM-Entry Failures During or After …"). */
 enum { QUAL_NONE = 0, QUAL_PDPTE = 2, QUAL_NMI = 3, QUAL_LINK_POINTER = 4 };
 
 const char *cpu_check_guest_state(const struct vmcs *v, uint64_t *qualification)
 {
 	static const char *(*const checks[])(const struct vmcs *v) = {
-		check_guest_control_registers, check_guest_segments, check_rip_rflags,
-		check_activity, check_interruptibility, check_pending_debug,
+		check_rip_rflags, check_activity, check_interruptibility, check_pending_debug,
 	};
 	const char *why;
 

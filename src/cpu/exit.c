@@ -15,49 +15,60 @@
 
 #include <x86intrin.h>
 
-static void save_segments(const struct cpu_state *cs, struct vmcs *v)
+/* Save one field; `changed` gathers what is different from what VM entry has checked. */
+#define SAVE(name, value)                  \
+	do {                               \
+		uint64_t now_ = (value);   \
+		changed |= v->name ^ now_; \
+		v->name = now_;            \
+	} while (0)
+
+static uint64_t save_segments(const struct cpu_state *cs, struct vmcs *v)
 {
-#define SAVE(S, seg_)                            \
-	v->GUEST_##S##_SELECTOR = (seg_).selector; \
-	v->GUEST_##S##_BASE = (seg_).base;         \
-	v->GUEST_##S##_LIMIT = (seg_).limit;       \
-	v->GUEST_##S##_AR_BYTES = (seg_).ar
-	SAVE(ES, cs->seg[SREG_ES]);
-	SAVE(CS, cs->seg[SREG_CS]);
-	SAVE(SS, cs->seg[SREG_SS]);
-	SAVE(DS, cs->seg[SREG_DS]);
-	SAVE(FS, cs->seg[SREG_FS]);
-	SAVE(GS, cs->seg[SREG_GS]);
-	SAVE(LDTR, cs->ldtr);
-	SAVE(TR, cs->tr);
-#undef SAVE
+	uint64_t changed = 0;
+
+#define SAVE_SEGMENT(S, seg_)                        \
+	SAVE(GUEST_##S##_SELECTOR, (seg_).selector); \
+	SAVE(GUEST_##S##_BASE, (seg_).base);         \
+	SAVE(GUEST_##S##_LIMIT, (seg_).limit);       \
+	SAVE(GUEST_##S##_AR_BYTES, (seg_).ar)
+	SAVE_SEGMENT(ES, cs->seg[SREG_ES]);
+	SAVE_SEGMENT(CS, cs->seg[SREG_CS]);
+	SAVE_SEGMENT(SS, cs->seg[SREG_SS]);
+	SAVE_SEGMENT(DS, cs->seg[SREG_DS]);
+	SAVE_SEGMENT(FS, cs->seg[SREG_FS]);
+	SAVE_SEGMENT(GS, cs->seg[SREG_GS]);
+	SAVE_SEGMENT(LDTR, cs->ldtr);
+	SAVE_SEGMENT(TR, cs->tr);
+#undef SAVE_SEGMENT
 	v->GUEST_GDTR_BASE = cs->gdtr.base;
 	v->GUEST_GDTR_LIMIT = cs->gdtr.limit;
 	v->GUEST_IDTR_BASE = cs->idtr.base;
 	v->GUEST_IDTR_LIMIT = cs->idtr.limit;
+	return changed;
 }
 
-static void save_controls(struct vmx_cpu *cpu, struct vmcs *v)
+static uint64_t save_controls(struct vmx_cpu *cpu, struct vmcs *v)
 {
 	const struct cpu_state *cs = &cpu->cs;
+	uint64_t changed = (v->GUEST_CR3 ^ cs->cr3) >> VMX_HOST_MAXPHYADDR; /* what is checked of it */
 
-	v->GUEST_CR0 = cs->cr0;
+	SAVE(GUEST_CR0, cs->cr0);
 	v->GUEST_CR3 = cs->cr3;
-	v->GUEST_CR4 = cs->cr4;
+	SAVE(GUEST_CR4, cs->cr4);
 	if (cpu->exit_controls & VM_EXIT_SAVE_DEBUG_CONTROLS) {
-		v->GUEST_DR7 = cs->dr7;
+		SAVE(GUEST_DR7, cs->dr7);
 		v->GUEST_IA32_DEBUGCTL = cpu->debugctl;
 	}
 	v->GUEST_SYSENTER_CS = cpu->sysenter_cs;
-	v->GUEST_SYSENTER_ESP = cpu->sysenter_esp;
-	v->GUEST_SYSENTER_EIP = cpu->sysenter_eip;
+	SAVE(GUEST_SYSENTER_ESP, cpu->sysenter_esp);
+	SAVE(GUEST_SYSENTER_EIP, cpu->sysenter_eip);
 	if (cpu->exit_controls & VM_EXIT_SAVE_IA32_PAT)
-		v->GUEST_IA32_PAT = cpu->pat;
+		SAVE(GUEST_IA32_PAT, cpu->pat);
 	if (cpu->exit_controls & VM_EXIT_SAVE_IA32_EFER)
-		v->GUEST_IA32_EFER = cs->efer;
-	v->VM_ENTRY_CONTROLS &= ~VM_ENTRY_IA32E_MODE;
-	if (cs->efer & EFER_LMA)
-		v->VM_ENTRY_CONTROLS |= VM_ENTRY_IA32E_MODE;
+		SAVE(GUEST_IA32_EFER, cs->efer);
+	SAVE(VM_ENTRY_CONTROLS, (v->VM_ENTRY_CONTROLS & ~VM_ENTRY_IA32E_MODE) |
+					(cs->efer & EFER_LMA ? VM_ENTRY_IA32E_MODE : 0));
 	if (cpu->secondary & SECONDARY_EXEC_ENABLE_EPT) {
 		v->GUEST_PDPTR0 = cpu->pdptr[0];
 		v->GUEST_PDPTR1 = cpu->pdptr[1];
@@ -72,6 +83,7 @@ static void save_controls(struct vmx_cpu *cpu, struct vmcs *v)
 		if (cpu->preemption_deadline != ~0ULL)
 			v->VMX_PREEMPTION_TIMER_VALUE = (uint32_t)left;
 	}
+	return changed;
 }
 
 /* SDM "Saving RIP, RSP, RFLAGS, and SSP": fault-like exits save RF as 1. */
@@ -93,16 +105,20 @@ static bool saves_resume_flag(const struct vmx_cpu *cpu, const struct cpu_exit *
 	}
 }
 
-static void save_non_register(struct vmx_cpu *cpu, struct vmcs *v, const struct cpu_exit *e)
+static uint64_t save_non_register(struct vmx_cpu *cpu, struct vmcs *v, const struct cpu_exit *e)
 {
+	uint64_t rflags = cpu_rflags(&cpu->cs) | cpu->resume_flag;
+	uint64_t changed = (v->GUEST_RFLAGS ^ rflags) & X86_FLAGS_VM; /* decides what segments must be */
+
 	v->GUEST_RSP = cpu->cs.gpr[RSP];
 	v->GUEST_RIP = e->rip;
-	v->GUEST_RFLAGS = cpu_rflags(&cpu->cs) | cpu->resume_flag;
+	v->GUEST_RFLAGS = rflags;
 	if (saves_resume_flag(cpu, e))
 		v->GUEST_RFLAGS |= X86_FLAGS_RF;
 	v->GUEST_INTERRUPTIBILITY_INFO = cpu->interruptibility | cpu->shadow;
 	v->GUEST_ACTIVITY_STATE = cpu->activity;
 	v->GUEST_PENDING_DBG_EXCEPTIONS = cpu->pending_dbg;
+	return changed;
 }
 
 static void save_vectoring(struct vmx_cpu *cpu, struct vmcs *v, const struct cpu_exit *e)
@@ -143,6 +159,7 @@ static void msr_areas(struct vmx_cpu *cpu, struct vmcs *v)
 void cpu_save_exit(struct vmx_cpu *cpu, const struct cpu_exit *e)
 {
 	struct vmcs *v = cpu->vmcs;
+	uint64_t changed;
 
 	isa_fpu_sync(&cpu->cs);
 	cpu->counters.exits++;
@@ -161,9 +178,11 @@ void cpu_save_exit(struct vmx_cpu *cpu, const struct cpu_exit *e)
 	save_vectoring(cpu, v, e);
 	v->VM_ENTRY_INTR_INFO_FIELD &= ~INTR_INFO_VALID_MASK;
 
-	save_segments(&cpu->cs, v);
-	save_controls(cpu, v);
-	save_non_register(cpu, v, e);
+	changed = save_segments(&cpu->cs, v);
+	changed |= save_controls(cpu, v);
+	changed |= save_non_register(cpu, v, e);
+	if (changed)
+		v->stale |= VMCS_CHECK_GUEST;
 	msr_areas(cpu, v);
 	cpu->event.active = false;
 	cpu->inject = false;

@@ -160,12 +160,24 @@ struct vmx_machine {
 void machine_lock(struct vmx_machine *m);
 void machine_unlock(struct vmx_machine *m);
 
+/*
+ * What VM entry has to do again. Set by vmptrld() and by VMWRITE to a field that it
+ * depends on; CHECK_GUEST also by a VM exit that saves such a field with another value.
+ */
+enum vmcs_stale {
+	VMCS_CHECK_CONTROLS = 1, /* cpu_check_controls() */
+	VMCS_CHECK_HOST = 2,	 /* cpu_check_host_state() */
+	VMCS_CHECK_GUEST = 4,	 /* cpu_check_guest_registers() */
+	VMCS_LOAD_GUEST = 8,	 /* segments and descriptor tables: not in the processor */
+	VMCS_STALE_ALL = 15,
+};
+
 /* A VMCS region: private layout, a 64-bit cell for each field (vmcs.c). */
 struct vmcs {
 	uint32_t revision_id;
 	uint32_t abort_indicator;
 	uint32_t launched;
-	uint32_t reserved;
+	uint32_t stale; /* enum vmcs_stale; of a current VMCS */
 #define VMCS_CELL(name, enc) uint64_t name;
 	VMCS_FIELDS(VMCS_CELL)
 #undef VMCS_CELL
@@ -237,12 +249,19 @@ enum vmx_result vmx_fail(struct vmx_cpu *cpu, enum vm_instruction_error e);
 bool cpu_control_allowed(uint32_t msr, uint32_t v);
 
 /* --- entry_checks.c --- */
-/* NULL when the check passes, otherwise why not (for the log). */
+/*
+ * NULL when the check passes, otherwise why not (for the log). Controls and host
+ * state look at fields of their own kind only, the guest's registers also at controls.
+ */
 const char *cpu_check_controls(const struct vmcs *v);
+/* The event to be injected: part of the controls. */
+const char *cpu_check_injection(const struct vmcs *v);
 /* NULL: an EPTP that VM entry takes. */
 const char *cpu_check_eptp(uint64_t eptp);
 const char *cpu_check_host_state(const struct vmcs *v);
-/* *qualification: exit qualification of the failed entry. */
+/* Control, debug and segment registers and MSRs of the guest. */
+const char *cpu_check_guest_registers(const struct vmcs *v);
+/* The other guest state. *qualification: exit qualification of the failed entry. */
 const char *cpu_check_guest_state(const struct vmcs *v, uint64_t *qualification);
 /* --- vmx_isa.c: an MSR for the VM-exit MSR-store area; 0 or -EINVAL. --- */
 int cpu_msr_area_read(struct vmx_cpu *cpu, uint32_t msr, uint64_t *value);
@@ -271,9 +290,6 @@ struct cpu_walk_result {
 	bool write_back; /* memory type, CR0.CD aside */
 };
 #define CPU_NO_GLA (~0ULL)
-/* Guest-physical to host; VM exit on violation and misconfiguration. */
-void cpu_ept_translate(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla, bool final,
-		       struct cpu_ept_result *out);
 /* Linear to host; #PF or VM exit when the access is not allowed. Sets A and D. */
 void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
 	      struct cpu_walk_result *out);
@@ -291,7 +307,6 @@ uint32_t cpu_page_rights(const struct vmx_cpu *cpu, uint64_t bits, enum cpu_priv
 #define PDE_CACHE_ENTRIES 64
 #define EPT_CACHE_ENTRIES 2048
 struct tlb_side {
-	gpa_t gpa;
 	uint8_t page_shift;
 	bool global;
 	bool listed;
@@ -317,15 +332,16 @@ struct tlb_context {
 	struct tlb_sub sub[NR_PRIVS];
 	struct pde_cache_entry pde[PDE_CACHE_ENTRIES];
 };
+/* A guest-physical mapping of the EPTP in use. */
 struct ept_cache_entry {
-	uint64_t tag; /* gpa of the page + 1; 0: empty */
-	uint64_t eptp, gen;
-	struct cpu_ept_result r;
+	uint64_t tag;  /* gpa of the page | generation; 0: empty */
+	uint64_t host; /* of the page | the rest of struct cpu_ept_result (walk.c) */
 };
 struct cpu_tlb {
 	struct tlb_context *cur;
 	struct tlb_checker *check; /* USERKVM_CHECK=tlb (tlb_check.c), or NULL */
-	uint64_t clock, ept_gen;
+	uint64_t clock;
+	uint64_t ept_gen; /* 1 .. PAGE_SIZE - 1 */
 	struct tlb_context ctx[TLB_NR_CONTEXTS];
 	struct ept_cache_entry ept[EPT_CACHE_ENTRIES];
 	struct isa_tlb_entry empty[ISA_TLB_ENTRIES]; /* never hits */
@@ -335,6 +351,8 @@ must_check int cpu_tlb_create(struct vmx_cpu *cpu);
 uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv);
 void cpu_tlb_entry_flush(struct vmx_cpu *cpu); /* VPID 0: entries end at entry and exit */
 void cpu_tlb_drop_ept(struct vmx_cpu *cpu, uint64_t eptp, bool all);
+/* Another EPTP: ept[] knows of one only. */
+void cpu_tlb_new_eptp(struct vmx_cpu *cpu, uint64_t eptp);
 /* A page fault, and an EPT violation (gla: CPU_NO_GLA unless gpa is its translation). */
 void cpu_tlb_page_fault(struct vmx_cpu *cpu, gva_t gva);
 void cpu_tlb_ept_violation(struct vmx_cpu *cpu, gpa_t gpa, gva_t gla);

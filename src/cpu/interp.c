@@ -145,8 +145,11 @@ static void wait_inactive(struct vmx_cpu *cpu)
 /* What other threads have asked for. */
 static void work_off_requests(struct vmx_cpu *cpu)
 {
-	uint32_t req = __atomic_fetch_and(&cpu->cs.exit_request, CPU_REQ_KICK, __ATOMIC_SEQ_CST);
+	uint32_t req;
 
+	if (likely(!READ_ONCE(cpu->cs.exit_request)))
+		return;
+	req = __atomic_fetch_and(&cpu->cs.exit_request, CPU_REQ_KICK, __ATOMIC_SEQ_CST);
 	if (req & (CPU_REQ_WTAGS | CPU_REQ_STALE))
 		isa_fpu_sync(&cpu->cs);
 	if (req & CPU_REQ_WTAGS)

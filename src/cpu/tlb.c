@@ -7,7 +7,7 @@
  *                 |    side[512]  what flushes and checkers need
  *                 |    filled[]   indices in use, so that a flush costs what was filled
  *                 `- pde[64]    guest paging-structure cache
- *            `- ept[2048]  guest-physical -> host, all contexts
+ *            `- ept[2048]  guest-physical -> host, of the EPTP in use
  *
  * Invariants
  * 1. An entry with any tag other than TLB_NO_ACCESS is in its sub-table's
@@ -325,7 +325,6 @@ uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 	e->write_tag = r.rights & CPU_WRITE ? page : TLB_NO_ACCESS;
 	e->exec_tag = r.rights & CPU_EXEC ? page : TLB_NO_ACCESS;
 	e->addend = r.host - page;
-	side->gpa = r.gpa;
 	side->write_back = r.write_back;
 	side->page_shift = r.page_shift;
 	side->global = r.global;
@@ -428,6 +427,23 @@ void cpu_tlb_entry_flush(struct vmx_cpu *cpu)
 			flush_context(&cpu->tlb->ctx[n]);
 }
 
+static void drop_guest_physical(struct cpu_tlb *t)
+{
+	if (++t->ept_gen < PAGE_SIZE)
+		return;
+	t->ept_gen = 1;
+	for (unsigned n = 0; n < EPT_CACHE_ENTRIES; n++)
+		t->ept[n].tag = 0;
+}
+
+void cpu_tlb_new_eptp(struct vmx_cpu *cpu, uint64_t eptp)
+{
+	if (likely(cpu->eptp == eptp))
+		return;
+	cpu->eptp = eptp;
+	drop_guest_physical(cpu->tlb);
+}
+
 /* INVEPT: guest-physical and combined mappings. */
 void cpu_tlb_drop_ept(struct vmx_cpu *cpu, uint64_t eptp, bool all)
 {
@@ -437,7 +453,7 @@ void cpu_tlb_drop_ept(struct vmx_cpu *cpu, uint64_t eptp, bool all)
 	note(cpu, (struct tlb_scope){ .combined = true, .every_vpid = true, .every_pcid = true,
 				      .every_ep4ta = all, .eptp = eptp });
 	cpu->counters.tlb_flushes++;
-	t->ept_gen++;
+	drop_guest_physical(t);
 	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
 		struct tlb_context *c = &t->ctx[n];
 
@@ -539,7 +555,7 @@ void cpu_tlb_page_fault(struct vmx_cpu *cpu, gva_t gva)
 
 /*
  * SDM "Operations that Invalidate Cached Mappings": the guest-physical mapping
- * (which cpu_ept_translate() has dropped) and the combined ones of gla, not those
+ * (which ept_fill() has dropped) and the combined ones of gla, not those
  * of other parts of its page.
  */
 void cpu_tlb_ept_violation(struct vmx_cpu *cpu, gpa_t gpa, gva_t gla)

@@ -348,7 +348,7 @@ void tlb_check_ept_used(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access)
 {
 	unsigned index = (unsigned)(gpa >> PAGE_SHIFT) & (EPT_CACHE_ENTRIES - 1);
 	struct mapping *m = &cpu->tlb->check->ept[index];
-	hpa_t host = cpu->tlb->ept[index].r.host, now;
+	hpa_t host = cpu->tlb->ept[index].host & PAGE_MASK, now;
 
 	cpu->counters.tlb_checked++;
 	if (!m->gone && same_root(m->eptp, cpu->eptp))

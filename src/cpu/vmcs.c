@@ -6,55 +6,54 @@
  * 1. A region begins with the revision identifier; the rest is struct vmcs and
  *    nobody else's business. Fields are stored truncated to their width.
  * 2. The running guest's cached controls (struct vmx_cpu) are read again from
- *    the region at each entry, so nothing here needs to tell anyone.
+ *    the region at each entry; what an entry may leave out is in v->stale, which
+ *    no write of software passes by: VMWRITE is the only one to a current VMCS.
  * 3. IA32_VMX_MISC bit 29 is 0: exit-information fields are not writable.
  */
 #include "cpu/internal.h"
 #include "host/memory.h"
 
-#define CELL_NONE 0
-
 /* Fields of features the capability MSRs do not announce. */
-static bool field_unsupported(uint32_t enc)
-{
-	switch (enc) {
-	case POSTED_INTR_NV:
-	case GUEST_INTR_STATUS:
-	case VIRTUAL_APIC_PAGE_ADDR:
-	case APIC_ACCESS_ADDR:
-	case POSTED_INTR_DESC_ADDR:
-	case VM_FUNCTION_CONTROL:
-	case EOI_EXIT_BITMAP0:
-	case EOI_EXIT_BITMAP1:
-	case EOI_EXIT_BITMAP2:
-	case EOI_EXIT_BITMAP3:
-	case EPTP_LIST_ADDRESS:
-	case VMREAD_BITMAP:
-	case VMWRITE_BITMAP:
-	case ENCLS_EXITING_BITMAP:
-	case GUEST_BNDCFGS:
-	case GUEST_IA32_PERF_GLOBAL_CTRL:
-	case HOST_IA32_PERF_GLOBAL_CTRL:
-	case TPR_THRESHOLD:
-		return true;
-	default:
-		return false;
-	}
-}
+#define UNSUPPORTED(enc)                                                                       \
+	((enc) == POSTED_INTR_NV || (enc) == GUEST_INTR_STATUS ||                              \
+	 (enc) == VIRTUAL_APIC_PAGE_ADDR || (enc) == APIC_ACCESS_ADDR ||                       \
+	 (enc) == POSTED_INTR_DESC_ADDR || (enc) == VM_FUNCTION_CONTROL ||                     \
+	 (enc) == EOI_EXIT_BITMAP0 || (enc) == EOI_EXIT_BITMAP1 || (enc) == EOI_EXIT_BITMAP2 || \
+	 (enc) == EOI_EXIT_BITMAP3 || (enc) == EPTP_LIST_ADDRESS || (enc) == VMREAD_BITMAP ||  \
+	 (enc) == VMWRITE_BITMAP || (enc) == ENCLS_EXITING_BITMAP || (enc) == GUEST_BNDCFGS || \
+	 (enc) == GUEST_IA32_PERF_GLOBAL_CTRL || (enc) == HOST_IA32_PERF_GLOBAL_CTRL ||        \
+	 (enc) == TPR_THRESHOLD)
 
-/* Offset of a field's cell in struct vmcs; 0 where there is no such field. */
-static size_t field_cell(uint32_t enc)
-{
-	switch (enc) {
-#define CELL_CASE(name, nr) \
-	case nr:            \
-		return field_unsupported(nr) ? CELL_NONE : offsetof(struct vmcs, name);
-		VMCS_FIELDS(CELL_CASE)
-#undef CELL_CASE
-	default:
-		return CELL_NONE;
-	}
-}
+/* Looked at by each VM entry, so that a write makes nothing stale. */
+#define CHECKED_ALWAYS(enc)                                                                    \
+	((enc) == VM_ENTRY_INTR_INFO_FIELD || (enc) == VM_ENTRY_EXCEPTION_ERROR_CODE ||        \
+	 (enc) == VM_ENTRY_INSTRUCTION_LEN || (enc) == GUEST_RIP || (enc) == GUEST_RSP ||      \
+	 (enc) == GUEST_INTERRUPTIBILITY_INFO || (enc) == GUEST_ACTIVITY_STATE ||              \
+	 (enc) == GUEST_PENDING_DBG_EXCEPTIONS || (enc) == GUEST_PML_INDEX ||                  \
+	 (enc) == VMX_PREEMPTION_TIMER_VALUE)
+
+/* enum vmcs_stale of a write. All checks depend on controls. */
+#define STALE(enc)                                                                             \
+	(CHECKED_ALWAYS(enc) ? 0                                                               \
+	 : ((enc) >> 10 & 3) == VMCS_KIND_GUEST ? VMCS_CHECK_GUEST | VMCS_LOAD_GUEST           \
+	 : ((enc) >> 10 & 3) == VMCS_KIND_HOST ? VMCS_CHECK_HOST                               \
+	 : VMCS_CHECK_CONTROLS | VMCS_CHECK_HOST | VMCS_CHECK_GUEST)
+
+/* Width, kind and the low five bits of the index of an encoding, side by side. */
+#define FIELD_BITS 0x6c3eU
+#define FIELD_SLOT(enc) (((enc) >> 6 & 0x180) | ((enc) >> 5 & 0x60) | ((enc) >> 1 & 0x1f))
+
+static const struct field {
+	uint16_t cell; /* offset in struct vmcs; 0: there is no such field */
+	uint8_t stale;
+} fields[512] = {
+#define FIELD(name, enc) [FIELD_SLOT(enc)] = { UNSUPPORTED(enc) ? 0 : offsetof(struct vmcs, name), STALE(enc) },
+	VMCS_FIELDS(FIELD)
+#undef FIELD
+};
+#define FIELD_HAS_SLOT(name, enc) static_assert(!((enc) & ~FIELD_BITS), #name);
+VMCS_FIELDS(FIELD_HAS_SLOT)
+#undef FIELD_HAS_SLOT
 
 /*
  * VMfail with a reason: VMfailValid where there is a current VMCS to write the
@@ -93,6 +92,7 @@ enum vmx_result vmptrld(struct vmx_cpu *cpu, hpa_t pa)
 		return vmx_fail(cpu, VMXERR_VMPTRLD_INVALID_ADDRESS);
 	if (v->revision_id != VMCS_REVISION_ID)
 		return vmx_fail(cpu, VMXERR_VMPTRLD_INCORRECT_VMCS_REVISION_ID);
+	v->stale = VMCS_STALE_ALL;
 	cpu->vmcs = v;
 	return VMX_SUCCEED;
 }
@@ -102,42 +102,53 @@ hpa_t vmptrst(struct vmx_cpu *cpu)
 	return cpu->vmcs ? __pa(cpu->vmcs) : ~0ULL;
 }
 
-/* The high half may be named only of a 64-bit field. */
-static uint64_t *find_field(struct vmx_cpu *cpu, uint32_t field)
+/* The high half may be named only of a 64-bit field. NULL: no such field. */
+static const struct field *find_field(uint32_t enc)
 {
-	size_t cell;
+	const struct field *f;
 
-	if ((field & 1) && vmcs_field_width(field) != VMCS_WIDTH_64)
+	if ((enc & 1) && vmcs_field_width(enc) != VMCS_WIDTH_64)
 		return NULL;
-	cell = field_cell(field & ~1U);
-	return cell == CELL_NONE ? NULL : (uint64_t *)((char *)cpu->vmcs + cell);
+	if (enc & ~(FIELD_BITS | 1))
+		return NULL;
+	f = &fields[FIELD_SLOT(enc)];
+	return f->cell ? f : NULL;
+}
+
+static uint64_t *cell_of(struct vmx_cpu *cpu, const struct field *f)
+{
+	return (uint64_t *)((char *)cpu->vmcs + f->cell);
 }
 
 enum vmx_result vmread(struct vmx_cpu *cpu, uint32_t field, uint64_t *value)
 {
-	uint64_t *cell;
+	const struct field *f;
+	uint64_t cell;
 
 	*value = 0;
-	if (!cpu->vmcs)
+	if (unlikely(!cpu->vmcs))
 		return VMX_FAIL_INVALID;
-	cell = find_field(cpu, field);
-	if (!cell)
+	f = find_field(field);
+	if (unlikely(!f))
 		return vmx_fail(cpu, VMXERR_UNSUPPORTED_VMCS_COMPONENT);
-	*value = (field & 1) ? *cell >> 32 : *cell;
+	cell = *cell_of(cpu, f);
+	*value = (field & 1) ? cell >> 32 : cell;
 	return VMX_SUCCEED;
 }
 
 enum vmx_result vmwrite(struct vmx_cpu *cpu, uint32_t field, uint64_t value)
 {
+	const struct field *f;
 	uint64_t *cell;
 
 	if (!cpu->vmcs)
 		return VMX_FAIL_INVALID;
-	cell = find_field(cpu, field);
-	if (!cell)
+	f = find_field(field);
+	if (!f)
 		return vmx_fail(cpu, VMXERR_UNSUPPORTED_VMCS_COMPONENT);
 	if (vmcs_field_kind(field) == VMCS_KIND_RO)
 		return vmx_fail(cpu, VMXERR_VMWRITE_READ_ONLY_VMCS_COMPONENT);
+	cell = cell_of(cpu, f);
 	if (field & 1)
 		*cell = (uint32_t)*cell | value << 32;
 	else if (vmcs_field_width(field) == VMCS_WIDTH_16)
@@ -146,5 +157,6 @@ enum vmx_result vmwrite(struct vmx_cpu *cpu, uint32_t field, uint64_t value)
 		*cell = (uint32_t)value;
 	else
 		*cell = value;
+	cpu->vmcs->stale |= f->stale;
 	return VMX_SUCCEED;
 }

@@ -171,40 +171,51 @@ static bool ept_walk(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla,
 	return true;
 }
 
-static struct ept_cache_entry *ept_cache_slot(struct cpu_tlb *t, gpa_t gpa)
+/* Low bits of ept_cache_entry.host, beside the rights. */
+#define EPT_CACHED_WRITE_BACK BIT_ULL(3)
+#define EPT_CACHED_IGNORE_PAT BIT_ULL(4)
+
+static struct cpu_ept_result ept_cached(const struct ept_cache_entry *c)
 {
-	return &t->ept[(gpa >> PAGE_SHIFT) & (EPT_CACHE_ENTRIES - 1)];
+	return (struct cpu_ept_result){
+		.host = c->host & PAGE_MASK,
+		.rights = c->host & EPT_RWX,
+		.write_back = c->host & EPT_CACHED_WRITE_BACK,
+		.ignore_pat = c->host & EPT_CACHED_IGNORE_PAT,
+	};
 }
 
-void cpu_ept_translate(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla, bool final,
-		       struct cpu_ept_result *out)
+/* By the tables, and into the cache. */
+static __attribute__((noinline)) struct cpu_ept_result
+ept_fill(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla, bool final, struct ept_cache_entry *c)
 {
-	struct ept_cache_entry *c;
+	struct cpu_ept_result r;
 
-	if (!(cpu->secondary & SECONDARY_EXEC_ENABLE_EPT)) {
-		out->host = gpa & PAGE_MASK;
-		out->rights = EPT_RWX;
-		out->write_back = true; /* there are no MTRRs */
-		out->ignore_pat = false;
-		return;
-	}
-	c = ept_cache_slot(cpu->tlb, gpa);
-	if (c->tag == (gpa & PAGE_MASK) + 1 && c->eptp == cpu->eptp &&
-	    c->gen == cpu->tlb->ept_gen && !(access & ~c->r.rights)) {
-		if (unlikely(cpu->tlb->check))
-			tlb_check_ept_used(cpu, gpa, access);
-		*out = c->r;
-		return;
-	}
 	c->tag = 0; /* gone whatever comes of the walk */
-	while (!ept_walk(cpu, gpa, access, gla, final, &c->r))
+	while (!ept_walk(cpu, gpa, access, gla, final, &r))
 		;
-	c->tag = (gpa & PAGE_MASK) + 1;
-	c->eptp = cpu->eptp;
-	c->gen = cpu->tlb->ept_gen;
+	c->tag = (gpa & PAGE_MASK) | cpu->tlb->ept_gen;
+	c->host = r.host | r.rights | (r.write_back ? EPT_CACHED_WRITE_BACK : 0) |
+		  (r.ignore_pat ? EPT_CACHED_IGNORE_PAT : 0);
 	if (unlikely(cpu->tlb->check))
 		tlb_check_ept_filled(cpu, gpa);
-	*out = c->r;
+	return r;
+}
+
+/* Guest-physical to host; VM exit on violation and misconfiguration. */
+static struct cpu_ept_result ept_translate(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla, bool final)
+{
+	struct ept_cache_entry *c = &cpu->tlb->ept[(gpa >> PAGE_SHIFT) & (EPT_CACHE_ENTRIES - 1)];
+
+	if (unlikely(!(cpu->secondary & SECONDARY_EXEC_ENABLE_EPT)))
+		return (struct cpu_ept_result){
+			.host = gpa & PAGE_MASK, .rights = EPT_RWX, .write_back = true, /* there are no MTRRs */
+		};
+	if (c->tag != ((gpa & PAGE_MASK) | cpu->tlb->ept_gen) || (access & ~c->host))
+		return ept_fill(cpu, gpa, access, gla, final, c);
+	if (unlikely(cpu->tlb->check))
+		tlb_check_ept_used(cpu, gpa, access);
+	return ept_cached(c);
 }
 
 /* --- guest tables --- */
@@ -256,12 +267,9 @@ static void page_fault(struct walk *w, uint32_t error)
  */
 static void *entry_pointer(struct walk *w, gpa_t gpa, uint32_t access)
 {
-	struct cpu_ept_result r;
-
 	if (w->cpu->eptp & EPTP_AD_ENABLE)
 		access = CPU_READ | CPU_WRITE;
-	cpu_ept_translate(w->cpu, gpa, access, w->gva, false, &r);
-	return (void *)(r.host + (gpa & ~PAGE_MASK));
+	return (void *)(ept_translate(w->cpu, gpa, access, w->gva, false).host + (gpa & ~PAGE_MASK));
 }
 
 static uint64_t read_entry(struct walk *w, gpa_t table, unsigned index)
@@ -535,7 +543,7 @@ void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv pri
 		out->global = false;
 		out->write_back = true;
 	}
-	cpu_ept_translate(cpu, out->gpa | (gva & ~PAGE_MASK), access, gva, true, &r);
+	r = ept_translate(cpu, out->gpa | (gva & ~PAGE_MASK), access, gva, true);
 	out->host = r.host;
 	out->rights &= r.rights;
 	/* SDM "Memory Type Used for Translated Guest-Physical Addresses" */
@@ -552,7 +560,7 @@ bool cpu_load_pdptrs(struct vmx_cpu *cpu, uint64_t cr3)
 	struct cpu_ept_result r;
 	uint64_t v[4];
 
-	cpu_ept_translate(cpu, table, CPU_READ, CPU_NO_GLA, false, &r);
+	r = ept_translate(cpu, table, CPU_READ, CPU_NO_GLA, false);
 	for (unsigned n = 0; n < 4; n++) {
 		v[n] = READ_ONCE(((uint64_t *)(r.host + (table & ~PAGE_MASK)))[n]);
 		if ((v[n] & PTE_P) && (v[n] & PDPTE_RESERVED))

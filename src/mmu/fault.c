@@ -78,6 +78,15 @@ static uint64_t regained_spte(const struct kvm_mmu_page *root, const struct kvm_
 }
 
 /*
+ * Can the dirty log or access tracking alone be behind it (Linux page_fault_can_be_fast)?
+ * With A and D flags nothing that is tracked loses all rights.
+ */
+static bool may_be_fast(const struct kvm_mmu_page *root, const struct kvm_page_fault *f)
+{
+	return !root_has_ad(root) || (f->present && f->write);
+}
+
+/*
  * RCU. Give access back where only the dirty log or access tracking took it.
  * False: the slow way.
  */
@@ -87,8 +96,6 @@ static bool fast_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_fault *
 	uint64_t *ptep, e, new;
 	int level;
 
-	if (!f->write && root_has_ad(vcpu->mmu_vcpu->root))
-		return false;
 	ptep = kvm_tdp_mmu_walk(vcpu->mmu_vcpu->root, f->gfn, &level);
 	e = __atomic_load_n(ptep, __ATOMIC_ACQUIRE);
 	if (!spte_is_leaf(e, level))
@@ -230,12 +237,14 @@ static int map_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 /* enum ret_pf, or -errno. */
 static int direct_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 {
-	bool fixed;
+	bool fixed = false;
 	int r;
 
-	lib_rcu_read_lock();
-	fixed = fast_page_fault(vcpu, f);
-	lib_rcu_read_unlock();
+	if (may_be_fast(vcpu->mmu_vcpu->root, f)) {
+		lib_rcu_read_lock();
+		fixed = fast_page_fault(vcpu, f);
+		lib_rcu_read_unlock();
+	}
 	if (fixed)
 		return RET_PF_FIXED;
 	r = mmu_topup_memory_caches(vcpu);
@@ -252,6 +261,7 @@ int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool p
 	struct kvm_page_fault f = {
 		.gpa = gpa,
 		.gfn = gpa >> PAGE_SHIFT,
+		.present = error_code & PFERR_PRESENT_MASK,
 		.write = error_code & PFERR_WRITE_MASK,
 		.exec = error_code & PFERR_FETCH_MASK,
 	};

@@ -71,6 +71,7 @@ struct kvm_mmu_vcpu {
 struct kvm_page_fault {
 	gpa_t gpa;
 	gfn_t gfn;
+	bool present; /* an entry that allows something is there */
 	bool write, exec;
 	/* filled in on the way */
 	struct kvm_memory_slot *slot; /* NULL: MMIO. (r) believe it after is_page_fault_stale() */

@@ -137,7 +137,7 @@ static void limit_time(struct machine *t)
 	W(VMX_PREEMPTION_TIMER_VALUE, 2000);
 }
 
-static void enter(struct machine *t)
+static enum vmx_result enter(struct machine *t)
 {
 	enum vmx_result r = t->vmcs->launched ? vmresume(t->cpu) : vmlaunch(t->cpu);
 	uint64_t reason;
@@ -146,7 +146,7 @@ static void enter(struct machine *t)
 	happened(r);
 	require(!vmx_cpu_counters(t->cpu)->tlb_stale_uses, "stale translation", 0);
 	if (r != VMX_SUCCEED)
-		return;
+		return r;
 	reason = R(t, VM_EXIT_REASON);
 	require((reason & 0xffff) < EXIT_REASON_COUNT && !(reason & 0x7fff0000 & ~VMX_EXIT_REASONS_BUS_LOCK),
 		"exit reason", reason);
@@ -155,6 +155,7 @@ static void enter(struct machine *t)
 	require(!t->cpu->cs.fpu_loaded, "FPU still loaded", reason);
 	require(!t->cpu->bus_locked && !t->m->bus, "split lock held", reason);
 	require(!t->cpu->bus_lock_tlb && !t->cpu->bus_lock_detected, "bus lock left over", reason);
+	return r;
 }
 
 /* --- code --- */
@@ -284,28 +285,40 @@ static bool is_address(uint32_t field)
 #define FIELD_ENTRY(name, enc) enc,
 static const uint32_t fields[] = { VMCS_FIELDS(FIELD_ENTRY) };
 
-/* Which check refuses the entry. */
-static void happened_why(const struct vmcs *v)
+/* Which check refuses the entry, all of them made. */
+static const char *why_not(const struct vmcs *v)
 {
 	uint64_t qualification;
 	const char *why = cpu_check_controls(v);
 
 	if (!why)
+		why = cpu_check_injection(v);
+	if (!why)
 		why = cpu_check_host_state(v);
 	if (!why)
+		why = cpu_check_guest_registers(v);
+	if (!why)
 		why = cpu_check_guest_state(v, &qualification);
+	return why;
+}
+
+/* The processor leaves out checks whose outcome it knows: is it what all of them say? */
+static void enter_checked(struct machine *t)
+{
+	const char *why = why_not(t->vmcs);
+	bool refused = enter(t) == VMX_FAIL_VALID ||
+		       (uint32_t)R(t, VM_EXIT_REASON) ==
+			       (EXIT_REASON_INVALID_STATE | VMX_EXIT_REASONS_FAILED_VMENTRY);
+
+	require(refused == !!why, why ? why : "refused for nothing", refused);
 	while (why && *why)
 		happened((uint8_t)*why++);
 }
 
-static void fuzz_vmcs(void)
+static void write_fields(struct machine *t)
 {
-	struct machine *t;
 	unsigned n = 1 + rnd() % 4;
 
-	(rnd() & 1 ? machine_setup : machine_setup_long)((void **)&t);
-	limit_time(t);
-	CODE(t, 0x90, 0x48, 0x01, 0xd8, 0xeb, 0xfa);
 	while (n--) {
 		uint32_t f = fields[rnd() % ARRAY_SIZE(fields)];
 		uint64_t old;
@@ -317,13 +330,25 @@ static void fuzz_vmcs(void)
 	}
 	if (R(t, VMX_PREEMPTION_TIMER_VALUE) > 2000)
 		W(VMX_PREEMPTION_TIMER_VALUE, 2000);
-	vmx_kick(t->cpu);
-	if (rnd() & 1)
-		vmx_kick_clear(t->cpu);
-	happened_why(t->vmcs);
-	if (!(R(t, PIN_BASED_VM_EXEC_CONTROL) & PIN_BASED_VMX_PREEMPTION_TIMER))
-		vmx_kick(t->cpu); /* nothing else would end it */
-	enter(t);
+}
+
+static void fuzz_vmcs(void)
+{
+	struct machine *t;
+	unsigned left = 8;
+
+	(rnd() & 1 ? machine_setup : machine_setup_long)((void **)&t);
+	limit_time(t);
+	CODE(t, 0x90, 0x48, 0x01, 0xd8, 0xeb, 0xfa);
+	do {
+		write_fields(t);
+		vmx_kick(t->cpu);
+		if (rnd() & 1)
+			vmx_kick_clear(t->cpu);
+		if (!(R(t, PIN_BASED_VM_EXEC_CONTROL) & PIN_BASED_VMX_PREEMPTION_TIMER))
+			vmx_kick(t->cpu); /* nothing else would end it */
+		enter_checked(t);
+	} while (--left && (rnd() & 3));
 	machine_teardown((void **)&t);
 }
 

@@ -70,6 +70,7 @@ type vcpu struct {
 	tid         int32
 	interrupted int32
 	stop        int32
+	ended       int32
 }
 
 func check(ok bool, what string) {
@@ -125,17 +126,32 @@ func (v *vcpu) main(done *sync.WaitGroup) {
 		check(errno == syscall.EINTR, "KVM_RUN of a spinning guest: "+errno.Error())
 		atomic.AddInt32(&v.interrupted, 1)
 	}
+	atomic.StoreInt32(&v.ended, 1)
+}
+
+func (v *vcpu) signal() syscall.Errno {
+	defer time.Sleep(100 * time.Microsecond)
+	tid := atomic.LoadInt32(&v.tid)
+	if tid == 0 {
+		return 0
+	}
+	_, _, errno := syscall.RawSyscall(syscall.SYS_TGKILL, uintptr(syscall.Getpid()), uintptr(tid), uintptr(syscall.SIGUSR1))
+	return errno
 }
 
 func (v *vcpu) kick() {
 	before := atomic.LoadInt32(&v.interrupted)
 	for atomic.LoadInt32(&v.interrupted) == before {
-		if tid := atomic.LoadInt32(&v.tid); tid != 0 {
-			_, _, errno := syscall.RawSyscall(syscall.SYS_TGKILL, uintptr(syscall.Getpid()), uintptr(tid),
-				uintptr(syscall.SIGUSR1))
-			check(errno == 0, "tgkill")
-		}
-		time.Sleep(100 * time.Microsecond)
+		check(v.signal() == 0, "tgkill")
+	}
+}
+
+// A signal that was sent before may do; then the thread is gone.
+func (v *vcpu) end() {
+	atomic.StoreInt32(&v.stop, 1)
+	for atomic.LoadInt32(&v.ended) == 0 {
+		errno := v.signal()
+		check(errno == 0 || errno == syscall.ESRCH, "tgkill")
 	}
 }
 
@@ -199,8 +215,7 @@ func main() {
 		v[n%2].kick()
 	}
 	for _, one := range v {
-		atomic.StoreInt32(&one.stop, 1)
-		one.kick()
+		one.end()
 	}
 	vcpus.Wait()
 	atomic.StoreInt32(&stop, 1)

@@ -333,7 +333,8 @@ static void set_base(struct machine *t, enum base base)
 			set_gate(t, vector, GPA_CODE);
 }
 
-static void check_case(const struct entry_case *c)
+/* `again`: after an entry with nothing broken, whose checks need not run a second time. */
+static void check_case(const struct entry_case *c, bool again)
 {
 	struct machine *t;
 	enum vmx_result r;
@@ -341,6 +342,12 @@ static void check_case(const struct entry_case *c)
 
 	machine_setup((void **)&t);
 	set_base(t, c->base);
+	if (again) {
+		vmx_kick(t->cpu);
+		r = vmlaunch(t->cpu);
+		assert_int_equal(r, VMX_SUCCEED);
+		assert_int_equal(t->vmcs->launched, c->base != V86_IN_LONG);
+	}
 	if (c->field == VM_ENTRY_MSR_LOAD_COUNT) {
 		W(VM_ENTRY_MSR_LOAD_ADDR, (hpa_t)t->ram);
 		*(uint32_t *)t->ram = MSR_TSC_AUX;
@@ -352,7 +359,7 @@ static void check_case(const struct entry_case *c)
 	if (c->third)
 		W(c->third, R(t, c->third) | c->third_set);
 	vmx_kick(t->cpu); /* an entry that works leaves at once */
-	r = vmlaunch(t->cpu);
+	r = t->vmcs->launched ? vmresume(t->cpu) : vmlaunch(t->cpu);
 	if (c->outcome == FAIL_7 || c->outcome == FAIL_8) {
 		if (r != VMX_FAIL_VALID || R(t, VM_INSTRUCTION_ERROR) != (c->outcome == FAIL_7 ? 7 : 8))
 			fail_msg("%s: result %d error %lu", c->name, r, R(t, VM_INSTRUCTION_ERROR));
@@ -373,7 +380,60 @@ static void check_case(const struct entry_case *c)
 static void each_broken_field_fails_the_entry_its_own_way(void **state)
 {
 	for (size_t n = 0; n < ARRAY_SIZE(cases); n++)
-		check_case(&cases[n]);
+		check_case(&cases[n], false);
+}
+
+static void broken_after_an_entry_that_passed_it_fails_the_same_way(void **state)
+{
+	for (size_t n = 0; n < ARRAY_SIZE(cases); n++)
+		check_case(&cases[n], true);
+}
+
+static void what_failed_the_entry_fails_the_next_one(void **state)
+{
+	static const struct { uint32_t field; uint64_t broken; enum vmx_result r; } broken[] = {
+		{ EPT_POINTER, 1, VMX_FAIL_VALID }, { HOST_CS_SELECTOR, 0, VMX_FAIL_VALID },
+		{ GUEST_CS_AR_BYTES, 0, VMX_SUCCEED },
+	};
+	struct machine *t = *state;
+
+	for (size_t n = 0; n < ARRAY_SIZE(broken); n++) {
+		uint64_t good = R(t, broken[n].field);
+
+		W(broken[n].field, broken[n].broken);
+		for (int times = 0; times < 3; times++) {
+			assert_int_equal(vmlaunch(t->cpu), broken[n].r);
+			assert_false(t->vmcs->launched);
+		}
+		W(broken[n].field, good);
+	}
+	vmx_kick(t->cpu);
+	assert_int_equal(go(t), EXIT_REASON_EXTERNAL_INTERRUPT);
+}
+
+static void another_vmcs_is_checked_though_the_last_one_passed(void **state)
+{
+	struct machine *t = *state;
+	struct vmcs *other = test_pages(4096);
+
+	vmx_kick(t->cpu);
+	assert_int_equal(go(t), EXIT_REASON_EXTERNAL_INTERRUPT);
+	memcpy(other, t->vmcs, 4096);
+	other->HOST_RIP = BIT_ULL(60); /* while it is current nowhere, memory like any other */
+	other->GUEST_CS_BASE = 0x12340;
+	other->GUEST_CS_SELECTOR = 0x1234;
+	assert_int_equal(vmptrld(t->cpu, (hpa_t)other), VMX_SUCCEED);
+	assert_int_equal(vmresume(t->cpu), VMX_FAIL_VALID);
+	assert_int_equal(R(t, VM_INSTRUCTION_ERROR), VMXERR_ENTRY_INVALID_HOST_STATE_FIELD);
+	W(HOST_RIP, 0);
+	vmx_kick(t->cpu);
+	assert_int_equal(vmresume(t->cpu), VMX_SUCCEED);
+	assert_int_equal(R(t, GUEST_CS_BASE), 0x12340);
+	assert_int_equal(vmptrld(t->cpu, (hpa_t)t->vmcs), VMX_SUCCEED);
+	vmx_kick(t->cpu);
+	assert_int_equal(vmresume(t->cpu), VMX_SUCCEED);
+	assert_int_not_equal(R(t, GUEST_CS_BASE), 0x12340);
+	munmap(other, 4096);
 }
 
 static void msr_that_cannot_be_loaded_fails_with_34_and_its_index(void **state)
@@ -456,10 +516,83 @@ static void bad_pdpte_in_memory_fails_with_qualification_2(void **state)
 	munmap(table, 4096);
 }
 
+static void virtual_8086_mode_set_after_an_entry_has_its_segments_checked(void **state)
+{
+	struct machine *t = *state;
+
+	set_pae(t);
+	assert_int_equal(go(t), EXIT_REASON_EXTERNAL_INTERRUPT);
+	W(GUEST_RFLAGS, R(t, GUEST_RFLAGS) | X86_FLAGS_VM);
+	assert_int_equal(vmresume(t->cpu), VMX_SUCCEED);
+	assert_int_equal(R(t, VM_EXIT_REASON), EXIT_REASON_INVALID_STATE | VMX_EXIT_REASONS_FAILED_VMENTRY);
+}
+
+static void secondary_controls_written_after_an_entry_have_the_guest_checked(void **state)
+{
+	struct machine *t = *state;
+
+	vmx_kick(t->cpu);
+	assert_int_equal(go(t), EXIT_REASON_EXTERNAL_INTERRUPT); /* in real-address mode */
+	W(SECONDARY_VM_EXEC_CONTROL, R(t, SECONDARY_VM_EXEC_CONTROL) & ~SECONDARY_EXEC_UNRESTRICTED_GUEST);
+	assert_int_equal(vmresume(t->cpu), VMX_SUCCEED);
+	assert_int_equal(R(t, VM_EXIT_REASON), EXIT_REASON_INVALID_STATE | VMX_EXIT_REASONS_FAILED_VMENTRY);
+}
+
+/*
+ * No guest brings its processor into a state that VM entry refuses; were there one,
+ * the entry after the exit that saved it would have to say so.
+ */
+static void state_that_an_exit_saved_is_checked(void **state)
+{
+	struct machine *t = *state;
+	struct cpu_state *cs = &t->cpu->cs;
+	struct { void *p; unsigned size; uint64_t broken; } saved[] = {
+		{ &cs->cr0, 8, X86_CR0_ET }, { &cs->cr3, 8, BIT_ULL(52) }, { &cs->cr4, 8, 0 },
+		{ &cs->dr7, 8, BIT_ULL(32) }, { &cs->efer, 8, BIT_ULL(1) }, { &t->cpu->pat, 8, 2 },
+		{ &t->cpu->sysenter_esp, 8, BIT_ULL(50) }, { &t->cpu->sysenter_eip, 8, BIT_ULL(50) },
+		{ &cs->seg[SREG_CS].ar, 4, 0 }, { &cs->seg[SREG_SS].ar, 4, 0 },
+		{ &cs->seg[SREG_DS].ar, 4, 0 }, { &cs->seg[SREG_ES].limit, 4, 0x80000000 },
+		{ &cs->seg[SREG_FS].base, 8, BIT_ULL(50) }, { &cs->seg[SREG_GS].base, 8, BIT_ULL(50) },
+		{ &cs->tr.selector, 2, 4 }, { &cs->ldtr.ar, 4, VMX_AR_P },
+		{ &cs->gdtr.base, 8, BIT_ULL(50) }, { &cs->idtr.limit, 4, 0x10000 },
+		{ &cs->rflags, 8, X86_FLAGS_FIXED | X86_FLAGS_VM },
+	};
+
+	set_pae(t);
+	W(VM_EXIT_CONTROLS, R(t, VM_EXIT_CONTROLS) | VM_EXIT_SAVE_DEBUG_CONTROLS | VM_EXIT_SAVE_IA32_PAT |
+				    VM_EXIT_SAVE_IA32_EFER);
+	W(VM_ENTRY_CONTROLS, R(t, VM_ENTRY_CONTROLS) | VM_ENTRY_LOAD_DEBUG_CONTROLS | VM_ENTRY_LOAD_IA32_PAT |
+				     VM_ENTRY_LOAD_IA32_EFER);
+	for (size_t n = 0; n < ARRAY_SIZE(saved); n++) {
+		uint64_t good = 0;
+
+		vmx_kick(t->cpu);
+		assert_int_equal(go(t), EXIT_REASON_EXTERNAL_INTERRUPT);
+		memcpy(&good, saved[n].p, saved[n].size);
+		memcpy(saved[n].p, &saved[n].broken, saved[n].size);
+		cpu_save_exit(t->cpu, &(struct cpu_exit){ .reason = EXIT_REASON_HLT, .rip = R(t, GUEST_RIP) });
+		for (int times = 0; times < 2; times++) {
+			uint64_t want = EXIT_REASON_INVALID_STATE | VMX_EXIT_REASONS_FAILED_VMENTRY;
+
+			assert_int_equal(vmresume(t->cpu), VMX_SUCCEED);
+			if (R(t, VM_EXIT_REASON) != want)
+				fail_msg("saved %zu: reason %#lx", n, R(t, VM_EXIT_REASON));
+		}
+		memcpy(saved[n].p, &good, saved[n].size);
+		cpu_save_exit(t->cpu, &(struct cpu_exit){ .reason = EXIT_REASON_HLT, .rip = R(t, GUEST_RIP) });
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(each_broken_field_fails_the_entry_its_own_way),
+		cmocka_unit_test(broken_after_an_entry_that_passed_it_fails_the_same_way),
+		TEST_REAL(what_failed_the_entry_fails_the_next_one),
+		TEST_REAL(another_vmcs_is_checked_though_the_last_one_passed),
+		TEST_REAL(virtual_8086_mode_set_after_an_entry_has_its_segments_checked),
+		TEST_REAL(secondary_controls_written_after_an_entry_have_the_guest_checked),
+		TEST_REAL(state_that_an_exit_saved_is_checked),
 		TEST_REAL(msr_that_cannot_be_loaded_fails_with_34_and_its_index),
 		cmocka_unit_test(bad_pdpte_fails_with_qualification_2),
 		cmocka_unit_test(bad_pdpte_in_memory_fails_with_qualification_2),

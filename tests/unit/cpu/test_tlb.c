@@ -137,6 +137,23 @@ static void invept_drops_combined_mappings(void **state)
 	assert_ptr_equal(at(t, GVA), HOST(0x66000));
 }
 
+/* However many there are: what they ended does not come back. */
+static void any_number_of_invepts_drops_guest_physical_mappings(void **state)
+{
+	STATE;
+
+	load_guest(t);
+	for (unsigned many = PAGE_SIZE - 3; many < PAGE_SIZE + 3; many++) {
+		gpa_t host = 0x60000 + (many & 1) * PAGE_SIZE;
+
+		at(t, GVA);
+		*ept_leaf(t, GVA) = (uint64_t)HOST(host) | LEAF_RWX;
+		for (unsigned n = 0; n < many; n++)
+			assert_int_equal(invept(t->cpu, INVEPT_ALL_CONTEXT, 0), VMX_SUCCEED);
+		assert_ptr_equal(at(t, GVA), HOST(host));
+	}
+}
+
 static void invvpid_of_another_vpid_keeps_ours(void **state)
 {
 	STATE;
@@ -257,6 +274,7 @@ int main(void)
 		TEST_LONG(mov_cr3_keeps_globals_only),
 		TEST_LONG(pcids_keep_their_own_entries_with_bit_63),
 		TEST_LONG(invept_drops_combined_mappings),
+		TEST_LONG(any_number_of_invepts_drops_guest_physical_mappings),
 		TEST_LONG(invvpid_of_another_vpid_keeps_ours),
 		TEST_LONG(bad_operands_fail_with_28),
 		TEST_LONG(without_vpid_entries_end_at_the_next_entry),
