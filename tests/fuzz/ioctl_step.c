@@ -581,7 +581,11 @@ static void do_ioctl(struct actor *a, struct rng *r, struct outcome *o)
 	if (checked)
 		n = state_read(a->w, kind, fd, before);
 	o->desc = d;
+	if (request == KVM_RUN)
+		kick_start(); /* of another kind, the descriptor can be a vCPU's by now */
 	call(a, o, d->name, fd, request, arg);
+	if (request == KVM_RUN)
+		kick_stop();
 	if (request == KVM_CREATE_VCPU && o->ret >= 0)
 		put_fd(a, FD_VCPU, place, (int)o->ret); /* it was a VM's descriptor after all */
 	if (request == KVM_IRQFD && o->ret >= 0)
