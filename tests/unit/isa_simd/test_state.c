@@ -212,9 +212,34 @@ static int run_area(struct state *s, const uint8_t *bytes, unsigned n, uint64_t 
 			: run_handler(bytes, n, s, ISA_CODE64, (enum memory_kind)kind);
 }
 
+static void save_area(struct state *s, const uint8_t *f, uint64_t rfbm, int kind, uint8_t *out)
+{
+	memset(area(), 0x5c, 832);
+	memset(area() + 512, 0, 64);
+	assert_int_equal(run_area(s, f, f[0] == 0x48 ? 4 : 3, rfbm, kind), NO_FAULT);
+	memcpy(out, area(), 832);
+}
+
+/* The first byte that differs, 832 none. */
+static unsigned areas_differ_at(const uint8_t *bare, uint8_t *ours)
+{
+	unsigned at = 0;
+
+	/* FOP, FIP, FDP: the bare ones are the harness's; MXCSR_MASK is ours. */
+	memcpy(ours + 6, bare + 6, 18);
+	memcpy(ours + 28, bare + 28, 4);
+	/* 16-bit reserved part of each ST. */
+	for (unsigned k = 0; k < 8; k++)
+		memcpy(ours + 32 + 16 * k + 10, bare + 32 + 16 * k + 10, 6);
+	while (at < 832 && bare[at] == ours[at])
+		at++;
+	return at;
+}
+
 /*
- * XSTATE_BV may differ where the silicon tracks less (it may call an initial
- * component in use); what is stored for components both call in use may not.
+ * When its thread is switched out and in again between the bare processor's XRSTOR
+ * and its XSAVE, that one may call an initial component in use, and stores it: such
+ * a case is done again.
  */
 static void saved_areas_equal_the_bare_processors(void **state)
 {
@@ -228,36 +253,27 @@ static void saved_areas_equal_the_bare_processors(void **state)
 	begin();
 	for (unsigned n = 0; n < 3000; n++) {
 		const uint8_t *f = forms[n % ARRAY_SIZE(forms)];
-		unsigned len = f[0] == 0x48 ? 4 : 3;
 		uint64_t rfbm = rnd() & 7;
-		struct state a, b;
+		unsigned at = 0;
+		struct state from;
 
-		random_state(&a);
-		a.x.fip = a.x.fdp = 0;
-		a.x.xstate_bv = rnd() & 7;
+		random_state(&from);
+		from.x.fip = from.x.fdp = 0;
+		from.x.xstate_bv = rnd() & 7;
 		if (rnd() & 1)
-			a.x.mxcsr = MXCSR_DEFAULT;
-		b = a;
-		memset(area(), 0x5c, 832);
-		memset(area() + 512, 0, 64);
-		assert_int_equal(run_area(&a, f, len, rfbm, -1), NO_FAULT);
-		memcpy(bare, area(), 832);
-		memset(area(), 0x5c, 832);
-		memset(area() + 512, 0, 64);
-		assert_int_equal(run_area(&b, f, len, rfbm, n & 1), NO_FAULT);
-		memcpy(ours, area(), 832);
-		/* FOP, FIP, FDP: the bare ones are the harness's; MXCSR_MASK is ours. */
-		memcpy(ours + 6, bare + 6, 18);
-		memcpy(ours + 28, bare + 28, 4);
-		/* 16-bit reserved part of each ST. */
-		for (unsigned k = 0; k < 8; k++)
-			memcpy(ours + 32 + 16 * k + 10, bare + 32 + 16 * k + 10, 6);
-		for (unsigned k = 0; k < 832; k++)
-			if (bare[k] != ours[k]) {
-				fprintf(stderr, "form %u rfbm %u byte %u: %02x, ours %02x\n",
-					n % (unsigned)ARRAY_SIZE(forms), (unsigned)rfbm, k, bare[k], ours[k]);
-				fail();
-			}
+			from.x.mxcsr = MXCSR_DEFAULT;
+		for (unsigned tries = 0; tries < 5 && at < 832; tries++) {
+			struct state a = from, b = from;
+
+			save_area(&a, f, rfbm, -1, bare);
+			save_area(&b, f, rfbm, n & 1, ours);
+			at = areas_differ_at(bare, ours);
+		}
+		if (at < 832) {
+			fprintf(stderr, "form %u rfbm %u byte %u: %02x, ours %02x\n", n % (unsigned)ARRAY_SIZE(forms),
+				(unsigned)rfbm, at, bare[at], ours[at]);
+			fail();
+		}
 	}
 }
 
