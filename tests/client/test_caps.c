@@ -208,7 +208,7 @@ static void user_space_msr(struct client *c, int value)
 
 static void msr_filter(struct client *c, int value)
 {
-	uint8_t nothing[1] = {0};
+	uint8_t nothing[8] = {0}; /* as many as are read: longs */
 	struct kvm_msr_filter f = {.ranges[0] = {.flags = KVM_MSR_FILTER_READ, .nmsrs = 1, .base = 0x10, .bitmap = nothing}};
 
 	enable(c, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER, 0);
