@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "lib/error.h"
+#include "x86/hyperv.h"
 #include "x86/msr_row.h"
 
 #define MSR_SAVE 1u
