@@ -10,7 +10,7 @@
 
 bool kvm_hv_hypercall_enabled(struct kvm_vcpu *vcpu)
 {
-	return unlikely(READ_ONCE(vcpu->kvm->arch->hv.guest_os_id)) && hv_enabled(vcpu);
+	return unlikely(READ_ONCE(vcpu->kvm->arch->hv.guest_os_id)) && vcpu->arch->hv.cpuid.enabled;
 }
 
 /* Input value in RCX, or EDX:EAX; the status comes back in RAX, or EDX:EAX. */

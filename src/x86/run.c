@@ -36,7 +36,7 @@ bool kvm_vcpu_has_events(struct kvm_vcpu *vcpu)
 		return true;
 	if (vmx_interrupt_allowed(vcpu) && kvm_event_has_interrupt(vcpu))
 		return true;
-	return false;
+	return kvm_hv_has_stimer_pending(vcpu);
 }
 
 static bool vcpu_running(struct kvm_vcpu *vcpu)
@@ -62,6 +62,12 @@ static int serve_vm_dead(struct kvm_vcpu *vcpu)
 static int serve_tlb_flush(struct kvm_vcpu *vcpu)
 {
 	vmx_flush_tlb_current(vcpu);
+	return 1;
+}
+
+static int serve_tlb_flush_guest(struct kvm_vcpu *vcpu)
+{
+	kvm_vcpu_flush_tlb_guest(vcpu);
 	return 1;
 }
 
@@ -124,6 +130,7 @@ static const struct {
 	{ KVM_REQ_MMU_RELOAD, serve_mmu_reload },
 	{ KVM_REQ_MMU_SYNC, serve_mmu_sync },
 	{ KVM_REQ_TLB_FLUSH, serve_tlb_flush },
+	{ KVM_REQ_TLB_FLUSH_GUEST, serve_tlb_flush_guest },
 	{ KVM_REQ_MASTERCLOCK_UPDATE, serve_clock_update },
 	{ KVM_REQ_CLOCK_UPDATE, serve_clock_update },
 	{ KVM_REQ_REPORT_TPR_ACCESS, serve_report_tpr },
@@ -134,6 +141,11 @@ static const struct {
 	{ KVM_REQ_OUTSIDE_GUEST, serve_nothing },
 	/* interrupt controllers are looked at on each entry, no vector bitmaps to rebuild */
 	{ KVM_REQ_SCAN_IOAPIC, serve_nothing },
+	{ KVM_REQ_HV_CRASH, kvm_hv_serve_crash },
+	{ KVM_REQ_HV_RESET, kvm_hv_serve_reset },
+	{ KVM_REQ_HV_EXIT, kvm_hv_serve_exit },
+	/* after the clock, which the timers count by */
+	{ KVM_REQ_HV_STIMER, kvm_hv_serve_stimers },
 };
 
 static int serve_requests(struct kvm_vcpu *vcpu)
