@@ -132,6 +132,9 @@ static const struct {
 	{ KVM_CAP_HYPERV_VAPIC, 1 },
 	{ KVM_CAP_HYPERV_SYNIC, 1 },
 	{ KVM_CAP_HYPERV_SYNIC2, 1 },
+	{ KVM_CAP_HYPERV_EVENTFD, 1 },
+	{ KVM_CAP_HYPERV_TLBFLUSH, 1 },
+	{ KVM_CAP_HYPERV_SEND_IPI, 1 },
 	/* the interface itself */
 	{ KVM_CAP_CHECK_EXTENSION_VM, 1 },
 	{ KVM_CAP_ENABLE_CAP, 1 },

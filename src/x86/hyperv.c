@@ -21,10 +21,13 @@
 void kvm_hv_init_vm(struct kvm *kvm)
 {
 	pthread_mutex_init(&kvm->arch->hv.page_lock, NULL);
+	pthread_mutex_init(&kvm->arch->hv.conn_lock, NULL);
 }
 
 void kvm_hv_destroy_vm(struct kvm *kvm)
 {
+	hv_connections_destroy(kvm);
+	pthread_mutex_destroy(&kvm->arch->hv.conn_lock);
 	pthread_mutex_destroy(&kvm->arch->hv.page_lock);
 }
 

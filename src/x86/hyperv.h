@@ -3,7 +3,7 @@
  * Specification, "TLFS"): hyperv.c (MSRs, exits to the client), hyperv_cpuid.c,
  * hyperv_tsc.c (reference counter and page), hyperv_synic.c (synthetic interrupt
  * controller), hyperv_stimer.c (its timers), hyperv_syndbg.c (the debugger's
- * MSRs), hyperv_hypercall.c.
+ * MSRs), hyperv_hypercall.c, hyperv_event.c (KVM_HYPERV_EVENTFD).
  *
  * A vCPU that never turns its SynIC on has none: arch->hv.synic is NULL, and
  * the APIC's and the run loop's questions about it end there.
@@ -172,5 +172,10 @@ int hv_syndbg_get_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data, bool 
 int hv_syndbg_set_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t data, bool host);
 /* The client is back from KVM_EXIT_HYPERV_SYNDBG. */
 int hv_syndbg_complete(struct kvm_vcpu *vcpu);
+
+/* --- hyperv_event.c --- */
+/* False: nobody waits for this connection. Any thread. */
+bool hv_signal_connection(struct kvm *kvm, uint32_t conn_id);
+void hv_connections_destroy(struct kvm *kvm);
 
 #endif

@@ -54,13 +54,16 @@ static void fill_features(struct kvm_cpuid_entry2 *e, bool apic)
 {
 	e->eax = HV_VP_RUNTIME | HV_TIME_REF_COUNT | HV_SYNIC | HV_SYNTIMER | HV_APIC_ACCESS | HV_HYPERCALL |
 		 HV_VP_INDEX | HV_RESET | HV_REFERENCE_TSC | HV_FREQUENCY | HV_REENLIGHTENMENT;
-	e->edx = HV_GUEST_DEBUGGING | HV_FREQUENCY_MSRS | HV_GUEST_CRASH | HV_DEBUG_MSRS |
+	e->ebx = HV_POST_MESSAGES | HV_SIGNAL_EVENTS | HV_DEBUGGING;
+	e->edx = HV_GUEST_DEBUGGING | HV_XMM_INPUT | HV_FREQUENCY_MSRS | HV_GUEST_CRASH | HV_DEBUG_MSRS |
 		 (apic ? HV_STIMER_DIRECT : 0);
 }
 
-static void fill_recommendations(struct kvm_cpuid_entry2 *e)
+static void fill_recommendations(struct kvm_cpuid_entry2 *e, bool apic)
 {
-	e->eax = HV_APIC_MSRS | HV_RELAXED_TIMING | HV_DEPRECATING_AEOI | (smt_possible() ? 0 : HV_NO_CORE_SHARING);
+	e->eax = HV_REMOTE_TLB_FLUSH | HV_APIC_MSRS | HV_RELAXED_TIMING | HV_DEPRECATING_AEOI |
+		 HV_EX_PROCESSOR_MASKS | (apic ? HV_CLUSTER_IPI : 0) |
+		 (smt_possible() ? 0 : HV_NO_CORE_SHARING);
 	e->ebx = HV_SPIN_RETRIES;
 }
 
@@ -82,7 +85,7 @@ static void fill_leaf(struct kvm_cpuid_entry2 *e, bool apic)
 		fill_features(e, apic);
 		break;
 	case HV_CPUID_RECOMMENDATIONS:
-		fill_recommendations(e);
+		fill_recommendations(e, apic);
 		break;
 	case HV_CPUID_LIMITS:
 		e->eax = KVM_MAX_VCPUS;

@@ -40,6 +40,8 @@ struct kvm_hv {
 	struct {
 		uint64_t control, status, send_page, recv_page, pending_page, options; /* (a) */
 	} syndbg;
+	pthread_mutex_t conn_lock;	/* writers of conns */
+	struct hv_connections *conns;	/* (r) KVM_HYPERV_EVENTFD, NULL without any */
 };
 
 /* Hyper-V's leaves of the guest's CPUID, as far as they are asked for. */
@@ -251,6 +253,8 @@ int kvm_vcpu_ioctl_get_sregs2(struct kvm_vcpu *vcpu, struct kvm_sregs2 *s);
 int kvm_vcpu_ioctl_set_sregs2(struct kvm_vcpu *vcpu, const struct kvm_sregs2 *s);
 int kvm_vcpu_ioctl_translate(struct kvm_vcpu *vcpu, struct kvm_translation *t);
 int kvm_vcpu_ioctl_get_fpu(struct kvm_vcpu *vcpu, struct kvm_fpu *f);
+/* XMM0 .. XMMn-1 as the guest has them, n <= 16; two quadwords each. */
+void kvm_read_xmm(struct kvm_vcpu *vcpu, uint64_t (*out)[2], unsigned n);
 int kvm_vcpu_ioctl_set_fpu(struct kvm_vcpu *vcpu, const struct kvm_fpu *f);
 int kvm_vcpu_ioctl_get_xsave(struct kvm_vcpu *vcpu, struct kvm_xsave *x);
 int kvm_vcpu_ioctl_set_xsave(struct kvm_vcpu *vcpu, const struct kvm_xsave *x);
@@ -314,6 +318,8 @@ must_check int kvm_hv_activate_synic(struct kvm_vcpu *vcpu, bool clear_pages);
 int kvm_hv_synic_set_irq(struct kvm *kvm, uint32_t vp_index, uint32_t sint);
 /* The guest's EOI of a vector that is in its kvm_apic_synic. Owner thread. */
 void kvm_hv_synic_eoi(struct kvm_vcpu *vcpu, uint8_t vector);
+/* KVM API: KVM_HYPERV_EVENTFD. -EINVAL, -EBADF, -EMFILE, -EEXIST, -ENOENT, -ENOMEM. May wait for a grace period. */
+must_check int kvm_vm_ioctl_hv_eventfd(struct kvm *kvm, const struct kvm_hyperv_eventfd *args);
 /* A synthetic timer has run out and is to be looked at. */
 bool kvm_hv_has_stimer_pending(struct kvm_vcpu *vcpu);
 /* KVM_REQ_CLOCK_UPDATE of vCPU 0: the reference TSC page from its kvmclock. */

@@ -32,12 +32,13 @@ static void supported_cpuid_names_what_works(void **state)
 	assert_int_equal(leaf(&sys, 0x40000001)->eax, 0x31237648);
 	/* what the MSRs and hypercalls of the other tests are */
 	assert_int_equal(leaf(&sys, HV_FEATURES)->eax, 0x2aff);
-	assert_int_equal(leaf(&sys, HV_FEATURES)->ebx, 0);
-	assert_int_equal(leaf(&sys, HV_FEATURES)->edx, 0x80d02);
-	assert_int_equal(leaf(&sys, HV_HINTS)->eax & ~(1u << 18), 0x228);
+	assert_int_equal(leaf(&sys, HV_FEATURES)->ebx, 0x830);
+	assert_int_equal(leaf(&sys, HV_FEATURES)->edx, 0x80d12);
+	assert_int_equal(leaf(&sys, HV_HINTS)->eax & ~(1u << 18), 0xe2c);
 	assert_int_equal(leaf(&sys, HV_DEBUG)->eax, 2);
-	/* direct timers need the APIC that this vCPU has not got */
+	/* direct timers and IPIs need the APIC that this vCPU has not got */
 	leaf(&vcpu, HV_FEATURES)->edx |= 1u << 19;
+	leaf(&vcpu, HV_HINTS)->eax |= 1u << 10;
 	assert_memory_equal(&sys, &vcpu, sizeof(sys));
 	client_close(&c);
 }
