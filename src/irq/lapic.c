@@ -104,13 +104,8 @@ int lapic_get_interrupt(struct kvm_lapic *apic)
 	if (vector < 0)
 		return -1;
 	clear_irr(apic, (uint8_t)vector);
-	if (unlikely(apic->synic) && has_vector(apic->synic->auto_eoi, vector)) {
-		/* nothing in service holds the next one back */
-		if (lapic_has_interrupt(apic) >= 0)
-			kvm_make_request(KVM_REQ_EVENT, apic->vcpu);
-		return vector;
-	}
-	lapic_set_vector(apic, APIC_ISR, (unsigned)vector);
+	if (likely(!apic->synic) || !has_vector(apic->synic->auto_eoi, vector))
+		lapic_set_vector(apic, APIC_ISR, (unsigned)vector);
 	lapic_update_ppr(apic);
 	return vector;
 }

@@ -37,6 +37,8 @@ static void supported_cpuid_names_what_works(void **state)
 	assert_int_equal(leaf(&sys, HV_HINTS)->eax & ~(1u << 18), 0xe2c);
 	assert_int_equal(leaf(&sys, HV_DEBUG)->eax, 2);
 	/* direct timers and IPIs need the APIC that this vCPU has not got */
+	assert_int_equal(leaf(&vcpu, HV_FEATURES)->edx, 0xd12);
+	assert_int_equal(leaf(&vcpu, HV_HINTS)->eax & ~(1u << 18), 0xa2c);
 	leaf(&vcpu, HV_FEATURES)->edx |= 1u << 19;
 	leaf(&vcpu, HV_HINTS)->eax |= 1u << 10;
 	assert_memory_equal(&sys, &vcpu, sizeof(sys));

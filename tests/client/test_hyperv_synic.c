@@ -368,6 +368,31 @@ static void direct_timer_is_an_interrupt(void **state)
 	client_close(&c);
 }
 
+/* The host's timer was set by the old clock; when it ends, the guest's time has not come. */
+static void timer_counts_by_the_clock_as_it_is_set(void **state)
+{
+	struct kvm_clock_data clock = {0};
+	uint64_t at, end;
+	struct client c;
+
+	open_timers(&c);
+	guest_write(&c, HV_STIMER_CONFIG(0), ENABLE | SINTX(2));
+	assert_int_equal(ioctl(c.vm, KVM_GET_CLOCK, &clock), 0);
+	clock.flags = 0;
+	clock.clock += 1ull << 40;
+	assert_int_equal(ioctl(c.vm, KVM_SET_CLOCK, &clock), 0);
+	at = guest_read(&c, HV_TIME_REF_COUNT) + 10 * MS;
+	guest_write(&c, HV_STIMER_COUNT(0), at);
+	(void)guest_read(&c, HV_TIME_REF_COUNT); /* it is armed */
+	clock.clock -= 1ull << 39;
+	assert_int_equal(ioctl(c.vm, KVM_SET_CLOCK, &clock), 0);
+	end = guest_read(&c, HV_TIME_REF_COUNT) + 30 * MS;
+	while (guest_read(&c, HV_TIME_REF_COUNT) < end)
+		assert_int_equal(slot(&c, 2)->type, 0);
+	assert_int_equal(guest_read(&c, HV_STIMER_CONFIG(0)), ENABLE | SINTX(2));
+	client_close(&c);
+}
+
 static void periodic_timer_goes_on(void **state)
 {
 	struct message *m;
@@ -508,6 +533,7 @@ int main(void)
 		cmocka_unit_test(eoi_and_eom_resample),
 		cmocka_unit_test(one_shot_timer_sends_a_message),
 		cmocka_unit_test(direct_timer_is_an_interrupt),
+		cmocka_unit_test(timer_counts_by_the_clock_as_it_is_set),
 		cmocka_unit_test(periodic_timer_goes_on),
 		cmocka_unit_test(one_shot_timer_waits_for_its_slot),
 		cmocka_unit_test(timer_without_a_place_for_messages_stays),

@@ -268,7 +268,6 @@ static void auto_eoi_vector_is_never_in_service(void **state)
 	assert_int_equal(kvm_cpu_get_interrupt(cpu[0]), 0x46);
 	assert_false(irr_has(0, 0x46));
 	assert_false(isr_has(0, 0x46));
-	assert_true(kvm_test_request(KVM_REQ_EVENT, cpu[0]));
 	assert_int_equal(kvm_cpu_get_interrupt(cpu[0]), 0x44); /* the same class, not held back */
 	assert_true(isr_has(0, 0x44));
 }
