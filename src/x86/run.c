@@ -36,7 +36,7 @@ bool kvm_vcpu_has_events(struct kvm_vcpu *vcpu)
 		return true;
 	if (vmx_interrupt_allowed(vcpu) && kvm_event_has_interrupt(vcpu))
 		return true;
-	return kvm_hv_has_stimer_pending(vcpu);
+	return false;
 }
 
 static bool vcpu_running(struct kvm_vcpu *vcpu)
@@ -44,9 +44,15 @@ static bool vcpu_running(struct kvm_vcpu *vcpu)
 	return __atomic_load_n(&vcpu->arch->mp_state, __ATOMIC_SEQ_CST) == KVM_MP_STATE_RUNNABLE;
 }
 
+/* A timer to be looked at ends the sleep, and HLT only where an interrupt comes of it. */
+static bool halted_with_stimer(struct kvm_vcpu *vcpu)
+{
+	return vcpu->arch->mp_state == KVM_MP_STATE_HALTED && kvm_hv_has_stimer_pending(vcpu);
+}
+
 bool kvm_arch_vcpu_runnable(struct kvm_vcpu *vcpu)
 {
-	return vcpu_running(vcpu) || kvm_vcpu_has_events(vcpu);
+	return vcpu_running(vcpu) || kvm_vcpu_has_events(vcpu) || halted_with_stimer(vcpu);
 }
 
 /* --- requests, served in the order of KVM_REQUESTS --- */
@@ -327,6 +333,8 @@ static int vcpu_block(struct kvm_vcpu *vcpu)
 	if (!kvm_arch_vcpu_runnable(vcpu))
 		r = vcpu->arch->mp_state == KVM_MP_STATE_HALTED ? kvm_vcpu_halt(vcpu)
 								: kvm_vcpu_block(vcpu);
+	if (halted_with_stimer(vcpu) && kvm_check_request(KVM_REQ_HV_STIMER, vcpu))
+		kvm_hv_serve_stimers(vcpu);
 	kvm_apic_accept_events(vcpu);
 	switch (vcpu->arch->mp_state) {
 	case KVM_MP_STATE_HALTED:

@@ -5,7 +5,9 @@
  * An interrupt with vector v ends the guest's run at port v (paging.h).
  */
 #include <poll.h>
+#include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/time.h>
 
 #include "hyperv.h"
 
@@ -33,6 +35,7 @@ struct message {
 };
 
 GUEST_CODE(sleep_code, 64, "sti; 1: hlt; jmp 1b");
+GUEST_CODE(deaf_sleep_code, 64, "cli; hlt; out %al, $0xe4; sti; nop; nop; out %al, $0xe5");
 
 static void open_synic(struct client *c, uint32_t cap)
 {
@@ -368,6 +371,43 @@ static void direct_timer_is_an_interrupt(void **state)
 	client_close(&c);
 }
 
+static void on_alarm(int signo)
+{
+	(void)signo;
+}
+
+/* HLT with interrupts off: the timer runs out, its message comes, and the vCPU sleeps on. */
+static void timer_does_not_end_hlt_by_itself(void **state)
+{
+	struct sigaction sa = {.sa_handler = on_alarm};
+	struct itimerval later = {.it_value.tv_usec = 40000, .it_interval.tv_usec = 40000}, off = {0};
+	struct kvm_mp_state mp;
+	struct kvm_regs r;
+	struct client c;
+
+	open_timers(&c);
+	guest_write(&c, HV_STIMER_CONFIG(0), ENABLE | SINTX(2));
+	guest_write(&c, HV_STIMER_COUNT(0), guest_read(&c, HV_TIME_REF_COUNT) + 5 * MS);
+	memcpy(c.mem + 0x1a00, deaf_sleep_code, GUEST_CODE_SIZE(deaf_sleep_code));
+	r = client_regs(&c);
+	r.rip = 0x1a00;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &r), 0);
+	sigaction(SIGALRM, &sa, NULL);
+	setitimer(ITIMER_REAL, &later, NULL);
+	while (slot(&c, 2)->type == 0)
+		assert_fails(ioctl(c.vcpu, KVM_RUN, 0), EINTR);
+	setitimer(ITIMER_REAL, &off, NULL);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_MP_STATE, &mp), 0);
+	assert_int_equal(mp.mp_state, KVM_MP_STATE_HALTED);
+	assert_true(apic_bit(&c, 0x210, 0x32));
+	/* that interrupt is taken as soon as it may be */
+	mp.mp_state = KVM_MP_STATE_RUNNABLE;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_MP_STATE, &mp), 0);
+	assert_int_equal(client_next_out(&c), 0xe4);
+	assert_int_equal(client_next_out(&c), 0x32);
+	client_close(&c);
+}
+
 /* The host's timer was set by the old clock; when it ends, the guest's time has not come. */
 static void timer_counts_by_the_clock_as_it_is_set(void **state)
 {
@@ -533,6 +573,7 @@ int main(void)
 		cmocka_unit_test(eoi_and_eom_resample),
 		cmocka_unit_test(one_shot_timer_sends_a_message),
 		cmocka_unit_test(direct_timer_is_an_interrupt),
+		cmocka_unit_test(timer_does_not_end_hlt_by_itself),
 		cmocka_unit_test(timer_counts_by_the_clock_as_it_is_set),
 		cmocka_unit_test(periodic_timer_goes_on),
 		cmocka_unit_test(one_shot_timer_waits_for_its_slot),
