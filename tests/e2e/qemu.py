@@ -80,7 +80,7 @@ class Machine:
 
     def watch(self, seconds):
         end = time.time() + seconds
-        while time.time() < end and self._read(end - time.time()):
+        while time.time() < end and self._read(max(0, end - time.time())):
             pass
 
     # --- QMP ---
