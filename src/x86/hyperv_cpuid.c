@@ -44,7 +44,6 @@ static void fill_signature(struct kvm_cpuid_entry2 *e)
 {
 	static const char signature[12] = "Linux KVM Hv";
 
-	e->eax = HV_CPUID_DEBUG_CAPABILITIES; /* the last leaf */
 	memcpy(&e->ebx, signature, 4);
 	memcpy(&e->ecx, signature + 4, 4);
 	memcpy(&e->edx, signature + 8, 4);
@@ -71,6 +70,9 @@ static void fill_leaf(struct kvm_cpuid_entry2 *e, bool apic)
 {
 	switch (e->function) {
 	case HV_CPUID_VENDOR:
+		e->eax = HV_CPUID_DEBUG_CAPABILITIES; /* the last leaf */
+		fill_signature(e);
+		break;
 	case HV_CPUID_DEBUG_VENDOR:
 		fill_signature(e);
 		break;

@@ -6,7 +6,8 @@
  * event.c (queued exceptions, interrupts, NMI), regs.c (CR/DR/segments and
  * their ioctls), sregs.c, state.c (values at creation), fpu.c, cpuid.c, msr.c,
  * mtrr.c, clock.c, steal.c, pio.c, mmio.c, task.c, smm.c (system management mode),
- * emulate.c (isa room over guest memory and devices), hypercall.c, debug.c.
+ * emulate.c (isa room over guest memory and devices), hypercall.c, debug.c,
+ * hyperv*.c (hyperv.h says which).
  */
 #ifndef USERKVM_X86_X86_H
 #define USERKVM_X86_X86_H

@@ -30,6 +30,8 @@ static void supported_cpuid_names_what_works(void **state)
 	assert_int_equal(sys.h.nent, 10);
 	assert_int_equal(leaf(&sys, 0x40000000)->eax, 0x40000082);
 	assert_int_equal(leaf(&sys, 0x40000001)->eax, 0x31237648);
+	assert_int_equal(leaf(&sys, 0x40000080)->eax, 0);
+	assert_int_equal(leaf(&sys, 0x40000080)->ebx, leaf(&sys, 0x40000000)->ebx);
 	/* what the MSRs and hypercalls of the other tests are */
 	assert_int_equal(leaf(&sys, HV_FEATURES)->eax, 0x2aff);
 	assert_int_equal(leaf(&sys, HV_FEATURES)->ebx, 0x830);
