@@ -19,6 +19,7 @@
  */
 #include <signal.h>
 
+#include "host/memory.h"
 #include "lib/rcu.h"
 #include "mmu/check.h"
 #include "trace/trace.h"
@@ -124,6 +125,8 @@ bool mmu_age_hva(struct kvm *kvm, hva_t start, hva_t end, bool test, uint64_t *y
 {
 	bool found = false;
 
+	if (kvm->mm_id != host_mm_id())
+		return false; /* a forked child has a copy of its parent's */
 	lib_rcu_read_lock();
 	for (int as = 0; as < KVM_ADDRESS_SPACE_NUM; as++) {
 		struct kvm_memslots *slots = __kvm_memslots(kvm, as);

@@ -71,7 +71,7 @@ void mmu_vm_link(struct kvm_mmu_vm *vm)
 	mmu_vms_unlock(&mask);
 }
 
-/* Host memory of every slot of the VM. Inside an RCU section. */
+/* Host memory of every slot of the VM. fn is inside an RCU section. */
 static void each_range(struct kvm *kvm, kvm_mmu_range_fn *fn, void *arg)
 {
 	lib_rcu_read_lock();
@@ -115,7 +115,8 @@ void kvm_mmu_each_guest_range(kvm_mmu_range_fn *fn, void *arg)
 	if (!mmu_have_vms())
 		return;
 	for (vm = mmu_vms_lock(&mask); vm; vm = vm->next_vm)
-		each_range(vm->kvm, fn, arg);
+		if (vm->kvm->mm_id == host_mm_id())
+			each_range(vm->kvm, fn, arg);
 	mmu_vms_unlock(&mask);
 }
 
