@@ -126,7 +126,7 @@ bool mmu_age_hva(struct kvm *kvm, hva_t start, hva_t end, bool test, uint64_t *y
 	bool found = false;
 
 	if (kvm->mm_id != host_mm_id())
-		return false; /* a forked child has a copy of its parent's */
+		return false; /* a forked child has copies of its parent's, locked perhaps */
 	lib_rcu_read_lock();
 	for (int as = 0; as < KVM_ADDRESS_SPACE_NUM; as++) {
 		struct kvm_memslots *slots = __kvm_memslots(kvm, as);
