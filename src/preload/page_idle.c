@@ -21,10 +21,25 @@ int preload_opened(int fd, const char *path, int flags)
 	return abi_page_idle_open(path, flags);
 }
 
-static bool served(int fd, const struct abi_page_idle_call *c, ssize_t *r)
+static bool have_files(void)
 {
-	return __builtin_expect(__atomic_load_n(&abi_page_idle_files, __ATOMIC_RELAXED) != 0, 0) &&
-	       abi_page_idle_io(fd, c, r);
+	return __builtin_expect(__atomic_load_n(&abi_page_idle_files, __ATOMIC_RELAXED) != 0, 0);
+}
+
+/* Apart, so that the others need no frame for it. offset NULL: at the file's position. */
+static __attribute__((noinline)) bool read_served(int fd, void *buf, size_t size, const off_t *offset, ssize_t *r)
+{
+	struct abi_page_idle_call c = { .out = buf, .size_bytes = size, .offset = offset };
+
+	return abi_page_idle_io(fd, &c, r);
+}
+
+static __attribute__((noinline)) bool write_served(int fd, const void *buf, size_t size, const off_t *offset,
+						   ssize_t *r)
+{
+	struct abi_page_idle_call c = { .write = true, .in = buf, .size_bytes = size, .offset = offset };
+
+	return abi_page_idle_io(fd, &c, r);
 }
 
 /* read() and write() may be called in signal handlers, dlsym() may not. */
@@ -50,7 +65,7 @@ EXPORT ssize_t read(int fd, void *buf, size_t size)
 {
 	ssize_t r;
 
-	if (served(fd, &(struct abi_page_idle_call){ .out = buf, .size_bytes = size }, &r))
+	if (have_files() && read_served(fd, buf, size, NULL, &r))
 		return r;
 	return LIBC(read)(fd, buf, size);
 }
@@ -59,7 +74,7 @@ EXPORT ssize_t write(int fd, const void *buf, size_t size)
 {
 	ssize_t r;
 
-	if (served(fd, &(struct abi_page_idle_call){ .write = true, .in = buf, .size_bytes = size }, &r))
+	if (have_files() && write_served(fd, buf, size, NULL, &r))
 		return r;
 	return LIBC(write)(fd, buf, size);
 }
@@ -69,7 +84,7 @@ EXPORT ssize_t write(int fd, const void *buf, size_t size)
 	{                                                                                               \
 		ssize_t r;                                                                              \
                                                                                                         \
-		if (served(fd, &(struct abi_page_idle_call){ .out = buf, .size_bytes = size, .offset = &offset }, &r)) \
+		if (have_files() && read_served(fd, buf, size, &offset, &r))                            \
 			return r;                                                                       \
 		return LIBC(pread)(fd, buf, size, offset);                                              \
 	}
@@ -81,7 +96,7 @@ DEFINE_PREAD(pread64)
 	{                                                                                               \
 		ssize_t r;                                                                              \
                                                                                                         \
-		if (served(fd, &(struct abi_page_idle_call){ .write = true, .in = buf, .size_bytes = size, .offset = &offset }, &r)) \
+		if (have_files() && write_served(fd, buf, size, &offset, &r))                           \
 			return r;                                                                       \
 		return LIBC(pwrite)(fd, buf, size, offset);                                             \
 	}
@@ -94,7 +109,7 @@ EXPORT ssize_t __read_chk(int fd, void *buf, size_t size, size_t room)
 {
 	ssize_t r;
 
-	if (size <= room && served(fd, &(struct abi_page_idle_call){ .out = buf, .size_bytes = size }, &r))
+	if (have_files() && size <= room && read_served(fd, buf, size, NULL, &r))
 		return r;
 	return REAL(__read_chk)(fd, buf, size, room);
 }
@@ -105,8 +120,7 @@ EXPORT ssize_t __read_chk(int fd, void *buf, size_t size, size_t room)
 	{                                                                                               \
 		ssize_t r;                                                                              \
                                                                                                         \
-		if (size <= room &&                                                                     \
-		    served(fd, &(struct abi_page_idle_call){ .out = buf, .size_bytes = size, .offset = &offset }, &r)) \
+		if (have_files() && size <= room && read_served(fd, buf, size, &offset, &r))            \
 			return r;                                                                       \
 		return REAL(name)(fd, buf, size, offset, room);                                         \
 	}
