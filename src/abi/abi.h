@@ -100,8 +100,8 @@ bool abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset);
  * ABI_PAGE_IDLE_BITMAP, with Linux's meaning. Open: a descriptor, or -1 with errno: EACCES (as
  * of a file of root's, mode 0600), ENOENT (ept=0), open(2)'s. Its contents come by
  * abi_page_idle_io() only: a file position is meant where offset is NULL. False: fd is not such a file.
- * *result as of read(2) and write(2), -1 with errno. While abi_page_idle_files is 0 there is none and no
- * need to ask. Async-signal-safe.
+ * *result as of read(2) and write(2), -1 with errno; EDEADLK on top of this thread's KVM_RUN. While
+ * abi_page_idle_files is 0 there is none and no need to ask. Async-signal-safe where no ioctl is interrupted.
  */
 #define ABI_PAGE_IDLE_BITMAP "/sys/kernel/mm/page_idle/bitmap"
 extern uint32_t abi_page_idle_files; /* (a) */

@@ -33,11 +33,11 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "host/fault.h"
 #include "host/memory.h"
+#include "host/timer.h"
 #include "lib/error.h"
 
 #define WORD_BYTES sizeof(uint64_t)
@@ -91,14 +91,6 @@ static void unlock(const sigset_t *before)
 	pthread_sigmask(SIG_SETMASK, before, NULL);
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
 /* --- the index --- */
 
 static int open_proc(const char *path)
@@ -135,7 +127,7 @@ static int pagemap(void)
 	idle.pagemap.mm_id = 0;
 	fd = open_proc("/proc/self/pagemap");
 	if (fd < 0 || !abi_identify(fd, &st))
-		return fd < 0 ? fd : err_born(errno, "fstat of pagemap");
+		return fd < 0 ? fd : err_born(EBADF, "pagemap was closed at once");
 	idle.pagemap.fd = fd;
 	idle.pagemap.dev = st.st_dev;
 	idle.pagemap.ino = st.st_ino;
@@ -146,7 +138,7 @@ static int pagemap(void)
 /* lock. Anew, where it was begun before `since_ns` or is another process's. */
 static int refresh(uint64_t since_ns)
 {
-	uint64_t started = now_ns();
+	uint64_t started = host_now_ns();
 	int r;
 
 	if (idle.mm_id == host_mm_id() && idle.built_ns >= since_ns)
@@ -160,14 +152,14 @@ static int refresh(uint64_t since_ns)
 		return r;
 	idle.mm_id = host_mm_id();
 	idle.built_ns = started;
-	idle.cost_ns = now_ns() - started;
+	idle.cost_ns = host_now_ns() - started;
 	return 0;
 }
 
 /* The same for who has the file open. */
 static int refresh_old(void)
 {
-	uint64_t now = now_ns(), age = max_u64(REBUILD_NS, REBUILD_FACTOR * idle.cost_ns);
+	uint64_t now = host_now_ns(), age = max_u64(REBUILD_NS, REBUILD_FACTOR * idle.cost_ns);
 
 	return refresh(now > age ? now - age : 0);
 }
@@ -229,7 +221,7 @@ static int new_file(int flags)
 
 static int start_index(void)
 {
-	uint64_t now = now_ns();
+	uint64_t now = host_now_ns();
 	sigset_t mask;
 	int r;
 
@@ -447,6 +439,9 @@ static ssize_t serve(int fd, const struct abi_page_idle_call *c)
 
 	if (!has_access(fd, c->write))
 		return err_born(EBADF, "not open for this");
+	/* A handler of the client's: aging would wait for the vCPU that it interrupted. */
+	if (kvm_get_running_vcpu())
+		return err_born(EDEADLK, "in a signal handler on top of KVM_RUN");
 	r = move(c, pos);
 	if (!c->offset && r > 0)
 		syscall(SYS_lseek, fd, r, SEEK_CUR);

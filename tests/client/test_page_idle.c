@@ -13,6 +13,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "stats.h"
 
@@ -194,6 +195,27 @@ static void only_guest_memory_is_ever_idle(void **state)
 	munmap(other, PAGE);
 }
 
+/* Without another open: the index is made anew from time to time. */
+static void guest_memory_that_came_since_is_found_in_time(void **state)
+{
+	struct timespec pause = { .tv_nsec = 10000000 };
+	int rounds = 3000;
+	uint8_t *other;
+
+	NEEDS_THE_FILE();
+	other = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_true(other != MAP_FAILED);
+	*other = 1;
+	client_slot(&c, 2, 0, HUGE_GPA, other, PAGE);
+	do {
+		nanosleep(&pause, NULL);
+		mark(other);
+	} while (!is_idle(other) && --rounds);
+	assert_true(rounds);
+	client_slot(&c, 2, 0, HUGE_GPA, other, 0);
+	munmap(other, PAGE);
+}
+
 static void offsets_and_sizes_are_checked_as_by_linux(void **state)
 {
 	void *volatile bad = (void *)8;
@@ -224,7 +246,7 @@ static void the_access_mode_is_kept(void **state)
 	int r, w;
 
 	NEEDS_THE_FILE();
-	r = open_bitmap(O_RDONLY);
+	r = openat(AT_FDCWD, BITMAP, O_RDONLY | O_CLOEXEC);
 	w = open_bitmap(O_WRONLY);
 	assert_int_equal(read(r, &word, 8), 8);
 	assert_fails(write(r, &word, 8), EBADF);
@@ -474,6 +496,42 @@ static void a_signal_handler_may_mark_too(void **state)
 	sigaction(SIGALRM, &old, NULL);
 }
 
+static int error_in_handler;
+
+static void handler_marks_in_vain(int signo)
+{
+	uint64_t bit = 1;
+
+	if (pwrite(bitmap, &bit, 8, 0) == -1) /* not when it is early */
+		error_in_handler = errno;
+}
+
+/* It runs before KVM_RUN has returned: pages of a vCPU that waits for the handler cannot be aged. */
+static void a_handler_on_top_of_kvm_run_gets_edeadlk(void **state)
+{
+	struct sigaction sa = { .sa_handler = handler_marks_in_vain }, old;
+	struct itimerspec often = { .it_interval.tv_nsec = 20000000, .it_value.tv_nsec = 20000000 };
+	static const uint8_t loop[] = { 0x8a, 0x06, 0xeb, 0xfc };
+	struct kvm_regs r;
+	timer_t timer;
+
+	NEEDS_THE_FILE();
+	r = client_regs(&c);
+	r.rsi = DATA_GPA;
+	r.rip = 0x1040;
+	memcpy(c.mem + 0x1040, loop, sizeof(loop));
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &r), 0);
+	assert_int_equal(sigaction(SIGALRM, &sa, &old), 0);
+	assert_int_equal(timer_create(CLOCK_MONOTONIC, NULL, &timer), 0);
+	assert_int_equal(timer_settime(timer, 0, &often, NULL), 0);
+	assert_fails(ioctl(c.vcpu, KVM_RUN, 0), EINTR);
+	timer_delete(timer);
+	assert_int_equal(error_in_handler, EDEADLK);
+	mark(data);
+	assert_true(is_idle(data));
+	sigaction(SIGALRM, &old, NULL);
+}
+
 struct marker {
 	pthread_t thread;
 	unsigned first;
@@ -600,6 +658,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(page_is_idle_from_its_mark_to_the_guests_next_access),
 		TEST(only_guest_memory_is_ever_idle),
+		TEST(guest_memory_that_came_since_is_found_in_time),
 		TEST(offsets_and_sizes_are_checked_as_by_linux),
 		TEST(the_access_mode_is_kept),
 		TEST(the_position_moves_and_copies_share_it),
@@ -610,6 +669,7 @@ int main(void)
 		TEST(other_files_are_read_and_written_as_ever),
 		TEST(the_librarys_own_descriptor_may_be_replaced),
 		TEST(a_signal_handler_may_mark_too),
+		TEST(a_handler_on_top_of_kvm_run_gets_edeadlk),
 		TEST(threads_do_not_disturb_each_other),
 		TEST(others_than_root_may_not_open_it),
 		TEST(nothing_is_idle_without_cap_sys_admin),
