@@ -136,6 +136,11 @@ SHOW(show_ioeventfd, kvm_ioeventfd)
 	    v->flags);
 }
 
+SHOW(show_hv_eventfd, kvm_hyperv_eventfd)
+{
+	add(s, "{conn_id=%#x, fd=%d, flags=%#x}", v->conn_id, v->fd, v->flags);
+}
+
 SHOW(show_dirty_log, kvm_dirty_log)
 {
 	add(s, "{slot=%u, dirty_bitmap=%p}", v->slot, v->dirty_bitmap);
@@ -258,6 +263,7 @@ static const struct {
 	{ KVM_INTERRUPT, false, show_interrupt },
 	{ KVM_IRQFD, false, show_irqfd },
 	{ KVM_IOEVENTFD, false, show_ioeventfd },
+	{ KVM_HYPERV_EVENTFD, false, show_hv_eventfd },
 	{ KVM_GET_DIRTY_LOG, false, show_dirty_log },
 	{ KVM_ENABLE_CAP, false, show_enable_cap },
 	{ KVM_SIGNAL_MSI, false, show_msi },

@@ -187,7 +187,7 @@ long abi_get_hv_cpuid(struct abi_call *c)
 	int r = host_copy_from(&head, user, sizeof(head));
 
 	if (!r)
-		r = kvm_get_hv_cpuid(entries, &head.nent);
+		r = kvm_get_hv_cpuid(c->vcpu, entries, &head.nent);
 	if (!r)
 		r = host_copy_to(user->entries, entries, head.nent * sizeof(*entries));
 	return r ? r : host_copy_to(user, &head, sizeof(head));

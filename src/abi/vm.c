@@ -237,6 +237,11 @@ static long ioeventfd(struct abi_call *c)
 	return kvm_ioeventfd(c->kvm, c->data);
 }
 
+static long hv_eventfd(struct abi_call *c)
+{
+	return kvm_vm_ioctl_hv_eventfd(c->kvm, c->data);
+}
+
 static long set_gsi_routing(struct abi_call *c)
 {
 	struct kvm_irq_routing *user = (struct kvm_irq_routing *)c->arg, head;
@@ -342,6 +347,7 @@ const struct abi_row abi_vm_rows[] = {
 	ABI_ROW(KVM_SIGNAL_MSI, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, signal_msi),
 	ABI_ROW(KVM_IRQFD, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, irqfd),
 	ABI_ROW(KVM_IOEVENTFD, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, ioeventfd),
+	ABI_ROW(KVM_HYPERV_EVENTFD, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, hv_eventfd),
 	ABI_ROW(KVM_SET_GSI_ROUTING, ABI_VM, ABI_ARG_VALUE, ABI_UNLOCKED, set_gsi_routing),
 	ABI_ROW(KVM_REGISTER_COALESCED_MMIO, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, register_coalesced),
 	ABI_ROW(KVM_UNREGISTER_COALESCED_MMIO, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED,

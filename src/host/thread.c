@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "lib/error.h"
@@ -36,6 +37,14 @@ uint64_t host_thread_serial(void)
 	if (!serial)
 		serial = __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
 	return serial;
+}
+
+uint64_t host_thread_cpu_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
 /* The file: time on a processor, time waited for one, number of turns. A thread that runs has had one. */

@@ -14,6 +14,8 @@ must_check int host_thread_start(pthread_t *out, const char *name, void *(*fn)(v
 
 /* A number no other thread of the process has, or will have. */
 uint64_t host_thread_serial(void);
+/* What the calling thread has used of processors so far, in ns. */
+uint64_t host_thread_cpu_ns(void);
 /*
  * How long the calling thread has waited for a processor in all, in ns (Linux: sched_info.run_delay).
  * -ENOSYS: this kernel does not count it, or the file cannot be read.

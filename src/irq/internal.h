@@ -51,6 +51,7 @@ struct kvm_lapic {
 	uint32_t arb_prio;	 /* (a) for lowest-priority arbitration */
 	uint32_t esr_pending;	 /* (a) errors since the last write of ESR */
 	uint8_t pending_ioapic_eoi;
+	const struct kvm_apic_synic *synic; /* NULL: none; owner */
 	gpa_t vapic_addr; /* KVM_SET_VAPIC_ADDR, 0 none; owner */
 	pthread_mutex_t timer_lock;
 	struct lapic_timer timer;

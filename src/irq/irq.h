@@ -31,6 +31,9 @@ struct kvm_lapic_ops {
 	/* KVM_CAP_DISABLE_QUIRKS: LAPIC_MMIO_HOLE, LINT0_REENABLED [quirks on] */
 	bool (*mmio_hole_quirk_disabled)(struct kvm *kvm);
 	bool (*lint0_quirk_disabled)(struct kvm *kvm);
+	/* Hyper-V's SynIC: an EOI of one of kvm_apic_set_synic()'s vectors; KVM_IRQ_ROUTING_HV_SINT [refused] */
+	void (*synic_eoi)(struct kvm_vcpu *vcpu, uint8_t vector);
+	int (*synic_set_irq)(struct kvm *kvm, uint32_t vp_index, uint32_t sint);
 };
 void kvm_irq_register(const struct kvm_lapic_ops *ops); /* once; also registers routing */
 
@@ -72,6 +75,16 @@ int kvm_vm_ioctl_reinject(struct kvm *kvm, const struct kvm_reinject_control *c)
 must_check int kvm_create_lapic(struct kvm_vcpu *vcpu);
 void kvm_free_lapic(struct kvm_vcpu *vcpu);
 void kvm_lapic_reset(struct kvm_vcpu *vcpu, bool init_event);
+
+/* What the APIC knows of the vCPU's SynIC: bitmaps of vectors. (o) */
+struct kvm_apic_synic {
+	uint64_t vectors[4];  /* the SynIC hears of their EOI */
+	uint64_t auto_eoi[4]; /* these are never in service */
+};
+/* From now on; the bitmaps live as long as the APIC. Owner thread. */
+void kvm_apic_set_synic(struct kvm_vcpu *vcpu, const struct kvm_apic_synic *synic);
+/* A fixed, edge-triggered interrupt: 1 accepted, 0 not (APIC disabled). vCPUs with an APIC; any thread. */
+int kvm_apic_set_irq(struct kvm_vcpu *vcpu, uint8_t vector);
 
 /* Machine checks have an interrupt for corrected errors, or not (MCG_CAP.MCG_CMCI_P). Owner thread. */
 void kvm_apic_set_cmci(struct kvm_vcpu *vcpu, bool has_cmci);
@@ -117,6 +130,9 @@ must_check int kvm_lapic_mmio_write(struct kvm_vcpu *vcpu, gpa_t addr, int len, 
 /* x2APIC MSRs 800h-8ffh: 0, or 1 for #GP. */
 must_check int kvm_x2apic_msr_read(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data);
 must_check int kvm_x2apic_msr_write(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t data);
+/* Hyper-V's MSRs for the registers EOI, ICR and TPR (APIC_*), whatever the APIC's mode: 0, or 1 for #GP. */
+must_check int kvm_hv_vapic_msr_read(struct kvm_vcpu *vcpu, uint32_t reg, uint64_t *data);
+must_check int kvm_hv_vapic_msr_write(struct kvm_vcpu *vcpu, uint32_t reg, uint64_t data);
 uint64_t kvm_get_lapic_tscdeadline_msr(struct kvm_vcpu *vcpu);
 void kvm_set_lapic_tscdeadline_msr(struct kvm_vcpu *vcpu, uint64_t data);
 /*

@@ -1,6 +1,6 @@
 /*
- * From routing entries to chips: what `set` does for a PIC pin, an IOAPIC pin
- * and an MSI; the default routing. (SDM vol. 3, "Message Signalled Interrupts";
+ * From routing entries to chips: what `set` does for a PIC pin, an IOAPIC pin,
+ * an MSI and a SINT of Hyper-V's SynIC; the default routing. (SDM vol. 3, "Message Signalled Interrupts";
  * KVM API: KVM_SET_GSI_ROUTING, KVM_SIGNAL_MSI, KVM_IRQ_LINE.)
  */
 #include "irq/internal.h"
@@ -72,6 +72,14 @@ static int set_ioapic(struct kvm_kernel_irq_routing_entry *e, struct kvm *kvm, i
 	return kvm_ioapic_set_irq(kvm->vioapic, (int)e->irqchip.pin, source_id, level);
 }
 
+static int set_hv_sint(struct kvm_kernel_irq_routing_entry *e, struct kvm *kvm, int source_id,
+		       int level)
+{
+	if (!level)
+		return -1;
+	return lapic_ops->synic_set_irq(kvm, e->hv_sint.vcpu, e->hv_sint.sint);
+}
+
 static int set_chip_entry(struct kvm *kvm, struct kvm_kernel_irq_routing_entry *e,
 			  const struct kvm_irq_routing_irqchip *chip)
 {
@@ -101,6 +109,13 @@ int kvm_set_routing_entry(struct kvm *kvm, struct kvm_kernel_irq_routing_entry *
 		e->msi.address_hi = ue->u.msi.address_hi;
 		e->msi.data = ue->u.msi.data;
 		e->set = set_msi;
+		return 0;
+	case KVM_IRQ_ROUTING_HV_SINT:
+		if (!lapic_ops || !lapic_ops->synic_set_irq)
+			return err_born(EINVAL, "GSI %u: there is no SynIC", e->gsi);
+		e->hv_sint.vcpu = ue->u.hv_sint.vcpu;
+		e->hv_sint.sint = ue->u.hv_sint.sint;
+		e->set = set_hv_sint;
 		return 0;
 	default:
 		return err_born(EINVAL, "GSI %u: routing type %u", e->gsi, ue->type);

@@ -92,6 +92,11 @@ int lapic_has_interrupt(struct kvm_lapic *apic)
 	return deliverable(apic, ppr);
 }
 
+static bool has_vector(const uint64_t bitmap[4], int vector)
+{
+	return bitmap[vector / 64] & BIT_ULL(vector % 64);
+}
+
 int lapic_get_interrupt(struct kvm_lapic *apic)
 {
 	int vector = lapic_has_interrupt(apic);
@@ -99,7 +104,8 @@ int lapic_get_interrupt(struct kvm_lapic *apic)
 	if (vector < 0)
 		return -1;
 	clear_irr(apic, (uint8_t)vector);
-	lapic_set_vector(apic, APIC_ISR, (unsigned)vector);
+	if (likely(!apic->synic) || !has_vector(apic->synic->auto_eoi, vector))
+		lapic_set_vector(apic, APIC_ISR, (unsigned)vector);
 	lapic_update_ppr(apic);
 	return vector;
 }
@@ -134,7 +140,8 @@ static void broadcast_eoi(struct kvm_lapic *apic, uint8_t vector)
 	if (kvm->irqchip_split && level) {
 		struct eoi_query q = { apic, vector, false };
 
-		kvm_irq_for_each_msi(kvm, kvm->nr_reserved_ioapic_pins, route_has_vector, &q);
+		kvm_irq_for_each_route(kvm, KVM_IRQ_ROUTING_MSI, kvm->nr_reserved_ioapic_pins,
+				       route_has_vector, &q);
 		if (!q.found)
 			return;
 		apic->pending_ioapic_eoi = vector;
@@ -152,6 +159,8 @@ void lapic_eoi(struct kvm_lapic *apic)
 		return;
 	lapic_clear_vector(apic, APIC_ISR, (unsigned)vector);
 	lapic_update_ppr(apic);
+	if (unlikely(apic->synic) && has_vector(apic->synic->vectors, vector))
+		lapic_ops->synic_eoi(apic->vcpu, (uint8_t)vector);
 	broadcast_eoi(apic, (uint8_t)vector);
 	kvm_make_request(KVM_REQ_EVENT, apic->vcpu);
 }
@@ -258,6 +267,16 @@ int lapic_local_deliver(struct kvm_lapic *apic, uint32_t lvt)
 	if (ret && lvt == APIC_LVTPC)
 		lapic_set(apic, lvt, reg | APIC_LVT_MASKED);
 	return ret;
+}
+
+int kvm_apic_set_irq(struct kvm_vcpu *vcpu, uint8_t vector)
+{
+	return lapic_accept(vcpu->apic, APIC_DM_FIXED, vector, true, false);
+}
+
+void kvm_apic_set_synic(struct kvm_vcpu *vcpu, const struct kvm_apic_synic *synic)
+{
+	vcpu->apic->synic = synic;
 }
 
 void kvm_apic_cmci(struct kvm_vcpu *vcpu)

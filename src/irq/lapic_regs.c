@@ -283,14 +283,13 @@ int kvm_lapic_mmio_write(struct kvm_vcpu *vcpu, gpa_t addr, int len, const void 
 	return 0;
 }
 
-/* --- the x2APIC's MSRs --- */
+/* --- as MSRs: the x2APIC's, and Hyper-V's for some of them --- */
 
-int kvm_x2apic_msr_read(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data)
+static int msr_read(struct kvm_lapic *apic, uint32_t offset, uint64_t *data)
 {
-	struct kvm_lapic *apic = vcpu->apic;
-	uint32_t offset = (msr - X2APIC_MSR_BASE) << 4, low;
+	uint32_t low;
 
-	if (!apic || !lapic_x2apic_mode(apic) || lapic_reg_read(apic, offset, &low))
+	if (lapic_reg_read(apic, offset, &low))
 		return 1;
 	*data = low;
 	if (offset == APIC_ICR)
@@ -298,19 +297,44 @@ int kvm_x2apic_msr_read(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data)
 	return 0;
 }
 
-int kvm_x2apic_msr_write(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t data)
+static int msr_write(struct kvm_lapic *apic, uint32_t offset, uint64_t data)
 {
-	struct kvm_lapic *apic = vcpu->apic;
-	uint32_t offset = (msr - X2APIC_MSR_BASE) << 4;
+	uint32_t dest = (uint32_t)(data >> 32);
 
-	if (!apic || !lapic_x2apic_mode(apic))
-		return 1;
 	if (offset == APIC_ICR) {
-		/* One 64-bit register: the destination is 32 bits wide. */
-		lapic_set(apic, APIC_ICR2, (uint32_t)(data >> 32));
+		/* One 64-bit register: the destination is 32 bits wide, an xAPIC has the upper 8 of them. */
+		lapic_set(apic, APIC_ICR2, lapic_x2apic_mode(apic) ? dest : dest & 0xff000000U);
 		return lapic_reg_write(apic, APIC_ICR, (uint32_t)data);
 	}
 	if (data >> 32)
 		return 1;
 	return lapic_reg_write(apic, offset, (uint32_t)data);
+}
+
+int kvm_x2apic_msr_read(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data)
+{
+	struct kvm_lapic *apic = vcpu->apic;
+
+	if (!apic || !lapic_x2apic_mode(apic))
+		return 1;
+	return msr_read(apic, (msr - X2APIC_MSR_BASE) << 4, data);
+}
+
+int kvm_x2apic_msr_write(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t data)
+{
+	struct kvm_lapic *apic = vcpu->apic;
+
+	if (!apic || !lapic_x2apic_mode(apic))
+		return 1;
+	return msr_write(apic, (msr - X2APIC_MSR_BASE) << 4, data);
+}
+
+int kvm_hv_vapic_msr_read(struct kvm_vcpu *vcpu, uint32_t reg, uint64_t *data)
+{
+	return vcpu->apic ? msr_read(vcpu->apic, reg, data) : 1;
+}
+
+int kvm_hv_vapic_msr_write(struct kvm_vcpu *vcpu, uint32_t reg, uint64_t data)
+{
+	return vcpu->apic ? msr_write(vcpu->apic, reg, data) : 1;
 }

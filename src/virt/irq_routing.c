@@ -3,7 +3,7 @@
  *
  * The table is immutable and replaced under RCU (writers: irq_lock). Entries
  * are sorted by GSI; first[gsi] .. first[gsi + 1] are those of one GSI. A GSI has
- * at most one entry a chip, or exactly one MSI.
+ * at most one entry a chip, or exactly one of another type.
  *
  * EOI notifiers hang on the table's VM in a list of their own (irq_lock for
  * writers, RCU for readers); callbacks run inside the read-side section and
@@ -312,16 +312,16 @@ bool kvm_irq_has_notifier(struct kvm *kvm, uint32_t irqchip, uint32_t pin)
 	return found;
 }
 
-void kvm_irq_for_each_msi(struct kvm *kvm, uint32_t nr_gsis,
-			  bool (*fn)(const struct kvm_kernel_irq_routing_entry *e, void *arg),
-			  void *arg)
+void kvm_irq_for_each_route(struct kvm *kvm, uint32_t type, uint32_t nr_gsis,
+			    bool (*fn)(const struct kvm_kernel_irq_routing_entry *e, void *arg),
+			    void *arg)
 {
 	const struct kvm_irq_routing_table *t;
 
 	lib_rcu_read_lock();
 	t = table_of(kvm);
 	for (uint32_t i = 0; t && i < t->first[min_u64(nr_gsis, t->nr_gsis)]; i++) {
-		if (t->entries[i].type == KVM_IRQ_ROUTING_MSI && fn(&t->entries[i], arg))
+		if (t->entries[i].type == type && fn(&t->entries[i], arg))
 			break;
 	}
 	lib_rcu_read_unlock();

@@ -28,10 +28,14 @@ struct kvm_kernel_irq_routing_entry {
 		struct {
 			uint32_t address_lo, address_hi, data;
 		} msi;
+		struct {
+			uint32_t vcpu; /* VP index */
+			uint32_t sint;
+		} hv_sint;
 	};
 };
 
-/* Fills e->set for entries of a chip or an MSI; -EINVAL for what the irq room does not know. */
+/* Fills e->set and what it needs; -EINVAL for a type the irq room does not know. */
 typedef int kvm_set_routing_entry_fn(struct kvm *kvm, struct kvm_kernel_irq_routing_entry *e,
 				     const struct kvm_irq_routing_entry *ue);
 void kvm_register_routing(kvm_set_routing_entry_fn *fn);
@@ -69,9 +73,9 @@ void kvm_unregister_irq_ack_notifier(struct kvm *kvm, struct kvm_irq_ack_notifie
 void kvm_notify_acked_irq(struct kvm *kvm, uint32_t irqchip, uint32_t pin);
 bool kvm_irq_has_notifier(struct kvm *kvm, uint32_t irqchip, uint32_t pin);
 void kvm_notify_acked_gsi(struct kvm *kvm, int gsi);
-/* Calls fn for each MSI entry with gsi < nr_gsis until it returns true. fn must not block. */
-void kvm_irq_for_each_msi(struct kvm *kvm, uint32_t nr_gsis,
-			  bool (*fn)(const struct kvm_kernel_irq_routing_entry *e, void *arg),
-			  void *arg);
+/* Calls fn for each entry of a type (KVM_IRQ_ROUTING_*) with gsi < nr_gsis until it returns true. fn must not block. */
+void kvm_irq_for_each_route(struct kvm *kvm, uint32_t type, uint32_t nr_gsis,
+			    bool (*fn)(const struct kvm_kernel_irq_routing_entry *e, void *arg),
+			    void *arg);
 
 #endif

@@ -84,6 +84,7 @@ enum kvm_vcpu_mode { OUTSIDE_GUEST_MODE, IN_GUEST_MODE, EXITING_GUEST_MODE };
 #define KVM_REQUESTS(F)       \
 	F(VM_DEAD)            \
 	F(TLB_FLUSH)          \
+	F(TLB_FLUSH_GUEST)    \
 	F(MMU_RELOAD)         \
 	F(MMU_SYNC)           \
 	F(CLOCK_UPDATE)       \
@@ -97,6 +98,10 @@ enum kvm_vcpu_mode { OUTSIDE_GUEST_MODE, IN_GUEST_MODE, EXITING_GUEST_MODE };
 	F(UNBLOCK)            \
 	F(SCAN_IOAPIC)        \
 	F(IOAPIC_EOI_EXIT)    \
+	F(HV_CRASH)           \
+	F(HV_RESET)           \
+	F(HV_EXIT)            \
+	F(HV_STIMER)          \
 	F(OUTSIDE_GUEST)
 enum kvm_request {
 #define KVM_REQ_ENUM(n) KVM_REQ_##n,
@@ -280,6 +285,10 @@ void kvm_vcpu_wake_up(struct kvm_vcpu *vcpu);
  * served before its next entry); not inside guest mode, not signal-safe.
  */
 void kvm_make_all_cpus_request(struct kvm *kvm, enum kvm_request r);
+/* The same on some: bit vcpu_idx of the mask, whose words are 64 bits. */
+#define KVM_VCPU_MASK_WORDS (KVM_MAX_VCPUS / 64)
+void kvm_make_vcpus_request_mask(struct kvm *kvm, enum kvm_request r,
+				 const uint64_t mask[KVM_VCPU_MASK_WORDS]);
 /* Every vCPU drops its EPT translations before it runs another guest instruction. */
 void kvm_flush_remote_tlbs(struct kvm *kvm);
 

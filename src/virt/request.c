@@ -105,37 +105,55 @@ static void wait_until_out(struct kvm_vcpu *vcpu)
 		futex_wait((uint32_t *)&vcpu->mode, EXITING_GUEST_MODE, ACK_RECHECK_NS);
 }
 
-/* True when a vCPU had to be interrupted for it. */
-static bool make_all_cpus_request(struct kvm *kvm, enum kvm_request r)
+/* A sleeper need not wake to have its TLB flushed. */
+static bool wakes_sleepers(enum kvm_request r)
+{
+	return r != KVM_REQ_TLB_FLUSH && r != KVM_REQ_TLB_FLUSH_GUEST;
+}
+
+static bool in_mask(const uint64_t *mask, uint32_t idx)
+{
+	return !mask || (mask[idx / 64] & BIT_ULL(idx % 64));
+}
+
+/* mask NULL: of all. True when a vCPU had to be interrupted for it. */
+static bool make_vcpus_request(struct kvm *kvm, enum kvm_request r, const uint64_t *mask)
 {
 	struct kvm_vcpu *vcpu;
 	bool kicked = false;
 	uint32_t i;
 
 	kvm_for_each_vcpu(i, vcpu, kvm) {
+		if (!in_mask(mask, i))
+			continue;
 		kvm_make_request(r, vcpu);
 		if (vcpu == running_vcpu)
 			continue;
-		/* A sleeper need not wake to have its TLB flushed. */
-		if (r != KVM_REQ_TLB_FLUSH)
+		if (wakes_sleepers(r))
 			kvm_vcpu_wake_up(vcpu);
 		kicked |= kick_out(vcpu);
 	}
 	kvm_for_each_vcpu(i, vcpu, kvm)
-		if (vcpu != running_vcpu)
+		if (vcpu != running_vcpu && in_mask(mask, i))
 			wait_until_out(vcpu);
 	return kicked;
 }
 
 void kvm_make_all_cpus_request(struct kvm *kvm, enum kvm_request r)
 {
-	make_all_cpus_request(kvm, r);
+	make_vcpus_request(kvm, r, NULL);
+}
+
+void kvm_make_vcpus_request_mask(struct kvm *kvm, enum kvm_request r,
+				 const uint64_t mask[KVM_VCPU_MASK_WORDS])
+{
+	make_vcpus_request(kvm, r, mask);
 }
 
 void kvm_flush_remote_tlbs(struct kvm *kvm)
 {
 	kvm_stat_add(&kvm->stat.remote_tlb_flush_requests, 1);
-	if (make_all_cpus_request(kvm, KVM_REQ_TLB_FLUSH))
+	if (make_vcpus_request(kvm, KVM_REQ_TLB_FLUSH, NULL))
 		kvm_stat_add(&kvm->stat.remote_tlb_flush, 1);
 }
 

@@ -129,6 +129,12 @@ static const struct {
 	{ KVM_CAP_HYPERV_CPUID, 1 },
 	{ KVM_CAP_SYS_HYPERV_CPUID, 1 },
 	{ KVM_CAP_HYPERV_ENFORCE_CPUID, 1 },
+	{ KVM_CAP_HYPERV_VAPIC, 1 },
+	{ KVM_CAP_HYPERV_SYNIC, 1 },
+	{ KVM_CAP_HYPERV_SYNIC2, 1 },
+	{ KVM_CAP_HYPERV_EVENTFD, 1 },
+	{ KVM_CAP_HYPERV_TLBFLUSH, 1 },
+	{ KVM_CAP_HYPERV_SEND_IPI, 1 },
 	/* the interface itself */
 	{ KVM_CAP_CHECK_EXTENSION_VM, 1 },
 	{ KVM_CAP_ENABLE_CAP, 1 },
@@ -323,8 +329,14 @@ int kvm_vcpu_ioctl_enable_cap(struct kvm_vcpu *vcpu, const struct kvm_enable_cap
 		vcpu->arch->pv_enforce_cpuid = cap->args[0];
 		return 0;
 	case KVM_CAP_HYPERV_ENFORCE_CPUID:
-		vcpu->arch->hv_enforce_cpuid = cap->args[0];
+		vcpu->arch->hv.enforce_cpuid = cap->args[0];
 		return 0;
+	case KVM_CAP_HYPERV_SYNIC:
+		return kvm_hv_activate_synic(vcpu, true);
+	case KVM_CAP_HYPERV_SYNIC2:
+		if (cap->args[0])
+			return err_born(EINVAL, "SynIC: argument %#llx", cap->args[0]);
+		return kvm_hv_activate_synic(vcpu, false);
 	default:
 		return err_born(EINVAL, "capability %u cannot be enabled on a vCPU", cap->cap);
 	}

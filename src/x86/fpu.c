@@ -65,6 +65,14 @@ static void read_image(struct kvm_vcpu *vcpu, struct xsave_image *out)
 	out->xstate_bv = (bv & kvm_supported_xcr0()) | XFEATURE_MASK_FP | XFEATURE_MASK_SSE;
 }
 
+void kvm_read_xmm(struct kvm_vcpu *vcpu, uint64_t (*out)[2], unsigned n)
+{
+	struct xsave_image x;
+
+	read_image(vcpu, &x);
+	memcpy(out, x.xmm, n * sizeof(x.xmm[0]));
+}
+
 static void write_image(struct kvm_vcpu *vcpu, const struct xsave_image *in)
 {
 	struct xsave_image *x = image(vcpu);

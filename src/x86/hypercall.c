@@ -110,6 +110,13 @@ static int pv_hypercall(struct kvm_vcpu *vcpu, bool skip)
 	return 1;
 }
 
+void kvm_hypercall_undefined(struct kvm_vcpu *vcpu, bool skip)
+{
+	if (!skip)
+		vmx_set_rip(vcpu, vmx_get_rip(vcpu) - HYPERCALL_BYTES);
+	kvm_queue_exception(vcpu, X86_TRAP_UD);
+}
+
 int kvm_hypercall(struct kvm_vcpu *vcpu, bool skip)
 {
 	return kvm_hv_hypercall_enabled(vcpu) ? kvm_hv_hypercall(vcpu, skip) : pv_hypercall(vcpu, skip);

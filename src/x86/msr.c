@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "lib/error.h"
+#include "x86/hyperv.h"
 #include "x86/msr_row.h"
 
 #define MSR_SAVE 1u
@@ -165,6 +166,7 @@ static int set_vmx_address(struct kvm_vcpu *vcpu, const struct msr_row *row, uin
 #define AT(f) .offset = offsetof(struct kvm_vcpu_arch, f)
 #define ALL ~0ULL
 #define ONE(msr) .first = (msr), .last = (msr)
+#define HV_SAVED(name) { ONE(HV_MSR_##name), msr_get_hyperv, msr_set_hyperv, MSR_SAVE }
 
 static const struct msr_row msr_table[] = {
 	{ ONE(MSR_IA32_P5_MC_ADDR), get_fixed, NULL },
@@ -223,17 +225,19 @@ static const struct msr_row msr_table[] = {
 	{ .first = MSR_IA32_X2APIC_FIRST, .last = MSR_IA32_X2APIC_LAST, msr_get_x2apic, msr_set_x2apic },
 	{ ONE(MSR_IA32_XSS), msr_get_xss, msr_set_xss },
 	/* in this order: a guest OS id comes before its hypercall page */
-	{ ONE(HV_MSR_GUEST_OS_ID), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
-	{ ONE(HV_MSR_HYPERCALL), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
-	{ ONE(HV_MSR_VP_INDEX), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
-	{ ONE(HV_MSR_TIME_REF_COUNT), msr_get_hyperv, msr_set_hyperv },
-	{ ONE(HV_MSR_REFERENCE_TSC), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
-	{ ONE(HV_MSR_TSC_FREQUENCY), msr_get_hyperv, msr_set_hyperv },
-	{ ONE(HV_MSR_APIC_FREQUENCY), msr_get_hyperv, msr_set_hyperv },
-	{ ONE(HV_MSR_VP_ASSIST_PAGE), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
-	{ ONE(HV_MSR_REENLIGHTENMENT), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
-	{ ONE(HV_MSR_TSC_EMULATION_CONTROL), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
-	{ ONE(HV_MSR_TSC_EMULATION_STATUS), msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
+	HV_SAVED(GUEST_OS_ID), HV_SAVED(HYPERCALL), HV_SAVED(VP_INDEX), HV_SAVED(RESET), HV_SAVED(VP_RUNTIME),
+	HV_SAVED(TIME_REF_COUNT), HV_SAVED(REFERENCE_TSC), HV_SAVED(TSC_FREQUENCY), HV_SAVED(APIC_FREQUENCY),
+	{ .first = HV_MSR_EOI, .last = HV_MSR_TPR, msr_get_hyperv, msr_set_hyperv },
+	HV_SAVED(VP_ASSIST_PAGE),
+	/* the first of each stands for the rest */
+	{ .first = HV_MSR_SCONTROL, .last = HV_MSR_EOM, msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
+	{ .first = HV_MSR_SINT0, .last = HV_MSR_SINT15, msr_get_hyperv, msr_set_hyperv },
+	{ .first = HV_MSR_STIMER0_CONFIG, .last = HV_MSR_STIMER3_COUNT, msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
+	HV_SAVED(SYNDBG_CONTROL), HV_SAVED(SYNDBG_STATUS), HV_SAVED(SYNDBG_SEND_BUFFER),
+	HV_SAVED(SYNDBG_RECV_BUFFER), HV_SAVED(SYNDBG_PENDING_BUFFER), HV_SAVED(SYNDBG_OPTIONS),
+	HV_SAVED(CRASH_P0), HV_SAVED(CRASH_P0 + 1), HV_SAVED(CRASH_P0 + 2), HV_SAVED(CRASH_P0 + 3),
+	HV_SAVED(CRASH_P4), HV_SAVED(CRASH_CTL),
+	HV_SAVED(REENLIGHTENMENT), HV_SAVED(TSC_EMULATION_CONTROL), HV_SAVED(TSC_EMULATION_STATUS),
 	{ ONE(MSR_KVM_WALL_CLOCK_NEW), msr_get_wall_clock, msr_set_pvclock, MSR_SAVE },
 	{ ONE(MSR_KVM_SYSTEM_TIME_NEW), msr_get_system_time, msr_set_pvclock, MSR_SAVE },
 	{ ONE(MSR_KVM_STEAL_TIME), msr_get_steal_time, msr_set_steal_time, MSR_SAVE, .value = 5 },

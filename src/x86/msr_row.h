@@ -31,18 +31,6 @@ struct msr_row {
 #define HWCR_TSC_FREQ_SEL BIT_ULL(24) /* the TSC counts at a constant rate: it does */
 #define DE_CFG_LFENCE_SERIALIZE BIT_ULL(1)
 
-#define HV_MSR_GUEST_OS_ID 0x40000000u
-#define HV_MSR_HYPERCALL 0x40000001u
-#define HV_MSR_VP_INDEX 0x40000002u
-#define HV_MSR_TIME_REF_COUNT 0x40000020u
-#define HV_MSR_REFERENCE_TSC 0x40000021u
-#define HV_MSR_TSC_FREQUENCY 0x40000022u
-#define HV_MSR_APIC_FREQUENCY 0x40000023u
-#define HV_MSR_VP_ASSIST_PAGE 0x40000073u
-#define HV_MSR_REENLIGHTENMENT 0x40000106u
-#define HV_MSR_TSC_EMULATION_CONTROL 0x40000107u
-#define HV_MSR_TSC_EMULATION_STATUS 0x40000108u
-
 /* General ways: a value in struct kvm_vcpu_arch, one of the processor or the VMCS. */
 msr_get_fn msr_get_stored, msr_get_vmx;
 msr_set_fn msr_set_stored, msr_set_vmx;

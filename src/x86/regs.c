@@ -157,10 +157,8 @@ int kvm_set_cr4(struct kvm_vcpu *vcpu, uint64_t cr4)
 		return 1;
 	vmx_set_cr4(vcpu, cr4);
 	if (((cr4 ^ old) & (X86_CR4_PGE | X86_CR4_PAE | X86_CR4_PSE | X86_CR4_SMEP | X86_CR4_SMAP)) ||
-	    (!(cr4 & X86_CR4_PCIDE) && (old & X86_CR4_PCIDE))) {
-		vmx_flush_tlb_guest(vcpu);
-		kvm_mmu_invalidate_pcid(vcpu, true, 0);
-	}
+	    (!(cr4 & X86_CR4_PCIDE) && (old & X86_CR4_PCIDE)))
+		kvm_vcpu_flush_tlb_guest(vcpu);
 	if ((cr4 ^ old) & CR4_ROLE_BITS)
 		kvm_mmu_reset_context(vcpu);
 	return 0;

@@ -44,9 +44,15 @@ static bool vcpu_running(struct kvm_vcpu *vcpu)
 	return __atomic_load_n(&vcpu->arch->mp_state, __ATOMIC_SEQ_CST) == KVM_MP_STATE_RUNNABLE;
 }
 
+/* A timer to be looked at ends the sleep, and HLT only where an interrupt comes of it. */
+static bool halted_with_stimer(struct kvm_vcpu *vcpu)
+{
+	return vcpu->arch->mp_state == KVM_MP_STATE_HALTED && kvm_hv_has_stimer_pending(vcpu);
+}
+
 bool kvm_arch_vcpu_runnable(struct kvm_vcpu *vcpu)
 {
-	return vcpu_running(vcpu) || kvm_vcpu_has_events(vcpu);
+	return vcpu_running(vcpu) || kvm_vcpu_has_events(vcpu) || halted_with_stimer(vcpu);
 }
 
 /* --- requests, served in the order of KVM_REQUESTS --- */
@@ -62,6 +68,12 @@ static int serve_vm_dead(struct kvm_vcpu *vcpu)
 static int serve_tlb_flush(struct kvm_vcpu *vcpu)
 {
 	vmx_flush_tlb_current(vcpu);
+	return 1;
+}
+
+static int serve_tlb_flush_guest(struct kvm_vcpu *vcpu)
+{
+	kvm_vcpu_flush_tlb_guest(vcpu);
 	return 1;
 }
 
@@ -124,6 +136,7 @@ static const struct {
 	{ KVM_REQ_MMU_RELOAD, serve_mmu_reload },
 	{ KVM_REQ_MMU_SYNC, serve_mmu_sync },
 	{ KVM_REQ_TLB_FLUSH, serve_tlb_flush },
+	{ KVM_REQ_TLB_FLUSH_GUEST, serve_tlb_flush_guest },
 	{ KVM_REQ_MASTERCLOCK_UPDATE, serve_clock_update },
 	{ KVM_REQ_CLOCK_UPDATE, serve_clock_update },
 	{ KVM_REQ_REPORT_TPR_ACCESS, serve_report_tpr },
@@ -134,6 +147,11 @@ static const struct {
 	{ KVM_REQ_OUTSIDE_GUEST, serve_nothing },
 	/* interrupt controllers are looked at on each entry, no vector bitmaps to rebuild */
 	{ KVM_REQ_SCAN_IOAPIC, serve_nothing },
+	{ KVM_REQ_HV_CRASH, kvm_hv_serve_crash },
+	{ KVM_REQ_HV_RESET, kvm_hv_serve_reset },
+	{ KVM_REQ_HV_EXIT, kvm_hv_serve_exit },
+	/* after the clock, which the timers count by */
+	{ KVM_REQ_HV_STIMER, kvm_hv_serve_stimers },
 };
 
 static int serve_requests(struct kvm_vcpu *vcpu)
@@ -315,6 +333,8 @@ static int vcpu_block(struct kvm_vcpu *vcpu)
 	if (!kvm_arch_vcpu_runnable(vcpu))
 		r = vcpu->arch->mp_state == KVM_MP_STATE_HALTED ? kvm_vcpu_halt(vcpu)
 								: kvm_vcpu_block(vcpu);
+	if (halted_with_stimer(vcpu) && kvm_check_request(KVM_REQ_HV_STIMER, vcpu))
+		kvm_hv_serve_stimers(vcpu);
 	kvm_apic_accept_events(vcpu);
 	switch (vcpu->arch->mp_state) {
 	case KVM_MP_STATE_HALTED:

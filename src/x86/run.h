@@ -71,6 +71,8 @@ int kvm_emulate_invalid_guest_state(struct kvm_vcpu *vcpu);
 /* --- hypercall.c --- */
 /* skip: RIP is still at the instruction, whose length the exit gave. */
 int kvm_hypercall(struct kvm_vcpu *vcpu, bool skip);
+/* #UD in its place. */
+void kvm_hypercall_undefined(struct kvm_vcpu *vcpu, bool skip);
 extern const uint8_t kvm_vmmcall[3];
 /* The instruction the guest's vendor has for it: 3 bytes. */
 const uint8_t *kvm_native_hypercall(struct kvm_vcpu *vcpu);

@@ -49,8 +49,7 @@ static int service_invpcid(struct kvm_vcpu *vcpu, uint64_t type, gva_t desc)
 		kvm_inject_gp(vcpu, 0);
 		return 1;
 	}
-	vmx_flush_tlb_guest(vcpu);
-	kvm_mmu_invalidate_pcid(vcpu, true, 0);
+	kvm_vcpu_flush_tlb_guest(vcpu);
 	vmx_skip_emulated_instruction(vcpu);
 	return 1;
 }
@@ -211,6 +210,8 @@ static const struct kvm_lapic_ops lapic_ops = {
 	.x2apic_broadcast_quirk_disabled = vm_x2apic_broadcast_quirk_disabled,
 	.mmio_hole_quirk_disabled = vm_mmio_hole_quirk_disabled,
 	.lint0_quirk_disabled = vm_lint0_quirk_disabled,
+	.synic_eoi = kvm_hv_synic_eoi,
+	.synic_set_irq = kvm_hv_synic_set_irq,
 };
 
 /* --- VM --- */
@@ -225,8 +226,8 @@ static int kvm_arch_init_vm(struct kvm *kvm)
 	if (!arch)
 		return err_born(ENOMEM, "struct kvm_arch");
 	pthread_mutex_init(&arch->clock_lock, NULL);
-	pthread_mutex_init(&arch->hv.page_lock, NULL);
 	kvm->arch = arch;
+	kvm_hv_init_vm(kvm);
 	r = vmx_machine_create(&arch->machine);
 	if (r)
 		goto out_free;
@@ -240,7 +241,7 @@ static int kvm_arch_init_vm(struct kvm *kvm)
 out_machine:
 	vmx_machine_destroy(arch->machine);
 out_free:
-	pthread_mutex_destroy(&arch->hv.page_lock);
+	kvm_hv_destroy_vm(kvm);
 	pthread_mutex_destroy(&arch->clock_lock);
 	free(arch);
 	kvm->arch = NULL;
@@ -258,7 +259,7 @@ static void kvm_arch_destroy_vm(struct kvm *kvm)
 	kvm_mmu_uninit_vm(kvm);
 	kvm_x86_state_destroy_vm(kvm);
 	vmx_machine_destroy(kvm->arch->machine);
-	pthread_mutex_destroy(&kvm->arch->hv.page_lock);
+	kvm_hv_destroy_vm(kvm);
 	pthread_mutex_destroy(&kvm->arch->clock_lock);
 	free(kvm->arch);
 	kvm->arch = NULL;
@@ -320,7 +321,7 @@ static void kvm_arch_vcpu_setup(struct kvm_vcpu *vcpu)
 
 	TRACE_CALL(kvm_arch_vcpu_setup, vcpu->vcpu_id);
 	arch->apic_base = APIC_BASE_DEFAULT | APIC_BASE_ENABLE | (is_bsp(vcpu) ? APIC_BASE_BSP : 0);
-	arch->hv_vp_index = KVM_HV_VP_INDEX_UNSET;
+	arch->hv.vp_index = KVM_HV_VP_INDEX_UNSET;
 	arch->mp_state = !irqchip_in_kernel(vcpu->kvm) || is_bsp(vcpu) ? KVM_MP_STATE_RUNNABLE
 								       : KVM_MP_STATE_UNINITIALIZED;
 	kvm_x86_state_init_vcpu(vcpu);
@@ -332,6 +333,7 @@ static void kvm_arch_vcpu_destroy(struct kvm_vcpu *vcpu)
 {
 	if (!vcpu->arch)
 		return;
+	kvm_hv_vcpu_uninit(vcpu);
 	if (vcpu->apic)
 		kvm_free_lapic(vcpu);
 	kvm_mmu_destroy(vcpu);

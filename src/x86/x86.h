@@ -6,7 +6,8 @@
  * event.c (queued exceptions, interrupts, NMI), regs.c (CR/DR/segments and
  * their ioctls), sregs.c, state.c (values at creation), fpu.c, cpuid.c, msr.c,
  * mtrr.c, clock.c, steal.c, pio.c, mmio.c, task.c, smm.c (system management mode),
- * emulate.c (isa room over guest memory and devices), hypercall.c, debug.c.
+ * emulate.c (isa room over guest memory and devices), hypercall.c, debug.c,
+ * hyperv*.c (hyperv.h says which).
  */
 #ifndef USERKVM_X86_X86_H
 #define USERKVM_X86_X86_H
@@ -27,13 +28,40 @@
 
 struct pvclock_vcpu_time_info; /* x86/pvclock.h */
 
-/* hyperv.c, under clock_lock; the MSRs may be read without */
+/* The VM's share of Hyper-V's interface (hyperv*.c). (a): MSRs any vCPU reads and writes */
 struct kvm_hv {
+	/* under clock_lock; the MSRs may be read without */
 	uint64_t guest_os_id, hypercall, reference_tsc;
 	uint64_t reenlightenment_control, tsc_emulation_control, tsc_emulation_status;
 	uint64_t tsc_scale, tsc_offset; /* of the reference TSC page, if page_set */
 	bool page_set;
 	pthread_mutex_t page_lock; /* one writer of the page; before clock_lock */
+
+	uint64_t crash_param[5], crash_ctl; /* (a) */
+	struct {
+		uint64_t control, status, send_page, recv_page, pending_page, options; /* (a) */
+	} syndbg;
+	pthread_mutex_t conn_lock;	/* writers of conns */
+	struct hv_connections *conns;	/* (r) KVM_HYPERV_EVENTFD, NULL without any */
+};
+
+/* Hyper-V's leaves of the guest's CPUID, as far as they are asked for. */
+struct kvm_hv_cpuid {
+	bool enabled; /* the interface's signature is there */
+	uint32_t features_eax, features_ebx, features_edx;
+	uint32_t hints_eax, hints_ebx; /* recommendations */
+	uint32_t syndbg_eax;
+};
+
+/* A vCPU's share. */
+struct kvm_vcpu_hv {
+	uint32_t vp_index; /* (a) the client's; KVM_HV_VP_INDEX_UNSET: the vCPU's position */
+	uint64_t assist_page;
+	uint64_t runtime_offset; /* in 100 ns */
+	bool enforce_cpuid;	 /* KVM_CAP_HYPERV_ENFORCE_CPUID */
+	struct kvm_hv_cpuid cpuid;
+	struct kvm_hyperv_exit exit; /* what KVM_REQ_HV_EXIT tells the client */
+	struct hv_synic *synic;	     /* (a) NULL without KVM_CAP_HYPERV_SYNIC; then (c) */
 };
 
 struct kvm_arch {
@@ -140,9 +168,7 @@ struct kvm_vcpu_arch {
 	uint64_t feat_ctl, power_ctl, smi_count;
 	uint64_t mci_ctl2[KVM_MAX_MCE_BANKS];
 	uint32_t msr_filter_seq; /* (o) of the filter the MSR bitmap was made for */
-	uint32_t hv_vp_index; /* the client's, or the vCPU's position */
-	uint64_t hv_assist_page;
-	bool hv_enforce_cpuid;	 /* KVM_CAP_HYPERV_ENFORCE_CPUID */
+	struct kvm_vcpu_hv hv;	 /* (o) hyperv.c */
 	bool pv_enforce_cpuid;	 /* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
 	bool has_run;		 /* (o) KVM_RUN has entered: CPUID is frozen */
 
@@ -214,6 +240,12 @@ must_check int kvm_set_xcr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t v);
 /* DR7 for the hardware: the debugger's while it uses hardware breakpoints, else the guest's. */
 void kvm_update_dr7(struct kvm_vcpu *vcpu);
 bool kvm_load_pdptrs(struct kvm_vcpu *vcpu, uint64_t cr3); /* false: #GP */
+/* As by INVPCID of everything: the guest's own translations, and what shadow paging made of them. */
+static inline void kvm_vcpu_flush_tlb_guest(struct kvm_vcpu *vcpu)
+{
+	vmx_flush_tlb_guest(vcpu);
+	kvm_mmu_invalidate_pcid(vcpu, true, 0);
+}
 int kvm_vcpu_ioctl_get_regs(struct kvm_vcpu *vcpu, struct kvm_regs *r);
 int kvm_vcpu_ioctl_set_regs(struct kvm_vcpu *vcpu, const struct kvm_regs *r);
 int kvm_vcpu_ioctl_get_sregs(struct kvm_vcpu *vcpu, struct kvm_sregs *s);
@@ -222,6 +254,8 @@ int kvm_vcpu_ioctl_get_sregs2(struct kvm_vcpu *vcpu, struct kvm_sregs2 *s);
 int kvm_vcpu_ioctl_set_sregs2(struct kvm_vcpu *vcpu, const struct kvm_sregs2 *s);
 int kvm_vcpu_ioctl_translate(struct kvm_vcpu *vcpu, struct kvm_translation *t);
 int kvm_vcpu_ioctl_get_fpu(struct kvm_vcpu *vcpu, struct kvm_fpu *f);
+/* XMM0 .. XMMn-1 as the guest has them, n <= 16; two quadwords each. */
+void kvm_read_xmm(struct kvm_vcpu *vcpu, uint64_t (*out)[2], unsigned n);
 int kvm_vcpu_ioctl_set_fpu(struct kvm_vcpu *vcpu, const struct kvm_fpu *f);
 int kvm_vcpu_ioctl_get_xsave(struct kvm_vcpu *vcpu, struct kvm_xsave *x);
 int kvm_vcpu_ioctl_set_xsave(struct kvm_vcpu *vcpu, const struct kvm_xsave *x);
@@ -269,16 +303,36 @@ bool guest_pv_has(struct kvm_vcpu *vcpu, int feature);
 bool guest_cpuid_is_intel(struct kvm_vcpu *vcpu);
 bool guest_cpuid_is_amd(struct kvm_vcpu *vcpu);
 
-/* --- Hyper-V's interface (hyperv.c) --- */
-/* KVM API: KVM_GET_SUPPORTED_HV_CPUID: *nent entries of room; -E2BIG. */
+/* --- Hyper-V's interface (hyperv*.c) --- */
+/* KVM API: KVM_GET_SUPPORTED_HV_CPUID: *nent entries of room; -E2BIG. vcpu NULL: of /dev/kvm. */
 #define KVM_HV_CPUID_ENTRIES 10
 #define KVM_HV_VP_INDEX_UNSET (~0u)
-int kvm_get_hv_cpuid(struct kvm_cpuid_entry2 *entries, uint32_t *nent);
+int kvm_get_hv_cpuid(struct kvm_vcpu *vcpu, struct kvm_cpuid_entry2 *entries, uint32_t *nent);
+/* The guest's CPUID is new. */
+void kvm_hv_set_cpuid(struct kvm_vcpu *vcpu);
+void kvm_hv_init_vm(struct kvm *kvm);
+void kvm_hv_destroy_vm(struct kvm *kvm);
+void kvm_hv_vcpu_uninit(struct kvm_vcpu *vcpu); /* before kvm_free_lapic() */
+/* KVM API: KVM_CAP_HYPERV_SYNIC (clear_pages), KVM_CAP_HYPERV_SYNIC2. -EINVAL (no irqchip), -ENOMEM, -EAGAIN. */
+must_check int kvm_hv_activate_synic(struct kvm_vcpu *vcpu, bool clear_pages);
+/* KVM_IRQ_ROUTING_HV_SINT: as struct kvm_kernel_irq_routing_entry's set. Any thread. */
+int kvm_hv_synic_set_irq(struct kvm *kvm, uint32_t vp_index, uint32_t sint);
+/* The guest's EOI of a vector that is in its kvm_apic_synic. Owner thread. */
+void kvm_hv_synic_eoi(struct kvm_vcpu *vcpu, uint8_t vector);
+/* KVM API: KVM_HYPERV_EVENTFD. -EINVAL, -EBADF, -EMFILE, -EEXIST, -ENOENT, -ENOMEM. May wait for a grace period. */
+must_check int kvm_vm_ioctl_hv_eventfd(struct kvm *kvm, const struct kvm_hyperv_eventfd *args);
+/* A synthetic timer has run out and is to be looked at. */
+bool kvm_hv_has_stimer_pending(struct kvm_vcpu *vcpu);
 /* KVM_REQ_CLOCK_UPDATE of vCPU 0: the reference TSC page from its kvmclock. */
 void kvm_hv_update_tsc_page(struct kvm_vcpu *vcpu, const struct pvclock_vcpu_time_info *clock);
 /* The guest has said who it is: its hypercalls are Hyper-V's. */
 bool kvm_hv_hypercall_enabled(struct kvm_vcpu *vcpu);
 int kvm_hv_hypercall(struct kvm_vcpu *vcpu, bool skip);
+/* KVM_REQ_HV_*: as every request handler, 1 go on, 0 leave. */
+int kvm_hv_serve_crash(struct kvm_vcpu *vcpu);
+int kvm_hv_serve_reset(struct kvm_vcpu *vcpu);
+int kvm_hv_serve_exit(struct kvm_vcpu *vcpu);
+int kvm_hv_serve_stimers(struct kvm_vcpu *vcpu);
 
 /* --- MSRs (msr.c: the table, msr_rules.c, msr_guest.c: RDMSR and WRMSR, mtrr.c, clock.c) --- */
 /*

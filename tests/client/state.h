@@ -113,7 +113,8 @@ static inline void state_restore(struct client *c, struct vm_state *s)
 static inline bool state_msr_moves(uint32_t index)
 {
 	return index == 0x10 /* TSC */ || index == 0xe7 || index == 0xe8 /* MPERF, APERF */ ||
-	       index == 0x3b /* TSC_ADJUST: moved by writing TSC */ || index == 0x34 /* SMI count */;
+	       index == 0x3b /* TSC_ADJUST: moved by writing TSC */ || index == 0x34 /* SMI count */ ||
+	       index == 0x40000010 || index == 0x40000020 /* Hyper-V's run time and reference counter */;
 }
 
 static inline size_t state_differs(const void *a, const void *b, size_t n)

@@ -440,6 +440,12 @@ static const struct {
 	ROW(KVM_CAP_HYPERV_CPUID, positive),
 	ROW(KVM_CAP_SYS_HYPERV_CPUID, positive),
 	ROW(KVM_CAP_HYPERV_ENFORCE_CPUID, positive),
+	ROW(KVM_CAP_HYPERV_VAPIC, positive),
+	ROW(KVM_CAP_HYPERV_SYNIC, positive), /* test_hyperv_synic.c */
+	ROW(KVM_CAP_HYPERV_SYNIC2, positive),
+	ROW(KVM_CAP_HYPERV_EVENTFD, positive), /* test_hyperv_hypercall.c */
+	ROW(KVM_CAP_HYPERV_TLBFLUSH, positive),
+	ROW(KVM_CAP_HYPERV_SEND_IPI, positive),
 	ROW(KVM_CAP_VCPU_ATTRIBUTES, positive),	       /* test_time.c */
 	ROW(KVM_CAP_PIT, positive),		       /* below */
 	ROW(KVM_CAP_PIT2, positive),		       /* test_irq.c */

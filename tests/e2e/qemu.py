@@ -12,6 +12,11 @@ import time
 import tap
 
 
+# -cpu: everything of Hyper-V's interface that one would give a Windows guest
+HYPERV = ("host,-kvm,hv-relaxed,hv-vapic,hv-spinlocks=0x1fff,hv-vpindex,hv-runtime,hv-synic,hv-stimer,hv-stimer-direct,"
+          "hv-time,hv-frequencies,hv-tlbflush,hv-ipi,hv-reset,hv-crash,hv-xmm-input")
+
+
 class Machine:
     """One QEMU. Console output gathers in .console; `with` ends it whatever happened."""
 
@@ -75,7 +80,7 @@ class Machine:
 
     def watch(self, seconds):
         end = time.time() + seconds
-        while time.time() < end and self._read(end - time.time()):
+        while time.time() < end and self._read(max(0, end - time.time())):
             pass
 
     # --- QMP ---

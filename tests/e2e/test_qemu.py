@@ -14,7 +14,7 @@ import time
 import initrd
 import servers
 import tap
-from qemu import Machine
+from qemu import HYPERV, Machine
 
 USERKVM, BUILD = (os.path.abspath(x) for x in sys.argv[1:3])
 KERNEL = os.path.join(BUILD, "demo/vmlinuz")
@@ -219,6 +219,52 @@ def linux_on_the_hyperv_clock():
         assert "clock: hyperv_clocksource_tsc_page" in m.console, m.console[-2000:]
 
 
+def linux_uses_all_of_hyperv():
+    """Two vCPUs: their ticks from direct synthetic timers, IPIs and TLB flushes by hypercall, EOIs by MSR."""
+    script = """
+cat /proc/interrupts
+grep -H . /sys/devices/system/clockevents/clockevent*/current_device
+dmesg | grep -i -e Hyper-V -e clocksource
+"""
+    with boot("hyperv-all", script, "-M", "q35", "-smp", "2", "-cpu", HYPERV) as m:
+        finish(m)
+        for words in ("Hypervisor detected: Microsoft Hyper-V", "Using enlightened APIC", "Using hypercall for remote TLB flush",
+                      "Using IPI hypercalls", "clockevent0/current_device:Hyper-V clockevent",
+                      "clockevent1/current_device:Hyper-V clockevent"):
+            assert words in m.console, words + " is missing\n" + m.console[-4000:]
+        ticks = re.search(r"HVS: +([0-9]+) +([0-9]+) +Hyper-V stimer0", m.console)
+        assert ticks and min(int(t) for t in ticks.groups()) > 20, m.console[-4000:]
+
+
+def vmbus(name, script, cpu, *args):
+    if not os.path.exists(os.path.join(MODULES, "hv_vmbus.ko")):
+        raise tap.Skip("no hv_vmbus among the kernel's modules: scripts/demo-files DIR fetches it")
+    return boot(name, script, "-M", "q35", "-device", "vmbus-bridge", "-cpu", cpu, *args, modules=["hv_vmbus"])
+
+
+def linux_talks_to_qemus_vmbus():
+    """Messages both ways: HvPostMessage to QEMU, its answers by message page and SINT route; timers by message, too."""
+    script = """
+dmesg | grep -i vmbus
+sleep 1
+cat /proc/interrupts
+cat /sys/devices/system/clockevents/clockevent?/current_device
+"""
+    with vmbus("vmbus", script, HYPERV.replace(",hv-stimer-direct", ""), "-smp", "2") as m:
+        finish(m)
+        assert "hv_vmbus: Vmbus version:" in m.console, m.console[-4000:]
+        assert m.console.count("Hyper-V clockevent") == 2, m.console[-4000:]
+        calls = re.search(r"HYP: +([0-9]+) +([0-9]+) +Hypervisor callback", m.console)
+        assert calls and min(int(n) for n in calls.groups()) > 10, m.console[-4000:]
+
+
+def a_crash_is_told_by_hyperv():
+    """hv-crash: QEMU hears of the guest's panic and its five words before the guest resets."""
+    with vmbus("hv-crash", "echo c >/proc/sysrq-trigger\n", HYPERV, "-action", "panic=pause") as m:
+        m.wait_status("guest-panicked", 60)
+        assert "Kernel panic" in m.console, m.console[-2000:]
+
+
 def virtiofs_shares_a_folder():
     daemon, folder = "/usr/lib/qemu/virtiofsd", os.path.join(SCRATCH, "shared")
     if not os.path.exists(daemon):
@@ -275,10 +321,10 @@ def stress_ng_runs_clean():
 
 
 CASES = (q35_with_the_kernels_irqchip, q35_with_a_split_irqchip, microvm_with_virtio_mmio_disk,
-         virtio_blk_reads_and_writes_every_byte, virtio_net_transfers_every_byte_both_ways)
+         virtio_blk_reads_and_writes_every_byte, virtio_net_transfers_every_byte_both_ways, linux_uses_all_of_hyperv)
 MORE = (q35_that_halts_without_exits, microvm, q35_with_qemus_own_irqchip, pc_with_qemus_own_irqchip_and_the_hosts_processor,
         microvm_with_qemus_own_irqchip, q35_without_smm, intel_iommu_remaps_interrupts, virtio_serial_carries_every_byte,
         *(cpu_model(m) for m in ("host", "max", "qemu64", "Skylake-Client", "EPYC")), ovmf_boots_the_kernel,
-        ovmf_in_smm_keeps_variables, linux_on_the_hyperv_clock, bus_locks_are_limited_by_qemu,
+        ovmf_in_smm_keeps_variables, linux_on_the_hyperv_clock, linux_talks_to_qemus_vmbus, a_crash_is_told_by_hyperv, bus_locks_are_limited_by_qemu,
         virtiofs_shares_a_folder, stress_ng_runs_clean)
 tap.select(CASES, MORE, sys.argv[3:])

@@ -170,6 +170,17 @@ static size_t fill_ioeventfd(const struct world *w, int fd, struct rng *r, void 
 	return sizeof(*i);
 }
 
+static size_t fill_hv_eventfd(const struct world *w, int fd, struct rng *r, void *arg)
+{
+	struct kvm_hyperv_eventfd *e = arg;
+
+	memset(e, 0, sizeof(*e));
+	e->conn_id = (uint32_t)ONE_OF(r, 0, 1, 2, 3, 0xffffff, 0x1000000, ~0u);
+	e->fd = event_fd(w, r);
+	e->flags = (uint32_t)ONE_OF(r, 0, 0, 0, KVM_HYPERV_EVENTFD_DEASSIGN, KVM_HYPERV_EVENTFD_DEASSIGN, 2, ~0u);
+	return sizeof(*e);
+}
+
 static size_t fill_routing(const struct world *w, int fd, struct rng *r, void *arg)
 {
 	struct kvm_irq_routing *t = arg;
@@ -183,7 +194,7 @@ static size_t fill_routing(const struct world *w, int fd, struct rng *r, void *a
 
 		e->gsi = rnd_one_in(r, 6) ? (uint32_t)ONE_OF(r, 0, 4, 1023, 4095, 4096, ~0u) : i;
 		e->type = (uint32_t)ONE_OF(r, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI,
-					   KVM_IRQ_ROUTING_MSI);
+					   KVM_IRQ_ROUTING_MSI, KVM_IRQ_ROUTING_HV_SINT);
 		if (rnd_one_in(r, 16))
 			e->type = (uint32_t)rnd_below(r, 8);
 		e->flags = rnd_one_in(r, 24) ? (uint32_t)rnd_value(r) : 0;
@@ -192,6 +203,9 @@ static size_t fill_routing(const struct world *w, int fd, struct rng *r, void *a
 			e->u.irqchip.pin = e->u.irqchip.irqchip == KVM_IRQCHIP_IOAPIC ? i % 24 : i % 8;
 			if (rnd_one_in(r, 24))
 				e->u.irqchip.pin = (uint32_t)rnd_value(r);
+		} else if (e->type == KVM_IRQ_ROUTING_HV_SINT) {
+			e->u.hv_sint.vcpu = (uint32_t)rnd_below(r, 3);
+			e->u.hv_sint.sint = (uint32_t)rnd_below(r, 18);
 		} else {
 			e->u.msi.address_lo = 0xfee00000 | (uint32_t)(rnd(r) & 0xff00c);
 			e->u.msi.address_hi = rnd_one_in(r, 8) ? (uint32_t)rnd(r) : 0;
@@ -237,7 +251,9 @@ static const uint32_t msrs[] = { 0x10, 0x1b, 0x3a, 0x8b, 0xfe, 0x174, 0x175, 0x1
 	0x200, 0x201, 0x20f, 0x250, 0x277, 0x2ff, 0x400, 0x401, 0x402, 0x403, 0x480, 0x48c, 0x6e0, 0x800, 0x802, 0x808,
 	0x80b, 0x828, 0x830, 0x832, 0x838, 0x83f, 0xda0, 0xc0000080, 0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084,
 	0xc0000100, 0xc0000101, 0xc0000102, 0xc0000103, 0x11, 0x12, 0x4b564d00, 0x4b564d01, 0x4b564d02, 0x4b564d03,
-	0x4b564d04, 0x4b564d05, 0x4b564d06, 0x40000000, 0x12345678, 0xce, 0x10a, 0x3b, 0x140, 0x48, 0x49 };
+	0x4b564d04, 0x4b564d05, 0x4b564d06, 0x40000000, 0x40000001, 0x40000002, 0x40000003, 0x40000021, 0x40000073,
+	0x40000080, 0x40000083, 0x40000084, 0x40000092, 0x4000009f, 0x400000b0, 0x400000b1, 0x400000b4, 0x400000b5,
+	0x400000f1, 0x40000105, 0x12345678, 0xce, 0x10a, 0x3b, 0x140, 0x48, 0x49 };
 
 static size_t fill_msrs(const struct world *w, int fd, struct rng *r, void *arg)
 {
@@ -283,6 +299,8 @@ static size_t fill_cpuid(const struct world *w, int fd, struct rng *r, void *arg
 	memset(c, 0, sizeof(*c) + sizeof(plain));
 	c->nent = rnd_one_in(r, 12) ? (uint32_t)ONE_OF(r, 256, 257, ~0u, 80) : n;
 	memcpy(c->entries, plain, n * sizeof(plain[0]));
+	if (n == COUNT(plain) && rnd_one_in(r, 4))
+		c->entries[n - 1].eax = 0x31237648; /* Hyper-V's, with every feature by default */
 	if (n && rnd_one_in(r, 2)) {
 		struct kvm_cpuid_entry2 *e = &c->entries[rnd_below(r, n)];
 		uint32_t *words = &e->function;
@@ -504,6 +522,7 @@ const struct ioctl_desc ioctl_descs[] = {
 	{KVM_SIGNAL_MSI, "KVM_SIGNAL_MSI", FD_VM, fill_msi, .flags = D_PARTIAL},
 	IN(KVM_IRQFD, FD_VM, fill_irqfd), IN(KVM_IRQFD, FD_VM, fill_irqfd),
 	IN(KVM_IOEVENTFD, FD_VM, fill_ioeventfd), IN(KVM_IOEVENTFD, FD_VM, fill_ioeventfd),
+	IN(KVM_HYPERV_EVENTFD, FD_VM, fill_hv_eventfd),
 	IN(KVM_SET_GSI_ROUTING, FD_VM, fill_routing),
 	IN(KVM_REGISTER_COALESCED_MMIO, FD_VM, fill_coalesced),
 	IN(KVM_UNREGISTER_COALESCED_MMIO, FD_VM, fill_coalesced),

@@ -21,6 +21,7 @@
 static struct kvm *vm;
 static struct kvm_vcpu *cpu[8];
 static int nmis[8], smis[8];
+static int synic_eois[256];
 static bool with_x2apic = true, with_32bit_ids;
 static uint64_t guest_tsc_offset;
 
@@ -54,6 +55,11 @@ static inline void fix_smi(struct kvm_vcpu *v)
 	smis[v->vcpu_idx]++;
 }
 
+static inline void fix_synic_eoi(struct kvm_vcpu *v, uint8_t vector)
+{
+	synic_eois[vector]++;
+}
+
 static const struct kvm_lapic_ops fix_lapic_ops = {
 	.read_guest_tsc = fix_tsc,
 	.guest_tsc_khz = fix_khz,
@@ -61,6 +67,7 @@ static const struct kvm_lapic_ops fix_lapic_ops = {
 	.inject_nmi = fix_nmi,
 	.inject_smi = fix_smi,
 	.x2apic_format = fix_format,
+	.synic_eoi = fix_synic_eoi,
 };
 
 static inline int fix_vcpu_create(struct kvm_vcpu *v)
@@ -82,6 +89,7 @@ static inline void fix_start(enum fix_chips chips, int nr_cpus)
 	with_32bit_ids = false;
 	memset(nmis, 0, sizeof(nmis));
 	memset(smis, 0, sizeof(smis));
+	memset(synic_eois, 0, sizeof(synic_eois));
 	kvm_register_arch(&fix_arch_ops);
 	kvm_irq_register(&fix_lapic_ops);
 	assert_int_equal(kvm_create_vm(&vm), 0);

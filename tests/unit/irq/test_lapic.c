@@ -257,6 +257,37 @@ static void init_reset_keeps_base_and_id_and_drops_interrupts(void **state)
 	assert_int_equal(lapic_get(cpu[1]->apic, APIC_LDR), 2);
 }
 
+static void auto_eoi_vector_is_never_in_service(void **state)
+{
+	struct kvm_apic_synic synic = { .vectors = { [1] = 1 << 5 | 1 << 6 }, .auto_eoi = { [1] = 1 << 6 } };
+
+	apic_enable(0);
+	kvm_apic_set_synic(cpu[0], &synic);
+	accept(0, 0x44);
+	accept(0, 0x46);
+	assert_int_equal(kvm_cpu_get_interrupt(cpu[0]), 0x46);
+	assert_false(irr_has(0, 0x46));
+	assert_false(isr_has(0, 0x46));
+	assert_int_equal(kvm_cpu_get_interrupt(cpu[0]), 0x44); /* the same class, not held back */
+	assert_true(isr_has(0, 0x44));
+}
+
+static void synic_hears_of_the_eois_of_its_vectors(void **state)
+{
+	struct kvm_apic_synic synic = { .vectors = { [1] = 1 << 5 } };
+
+	apic_enable(0);
+	for (int there = 0; there < 2; there++) {
+		kvm_apic_set_synic(cpu[0], there ? &synic : NULL);
+		for (uint8_t v = 0x44; v < 0x46; v++) {
+			assert_int_equal(kvm_apic_set_irq(cpu[0], v), 1);
+			assert_int_equal(kvm_cpu_get_interrupt(cpu[0]), v);
+			assert_int_equal(kvm_hv_vapic_msr_write(cpu[0], APIC_EOI, 0), 0);
+			assert_int_equal(synic_eois[v], there && v == 0x45);
+		}
+	}
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, fix_stop)
@@ -279,6 +310,8 @@ int main(void)
 		T(state_survives_get_and_set),
 		T(x2apic_id_in_state_has_the_format_that_was_asked_for),
 		T(init_reset_keeps_base_and_id_and_drops_interrupts),
+		T(auto_eoi_vector_is_never_in_service),
+		T(synic_hears_of_the_eois_of_its_vectors),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -129,6 +129,56 @@ static void shoot_down_by_a_vcpu_thread_leaves_its_own_request_pending(void **st
 	kvm_vcpu_put(v);
 }
 
+static void request_on_some_vcpus_is_theirs_alone(void **state)
+{
+	struct kvm_vcpu *v[3] = { new_vcpu(0), new_vcpu(1), new_vcpu(2) };
+	uint64_t mask[KVM_VCPU_MASK_WORDS] = { BIT_ULL(0) | BIT_ULL(2) };
+	uint32_t word = v[2]->wake_word;
+
+	kvm_make_vcpus_request_mask(vm, KVM_REQ_TLB_FLUSH_GUEST, mask);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(kvm_check_request(KVM_REQ_TLB_FLUSH_GUEST, v[i]), i != 1);
+	assert_int_equal(v[2]->wake_word, word); /* a TLB is flushed before the next entry, whenever that is */
+	kvm_make_vcpus_request_mask(vm, KVM_REQ_EVENT, mask);
+	assert_int_not_equal(v[2]->wake_word, word);
+	assert_false(kvm_test_request(KVM_REQ_EVENT, v[1]));
+}
+
+static void *mask_run_loop(void *arg)
+{
+	struct kvm_vcpu *v = arg;
+
+	kvm_vcpu_load(v);
+	kvm_vcpu_enter_guest_mode(v);
+	__atomic_store_n(&translation, 1, __ATOMIC_SEQ_CST);
+	while (!__atomic_load_n(&kicked[v->vcpu_idx], __ATOMIC_SEQ_CST) && !__atomic_load_n(&stop, __ATOMIC_SEQ_CST))
+		;
+	usleep(20000);
+	__atomic_store_n(&translation, 2, __ATOMIC_SEQ_CST);
+	kvm_vcpu_leave_guest_mode(v);
+	kvm_vcpu_put(v);
+	return NULL;
+}
+
+static void request_on_some_vcpus_waits_for_those(void **state)
+{
+	uint64_t mask[KVM_VCPU_MASK_WORDS] = { BIT_ULL(0) };
+	struct kvm_vcpu *v[2] = { new_vcpu(0), new_vcpu(1) };
+	pthread_t t;
+
+	stop = translation = kicked[1] = 0;
+	v[1]->kick_processor = fake_kick;
+	assert_int_equal(pthread_create(&t, NULL, mask_run_loop, v[1]), 0);
+	while (!__atomic_load_n(&translation, __ATOMIC_SEQ_CST))
+		;
+	kvm_make_vcpus_request_mask(vm, KVM_REQ_TLB_FLUSH_GUEST, mask);
+	assert_int_equal(kicked[1], 0); /* it runs on */
+	mask[0] = BIT_ULL(1);
+	kvm_make_vcpus_request_mask(vm, KVM_REQ_TLB_FLUSH_GUEST, mask);
+	assert_int_equal(translation, 2);
+	pthread_join(t, NULL);
+}
+
 static void *waker(void *arg)
 {
 	struct kvm_vcpu *v = arg;
@@ -244,6 +294,8 @@ int main(void)
 		T(shoot_down_returns_after_every_running_vcpu_has_left),
 		T(shoot_down_does_not_wait_for_a_vcpu_outside_guest_mode),
 		T(shoot_down_by_a_vcpu_thread_leaves_its_own_request_pending),
+		T(request_on_some_vcpus_is_theirs_alone),
+		T(request_on_some_vcpus_waits_for_those),
 		T(block_sleeps_until_a_kick),
 		T(block_returns_at_once_when_runnable),
 		T(handler_that_tells_us_ends_the_sleep_with_eintr),

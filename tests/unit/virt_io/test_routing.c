@@ -96,6 +96,8 @@ static void wrong_entries_are_refused_and_leave_the_table(void **state)
 	e = pin(5, KVM_IRQCHIP_IOAPIC, 5);
 	e.type = 77;
 	assert_int_equal(route(&e, 1), -EINVAL);
+	e.type = KVM_IRQ_ROUTING_HV_SINT; /* nobody here has a SynIC */
+	assert_int_equal(route(&e, 1), -EINVAL);
 	assert_int_equal(kvm_set_irq_routing(vm, &e, 0, 1), -EINVAL);
 	assert_int_equal(kvm_irq_map_chip_pin(vm, KVM_IRQCHIP_IOAPIC, 23), 23);
 }
