@@ -138,6 +138,16 @@ void kvm_lapic_sync_from_vapic(struct kvm_vcpu *vcpu);
 void kvm_lapic_sync_to_vapic(struct kvm_vcpu *vcpu);
 
 /*
+ * PV EOI (lapic_pv_eoi.c): MSR_KVM_PV_EOI_EN of a vCPU with an in-process APIC; a reset clears it.
+ * The syncs above serve it. cancel: the entry that sync_to_vapic was for does not take place.
+ * valid: what the MSR may hold (else #GP), with an APIC of ours or without.
+ */
+bool kvm_pv_eoi_valid(struct kvm_vcpu *vcpu, uint64_t data);
+void kvm_lapic_set_pv_eoi(struct kvm_vcpu *vcpu, uint64_t data);
+uint64_t kvm_lapic_get_pv_eoi(struct kvm_vcpu *vcpu);
+void kvm_lapic_cancel_pv_eoi(struct kvm_vcpu *vcpu);
+
+/*
  * KVM_HC_SEND_IPI: an IPI to the APIC ids min + n of the set bits, of two words of
  * 64 (wide) or 32 bits. How many vCPUs took it; -1 for an ICR it does not take.
  */

@@ -142,18 +142,19 @@ static void broadcast_eoi(struct kvm_lapic *apic, uint8_t vector)
 	}
 }
 
-void lapic_eoi(struct kvm_lapic *apic)
+int lapic_eoi(struct kvm_lapic *apic)
 {
 	int vector = lapic_highest(apic, APIC_ISR);
 
 	TRACE(kvm, kvm_eoi, apic->vcpu->vcpu_id, vector);
 	/* An EOI for which nothing is in service happens: some guests do it at boot. */
 	if (vector < 0)
-		return;
+		return vector;
 	lapic_clear_vector(apic, APIC_ISR, (unsigned)vector);
 	lapic_update_ppr(apic);
 	broadcast_eoi(apic, (uint8_t)vector);
 	kvm_make_request(KVM_REQ_EVENT, apic->vcpu);
+	return vector;
 }
 
 void lapic_error(struct kvm_lapic *apic, uint32_t esr_bits)

@@ -132,6 +132,7 @@ void kvm_lapic_reset(struct kvm_vcpu *vcpu, bool init_event)
 	__atomic_store_n(&apic->esr_pending, 0, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&apic->arb_prio, 0, __ATOMIC_RELAXED);
 	lapic_timer_stop(apic);
+	apic->pv_eoi_msr = 0;
 	lapic_update_ppr(apic);
 }
 

@@ -366,6 +366,27 @@ int msr_set_pv_absent(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t
 	return data || !guest_pv_has(vcpu, (int)row->value) ? KVM_MSR_UNKNOWN : 0;
 }
 
+int msr_get_pv_eoi(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr, uint64_t *data,
+		   bool host)
+{
+	*data = vcpu->apic ? kvm_lapic_get_pv_eoi(vcpu) : vcpu->arch->pv_eoi_msr;
+	return guest_pv_has(vcpu, (int)row->value) ? 0 : KVM_MSR_UNKNOWN;
+}
+
+int msr_set_pv_eoi(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr, uint64_t data,
+		   bool host)
+{
+	if (!guest_pv_has(vcpu, (int)row->value))
+		return KVM_MSR_UNKNOWN;
+	if (!kvm_pv_eoi_valid(vcpu, data))
+		return KVM_MSR_INVAL;
+	if (vcpu->apic)
+		kvm_lapic_set_pv_eoi(vcpu, data);
+	else /* the client's APIC gets every EOI: nothing follows from it */
+		vcpu->arch->pv_eoi_msr = data;
+	return 0;
+}
+
 static int clock_feature(uint32_t msr)
 {
 	return msr == MSR_KVM_WALL_CLOCK || msr == MSR_KVM_SYSTEM_TIME ? 0 : 3;

@@ -202,9 +202,10 @@ static void load_guest_state(struct kvm_vcpu *vcpu)
 	vmx_set_dr(cpu, 6, a->dr6);
 }
 
-/* Take back what inject_pending_event() put into the VMCS. */
+/* Take back what inject_pending_event() put into the VMCS, and what the guest was told of its APIC. */
 static void cancel_injection(struct kvm_vcpu *vcpu)
 {
+	kvm_lapic_cancel_pv_eoi(vcpu);
 	kvm_events_entered(vcpu);
 	vmx_cancel_injection(vcpu);
 }

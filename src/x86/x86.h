@@ -22,6 +22,7 @@
 #define KVM_MAX_CPUID_ENTRIES 256
 /* KVM API: "KVM CPUID bits" */
 #define KVM_CPUID_FEATURES 0x40000001u
+#define KVM_FEATURE_PV_EOI 6
 #define KVM_FEATURE_PV_UNHALT 7
 #define KVM_MAX_MCE_BANKS 32
 
@@ -135,7 +136,8 @@ struct kvm_vcpu_arch {
 	uint64_t mtrr_fixed[11], mtrr_var[16], mtrr_deftype, pat;
 	uint64_t mcg_cap, mcg_status, mcg_ctl, mcg_ext_ctl, mce_banks[KVM_MAX_MCE_BANKS * 4];
 	uint64_t hwcr, de_cfg, osvw_length, osvw_status, platform_info, misc_features;
-	uint64_t pv_eoi_msr, async_pf_msr, poll_control;
+	uint64_t pv_eoi_msr; /* without an in-kernel APIC, which keeps its own */
+	uint64_t async_pf_msr, poll_control;
 	struct kvm_steal steal; /* (o) */
 	uint64_t feat_ctl, power_ctl, smi_count;
 	uint64_t mci_ctl2[KVM_MAX_MCE_BANKS];
