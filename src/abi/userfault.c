@@ -13,6 +13,7 @@
 #include "host/fault.h"
 #include "host/fault_mask.h"
 #include "host/memory.h"
+#include "virt/async_pf.h"
 
 static int copy_argument(void *to, const void *arg, size_t n)
 {
@@ -35,6 +36,7 @@ bool abi_userfault_begin(struct abi_mapping_change *c, unsigned long request, un
 			return false;
 		/* before the entries go: the next ones are made with it */
 		host_userfault_seen();
+		kvm_async_pf_prepare(KVM_ASYNC_PF_USERFAULT);
 		break;
 	case UFFDIO_WRITEPROTECT:
 		if (copy_argument(&wp, (const void *)arg, sizeof(wp)) ||

@@ -149,9 +149,6 @@ int kvm_irq_delivery_to_apic(struct kvm *kvm, struct kvm_lapic *source,
 			     const struct kvm_lapic_irq *irq);
 void lapic_send_ipi(struct kvm_lapic *apic, uint32_t icr_low, uint32_t icr_high);
 
-/* lapic_vapic.c: memory that the guest may write; whether the client has it mapped is asked at its use. */
-bool lapic_is_writable_memory(struct kvm *kvm, int as_id, gpa_t addr);
-
 /* lapic_pv_eoi.c: right before an entry; right after the exit, or when the entry is given up. */
 void lapic_pv_eoi_to_guest(struct kvm_lapic *apic);
 void lapic_pv_eoi_from_guest(struct kvm_lapic *apic);

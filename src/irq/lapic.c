@@ -267,6 +267,16 @@ void kvm_apic_cmci(struct kvm_vcpu *vcpu)
 		lapic_local_deliver(vcpu->apic, APIC_LVTCMCI);
 }
 
+void kvm_apic_set_irq(struct kvm_vcpu *vcpu, uint8_t vector)
+{
+	lapic_accept(vcpu->apic, APIC_DM_FIXED, vector, true, false);
+}
+
+bool kvm_lapic_enabled(struct kvm_vcpu *vcpu)
+{
+	return vcpu->apic && lapic_enabled(vcpu->apic);
+}
+
 uint64_t kvm_lapic_get_cr8(struct kvm_vcpu *vcpu)
 {
 	return lapic_get(vcpu->apic, APIC_TASKPRI) >> 4;

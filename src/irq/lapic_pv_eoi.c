@@ -37,7 +37,7 @@ bool kvm_pv_eoi_valid(struct kvm_vcpu *vcpu, uint64_t data)
 
 	if (gpa % PV_EOI_BYTES)
 		return false;
-	return !(data & PV_EOI_ENABLED) || lapic_is_writable_memory(vcpu->kvm, 0, gpa);
+	return !(data & PV_EOI_ENABLED) || kvm_gpa_is_writable(vcpu->kvm, 0, gpa);
 }
 
 void kvm_lapic_set_pv_eoi(struct kvm_vcpu *vcpu, uint64_t data)

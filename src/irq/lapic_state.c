@@ -59,6 +59,7 @@ static void store_base(struct kvm_lapic *apic, uint64_t value)
 	if ((old ^ value) && lapic_ops && lapic_ops->apicbase_changed)
 		lapic_ops->apicbase_changed(apic->vcpu);
 	kvm_make_request(KVM_REQ_EVENT, apic->vcpu);
+	kvm_make_request(KVM_REQ_APF_READY, apic->vcpu);
 }
 
 uint64_t kvm_get_apic_base(struct kvm_vcpu *vcpu)

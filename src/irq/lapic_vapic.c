@@ -13,24 +13,12 @@
 #include "lib/rcu.h"
 #include "virt/memslot.h"
 
-bool lapic_is_writable_memory(struct kvm *kvm, int as_id, gpa_t addr)
-{
-	const struct kvm_memory_slot *slot;
-	bool yes;
-
-	lib_rcu_read_lock();
-	slot = gfn_to_memslot_as(kvm, as_id, addr >> PAGE_SHIFT);
-	yes = slot && !(slot->flags & KVM_MEM_READONLY);
-	lib_rcu_read_unlock();
-	return yes;
-}
-
 int kvm_lapic_set_vapic_addr(struct kvm_vcpu *vcpu, gpa_t addr)
 {
 	int as_id = (int)vcpu->as_id;
 
-	if (addr && (!lapic_is_writable_memory(vcpu->kvm, as_id, addr) ||
-		     !lapic_is_writable_memory(vcpu->kvm, as_id, addr + 3)))
+	if (addr && (!kvm_gpa_is_writable(vcpu->kvm, as_id, addr) ||
+		     !kvm_gpa_is_writable(vcpu->kvm, as_id, addr + 3)))
 		return err_born(EINVAL, "VAPIC address %#llx is no memory", (unsigned long long)addr);
 	vcpu->apic->vapic_addr = addr;
 	return 0;

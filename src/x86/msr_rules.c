@@ -352,20 +352,6 @@ int msr_set_mtrr(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
 	return kvm_mtrr_set_msr(vcpu, msr, data);
 }
 
-/* Of features we do not offer; row->value is their bit (guest_pv_has()). */
-int msr_get_pv_absent(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
-		      uint64_t *data, bool host)
-{
-	*data = 0;
-	return guest_pv_has(vcpu, (int)row->value) ? 0 : KVM_MSR_UNKNOWN;
-}
-
-int msr_set_pv_absent(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
-		      uint64_t data, bool host)
-{
-	return data || !guest_pv_has(vcpu, (int)row->value) ? KVM_MSR_UNKNOWN : 0;
-}
-
 int msr_get_pv_eoi(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr, uint64_t *data,
 		   bool host)
 {

@@ -28,6 +28,9 @@ bool kvm_vcpu_has_events(struct kvm_vcpu *vcpu)
 		return true;
 	if (kvm_test_request(KVM_REQ_SMI, vcpu) || kvm_smi_deliverable(vcpu))
 		return true;
+	if (kvm_test_request(KVM_REQ_APF_READY, vcpu) &&
+	    (a->apf.halted || a->mp_state == KVM_MP_STATE_HALTED))
+		return true;
 	if (__atomic_load_n(&a->pv_unhalted, __ATOMIC_SEQ_CST))
 		return true;
 	if (a->exception.pending || kvm_test_request(KVM_REQ_TRIPLE_FAULT, vcpu))
@@ -41,7 +44,8 @@ bool kvm_vcpu_has_events(struct kvm_vcpu *vcpu)
 
 static bool vcpu_running(struct kvm_vcpu *vcpu)
 {
-	return __atomic_load_n(&vcpu->arch->mp_state, __ATOMIC_SEQ_CST) == KVM_MP_STATE_RUNNABLE;
+	return __atomic_load_n(&vcpu->arch->mp_state, __ATOMIC_SEQ_CST) == KVM_MP_STATE_RUNNABLE &&
+	       !vcpu->arch->apf.halted;
 }
 
 bool kvm_arch_vcpu_runnable(struct kvm_vcpu *vcpu)
@@ -110,6 +114,20 @@ static int serve_smi(struct kvm_vcpu *vcpu)
 	return 1;
 }
 
+static int serve_apf_halt(struct kvm_vcpu *vcpu)
+{
+	vcpu->arch->apf.halted = true;
+	return 1;
+}
+
+static int serve_apf_ready(struct kvm_vcpu *vcpu)
+{
+	kvm_check_async_pf_completion(vcpu);
+	/* even where the guest cannot be told yet: it may be the page this one waits for */
+	vcpu->arch->apf.halted = false;
+	return 1;
+}
+
 static int serve_nothing(struct kvm_vcpu *vcpu)
 {
 	return 1;
@@ -130,6 +148,8 @@ static const struct {
 	{ KVM_REQ_TRIPLE_FAULT, serve_triple_fault },
 	{ KVM_REQ_SMI, serve_smi },
 	{ KVM_REQ_NMI, serve_nmi },
+	{ KVM_REQ_APF_HALT, serve_apf_halt },
+	{ KVM_REQ_APF_READY, serve_apf_ready },
 	{ KVM_REQ_UNBLOCK, serve_nothing },
 	{ KVM_REQ_OUTSIDE_GUEST, serve_nothing },
 	/* interrupt controllers are looked at on each entry, no vector bitmaps to rebuild */
@@ -225,6 +245,8 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 	r = serve_requests(vcpu);
 	if (r <= 0)
 		return r;
+	if (unlikely(vcpu->arch->apf.halted))
+		return 1;
 
 	kvm_record_steal_time(vcpu);
 	if (kvm_check_request(KVM_REQ_EVENT, vcpu) || req_int_win ||
@@ -308,7 +330,7 @@ void kvm_apic_accept_events(struct kvm_vcpu *vcpu)
 	}
 }
 
-/* A vCPU that does not run: HLT, waiting for INIT or SIPI. 1 look again; < 0 KVM_RUN's error. */
+/* A vCPU that does not run: HLT, a page, waiting for INIT or SIPI. 1 look again; < 0 KVM_RUN's error. */
 static int vcpu_block(struct kvm_vcpu *vcpu)
 {
 	int r = 0;
@@ -325,6 +347,10 @@ static int vcpu_block(struct kvm_vcpu *vcpu)
 		__atomic_store_n(&vcpu->arch->pv_unhalted, false, __ATOMIC_SEQ_CST);
 		__atomic_store_n(&vcpu->arch->mp_state, KVM_MP_STATE_RUNNABLE, __ATOMIC_SEQ_CST);
 		kvm_make_request(KVM_REQ_EVENT, vcpu);
+		break;
+	case KVM_MP_STATE_RUNNABLE: /* it waits for a page: an event it may take all the same */
+		if (kvm_vcpu_has_events(vcpu))
+			vcpu->arch->apf.halted = false;
 		break;
 	default:
 		break;
