@@ -13,15 +13,18 @@ import tap
 
 
 class Machine:
-    """One QEMU. Console output gathers in .console; `with` ends it whatever happened."""
+    """One QEMU. Console output gathers in .console; `with` ends it whatever happened. Events that `trace` names
+    are in traced(), which ends it as well."""
 
-    def __init__(self, userkvm, *args, accel="kvm", memory="256"):
+    def __init__(self, userkvm, *args, accel="kvm", memory="256", trace=None):
         if not shutil.which("qemu-system-x86_64"):
             raise tap.Skip("qemu-system-x86_64 is not installed")
         self.folder = tempfile.mkdtemp(prefix="userkvm-qemu-")
         self.console = ""
         self.socket = None
         argv = [] if accel == "tcg" else [userkvm, "run", "--"]
+        if trace:
+            argv = [userkvm, "trace", "-e", trace, "-o", self.folder + "/trace.txt", "--"]
         argv += ["qemu-system-x86_64", "-accel", accel, "-m", memory, "-nographic", "-nodefaults", "-no-reboot",
                  "-serial", "stdio", "-qmp", f"unix:{self.folder}/qmp,server=on,wait=off", *args]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -42,6 +45,11 @@ class Machine:
     def errors(self):
         """What QEMU said."""
         return open(self.folder + "/stderr", errors="replace").read()
+
+    def traced(self):
+        self.qmp("quit")
+        self.process.wait(60)
+        return open(self.folder + "/trace.txt", errors="replace").read()
 
     def _read(self, seconds):
         if not select.select([self.process.stdout], [], [], seconds)[0]:
