@@ -17,6 +17,20 @@ static void detect(struct machine *t, bool on)
 					: controls & ~SECONDARY_EXEC_BUS_LOCK_DETECTION);
 }
 
+/* What lies at `gpa`, aligned or not. */
+static uint32_t word32(const struct machine *t, gpa_t gpa)
+{
+	uint32_t v;
+
+	memcpy(&v, t->ram + gpa, sizeof(v));
+	return v;
+}
+
+static uint16_t word16(const struct machine *t, gpa_t gpa)
+{
+	return (uint16_t)word32(t, gpa);
+}
+
 /* Run `code` at the start of the code page, RBX being what it works on; HLT follows. */
 static uint32_t run_at(struct machine *t, const uint8_t *code, unsigned len, gva_t rbx)
 {
@@ -141,14 +155,14 @@ static void the_result_is_that_of_the_instruction(void **state)
 	detect(t, true);
 	for (unsigned k = 0; k < 3; k++) {
 		assert_int_equal(run_at(t, inc, sizeof(inc), AT + 60), BUS_LOCK_EXIT);
-		assert_int_equal(*(uint32_t *)(t->ram + AT + 60), k + 1);
+		assert_int_equal(word32(t, AT + 60), k + 1);
 	}
 	/* two pages that are apart */
 	guest64(t, GPA_PT)[0x41] = 0x43000 | PTE_P | PTE_RW;
 	*guest64(t, AT + 0xff8) = ~0ULL;
 	assert_int_equal(run_at(t, inc, sizeof(inc), AT + 0xffc), BUS_LOCK_EXIT);
-	assert_int_equal(*(uint32_t *)(t->ram + AT + 0xffc), 0);
-	assert_int_equal(*(uint32_t *)(t->ram + 0x43000), 1);
+	assert_int_equal(word32(t, AT + 0xffc), 0);
+	assert_int_equal(word32(t, 0x43000), 1);
 }
 
 /* 16 bytes have to be aligned, and then are in one line. */
@@ -173,7 +187,7 @@ static void the_operand_of_a_bit_string_is_where_its_bit_is(void **state)
 
 	detect(t, true);
 	assert_int_equal(run_at(t, code, sizeof(code), AT + 2), BUS_LOCK_EXIT);
-	assert_int_equal(*(uint32_t *)(t->ram + AT + 62), 1);
+	assert_int_equal(word32(t, AT + 62), 1);
 	assert_int_equal(run_at(t, code, sizeof(code), AT + 62), EXIT_REASON_HLT);
 }
 
@@ -217,7 +231,7 @@ static void an_instruction_that_does_not_complete_locks_nothing(void **state)
 	assert_int_equal(run_at(t, lock_inc, sizeof(lock_inc), AT + 0xffe), EXIT_REASON_EPT_VIOLATION);
 	*ept_leaf(t, AT + 0x1000) = leaf;
 	assert_int_equal(go(t), BUS_LOCK_EXIT);
-	assert_int_equal(*(uint32_t *)(t->ram + AT + 0xffe), 1);
+	assert_int_equal(word32(t, AT + 0xffe), 1);
 	assert_int_equal(go(t), EXIT_REASON_HLT);
 }
 
@@ -275,7 +289,7 @@ static void a_watchpoint_on_a_split_lock_is_hit_once(void **state)
 	assert_int_equal(go(t), EXIT_REASON_EXCEPTION_NMI);
 	assert_int_equal(R(t, EXIT_QUALIFICATION), 1);
 	assert_int_equal(go(t), EXIT_REASON_HLT);
-	assert_int_equal(*(uint32_t *)(t->ram + AT + 62), 1);
+	assert_int_equal(word32(t, AT + 62), 1);
 }
 
 static void a_loop_of_bus_locks_exits_for_each(void **state)
@@ -325,11 +339,11 @@ static void a_kick_ends_the_wait_for_the_bus(void **state)
 	assert_int_equal(R(t, GUEST_RIP), GPA_CODE);
 	assert_int_equal(R(t, GUEST_INTERRUPTIBILITY_INFO), shadow);
 	assert_true(R(t, GUEST_RFLAGS) & X86_FLAGS_RF);
-	assert_int_equal(*(uint16_t *)(t->ram + AT + 0xffe), 0);
+	assert_int_equal(word16(t, AT + 0xffe), 0);
 	assert_int_equal(t->m->bus, 1);
 	t->m->bus = 0;
 	assert_int_equal(go(t), EXIT_REASON_HLT);
-	assert_int_equal(*(uint16_t *)(t->ram + AT + 0xffe), 1);
+	assert_int_equal(word16(t, AT + 0xffe), 1);
 }
 
 int main(void)
