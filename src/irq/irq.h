@@ -125,8 +125,8 @@ void kvm_set_lapic_tscdeadline_msr(struct kvm_vcpu *vcpu, uint64_t data);
  */
 must_check int kvm_apic_get_state(struct kvm_vcpu *vcpu, struct kvm_lapic_state *s);
 must_check int kvm_apic_set_state(struct kvm_vcpu *vcpu, const struct kvm_lapic_state *s);
-/* An edge-triggered interrupt for this vCPU. Any thread. */
-void kvm_apic_set_irq(struct kvm_vcpu *vcpu, uint8_t vector);
+/* A fixed, edge-triggered interrupt: 1 accepted, 0 not (APIC disabled). vCPUs with an APIC; any thread. */
+int kvm_apic_set_irq(struct kvm_vcpu *vcpu, uint8_t vector);
 /* Enabled in IA32_APIC_BASE and by software. */
 bool kvm_lapic_enabled(struct kvm_vcpu *vcpu);
 /* LINT1 as NMI: KVM_NMI goes to the vCPU itself; this is the APIC's say. */

@@ -267,9 +267,9 @@ void kvm_apic_cmci(struct kvm_vcpu *vcpu)
 		lapic_local_deliver(vcpu->apic, APIC_LVTCMCI);
 }
 
-void kvm_apic_set_irq(struct kvm_vcpu *vcpu, uint8_t vector)
+int kvm_apic_set_irq(struct kvm_vcpu *vcpu, uint8_t vector)
 {
-	lapic_accept(vcpu->apic, APIC_DM_FIXED, vector, true, false);
+	return lapic_accept(vcpu->apic, APIC_DM_FIXED, vector, true, false);
 }
 
 bool kvm_lapic_enabled(struct kvm_vcpu *vcpu)
