@@ -379,6 +379,14 @@ static void *bring_what_is_wanted(void *arg)
 	return NULL;
 }
 
+/* The same, each as soon as it is wanted. */
+static void *bring_each(void *arg)
+{
+	for (int n = *(int *)arg; n > 0; n--)
+		bring(wanted_page());
+	return NULL;
+}
+
 /* More than there are threads: the first without one waits in KVM_RUN, until all are brought. */
 static void faults_that_find_no_thread_wait(void **state)
 {
@@ -523,6 +531,38 @@ static void a_second_fault_on_the_page_halts(void **state)
 	assert_halts(&c, 1);
 	client_close(&c);
 	close_data();
+}
+
+/* Pages come while the guest is told of them, halts or runs; dropped, they are missing again. */
+static void pages_that_come_at_any_moment_are_not_missed(void **state)
+{
+	enum { ROUNDS = 20 };
+	struct kvm_regs begin, r;
+	struct client c;
+	pthread_t t;
+	int all = PAGES, port;
+
+	for (unsigned cpl = 0; cpl <= 3; cpl += 3) { /* CPL 0 halts and is not told */
+		OPEN_OR_SKIP();
+		START(&c, touch_all, cpl, 0, EN);
+		begin = client_regs(&c);
+		begin.rdi = PAGES;
+		for (int i = 0; i < ROUNDS; i++) {
+			assert_int_equal(madvise(data, PAGES * PAGE, MADV_DONTNEED), 0);
+			assert_int_equal(pthread_create(&t, NULL, bring_each, &all), 0);
+			begin.r14 = begin.r12 = 0; /* the tables begin again */
+			assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &begin), 0);
+			while ((port = client_next_out(&c)) == 0x50)
+				;
+			assert_int_equal(port, 0x51);
+			assert_int_equal(pthread_join(t, NULL), 0);
+			r = client_regs(&c);
+			assert_int_equal(r.r14, cpl ? PAGES : 0);
+			assert_int_equal((uint32_t)r.rbx, FILL);
+		}
+		client_close(&c);
+		close_data();
+	}
 }
 
 /* --- the end of it --- */
@@ -709,6 +749,7 @@ int main(void)
 		cmocka_unit_test(a_kernel_that_cannot_be_told_halts),
 		cmocka_unit_test(a_kernel_that_wants_to_be_told_is),
 		cmocka_unit_test(a_second_fault_on_the_page_halts),
+		cmocka_unit_test(pages_that_come_at_any_moment_are_not_missed),
 		cmocka_unit_test(disabled_meanwhile_nothing_is_told_any_more),
 		cmocka_unit_test(a_slot_may_go_meanwhile),
 		cmocka_unit_test(a_vm_may_go_meanwhile),
