@@ -9,9 +9,12 @@
  *   r12 tokens of ready pages   r13 the last one, all from 33004h on
  *   r15 length of the instruction to skip; 0: wait for the page
  */
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -21,7 +24,6 @@
 
 #define MSR_EN 0x4b564d02
 #define MSR_INT 0x4b564d06
-#define MSR_ACK 0x4b564d07
 #define EN (1 | 8) /* enabled, ready pages by interrupt */
 #define SEND_ALWAYS 2
 #define MSR_APICBASE 0x1b
@@ -198,104 +200,6 @@ static void msi(struct client *c, uint32_t vector)
 	struct kvm_msi m = {.address_lo = 0xfee00000, .data = vector};
 
 	assert_int_equal(ioctl(c->vm, KVM_SIGNAL_MSI, &m), 1);
-}
-
-/* --- the MSRs --- */
-
-static bool listed(struct client *c, uint32_t index)
-{
-	struct {
-		struct kvm_msr_list head;
-		uint32_t index[STATE_MSRS];
-	} list = {.head.nmsrs = STATE_MSRS};
-
-	assert_int_equal(ioctl(c->kvm, KVM_GET_MSR_INDEX_LIST, &list), 0);
-	for (uint32_t i = 0; i < list.head.nmsrs; i++)
-		if (list.index[i] == index)
-			return true;
-	return false;
-}
-
-static void offered_are_its_msrs_and_features(void **state)
-{
-	struct client c;
-
-	client_open_vm(&c, 1 << 20);
-	assert_int_equal(ioctl(c.vm, KVM_CREATE_IRQCHIP, 0), 0);
-	client_add_vcpu(&c);
-	client_all_cpuid(&c);
-	assert_int_equal(ioctl(c.kvm, KVM_CHECK_EXTENSION, KVM_CAP_ASYNC_PF), 1);
-	assert_int_equal(ioctl(c.kvm, KVM_CHECK_EXTENSION, KVM_CAP_ASYNC_PF_INT), 1);
-	assert_true(client_cpuid_bit(&c, 0x40000001, CPUID_EAX, 4));
-	assert_true(client_cpuid_bit(&c, 0x40000001, CPUID_EAX, 10));
-	assert_true(client_cpuid_bit(&c, 0x40000001, CPUID_EAX, 14));
-	assert_true(listed(&c, MSR_EN) && listed(&c, MSR_INT) && listed(&c, MSR_ACK));
-	client_close(&c);
-}
-
-static void the_msrs_keep_what_they_may(void **state)
-{
-	struct client c;
-
-	client_open_vm(&c, 1 << 20);
-	assert_int_equal(ioctl(c.vm, KVM_CREATE_IRQCHIP, 0), 0);
-	client_add_vcpu(&c);
-	client_all_cpuid(&c);
-	client_set_msr(&c, MSR_EN, AT_APF | 0xf);
-	client_set_msr(&c, MSR_INT, 0xff);
-	client_set_msr(&c, MSR_ACK, 1);
-	assert_int_equal(client_try_set_msr(&c, MSR_EN, AT_APF | EN | 0x10), 0);
-	assert_int_equal(client_try_set_msr(&c, MSR_EN, AT_APF | EN | 0x20), 0);
-	assert_int_equal(client_try_set_msr(&c, MSR_INT, 0x100), 0);
-	assert_int_equal(client_msr(&c, MSR_EN), AT_APF | 0xf);
-	assert_int_equal(client_msr(&c, MSR_INT), 0xff);
-	assert_int_equal(client_msr(&c, MSR_ACK), 0);
-	assert_int_equal(client_try_set_msr(&c, MSR_EN, 0x100000000 | EN), 0); /* no memory there */
-	client_set_msr(&c, MSR_EN, 0x100000000 | 1); /* by halves it is off */
-	client_close(&c);
-}
-
-static void without_an_apic_in_the_kernel_it_is_off(void **state)
-{
-	struct client c;
-
-	client_open_vm(&c, 1 << 20);
-	client_add_vcpu(&c);
-	client_all_cpuid(&c);
-	client_set_msr(&c, MSR_EN, 0);
-	assert_int_equal(client_try_set_msr(&c, MSR_EN, AT_APF | EN), 0);
-	assert_int_equal(client_try_set_msr(&c, MSR_INT, READY_VECTOR), 0);
-	client_set_msr(&c, MSR_INT, 0); /* whoever writes back what it has read; Linux 6.1 refuses even that */
-	assert_int_equal(client_msr(&c, MSR_EN), 0);
-	client_close(&c);
-}
-
-static void features_that_cpuid_lacks_are_refused(void **state)
-{
-	struct kvm_enable_cap cap = {.cap = KVM_CAP_ENFORCE_PV_FEATURE_CPUID, .args = {1}};
-	struct {
-		struct kvm_cpuid2 h;
-		struct kvm_cpuid_entry2 e[2];
-	} cpuid = {.h.nent = 2,
-		   .e = {{.function = 0x40000000, .eax = 0x40000001, .ebx = 0x4b4d564b, .ecx = 0x564b4d56, .edx = 0x4d},
-			 {.function = 0x40000001, .eax = 1 << 4}}};
-	struct client c;
-
-	client_open_vm(&c, 1 << 20);
-	assert_int_equal(ioctl(c.vm, KVM_CREATE_IRQCHIP, 0), 0);
-	client_add_vcpu(&c);
-	assert_int_equal(ioctl(c.vcpu, KVM_SET_CPUID2, &cpuid), 0);
-	assert_int_equal(ioctl(c.vcpu, KVM_ENABLE_CAP, &cap), 0);
-	client_set_msr(&c, MSR_EN, AT_APF | 1);
-	assert_int_equal(client_try_set_msr(&c, MSR_EN, AT_APF | 1 | 4), 0);
-	assert_int_equal(client_try_set_msr(&c, MSR_EN, AT_APF | 1 | 8), 0);
-	assert_int_equal(client_try_set_msr(&c, MSR_INT, READY_VECTOR), 0);
-	assert_int_equal(client_try_set_msr(&c, MSR_ACK, 1), 0);
-	cpuid.e[1].eax = 1 << 10 | 1 << 14;
-	assert_int_equal(ioctl(c.vcpu, KVM_SET_CPUID2, &cpuid), 0);
-	assert_int_equal(client_try_set_msr(&c, MSR_EN, AT_APF | 1), 0);
-	client_set_msr(&c, MSR_INT, READY_VECTOR);
-	client_close(&c);
 }
 
 /* --- pages --- */
@@ -685,6 +589,58 @@ static void a_forked_child_has_its_own(void **state)
 	close_data();
 }
 
+#define ALLOW(name) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_##name, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+
+/* What KVM_RUN needs (docs/ci.md), and what this client needs to bring a page. */
+static void confine(void)
+{
+	struct sock_filter rules[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		ALLOW(futex), ALLOW(mincore), ALLOW(mmap), ALLOW(munmap), ALLOW(madvise), ALLOW(membarrier),
+		ALLOW(rt_sigprocmask), ALLOW(rt_sigreturn), ALLOW(exit_group), ALLOW(poll), ALLOW(read), ALLOW(ioctl),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+	};
+	struct sock_fprog program = {sizeof(rules) / sizeof(rules[0]), rules};
+
+	assert_int_equal(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+	assert_int_equal(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+static void run_confined_guest(void)
+{
+	struct kvm_regs r;
+	struct client c;
+
+	assert_true(open_data());
+	START(&c, touch_all, 3, 0, EN);
+	r = client_regs(&c);
+	r.rdi = 2;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &r), 0);
+	assert_int_equal(client_next_out(&c), 0x50); /* mappings have been looked at */
+	bring(wanted_page());
+	confine();
+	assert_int_equal(client_next_out(&c), 0x50);
+	bring(wanted_page());
+	assert_int_equal(client_next_out(&c), 0x51);
+	_exit(0);
+}
+
+static void a_confined_client_needs_mincore_and_no_more(void **state)
+{
+	int status;
+	pid_t child;
+
+	if (getenv("SANITIZE"))
+		skip(); /* its runtime makes system calls of its own */
+	OPEN_OR_SKIP();
+	close_data();
+	child = fork();
+	if (child == 0)
+		run_confined_guest();
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+}
+
 static void init_turns_it_off(void **state)
 {
 	uint8_t *top = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -737,10 +693,6 @@ static void moved_to_another_vm_the_guest_tries_again(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(offered_are_its_msrs_and_features),
-		cmocka_unit_test(the_msrs_keep_what_they_may),
-		cmocka_unit_test(without_an_apic_in_the_kernel_it_is_off),
-		cmocka_unit_test(features_that_cpuid_lacks_are_refused),
 		cmocka_unit_test(a_missing_page_is_told_and_its_arrival_too),
 		cmocka_unit_test(the_guest_goes_on_with_many_pages_missing),
 		cmocka_unit_test(faults_that_find_no_thread_wait),
@@ -755,6 +707,7 @@ int main(void)
 		cmocka_unit_test(a_vm_may_go_meanwhile),
 		cmocka_unit_test(a_mapping_may_go_meanwhile),
 		cmocka_unit_test(a_forked_child_has_its_own),
+		cmocka_unit_test(a_confined_client_needs_mincore_and_no_more),
 		cmocka_unit_test(init_turns_it_off),
 		cmocka_unit_test(moved_to_another_vm_the_guest_tries_again),
 	};

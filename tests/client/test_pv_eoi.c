@@ -17,14 +17,12 @@
 #include "stats.h"
 
 #define MSR_PV_EOI 0x4b564d04
-#define FEATURE_PV_EOI 6
 #define MSR_APICBASE 0x1b
 #define X2APIC_ENABLE 0xc00
 #define AT_HANDLERS 0x7000 /* 256 bytes for each vector of 40h and more */
 #define AT_WORD 0x30000
 #define AT_FLAG 0x31000
 #define ISR 0x100
-#define IRQ_BASE 0x40
 #define DEADLOCK_S 60
 
 #define X2APIC_ON "mov $0x80f, %ecx; mov $0x1ff, %eax; xor %edx, %edx; wrmsr\n"
@@ -52,7 +50,7 @@ GUEST_CODE(on_waits_last, 64, BEGIN END WAIT "outb %al, $0x52\n iretq");
 /* as on_waits_first, ended by the APIC */
 GUEST_CODE(on_waits_plain, 64, BEGIN WAIT APIC_EOI "outb %al, $0x52\n iretq");
 
-enum { POLITE = IRQ_BASE, PLAIN, NEVER, TELLING, WAITS_FIRST, SELF, WAITS_LAST, WAITS_PLAIN };
+enum { POLITE = 0x40, PLAIN, NEVER, TELLING, WAITS_FIRST, SELF, WAITS_LAST, WAITS_PLAIN };
 #define HIGH 0x61  /* of a higher class than all of them; polite */
 #define HIGH_PLAIN 0x62
 #define LOWER 0x31 /* of a lower one; polite */
@@ -144,83 +142,6 @@ static void assert_idle_again(struct client *c, uint64_t by_word, uint64_t by_ap
 }
 
 /* --- the MSR --- */
-
-static bool listed(struct client *c)
-{
-	struct {
-		struct kvm_msr_list head;
-		uint32_t index[STATE_MSRS];
-	} list = {.head.nmsrs = STATE_MSRS};
-
-	assert_int_equal(ioctl(c->kvm, KVM_GET_MSR_INDEX_LIST, &list), 0);
-	for (uint32_t i = 0; i < list.head.nmsrs; i++)
-		if (list.index[i] == MSR_PV_EOI)
-			return true;
-	return false;
-}
-
-static void check_values(struct client *c)
-{
-	void *rom = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	client_all_cpuid(c);
-	assert_true(client_cpuid_bit(c, 0x40000001, CPUID_EAX, FEATURE_PV_EOI));
-	assert_true(listed(c));
-	assert_int_equal(client_msr(c, MSR_PV_EOI), 0);
-	client_set_msr(c, MSR_PV_EOI, AT_WORD | 1);
-	assert_int_equal(client_try_set_msr(c, MSR_PV_EOI, AT_WORD | 2), 0);
-	assert_int_equal(client_try_set_msr(c, MSR_PV_EOI, AT_WORD | 3), 0);
-	assert_int_equal(client_try_set_msr(c, MSR_PV_EOI, 0x100000000 | 1), 0); /* no memory there */
-	client_slot(c, 3, KVM_MEM_READONLY, 0x10000000, rom, 4096);
-	assert_int_equal(client_try_set_msr(c, MSR_PV_EOI, 0x10000000 | 1), 0);
-	assert_int_equal(client_msr(c, MSR_PV_EOI), AT_WORD | 1);
-	client_set_msr(c, MSR_PV_EOI, 0x100000000); /* off, nobody looks there */
-	assert_int_equal(client_msr(c, MSR_PV_EOI), 0x100000000);
-	munmap(rom, 4096);
-}
-
-static void the_msr_keeps_what_it_may(void **state)
-{
-	struct client c;
-
-	open_apic_vm(&c);
-	check_values(&c);
-	client_close(&c);
-}
-
-static void the_msr_is_there_without_an_apic_in_the_kernel(void **state)
-{
-	struct client c;
-
-	client_open_vm(&c, 2 << 20);
-	client_add_vcpu(&c);
-	check_values(&c);
-	client_close(&c);
-}
-
-static void a_guest_whose_cpuid_lacks_the_feature_has_no_msr(void **state)
-{
-	struct kvm_enable_cap cap = {.cap = KVM_CAP_ENFORCE_PV_FEATURE_CPUID, .args = {1}};
-	struct {
-		struct kvm_cpuid2 h;
-		struct kvm_cpuid_entry2 e[2];
-	} cpuid = {.h.nent = 2,
-		   .e = {{.function = 0x40000000, .eax = 0x40000001, .ebx = 0x4b4d564b, .ecx = 0x564b4d56, .edx = 0x4d},
-			 {.function = 0x40000001, .eax = ~(1u << FEATURE_PV_EOI)}}};
-	struct client c;
-	uint64_t v;
-
-	open_apic_vm(&c);
-	assert_int_equal(ioctl(c.vcpu, KVM_SET_CPUID2, &cpuid), 0);
-	client_set_msr(&c, MSR_PV_EOI, AT_WORD | 1); /* not enforced */
-	assert_int_equal(ioctl(c.vcpu, KVM_ENABLE_CAP, &cap), 0);
-	assert_int_equal(client_try_set_msr(&c, MSR_PV_EOI, AT_WORD | 1), 0);
-	assert_true(client_try_msr(&c, MSR_PV_EOI, &v) == 0 || v == 0); /* newer kernels let the client read 0 */
-	cpuid.e[1].eax = 1u << FEATURE_PV_EOI;
-	assert_int_equal(ioctl(c.vcpu, KVM_SET_CPUID2, &cpuid), 0);
-	assert_int_equal(client_msr(&c, MSR_PV_EOI), AT_WORD | 1);
-	client_close(&c);
-}
 
 static void a_guests_bad_value_is_a_general_protection_fault(void **state)
 {
@@ -560,9 +481,6 @@ static void init_turns_it_off(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(the_msr_keeps_what_it_may),
-		cmocka_unit_test(the_msr_is_there_without_an_apic_in_the_kernel),
-		cmocka_unit_test(a_guest_whose_cpuid_lacks_the_feature_has_no_msr),
 		cmocka_unit_test(a_guests_bad_value_is_a_general_protection_fault),
 		cmocka_unit_test(an_end_by_the_word_is_no_exit),
 		cmocka_unit_test(between_exits_everything_is_settled),
