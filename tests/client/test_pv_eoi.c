@@ -11,22 +11,19 @@
 #include <pthread.h>
 #include <sys/eventfd.h>
 
-#include "guest_code.h"
-#include "paging.h"
 #include "state.h"
 #include "stats.h"
+#include "x2apic.h"
 
 #define MSR_PV_EOI 0x4b564d04
-#define MSR_APICBASE 0x1b
-#define X2APIC_ENABLE 0xc00
-#define AT_HANDLERS 0x7000 /* 256 bytes for each vector of 40h and more */
+#define MEM (2 << 20)
+#define AT_HANDLERS 0x7000 /* 256 bytes each */
 #define AT_WORD 0x30000
 #define AT_FLAG 0x31000
 #define ISR 0x100
 #define DEADLOCK_S 60
 
-#define X2APIC_ON "mov $0x80f, %ecx; mov $0x1ff, %eax; xor %edx, %edx; wrmsr\n"
-#define APIC_EOI "mov $0x80b, %ecx; xor %eax, %eax; xor %edx, %edx; wrmsr; inc %r10\n"
+#define APIC_EOI X2APIC_EOI "inc %r10\n"
 #define BEGIN "inc %r11; shl $1, %r8; mov 0x30000, %eax; and $1, %eax; or %rax, %r8\n"
 #define END "btrl $0, 0x30000; jc 7f\n" APIC_EOI "jmp 8f\n 7: inc %r9\n 8:\n"
 
@@ -65,56 +62,22 @@ static const struct {
 	H(WAITS_PLAIN, on_waits_plain), H(HIGH, on_polite), H(LOWER, on_polite), H(HIGH_PLAIN, on_plain),
 };
 
-static void put_handlers(struct client *c)
-{
-	for (size_t i = 0; i < sizeof(handlers) / sizeof(*handlers); i++) {
-		uint32_t at = AT_HANDLERS + 0x100 * (uint32_t)i;
-		uint64_t *gate = (uint64_t *)(c->mem + AT_IDT) + 2 * handlers[i].vector;
-
-		assert_true(handlers[i].end - handlers[i].code <= 0x100);
-		memcpy(c->mem + at, handlers[i].code, (size_t)(handlers[i].end - handlers[i].code));
-		gate[0] = at | 0x080000 | 0x8e0000000000ULL;
-		gate[1] = 0;
-	}
-}
-
-static void open_apic_vm(struct client *c)
-{
-	struct kvm_pit_config pit = {0};
-
-	client_open_vm(c, 2 << 20);
-	assert_int_equal(ioctl(c->vm, KVM_CREATE_IRQCHIP, 0), 0);
-	assert_int_equal(ioctl(c->vm, KVM_CREATE_PIT2, &pit), 0);
-	client_add_vcpu(c);
-}
-
 static void start(struct client *c, const void *code, size_t n)
 {
-	struct kvm_sregs s;
-
 	paging_start(c, PAGING_LONG, 0, 0, 0, 0);
 	memcpy(c->mem + AT_CODE, code, n);
-	assert_int_equal(ioctl(c->vcpu, KVM_GET_SREGS, &s), 0);
-	s.idt.limit = 0xfff;
-	assert_int_equal(ioctl(c->vcpu, KVM_SET_SREGS, &s), 0);
-	put_handlers(c);
-	client_set_msr(c, MSR_APICBASE, client_msr(c, MSR_APICBASE) | X2APIC_ENABLE);
+	x2apic_mode(c);
+	for (size_t i = 0; i < sizeof(handlers) / sizeof(*handlers); i++)
+		x2apic_handler(c, handlers[i].vector, AT_HANDLERS + 0x100 * (uint32_t)i, handlers[i].code, handlers[i].end);
 }
 
 /* Idle with its APIC on, PV EOI by the word. */
 static void open_idle(struct client *c)
 {
-	open_apic_vm(c);
+	x2apic_open_vm(c, MEM);
 	start(c, idle, GUEST_CODE_SIZE(idle));
 	client_set_msr(c, MSR_PV_EOI, AT_WORD | 1);
 	assert_int_equal(client_next_out(c), 0x90);
-}
-
-static void msi(struct client *c, uint32_t data)
-{
-	struct kvm_msi m = {.address_lo = 0xfee00000, .data = data};
-
-	assert_int_equal(ioctl(c->vm, KVM_SIGNAL_MSI, &m), 1);
 }
 
 static bool in_service(struct client *c, int vector)
@@ -147,7 +110,7 @@ static void a_guests_bad_value_is_a_general_protection_fault(void **state)
 {
 	struct client c;
 
-	open_apic_vm(&c);
+	x2apic_open_vm(&c, MEM);
 	start(&c, bad, GUEST_CODE_SIZE(bad));
 	assert_int_equal(client_next_out(&c), 13);
 	assert_int_equal(client_msr(&c, MSR_PV_EOI), 0);
@@ -167,7 +130,7 @@ static uint64_t exits_of_self_ipis(uint64_t n, bool pv)
 	struct client c;
 	uint64_t exits;
 
-	open_apic_vm(&c);
+	x2apic_open_vm(&c, MEM);
 	start(&c, self, GUEST_CODE_SIZE(self));
 	client_set_msr(&c, MSR_PV_EOI, AT_WORD | (pv ? 1 : 0));
 	r = client_regs(&c);
@@ -200,7 +163,7 @@ static void between_exits_everything_is_settled(void **state)
 	struct client c;
 
 	open_idle(&c);
-	msi(&c, TELLING);
+	x2apic_msi(&c, TELLING);
 	assert_int_equal(client_next_out(&c), 0x50);
 	assert_int_equal(client_regs(&c).r8, 1); /* the guest could have ended it by the word */
 	assert_int_equal(word(&c), 0);
@@ -218,12 +181,12 @@ static void moved_to_another_vm_in_the_middle_it_ends_there(void **state)
 	struct client c, d;
 
 	open_idle(&c);
-	msi(&c, TELLING);
+	x2apic_msi(&c, TELLING);
 	assert_int_equal(client_next_out(&c), 0x50);
 	c.run->immediate_exit = 1; /* the OUT is over */
 	assert_fails(ioctl(c.vcpu, KVM_RUN, 0), EINTR);
 	state_save(&c, &s);
-	open_apic_vm(&d);
+	x2apic_open_vm(&d, MEM);
 	memcpy(d.mem, c.mem, c.mem_size);
 	client_all_cpuid(&d);
 	state_restore(&d, &s);
@@ -233,7 +196,7 @@ static void moved_to_another_vm_in_the_middle_it_ends_there(void **state)
 	assert_int_equal(client_next_out(&d), 0x51);
 	assert_false(in_service(&d, TELLING));
 	assert_idle_again(&d, client_regs(&d).r9, client_regs(&d).r10);
-	msi(&d, POLITE);
+	x2apic_msi(&d, POLITE);
 	assert_int_equal(client_next_out(&d), 0x91);
 	assert_int_equal(client_regs(&d).r8 & 1, 1); /* it works on */
 	client_close(&d);
@@ -244,7 +207,7 @@ static void what_the_guest_does_not_end_stays_in_service(void **state)
 	struct client c;
 
 	open_idle(&c);
-	msi(&c, NEVER);
+	x2apic_msi(&c, NEVER);
 	assert_idle_again(&c, 0, 0);
 	assert_int_equal(client_regs(&c).r8, 1);
 	assert_true(in_service(&c, NEVER));
@@ -257,8 +220,8 @@ static void an_interrupt_that_waits_forbids_the_word(void **state)
 	struct client c;
 
 	open_idle(&c);
-	msi(&c, LOWER);
-	msi(&c, POLITE);
+	x2apic_msi(&c, LOWER);
+	x2apic_msi(&c, POLITE);
 	assert_idle_again(&c, 1, 1); /* the first by the APIC, which lets the other in */
 	assert_int_equal(client_regs(&c).r8, 1);
 	assert_false(in_service(&c, LOWER) || in_service(&c, POLITE));
@@ -272,11 +235,11 @@ static void disabled_the_word_stays_as_it_is(void **state)
 	open_idle(&c);
 	client_set_msr(&c, MSR_PV_EOI, AT_WORD);
 	*(uint32_t *)(c.mem + AT_WORD) = 0xabcdef00;
-	msi(&c, POLITE);
+	x2apic_msi(&c, POLITE);
 	assert_idle_again(&c, 0, 1);
 	assert_int_equal(word(&c), 0xabcdef00);
 	client_set_msr(&c, MSR_PV_EOI, AT_WORD | 1);
-	msi(&c, POLITE);
+	x2apic_msi(&c, POLITE);
 	assert_idle_again(&c, 1, 1);
 	assert_int_equal(word(&c), 0xabcdef00); /* the other bits are not ours */
 	client_close(&c);
@@ -299,7 +262,7 @@ static void *send(void *arg)
 		usleep(100);
 	if (s->drop_slot)
 		client_slot(s->c, 1, 0, 0x200000, NULL, 0);
-	msi(s->c, s->vector);
+	x2apic_msi(s->c, s->vector);
 	return NULL;
 }
 
@@ -310,7 +273,7 @@ static struct kvm_regs one_in_the_other(struct client *c, uint32_t first, uint32
 	pthread_t t;
 
 	alarm(DEADLOCK_S);
-	msi(c, first);
+	x2apic_msi(c, first);
 	assert_int_equal(pthread_create(&t, NULL, send, &s), 0);
 	assert_int_equal(client_next_out(c), 0x52);
 	assert_int_equal(pthread_join(t, NULL), 0);
@@ -430,18 +393,18 @@ static void without_memory_the_apic_is_left(void **state)
 	struct client c;
 	uint8_t *page = open_with_slot(&c);
 
-	msi(&c, POLITE);
+	x2apic_msi(&c, POLITE);
 	assert_idle_again(&c, 1, 0);
 	client_slot(&c, 1, 0, 0x200000, page, 0);
-	msi(&c, PLAIN);
+	x2apic_msi(&c, PLAIN);
 	assert_idle_again(&c, 1, 1);
 	assert_false(in_service(&c, PLAIN));
 	client_slot(&c, 1, 0, 0x200000, page, 4096);
 	assert_int_equal(mprotect(page, 4096, PROT_NONE), 0); /* the client's page, not the slot */
-	msi(&c, PLAIN);
+	x2apic_msi(&c, PLAIN);
 	assert_idle_again(&c, 1, 2);
 	assert_int_equal(mprotect(page, 4096, PROT_READ | PROT_WRITE), 0);
-	msi(&c, POLITE);
+	x2apic_msi(&c, POLITE);
 	assert_idle_again(&c, 2, 2);
 	client_close(&c);
 	munmap(page, 4096);
@@ -456,7 +419,7 @@ static void memory_that_goes_while_the_word_is_set_leaves_no_interrupt_behind(vo
 	/* The host saw the word go, or before that cleared it: ended by it, or by the guest. */
 	r = one_in_the_other(&c, WAITS_PLAIN, HIGH_PLAIN, true);
 	assert_int_equal(r.r8, 1);
-	msi(&c, PLAIN);
+	x2apic_msi(&c, PLAIN);
 	assert_idle_again(&c, 0, 3);
 	client_close(&c);
 	munmap(page, 4096);
@@ -471,7 +434,7 @@ static void init_turns_it_off(void **state)
 	memcpy(top + 0xff0, "\xe6\x94\xf4", 3); /* out 94h, al; hlt */
 	open_idle(&c);
 	client_slot(&c, 1, 0, 0xfffff000, top, 4096);
-	msi(&c, 0x4500); /* INIT: the boot processor begins again */
+	x2apic_msi(&c, 0x4500); /* INIT: the boot processor begins again */
 	assert_int_equal(client_next_out(&c), 0x94);
 	assert_int_equal(client_msr(&c, MSR_PV_EOI), 0);
 	client_close(&c);

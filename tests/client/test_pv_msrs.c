@@ -37,6 +37,21 @@ static bool listed(struct client *c, uint32_t index)
 	return false;
 }
 
+/* CPUID with these features, enforced. */
+static void enforce_features(struct client *c, uint32_t features)
+{
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_ENFORCE_PV_FEATURE_CPUID, .args = {1}};
+	struct {
+		struct kvm_cpuid2 h;
+		struct kvm_cpuid_entry2 e[2];
+	} cpuid = {.h.nent = 2,
+		   .e = {{.function = 0x40000000, .eax = 0x40000001, .ebx = 0x4b4d564b, .ecx = 0x564b4d56, .edx = 0x4d},
+			 {.function = 0x40000001, .eax = features}}};
+
+	assert_int_equal(ioctl(c->vcpu, KVM_SET_CPUID2, &cpuid), 0);
+	assert_int_equal(ioctl(c->vcpu, KVM_ENABLE_CAP, &cap), 0);
+}
+
 static void check_pv_eoi(struct client *c)
 {
 	void *rom = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -78,24 +93,15 @@ static void pv_eoi_msr_is_there_without_an_apic_in_the_kernel(void **state)
 
 static void pv_eoi_that_cpuid_lacks_is_refused(void **state)
 {
-	struct kvm_enable_cap cap = {.cap = KVM_CAP_ENFORCE_PV_FEATURE_CPUID, .args = {1}};
-	struct {
-		struct kvm_cpuid2 h;
-		struct kvm_cpuid_entry2 e[2];
-	} cpuid = {.h.nent = 2,
-		   .e = {{.function = 0x40000000, .eax = 0x40000001, .ebx = 0x4b4d564b, .ecx = 0x564b4d56, .edx = 0x4d},
-			 {.function = 0x40000001, .eax = ~(1u << FEATURE_PV_EOI)}}};
 	struct client c;
 	uint64_t v;
 
 	open_with_apic(&c);
-	assert_int_equal(ioctl(c.vcpu, KVM_SET_CPUID2, &cpuid), 0);
 	client_set_msr(&c, MSR_PV_EOI, AT_WORD | 1); /* not enforced */
-	assert_int_equal(ioctl(c.vcpu, KVM_ENABLE_CAP, &cap), 0);
+	enforce_features(&c, ~(1u << FEATURE_PV_EOI));
 	assert_int_equal(client_try_set_msr(&c, MSR_PV_EOI, AT_WORD | 1), 0);
 	assert_true(client_try_msr(&c, MSR_PV_EOI, &v) == 0 || v == 0); /* newer kernels let the client read 0 */
-	cpuid.e[1].eax = 1u << FEATURE_PV_EOI;
-	assert_int_equal(ioctl(c.vcpu, KVM_SET_CPUID2, &cpuid), 0);
+	enforce_features(&c, 1u << FEATURE_PV_EOI);
 	assert_int_equal(client_msr(&c, MSR_PV_EOI), AT_WORD | 1);
 	client_close(&c);
 }
@@ -152,25 +158,16 @@ static void without_an_apic_in_the_kernel_async_pf_is_off(void **state)
 
 static void async_pf_that_cpuid_lacks_is_refused(void **state)
 {
-	struct kvm_enable_cap cap = {.cap = KVM_CAP_ENFORCE_PV_FEATURE_CPUID, .args = {1}};
-	struct {
-		struct kvm_cpuid2 h;
-		struct kvm_cpuid_entry2 e[2];
-	} cpuid = {.h.nent = 2,
-		   .e = {{.function = 0x40000000, .eax = 0x40000001, .ebx = 0x4b4d564b, .ecx = 0x564b4d56, .edx = 0x4d},
-			 {.function = 0x40000001, .eax = 1 << 4}}};
 	struct client c;
 
 	open_with_apic(&c);
-	assert_int_equal(ioctl(c.vcpu, KVM_SET_CPUID2, &cpuid), 0);
-	assert_int_equal(ioctl(c.vcpu, KVM_ENABLE_CAP, &cap), 0);
+	enforce_features(&c, 1 << 4);
 	client_set_msr(&c, MSR_EN, AT_APF | 1);
 	assert_int_equal(client_try_set_msr(&c, MSR_EN, AT_APF | 1 | 4), 0);
 	assert_int_equal(client_try_set_msr(&c, MSR_EN, AT_APF | 1 | 8), 0);
 	assert_int_equal(client_try_set_msr(&c, MSR_INT, READY_VECTOR), 0);
 	assert_int_equal(client_try_set_msr(&c, MSR_ACK, 1), 0);
-	cpuid.e[1].eax = 1 << 10 | 1 << 14;
-	assert_int_equal(ioctl(c.vcpu, KVM_SET_CPUID2, &cpuid), 0);
+	enforce_features(&c, 1 << 10 | 1 << 14);
 	assert_int_equal(client_try_set_msr(&c, MSR_EN, AT_APF | 1), 0);
 	client_set_msr(&c, MSR_INT, READY_VECTOR);
 	client_close(&c);
