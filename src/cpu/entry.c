@@ -52,6 +52,7 @@ static void load_execution_controls(struct vmx_cpu *cpu, const struct vmcs *v)
 	cpu->primary = (uint32_t)v->CPU_BASED_VM_EXEC_CONTROL;
 	cpu->secondary = cpu->primary & CPU_BASED_ACTIVATE_SECONDARY_CONTROLS
 				 ? (uint32_t)v->SECONDARY_VM_EXEC_CONTROL : 0;
+	cpu->cs.no_xsaves = !(cpu->secondary & SECONDARY_EXEC_ENABLE_XSAVES);
 	cpu->entry_controls = (uint32_t)v->VM_ENTRY_CONTROLS;
 	cpu->exit_controls = (uint32_t)v->VM_EXIT_CONTROLS;
 	cpu->exception_bitmap = (uint32_t)v->EXCEPTION_BITMAP;

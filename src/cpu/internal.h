@@ -512,6 +512,7 @@ static inline bool cpu_selector_null(uint16_t selector)
 /* A segment or system descriptor, taken apart. */
 struct cpu_descriptor {
 	uint64_t raw;
+	gva_t lin;	/* where it lies */
 	uint64_t base;	/* 64 bits for 16-byte system descriptors */
 	uint32_t limit; /* in bytes, granularity applied */
 	uint32_t ar;	/* VMCS format */

@@ -68,15 +68,15 @@ static void raise_noncanonical(struct cpu_state *cs, uint64_t lin)
  * Alignment that #AC asks for an operand of `size` bytes: SDM Vol. 3, table
  * "Alignment Requirements by Data Type". Unaligned 16-byte forms (MOVUPS and
  * its like, 32 bytes too) are checked to 16, as observed on silicon, where the
- * SDM leaves it to the implementation; 14 to 108 are x87 environments.
+ * SDM leaves it to the implementation; 14 and 28 are x87 environments.
  */
 static uint64_t alignment(unsigned size)
 {
 	switch (size) {
 	case 2: case 4: case 8: case 16: return size;
 	case 10: return 8;
-	case 14: case 94: return 2;
-	case 28: case 108: return 4;
+	case 14: return 2;
+	case 28: return 4;
 	case 32: return 16;
 	default: return 1;
 	}

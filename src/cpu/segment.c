@@ -66,6 +66,7 @@ bool cpu_descriptor_read(struct vmx_cpu *cpu, uint16_t selector, struct cpu_desc
 	if (!descriptor_address(cpu, selector, 0, &lin))
 		return false;
 	cpu_descriptor_parse(d, cpu_sys_load(cpu, lin, 8));
+	d->lin = lin;
 	d->selector = selector;
 	return true;
 }
@@ -82,20 +83,10 @@ bool cpu_descriptor_read_high(struct vmx_cpu *cpu, uint16_t selector, uint64_t *
 
 void cpu_descriptor_set_bit(struct vmx_cpu *cpu, const struct cpu_descriptor *d, unsigned bit)
 {
-	struct cpu_state *cs = &cpu->cs;
-	uint8_t bounce[8], *p;
-	gva_t lin;
+	/* the byte with type, S, DPL and P: one byte crosses no page, so it is where it lies */
+	uint8_t *p = cpu->cs.ops->mem(&cpu->cs, d->lin + 5, 1, ISA_RMW | ISA_IMPLICIT, NULL);
 
-	if (!descriptor_address(cpu, d->selector, 0, &lin))
-		return;
-	lin += 5; /* the byte with type, S, DPL and P */
-	p = cs->ops->mem(cs, lin, 1, ISA_RMW | ISA_IMPLICIT, bounce);
-	if (p == bounce) {
-		*p |= (uint8_t)bit;
-		cs->ops->mem_commit(cs, lin, 1, bounce);
-	} else {
-		__atomic_fetch_or(p, (uint8_t)bit, __ATOMIC_SEQ_CST);
-	}
+	__atomic_fetch_or(p, (uint8_t)bit, __ATOMIC_SEQ_CST);
 }
 
 void cpu_descriptor_set_accessed(struct vmx_cpu *cpu, struct cpu_descriptor *d)

@@ -73,8 +73,6 @@ void sysinsn_int3(struct cpu_state *cs, const struct isa_insn *i)
 
 void sysinsn_into(struct cpu_state *cs, const struct isa_insn *i)
 {
-	if (cs->code_mode == ISA_CODE64)
-		isa_raise(cs, X86_TRAP_UD);
 	if (cs->cc & CC_OF)
 		software_event(cs, i, X86_TRAP_OF, INTR_TYPE_SOFT_EXCEPTION);
 	else

@@ -308,8 +308,6 @@ void sysinsn_swapgs(struct cpu_state *cs, const struct isa_insn *i)
 	struct vmx_cpu *cpu = cpu_of(cs);
 	uint64_t base = cs->seg[SREG_GS].base;
 
-	if (!cpu_code64(cpu))
-		isa_raise(cs, X86_TRAP_UD);
 	cpu_require_cpl0(cs);
 	cs->seg[SREG_GS].base = cpu->msr.kernel_gs_base;
 	cpu->msr.kernel_gs_base = base;

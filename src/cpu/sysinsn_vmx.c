@@ -39,8 +39,6 @@ void sysinsn_vmx_mem(struct cpu_state *cs, const struct isa_insn *i)
 	uint32_t reason, info = 0;
 
 	require_vmx_mode(cs);
-	if (!(i->flags & ISA_MEM))
-		isa_raise(cs, X86_TRAP_UD);
 	switch (i->mnemonic) {
 	case ZYDIS_MNEMONIC_VMCLEAR: reason = EXIT_REASON_VMCLEAR; break;
 	case ZYDIS_MNEMONIC_VMPTRLD: reason = EXIT_REASON_VMPTRLD; break;

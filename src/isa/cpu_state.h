@@ -94,6 +94,7 @@ struct cpu_state {
 
 	/* --- system registers --- */
 	uint64_t cr0, cr2, cr3, cr4, cr8, efer, xcr0;
+	bool no_xsaves; /* XSAVES and XRSTORS are #UD (VMX: "enable XSAVES/XRSTORS" is 0) */
 	uint64_t dr[4], dr6, dr7;
 
 	/* --- the embedding: the processor, or the MMIO emulator --- */

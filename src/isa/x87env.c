@@ -178,6 +178,12 @@ static void fldenv(struct cpu_state *cs, const struct isa_insn *i)
 	take_env(cs, i, isa_fpu_image(cs), e);
 }
 
+/* An image wants the alignment of the environment it begins with; #AC where it has it not. */
+static void check_image(struct cpu_state *cs, const struct isa_insn *i, uint64_t lin, enum isa_access how)
+{
+	(void)cs->ops->mem(cs, lin, env_size(i), how, cs->bounce);
+}
+
 static void fnsave(struct cpu_state *cs, const struct isa_insn *i)
 {
 	unsigned size = env_size(i) + 8 * ST_BYTES;
@@ -188,6 +194,7 @@ static void fnsave(struct cpu_state *cs, const struct isa_insn *i)
 
 	simd_check(cs, SIMD_X87);
 	lin = isa_operand(cs, i, size, ISA_WRITE);
+	check_image(cs, i, lin, ISA_WRITE);
 	simd_probe_write(cs, lin, size);
 	x = isa_fpu_image(cs);
 	build_env(cs, i, x, e);
@@ -217,6 +224,7 @@ static void frstor(struct cpu_state *cs, const struct isa_insn *i)
 	simd_check(cs, SIMD_X87);
 	check_pending(cs, isa_fpu_image(cs));
 	lin = isa_operand(cs, i, size, ISA_READ);
+	check_image(cs, i, lin, ISA_READ);
 	simd_load_area(cs, lin, buf, size);
 	x = isa_fpu_image(cs);
 	take_env(cs, i, x, buf);

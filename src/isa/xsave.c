@@ -101,9 +101,7 @@ static void take_x87(const struct isa_insn *i, struct isa_xsave_image *x,
 /* --- FXSAVE, FXRSTOR --- */
 static void check_fxsr(struct cpu_state *cs)
 {
-	if (cs->cr0 & X86_CR0_EM)
-		isa_raise(cs, X86_TRAP_UD);
-	if (cs->cr0 & X86_CR0_TS)
+	if (cs->cr0 & (X86_CR0_EM | X86_CR0_TS))
 		isa_raise(cs, X86_TRAP_NM);
 }
 
@@ -207,11 +205,18 @@ static void xsavec(struct cpu_state *cs, const struct isa_insn *i)
 	do_save(cs, i, SAVE_COMPACT);
 }
 
-static void xsaves(struct cpu_state *cs, const struct isa_insn *i)
+static void check_xsaves(struct cpu_state *cs)
 {
+	if (cs->no_xsaves)
+		isa_raise(cs, X86_TRAP_UD);
 	(void)check_xsave(cs);
 	if (cs->cpl)
 		isa_raise_error(cs, X86_TRAP_GP, 0);
+}
+
+static void xsaves(struct cpu_state *cs, const struct isa_insn *i)
+{
+	check_xsaves(cs);
 	do_save(cs, i, SAVE_COMPACT);
 }
 
@@ -278,8 +283,6 @@ static void do_restore(struct cpu_state *cs, const struct isa_insn *i, bool must
 	struct isa_xsave_image in;
 	bool compacted, mxcsr;
 
-	if (must_be_compacted && cs->cpl)
-		isa_raise_error(cs, X86_TRAP_GP, 0);
 	lin = aligned_operand(cs, i, area_size(rfbm), 64, ISA_READ);
 	simd_load_area(cs, lin + OFF_HEADER, &in.xstate_bv, HEADER_BYTES);
 	compacted = in.xcomp_bv & XCOMP_COMPACTED;
@@ -307,6 +310,7 @@ static void xrstor(struct cpu_state *cs, const struct isa_insn *i)
 
 static void xrstors(struct cpu_state *cs, const struct isa_insn *i)
 {
+	check_xsaves(cs);
 	do_restore(cs, i, true);
 }
 

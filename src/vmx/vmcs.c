@@ -21,6 +21,8 @@
 /* TSC ticks; wider than Linux's defaults, because an interpreted loop is slower. */
 #define VMX_PLE_GAP 4096
 #define VMX_PLE_WINDOW 32768
+#define OFFERED_INSNS \
+	(SECONDARY_EXEC_ENABLE_RDTSCP | SECONDARY_EXEC_ENABLE_INVPCID | SECONDARY_EXEC_ENABLE_XSAVES)
 #define VMX_NR_VPIDS (1U << 16)
 
 static pthread_mutex_t vpid_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -102,7 +104,7 @@ static void init_controls(struct kvm_vcpu *vcpu)
 	struct vcpu_vmx *vmx = vcpu->vmx;
 
 	vmx->cpu_based = c->cpu_based;
-	vmx->secondary = c->secondary & ~(uint32_t)SECONDARY_EXEC_BUS_LOCK_DETECTION;
+	vmx->secondary = c->secondary & ~(uint32_t)(SECONDARY_EXEC_BUS_LOCK_DETECTION | OFFERED_INSNS);
 	if (vmx->vpid == 0)
 		vmx->secondary &= ~(uint32_t)SECONDARY_EXEC_ENABLE_VPID;
 	vmcs_write32(vcpu, PIN_BASED_VM_EXEC_CONTROL, c->pin_based);
@@ -126,7 +128,7 @@ static void init_controls(struct kvm_vcpu *vcpu)
 	}
 	if (vmx->secondary & SECONDARY_EXEC_TSC_SCALING)
 		vmcs_write64(vcpu, TSC_MULTIPLIER, 1ULL << 48);
-	if (vmx->secondary & SECONDARY_EXEC_ENABLE_XSAVES)
+	if (c->secondary & SECONDARY_EXEC_ENABLE_XSAVES)
 		vmcs_write64(vcpu, XSS_EXIT_BITMAP, 0);
 	if (vmx->cpu_based & CPU_BASED_USE_MSR_BITMAPS)
 		vmcs_write64(vcpu, MSR_BITMAP, __pa(vmx->msr_bitmap));
@@ -162,6 +164,18 @@ void vmx_detect_bus_locks(struct kvm_vcpu *vcpu)
 	struct vcpu_vmx *vmx = vcpu->vmx;
 
 	vmx->secondary |= vmcs_config()->secondary & SECONDARY_EXEC_BUS_LOCK_DETECTION;
+	vmcs_write32(vcpu, SECONDARY_VM_EXEC_CONTROL, vmx->secondary);
+}
+
+void vmx_offer_insns(struct kvm_vcpu *vcpu, struct vmx_offered_insns offered)
+{
+	struct vcpu_vmx *vmx = vcpu->vmx;
+	uint64_t wanted = (offered.rdtscp ? SECONDARY_EXEC_ENABLE_RDTSCP : 0) |
+			  (offered.invpcid ? SECONDARY_EXEC_ENABLE_INVPCID : 0) |
+			  (offered.xsaves ? SECONDARY_EXEC_ENABLE_XSAVES : 0);
+
+	vmx->secondary &= ~(uint32_t)OFFERED_INSNS;
+	vmx->secondary |= vmcs_config()->secondary & (uint32_t)wanted;
 	vmcs_write32(vcpu, SECONDARY_VM_EXEC_CONTROL, vmx->secondary);
 }
 

@@ -81,6 +81,14 @@ void vmx_disable_exits(struct kvm_vcpu *vcpu, bool hlt, bool pause);
 /* KVM API: KVM_CAP_X86_BUS_LOCK_EXIT: can the processor, and that it shall from the next entry on. */
 bool vmx_has_bus_lock_detection(void);
 void vmx_detect_bus_locks(struct kvm_vcpu *vcpu);
+/*
+ * Instructions that the guest's CPUID offers; the others are #UD. RDTSCP stands for RDPID as well. None until it
+ * is called. (Linux: vmx_adjust_sec_exec_feature; SDM "Secondary Processor-Based VM-Execution Controls")
+ */
+struct vmx_offered_insns {
+	bool rdtscp, invpcid, xsaves;
+};
+void vmx_offer_insns(struct kvm_vcpu *vcpu, struct vmx_offered_insns offered);
 /* An event comes: a guest that waits in HLT without an exit goes on. */
 void vmx_clear_hlt(struct kvm_vcpu *vcpu);
 /* State after RESET (init_event: INIT) as far as the VMCS holds it. */

@@ -142,6 +142,21 @@ static const struct kvm_cpuid_entry2 *find_in(const struct kvm_cpuid_entry2 *e, 
 	return NULL;
 }
 
+bool guest_has_tsc_aux(struct kvm_vcpu *vcpu)
+{
+	return guest_cpuid_bit(vcpu, 0x80000001, 0, CPUID_EDX, 27) || /* RDTSCP */
+	       guest_cpuid_bit(vcpu, 7, 0, CPUID_ECX, 22);	       /* RDPID */
+}
+
+static void offer_insns(struct kvm_vcpu *vcpu)
+{
+	vmx_offer_insns(vcpu, (struct vmx_offered_insns){
+		.rdtscp = guest_has_tsc_aux(vcpu),
+		.invpcid = guest_cpuid_bit(vcpu, 7, 0, CPUID_EBX, 10),
+		.xsaves = guest_cpuid_bit(vcpu, 1, 0, CPUID_ECX, 26) && guest_cpuid_bit(vcpu, 0xd, 1, CPUID_EAX, 3),
+	});
+}
+
 static void after_set_cpuid(struct kvm_vcpu *vcpu)
 {
 	struct kvm_vcpu_arch *a = vcpu->arch;
@@ -159,6 +174,7 @@ static void after_set_cpuid(struct kvm_vcpu *vcpu)
 	a->guest_supported_xcr0 =
 		e ? (e->eax | (uint64_t)e->edx << 32) & kvm_supported_xcr0() : 0;
 	kvm_msr_update_intercepts(vcpu);
+	offer_insns(vcpu);
 	/* enabled since the vCPU was made: the VM-execution controls follow here, as KVM's do */
 	if (vcpu->kvm->arch->bus_lock_detection_enabled)
 		vmx_detect_bus_locks(vcpu);

@@ -10,16 +10,10 @@
  */
 #include "x86/msr_row.h"
 
-static bool has_tsc_aux(struct kvm_vcpu *vcpu)
-{
-	return guest_cpuid_bit(vcpu, 0x80000001, 0, CPUID_EDX, 27) || /* RDTSCP */
-	       guest_cpuid_bit(vcpu, 7, 0, CPUID_ECX, 22);	       /* RDPID */
-}
-
 int msr_get_tsc_aux(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
 		       uint64_t *data, bool host)
 {
-	if (!host && !has_tsc_aux(vcpu))
+	if (!host && !guest_has_tsc_aux(vcpu))
 		return KVM_MSR_INVAL;
 	return msr_get_vmx(vcpu, row, msr, data, host);
 }
@@ -27,7 +21,7 @@ int msr_get_tsc_aux(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t m
 int msr_set_tsc_aux(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr, uint64_t data,
 		       bool host)
 {
-	if (!host && !has_tsc_aux(vcpu))
+	if (!host && !guest_has_tsc_aux(vcpu))
 		return KVM_MSR_INVAL;
 	if (guest_cpuid_is_intel(vcpu) && data >> 32)
 		return KVM_MSR_INVAL;

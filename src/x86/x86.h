@@ -258,6 +258,8 @@ const struct kvm_cpuid_entry2 *kvm_find_cpuid_entry(struct kvm_vcpu *vcpu, uint3
 int kvm_emulate_cpuid(struct kvm_vcpu *vcpu);
 enum cpuid_reg { CPUID_EAX, CPUID_EBX, CPUID_ECX, CPUID_EDX };
 bool guest_cpuid_bit(struct kvm_vcpu *vcpu, uint32_t function, uint32_t index, enum cpuid_reg reg, int bit);
+/* RDTSCP or RDPID: an IA32_TSC_AUX to read. */
+bool guest_has_tsc_aux(struct kvm_vcpu *vcpu);
 /* Control-register bits the guest must leave zero, from its CPUID. */
 uint64_t kvm_cr4_guest_reserved_bits(struct kvm_vcpu *vcpu);
 uint64_t kvm_efer_reserved_bits(struct kvm_vcpu *vcpu);

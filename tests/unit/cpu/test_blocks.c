@@ -98,6 +98,26 @@ static void code_that_would_go_on_over_the_limit_and_the_page_is_gp(void **state
 	assert_int_equal(R(t, GUEST_RIP), 0xffe);
 }
 
+/* The limit is in the page the instruction goes on to, before its last byte or behind it. */
+static void code_that_ends_at_a_limit_in_the_next_page(void **state)
+{
+	for (unsigned limit = 0xfff; limit < 0x1002; limit++) {
+		bool whole = limit >= 0x1001;
+		struct machine *t;
+
+		machine_setup((void **)&t);
+		W(GUEST_CS_LIMIT, limit);
+		W(EXCEPTION_BITMAP, 1u << X86_TRAP_GP);
+		memcpy(t->ram + GPA_CODE + 0xffc, "\xb8\x01\x00\x83\xc0\x05", 6); /* mov ax,1; add ax,5 */
+		W(GUEST_RIP, 0xffc);
+		assert_int_equal(go(t), EXIT_REASON_EXCEPTION_NMI);
+		assert_int_equal(R(t, VM_EXIT_INTR_INFO) & 0xff, X86_TRAP_GP);
+		assert_int_equal(R(t, GUEST_RIP), whole ? 0x1002 : 0xfff);
+		assert_int_equal(vmx_gprs(t->cpu)[RAX] & 0xffff, whole ? 6 : 1);
+		machine_teardown((void **)&t);
+	}
+}
+
 static void rip_that_is_not_canonical_is_gp(void **state)
 {
 	STATE;
@@ -181,6 +201,7 @@ int main(void)
 		TEST_LONG(instruction_over_two_pages_follows_their_mapping),
 		TEST_LONG(instruction_of_more_than_15_bytes_is_gp),
 		cmocka_unit_test(code_ends_at_the_limit),
+		cmocka_unit_test(code_that_ends_at_a_limit_in_the_next_page),
 		TEST_REAL(code_that_would_go_on_over_the_limit_and_the_page_is_gp),
 		TEST_LONG(rip_that_is_not_canonical_is_gp),
 		TEST_LONG(cache_that_is_full_starts_again),

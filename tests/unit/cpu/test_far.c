@@ -241,25 +241,6 @@ static void string_io_nobody_intercepts_moves_the_pointers(void **state)
 	}
 }
 
-static void fpu_state_with_ts_set_is_device_not_available(void **state)
-{
-	STATE;
-	static const uint8_t forms[][4] = { { 0x0f, 0xae, 0x27, 0xf4 }, { 0x0f, 0xae, 0x2f, 0xf4 },  /* XSAVE XRSTOR */
-					   { 0x0f, 0xae, 0x07, 0xf4 }, { 0x0f, 0xae, 0x0f, 0xf4 } }; /* FX.. */
-
-	set_gates(t);
-	W(GUEST_CR4, R(t, GUEST_CR4) | X86_CR4_OSXSAVE | X86_CR4_OSFXSR);
-	vmx_gprs(t->cpu)[RDI] = 0x50000;
-	for (unsigned n = 0; n < ARRAY_SIZE(forms); n++) {
-		W(GUEST_CR0, R(t, GUEST_CR0) & ~(uint64_t)X86_CR0_TS);
-		put_code(t, forms[n], sizeof(forms[n]));
-		assert_int_equal(go(t), EXIT_REASON_HLT);
-		W(GUEST_CR0, R(t, GUEST_CR0) | X86_CR0_TS);
-		put_code(t, forms[n], sizeof(forms[n]));
-		expect_exception(t, X86_TRAP_NM, 0);
-	}
-}
-
 /* SDM Vol. 3, "Data Breakpoint Exceptions": after the iteration that matched, the rest to be done. */
 static void data_breakpoint_traps_between_two_iterations(void **state)
 {
@@ -321,7 +302,6 @@ int main(void)
 		TEST_LONG(far_return_to_a_16_bit_stack_replaces_sp_only),
 		TEST_LONG(into_is_a_trap_by_of_and_no_instruction_of_64_bit_mode),
 		TEST_LONG(string_io_nobody_intercepts_moves_the_pointers),
-		TEST_LONG(fpu_state_with_ts_set_is_device_not_available),
 		TEST_LONG(data_breakpoint_traps_between_two_iterations),
 		TEST_LONG(expand_down_segment_lies_above_its_limit),
 	};

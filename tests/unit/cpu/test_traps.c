@@ -35,6 +35,12 @@ static void alignment_check_wants_the_alignment_of_the_operand(void **state)
 	    {{0xd9, 0x03}, 4},              /* fld m32 */
 	    {{0xdb, 0x2b}, 8},              /* fld m80 */
 	    {{0xd9, 0x33}, 4},              /* fnstenv */
+	    {{0x66, 0xd9, 0x33}, 2},        /* of 14 bytes */
+	    {{0xdd, 0x33}, 4},              /* fnsave */
+	    {{0x66, 0xdd, 0x33}, 2},        /* of 94 bytes */
+	    {{0xdd, 0x23}, 4},              /* frstor */
+	    {{0x66, 0xdd, 0x23}, 2},
+	    {{0xc5, 0xfc, 0x10, 0x03}, 16}, /* vmovups ymm */
 	    {{0xf3, 0x0f, 0x10, 0x03}, 4},  /* movss */
 	    {{0x0f, 0x12, 0x03}, 8},        /* movlps */
 	    {{0x0f, 0x10, 0x03}, 16},       /* movups */
@@ -48,6 +54,8 @@ static void alignment_check_wants_the_alignment_of_the_operand(void **state)
 
 			machine_setup_long((void **)&t);
 			user_mode(t);
+			W(GUEST_CR4, R(t, GUEST_CR4) | X86_CR4_OSXSAVE);
+			vmx_set_xcr0(t->cpu, XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM);
 			W(GUEST_CR0, R(t, GUEST_CR0) | X86_CR0_AM);
 			W(GUEST_RFLAGS, X86_FLAGS_FIXED | X86_FLAGS_AC);
 			memcpy(t->ram + GPA_CODE, forms[n].code, 8);
@@ -186,6 +194,32 @@ static void watchpoint_counts_every_write_of_a_loop(void **state)
 	assert_int_equal(vmx_gprs(t->cpu)[RSI], 1000);
 }
 
+/* SDM "Pending Debug Exceptions": held back behind MOV SS, an exit finds it there, bit 12 telling. */
+static void watchpoint_met_by_mov_ss_is_pending_in_the_next_exit(void **state)
+{
+	STATE;
+
+	CODE(t, 0x8e, 0x13, 0x0f, 0xa2, 0xf4); /* mov ss,[rbx]; cpuid */
+	W(EXCEPTION_BITMAP, ~0u);
+	vmx_gprs(t->cpu)[RBX] = 0x50000;
+	*(uint16_t *)(t->ram + 0x50000) = 16;
+	W(GUEST_GDTR_LIMIT, 0xff);
+	vmx_set_dr(t->cpu, 1, 0x50000);
+	W(GUEST_DR7, DR7_FIXED_1 | 8 | 7 << 20); /* G1, two bytes, reads and writes */
+	assert_int_equal(go(t), EXIT_REASON_CPUID);
+	assert_int_equal(R(t, GUEST_INTERRUPTIBILITY_INFO), GUEST_INTR_STATE_MOV_SS);
+	assert_int_equal(R(t, GUEST_PENDING_DBG_EXCEPTIONS), BIT_ULL(12) | 2);
+	/* and without an exit it comes behind that next instruction */
+	CODE(t, 0x8e, 0x13, 0x90, 0x90, 0xf4);
+	vmx_sync_code(t->cpu);
+	W(GUEST_INTERRUPTIBILITY_INFO, 0);
+	W(GUEST_PENDING_DBG_EXCEPTIONS, 0);
+	W(GUEST_RIP, GPA_CODE);
+	assert_int_equal(exception_of(t), X86_TRAP_DB);
+	assert_int_equal(R(t, GUEST_RIP), GPA_CODE + 3);
+	assert_int_equal(R(t, EXIT_QUALIFICATION) & 0xf, 2);
+}
+
 /* SDM Vol. 3, "Priority Among Concurrent Events": the trap comes before the handler's first instruction. */
 static void watchpoint_on_the_frame_of_a_trap_comes_before_its_handler(void **state)
 {
@@ -284,6 +318,7 @@ int main(void)
 	    TEST_LONG(exception_of_another_instruction_does_not),
 	    TEST_LONG(resume_flag_passes_one_instruction_breakpoint),
 	    TEST_LONG(watchpoint_counts_every_write_of_a_loop),
+	    TEST_LONG(watchpoint_met_by_mov_ss_is_pending_in_the_next_exit),
 	    TEST_LONG(watchpoint_on_the_frame_of_a_trap_comes_before_its_handler),
 	    cmocka_unit_test(io_breakpoint_needs_cr4_de),
 	    TEST_LONG(branch_step_traps_on_taken_branches_only),

@@ -45,6 +45,25 @@ static void write_to_read_only_field_fails_with_13(void **state)
 	assert_int_equal(R(t, VM_INSTRUCTION_ERROR), VMXERR_VMWRITE_READ_ONLY_VMCS_COMPONENT);
 }
 
+static void invalidations_of_no_type_or_no_eptp_fail_with_28(void **state)
+{
+	STATE;
+	uint64_t eptp = R(t, EPT_POINTER);
+
+	assert_int_equal(invept(t->cpu, INVEPT_SINGLE_CONTEXT, eptp), VMX_SUCCEED);
+	for (uint64_t type = 0; type < 5; type++) {
+		bool none = type != INVEPT_SINGLE_CONTEXT && type != INVEPT_ALL_CONTEXT;
+
+		assert_int_equal(invept(t->cpu, type, eptp), none ? VMX_FAIL_VALID : VMX_SUCCEED);
+		if (none)
+			assert_int_equal(R(t, VM_INSTRUCTION_ERROR), VMXERR_INVALID_OPERAND_TO_INVEPT_INVVPID);
+	}
+	assert_int_equal(invept(t->cpu, INVEPT_SINGLE_CONTEXT, eptp | BIT_ULL(11)), VMX_FAIL_VALID);
+	assert_int_equal(invept(t->cpu, INVEPT_ALL_CONTEXT, eptp | BIT_ULL(11)), VMX_SUCCEED);
+	assert_int_equal(invvpid(t->cpu, 4, 1, 0), VMX_FAIL_VALID);
+	assert_int_equal(invvpid(t->cpu, INVVPID_ALL_CONTEXT, 1, 0), VMX_SUCCEED);
+}
+
 static void unsupported_fields_fail_with_12(void **state)
 {
 	static const uint32_t none[] = { 0x0004, 0x2fff, POSTED_INTR_NV, GUEST_BNDCFGS,
@@ -54,6 +73,9 @@ static void unsupported_fields_fail_with_12(void **state)
 
 	for (size_t n = 0; n < ARRAY_SIZE(none); n++) {
 		assert_int_equal(vmread(t->cpu, none[n], &v), VMX_FAIL_VALID);
+		assert_int_equal(R(t, VM_INSTRUCTION_ERROR), VMXERR_UNSUPPORTED_VMCS_COMPONENT);
+		W(EXCEPTION_BITMAP, 0); /* an instruction that succeeds */
+		assert_int_equal(vmwrite(t->cpu, none[n], 0), VMX_FAIL_VALID);
 		assert_int_equal(R(t, VM_INSTRUCTION_ERROR), VMXERR_UNSUPPORTED_VMCS_COMPONENT);
 	}
 }
@@ -112,6 +134,7 @@ int main(void)
 		TEST_REAL(unaligned_region_fails_with_9_and_2),
 		TEST_REAL(without_current_vmcs_all_fail_invalid),
 		TEST_REAL(write_to_read_only_field_fails_with_13),
+		TEST_REAL(invalidations_of_no_type_or_no_eptp_fail_with_28),
 		TEST_REAL(unsupported_fields_fail_with_12),
 		TEST_REAL(high_half_of_64_bit_field_is_its_upper_32_bits),
 		TEST_REAL(fields_are_truncated_to_their_width),

@@ -50,6 +50,10 @@ static struct isa_tlb_entry no_tlb[ISA_TLB_ENTRIES];
 
 /* --- what other files of the processor would do --- */
 
+#ifndef VENDOR_ECX
+#define VENDOR_ECX 0x6c65746e /* "ntel" */
+#endif
+
 static void fake_page_fault(uint64_t lin, enum isa_access how)
 {
 	cpu->cs.exception = (struct isa_exception){
@@ -146,7 +150,7 @@ uint64_t vmx_capability_msr(uint32_t msr)
 }
 
 isa_fn *isa_simd_handler(const struct isa_decoded *d, struct isa_insn *i) { return NULL; }
-void isa_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t regs[4]) { regs[2] = 0x6c65746e; /* Intel */ }
+void isa_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t regs[4]) { regs[2] = VENDOR_ECX; }
 
 /* --- memory and tables --- */
 

@@ -38,6 +38,34 @@ static void real_mode_interrupt_pushes_flags_cs_ip(void **state)
 	assert_false(cpu->event.active);
 }
 
+static void real_mode_vector_beyond_the_idt_limit_is_gp(void **state)
+{
+	reset_real();
+	cpu->cs.idtr.limit = 8 * 4 + 2;
+	assert_int_equal(deliver(8, INTR_TYPE_EXT_INTR, false, 0), FAULT);
+	assert_fault(X86_TRAP_GP, 8 * 8 + 2 + 1);
+	assert_int_equal(cpu->cs.gpr[RSP], 0x8000);
+	reset_real();
+	cpu->cs.idtr.limit = 8 * 4 + 2;
+	assert_int_equal(RUN(0xcd, 8), FAULT); /* nothing external */
+	assert_fault(X86_TRAP_GP, 8 * 8 + 2);
+	cpu->event.active = false;
+	cpu->cs.idtr.limit = 8 * 4 + 3;
+	assert_int_equal(deliver(8, INTR_TYPE_EXT_INTR, false, 0), DONE);
+}
+
+/* SDM "Event Injection": a software interrupt is injected by the rules of INT n. */
+static void injected_software_interrupt_in_v86_needs_iopl_3(void **state)
+{
+	reset_v86(2);
+	idt_gate32(0x20, 0xe, 3);
+	assert_int_equal(deliver(0x20, INTR_TYPE_SOFT_INTR, false, 0), FAULT);
+	assert_fault(X86_TRAP_GP, 0);
+	reset_v86(3);
+	idt_gate32(0x20, 0xe, 3);
+	assert_int_equal(deliver(0x20, INTR_TYPE_SOFT_INTR, false, 0), DONE);
+}
+
 static void protected_same_level_pushes_12_bytes_and_error_code(void **state)
 {
 	reset_protected();
@@ -363,6 +391,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(real_mode_interrupt_pushes_flags_cs_ip),
+		cmocka_unit_test(real_mode_vector_beyond_the_idt_limit_is_gp),
+		cmocka_unit_test(injected_software_interrupt_in_v86_needs_iopl_3),
 		cmocka_unit_test(protected_same_level_pushes_12_bytes_and_error_code),
 		cmocka_unit_test(trap_gate_leaves_if),
 		cmocka_unit_test(sixteen_bit_gate_pushes_words),
