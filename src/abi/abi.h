@@ -95,6 +95,28 @@ void abi_userfault_end(const struct abi_mapping_change *c);
 /* KVM API: "vcpu mmap area". False (-EINVAL): not with these flags, at this offset. */
 bool abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset);
 
+/*
+ * Idle page tracking of guest memory, for hosts without it (page_idle.c): the file
+ * ABI_PAGE_IDLE_BITMAP, with Linux's meaning. Open: a descriptor, or -1 with errno: EACCES (as
+ * of a file of root's, mode 0600), ENOENT (ept=0), open(2)'s. Its contents come by
+ * abi_page_idle_io() only: a file position is meant where offset is NULL. False: fd is not such a file.
+ * *result as of read(2) and write(2), -1 with errno; EDEADLK on top of this thread's KVM_RUN. While
+ * abi_page_idle_files is 0 there is none and no need to ask. Async-signal-safe where no ioctl is interrupted.
+ */
+#define ABI_PAGE_IDLE_BITMAP "/sys/kernel/mm/page_idle/bitmap"
+extern uint32_t abi_page_idle_files; /* (a) */
+int abi_page_idle_open(const char *path, int flags);
+struct abi_page_idle_call {
+	bool write;
+	union {
+		void *out;
+		const void *in; /* write */
+	};
+	size_t size_bytes;
+	const off_t *offset;
+};
+bool abi_page_idle_io(int fd, const struct abi_page_idle_call *c, ssize_t *result);
+
 /* A KVM_RUN on this vCPU's descriptor ends with -EINTR, if there is one. Any thread. */
 void abi_interrupt_run(int fd);
 

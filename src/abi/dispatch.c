@@ -195,7 +195,7 @@ USERKVM_EXPORT int userkvm_ioctl(int fd, unsigned long request, unsigned long ar
 	if (unlikely(!o))
 		o = abi_object_find(fd);
 	/* Not ours, or one every file has (FIOCLEX, FIONBIO): the kernel's. */
-	if (!o || (_IOC_TYPE(request) != KVMIO && o->kind != ABI_VCPU)) {
+	if (!o || o->kind == ABI_PAGE_IDLE || (_IOC_TYPE(request) != KVMIO && o->kind != ABI_VCPU)) {
 		if (o)
 			abi_object_put(o);
 		return (int)syscall(SYS_ioctl, fd, request, arg);
@@ -309,6 +309,26 @@ USERKVM_EXPORT int abi_client_read(void *dst, const void *client_src, size_t n)
 USERKVM_EXPORT int abi_client_write(void *client_dst, const void *src, size_t n)
 {
 	return host_copy_to(client_dst, src, n);
+}
+
+int abi_copy_in(void *to, const void *from_client, size_t n)
+{
+	uint16_t shut = host_fault_open();
+	int r = host_copy_from(to, from_client, n);
+
+	if (unlikely(shut))
+		host_fault_shut(shut);
+	return r;
+}
+
+int abi_copy_out(void *to_client, const void *from, size_t n)
+{
+	uint16_t shut = host_fault_open();
+	int r = host_copy_to(to_client, from, n);
+
+	if (unlikely(shut))
+		host_fault_shut(shut);
+	return r;
 }
 
 void abi_owns_sigaction(void)

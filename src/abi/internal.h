@@ -4,6 +4,7 @@
 #ifndef USERKVM_ABI_INTERNAL_H
 #define USERKVM_ABI_INTERNAL_H
 
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #include "lib/types.h"
@@ -13,6 +14,7 @@ enum abi_kind {
 	ABI_SYSTEM = 1,
 	ABI_VM = 2,
 	ABI_VCPU = 4,
+	ABI_PAGE_IDLE = 8, /* page_idle.c; no ioctls */
 };
 
 /*
@@ -39,8 +41,19 @@ void abi_object_put(struct abi_object *o);
  * -ENOMEM, -EMFILE (descriptor number out of reach), -errno of fstat.
  */
 must_check int abi_object_bind(int fd, enum abi_kind kind, struct kvm *kvm, struct kvm_vcpu *vcpu);
+/* fstat(2), by the bare system call. */
+bool abi_identify(int fd, struct stat *st);
+/* fd is the object's file still, however it was closed or replaced. */
+bool abi_object_has(const struct abi_object *o, int fd);
 /* A new unlinked file to be a descriptor: fd, or -errno. */
 must_check int abi_new_file(const char *name, bool cloexec);
+
+/* An object of ABI_PAGE_IDLE is gone. No lock. */
+void abi_page_idle_closed(void);
+
+/* Client memory, for what is not an ioctl: SEGV and BUS are open meanwhile. 0 or -EFAULT. */
+must_check int abi_copy_in(void *to, const void *from_client, size_t n);
+must_check int abi_copy_out(void *to_client, const void *from, size_t n);
 
 /* --- calls --- */
 

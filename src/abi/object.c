@@ -103,6 +103,8 @@ static void object_end(struct abi_object *o)
 	o->next = abi.free;
 	abi.free = o;
 	pthread_mutex_unlock(&abi.lock);
+	if (kind == ABI_PAGE_IDLE)
+		abi_page_idle_closed();
 	/* After fork the child has the memory of the VM but none of its threads: leave it. */
 	if (!kvm || kvm->mm_id != host_mm_id())
 		return;
@@ -129,9 +131,16 @@ struct abi_object *abi_object_get(int fd)
 	return NULL;
 }
 
-static bool identify(int fd, struct stat *st)
+bool abi_identify(int fd, struct stat *st)
 {
 	return syscall(SYS_newfstatat, fd, "", st, AT_EMPTY_PATH) == 0;
+}
+
+bool abi_object_has(const struct abi_object *o, int fd)
+{
+	struct stat st;
+
+	return abi_identify(fd, &st) && st.st_ino == o->ino && st.st_dev == o->dev;
 }
 
 /* lock held. */
@@ -149,11 +158,11 @@ struct abi_object *abi_object_find(int fd)
 	struct abi_object *o, **slot;
 	struct stat st;
 
-	if (!READ_ONCE(abi.list) || !identify(fd, &st) || st.st_dev != abi.dev)
+	if (!READ_ONCE(abi.list) || !abi_identify(fd, &st) || st.st_dev != abi.dev)
 		return NULL;
 	pthread_mutex_lock(&abi.lock);
 	/* Closed meanwhile, it must not come into the table: asked again, where none closes. */
-	o = identify(fd, &st) ? list_find(&st) : NULL;
+	o = abi_identify(fd, &st) ? list_find(&st) : NULL;
 	if (o && !try_ref(o))
 		o = NULL;
 	slot = o ? slot_of(fd, true) : NULL;
@@ -179,7 +188,7 @@ int abi_object_bind(int fd, enum abi_kind kind, struct kvm *kvm, struct kvm_vcpu
 	int r = 0;
 
 	pthread_once(&once, at_fork_once);
-	if (!identify(fd, &st))
+	if (!abi_identify(fd, &st))
 		return err_born(errno, "fstat of a new descriptor");
 	pthread_mutex_lock(&abi.lock);
 	slot = slot_of(fd, true);
@@ -232,7 +241,7 @@ static bool process_has(const struct abi_object *o)
 	while (dir && !found && (d = readdir(dir))) {
 		int fd = atoi(d->d_name);
 
-		if (d->d_name[0] < '0' || d->d_name[0] > '9' || !identify(fd, &st))
+		if (d->d_name[0] < '0' || d->d_name[0] > '9' || !abi_identify(fd, &st))
 			continue;
 		found = st.st_ino == o->ino && st.st_dev == o->dev;
 	}

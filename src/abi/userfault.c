@@ -10,20 +10,9 @@
 #include <sys/ioctl.h>
 
 #include "abi/abi.h"
-#include "host/fault.h"
-#include "host/fault_mask.h"
+#include "abi/internal.h"
 #include "host/memory.h"
 #include "virt/async_pf.h"
-
-static int copy_argument(void *to, const void *arg, size_t n)
-{
-	uint16_t shut = host_fault_open();
-	int r = host_copy_from(to, arg, n);
-
-	if (unlikely(shut))
-		host_fault_shut(shut);
-	return r;
-}
 
 bool abi_userfault_begin(struct abi_mapping_change *c, unsigned long request, unsigned long arg)
 {
@@ -32,14 +21,14 @@ bool abi_userfault_begin(struct abi_mapping_change *c, unsigned long request, un
 
 	switch (request) {
 	case UFFDIO_REGISTER:
-		if (copy_argument(&range, &((const struct uffdio_register *)arg)->range, sizeof(range)))
+		if (abi_copy_in(&range, &((const struct uffdio_register *)arg)->range, sizeof(range)))
 			return false;
 		/* before the entries go: the next ones are made with it */
 		host_userfault_seen();
 		kvm_async_pf_prepare(KVM_ASYNC_PF_USERFAULT);
 		break;
 	case UFFDIO_WRITEPROTECT:
-		if (copy_argument(&wp, (const void *)arg, sizeof(wp)) ||
+		if (abi_copy_in(&wp, (const void *)arg, sizeof(wp)) ||
 		    !(wp.mode & UFFDIO_WRITEPROTECT_MODE_WP))
 			return false;
 		range = wp.range;

@@ -13,8 +13,14 @@
  * 2. Without A/D a leaf that lost W gets it back by a write's fault only, so that the
  *    dirty log misses nothing; what the log takes away meanwhile stays taken.
  *
+ * 3. Idle flags (idle.c) of a leaf's pages go with its accessed state.
+ *
  * EPT leaves only: shadow pages (ept=0) are not tracked.
  */
+#include <signal.h>
+
+#include "host/memory.h"
+#include "lib/rcu.h"
 #include "mmu/check.h"
 #include "trace/trace.h"
 
@@ -41,6 +47,7 @@ static void age_leaf(struct age *a, uint64_t *ptep, uint64_t e, int level, gfn_t
 	do {
 		new = root_has_ad(a->root) ? e & ~EPT_ACCESSED : mark_spte_for_access_track(e);
 	} while (!__atomic_compare_exchange_n(ptep, &e, new, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE));
+	mmu_leaf_forgotten(e, level);
 	TRACE(kvmmmu, kvm_tdp_mmu_spte_changed, gfn, e, new, (uint8_t)level, (uint8_t)root_as_id(a->root));
 }
 
@@ -97,11 +104,6 @@ static uint64_t age_as(struct kvm *kvm, int as_id, gfn_t start, gfn_t end, bool 
 	return young;
 }
 
-uint64_t mmu_age_gfns(struct kvm *kvm, int as_id, gfn_t start, gfn_t end)
-{
-	return age_as(kvm, as_id, start, end, false);
-}
-
 uint64_t kvm_mmu_age(struct kvm *kvm, int as_id, gfn_t start, gfn_t end)
 {
 	uint64_t young = age_as(kvm, as_id, start, end, false);
@@ -115,4 +117,48 @@ uint64_t kvm_mmu_age(struct kvm *kvm, int as_id, gfn_t start, gfn_t end)
 uint64_t kvm_mmu_test_age(struct kvm *kvm, int as_id, gfn_t start, gfn_t end)
 {
 	return age_as(kvm, as_id, start, end, true);
+}
+
+/* --- aging by host address --- */
+
+bool mmu_age_hva(struct kvm *kvm, hva_t start, hva_t end, bool test, uint64_t *young)
+{
+	bool found = false;
+
+	if (kvm->mm_id != host_mm_id())
+		return false; /* a forked child has copies of its parent's, locked perhaps */
+	lib_rcu_read_lock();
+	for (int as = 0; as < KVM_ADDRESS_SPACE_NUM; as++) {
+		struct kvm_memslots *slots = __kvm_memslots(kvm, as);
+		struct kvm_memory_slot *s;
+		uint32_t pos = 0;
+
+		while ((s = memslots_next_in_hva_range(slots, start, end, &pos)) != NULL) {
+			gfn_t first, beyond;
+
+			found = true;
+			mmu_hva_to_gfns(s, start, end, &first, &beyond);
+			*young += age_as(kvm, as, first, beyond, test);
+		}
+	}
+	lib_rcu_read_unlock();
+	return found;
+}
+
+void kvm_mmu_age_hva_range(hva_t start, hva_t end)
+{
+	struct kvm_mmu_vm *vm;
+	sigset_t mask;
+
+	start = ALIGN_DOWN(start, PAGE_SIZE);
+	if (start >= end || !mmu_have_vms())
+		return;
+	for (vm = mmu_vms_lock(&mask); vm; vm = vm->next_vm) {
+		uint64_t young = 0;
+
+		mmu_age_hva(vm->kvm, start, end, false, &young);
+		if (young)
+			kvm_flush_remote_tlbs(vm->kvm);
+	}
+	mmu_vms_unlock(&mask);
 }

@@ -9,6 +9,8 @@
 #ifndef USERKVM_MMU_INTERNAL_H
 #define USERKVM_MMU_INTERNAL_H
 
+#include <signal.h>
+
 #include "mmu/mmu.h"
 #include "mmu/spte.h"
 
@@ -192,8 +194,33 @@ must_check int mmu_reclaim_tables(struct kvm *kvm);
 void mmu_slots_changed(struct kvm *kvm);
 
 /* --- age.c --- */
-/* No mmu_lock. kvm_mmu_age() without the flush, which is owed where this is not 0. */
-uint64_t mmu_age_gfns(struct kvm *kvm, int as_id, gfn_t start, gfn_t end);
+/*
+ * vms_lock. Ages host memory [start, end) in one VM (test: asks only); *young is
+ * raised by the 4 KiB pages that its guest had accessed, and a flush owed for
+ * them. True: it is memory of the VM.
+ */
+bool mmu_age_hva(struct kvm *kvm, hva_t start, hva_t end, bool test, uint64_t *young);
+
+/* --- idle.c --- */
+extern bool mmu_idle_in_use; /* (a) some page has had a flag */
+/* Flags of single host pages; any thread, no lock. -ENOMEM. */
+must_check int mmu_idle_set(hva_t hva);
+bool mmu_idle_test(hva_t hva);
+void mmu_idle_clear(hva_t start, hva_t end);
+/* Other memory may come to be at [start, end). */
+static inline void mmu_idle_forget(hva_t start, hva_t end)
+{
+	if (unlikely(READ_ONCE(mmu_idle_in_use)) && start < end)
+		mmu_idle_clear(start, end);
+}
+/* mmu_lock for writing. An EPT leaf goes, or is no longer accessed. */
+static inline void mmu_leaf_forgotten(uint64_t e, int level)
+{
+	hva_t hva = e & EPT_ADDR_MASK;
+
+	if (unlikely(READ_ONCE(mmu_idle_in_use)) && spte_is_accessed(e, kvm_mmu_params()->eptad))
+		mmu_idle_clear(hva, hva + (level_pages(level) << PAGE_SHIFT));
+}
 
 /* --- dirty.c --- */
 /* Logging of the slot begins. slots_lock held, no other; flushes by itself. */
@@ -216,6 +243,16 @@ void mmu_register_slot_listener(void);
 /* In or out of the list of VMs that follow the client's mappings; out waits for work in progress. */
 void mmu_vm_link(struct kvm_mmu_vm *vm);
 void mmu_vm_unlink(struct kvm_mmu_vm *vm);
+/*
+ * The VMs of this process, the first of the list, which stays as it is until the unlock; no
+ * signal is taken in between (before NULL: the caller has them blocked). Not with a lock of a
+ * VM held, and only where there have been VMs.
+ */
+bool mmu_have_vms(void);
+struct kvm_mmu_vm *mmu_vms_lock(sigset_t *before);
+void mmu_vms_unlock(const sigset_t *before);
+/* The part of the slot that host memory [start, end), which intersects it, is. */
+void mmu_hva_to_gfns(const struct kvm_memory_slot *s, hva_t start, hva_t end, gfn_t *first, gfn_t *beyond);
 
 /* --- guest_walk.c --- */
 /* What a walk went through, by level of the guest's tables. */

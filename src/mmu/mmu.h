@@ -14,7 +14,7 @@
  * Shadow MMU (ept=0): shadow.h. One writer at a time.
  *
  * Files: mmu.c (contexts, roots, life), fault.c (page faults, MMIO), tdp_mmu.c
- * (tables: map, zap, split), age.c (access tracking), limit.c (how many tables),
+ * (tables: map, zap, split), age.c (access tracking), idle.c (idle flags), limit.c (how many tables),
  * nx_huge.c (recovery of split pages), slots.c (memslot listener, invalidation by host
  * address), dirty.c (noticing writes: eager split, protection), guest_walk.c,
  * check.c, dump.c; spte.h is the entry format. shadow_page.c (pages, rmaps),
@@ -259,6 +259,29 @@ uint64_t kvm_mmu_age(struct kvm *kvm, int as_id, gfn_t start, gfn_t end);
 uint64_t kvm_mmu_test_age(struct kvm *kvm, int as_id, gfn_t start, gfn_t end);
 /* kvm_mmu_age() of host memory in every VM that uses it. As kvm_mmu_invalidate_hva_range(). */
 void kvm_mmu_age_hva_range(hva_t start, hva_t end);
+
+/*
+ * Idle flags of host pages, for idle page tracking (Linux mm/page_idle.c): n pages
+ * by their addresses, at most 64. Set: kvm_mmu_age() of each in every VM, then its
+ * flag; what is no VM's memory is left out. -ENOMEM: some may be set. Test: bit i,
+ * page i has its flag and no guest has accessed it since; otherwise the flag is
+ * gone. A flag also goes, and its page counts as accessed, where it cannot be known:
+ * the client changes the mapping, a VM that uses it ends. EPT only, nothing is ever
+ * idle with ept=0. As kvm_mmu_invalidate_hva_range(), with every signal blocked.
+ */
+must_check int kvm_mmu_set_idle(const hva_t *hva, unsigned n);
+uint64_t kvm_mmu_test_idle(const hva_t *hva, unsigned n);
+/* Without a look at the tables, and without a lock. */
+bool kvm_mmu_has_idle_flag(hva_t hva);
+void kvm_mmu_clear_idle(hva_t hva);
+
+/*
+ * fn for the host memory of every slot of every VM of this process; several may
+ * overlap. It is called with the list of VMs locked and every signal blocked. As
+ * kvm_mmu_invalidate_hva_range().
+ */
+typedef void kvm_mmu_range_fn(void *arg, hva_t start, hva_t end);
+void kvm_mmu_each_guest_range(kvm_mmu_range_fn *fn, void *arg);
 
 /*
  * KVM API: KVM_SET_NR_MMU_PAGES, KVM_GET_NR_MMU_PAGES: the most shadow pages

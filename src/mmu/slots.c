@@ -26,7 +26,7 @@ static struct kvm_mmu_vm *vms; /* vms_lock to change, atomic to look whether the
 static uint64_t last_vm;       /* vms_lock */
 static uint64_t vms_mm;	       /* (a) whose VMs they are: a forked child has none, and the lock may be stuck */
 
-static bool have_vms(void)
+bool mmu_have_vms(void)
 {
 	return __atomic_load_n(&vms, __ATOMIC_ACQUIRE) && READ_ONCE(vms_mm) == host_mm_id();
 }
@@ -35,19 +35,23 @@ static bool have_vms(void)
  * A handler of the client's may change mappings too: it must not meet its own
  * thread with the lock held.
  */
-static void lock_vms(sigset_t *before)
+struct kvm_mmu_vm *mmu_vms_lock(sigset_t *before)
 {
 	sigset_t all;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, before);
+	if (before) {
+		sigfillset(&all);
+		pthread_sigmask(SIG_SETMASK, &all, before);
+	}
 	pthread_mutex_lock(&vms_lock);
+	return vms;
 }
 
-static void unlock_vms(const sigset_t *before)
+void mmu_vms_unlock(const sigset_t *before)
 {
 	pthread_mutex_unlock(&vms_lock);
-	pthread_sigmask(SIG_SETMASK, before, NULL);
+	if (before)
+		pthread_sigmask(SIG_SETMASK, before, NULL);
 }
 
 const void *kvm_mmu_look_vms(void)
@@ -59,12 +63,33 @@ void mmu_vm_link(struct kvm_mmu_vm *vm)
 {
 	sigset_t mask;
 
-	lock_vms(&mask);
+	mmu_vms_lock(&mask);
 	vm->next_vm = vms;
 	vm->number = ++last_vm;
 	WRITE_ONCE(vms_mm, vm->kvm->mm_id);
 	__atomic_store_n(&vms, vm, __ATOMIC_RELEASE);
-	unlock_vms(&mask);
+	mmu_vms_unlock(&mask);
+}
+
+/* Host memory of every slot of the VM. fn is inside an RCU section. */
+static void each_range(struct kvm *kvm, kvm_mmu_range_fn *fn, void *arg)
+{
+	lib_rcu_read_lock();
+	for (int as = 0; as < KVM_ADDRESS_SPACE_NUM; as++) {
+		struct kvm_memslots *slots = __kvm_memslots(kvm, as);
+
+		for (uint32_t i = 0; i < slots->used_slots; i++) {
+			const struct kvm_memory_slot *s = slots->slots[i];
+
+			fn(arg, s->userspace_addr, s->userspace_addr + (s->npages << PAGE_SHIFT));
+		}
+	}
+	lib_rcu_read_unlock();
+}
+
+static void forget_idle(void *arg, hva_t start, hva_t end)
+{
+	mmu_idle_forget(start, end);
 }
 
 void mmu_vm_unlink(struct kvm_mmu_vm *vm)
@@ -72,12 +97,27 @@ void mmu_vm_unlink(struct kvm_mmu_vm *vm)
 	struct kvm_mmu_vm **p = &vms;
 	sigset_t mask;
 
-	lock_vms(&mask);
+	mmu_vms_lock(&mask);
 	while (*p && *p != vm)
 		p = &(*p)->next_vm;
 	if (*p)
 		__atomic_store_n(p, vm->next_vm, __ATOMIC_RELEASE);
-	unlock_vms(&mask);
+	mmu_vms_unlock(&mask);
+	/* What its guest has accessed goes with its tables, unasked. */
+	each_range(vm->kvm, forget_idle, NULL);
+}
+
+void kvm_mmu_each_guest_range(kvm_mmu_range_fn *fn, void *arg)
+{
+	struct kvm_mmu_vm *vm;
+	sigset_t mask;
+
+	if (!mmu_have_vms())
+		return;
+	for (vm = mmu_vms_lock(&mask); vm; vm = vm->next_vm)
+		if (vm->kvm->mm_id == host_mm_id())
+			each_range(vm->kvm, fn, arg);
+	mmu_vms_unlock(&mask);
 }
 
 /* mmu_lock for writing. [start, end) in every root of the address space. */
@@ -199,8 +239,8 @@ void mmu_register_slot_listener(void)
 
 /* --- invalidation by host address --- */
 
-/* The part of the slot that [start, end), which intersects it, is. */
-static void hva_to_gfns(const struct kvm_memory_slot *s, hva_t start, hva_t end, gfn_t *first, gfn_t *beyond)
+void mmu_hva_to_gfns(const struct kvm_memory_slot *s, hva_t start, hva_t end, gfn_t *first,
+		     gfn_t *beyond)
 {
 	hva_t slot_end = s->userspace_addr + (s->npages << PAGE_SHIFT);
 	hva_t lo = max_u64(start, s->userspace_addr), hi = min_u64(end, slot_end);
@@ -215,7 +255,7 @@ static void zap_slot_hva(struct kvm_mmu_vm *vm, const struct kvm_memory_slot *s,
 {
 	gfn_t first, beyond;
 
-	hva_to_gfns(s, start, end, &first, &beyond);
+	mmu_hva_to_gfns(s, start, end, &first, &beyond);
 	if (vm->shadow)
 		z->flush |= shadow_zap_range(vm, s, first, beyond);
 	zap_as_range(vm, s->as_id, first, beyond, z);
@@ -288,48 +328,12 @@ void kvm_mmu_invalidate_hva_range(hva_t start, hva_t end)
 	sigset_t mask;
 
 	start = ALIGN_DOWN(start, PAGE_SIZE);
-	if (start >= end || !have_vms())
+	mmu_idle_forget(start, end);
+	if (start >= end || !mmu_have_vms())
 		return;
-	lock_vms(&mask);
+	mmu_vms_lock(&mask);
 	(void)invalidate_vms(start, end);
-	unlock_vms(&mask);
-}
-
-/* vms_lock. */
-static void age_vm(struct kvm *kvm, hva_t start, hva_t end)
-{
-	uint64_t young = 0;
-
-	lib_rcu_read_lock();
-	for (int as = 0; as < KVM_ADDRESS_SPACE_NUM; as++) {
-		struct kvm_memslots *slots = __kvm_memslots(kvm, as);
-		struct kvm_memory_slot *s;
-		uint32_t pos = 0;
-
-		while ((s = memslots_next_in_hva_range(slots, start, end, &pos)) != NULL) {
-			gfn_t first, beyond;
-
-			hva_to_gfns(s, start, end, &first, &beyond);
-			young += mmu_age_gfns(kvm, as, first, beyond);
-		}
-	}
-	lib_rcu_read_unlock();
-	if (young)
-		kvm_flush_remote_tlbs(kvm);
-}
-
-void kvm_mmu_age_hva_range(hva_t start, hva_t end)
-{
-	struct kvm_mmu_vm *vm;
-	sigset_t mask;
-
-	start = ALIGN_DOWN(start, PAGE_SIZE);
-	if (start >= end || !have_vms())
-		return;
-	lock_vms(&mask);
-	for (vm = vms; vm; vm = vm->next_vm)
-		age_vm(vm->kvm, start, end);
-	unlock_vms(&mask);
+	mmu_vms_unlock(&mask);
 }
 
 /* vms_lock. */
@@ -348,9 +352,10 @@ void kvm_mmu_invalidate_begin(struct kvm_mmu_invalidation *inv, hva_t start, hva
 	sigset_t mask;
 
 	*inv = (struct kvm_mmu_invalidation){ ALIGN_DOWN(start, PAGE_SIZE), ALIGN_UP(end, PAGE_SIZE), 0 };
-	if (inv->start >= inv->end || !have_vms())
+	mmu_idle_forget(inv->start, inv->end);
+	if (inv->start >= inv->end || !mmu_have_vms())
 		return;
-	lock_vms(&mask);
+	mmu_vms_lock(&mask);
 	if (any_vm_uses_hva(inv->start, inv->end)) {
 		/* All VMs, whatever they use: slots may change before the end. */
 		inv->last_vm = last_vm;
@@ -358,7 +363,7 @@ void kvm_mmu_invalidate_begin(struct kvm_mmu_invalidation *inv, hva_t start, hva
 			__atomic_fetch_add(&vm->kvm->mmu_invalidate_in_progress, 1, __ATOMIC_ACQ_REL);
 		(void)invalidate_vms(inv->start, inv->end);
 	}
-	unlock_vms(&mask);
+	mmu_vms_unlock(&mask);
 }
 
 void kvm_mmu_invalidate_end(const struct kvm_mmu_invalidation *inv)
@@ -369,8 +374,9 @@ void kvm_mmu_invalidate_end(const struct kvm_mmu_invalidation *inv)
 
 	if (!inv->last_vm)
 		return;
-	lock_vms(&mask);
+	mmu_vms_lock(&mask);
 	host_mapping_changed();
+	mmu_idle_forget(inv->start, inv->end); /* whoever has marked it meanwhile may have meant what was there */
 	for (vm = vms; vm; vm = vm->next_vm) {
 		if (vm->number > inv->last_vm)
 			continue;
@@ -380,5 +386,5 @@ void kvm_mmu_invalidate_end(const struct kvm_mmu_invalidation *inv)
 		__atomic_fetch_add(&vm->kvm->mmu_invalidate_seq, 1, __ATOMIC_ACQ_REL);
 		__atomic_fetch_sub(&vm->kvm->mmu_invalidate_in_progress, 1, __ATOMIC_ACQ_REL);
 	}
-	unlock_vms(&mask);
+	mmu_vms_unlock(&mask);
 }

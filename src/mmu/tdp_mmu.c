@@ -129,6 +129,12 @@ static void count_leaf(struct kvm_mmu_vm *vm, uint64_t e, int level, int64_t n)
 		count(&vm->mmio_entries, n);
 }
 
+static void leaf_gone(struct kvm_mmu_vm *vm, uint64_t e, int level)
+{
+	count_leaf(vm, e, level, -1);
+	mmu_leaf_forgotten(e, level);
+}
+
 /* Where the leaf is that `new`, at level, leads to over `tables` new tables. */
 static hpa_t leaf_entry(const uint64_t *ptep, uint64_t new, gfn_t gfn, int level, unsigned tables)
 {
@@ -312,7 +318,7 @@ static void uncount_subtree(struct kvm_mmu_vm *vm, uint64_t entry, int level)
 		if (spte_is_table(e, level))
 			uncount_subtree(vm, e, level - 1);
 		else if (e)
-			count_leaf(vm, e, level, -1);
+			leaf_gone(vm, e, level);
 	}
 }
 
@@ -347,7 +353,7 @@ static void zap_leaf(struct kvm_mmu_vm *vm, uint64_t *ptep, int level, struct za
 {
 	uint64_t old = __atomic_exchange_n(ptep, 0, __ATOMIC_ACQ_REL);
 
-	count_leaf(vm, old, level, -1);
+	leaf_gone(vm, old, level);
 	z->flush |= old != 0; /* MMIO entries too: the processor may have cached the misconfiguration */
 }
 

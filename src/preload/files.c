@@ -51,7 +51,7 @@ static mode_t mode_of(int flags, va_list ap)
 		va_end(ap);                                                            \
 		if (preload_is_dev_kvm(path))                                          \
 			return userkvm_open(path, flags);                              \
-		return REAL(name)(path, flags, mode);                                  \
+		return preload_opened(REAL(name)(path, flags, mode), path, flags);    \
 	}
 DEFINE_OPEN(open)
 DEFINE_OPEN(open64)
@@ -68,7 +68,7 @@ DEFINE_OPEN(open64)
 		va_end(ap);                                                            \
 		if (preload_is_dev_kvm(path))                                          \
 			return userkvm_open(path, flags);                              \
-		return REAL(name)(dirfd, path, flags, mode);                           \
+		return preload_opened(REAL(name)(dirfd, path, flags, mode), path, flags); \
 	}
 DEFINE_OPENAT(openat)
 DEFINE_OPENAT(openat64)
@@ -80,7 +80,7 @@ DEFINE_OPENAT(openat64)
 	{                                                                              \
 		if (preload_is_dev_kvm(path))                                          \
 			return userkvm_open(path, flags);                              \
-		return REAL(name)(path, flags);                                        \
+		return preload_opened(REAL(name)(path, flags), path, flags);           \
 	}
 DEFINE_OPEN_2(__open_2)
 DEFINE_OPEN_2(__open64_2)
@@ -91,7 +91,7 @@ DEFINE_OPEN_2(__open64_2)
 	{                                                                              \
 		if (preload_is_dev_kvm(path))                                          \
 			return userkvm_open(path, flags);                              \
-		return REAL(name)(dirfd, path, flags);                                 \
+		return preload_opened(REAL(name)(dirfd, path, flags), path, flags);    \
 	}
 DEFINE_OPENAT_2(__openat_2)
 DEFINE_OPENAT_2(__openat64_2)

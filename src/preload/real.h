@@ -29,6 +29,11 @@ bool preload_is_own_code(const void *p);
 
 /* Exactly "/dev/kvm". NULL is not. */
 bool preload_is_dev_kvm(const char *path);
+/*
+ * What open() of path has come to: fd, or where the host has no idle page tracking and
+ * path is its bitmap, one that is served (page_idle.c). errno as open() leaves it.
+ */
+int preload_opened(int fd, const char *path, int flags);
 /* "", as with AT_EMPTY_PATH. NULL is not. */
 bool preload_is_empty(const char *path);
 
