@@ -28,7 +28,8 @@ bool kvm_vcpu_has_events(struct kvm_vcpu *vcpu)
 		return true;
 	if (kvm_test_request(KVM_REQ_SMI, vcpu) || kvm_smi_deliverable(vcpu))
 		return true;
-	if (kvm_test_request(KVM_REQ_APF_READY, vcpu) &&
+	/* an APIC that is enabled makes the request, too, with nothing there to be told */
+	if (kvm_test_request(KVM_REQ_APF_READY, vcpu) && (vcpu->async_pf || a->apf.wakeup_all) &&
 	    (a->apf.halted || a->mp_state == KVM_MP_STATE_HALTED))
 		return true;
 	if (__atomic_load_n(&a->pv_unhalted, __ATOMIC_SEQ_CST))
