@@ -12,6 +12,7 @@
 #include "abi/abi.h"
 #include "abi/internal.h"
 #include "host/memory.h"
+#include "virt/async_pf.h"
 
 bool abi_userfault_begin(struct abi_mapping_change *c, unsigned long request, unsigned long arg)
 {
@@ -24,6 +25,7 @@ bool abi_userfault_begin(struct abi_mapping_change *c, unsigned long request, un
 			return false;
 		/* before the entries go: the next ones are made with it */
 		host_userfault_seen();
+		kvm_async_pf_prepare(KVM_ASYNC_PF_USERFAULT);
 		break;
 	case UFFDIO_WRITEPROTECT:
 		if (abi_copy_in(&wp, (const void *)arg, sizeof(wp)) ||

@@ -64,6 +64,12 @@ void host_mapping_changed(void);
 /* The client registers memory with a userfaultfd (userfaultfd(2)): look for it from now on. As above. */
 void host_userfault_seen(void);
 
+/*
+ * Whether a touch of hva would wait for the client: a page of memory that is registered with a
+ * userfaultfd, not there. (As a snapshot says: see host_mapping_level().)
+ */
+bool host_page_is_awaited(hva_t hva);
+
 /* Number of this address space: changes in a forked child (DESIGN: -EIO). Never 0. */
 uint64_t host_mm_id(void);
 

@@ -285,6 +285,16 @@ int host_mapping_level(hva_t hva, hva_t start, uint64_t size_bytes, int max_leve
 	return level;
 }
 
+bool host_page_is_awaited(hva_t hva)
+{
+	unsigned char there = 1;
+	struct mapping m;
+
+	if (!__atomic_load_n(&userfault_seen, __ATOMIC_RELAXED) || !find_mapping(hva, &m) || !m.userfault)
+		return false;
+	return mincore((void *)(uintptr_t)ALIGN_DOWN(hva, PAGE_SIZE), PAGE_SIZE, &there) == 0 && !(there & 1);
+}
+
 /*
  * The number lives in a page that reads as zero in a forked child
  * (MADV_WIPEONFORK), so that even a raw clone() is noticed.

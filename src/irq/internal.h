@@ -53,6 +53,8 @@ struct kvm_lapic {
 	uint8_t pending_ioapic_eoi;
 	const struct kvm_apic_synic *synic; /* NULL: none; owner */
 	gpa_t vapic_addr; /* KVM_SET_VAPIC_ADDR, 0 none; owner */
+	uint64_t pv_eoi_msr; /* MSR_KVM_PV_EOI_EN; owner */
+	bool pv_eoi_pending; /* the guest may end the vector in service by its word; owner */
 	pthread_mutex_t timer_lock;
 	struct lapic_timer timer;
 };
@@ -130,7 +132,9 @@ int lapic_has_interrupt(struct kvm_lapic *apic); /* vector above PPR, or -1 */
 int lapic_get_interrupt(struct kvm_lapic *apic);
 void lapic_update_ppr(struct kvm_lapic *apic);
 void lapic_set_tpr(struct kvm_lapic *apic, uint32_t tpr);
-void lapic_eoi(struct kvm_lapic *apic);
+/* Does the SynIC want to hear of this vector's end? */
+bool lapic_synic_hears_eoi(struct kvm_lapic *apic, uint8_t vector);
+int lapic_eoi(struct kvm_lapic *apic); /* the vector ended, -1: none was in service */
 /* 1 accepted, 0 not. Any thread. */
 int lapic_accept(struct kvm_lapic *apic, uint32_t delivery_mode, uint8_t vector, bool level,
 		 bool level_triggered);
@@ -147,6 +151,10 @@ bool lapic_match_dest(struct kvm_lapic *target, struct kvm_lapic *source, uint32
 int kvm_irq_delivery_to_apic(struct kvm *kvm, struct kvm_lapic *source,
 			     const struct kvm_lapic_irq *irq);
 void lapic_send_ipi(struct kvm_lapic *apic, uint32_t icr_low, uint32_t icr_high);
+
+/* lapic_pv_eoi.c: right before an entry; right after the exit, or when the entry is given up. */
+void lapic_pv_eoi_to_guest(struct kvm_lapic *apic);
+void lapic_pv_eoi_from_guest(struct kvm_lapic *apic);
 
 /* lapic_timer.c */
 must_check int lapic_timer_init(struct kvm_lapic *apic);
@@ -187,6 +195,8 @@ void kvm_ioapic_destroy(struct kvm *kvm);
 int kvm_ioapic_set_irq(struct kvm_ioapic *ioapic, int pin, int source_id, int level);
 /* A vector's end of interrupt at `apic`. */
 void kvm_ioapic_update_eoi(struct kvm_lapic *apic, uint8_t vector, bool level_triggered);
+/* Does anybody wait for the EOI of an edge-triggered vector at `apic`? */
+bool kvm_ioapic_awaits_edge_eoi(struct kvm_lapic *apic, uint8_t vector);
 void kvm_get_ioapic(struct kvm *kvm, struct kvm_ioapic_state *s);
 void kvm_set_ioapic(struct kvm *kvm, const struct kvm_ioapic_state *s);
 

@@ -115,21 +115,45 @@ static void pin_eoi(struct kvm_ioapic *io, int pin, bool directed)
 		service(io, pin);
 }
 
+/* Does the EOI of an edge-triggered vector at `apic` concern this pin? */
+static bool edge_eoi_reaches(struct kvm_ioapic *io, int pin, struct kvm_lapic *apic, uint8_t vector)
+{
+	return RTE(io, pin).vector == vector && !RTE(io, pin).trig_mode &&
+	       lapic_match_dest(apic, NULL, 0, RTE(io, pin).dest_id, RTE(io, pin).dest_mode);
+}
+
+static bool may_concern(struct kvm_ioapic *io, uint8_t vector)
+{
+	return READ_ONCE(io->eoi_vectors[vector / 64]) & BIT_ULL(vector % 64);
+}
+
+bool kvm_ioapic_awaits_edge_eoi(struct kvm_lapic *apic, uint8_t vector)
+{
+	struct kvm_ioapic *io = apic->vcpu->kvm->vioapic;
+	bool awaits = false;
+
+	if (!io || !may_concern(io, vector))
+		return false;
+	pthread_mutex_lock(&io->lock);
+	for (int pin = 0; pin < KVM_IOAPIC_NUM_PINS && !awaits; pin++)
+		awaits = edge_eoi_reaches(io, pin, apic, vector) &&
+			 kvm_irq_has_notifier(io->kvm, KVM_IRQCHIP_IOAPIC, (uint32_t)pin);
+	pthread_mutex_unlock(&io->lock);
+	return awaits;
+}
+
 void kvm_ioapic_update_eoi(struct kvm_lapic *apic, uint8_t vector, bool level_triggered)
 {
 	struct kvm_ioapic *io = apic->vcpu->kvm->vioapic;
 	bool directed = lapic_get(apic, APIC_SPIV) & APIC_SPIV_DIRECTED_EOI;
 
-	if (!(READ_ONCE(io->eoi_vectors[vector / 64]) & BIT_ULL(vector % 64)))
+	if (!may_concern(io, vector))
 		return;
 	pthread_mutex_lock(&io->lock);
 	for (int pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++) {
-		if (RTE(io, pin).vector != vector)
-			continue;
 		/* A level EOI is broadcast; an edge one is the addressed APIC's own. */
-		if (!level_triggered &&
-		    (RTE(io, pin).trig_mode ||
-		     !lapic_match_dest(apic, NULL, 0, RTE(io, pin).dest_id, RTE(io, pin).dest_mode)))
+		if (level_triggered ? RTE(io, pin).vector != vector
+				    : !edge_eoi_reaches(io, pin, apic, vector))
 			continue;
 		pin_eoi(io, pin, directed || !level_triggered);
 	}

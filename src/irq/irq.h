@@ -141,6 +141,8 @@ void kvm_set_lapic_tscdeadline_msr(struct kvm_vcpu *vcpu, uint64_t data);
  */
 must_check int kvm_apic_get_state(struct kvm_vcpu *vcpu, struct kvm_lapic_state *s);
 must_check int kvm_apic_set_state(struct kvm_vcpu *vcpu, const struct kvm_lapic_state *s);
+/* Enabled in IA32_APIC_BASE and by software. */
+bool kvm_lapic_enabled(struct kvm_vcpu *vcpu);
 /* LINT1 as NMI: KVM_NMI goes to the vCPU itself; this is the APIC's say. */
 void kvm_apic_nmi_wd_deliver(struct kvm_vcpu *vcpu);
 
@@ -152,6 +154,16 @@ void kvm_apic_nmi_wd_deliver(struct kvm_vcpu *vcpu);
 must_check int kvm_lapic_set_vapic_addr(struct kvm_vcpu *vcpu, gpa_t addr);
 void kvm_lapic_sync_from_vapic(struct kvm_vcpu *vcpu);
 void kvm_lapic_sync_to_vapic(struct kvm_vcpu *vcpu);
+
+/*
+ * PV EOI (lapic_pv_eoi.c): MSR_KVM_PV_EOI_EN of a vCPU with an in-process APIC; a reset clears it.
+ * The syncs above serve it. cancel: the entry that sync_to_vapic was for does not take place.
+ * valid: what the MSR may hold (else #GP), with an APIC of ours or without.
+ */
+bool kvm_pv_eoi_valid(struct kvm_vcpu *vcpu, uint64_t data);
+void kvm_lapic_set_pv_eoi(struct kvm_vcpu *vcpu, uint64_t data);
+uint64_t kvm_lapic_get_pv_eoi(struct kvm_vcpu *vcpu);
+void kvm_lapic_cancel_pv_eoi(struct kvm_vcpu *vcpu);
 
 /*
  * KVM_HC_SEND_IPI: an IPI to the APIC ids min + n of the set bits, of two words of

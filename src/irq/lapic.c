@@ -97,6 +97,11 @@ static bool has_vector(const uint64_t bitmap[4], int vector)
 	return bitmap[vector / 64] & BIT_ULL(vector % 64);
 }
 
+bool lapic_synic_hears_eoi(struct kvm_lapic *apic, uint8_t vector)
+{
+	return unlikely(apic->synic) && has_vector(apic->synic->vectors, vector);
+}
+
 int lapic_get_interrupt(struct kvm_lapic *apic)
 {
 	int vector = lapic_has_interrupt(apic);
@@ -149,20 +154,21 @@ static void broadcast_eoi(struct kvm_lapic *apic, uint8_t vector)
 	}
 }
 
-void lapic_eoi(struct kvm_lapic *apic)
+int lapic_eoi(struct kvm_lapic *apic)
 {
 	int vector = lapic_highest(apic, APIC_ISR);
 
 	TRACE(kvm, kvm_eoi, apic->vcpu->vcpu_id, vector);
 	/* An EOI for which nothing is in service happens: some guests do it at boot. */
 	if (vector < 0)
-		return;
+		return vector;
 	lapic_clear_vector(apic, APIC_ISR, (unsigned)vector);
 	lapic_update_ppr(apic);
-	if (unlikely(apic->synic) && has_vector(apic->synic->vectors, vector))
+	if (lapic_synic_hears_eoi(apic, (uint8_t)vector))
 		lapic_ops->synic_eoi(apic->vcpu, (uint8_t)vector);
 	broadcast_eoi(apic, (uint8_t)vector);
 	kvm_make_request(KVM_REQ_EVENT, apic->vcpu);
+	return vector;
 }
 
 void lapic_error(struct kvm_lapic *apic, uint32_t esr_bits)
@@ -283,6 +289,11 @@ void kvm_apic_cmci(struct kvm_vcpu *vcpu)
 {
 	if (vcpu->apic && vcpu->apic->has_cmci)
 		lapic_local_deliver(vcpu->apic, APIC_LVTCMCI);
+}
+
+bool kvm_lapic_enabled(struct kvm_vcpu *vcpu)
+{
+	return vcpu->apic && lapic_enabled(vcpu->apic);
 }
 
 uint64_t kvm_lapic_get_cr8(struct kvm_vcpu *vcpu)

@@ -95,8 +95,11 @@ static void write_spiv(struct kvm_lapic *apic, uint32_t val)
 	if (version(apic) & APIC_LVR_DIRECTED_EOI)
 		mask |= APIC_SPIV_DIRECTED_EOI;
 	lapic_set(apic, APIC_SPIV, val & mask);
-	if (val & APIC_SPIV_APIC_ENABLED)
+	if (val & APIC_SPIV_APIC_ENABLED) {
+		/* asynchronous page faults that are ready had no way in */
+		kvm_make_request(KVM_REQ_APF_READY, apic->vcpu);
 		return;
+	}
 	/* SDM "Local APIC State After It Has Been Software Disabled": LVTs masked. */
 	lapic_set_lvts(apic, APIC_LVT_MASKED, true);
 }

@@ -59,6 +59,7 @@ static void store_base(struct kvm_lapic *apic, uint64_t value)
 	if ((old ^ value) && lapic_ops && lapic_ops->apicbase_changed)
 		lapic_ops->apicbase_changed(apic->vcpu);
 	kvm_make_request(KVM_REQ_EVENT, apic->vcpu);
+	kvm_make_request(KVM_REQ_APF_READY, apic->vcpu);
 }
 
 uint64_t kvm_get_apic_base(struct kvm_vcpu *vcpu)
@@ -132,6 +133,7 @@ void kvm_lapic_reset(struct kvm_vcpu *vcpu, bool init_event)
 	__atomic_store_n(&apic->esr_pending, 0, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&apic->arb_prio, 0, __ATOMIC_RELAXED);
 	lapic_timer_stop(apic);
+	apic->pv_eoi_msr = 0;
 	lapic_update_ppr(apic);
 }
 

@@ -13,22 +13,12 @@
 #include "lib/rcu.h"
 #include "virt/memslot.h"
 
-/* Memory that the guest may write; whether the client has it mapped is asked at its use. */
-static bool is_writable_memory(struct kvm_vcpu *vcpu, gpa_t addr)
-{
-	const struct kvm_memory_slot *slot;
-	bool yes;
-
-	lib_rcu_read_lock();
-	slot = kvm_vcpu_gfn_to_memslot(vcpu, addr >> PAGE_SHIFT);
-	yes = slot && !(slot->flags & KVM_MEM_READONLY);
-	lib_rcu_read_unlock();
-	return yes;
-}
-
 int kvm_lapic_set_vapic_addr(struct kvm_vcpu *vcpu, gpa_t addr)
 {
-	if (addr && (!is_writable_memory(vcpu, addr) || !is_writable_memory(vcpu, addr + 3)))
+	int as_id = (int)vcpu->as_id;
+
+	if (addr && (!kvm_gpa_is_writable(vcpu->kvm, as_id, addr) ||
+		     !kvm_gpa_is_writable(vcpu->kvm, as_id, addr + 3)))
 		return err_born(EINVAL, "VAPIC address %#llx is no memory", (unsigned long long)addr);
 	vcpu->apic->vapic_addr = addr;
 	return 0;
@@ -39,7 +29,10 @@ void kvm_lapic_sync_from_vapic(struct kvm_vcpu *vcpu)
 	struct kvm_lapic *apic = vcpu->apic;
 	uint32_t word;
 
-	if (likely(!apic || !apic->vapic_addr))
+	if (unlikely(!apic))
+		return;
+	lapic_pv_eoi_from_guest(apic);
+	if (likely(!apic->vapic_addr))
 		return;
 	if (kvm_vcpu_read_guest(vcpu, apic->vapic_addr, &word, sizeof(word)) == 0)
 		lapic_set_tpr(apic, word & 0xff);
@@ -51,7 +44,10 @@ void kvm_lapic_sync_to_vapic(struct kvm_vcpu *vcpu)
 	int irr, isr;
 	uint32_t word;
 
-	if (likely(!apic || !apic->vapic_addr))
+	if (unlikely(!apic))
+		return;
+	lapic_pv_eoi_to_guest(apic);
+	if (likely(!apic->vapic_addr))
 		return;
 	irr = lapic_find_highest_irr(apic);
 	isr = lapic_highest(apic, APIC_ISR);

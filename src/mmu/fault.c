@@ -22,6 +22,7 @@
 #include "mmu/check.h"
 #include "sdm/paging.h"
 #include "trace/trace.h"
+#include "virt/async_pf.h"
 
 /* The generation of the slots the vCPU sees. */
 static uint64_t current_generation(struct kvm_vcpu *vcpu)
@@ -186,6 +187,8 @@ int kvm_faultin_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 	lib_rcu_read_unlock();
 	if (r != RET_PF_CONTINUE || !f->slot)
 		return r;
+	if (!f->prefetch && kvm_try_async_pf(vcpu, f->addr, f->gfn, f->hva))
+		return RET_PF_RETRY;
 	r = host_fault_in(f->hva, f->write, &f->map_writable);
 	if (r)
 		return r;
@@ -259,11 +262,13 @@ static int direct_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault)
 {
 	struct kvm_page_fault f = {
+		.addr = gpa,
 		.gpa = gpa,
 		.gfn = gpa >> PAGE_SHIFT,
 		.present = error_code & PFERR_PRESENT_MASK,
 		.write = error_code & PFERR_WRITE_MASK,
 		.exec = error_code & PFERR_FETCH_MASK,
+		.prefetch = prefault,
 	};
 	int r;
 

@@ -71,10 +71,12 @@ struct kvm_mmu_vcpu {
 
 /* One fault on its way (Linux: struct kvm_page_fault). */
 struct kvm_page_fault {
+	uint64_t addr; /* what the processor named: gpa, or CR2 with shadow paging */
 	gpa_t gpa;
 	gfn_t gfn;
 	bool present; /* an entry that allows something is there */
 	bool write, exec;
+	bool prefetch; /* nobody needs it yet */
 	/* filled in on the way */
 	struct kvm_memory_slot *slot; /* NULL: MMIO. (r) believe it after is_page_fault_stale() */
 	uint16_t slot_id;

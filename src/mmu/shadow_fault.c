@@ -225,13 +225,15 @@ static int map_walked(struct kvm_vcpu *vcpu, gva_t gva, const struct guest_walke
 
 /* enum ret_pf, or -errno. */
 static int fault_in_and_map(struct kvm_vcpu *vcpu, gva_t gva, const struct guest_walker *gw,
-			    uint64_t error_code)
+			    uint64_t error_code, bool prefault)
 {
 	struct kvm_page_fault f = {
+		.addr = gva,
 		.gpa = gw->gfn << PAGE_SHIFT,
 		.gfn = gw->gfn,
 		.write = error_code & PFERR_WRITE_MASK,
 		.exec = error_code & PFERR_FETCH_MASK,
+		.prefetch = prefault,
 	};
 	int r;
 
@@ -261,7 +263,7 @@ int shadow_page_fault(struct kvm_vcpu *vcpu, gva_t gva, uint64_t error_code, boo
 		return RET_PF_RETRY;
 	}
 	emulate_wp_off(vcpu, &gw, access);
-	return fault_in_and_map(vcpu, gva, &gw, error_code);
+	return fault_in_and_map(vcpu, gva, &gw, error_code, prefault);
 }
 
 int nonpaging_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault)
@@ -269,7 +271,7 @@ int nonpaging_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, 
 	struct guest_walker gw;
 
 	nonpaging_walk(gpa, &gw);
-	return fault_in_and_map(vcpu, gpa, &gw, error_code);
+	return fault_in_and_map(vcpu, gpa, &gw, error_code, prefault);
 }
 
 bool shadow_unprotect_gva(struct kvm_vcpu *vcpu, gva_t gva)

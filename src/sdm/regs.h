@@ -176,6 +176,8 @@ enum exception_vector {
 	F(MSR_KVM_STEAL_TIME, 0x4b564d03)       \
 	F(MSR_KVM_PV_EOI_EN, 0x4b564d04)        \
 	F(MSR_KVM_POLL_CONTROL, 0x4b564d05)     \
+	F(MSR_KVM_ASYNC_PF_INT, 0x4b564d06)     \
+	F(MSR_KVM_ASYNC_PF_ACK, 0x4b564d07)     \
 	F(MSR_EFER, 0xc0000080)                 \
 	F(MSR_STAR, 0xc0000081)                 \
 	F(MSR_LSTAR, 0xc0000082)                \

@@ -96,6 +96,16 @@ static int access_guest(struct access a, gpa_t gpa, size_t len)
 	return 0;
 }
 
+bool kvm_gpa_is_writable(struct kvm *kvm, int as_id, gpa_t gpa)
+{
+	bool yes;
+
+	lib_rcu_read_lock();
+	yes = usable(gfn_to_memslot_as(kvm, as_id, gpa >> PAGE_SHIFT), true) != NULL;
+	lib_rcu_read_unlock();
+	return yes;
+}
+
 int kvm_read_guest(struct kvm *kvm, int as_id, gpa_t gpa, void *data, size_t len)
 {
 	return access_guest((struct access){ kvm, NULL, as_id, false, .to = data }, gpa, len);

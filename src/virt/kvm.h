@@ -31,6 +31,8 @@ enum kvm_bus_id { KVM_MMIO_BUS, KVM_PIO_BUS, KVM_VIRTIO_CCW_NOTIFY_BUS, KVM_FAST
 struct kvm_io_bus;
 struct kvm_irq_routing_table;
 struct kvm_irq_ack_notifier;
+struct kvm_async_pf;
+struct kvm_async_pf_info;
 struct ioeventfd;
 struct kvm_vcpu;
 
@@ -95,6 +97,8 @@ enum kvm_vcpu_mode { OUTSIDE_GUEST_MODE, IN_GUEST_MODE, EXITING_GUEST_MODE };
 	F(NMI)                \
 	F(SMI)                \
 	F(PENDING_TIMER)      \
+	F(APF_HALT)           \
+	F(APF_READY)          \
 	F(UNBLOCK)            \
 	F(SCAN_IOAPIC)        \
 	F(IOAPIC_EOI_EXIT)    \
@@ -142,6 +146,10 @@ struct kvm_vcpu {
 
 	struct kvm_dirty_ring dirty_ring;
 
+	/* virt/async_pf.h */
+	struct kvm_async_pf *async_pf; /* (o) page faults that threads wait for */
+	uint32_t nr_async_pf, async_pf_id; /* (o) */
+
 	/* Interrupts the processor of a vCPU in guest mode (vmx_kick). (c) */
 	void (*kick_processor)(struct kvm_vcpu *vcpu);
 
@@ -187,6 +195,12 @@ struct kvm_arch_ops {
 	bool (*vcpu_runnable)(struct kvm_vcpu *vcpu);
 	/* Called by vcpu_create, by way of the vendor and kvm_vcpu_init(). */
 	int (*vcpu_init)(struct kvm_vcpu *vcpu);
+	/*
+	 * virt/async_pf.h: whether the guest may run on without a page now; it is told that one is not
+	 * present, or the vCPU is to halt (false). Owner thread.
+	 */
+	bool (*can_do_async_pf)(struct kvm_vcpu *vcpu);
+	bool (*async_page_not_present)(struct kvm_vcpu *vcpu, const struct kvm_async_pf_info *info);
 	/* After vcpu_create: the state after RESET. Cannot fail. */
 	void (*vcpu_setup)(struct kvm_vcpu *vcpu);
 };

@@ -191,6 +191,8 @@ void mark_page_dirty_in_slot(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_
  */
 /* host memory behind gpa for one access that stays in its page; 0 when there is none. */
 hva_t kvm_vcpu_gpa_to_hva(struct kvm_vcpu *vcpu, gpa_t gpa, bool write);
+/* Memory that the guest may write; whether the client has it mapped is asked at its use. */
+bool kvm_gpa_is_writable(struct kvm *kvm, int as_id, gpa_t gpa);
 must_check int kvm_read_guest(struct kvm *kvm, int as_id, gpa_t gpa, void *data, size_t len);
 must_check int kvm_write_guest(struct kvm *kvm, int as_id, gpa_t gpa, const void *data, size_t len);
 must_check int kvm_vcpu_read_guest(struct kvm_vcpu *vcpu, gpa_t gpa, void *data, size_t len);

@@ -12,6 +12,7 @@
 
 #include "lib/error.h"
 #include "trace/trace.h"
+#include "virt/async_pf.h"
 #include "virt/dirty_ring.h"
 #include "virt/internal.h"
 
@@ -54,6 +55,7 @@ static void free_vcpu(struct kvm_vcpu *vcpu)
 
 void kvm_vcpu_destroy(struct kvm_vcpu *vcpu)
 {
+	kvm_clear_async_pf_completion_queue(vcpu);
 	if (kvm_arch_ops()->vcpu_destroy)
 		kvm_arch_ops()->vcpu_destroy(vcpu);
 	free_vcpu(vcpu);

@@ -12,6 +12,7 @@
 #include "lib/log.h"
 #include "lib/rcu.h"
 #include "trace/trace.h"
+#include "virt/async_pf.h"
 #include "virt/internal.h"
 #include "virt/iodev.h"
 #include "virt/irq_routing.h"
@@ -51,6 +52,7 @@ int kvm_create_vm(struct kvm **out)
 	r = arch_ops->init_vm ? arch_ops->init_vm(kvm) : 0;
 	if (r)
 		goto out_memslots;
+	kvm_async_pf_prepare(KVM_ASYNC_PF_VM);
 	*out = kvm;
 	return 0;
 out_memslots:

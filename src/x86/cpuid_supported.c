@@ -136,8 +136,10 @@ static void leaf_hypervisor(uint32_t function, uint32_t r[4])
 		memcpy(&r[CPUID_EDX], signature + 8, 4);
 	} else if (function == KVM_CPUID_FEATURES) {
 		r[CPUID_EAX] = F(KVM_FEATURE_CLOCKSOURCE) | F(KVM_FEATURE_NOP_IO_DELAY) |
-			       F(KVM_FEATURE_CLOCKSOURCE2) | F(KVM_FEATURE_PV_UNHALT) |
-			       F(KVM_FEATURE_PV_SEND_IPI) |
+			       F(KVM_FEATURE_CLOCKSOURCE2) | F(KVM_FEATURE_ASYNC_PF) |
+			       F(KVM_FEATURE_PV_EOI) | F(KVM_FEATURE_PV_UNHALT) |
+			       F(KVM_FEATURE_ASYNC_PF_VMEXIT) | F(KVM_FEATURE_PV_SEND_IPI) |
+			       F(KVM_FEATURE_ASYNC_PF_INT) |
 			       F(KVM_FEATURE_CLOCKSOURCE_STABLE_BIT) |
 			       (kvm_has_steal_time() ? F(KVM_FEATURE_STEAL_TIME) : 0);
 	}

@@ -241,12 +241,10 @@ static const struct msr_row msr_table[] = {
 	{ ONE(MSR_KVM_WALL_CLOCK_NEW), msr_get_wall_clock, msr_set_pvclock, MSR_SAVE },
 	{ ONE(MSR_KVM_SYSTEM_TIME_NEW), msr_get_system_time, msr_set_pvclock, MSR_SAVE },
 	{ ONE(MSR_KVM_STEAL_TIME), msr_get_steal_time, msr_set_steal_time, MSR_SAVE, .value = 5 },
-	/*
-	 * Asynchronous page faults and PV EOI are not offered: disabled is the
-	 * only state they have.
-	 */
-	{ ONE(MSR_KVM_ASYNC_PF_EN), msr_get_pv_absent, msr_set_pv_absent, .value = 4 },
-	{ ONE(MSR_KVM_PV_EOI_EN), msr_get_pv_absent, msr_set_pv_absent, .value = 6 },
+	{ ONE(MSR_KVM_PV_EOI_EN), msr_get_pv_eoi, msr_set_pv_eoi, MSR_SAVE, .value = KVM_FEATURE_PV_EOI },
+	{ ONE(MSR_KVM_ASYNC_PF_EN), msr_get_async_pf, msr_set_async_pf, MSR_SAVE, .value = KVM_FEATURE_ASYNC_PF },
+	{ ONE(MSR_KVM_ASYNC_PF_INT), msr_get_async_pf, msr_set_async_pf, MSR_SAVE, .value = KVM_FEATURE_ASYNC_PF_INT },
+	{ ONE(MSR_KVM_ASYNC_PF_ACK), msr_get_async_pf, msr_set_async_pf, MSR_SAVE, .value = KVM_FEATURE_ASYNC_PF_INT },
 	{ ONE(MSR_EFER), msr_get_efer, msr_set_efer },
 	{ ONE(MSR_STAR), msr_get_vmx, msr_set_vmx, MSR_SAVE },
 	{ ONE(MSR_LSTAR), msr_get_vmx, set_vmx_address, MSR_SAVE },

@@ -346,18 +346,25 @@ int msr_set_mtrr(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
 	return kvm_mtrr_set_msr(vcpu, msr, data);
 }
 
-/* Of features we do not offer; row->value is their bit (guest_pv_has()). */
-int msr_get_pv_absent(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
-		      uint64_t *data, bool host)
+int msr_get_pv_eoi(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr, uint64_t *data,
+		   bool host)
 {
-	*data = 0;
+	*data = vcpu->apic ? kvm_lapic_get_pv_eoi(vcpu) : vcpu->arch->pv_eoi_msr;
 	return guest_pv_has(vcpu, (int)row->value) ? 0 : KVM_MSR_UNKNOWN;
 }
 
-int msr_set_pv_absent(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
-		      uint64_t data, bool host)
+int msr_set_pv_eoi(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr, uint64_t data,
+		   bool host)
 {
-	return data || !guest_pv_has(vcpu, (int)row->value) ? KVM_MSR_UNKNOWN : 0;
+	if (!guest_pv_has(vcpu, (int)row->value))
+		return KVM_MSR_UNKNOWN;
+	if (!kvm_pv_eoi_valid(vcpu, data))
+		return KVM_MSR_INVAL;
+	if (vcpu->apic)
+		kvm_lapic_set_pv_eoi(vcpu, data);
+	else /* the client's APIC gets every EOI: nothing follows from it */
+		vcpu->arch->pv_eoi_msr = data;
+	return 0;
 }
 
 static int clock_feature(uint32_t msr)

@@ -28,6 +28,10 @@ bool kvm_vcpu_has_events(struct kvm_vcpu *vcpu)
 		return true;
 	if (kvm_test_request(KVM_REQ_SMI, vcpu) || kvm_smi_deliverable(vcpu))
 		return true;
+	/* an APIC that is enabled makes the request, too, with nothing there to be told */
+	if (kvm_test_request(KVM_REQ_APF_READY, vcpu) && (vcpu->async_pf || a->apf.wakeup_all) &&
+	    (a->apf.halted || a->mp_state == KVM_MP_STATE_HALTED))
+		return true;
 	if (__atomic_load_n(&a->pv_unhalted, __ATOMIC_SEQ_CST))
 		return true;
 	if (a->exception.pending || kvm_test_request(KVM_REQ_TRIPLE_FAULT, vcpu))
@@ -41,7 +45,8 @@ bool kvm_vcpu_has_events(struct kvm_vcpu *vcpu)
 
 static bool vcpu_running(struct kvm_vcpu *vcpu)
 {
-	return __atomic_load_n(&vcpu->arch->mp_state, __ATOMIC_SEQ_CST) == KVM_MP_STATE_RUNNABLE;
+	return __atomic_load_n(&vcpu->arch->mp_state, __ATOMIC_SEQ_CST) == KVM_MP_STATE_RUNNABLE &&
+	       !vcpu->arch->apf.halted;
 }
 
 /* A timer to be looked at ends the sleep, and HLT only where an interrupt comes of it. */
@@ -122,6 +127,20 @@ static int serve_smi(struct kvm_vcpu *vcpu)
 	return 1;
 }
 
+static int serve_apf_halt(struct kvm_vcpu *vcpu)
+{
+	vcpu->arch->apf.halted = true;
+	return 1;
+}
+
+static int serve_apf_ready(struct kvm_vcpu *vcpu)
+{
+	kvm_check_async_pf_completion(vcpu);
+	/* even where the guest cannot be told yet: it may be the page this one waits for */
+	vcpu->arch->apf.halted = false;
+	return 1;
+}
+
 static int serve_nothing(struct kvm_vcpu *vcpu)
 {
 	return 1;
@@ -143,6 +162,8 @@ static const struct {
 	{ KVM_REQ_TRIPLE_FAULT, serve_triple_fault },
 	{ KVM_REQ_SMI, serve_smi },
 	{ KVM_REQ_NMI, serve_nmi },
+	{ KVM_REQ_APF_HALT, serve_apf_halt },
+	{ KVM_REQ_APF_READY, serve_apf_ready },
 	{ KVM_REQ_UNBLOCK, serve_nothing },
 	{ KVM_REQ_OUTSIDE_GUEST, serve_nothing },
 	/* interrupt controllers are looked at on each entry, no vector bitmaps to rebuild */
@@ -220,9 +241,10 @@ static void load_guest_state(struct kvm_vcpu *vcpu)
 	vmx_set_dr(cpu, 6, a->dr6);
 }
 
-/* Take back what inject_pending_event() put into the VMCS. */
+/* Take back what inject_pending_event() put into the VMCS, and what the guest was told of its APIC. */
 static void cancel_injection(struct kvm_vcpu *vcpu)
 {
+	kvm_lapic_cancel_pv_eoi(vcpu);
 	kvm_events_entered(vcpu);
 	vmx_cancel_injection(vcpu);
 }
@@ -242,6 +264,8 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 	r = serve_requests(vcpu);
 	if (r <= 0)
 		return r;
+	if (unlikely(vcpu->arch->apf.halted))
+		return 1;
 
 	kvm_record_steal_time(vcpu);
 	if (kvm_check_request(KVM_REQ_EVENT, vcpu) || req_int_win ||
@@ -325,7 +349,7 @@ void kvm_apic_accept_events(struct kvm_vcpu *vcpu)
 	}
 }
 
-/* A vCPU that does not run: HLT, waiting for INIT or SIPI. 1 look again; < 0 KVM_RUN's error. */
+/* A vCPU that does not run: HLT, a page, waiting for INIT or SIPI. 1 look again; < 0 KVM_RUN's error. */
 static int vcpu_block(struct kvm_vcpu *vcpu)
 {
 	int r = 0;
@@ -344,6 +368,10 @@ static int vcpu_block(struct kvm_vcpu *vcpu)
 		__atomic_store_n(&vcpu->arch->pv_unhalted, false, __ATOMIC_SEQ_CST);
 		__atomic_store_n(&vcpu->arch->mp_state, KVM_MP_STATE_RUNNABLE, __ATOMIC_SEQ_CST);
 		kvm_make_request(KVM_REQ_EVENT, vcpu);
+		break;
+	case KVM_MP_STATE_RUNNABLE: /* it waits for a page: an event it may take all the same */
+		if (kvm_vcpu_has_events(vcpu))
+			vcpu->arch->apf.halted = false;
 		break;
 	default:
 		break;

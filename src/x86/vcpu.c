@@ -369,6 +369,7 @@ void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event)
 
 	if (vcpu->apic)
 		kvm_lapic_reset(vcpu, init_event);
+	kvm_async_pf_reset(vcpu);
 	reset_events(a);
 	memset(a->db, 0, sizeof(a->db));
 	memset(a->eff_db, 0, sizeof(a->eff_db));
@@ -425,6 +426,8 @@ static const struct kvm_arch_ops arch_ops = {
 	.vcpu_setup = kvm_arch_vcpu_setup,
 	.vcpu_destroy = kvm_arch_vcpu_destroy,
 	.vcpu_runnable = kvm_arch_vcpu_runnable,
+	.can_do_async_pf = kvm_can_do_async_pf,
+	.async_page_not_present = kvm_arch_async_page_not_present,
 };
 
 static void register_all(void)

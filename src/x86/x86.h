@@ -23,7 +23,11 @@
 #define KVM_MAX_CPUID_ENTRIES 256
 /* KVM API: "KVM CPUID bits" */
 #define KVM_CPUID_FEATURES 0x40000001u
+#define KVM_FEATURE_ASYNC_PF 4
+#define KVM_FEATURE_PV_EOI 6
 #define KVM_FEATURE_PV_UNHALT 7
+#define KVM_FEATURE_ASYNC_PF_VMEXIT 10
+#define KVM_FEATURE_ASYNC_PF_INT 14
 #define KVM_MAX_MCE_BANKS 32
 
 struct pvclock_vcpu_time_info; /* x86/pvclock.h */
@@ -115,6 +119,13 @@ struct kvm_steal {
 	bool due, preempted;
 };
 
+/* async_pf.c */
+struct kvm_async_pf_arch {
+	uint64_t en_msr, int_msr; /* MSR_KVM_ASYNC_PF_EN, _INT */
+	bool wakeup_all; /* enabled since: every page that the guest waits for may be there */
+	bool halted;	 /* until an event, or a page */
+};
+
 struct kvm_vcpu_arch {
 	/* CPUID the client set */
 	struct kvm_cpuid_entry2 *cpuid_entries; /* (o) */
@@ -163,8 +174,10 @@ struct kvm_vcpu_arch {
 	uint64_t mtrr_fixed[11], mtrr_var[16], mtrr_deftype, pat;
 	uint64_t mcg_cap, mcg_status, mcg_ctl, mcg_ext_ctl, mce_banks[KVM_MAX_MCE_BANKS * 4];
 	uint64_t hwcr, de_cfg, osvw_length, osvw_status, platform_info, misc_features;
-	uint64_t pv_eoi_msr, async_pf_msr, poll_control;
+	uint64_t pv_eoi_msr; /* without an in-kernel APIC, which keeps its own */
+	uint64_t poll_control;
 	struct kvm_steal steal; /* (o) */
+	struct kvm_async_pf_arch apf; /* (o) */
 	uint64_t feat_ctl, power_ctl, smi_count;
 	uint64_t mci_ctl2[KVM_MAX_MCE_BANKS];
 	uint32_t msr_filter_seq; /* (o) of the filter the MSR bitmap was made for */
@@ -389,6 +402,13 @@ uint64_t kvm_clock_ns(struct kvm *kvm); /* what a guest's kvmclock reads now */
 uint64_t kvm_read_guest_tsc(struct kvm_vcpu *vcpu);
 void kvm_write_guest_tsc(struct kvm_vcpu *vcpu, uint64_t tsc);
 int kvm_vcpu_ioctl_kvmclock_ctrl(struct kvm_vcpu *vcpu);
+
+/* --- asynchronous page faults (async_pf.c) --- */
+bool kvm_can_do_async_pf(struct kvm_vcpu *vcpu);
+bool kvm_arch_async_page_not_present(struct kvm_vcpu *vcpu, const struct kvm_async_pf_info *info);
+/* KVM_REQ_APF_READY, or the guest has taken a token: the next one, if there is one and room for it. */
+void kvm_check_async_pf_completion(struct kvm_vcpu *vcpu);
+void kvm_async_pf_reset(struct kvm_vcpu *vcpu);
 
 /* --- steal time (steal.c) --- */
 bool kvm_has_steal_time(void); /* the host counts it */

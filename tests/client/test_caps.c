@@ -418,6 +418,8 @@ static const struct {
 	ROW(KVM_CAP_X86_MSR_FILTER, msr_filter),
 	ROW(KVM_CAP_MCE, mce),
 	ROW(KVM_CAP_ENFORCE_PV_FEATURE_CPUID, enforce_pv),
+	ROW(KVM_CAP_ASYNC_PF, positive),     /* test_async_pf.c */
+	ROW(KVM_CAP_ASYNC_PF_INT, positive), /* test_async_pf.c */
 	ROW(KVM_CAP_DISABLE_QUIRKS, positive),
 	ROW(KVM_CAP_DISABLE_QUIRKS2, disable_quirks2),
 	ROW(KVM_CAP_IRQCHIP, positive), /* test_irq.c */

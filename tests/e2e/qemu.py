@@ -18,15 +18,18 @@ HYPERV = ("host,-kvm,hv-relaxed,hv-vapic,hv-spinlocks=0x1fff,hv-vpindex,hv-runti
 
 
 class Machine:
-    """One QEMU. Console output gathers in .console; `with` ends it whatever happened."""
+    """One QEMU. Console output gathers in .console; `with` ends it whatever happened. Events that `trace` names
+    are in traced(), which ends it as well."""
 
-    def __init__(self, userkvm, *args, accel="kvm", memory="256"):
+    def __init__(self, userkvm, *args, accel="kvm", memory="256", trace=None):
         if not shutil.which("qemu-system-x86_64"):
             raise tap.Skip("qemu-system-x86_64 is not installed")
         self.folder = tempfile.mkdtemp(prefix="userkvm-qemu-")
         self.console = ""
         self.socket = None
         argv = [] if accel == "tcg" else [userkvm, "run", "--"]
+        if trace:
+            argv = [userkvm, "trace", "-e", trace, "-o", self.folder + "/trace.txt", "--"]
         argv += ["qemu-system-x86_64", "-accel", accel, "-m", memory, "-nographic", "-nodefaults", "-no-reboot",
                  "-serial", "stdio", "-qmp", f"unix:{self.folder}/qmp,server=on,wait=off", *args]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -45,9 +48,13 @@ class Machine:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def errors(self):
-        """What QEMU said, but for its words on CPUID bits a KVM may lack."""
-        lines = open(self.folder + "/stderr", errors="replace").read().split("\n")
-        return "\n".join(x for x in lines if x and "doesn't support requested feature" not in x)
+        """What QEMU said."""
+        return open(self.folder + "/stderr", errors="replace").read()
+
+    def traced(self):
+        self.qmp("quit")
+        self.process.wait(60)
+        return open(self.folder + "/trace.txt", errors="replace").read()
 
     def _read(self, seconds):
         if not select.select([self.process.stdout], [], [], seconds)[0]:

@@ -51,7 +51,8 @@ static void hypervisor_leaf_says_kvm_and_offers_the_stable_clock(void **state)
 	assert_memory_equal(&leaf(0x40000000, 0)->ebx, "KVMK", 4);
 	assert_memory_equal(&leaf(0x40000000, 0)->ecx, "VMKV", 4);
 	assert_memory_equal(&leaf(0x40000000, 0)->edx, "M\0\0\0", 4);
-	assert_int_equal(leaf(0x40000001, 0)->eax, 1 | 1 << 1 | 1 << 3 | steal_time << 5 | 1 << 7 | 1 << 11 | 1 << 24);
+	assert_int_equal(leaf(0x40000001, 0)->eax, 1 | 1 << 1 | 1 << 3 | 1 << 4 | steal_time << 5 | 1 << 6 | 1 << 7 | 1 << 10 |
+							1 << 11 | 1 << 14 | 1 << 24);
 	assert_true(leaf(1, 0)->ecx >> 31);
 }
 
