@@ -16,6 +16,8 @@
 #include "x2apic.h"
 
 #define MSR_PV_EOI 0x4b564d04
+#define MSR_HV_SINT2 0x40000092
+#define SINT_MASKED (1u << 16)
 #define MEM (2 << 20)
 #define AT_HANDLERS 0x7000 /* 256 bytes each */
 #define AT_WORD 0x30000
@@ -388,6 +390,22 @@ static uint8_t *open_with_slot(struct client *c)
 	return page;
 }
 
+static void an_end_that_the_synic_awaits_is_written_to_the_apic(void **state)
+{
+	struct kvm_enable_cap synic = {.cap = KVM_CAP_HYPERV_SYNIC2};
+	struct client c;
+
+	open_idle(&c);
+	assert_int_equal(ioctl(c.vcpu, KVM_ENABLE_CAP, &synic), 0);
+	client_set_msr(&c, MSR_HV_SINT2, POLITE);
+	x2apic_msi(&c, POLITE);
+	assert_idle_again(&c, 0, 1);
+	client_set_msr(&c, MSR_HV_SINT2, POLITE | SINT_MASKED);
+	x2apic_msi(&c, POLITE);
+	assert_idle_again(&c, 1, 1);
+	client_close(&c);
+}
+
 static void without_memory_the_apic_is_left(void **state)
 {
 	struct client c;
@@ -455,6 +473,7 @@ int main(void)
 		cmocka_unit_test(the_word_is_of_the_highest_in_service),
 		cmocka_unit_test(an_end_that_the_ioapic_needs_is_written_to_the_apic),
 		cmocka_unit_test(an_end_that_a_resampling_irqfd_awaits_is_written_to_the_apic),
+		cmocka_unit_test(an_end_that_the_synic_awaits_is_written_to_the_apic),
 		cmocka_unit_test(without_memory_the_apic_is_left),
 		cmocka_unit_test(memory_that_goes_while_the_word_is_set_leaves_no_interrupt_behind),
 		cmocka_unit_test(init_turns_it_off),
