@@ -163,9 +163,11 @@ def doctor_says_when_no_vm_can_be_made():
 def doctor_asks_the_device_whether_it_is_kvm():
     if os.geteuid() != 0 or not os.path.exists("/dev/kvm"):
         raise tap.Skip("needs root and a /dev/kvm to hide")
-    out, status = tap.run("unshare", "-m", "sh", "-c", f"mount --bind /dev/null /dev/kvm || exit 99; exec {USERKVM} doctor")
-    if status == 99:
+    # Containers may not mount; in a chroot the root directory is no mount point.
+    hide = ["unshare", "-m", "sh", "-c"]
+    if tap.run(*hide, "mount --bind /dev/null /dev/kvm")[1] != 0:
         raise tap.Skip("may not mount here")
+    out, status = tap.run(*hide, f"mount --bind /dev/null /dev/kvm && exec {USERKVM} doctor")
     assert status == 0 and "there, but no KVM" in out, out
 
 
