@@ -151,15 +151,6 @@ void cpu_debug_trap(struct vmx_cpu *cpu, uint64_t dr6_bits)
 {
 	struct isa_exception ex = { .vector = X86_TRAP_DB, .payload = dr6_bits };
 
-	if (cpu->interruptibility & GUEST_INTR_STATE_MOV_SS) {
-		/* Held back until after the next instruction. */
-		cpu->pending_dbg |= dr6_bits;
-		if (dr6_bits & 0xf)
-			cpu->pending_dbg |= BIT_ULL(12);
-		return;
-	}
-	ex.payload |= cpu->pending_dbg & (0xf | DR6_BS);
-	cpu->pending_dbg = 0;
 	cpu_exception(cpu, &ex);
 }
 

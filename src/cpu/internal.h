@@ -231,7 +231,7 @@ void cpu_deliver_event(struct vmx_cpu *cpu, const struct cpu_event *ev);
  * bitmap (VM exit), merging with cpu->event into #DF/shutdown, delivery.
  */
 void cpu_exception(struct vmx_cpu *cpu, const struct isa_exception *ex);
-/* Debug traps due after an instruction (TF, data breakpoints, pending_dbg). */
+/* Debug traps that are due between two instructions: single step, data breakpoints. */
 void cpu_debug_trap(struct vmx_cpu *cpu, uint64_t dr6_bits);
 
 /* --- segment.c, far.c, task.c --- */
@@ -724,7 +724,7 @@ uint32_t cpu_insn_info_mem(const struct isa_insn *i);
 	F(hlt, HLT, 1) F(pause, PAUSE, 0) F(cpuid, CPUID, 0)               \
 	F(invlpg, INVLPG, 1) F(invpcid, INVPCID, 1) F(wbinvd, WBINVD, 0)   \
 	F(invd, INVD, 0) F(clflush, CLFLUSH, 0) F(clflush, CLFLUSHOPT, 0)  \
-	F(clflush, CLWB, 0) F(cldemote, CLDEMOTE, 0)                       \
+	F(clflush, CLWB, 0)                                                \
 	F(monitor, MONITOR, 0) F(mwait, MWAIT, 0)                          \
 	F(fence, LFENCE, 0) F(fence, SFENCE, 0) F(fence, MFENCE, 0)        \
 	/* sysinsn_vmx.c */                                                \

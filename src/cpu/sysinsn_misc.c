@@ -116,11 +116,6 @@ void sysinsn_clflush(struct cpu_state *cs, const struct isa_insn *i)
 	(void)isa_load(cs, isa_linear(cs, i->seg, isa_ea(cs, i), 1, ISA_READ), 1);
 }
 
-/* A hint that never faults. */
-void sysinsn_cldemote(struct cpu_state *cs, const struct isa_insn *i)
-{
-}
-
 /* CPUID does not offer MONITOR and MWAIT; their exits exist all the same. */
 void sysinsn_monitor(struct cpu_state *cs, const struct isa_insn *i)
 {

@@ -154,6 +154,9 @@ static void xsaves_and_xrstors_are_for_level_0_and_need_their_control(void **sta
 	if (OUTCOME(t, 0x0f, 0xc7, 0x1b) != NONE)
 		skip();
 	assert_int_equal(OUTCOME(t, 0x0f, 0xc7, 0x2b), NONE);
+	memset(t->ram + AREA, 0, 576); /* the standard form is XRSTOR's only */
+	assert_int_equal(OUTCOME(t, 0x0f, 0xc7, 0x1b), X86_TRAP_GP);
+	*guest64(t, AREA + 520) = 1ULL << 63;
 	for (unsigned n = 0; n < 512; n++)
 		guest64(t, GPA_PT)[n] |= PTE_US;
 	set_segment(t, SREG_CS, 8 | 3, 0, 0xffffffff, 0xa0fb);

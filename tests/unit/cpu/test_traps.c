@@ -178,6 +178,45 @@ static void resume_flag_passes_one_instruction_breakpoint(void **state)
 	assert_int_equal(vmx_get_dr(t->cpu, 6) & 0xf, 4);
 }
 
+/* A repetition has met its breakpoint once, not before each iteration. */
+static void breakpoint_on_a_repetition_is_met_once(void **state)
+{
+	STATE;
+
+	CODE(t, 0xf3, 0xaa, 0xf4); /* rep stosb; hlt */
+	/* inc esi; or dword [rsp+16],10000h; iretq */
+	memcpy(t->ram + 0x21000, "\xff\xc6\x81\x4c\x24\x10\x00\x00\x01\x00\x48\xcf", 12);
+	set_gate(t, X86_TRAP_DB, 0x21000);
+	vmx_gprs(t->cpu)[RSI] = 0;
+	vmx_gprs(t->cpu)[RDI] = 0x50000;
+	vmx_gprs(t->cpu)[RCX] = 5;
+	vmx_set_dr(t->cpu, 0, GPA_CODE);
+	W(GUEST_DR7, DR7_FIXED_1 | 2);
+	/* single steps part the iterations: the handler sees them all */
+	W(GUEST_RFLAGS, X86_FLAGS_FIXED | X86_FLAGS_TF);
+	assert_int_equal(go(t), EXIT_REASON_HLT);
+	assert_int_equal(vmx_gprs(t->cpu)[RCX], 0);
+	assert_int_equal(vmx_gprs(t->cpu)[RSI], 1 + 5); /* the breakpoint, a step behind each iteration */
+}
+
+/* STAC and CLAC take effect with the next access. */
+static void stac_opens_user_pages_to_the_supervisor_and_clac_closes_them(void **state)
+{
+	STATE;
+
+	guest64(t, GPA_PT)[0x50] |= PTE_US;
+	W(GUEST_CR4, R(t, GUEST_CR4) | X86_CR4_SMAP);
+	/* stac; mov eax,[rbx]; stac; mov ecx,[rbx]; clac; mov edx,[rbx] */
+	CODE(t, 0x0f, 0x01, 0xcb, 0x8b, 0x03, 0x0f, 0x01, 0xcb, 0x8b, 0x0b, 0x0f, 0x01, 0xca, 0x8b, 0x13);
+	*guest64(t, 0x50000) = 0x1234;
+	vmx_gprs(t->cpu)[RBX] = 0x50000;
+	assert_int_equal(exception_of(t), X86_TRAP_PF);
+	assert_int_equal(R(t, GUEST_RIP), GPA_CODE + 13);
+	assert_int_equal(vmx_gprs(t->cpu)[RAX], 0x1234);
+	assert_int_equal(vmx_gprs(t->cpu)[RCX], 0x1234);
+	assert_int_equal(R(t, VM_EXIT_INTR_ERROR_CODE), 1);
+}
+
 static void watchpoint_counts_every_write_of_a_loop(void **state)
 {
 	STATE;
@@ -317,6 +356,8 @@ int main(void)
 	    TEST_LONG(exception_of_an_iret_reports_nmi_unblocking),
 	    TEST_LONG(exception_of_another_instruction_does_not),
 	    TEST_LONG(resume_flag_passes_one_instruction_breakpoint),
+	    TEST_LONG(breakpoint_on_a_repetition_is_met_once),
+	    TEST_LONG(stac_opens_user_pages_to_the_supervisor_and_clac_closes_them),
 	    TEST_LONG(watchpoint_counts_every_write_of_a_loop),
 	    TEST_LONG(watchpoint_met_by_mov_ss_is_pending_in_the_next_exit),
 	    TEST_LONG(watchpoint_on_the_frame_of_a_trap_comes_before_its_handler),

@@ -359,15 +359,6 @@ static void debug_trap_sets_dr6_and_clears_gd(void **state)
 	assert_false(cpu->cs.rflags & X86_FLAGS_TF);
 }
 
-static void mov_ss_shadow_holds_debug_traps_back(void **state)
-{
-	reset_long();
-	cpu->interruptibility = (uint32_t)GUEST_INTR_STATE_MOV_SS;
-	assert_int_equal(TRY(cpu_debug_trap(cpu, DR6_BS)), DONE);
-	assert_int_equal(cpu->pending_dbg, DR6_BS);
-	assert_int_equal(cpu->cs.rip, CODE_AT);
-}
-
 static void task_gate_exits_with_reason_9(void **state)
 {
 	reset_protected();
@@ -414,7 +405,6 @@ int main(void)
 		cmocka_unit_test(intercepted_double_fault_drops_the_event),
 		cmocka_unit_test(int3_intercept_reports_a_software_exception),
 		cmocka_unit_test(debug_trap_sets_dr6_and_clears_gd),
-		cmocka_unit_test(mov_ss_shadow_holds_debug_traps_back),
 		cmocka_unit_test(task_gate_exits_with_reason_9),
 		cmocka_unit_test(software_interrupt_with_tf_takes_no_single_step_trap),
 	};
