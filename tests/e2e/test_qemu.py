@@ -40,11 +40,11 @@ def finish(m, timeout=120):
         assert bad not in m.console, f"{bad}\n" + m.console[-4000:]
 
 
-def boots(name, *args, **more):
+def boots(name, *args, lacks_features=False, **more):
     with boot(name, "cat /proc/interrupts\n", *args, **more) as m:
         finish(m)
-        # neither QEMU's own model nor the host's asks for a CPUID bit that is not offered
-        assert "requested feature" not in m.errors(), m.errors()
+        # neither QEMU's own models nor the host's ask for a CPUID bit that is not offered
+        assert lacks_features or "requested feature" not in m.errors(), m.errors()
         return m.console
 
 
@@ -169,7 +169,7 @@ def microvm_with_virtio_mmio_disk():
 
 def cpu_model(model):
     def case():
-        boots("cpu", "-M", "q35", "-cpu", model)
+        boots("cpu", "-M", "q35", "-cpu", model, lacks_features=model not in ("host", "max", "qemu64"))
     case.__name__ = "cpu_" + model.replace("-", "_").lower()
     return case
 
