@@ -158,16 +158,16 @@ static void work_off_requests(struct vmx_cpu *cpu)
 		cpu_blocks_work_off(cpu);
 }
 
-/*
- * Everything that can happen between two instructions, in the order of SDM
- * "Priority Among Concurrent Events" as VMX non-root operation has it.
- */
 static bool debug_trap_due(const struct vmx_cpu *cpu)
 {
 	return cpu->pending_dbg && !(cpu->interruptibility & GUEST_INTR_STATE_MOV_SS) &&
 	       cpu->activity == GUEST_ACTIVITY_ACTIVE;
 }
 
+/*
+ * Everything that can happen between two instructions, in the order of SDM
+ * "Priority Among Concurrent Events" as VMX non-root operation has it.
+ */
 static void boundary(struct vmx_cpu *cpu)
 {
 	cpu_at_boundary(cpu);
