@@ -19,7 +19,8 @@
 #define PAGE 4096ULL
 #define MAX_HEADERS 64
 #define PIE_BASE 0x080000000000ULL /* where position-independent programs go */
-#define BREAK_SIZE (4ULL << 30)
+/* Behind a program at 4 MiB: MAP_32BIT finds its memory between 1 and 2 GiB, and shadow paging needs some. */
+#define BREAK_SIZE (768ULL << 20)
 
 struct file {
 	int fd;
