@@ -178,36 +178,40 @@ static void resume_flag_passes_one_instruction_breakpoint(void **state)
 	assert_int_equal(vmx_get_dr(t->cpu, 6) & 0xf, 4);
 }
 
-/* A repetition has met its breakpoint once, not before each iteration. */
+/* A repetition has met its breakpoint once, not before each iteration: single steps part them. */
 static void breakpoint_on_a_repetition_is_met_once(void **state)
 {
 	STATE;
 
 	CODE(t, 0xf3, 0xaa, 0xf4); /* rep stosb; hlt */
-	/* inc esi; or dword [rsp+16],10000h; iretq */
-	memcpy(t->ram + 0x21000, "\xff\xc6\x81\x4c\x24\x10\x00\x00\x01\x00\x48\xcf", 12);
-	set_gate(t, X86_TRAP_DB, 0x21000);
-	vmx_gprs(t->cpu)[RSI] = 0;
 	vmx_gprs(t->cpu)[RDI] = 0x50000;
 	vmx_gprs(t->cpu)[RCX] = 5;
 	vmx_set_dr(t->cpu, 0, GPA_CODE);
 	W(GUEST_DR7, DR7_FIXED_1 | 2);
-	/* single steps part the iterations: the handler sees them all */
 	W(GUEST_RFLAGS, X86_FLAGS_FIXED | X86_FLAGS_TF);
+	assert_int_equal(exception_of(t), X86_TRAP_DB);
+	assert_int_equal(R(t, EXIT_QUALIFICATION), 1);
+	W(GUEST_RFLAGS, R(t, GUEST_RFLAGS) | X86_FLAGS_RF); /* as its handler does */
+	for (unsigned left = 5; left--;) {
+		assert_int_equal(exception_of(t), X86_TRAP_DB);
+		assert_int_equal(R(t, EXIT_QUALIFICATION), DR6_BS);
+		assert_int_equal(vmx_gprs(t->cpu)[RCX], left);
+		assert_int_equal(R(t, GUEST_RIP), GPA_CODE + (left ? 0 : 2));
+		assert_int_equal(R(t, GUEST_RFLAGS) & X86_FLAGS_RF, left ? X86_FLAGS_RF : 0);
+	}
 	assert_int_equal(go(t), EXIT_REASON_HLT);
-	assert_int_equal(vmx_gprs(t->cpu)[RCX], 0);
-	assert_int_equal(vmx_gprs(t->cpu)[RSI], 1 + 5); /* the breakpoint, a step behind each iteration */
 }
 
-/* STAC and CLAC take effect with the next access. */
+/* STAC and CLAC take effect with the next access, whatever has been translated before. */
 static void stac_opens_user_pages_to_the_supervisor_and_clac_closes_them(void **state)
 {
 	STATE;
 
 	guest64(t, GPA_PT)[0x50] |= PTE_US;
 	W(GUEST_CR4, R(t, GUEST_CR4) | X86_CR4_SMAP);
-	/* stac; mov eax,[rbx]; stac; mov ecx,[rbx]; clac; mov edx,[rbx] */
-	CODE(t, 0x0f, 0x01, 0xcb, 0x8b, 0x03, 0x0f, 0x01, 0xcb, 0x8b, 0x0b, 0x0f, 0x01, 0xca, 0x8b, 0x13);
+	W(GUEST_RFLAGS, X86_FLAGS_FIXED | X86_FLAGS_AC);
+	/* mov eax,[rbx]; clac; stac; mov ecx,[rbx]; clac; mov edx,[rbx] */
+	CODE(t, 0x8b, 0x03, 0x0f, 0x01, 0xca, 0x0f, 0x01, 0xcb, 0x8b, 0x0b, 0x0f, 0x01, 0xca, 0x8b, 0x13);
 	*guest64(t, 0x50000) = 0x1234;
 	vmx_gprs(t->cpu)[RBX] = 0x50000;
 	assert_int_equal(exception_of(t), X86_TRAP_PF);
