@@ -18,6 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <ucontext.h>
 
 /* The client duplicated a descriptor of ours (preload). */
 void abi_fd_duplicated(int oldfd, int newfd);
@@ -30,12 +31,13 @@ int abi_fd_close(int fd);
 bool abi_is_system_fd(int fd);
 
 /*
- * Signals of the thread's KVM_RUN (KVM API: KVM_SET_SIGNAL_MASK). True: the
- * client blocks this signal outside KVM_RUN and it was let through only to end
- * the run; it has to stay pending until the client unblocks it, as on Linux.
- * Signal-safe.
+ * In a handler that stands before the client's. True: not now, return to where the signal
+ * came from; it ends KVM_RUN. Either the thread is in a call of ours, and the signal comes again
+ * at its end; or the client blocks it outside KVM_RUN and it was let in to end the run only (KVM
+ * API: KVM_SET_SIGNAL_MASK): it stays pending until the client unblocks it, as on Linux. One that
+ * has no handler of the client's waits for the latter only. Async-signal-safe.
  */
-bool abi_signal_ends_run_only(int signo);
+bool abi_hold_signal(int signo, siginfo_t *si, ucontext_t *uc, bool has_handler);
 
 /*
  * For a thread that has signals blocked only because it is inside the library:
@@ -54,12 +56,11 @@ void abi_owns_sigaction(void);
 /*
  * The client may block SEGV, BUS, FPE and ILL: they are open while an ioctl of its is served, and only
  * then. The library asks the kernel at each, unless every change of a thread's mask comes to
- * abi_mask_changed(), as abi_owns_sigmask() promises; a handler of the client's for another signal begins
- * with abi_client_handler() and ends with abi_mask_changed(). The last two are async-signal-safe.
+ * abi_mask_changed(), as abi_owns_sigmask() promises; so do begin and end of the client's handlers.
+ * Async-signal-safe.
  */
 void abi_owns_sigmask(void);
 void abi_mask_changed(void);
-void abi_client_handler(void);
 /*
  * For who serves more than ioctls on a thread of the client's (src/trap): the four open from abi_faults_open()
  * to abi_faults_shut() with what it returned, if not 0. One that is sent in between and comes to
@@ -68,6 +69,12 @@ void abi_client_handler(void);
 uint16_t abi_faults_open(void);
 void abi_faults_shut(uint16_t opened);
 bool abi_fault_keep(int signo, const siginfo_t *si);
+/*
+ * And the others: pending again, blocked in the context that goes on; clients_next: its handler is the next
+ * to see it, at whose call abi_signal_comes() has to stand. Of those with one number each is handled in its turn.
+ */
+void abi_signal_leave_pending(int signo, siginfo_t *si, ucontext_t *uc, bool clients_next);
+void abi_signal_comes(int signo, siginfo_t *si);
 /*
  * The client's sigaction() on a signal the library occupies itself (SEGV, BUS,
  * FPE, ILL): -EINVAL when it is not one of those.
@@ -100,8 +107,8 @@ bool abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset);
  * ABI_PAGE_IDLE_BITMAP, with Linux's meaning. Open: a descriptor, or -1 with errno: EACCES (as
  * of a file of root's, mode 0600), ENOENT (ept=0), open(2)'s. Its contents come by
  * abi_page_idle_io() only: a file position is meant where offset is NULL. False: fd is not such a file.
- * *result as of read(2) and write(2), -1 with errno; EDEADLK on top of this thread's KVM_RUN. While
- * abi_page_idle_files is 0 there is none and no need to ask. Async-signal-safe where no ioctl is interrupted.
+ * *result as of read(2) and write(2), -1 with errno. While abi_page_idle_files is 0 there is none and
+ * no need to ask. Async-signal-safe.
  */
 #define ABI_PAGE_IDLE_BITMAP "/sys/kernel/mm/page_idle/bitmap"
 extern uint32_t abi_page_idle_files; /* (a) */

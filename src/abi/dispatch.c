@@ -29,6 +29,7 @@
 #include "host/fault.h"
 #include "host/fault_mask.h"
 #include "host/memory.h"
+#include "host/service.h"
 #include "lib/error.h"
 #include "virt/eventfd.h"
 
@@ -155,6 +156,7 @@ static long open_system(const char *path, int flags)
 		return r;
 	kvm_x86_init();
 	virt_eventfd_set_close(abi_fd_close);
+	host_service_tell(kvm_running_vcpu_signal);
 	trace_attach();
 	fd = abi_new_file("kvm", flags & O_CLOEXEC);
 	if (fd < 0)
@@ -172,6 +174,7 @@ USERKVM_EXPORT int userkvm_open(const char *path, int flags)
 	int saved = errno, r;
 	long fd;
 
+	host_service_begin();
 	abi_strace_init();
 	fd = open_system(path, flags);
 	if (unlikely(abi_strace_on))
@@ -179,6 +182,7 @@ USERKVM_EXPORT int userkvm_open(const char *path, int flags)
 	r = result(fd);
 	if (r >= 0)
 		errno = saved;
+	host_service_end();
 	return r;
 }
 
@@ -191,6 +195,7 @@ USERKVM_EXPORT int userkvm_ioctl(int fd, unsigned long request, unsigned long ar
 
 	/* The kernel looks at 32 bits only. */
 	request = (unsigned int)request;
+	host_service_begin();
 	o = abi_object_get(fd);
 	if (unlikely(!o))
 		o = abi_object_find(fd);
@@ -198,10 +203,12 @@ USERKVM_EXPORT int userkvm_ioctl(int fd, unsigned long request, unsigned long ar
 	if (!o || o->kind == ABI_PAGE_IDLE || (_IOC_TYPE(request) != KVMIO && o->kind != ABI_VCPU)) {
 		if (o)
 			abi_object_put(o);
+		host_service_end();
 		return (int)syscall(SYS_ioctl, fd, request, arg);
 	}
 	if (unlikely(_IOC_TYPE(request) != KVMIO)) {
 		abi_object_put(o);
+		host_service_end();
 		r = (int)syscall(SYS_ioctl, fd, request, arg);
 		if (r < 0 && errno == ENOTTY)
 			errno = EINVAL; /* as Linux on a vCPU */
@@ -216,6 +223,7 @@ USERKVM_EXPORT int userkvm_ioctl(int fd, unsigned long request, unsigned long ar
 	r = result(done);
 	if (r >= 0)
 		errno = saved;
+	host_service_end();
 	return r;
 }
 
@@ -230,19 +238,30 @@ USERKVM_EXPORT void *userkvm_mmap(void *addr, size_t length, int prot, int flags
 }
 
 /* A dirty ring is for sharing, and not for executing. */
+static bool may_map_object(struct abi_object *o, size_t length, int prot, int flags, off_t offset)
+{
+	uint64_t ring = KVM_DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE, start = (uint64_t)offset;
+	uint64_t ring_end = ring + (o->kvm ? o->kvm->dirty_ring_size : 0);
+
+	return o->kind != ABI_VCPU || start >= ring_end || start + length <= ring ||
+	       (!(prot & PROT_EXEC) && (flags & MAP_TYPE) != MAP_PRIVATE);
+}
+
 bool abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset)
 {
-	struct abi_object *o = fd >= 0 ? abi_object_get(fd) : NULL;
-	uint64_t ring = KVM_DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE, start = (uint64_t)offset;
-	uint64_t ring_end = ring + (o && o->kvm ? o->kvm->dirty_ring_size : 0);
-	bool refused;
+	struct abi_object *o;
+	bool may = true;
 
-	if (!o)
+	if (fd < 0)
 		return true;
-	refused = o->kind == ABI_VCPU && start < ring_end && start + length > ring &&
-		  ((prot & PROT_EXEC) || (flags & MAP_TYPE) == MAP_PRIVATE);
-	abi_object_put(o);
-	return !refused;
+	host_service_begin();
+	o = abi_object_get(fd);
+	if (o) {
+		may = may_map_object(o, length, prot, flags, offset);
+		abi_object_put(o);
+	}
+	host_service_end();
+	return may;
 }
 
 void abi_mapping_begin(struct abi_mapping_change *c, const void *addr, size_t length)
@@ -250,19 +269,23 @@ void abi_mapping_begin(struct abi_mapping_change *c, const void *addr, size_t le
 	hva_t start = (hva_t)(uintptr_t)addr;
 
 	_Static_assert(sizeof(struct kvm_mmu_invalidation) == sizeof(*c), "one is the other");
+	host_service_begin();
 	kvm_mmu_invalidate_begin((struct kvm_mmu_invalidation *)c, start, start + length);
 }
 
 void abi_mapping_end(const struct abi_mapping_change *c)
 {
 	kvm_mmu_invalidate_end((const struct kvm_mmu_invalidation *)c);
+	host_service_end();
 }
 
 void abi_memory_cold(const void *addr, size_t length)
 {
 	int saved = errno;
 
+	host_service_begin();
 	kvm_mmu_age_hva_range((hva_t)(uintptr_t)addr, (hva_t)(uintptr_t)addr + length);
+	host_service_end();
 	errno = saved;
 }
 
@@ -271,24 +294,29 @@ USERKVM_EXPORT int userkvm_close(int fd)
 	return abi_fd_close(fd);
 }
 
+/* Is there an object, of the kind asked for (-1: any)? */
+static bool is_fd_of(int fd, int kind)
+{
+	struct abi_object *o;
+	bool yes;
+
+	host_service_begin();
+	o = abi_object_get(fd);
+	yes = o && (kind < 0 || (int)o->kind == kind);
+	if (o)
+		abi_object_put(o);
+	host_service_end();
+	return yes;
+}
+
 USERKVM_EXPORT bool userkvm_is_fd(int fd)
 {
-	struct abi_object *o = abi_object_get(fd);
-
-	if (!o)
-		return false;
-	abi_object_put(o);
-	return true;
+	return is_fd_of(fd, -1);
 }
 
 bool abi_is_system_fd(int fd)
 {
-	struct abi_object *o = abi_object_get(fd);
-	bool yes = o && o->kind == ABI_SYSTEM;
-
-	if (o)
-		abi_object_put(o);
-	return yes;
+	return is_fd_of(fd, ABI_SYSTEM);
 }
 
 USERKVM_EXPORT void userkvm_signal_ran(void)
@@ -346,11 +374,6 @@ void abi_mask_changed(void)
 	host_fault_mask_changed();
 }
 
-void abi_client_handler(void)
-{
-	host_fault_client_handler();
-}
-
 USERKVM_EXPORT uint16_t abi_faults_open(void)
 {
 	host_fault_mask_changed();
@@ -364,7 +387,17 @@ USERKVM_EXPORT void abi_faults_shut(uint16_t opened)
 
 USERKVM_EXPORT bool abi_fault_keep(int signo, const siginfo_t *si)
 {
-	return host_fault_keep(signo, si);
+	return host_fault_keep(signo, si, false);
+}
+
+USERKVM_EXPORT void abi_signal_leave_pending(int signo, siginfo_t *si, ucontext_t *uc, bool clients_next)
+{
+	host_signal_leave_pending(signo, si, uc, clients_next);
+}
+
+USERKVM_EXPORT void abi_signal_comes(int signo, siginfo_t *si)
+{
+	host_signal_comes(signo, si);
 }
 
 int abi_client_action(int signo, const struct sigaction *act, struct sigaction *old)
@@ -374,13 +407,15 @@ int abi_client_action(int signo, const struct sigaction *act, struct sigaction *
 
 void abi_interrupt_run(int fd)
 {
-	struct abi_object *o = abi_object_get(fd);
+	struct abi_object *o;
 
-	if (!o)
-		return;
-	if (o->kind == ABI_VCPU) {
+	host_service_begin();
+	o = abi_object_get(fd);
+	if (o && o->kind == ABI_VCPU) {
 		__atomic_store_n(&o->vcpu->signal_seen, 1, __ATOMIC_SEQ_CST);
 		kvm_vcpu_kick(o->vcpu);
 	}
-	abi_object_put(o);
+	if (o)
+		abi_object_put(o);
+	host_service_end();
 }

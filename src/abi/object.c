@@ -36,6 +36,7 @@
 #include <unistd.h>
 
 #include "host/memory.h"
+#include "host/service.h"
 #include "lib/error.h"
 #include "virt/iodev.h"
 
@@ -256,9 +257,11 @@ bool abi_fd_is_ours(int fd)
 
 	if (o)
 		return true;
+	host_service_begin();
 	o = abi_object_find(fd);
 	if (o)
 		abi_object_put(o);
+	host_service_end();
 	return o && read_slot(fd);
 }
 
@@ -311,6 +314,7 @@ int abi_fd_close(int fd)
 
 	if (!abi_fd_is_ours(fd))
 		return (int)syscall(SYS_close, fd);
+	host_service_begin();
 	pthread_mutex_lock(&abi.lock);
 	o = leave_table(fd);
 	r = (int)syscall(SYS_close, fd);
@@ -318,6 +322,7 @@ int abi_fd_close(int fd)
 	pthread_mutex_unlock(&abi.lock);
 	if (o)
 		abi_object_put(o);
+	host_service_end();
 	return r;
 }
 
@@ -363,18 +368,28 @@ struct kvm *abi_vm_get(uint64_t serial)
 	return kvm;
 }
 
-void abi_fd_duplicated(int oldfd, int newfd)
+static void bind_too(struct abi_object *o, int fd)
 {
-	struct abi_object *o = abi_object_get(oldfd), **slot;
+	struct abi_object **slot;
 
-	if (!o) {
-		unbind(newfd);
-		return;
-	}
 	pthread_mutex_lock(&abi.lock);
-	slot = slot_of(newfd, true);
+	slot = slot_of(fd, true);
 	if (slot)
 		__atomic_store_n(slot, o, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&abi.lock);
-	abi_object_put(o);
+}
+
+void abi_fd_duplicated(int oldfd, int newfd)
+{
+	struct abi_object *o;
+
+	host_service_begin();
+	o = abi_object_get(oldfd);
+	if (o) {
+		bind_too(o, newfd);
+		abi_object_put(o);
+	} else {
+		unbind(newfd);
+	}
+	host_service_end();
 }

@@ -18,8 +18,8 @@
  * Each 4 KiB page has its own flag, those of the host's huge pages too. Accesses
  * are the guests': what the client and the hypervisor do themselves does not count.
  *
- * Lock: lock guards the index; every signal is blocked meanwhile, since a handler
- * of the client's may read and write too. Outside of all locks of mmu.
+ * Lock: lock guards the index; taken in service only, where no handler of the
+ * client's runs. Outside of all locks of mmu.
  */
 #include "abi/abi.h"
 #include "abi/internal.h"
@@ -30,13 +30,13 @@
 #include <linux/capability.h>
 #include <linux/memfd.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "host/fault.h"
 #include "host/memory.h"
+#include "host/service.h"
 #include "host/timer.h"
 #include "lib/error.h"
 
@@ -74,21 +74,6 @@ static void after_fork_in_child(void)
 static void at_fork_once(void)
 {
 	pthread_atfork(NULL, NULL, after_fork_in_child);
-}
-
-static void lock(sigset_t *before)
-{
-	sigset_t all;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, before);
-	pthread_mutex_lock(&idle.lock);
-}
-
-static void unlock(const sigset_t *before)
-{
-	pthread_mutex_unlock(&idle.lock);
-	pthread_sigmask(SIG_SETMASK, before, NULL);
 }
 
 /* --- the index --- */
@@ -222,14 +207,13 @@ static int new_file(int flags)
 static int start_index(void)
 {
 	uint64_t now = host_now_ns();
-	sigset_t mask;
 	int r;
 
-	lock(&mask);
+	pthread_mutex_lock(&idle.lock);
 	r = refresh(now);
 	if (!r)
 		idle.end = find_end();
-	unlock(&mask);
+	pthread_mutex_unlock(&idle.lock);
 	return r;
 }
 
@@ -264,25 +248,25 @@ int abi_page_idle_open(const char *path, int flags)
 {
 	int saved = errno, fd;
 
+	host_service_begin();
 	abi_strace_init();
 	fd = open_bitmap(flags);
 	if (unlikely(abi_strace_on))
 		abi_strace_open(path, flags, fd);
+	host_service_end();
 	errno = fd < 0 ? -fd : saved;
 	return fd < 0 ? -1 : fd;
 }
 
 void abi_page_idle_closed(void)
 {
-	sigset_t mask;
-
-	lock(&mask);
+	pthread_mutex_lock(&idle.lock);
 	if (__atomic_sub_fetch(&abi_page_idle_files, 1, __ATOMIC_SEQ_CST) == 0) {
 		pfn_index_free(&idle.index);
 		idle.mm_id = 0;
 		close_pagemap();
 	}
-	unlock(&mask);
+	pthread_mutex_unlock(&idle.lock);
 }
 
 /* --- its bits --- */
@@ -385,16 +369,15 @@ static int move_words(uint64_t *words, size_t n, pfn_t first, bool write)
 	unsigned ahead = write && n == 1 && !(words[0] & (words[0] - 1)) ? 1 : PAGEMAP_WINDOW;
 	struct batch b = { .words = words, .first = first, .window.ahead = ahead };
 	pfn_t end = first + n * WORD_PAGES;
-	sigset_t mask;
 	int r;
 
-	lock(&mask);
+	pthread_mutex_lock(&idle.lock);
 	r = refresh_old();
 	if (!r)
 		r = b.window.pagemap = pagemap();
 	if (r >= 0)
 		r = for_pages(&b, end, write ? is_wanted : has_flag, write ? batch_set : batch_test);
-	unlock(&mask);
+	pthread_mutex_unlock(&idle.lock);
 	return r;
 }
 
@@ -439,9 +422,6 @@ static ssize_t serve(int fd, const struct abi_page_idle_call *c)
 
 	if (!has_access(fd, c->write))
 		return err_born(EBADF, "not open for this");
-	/* A handler of the client's: aging would wait for the vCPU that it interrupted. */
-	if (kvm_get_running_vcpu())
-		return err_born(EDEADLK, "in a signal handler on top of KVM_RUN");
 	r = move(c, pos);
 	if (!c->offset && r > 0)
 		syscall(SYS_lseek, fd, r, SEEK_CUR);
@@ -450,13 +430,19 @@ static ssize_t serve(int fd, const struct abi_page_idle_call *c)
 
 bool abi_page_idle_io(int fd, const struct abi_page_idle_call *c, ssize_t *result)
 {
+	struct abi_object *o;
 	int saved = errno;
-	struct abi_object *o = abi_object_get(fd);
-	bool ours = o && o->kind == ABI_PAGE_IDLE && abi_object_has(o, fd);
-	ssize_t r = ours ? serve(fd, c) : 0;
+	ssize_t r = 0;
+	bool ours;
 
+	host_service_begin();
+	o = abi_object_get(fd);
+	ours = o && o->kind == ABI_PAGE_IDLE && abi_object_has(o, fd);
+	if (ours)
+		r = serve(fd, c);
 	if (o)
 		abi_object_put(o);
+	host_service_end();
 	errno = r < 0 ? (int)-r : saved;
 	*result = r < 0 ? -1 : r;
 	return ours;

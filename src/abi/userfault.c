@@ -12,9 +12,10 @@
 #include "abi/abi.h"
 #include "abi/internal.h"
 #include "host/memory.h"
+#include "host/service.h"
 #include "virt/async_pf.h"
 
-bool abi_userfault_begin(struct abi_mapping_change *c, unsigned long request, unsigned long arg)
+static bool takes_away(struct abi_mapping_change *c, unsigned long request, unsigned long arg)
 {
 	struct uffdio_writeprotect wp;
 	struct uffdio_range range;
@@ -38,6 +39,16 @@ bool abi_userfault_begin(struct abi_mapping_change *c, unsigned long request, un
 	}
 	abi_mapping_begin(c, (const void *)(uintptr_t)range.start, range.len);
 	return true;
+}
+
+bool abi_userfault_begin(struct abi_mapping_change *c, unsigned long request, unsigned long arg)
+{
+	bool yes;
+
+	host_service_begin();
+	yes = takes_away(c, request, arg);
+	host_service_end();
+	return yes;
 }
 
 void abi_userfault_end(const struct abi_mapping_change *c)

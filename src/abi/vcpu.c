@@ -8,15 +8,21 @@
 #include "abi/abi.h"
 #include "abi/internal.h"
 #include "host/fault.h"
+#include "host/service.h"
 #include "lib/error.h"
 #include "trace/trace.h"
 #include "virt/kvm_newer.h"
 
 /* --- KVM_RUN and its signals --- */
 
-bool abi_signal_ends_run_only(int signo)
+bool abi_hold_signal(int signo, siginfo_t *si, ucontext_t *uc, bool has_handler)
 {
-	return kvm_signal_blocked_outside(signo);
+	if (kvm_signal_blocked_outside(signo)) {
+		host_signal_leave_pending(signo, si, uc, false);
+		kvm_running_vcpu_signal();
+		return true;
+	}
+	return has_handler && host_signal_hold(signo, si, uc);
 }
 
 static long run(struct abi_call *c)

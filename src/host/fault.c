@@ -24,6 +24,7 @@
 #include "host/fault.h"
 
 #include "host/fault_mask.h"
+#include "host/service.h"
 #include "lib/error.h"
 
 #include <dlfcn.h>
@@ -165,6 +166,7 @@ static void chain(int signo, siginfo_t *si, void *ucontext, const char *frame)
 	struct sigaction *slot = passed_on ? &fault.before[signo] : &fault.client[signo];
 	struct sigaction act = *slot;
 	sigset_t mask = act.sa_mask;
+	uint32_t depth = host_service.depth;
 
 	if (act.sa_handler == SIG_IGN && si->si_code <= 0)
 		return;
@@ -182,13 +184,22 @@ static void chain(int signo, siginfo_t *si, void *ucontext, const char *frame)
 		chained.si = si;
 		chained.frame = frame;
 	}
+	host_service.depth = 0; /* it may jump away */
 	if (act.sa_flags & SA_SIGINFO)
 		act.sa_sigaction(signo, si, ucontext);
 	else
 		act.sa_handler(signo);
+	host_service.depth = depth;
 	host_fault_mask_changed();
 	if (!passed_on)
 		chained.si = NULL;
+}
+
+static bool has_handler(int signo)
+{
+	const struct sigaction *act = &fault.client[signo];
+
+	return act->sa_handler != SIG_DFL && act->sa_handler != SIG_IGN;
 }
 
 static void on_fault(int signo, siginfo_t *si, void *ucontext)
@@ -197,7 +208,7 @@ static void on_fault(int signo, siginfo_t *si, void *ucontext)
 
 	if ((signo == SIGSEGV || signo == SIGBUS) && si->si_code > 0 && fix_up(ucontext))
 		return;
-	if (si->si_code <= 0 && host_fault_keep(signo, si))
+	if (si->si_code <= 0 && host_fault_keep(signo, si, host_in_service() && has_handler(signo)))
 		return;
 	if (hook.fn && si->si_code > 0 && hook.fn(hook.owner, signo, si, ucontext))
 		return;

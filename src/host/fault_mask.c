@@ -8,14 +8,15 @@
  * Invariants
  * 1. Outside the two the thread's mask is the client's own: what it reads back,
  *    sigsuspend() and ppoll(), threads it starts and programs it executes need nothing.
- * 2. What somebody sends to the client in between, and the client blocks, is
- *    kept, and pending again afterwards.
+ * 2. What somebody sends to the client in between, and the client blocks or has
+ *    a handler for, is kept, and pending again afterwards.
  * 3. `known_open` is true only while nothing can have changed the mask unseen;
  *    else the kernel is asked, by the call that opens.
  */
 #include "host/fault.h"
 
 #include "host/fault_mask.h"
+#include "host/service.h"
 
 #include <errno.h>
 #include <string.h>
@@ -125,14 +126,23 @@ void host_fault_shut(uint16_t opened)
 	release(were);
 }
 
-bool host_fault_keep(int signo, const siginfo_t *si)
+void host_fault_release(void)
+{
+	release((uint8_t)~mask.shut);
+}
+
+bool host_fault_keep(int signo, const siginfo_t *si, bool open_too)
 {
 	for (unsigned n = 0; n < HOST_NR_FAULTS; n++) {
-		if (owned[n] != signo || !(mask.shut >> n & 1))
+		bool shut = mask.shut >> n & 1;
+
+		if (owned[n] != signo || !(shut || open_too))
 			continue;
 		if (!(mask.kept >> n & 1))
 			memcpy(mask.sent[n], si, SENT_BYTES);
 		mask.kept |= (uint8_t)(1U << n);
+		if (!shut)
+			host_signal_held(signo);
 		return true;
 	}
 	return false;

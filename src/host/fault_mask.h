@@ -25,10 +25,15 @@ void host_fault_shut(uint16_t opened);
 void host_fault_masks_told(void);
 void host_fault_mask_changed(void);
 
-/* A handler of the client's begins on this thread, perhaps in the middle of our work: it sees its own mask. */
+/* A fault's handler of the client's begins on this thread, perhaps in the middle of our work: it sees its own mask. */
 void host_fault_client_handler(void);
 
-/* For fault.c: a signal that somebody sent. True: the client blocks it, it will be pending again. */
-bool host_fault_keep(int signo, const siginfo_t *si);
+/*
+ * A signal that somebody sent. True: it is kept, and pending again when the client can have it. One that the client
+ * blocks is; with open_too, in service only, every other.
+ */
+bool host_fault_keep(int signo, const siginfo_t *si, bool open_too);
+/* For service.c: the service is over, those that the client does not block are pending again. */
+void host_fault_release(void);
 
 #endif

@@ -17,8 +17,6 @@
  *
  * EPT leaves only: shadow pages (ept=0) are not tracked.
  */
-#include <signal.h>
-
 #include "host/memory.h"
 #include "lib/rcu.h"
 #include "mmu/check.h"
@@ -148,17 +146,16 @@ bool mmu_age_hva(struct kvm *kvm, hva_t start, hva_t end, bool test, uint64_t *y
 void kvm_mmu_age_hva_range(hva_t start, hva_t end)
 {
 	struct kvm_mmu_vm *vm;
-	sigset_t mask;
 
 	start = ALIGN_DOWN(start, PAGE_SIZE);
 	if (start >= end || !mmu_have_vms())
 		return;
-	for (vm = mmu_vms_lock(&mask); vm; vm = vm->next_vm) {
+	for (vm = mmu_vms_lock(); vm; vm = vm->next_vm) {
 		uint64_t young = 0;
 
 		mmu_age_hva(vm->kvm, start, end, false, &young);
 		if (young)
 			kvm_flush_remote_tlbs(vm->kvm);
 	}
-	mmu_vms_unlock(&mask);
+	mmu_vms_unlock();
 }

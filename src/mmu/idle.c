@@ -125,8 +125,8 @@ int kvm_mmu_set_idle(const hva_t *hva, unsigned n)
 	assert(n <= 64);
 	if (!kvm_mmu_params()->ept || !mmu_have_vms())
 		return 0;
-	r = set_idle(mmu_vms_lock(NULL), hva, n);
-	mmu_vms_unlock(NULL);
+	r = set_idle(mmu_vms_lock(), hva, n);
+	mmu_vms_unlock();
 	return r;
 }
 
@@ -154,11 +154,11 @@ uint64_t kvm_mmu_test_idle(const hva_t *hva, unsigned n)
 	assert(n <= 64);
 	if (!READ_ONCE(mmu_idle_in_use) || !mmu_have_vms())
 		return 0;
-	vms = mmu_vms_lock(NULL);
+	vms = mmu_vms_lock();
 	for (unsigned i = 0; i < n; i++)
 		if (test_idle(vms, hva[i]))
 			found |= BIT_ULL(i);
-	mmu_vms_unlock(NULL);
+	mmu_vms_unlock();
 	return found;
 }
 

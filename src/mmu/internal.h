@@ -244,13 +244,12 @@ void mmu_register_slot_listener(void);
 void mmu_vm_link(struct kvm_mmu_vm *vm);
 void mmu_vm_unlink(struct kvm_mmu_vm *vm);
 /*
- * The VMs of this process, the first of the list, which stays as it is until the unlock; no
- * signal is taken in between (before NULL: the caller has them blocked). Not with a lock of a
- * VM held, and only where there have been VMs.
+ * The VMs of this process, the first of the list, which stays as it is until the unlock. Not with
+ * a lock of a VM held, and only where there have been VMs.
  */
 bool mmu_have_vms(void);
-struct kvm_mmu_vm *mmu_vms_lock(sigset_t *before);
-void mmu_vms_unlock(const sigset_t *before);
+struct kvm_mmu_vm *mmu_vms_lock(void);
+void mmu_vms_unlock(void);
 /* The part of the slot that host memory [start, end), which intersects it, is. */
 void mmu_hva_to_gfns(const struct kvm_memory_slot *s, hva_t start, hva_t end, gfn_t *first, gfn_t *beyond);
 

@@ -31,27 +31,15 @@ bool mmu_have_vms(void)
 	return __atomic_load_n(&vms, __ATOMIC_ACQUIRE) && READ_ONCE(vms_mm) == host_mm_id();
 }
 
-/*
- * A handler of the client's may change mappings too: it must not meet its own
- * thread with the lock held.
- */
-struct kvm_mmu_vm *mmu_vms_lock(sigset_t *before)
+struct kvm_mmu_vm *mmu_vms_lock(void)
 {
-	sigset_t all;
-
-	if (before) {
-		sigfillset(&all);
-		pthread_sigmask(SIG_SETMASK, &all, before);
-	}
 	pthread_mutex_lock(&vms_lock);
 	return vms;
 }
 
-void mmu_vms_unlock(const sigset_t *before)
+void mmu_vms_unlock(void)
 {
 	pthread_mutex_unlock(&vms_lock);
-	if (before)
-		pthread_sigmask(SIG_SETMASK, before, NULL);
 }
 
 const void *kvm_mmu_look_vms(void)
@@ -61,14 +49,12 @@ const void *kvm_mmu_look_vms(void)
 
 void mmu_vm_link(struct kvm_mmu_vm *vm)
 {
-	sigset_t mask;
-
-	mmu_vms_lock(&mask);
+	mmu_vms_lock();
 	vm->next_vm = vms;
 	vm->number = ++last_vm;
 	WRITE_ONCE(vms_mm, vm->kvm->mm_id);
 	__atomic_store_n(&vms, vm, __ATOMIC_RELEASE);
-	mmu_vms_unlock(&mask);
+	mmu_vms_unlock();
 }
 
 /* Host memory of every slot of the VM. fn is inside an RCU section. */
@@ -95,14 +81,13 @@ static void forget_idle(void *arg, hva_t start, hva_t end)
 void mmu_vm_unlink(struct kvm_mmu_vm *vm)
 {
 	struct kvm_mmu_vm **p = &vms;
-	sigset_t mask;
 
-	mmu_vms_lock(&mask);
+	mmu_vms_lock();
 	while (*p && *p != vm)
 		p = &(*p)->next_vm;
 	if (*p)
 		__atomic_store_n(p, vm->next_vm, __ATOMIC_RELEASE);
-	mmu_vms_unlock(&mask);
+	mmu_vms_unlock();
 	/* What its guest has accessed goes with its tables, unasked. */
 	each_range(vm->kvm, forget_idle, NULL);
 }
@@ -110,14 +95,13 @@ void mmu_vm_unlink(struct kvm_mmu_vm *vm)
 void kvm_mmu_each_guest_range(kvm_mmu_range_fn *fn, void *arg)
 {
 	struct kvm_mmu_vm *vm;
-	sigset_t mask;
 
 	if (!mmu_have_vms())
 		return;
-	for (vm = mmu_vms_lock(&mask); vm; vm = vm->next_vm)
+	for (vm = mmu_vms_lock(); vm; vm = vm->next_vm)
 		if (vm->kvm->mm_id == host_mm_id())
 			each_range(vm->kvm, fn, arg);
-	mmu_vms_unlock(&mask);
+	mmu_vms_unlock();
 }
 
 /* mmu_lock for writing. [start, end) in every root of the address space. */
@@ -325,15 +309,13 @@ static bool invalidate_vms(hva_t start, hva_t end)
 
 void kvm_mmu_invalidate_hva_range(hva_t start, hva_t end)
 {
-	sigset_t mask;
-
 	start = ALIGN_DOWN(start, PAGE_SIZE);
 	mmu_idle_forget(start, end);
 	if (start >= end || !mmu_have_vms())
 		return;
-	mmu_vms_lock(&mask);
+	mmu_vms_lock();
 	(void)invalidate_vms(start, end);
-	mmu_vms_unlock(&mask);
+	mmu_vms_unlock();
 }
 
 /* vms_lock. */
@@ -349,13 +331,12 @@ static bool any_vm_uses_hva(hva_t start, hva_t end)
 void kvm_mmu_invalidate_begin(struct kvm_mmu_invalidation *inv, hva_t start, hva_t end)
 {
 	struct kvm_mmu_vm *vm;
-	sigset_t mask;
 
 	*inv = (struct kvm_mmu_invalidation){ ALIGN_DOWN(start, PAGE_SIZE), ALIGN_UP(end, PAGE_SIZE), 0 };
 	mmu_idle_forget(inv->start, inv->end);
 	if (inv->start >= inv->end || !mmu_have_vms())
 		return;
-	mmu_vms_lock(&mask);
+	mmu_vms_lock();
 	if (any_vm_uses_hva(inv->start, inv->end)) {
 		/* All VMs, whatever they use: slots may change before the end. */
 		inv->last_vm = last_vm;
@@ -363,18 +344,17 @@ void kvm_mmu_invalidate_begin(struct kvm_mmu_invalidation *inv, hva_t start, hva
 			__atomic_fetch_add(&vm->kvm->mmu_invalidate_in_progress, 1, __ATOMIC_ACQ_REL);
 		(void)invalidate_vms(inv->start, inv->end);
 	}
-	mmu_vms_unlock(&mask);
+	mmu_vms_unlock();
 }
 
 void kvm_mmu_invalidate_end(const struct kvm_mmu_invalidation *inv)
 {
 	const struct kvm_mmu_vendor_ops *vendor = mmu_vendor_ops();
 	struct kvm_mmu_vm *vm;
-	sigset_t mask;
 
 	if (!inv->last_vm)
 		return;
-	mmu_vms_lock(&mask);
+	mmu_vms_lock();
 	host_mapping_changed();
 	mmu_idle_forget(inv->start, inv->end); /* whoever has marked it meanwhile may have meant what was there */
 	for (vm = vms; vm; vm = vm->next_vm) {
@@ -386,5 +366,5 @@ void kvm_mmu_invalidate_end(const struct kvm_mmu_invalidation *inv)
 		__atomic_fetch_add(&vm->kvm->mmu_invalidate_seq, 1, __ATOMIC_ACQ_REL);
 		__atomic_fetch_sub(&vm->kvm->mmu_invalidate_in_progress, 1, __ATOMIC_ACQ_REL);
 	}
-	mmu_vms_unlock(&mask);
+	mmu_vms_unlock();
 }

@@ -1,8 +1,10 @@
 /*
- * The client's signal handlers run behind a trampoline, so that KVM_RUN learns
- * that one ran (it returns -EINTR, as Linux does).
+ * The client's signal handlers run behind a trampoline, so that none runs in the
+ * middle of a call that the library serves, and KVM_RUN learns that one waits (it
+ * returns -EINTR, as Linux does).
  *
- *	kernel ─> trampoline ─> userkvm_signal_ran() ─> the client's handler
+ *	kernel ─> trampoline ─┬─ the thread is the client's: the handler
+ *	                      └─ in the library: pending again, the handler when it leaves
  *
  * Invariants
  * 1. sigaction() shows the client exactly what it set.
@@ -11,7 +13,9 @@
  *    stays pending until the client unblocks it.
  * 3. The same holds for such a signal without a handler: it is guarded by the
  *    trampoline alone, lest its default action end the program in mid-run.
- * 4. SEGV, BUS, FPE and ILL belong to the host room; the client's handlers for
+ * 4. SA_RESETHAND is served here: a signal that comes twice, since it waited, is not
+ *    the second one.
+ * 5. SEGV, BUS, FPE and ILL belong to the host room; the client's handlers for
  *    them are kept by host_client_action().
  *
  * Locks: lock guards the table against two sigaction() calls; handlers read
@@ -33,7 +37,10 @@
 #include "userkvm/userkvm.h"
 
 #define SIGNALS 65
-#define TAKES_SIGINFO (1ULL << 63) /* beside the handler's address in one word */
+/* Beside the handler's address in one word. */
+#define TAKES_SIGINFO (1ULL << 63)
+#define ONCE (1ULL << 62) /* SA_RESETHAND */
+#define ADDRESS (ONCE - 1)
 
 static struct {
 	pthread_mutex_t lock;
@@ -51,9 +58,8 @@ bool preload_is_own_code(const void *p)
 	return (const char *)p >= __ehdr_start && (const char *)p < __etext;
 }
 
-static void leave_pending(int signo, siginfo_t *info, ucontext_t *uc)
+static void send_again(int signo, siginfo_t *info)
 {
-	sigaddset(&uc->uc_sigmask, signo);
 	syscall(SYS_rt_tgsigqueueinfo, getpid(), (pid_t)syscall(SYS_gettid), signo, info);
 }
 
@@ -65,7 +71,30 @@ static void default_action(int signo, siginfo_t *info)
 	sigemptyset(&act.sa_mask);
 	REAL(sigaction)(signo, &act, NULL);
 	__atomic_store_n(&table.guarded[signo], false, __ATOMIC_RELEASE);
-	syscall(SYS_rt_tgsigqueueinfo, getpid(), (pid_t)syscall(SYS_gettid), signo, info);
+	send_again(signo, info);
+}
+
+/* The handler h of SA_RESETHAND is about to run: the default comes back. False: it ran already. */
+static bool is_first(int signo, uint64_t h)
+{
+	sigset_t all, before;
+	struct sigaction dfl;
+	bool first;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	pthread_mutex_lock(&table.lock);
+	first = table.handler[signo] == h;
+	if (first) {
+		dfl = table.client[signo];
+		dfl.sa_handler = SIG_DFL;
+		REAL(sigaction)(signo, &dfl, NULL);
+		table.client[signo] = dfl;
+		__atomic_store_n(&table.handler[signo], 0, __ATOMIC_RELEASE);
+	}
+	pthread_mutex_unlock(&table.lock);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return first;
 }
 
 static void trampoline(int signo, siginfo_t *info, void *context)
@@ -73,9 +102,7 @@ static void trampoline(int signo, siginfo_t *info, void *context)
 	uint64_t h = __atomic_load_n(&table.handler[signo], __ATOMIC_ACQUIRE);
 	int saved = errno;
 
-	userkvm_signal_ran();
-	if (abi_signal_ends_run_only(signo)) {
-		leave_pending(signo, info, context);
+	if (abi_hold_signal(signo, info, context, h != 0)) {
 		errno = saved;
 		return;
 	}
@@ -85,18 +112,33 @@ static void trampoline(int signo, siginfo_t *info, void *context)
 			default_action(signo, info);
 		return;
 	}
-	abi_client_handler();
+	if ((h & ONCE) && !is_first(signo, h)) {
+		send_again(signo, info); /* for what is there by now */
+		return;
+	}
+	abi_mask_changed();
 	if (h & TAKES_SIGINFO)
-		((void (*)(int, siginfo_t *, void *))(uintptr_t)(h & ~TAKES_SIGINFO))(signo, info,
-										      context);
+		((void (*)(int, siginfo_t *, void *))(uintptr_t)(h & ADDRESS))(signo, info, context);
 	else
-		((void (*)(int))(uintptr_t)h)(signo);
+		((void (*)(int))(uintptr_t)(h & ADDRESS))(signo);
 	abi_mask_changed();
 }
 
 static bool is_function(const struct sigaction *act)
 {
 	return act->sa_handler != SIG_DFL && act->sa_handler != SIG_IGN;
+}
+
+/* Of a handler: what the trampoline does for it. */
+static uint64_t word_of(const struct sigaction *act)
+{
+	uint64_t word = (uint64_t)(uintptr_t)act->sa_handler;
+
+	if (act->sa_flags & SA_SIGINFO)
+		word |= TAKES_SIGINFO;
+	if (act->sa_flags & (int)SA_RESETHAND)
+		word |= ONCE;
+	return word;
 }
 
 /* lock held, all signals blocked. */
@@ -109,12 +151,11 @@ static int set_action(int signo, const struct sigaction *act, struct sigaction *
 	if (act) {
 		now = *act;
 		if (is_function(act)) {
-			word = (uint64_t)(uintptr_t)act->sa_handler |
-			       (act->sa_flags & SA_SIGINFO ? TAKES_SIGINFO : 0);
+			word = word_of(act);
 			/* Before the kernel knows, so that the first signal finds it. */
 			__atomic_store_n(&table.handler[signo], word, __ATOMIC_RELEASE);
 			now.sa_sigaction = trampoline;
-			now.sa_flags |= SA_SIGINFO;
+			now.sa_flags = (now.sa_flags & ~(int)SA_RESETHAND) | SA_SIGINFO;
 		}
 	}
 	if (REAL(sigaction)(signo, act ? &now : NULL, &kernel_old)) {

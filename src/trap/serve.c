@@ -120,13 +120,16 @@ static void serve(struct trap_thread *t, ucontext_t *uc)
 			 (uint64_t)reg[REG_R10], (uint64_t)reg[REG_R8], (uint64_t)reg[REG_R9] },
 	};
 	trap_handler *handler = handler_of(&c);
-	uint16_t opened = trap_open_faults(uc);
 	int64_t r = TRAP_PASS;
 
-	if (handler)
+	if (handler) {
+		uint16_t opened = abi_faults_open();
+
+		t->clients_mask = trap_mask(uc);
 		r = handler(&c);
-	if (opened)
-		abi_faults_shut(opened);
+		if (opened)
+			abi_faults_shut(opened);
+	}
 	if (r != TRAP_PASS) {
 		reg[REG_RAX] = r;
 		return;

@@ -11,8 +11,8 @@
  * 1. table[] holds what the client's rt_sigaction() shows: no other way changes
  *    it, but a child of vfork changes its own dispositions only in the kernel.
  * 2. SIGSYS is never blocked in the kernel: a blocked trap would end the program.
- * 3. Faults that our work can raise are open in service; one that is sent meanwhile is kept by the library
- *    and pending again after it.
+ * 3. Faults that our work can raise are open while a call is served, and blocked on the way in and out; one
+ *    that is sent meanwhile is kept by the library and pending again after it.
  *
  * Lock: lock guards table[]; taken in service only, where signals are blocked.
  */
@@ -114,7 +114,7 @@ static int enter_at_ours(int signo, uint64_t clients_flags)
 		.handler = (uint64_t)(uintptr_t)trap_signal_entry,
 		.flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | SA_RESTORER | (clients_flags & KERNELS_FLAGS),
 		.restorer = (uint64_t)(uintptr_t)trap_sigreturn,
-		.mask = ~(ALWAYS_OURS | BIT(SIGTRAP)),
+		.mask = ~(BIT(SIGSYS) | BIT(SIGTRAP)),
 	};
 	int r = kernel_sigaction(signo, &act, NULL);
 
@@ -216,6 +216,7 @@ void trap_deliver(struct trap_thread *t, int signo, siginfo_t *si, ucontext_t *u
 	struct kernel_action act;
 
 	leave_thunk(t, &uc->uc_mcontext.gregs[REG_RIP]);
+	abi_signal_comes(signo, si);
 	pthread_mutex_lock(&lock);
 	act = table[signo];
 	if (act.handler == (uint64_t)(uintptr_t)SIG_DFL ||
@@ -223,7 +224,7 @@ void trap_deliver(struct trap_thread *t, int signo, siginfo_t *si, ucontext_t *u
 		default_action(signo, si);
 	} else if (act.handler != (uint64_t)(uintptr_t)SIG_IGN) {
 		if (act.flags & (uint32_t)SA_RESETHAND) {
-			memset(&table[signo], 0, sizeof(table[signo]));
+			table[signo].handler = (uint64_t)(uintptr_t)SIG_DFL;
 			if (!(ALWAYS_OURS & BIT(signo)))
 				kernel_default(signo);
 		}
@@ -238,21 +239,23 @@ void trap_in_service(int signo, siginfo_t *si, ucontext_t *uc)
 	int saved = errno;
 
 	if (raised_by_instruction(signo, si)) {
+		/* it may jump away */
+		syscall(SYS_rt_sigprocmask, SIG_SETMASK, trap_mask(uc), NULL, 8);
 		host_handler[signo](signo, si, uc);
 	} else if (signo == SIGSYS) { /* a filter of the client's forbids what we need */
 		kernel_default(signo);
 		queue_again(signo, si);
-	} else if (!abi_fault_keep(signo, si)) {
-		*trap_mask(uc) |= BIT(signo);
-		queue_again(signo, si);
-		userkvm_signal_ran();
+	} else {
+		const uint64_t *clients = trap_self()->clients_mask;
+		bool waits = clients && !(*clients & BIT(signo)); /* else it may have ended the run only */
+		bool kept = abi_fault_keep(signo, si);
+
+		if (!kept)
+			abi_signal_leave_pending(signo, si, uc, waits);
+		if (waits || !kept)
+			userkvm_signal_ran();
 	}
 	errno = saved;
-}
-
-uint16_t trap_open_faults(ucontext_t *uc)
-{
-	return *trap_mask(uc) & FAULTS ? abi_faults_open() : 0;
 }
 
 void trap_signals_before_run(struct trap_call *c)

@@ -61,6 +61,7 @@ struct trap_thread {
 	bool by_kernel;	 /* no thread of the C library's: main, or a child of fork or vfork */
 	bool vforked;	 /* shares its parent's memory until it execs: little is served */
 	bool blocks_sys; /* the client believes SIGSYS to be blocked */
+	const uint64_t *clients_mask; /* in service: what the client blocks */
 	stack_t altstack; /* the client's */
 	stack_t service_stack; /* the kernel's idea of it: ours */
 	uint32_t *clear_tid;
@@ -123,8 +124,6 @@ size_t trap_fpstate_size(const ucontext_t *uc);
 /* A copy of a context whose floating-point state lies at fpstate, of trap_fpstate_size() bytes. */
 void trap_copy_context(void *to, const ucontext_t *uc, void *fpstate);
 bool trap_on_stack(const stack_t *s, uint64_t sp);
-/* Invariant 3 of signal.c, for a client that blocks them itself: for abi_faults_shut(), if not 0. */
-uint16_t trap_open_faults(ucontext_t *uc);
 /* The signals that the client has open end its KVM_RUN. */
 void trap_signals_before_run(struct trap_call *c);
 /* KVM_SET_SIGNAL_MASK has let signals in: those without a handler shall not end the program. */

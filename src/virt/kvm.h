@@ -279,7 +279,7 @@ void kvm_vcpu_leave_guest_mode(struct kvm_vcpu *vcpu);
 /*
  * The vCPU whose KVM_RUN this thread is in (kvm_get_running_vcpu), NULL
  * outside. kvm_vcpu_load() is called first in KVM_RUN, kvm_vcpu_put() last;
- * load clears signal_seen.
+ * load clears signal_seen, unless a signal is held already (host/service.h).
  */
 void kvm_vcpu_load(struct kvm_vcpu *vcpu);
 void kvm_vcpu_put(struct kvm_vcpu *vcpu);

@@ -14,6 +14,7 @@
  *
  * Signal-safe: kvm_vcpu_kick, kvm_vcpu_wake_up, kvm_running_vcpu_signal.
  */
+#include "host/service.h"
 #include "lib/futex.h"
 #include "trace/trace.h"
 #include "virt/kvm.h"
@@ -31,6 +32,9 @@ void kvm_vcpu_load(struct kvm_vcpu *vcpu)
 {
 	__atomic_store_n(&vcpu->signal_seen, 0, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&running_vcpu, vcpu, __ATOMIC_SEQ_CST);
+	/* one that came on the way here waits for the end of this run, and so ends it */
+	if (unlikely(host_service.held))
+		__atomic_store_n(&vcpu->signal_seen, 1, __ATOMIC_SEQ_CST);
 }
 
 void kvm_vcpu_put(struct kvm_vcpu *vcpu)
