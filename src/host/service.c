@@ -19,6 +19,17 @@ void host_service_tell(void (*signal_held)(void))
 	__atomic_store_n(&tell, signal_held, __ATOMIC_RELEASE);
 }
 
+/* Linux's own masks: the C library's functions leave out two signals that are its. */
+static uint64_t *kernel_mask(ucontext_t *uc)
+{
+	return (uint64_t *)(void *)&uc->uc_sigmask;
+}
+
+static void change_mask(int how, const uint64_t *set, uint64_t *old)
+{
+	syscall(SYS_rt_sigprocmask, how, set, old, sizeof(*set));
+}
+
 static int queue_to_self(int signo, siginfo_t *si)
 {
 	return (int)syscall(SYS_rt_tgsigqueueinfo, getpid(), (pid_t)syscall(SYS_gettid), signo, si);
@@ -94,15 +105,13 @@ static void send_bare(int signo)
 
 void host_signal_leave_pending(int signo, siginfo_t *si, ucontext_t *uc, bool clients_next)
 {
+	uint64_t set = BIT_ULL(signo - 1);
 	int saved = errno;
-	sigset_t set;
 
 	if (clients_next)
 		keep_first(signo, si);
-	sigaddset(&uc->uc_sigmask, signo);
-	sigemptyset(&set);
-	sigaddset(&set, signo);
-	pthread_sigmask(SIG_BLOCK, &set, NULL); /* with SA_NODEFER it is open here */
+	*kernel_mask(uc) |= set;
+	change_mask(SIG_BLOCK, &set, NULL); /* with SA_NODEFER it is open here */
 	if (queue_to_self(signo, si))
 		send_bare(signo);
 	errno = saved;
@@ -117,14 +126,6 @@ void host_signal_held(int signo)
 		fn();
 }
 
-/* The held ones are open in *mask. */
-static void open_held(sigset_t *mask)
-{
-	for (int n = 1; n <= 64; n++)
-		if (host_service.held & BIT_ULL(n - 1))
-			sigdelset(mask, n);
-}
-
 bool host_signal_hold(int signo, siginfo_t *si, ucontext_t *uc)
 {
 	if (host_in_service()) {
@@ -133,7 +134,7 @@ bool host_signal_hold(int signo, siginfo_t *si, ucontext_t *uc)
 		return true;
 	}
 	if (host_service.held) { /* the work is over, and they were first */
-		open_held(&uc->uc_sigmask);
+		*kernel_mask(uc) &= ~host_service.held;
 		host_service_release();
 	}
 	host_signal_comes(signo, si);
@@ -142,15 +143,14 @@ bool host_signal_hold(int signo, siginfo_t *si, ucontext_t *uc)
 
 void host_service_release(void)
 {
+	uint64_t all = ~0ULL, mask;
 	int saved = errno;
-	sigset_t all, mask;
 
 	/* No handler between the two: it could jump away, and leave them blocked. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &mask);
-	open_held(&mask);
+	change_mask(SIG_SETMASK, &all, &mask);
+	mask &= ~host_service.held;
 	host_service.held = 0;
 	host_fault_release();
-	pthread_sigmask(SIG_SETMASK, &mask, NULL);
+	change_mask(SIG_SETMASK, &mask, NULL);
 	errno = saved;
 }
