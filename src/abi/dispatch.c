@@ -264,6 +264,11 @@ bool abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset)
 	return may;
 }
 
+bool abi_in_service(void)
+{
+	return host_in_service();
+}
+
 void abi_mapping_begin(struct abi_mapping_change *c, const void *addr, size_t length)
 {
 	hva_t start = (hva_t)(uintptr_t)addr;

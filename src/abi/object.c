@@ -38,6 +38,7 @@
 #include "host/memory.h"
 #include "host/service.h"
 #include "lib/error.h"
+#include "lib/fork.h"
 #include "virt/iodev.h"
 
 #define FD_CHUNK 1024
@@ -51,16 +52,12 @@ static struct {
 	struct abi_object **chunks[FD_CHUNKS]; /* fd table, in pieces */
 } abi = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
-static void after_fork_in_child(void)
+/* The child closes what it has of the parent's; the list is whole at any time. */
+static void unlock_in_child(void)
 {
-	/* The thread that held it is not in the child. */
 	pthread_mutex_init(&abi.lock, NULL);
 }
-
-static void at_fork_once(void)
-{
-	pthread_atfork(NULL, NULL, after_fork_in_child);
-}
+LIB_IN_FORKED_CHILD(unlock_in_child)
 
 static struct abi_object **slot_of(int fd, bool make)
 {
@@ -183,12 +180,10 @@ int abi_new_file(const char *name, bool cloexec)
 
 int abi_object_bind(int fd, enum abi_kind kind, struct kvm *kvm, struct kvm_vcpu *vcpu)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	struct abi_object *o, **slot;
 	struct stat st;
 	int r = 0;
 
-	pthread_once(&once, at_fork_once);
 	if (!abi_identify(fd, &st))
 		return err_born(errno, "fstat of a new descriptor");
 	pthread_mutex_lock(&abi.lock);

@@ -39,6 +39,7 @@
 #include "host/service.h"
 #include "host/timer.h"
 #include "lib/error.h"
+#include "lib/fork.h"
 
 #define WORD_BYTES sizeof(uint64_t)
 #define WORD_PAGES 64
@@ -65,16 +66,11 @@ static struct {
 	} pagemap;
 } idle = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
-static void after_fork_in_child(void)
+static void unlock_in_child(void)
 {
-	/* The thread that held it is not in the child. */
 	pthread_mutex_init(&idle.lock, NULL);
 }
-
-static void at_fork_once(void)
-{
-	pthread_atfork(NULL, NULL, after_fork_in_child);
-}
+LIB_IN_FORKED_CHILD(unlock_in_child)
 
 /* --- the index --- */
 
@@ -219,14 +215,12 @@ static int start_index(void)
 
 static int open_bitmap(int flags)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	int fd, r;
 
 	if (!kvm_mmu_params()->ept)
 		return err_born(ENOENT, "no idle page tracking with ept=0");
 	if (!may_open())
 		return err_born(EACCES, "the page idle bitmap is root's");
-	pthread_once(&once, at_fork_once);
 	r = host_fault_init();
 	if (r)
 		return r;

@@ -30,6 +30,7 @@
 #include "control/internal.h"
 #include "host/thread.h"
 #include "lib/error.h"
+#include "lib/fork.h"
 #include "lib/log.h"
 #include "virt/kvm.h"
 
@@ -183,6 +184,7 @@ static void after_fork_in_child(void)
 		close_fd(listener.fd);
 	listener.fd = -1;
 }
+LIB_IN_FORKED_CHILD(after_fork_in_child)
 
 static int listen_here(void)
 {
@@ -215,7 +217,6 @@ static void start_once(void)
 	control_light_beacon();
 	if (want && strcmp(want, "0") == 0)
 		return;
-	pthread_atfork(NULL, NULL, after_fork_in_child);
 	if (listen_here())
 		return;
 	if (host_thread_start(&t, "userkvm-control", server, NULL)) {

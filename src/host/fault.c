@@ -26,6 +26,7 @@
 #include "host/fault_mask.h"
 #include "host/service.h"
 #include "lib/error.h"
+#include "lib/fork.h"
 
 #include <dlfcn.h>
 #include <pthread.h>
@@ -43,6 +44,12 @@ static struct {
 	struct sigaction client[_NSIG];
 	struct sigaction before[_NSIG]; /* what client[] replaced, without interposition */
 } fault = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static void unlock_in_child(void)
+{
+	pthread_mutex_init(&fault.lock, NULL);
+}
+LIB_IN_FORKED_CHILD(unlock_in_child)
 
 static __thread struct {
 	host_fault_hook *fn;

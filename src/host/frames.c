@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 
 #include "host/memory.h"
+#include "lib/fork.h"
 
 #define CHUNK_SIZE (2ULL << 20)
 
@@ -22,6 +23,14 @@ static struct frame_pool {
 	char *fresh, *fresh_end;   /* the rest of the newest chunk */
 	uint64_t in_use;	   /* (a) */
 } pool = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+/* Free frames may be half taken there; the child begins a chunk of its own. */
+static void forget_in_child(void)
+{
+	memset(&pool, 0, sizeof(pool));
+	pthread_mutex_init(&pool.lock, NULL);
+}
+LIB_IN_FORKED_CHILD(forget_in_child)
 
 /* pool.lock held. The chunk is aligned to its size, so huge pages can back it. */
 static bool map_chunk(void)

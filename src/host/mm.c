@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "host/memory.h"
+#include "lib/fork.h"
 #include "lib/rcu.h"
 
 struct mapping {
@@ -38,6 +39,12 @@ static pthread_mutex_t snapshot_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct snapshot *current; /* (r) NULL: unknown */
 
 static bool userfault_seen; /* (a) */
+
+static void unlock_in_child(void)
+{
+	pthread_mutex_init(&snapshot_lock, NULL);
+}
+LIB_IN_FORKED_CHILD(unlock_in_child)
 
 /* The whole of a file of /proc as a string; NULL when it cannot be had. */
 static char *read_proc(const char *path)

@@ -1,6 +1,7 @@
 /*
  * Starting our own threads: signals are blocked in the parent around
- * pthread_create(), so there is no moment at which the child could take one.
+ * pthread_create(), so there is no moment at which the child could take one. They
+ * are in service all their lives: what they call is never the client's doing.
  * And what is to be known of a thread of anybody's.
  */
 #include "host/thread.h"
@@ -12,19 +13,40 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "host/service.h"
 #include "lib/error.h"
+
+struct start {
+	void *(*fn)(void *);
+	void *arg;
+};
+
+static void *thread_main(void *arg)
+{
+	struct start s = *(struct start *)arg;
+
+	free(arg);
+	host_service_begin();
+	return s.fn(s.arg);
+}
 
 int host_thread_start(pthread_t *out, const char *name, void *(*fn)(void *), void *arg)
 {
+	struct start *s = malloc(sizeof(*s));
 	sigset_t all, old;
 	int err;
 
+	if (!s)
+		return err_born(ENOMEM, "cannot start thread %s", name);
+	*s = (struct start){ fn, arg };
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	err = pthread_create(out, NULL, fn, arg);
+	err = pthread_create(out, NULL, thread_main, s);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (err)
+	if (err) {
+		free(s);
 		return err_born(err, "cannot start thread %s", name);
+	}
 	pthread_setname_np(*out, name);
 	return 0;
 }

@@ -16,11 +16,13 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <time.h>
 
 #include "host/thread.h"
 #include "lib/error.h"
+#include "lib/fork.h"
 
 #define NOT_ARMED SIZE_MAX
 #define NSEC_PER_SEC 1000000000ULL
@@ -44,6 +46,14 @@ static struct {
 	pthread_t thread;
 	bool started;
 } timers = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+/* Its timers are the parent's, as the thread is. */
+static void forget_in_child(void)
+{
+	memset(&timers, 0, sizeof(timers));
+	pthread_mutex_init(&timers.lock, NULL);
+}
+LIB_IN_FORKED_CHILD(forget_in_child)
 
 static uint64_t now_of(clockid_t clock)
 {

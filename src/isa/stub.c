@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 
 #include "isa/stub.h"
+#include "lib/fork.h"
 #include "lib/log.h"
 
 #define CHUNK_BYTES (16u << 20)
@@ -31,6 +32,13 @@ static struct {
 	bool complained;    /* that no chunk was to be had */
 	const struct silicon_op *bucket[NR_BUCKETS];
 } arena = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+/* What is in the buckets is whole at any time. */
+static void unlock_in_child(void)
+{
+	pthread_mutex_init(&arena.lock, NULL);
+}
+LIB_IN_FORKED_CHILD(unlock_in_child)
 
 static bool append_chunk(void)
 {

@@ -1,45 +1,20 @@
 /*
- * RCU thread registration.
- *
- * Invariant: a thread is in liburcu's registry exactly while
- * lib_rcu_registered is set; a pthread key's destructor takes it out when the
- * thread ends, since liburcu walks the registry's thread-local storage.
+ * RCU over fork().
  */
 #include "lib/rcu.h"
 
 #include <pthread.h>
 
-__thread int lib_rcu_registered;
-
-static pthread_key_t key;
-static pthread_once_t key_once = PTHREAD_ONCE_INIT;
-
-static void thread_ends(void *arg)
+/*
+ * Invariant: readers of other threads do not keep a forked child waiting; liburcu takes them out of its registry,
+ * which nobody changes while the process is copied.
+ */
+__attribute__((constructor)) static void over_fork(void)
 {
-	if (lib_rcu_registered) {
-		lib_rcu_registered = 0;
-		urcu_memb_unregister_thread();
-	}
-}
-
-static void make_key(void)
-{
-	pthread_key_create(&key, thread_ends);
-}
-
-void lib_rcu_register_thread(void)
-{
-	if (lib_rcu_registered)
-		return;
-	pthread_once(&key_once, make_key);
-	urcu_memb_register_thread();
-	lib_rcu_registered = 1;
-	pthread_setspecific(key, &lib_rcu_registered);
+	pthread_atfork(urcu_bp_before_fork, urcu_bp_after_fork_parent, urcu_bp_after_fork_child);
 }
 
 void lib_rcu_synchronize(void)
 {
-	if (!lib_rcu_registered)
-		lib_rcu_register_thread();
-	urcu_memb_synchronize_rcu();
+	urcu_bp_synchronize_rcu();
 }

@@ -102,12 +102,28 @@ static uint64_t age_as(struct kvm *kvm, int as_id, gfn_t start, gfn_t end, bool 
 	return young;
 }
 
+void mmu_age_begin(struct kvm *kvm)
+{
+	__atomic_fetch_add(&kvm->mmu_vm->agers, 1, __ATOMIC_SEQ_CST);
+}
+
+/* What another has found accessed, and not yet flushed, looks old to us: so we flush too. */
+void mmu_age_end(struct kvm *kvm, uint64_t young)
+{
+	uint32_t *agers = &kvm->mmu_vm->agers;
+
+	if (young || __atomic_load_n(agers, __ATOMIC_SEQ_CST) > 1)
+		kvm_flush_remote_tlbs(kvm);
+	__atomic_fetch_sub(agers, 1, __ATOMIC_SEQ_CST);
+}
+
 uint64_t kvm_mmu_age(struct kvm *kvm, int as_id, gfn_t start, gfn_t end)
 {
-	uint64_t young = age_as(kvm, as_id, start, end, false);
+	uint64_t young;
 
-	if (young)
-		kvm_flush_remote_tlbs(kvm);
+	mmu_age_begin(kvm);
+	young = age_as(kvm, as_id, start, end, false);
+	mmu_age_end(kvm, young);
 	mmu_verify(kvm, "aging");
 	return young;
 }
@@ -153,9 +169,9 @@ void kvm_mmu_age_hva_range(hva_t start, hva_t end)
 	for (vm = mmu_vms_lock(); vm; vm = vm->next_vm) {
 		uint64_t young = 0;
 
+		mmu_age_begin(vm->kvm);
 		mmu_age_hva(vm->kvm, start, end, false, &young);
-		if (young)
-			kvm_flush_remote_tlbs(vm->kvm);
+		mmu_age_end(vm->kvm, young);
 	}
 	mmu_vms_unlock();
 }

@@ -106,11 +106,11 @@ static int set_idle(struct kvm_mmu_vm *vms, const hva_t *hva, unsigned n)
 	for (struct kvm_mmu_vm *vm = vms; vm; vm = vm->next_vm) {
 		uint64_t young = 0;
 
+		mmu_age_begin(vm->kvm);
 		for (unsigned i = 0; i < n; i++)
 			if (mmu_age_hva(vm->kvm, hva[i], hva[i] + PAGE_SIZE, false, &young))
 				used |= BIT_ULL(i);
-		if (young)
-			kvm_flush_remote_tlbs(vm->kvm);
+		mmu_age_end(vm->kvm, young);
 	}
 	for (unsigned i = 0; i < n && !r; i++)
 		if (used & BIT_ULL(i))

@@ -9,7 +9,6 @@
 #ifndef USERKVM_MMU_INTERNAL_H
 #define USERKVM_MMU_INTERNAL_H
 
-#include <signal.h>
 
 #include "mmu/mmu.h"
 #include "mmu/spte.h"
@@ -50,6 +49,7 @@ struct kvm_mmu_vm {
 	struct shadow_vm *shadow;		       /* (c) ept=0: the shadow pages */
 	bool nx_disabled; /* (c) once there are vCPUs: KVM_CAP_VM_DISABLE_NX_HUGE_PAGES */
 	struct nx_recovery *nx; /* roots_lock; NULL: no thread (nx_huge.c) */
+	uint32_t agers; /* (a) between mmu_age_begin() and mmu_age_end() */
 	struct kvm_mmu_vm *next_vm; /* vms_lock (slots.c) */
 	uint64_t number;	    /* (c) once linked: VMs are counted from 1 */
 };
@@ -195,9 +195,14 @@ void mmu_slots_changed(struct kvm *kvm);
 
 /* --- age.c --- */
 /*
+ * Around aging in one VM; young: pages that had been accessed. After the end no processor holds a
+ * translation from before the begin, be it that another ager has taken the accessed state.
+ */
+void mmu_age_begin(struct kvm *kvm);
+void mmu_age_end(struct kvm *kvm, uint64_t young);
+/*
  * vms_lock. Ages host memory [start, end) in one VM (test: asks only); *young is
- * raised by the 4 KiB pages that its guest had accessed, and a flush owed for
- * them. True: it is memory of the VM.
+ * raised by the 4 KiB pages that its guest had accessed. Between begin and end. True: it is memory of the VM.
  */
 bool mmu_age_hva(struct kvm *kvm, hva_t start, hva_t end, bool test, uint64_t *young);
 

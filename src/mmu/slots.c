@@ -10,11 +10,11 @@
  * lock of a VM held.
  */
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 
 #include "host/memory.h"
 #include "lib/error.h"
+#include "lib/fork.h"
 #include "lib/rcu.h"
 #include "mmu/check.h"
 #include "mmu/look.h"
@@ -24,7 +24,14 @@
 static pthread_mutex_t vms_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct kvm_mmu_vm *vms; /* vms_lock to change, atomic to look whether there are any */
 static uint64_t last_vm;       /* vms_lock */
-static uint64_t vms_mm;	       /* (a) whose VMs they are: a forked child has none, and the lock may be stuck */
+static uint64_t vms_mm;	       /* (a) whose VMs they are: not those of a child that was made by a bare clone() */
+
+static void forget_in_child(void)
+{
+	vms = NULL;
+	pthread_mutex_init(&vms_lock, NULL);
+}
+LIB_IN_FORKED_CHILD(forget_in_child)
 
 bool mmu_have_vms(void)
 {

@@ -16,6 +16,7 @@
 #include <time.h>
 
 #include "abi/abi.h"
+#include "lib/fork.h"
 #include "preload/real.h"
 #include "userkvm/userkvm.h"
 
@@ -27,6 +28,14 @@ struct async_run {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct async_run *runs;
+
+/* Whoever forks is not in KVM_RUN. */
+static void forget_in_child(void)
+{
+	runs = NULL;
+	pthread_mutex_init(&lock, NULL);
+}
+LIB_IN_FORKED_CHILD(forget_in_child)
 
 static int run_cancellable(int fd, unsigned long request, unsigned long arg)
 {

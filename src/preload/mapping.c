@@ -8,7 +8,8 @@
  * madvise that drops pages, mmap at a fixed address, and two ioctls of
  * userfaultfd. And MADV_COLD, since the guest's accesses are seen in our tables
  * and not in the host's only. What the library itself
- * maps is never guest memory and goes straight to libc.
+ * maps, and other libraries for it (liburcu, under locks of its own), is never guest memory
+ * and goes straight to libc.
  */
 #undef _FILE_OFFSET_BITS
 #undef _FORTIFY_SOURCE
@@ -27,13 +28,10 @@
 #include "abi/abi.h"
 #include "preload/real.h"
 
-/* Bounds of this library in memory, from the linker. */
-extern const char __ehdr_start[] __attribute__((visibility("hidden")));
-extern const char __etext[] __attribute__((visibility("hidden")));
-
-static bool is_own_code(const void *p)
+/* caller: a return address */
+static bool is_own_work(const void *caller)
 {
-	return (const char *)p >= __ehdr_start && (const char *)p < __etext;
+	return preload_is_own_code(caller) || abi_in_service();
 }
 
 static void end_keeping_errno(const struct abi_mapping_change *c)
@@ -51,7 +49,7 @@ static void end_keeping_errno(const struct abi_mapping_change *c)
 		struct abi_mapping_change c;                                                   \
 		void *p;                                                                       \
                                                                                                \
-		if (is_own_code(__builtin_return_address(0)))                                  \
+		if (is_own_work(__builtin_return_address(0)))                                  \
 			return REAL(name)(addr, length, prot, flags, fd, offset);              \
 		if (!(flags & MAP_ANONYMOUS) && !abi_may_mmap(fd, length, prot, flags, offset)) { \
 			errno = EINVAL;                                                        \
@@ -72,7 +70,7 @@ EXPORT int munmap(void *addr, size_t length)
 	struct abi_mapping_change c;
 	int r;
 
-	if (is_own_code(__builtin_return_address(0)))
+	if (is_own_work(__builtin_return_address(0)))
 		return REAL(munmap)(addr, length);
 	abi_mapping_begin(&c, addr, length);
 	r = REAL(munmap)(addr, length);
@@ -85,7 +83,7 @@ EXPORT int mprotect(void *addr, size_t length, int prot)
 	struct abi_mapping_change c;
 	int r;
 
-	if (is_own_code(__builtin_return_address(0)))
+	if (is_own_work(__builtin_return_address(0)))
 		return REAL(mprotect)(addr, length, prot);
 	abi_mapping_begin(&c, addr, length);
 	r = REAL(mprotect)(addr, length, prot);
@@ -98,6 +96,8 @@ EXPORT int pkey_mprotect(void *addr, size_t length, int prot, int pkey)
 	struct abi_mapping_change c;
 	int r;
 
+	if (is_own_work(__builtin_return_address(0)))
+		return REAL(pkey_mprotect)(addr, length, prot, pkey);
 	abi_mapping_begin(&c, addr, length);
 	r = REAL(pkey_mprotect)(addr, length, prot, pkey);
 	end_keeping_errno(&c);
@@ -113,6 +113,8 @@ EXPORT void *mremap(void *addr, size_t old_size, size_t new_size, int flags, ...
 	va_start(ap, flags);
 	new_addr = va_arg(ap, void *);
 	va_end(ap);
+	if (is_own_work(__builtin_return_address(0)))
+		return REAL(mremap)(addr, old_size, new_size, flags, new_addr);
 	/* A shared mapping may be doubled with an old size of 0; nothing goes away then. */
 	abi_mapping_begin(&from, addr, old_size);
 	abi_mapping_begin(&to, new_addr, flags & MREMAP_FIXED ? new_size : 0);
@@ -144,7 +146,7 @@ EXPORT int madvise(void *addr, size_t length, int advice)
 	struct abi_mapping_change c;
 	int r;
 
-	if (is_own_code(__builtin_return_address(0)))
+	if (is_own_work(__builtin_return_address(0)))
 		return REAL(madvise)(addr, length, advice);
 	if (!drops_pages(advice)) {
 		r = REAL(madvise)(addr, length, advice);

@@ -33,6 +33,7 @@
 #include <unistd.h>
 
 #include "abi/abi.h"
+#include "lib/fork.h"
 #include "preload/real.h"
 #include "userkvm/userkvm.h"
 
@@ -57,6 +58,12 @@ bool preload_is_own_code(const void *p)
 {
 	return (const char *)p >= __ehdr_start && (const char *)p < __etext;
 }
+
+static void unlock_in_child(void)
+{
+	pthread_mutex_init(&table.lock, NULL);
+}
+LIB_IN_FORKED_CHILD(unlock_in_child)
 
 static void send_again(int signo, siginfo_t *info)
 {

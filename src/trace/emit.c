@@ -20,6 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "lib/fork.h"
 #include "lib/log.h"
 #include "trace/probes.h"
 #include "trace/ring.h"
@@ -212,6 +213,8 @@ static void switch_events(const uint8_t *enabled)
 static void forget_in_child(void)
 {
 	pthread_mutex_init(&state.lock, NULL);
+	if (!state.prepared)
+		return;
 	switch_events(NULL);
 	if (state.file)
 		munmap(state.file, state.mapped);
@@ -219,6 +222,7 @@ static void forget_in_child(void)
 	memset(&self, 0, sizeof(self));
 	pthread_setspecific(state.thread_end, NULL);
 }
+LIB_IN_FORKED_CHILD(forget_in_child)
 
 static bool sane(const struct trace_ring_file *f, uint64_t bytes)
 {
@@ -253,7 +257,6 @@ static void attach_to(const char *path)
 			munmap(f, (size_t)st.st_size);
 			return;
 		}
-		pthread_atfork(NULL, NULL, forget_in_child);
 		state.prepared = true;
 	}
 	state.mapped = (uint64_t)st.st_size;

@@ -14,6 +14,7 @@
 #include "host/memory.h"
 #include "host/thread.h"
 #include "lib/error.h"
+#include "lib/fork.h"
 #include "trace/trace.h"
 #include "virt/internal.h"
 
@@ -91,11 +92,11 @@ static void forget_in_child(void)
 	async_pf.idle = 0;
 	async_pf.all = async_pf.free = async_pf.wanted = NULL;
 }
+LIB_IN_FORKED_CHILD(forget_in_child)
 
 /* Lock held. */
 static void start_threads(void)
 {
-	static bool in_child_too;
 	pthread_t t;
 
 	async_pf.all = calloc(ASYNC_PF_MAX, sizeof(*async_pf.all));
@@ -109,8 +110,6 @@ static void start_threads(void)
 		pthread_detach(t);
 		async_pf.idle++;
 	}
-	if (!in_child_too)
-		in_child_too = pthread_atfork(NULL, NULL, forget_in_child) == 0;
 }
 
 void kvm_async_pf_prepare(enum kvm_async_pf_need need)

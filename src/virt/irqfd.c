@@ -23,6 +23,7 @@
 
 #include "host/thread.h"
 #include "lib/error.h"
+#include "lib/fork.h"
 #include "lib/rcu.h"
 #include "virt/eventfd.h"
 #include "virt/iodev.h"
@@ -54,6 +55,17 @@ static struct {
 	struct irqfd **slots;
 	uint32_t nr_slots, generation;
 } irqfds = { .lock = PTHREAD_MUTEX_INITIALIZER, .epoll_fd = -1 };
+
+/* Its irqfds are the parent's, as the thread and what epoll has are. */
+static void forget_in_child(void)
+{
+	if (irqfds.epoll_fd >= 0)
+		syscall(SYS_close, irqfds.epoll_fd);
+	memset(&irqfds, 0, sizeof(irqfds));
+	irqfds.epoll_fd = -1;
+	pthread_mutex_init(&irqfds.lock, NULL);
+}
+LIB_IN_FORKED_CHILD(forget_in_child)
 
 static void inject(struct irqfd *i)
 {

@@ -13,6 +13,7 @@
 
 #include "host/memory.h"
 #include "lib/error.h"
+#include "lib/fork.h"
 #include "lib/log.h"
 #include "mmu/mmu.h"
 #include "trace/trace.h"
@@ -27,6 +28,13 @@
 
 static pthread_mutex_t vpid_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t vpid_bitmap[VMX_NR_VPIDS / 64];
+
+static void forget_in_child(void)
+{
+	memset(vpid_bitmap, 0, sizeof(vpid_bitmap));
+	pthread_mutex_init(&vpid_lock, NULL);
+}
+LIB_IN_FORKED_CHILD(forget_in_child)
 
 const struct vmx_services *vmx_services;
 

@@ -2,6 +2,8 @@
  * Aging, entry by entry. meson.build runs it with accessed bits and without. Under load, with the real processor:
  * test_age_load.c.
  */
+#include "mmu/internal.h"
+
 #include "fixture.h"
 
 #include "use.h"
@@ -107,12 +109,31 @@ static void an_aged_huge_leaf_is_split_as_it_is(void **state)
 	assert_int_equal(kvm_mmu_test_age(vm, 0, 512, ~0ULL), 2);
 }
 
+/* It has taken the accessed state, and not flushed: processors may go on with what they have. */
+static void another_ager_in_between_is_flushed_for(void **state)
+{
+	uint64_t *requests = &vm->stat.remote_tlb_flush_requests, before;
+
+	make_memory(0);
+	kvm_mmu_age(vm, 0, 0, ~0ULL);
+	before = *requests;
+	mmu_age_begin(vm); /* the other */
+	assert_int_equal(kvm_mmu_age(vm, 0, 0, ~0ULL), 0);
+	assert_int_equal(*requests, before + 1);
+	kvm_mmu_age_hva_range((uintptr_t)mem, (uintptr_t)mem + 4096);
+	assert_int_equal(*requests, before + 2);
+	mmu_age_end(vm, 0);
+	assert_int_equal(kvm_mmu_age(vm, 0, 0, ~0ULL), 0);
+	assert_int_equal(*requests, before + 2);
+}
+
 static const struct CMUnitTest tests[] = {
 	TEST(aged_pages_are_idle_until_they_are_used),
 	TEST(host_memory_is_aged_in_every_slot_that_has_it),
 	TEST(aging_takes_no_write_access_for_good),
 	TEST(dirty_log_misses_no_write_to_an_aged_page),
 	TEST(an_aged_huge_leaf_is_split_as_it_is),
+	TEST(another_ager_in_between_is_flushed_for),
 };
 
 int main(void)
