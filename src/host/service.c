@@ -72,6 +72,14 @@ static void keep_first(int signo, siginfo_t *si)
 	*si = (siginfo_t){ .si_signo = signo, .si_errno = PLACEHOLDER, .si_code = SI_QUEUE };
 }
 
+static bool is_pending(int signo)
+{
+	uint64_t set = 0;
+
+	syscall(SYS_rt_sigpending, &set, sizeof(set));
+	return set & BIT_ULL(signo - 1);
+}
+
 void host_signal_comes(int signo, siginfo_t *si)
 {
 	unsigned i = find_first(signo);
@@ -81,6 +89,10 @@ void host_signal_comes(int signo, siginfo_t *si)
 	if (i == NR_FIRST)
 		return;
 	last = si->si_errno == PLACEHOLDER;
+	if (!last && !is_pending(signo)) { /* the placeholder is gone, with what was ignored meanwhile */
+		first[i].signo = 0;
+		return;
+	}
 	memcpy(came, si, SIGINFO_BYTES);
 	memcpy(si, first[i].si, SIGINFO_BYTES);
 	memcpy(first[i].si, came, SIGINFO_BYTES);

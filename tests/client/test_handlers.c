@@ -274,6 +274,50 @@ static void queued_signals_come_in_order(void **state)
 	close_writing();
 }
 
+/* What is pending goes with SIG_IGN; of the signals after it each has its own. */
+static void *sends_one(void *arg)
+{
+	struct timespec pause = {.tv_nsec = 200000};
+
+	nanosleep(&pause, NULL);
+	pthread_kill(*(pthread_t *)arg, SIGUSR1);
+	pthread_sigqueue(*(pthread_t *)arg, SIGRTMIN + 1, (union sigval){.sival_int = 7});
+	return NULL;
+}
+
+static void ignores_the_other(int signo)
+{
+	signal(SIGRTMIN + 1, SIG_IGN);
+}
+
+static void what_is_ignored_is_forgotten(void **state)
+{
+	struct sigaction sa = {.sa_sigaction = notes_value, .sa_flags = SA_SIGINFO};
+	struct sigaction first = {.sa_handler = ignores_the_other};
+	pthread_t self = pthread_self(), sender;
+
+	sigaddset(&first.sa_mask, SIGRTMIN + 1);
+	assert_int_equal(sigaction(SIGUSR1, &first, NULL), 0);
+	open_writing();
+	failures = 0;
+	for (int round = 0; round < ROUNDS; round++) {
+		handled = 0;
+		assert_int_equal(sigaction(SIGRTMIN + 1, &sa, NULL), 0);
+		assert_int_equal(pthread_create(&sender, NULL, sends_one, &self), 0);
+		assert_fails(ioctl(c.vcpu, KVM_RUN, 0), EINTR);
+		pthread_join(sender, NULL);
+		handled = 0; /* it may have been first */
+		assert_int_equal(sigaction(SIGRTMIN + 1, &sa, NULL), 0);
+		for (int i = 0; i < 3; i++)
+			pthread_sigqueue(self, SIGRTMIN + 1, (union sigval){.sival_int = i});
+		assert_int_equal(handled, 3);
+		for (int i = 0; i < 3; i++)
+			assert_int_equal(got[i], i);
+	}
+	assert_int_equal(failures, 0);
+	close_writing();
+}
+
 static volatile int mask_seen;
 
 static void looks_at_mask(int signo)
@@ -411,6 +455,7 @@ int main(void)
 		cmocka_unit_test(a_sent_fault_waits_too),
 		cmocka_unit_test(a_signal_on_the_way_into_kvm_run_ends_it),
 		cmocka_unit_test(queued_signals_come_in_order),
+		cmocka_unit_test(what_is_ignored_is_forgotten),
 		cmocka_unit_test(masks_are_the_clients),
 		cmocka_unit_test(a_handler_for_once_runs_once),
 		cmocka_unit_test(a_handler_for_once_waits_behind_a_run_that_it_ends),
