@@ -91,7 +91,7 @@ int virt_eventfd_get(int client_fd, struct virt_eventfd *out)
 	if (err)
 		close_foreign((int)fd);
 	else
-		out->fd = (int)fd;
+		*out = (struct virt_eventfd){ (int)fd, !(syscall(SYS_fcntl, fd, F_GETFL) & O_NONBLOCK), out->id };
 	return err;
 }
 
@@ -104,9 +104,11 @@ void virt_eventfd_put(struct virt_eventfd *e)
 
 void virt_eventfd_signal(const struct virt_eventfd *e)
 {
+	struct pollfd room = { .fd = e->fd, .events = POLLOUT };
 	uint64_t one = 1;
 
-	/* A full counter is readable already: there is nothing to add. */
+	if (e->blocks && poll(&room, 1, 0) != 1)
+		return;
 	(void)!syscall(SYS_write, e->fd, &one, sizeof(one));
 }
 

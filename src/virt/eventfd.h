@@ -9,6 +9,7 @@
 /* A client's eventfd, kept open by a descriptor of ours. */
 struct virt_eventfd {
 	int fd;	     /* ours; -1 none */
+	bool blocks; /* no O_NONBLOCK when the client gave it */
 	uint64_t id; /* the kernel's number of the eventfd: same for all its duplicates */
 };
 
@@ -22,7 +23,7 @@ must_check int virt_eventfd_id(int client_fd, uint64_t *id);
  */
 void virt_eventfd_set_close(int (*fn)(int fd));
 void virt_eventfd_put(struct virt_eventfd *e);
-/* Add one to the counter. */
+/* Add one to the counter; never blocks, as a full one is readable already. */
 void virt_eventfd_signal(const struct virt_eventfd *e);
 /* Take what is there without blocking; false when there was nothing. */
 bool virt_eventfd_consume(const struct virt_eventfd *e);

@@ -125,6 +125,24 @@ static void eventfd_lives_on_after_the_client_closed_its_descriptor(void **state
 	close(other);
 }
 
+/* write(2) would wait for a reader: the vCPU, and a signal with it. */
+static void a_full_counter_does_not_hold_the_vcpu_up(void **state)
+{
+	uint64_t almost = UINT64_MAX - 2;
+	int fd = eventfd(0, 0);
+
+	assert_int_equal(write(fd, &almost, 8), 8);
+	assert_int_equal(assign(fd, 0x2000, 4, 0, 0), 0);
+	alarm(10);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(poke(KVM_MMIO_BUS, 0x2000, 4, 9), 0);
+	alarm(0);
+	assert_int_equal(ticks(fd), UINT64_MAX - 1);
+	assert_int_equal(poke(KVM_MMIO_BUS, 0x2000, 4, 9), 0);
+	assert_int_equal(ticks(fd), 1);
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -136,6 +154,7 @@ int main(void)
 		T(wrong_arguments_are_refused),
 		T(deassignment_needs_the_same_description),
 		T(eventfd_lives_on_after_the_client_closed_its_descriptor),
+		T(a_full_counter_does_not_hold_the_vcpu_up),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
