@@ -90,9 +90,9 @@ struct abi_mapping_change {
 	uint64_t opaque[3];
 };
 void abi_mapping_begin(struct abi_mapping_change *c, const void *addr, size_t length);
+void abi_mapping_end(const struct abi_mapping_change *c);
 /* Is this thread in a call of ours, or one of our own? What it maps is not the client's doing then. */
 bool abi_in_service(void);
-void abi_mapping_end(const struct abi_mapping_change *c);
 /* MADV_COLD: guests have not accessed that memory for long, until they do again. */
 void abi_memory_cold(const void *addr, size_t length);
 /*
