@@ -318,11 +318,15 @@ struct tlb_sub {
 	uint16_t filled[ISA_TLB_ENTRIES];
 	uint32_t nr_filled;
 };
-/* A cached guest PDE: where the page table is and what its parents allow. */
+/*
+ * What a walk has learned of 2 MiB of linear addresses: the PDE that refers to
+ * their page table, or the entry of the larger page that maps them.
+ */
 struct pde_cache_entry {
 	uint64_t tag; /* (gva >> 21) + 1; 0: empty */
-	gpa_t table;
-	uint64_t rights; /* PTE_RW, PTE_US, PTE_XD combined */
+	uint64_t e;
+	uint64_t rights; /* PTE_RW, PTE_US, PTE_XD combined: of the larger page, or of all above its PTEs */
+	int level; /* of the table that e refers to, or of the larger page: 1, or 2 and 3 */
 };
 struct tlb_context {
 	bool used;

@@ -6,7 +6,7 @@
  *                 |    e[512]     what look-ups (and emitted code) test
  *                 |    side[512]  what flushes and checkers need
  *                 |    filled[]   indices in use, so that a flush costs what was filled
- *                 `- pde[64]    guest paging-structure cache
+ *                 `- pde[64]    guest paging-structure cache, and larger pages
  *            `- ept[2048]  guest-physical -> host, of the EPTP in use
  *
  * Invariants
@@ -549,7 +549,7 @@ void cpu_tlb_page_fault(struct vmx_cpu *cpu, gva_t gva)
 			continue;
 		drop_page(c, gva);
 		if (large_has(c, gva, 21) || large_has(c, gva, 30))
-			flush_fragments(c, gva, false);
+			flush_address(c, gva, false);
 	}
 }
 

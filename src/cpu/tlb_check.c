@@ -313,6 +313,11 @@ void tlb_check_used(struct vmx_cpu *cpu, enum cpu_priv priv, gva_t gva, uint32_t
 		report(cpu, "translation", m, gva, access, host);
 }
 
+static const struct pde_cache_entry *pde_entry(struct vmx_cpu *cpu, gva_t gva)
+{
+	return &cpu->tlb->cur->pde[(gva >> 21) & (PDE_CACHE_ENTRIES - 1)];
+}
+
 static struct mapping *pde_mapping(struct vmx_cpu *cpu, gva_t gva)
 {
 	struct cpu_tlb *t = cpu->tlb;
@@ -322,20 +327,33 @@ static struct mapping *pde_mapping(struct vmx_cpu *cpu, gva_t gva)
 
 void tlb_check_pde_filled(struct vmx_cpu *cpu, gva_t gva)
 {
-	fill(cpu, pde_mapping(cpu, gva), gva, 21, false);
+	const struct pde_cache_entry *c = pde_entry(cpu, gva);
+
+	fill(cpu, pde_mapping(cpu, gva), gva, c->level == 3 ? 30 : 21, false);
+}
+
+/* Does a walk find what is cached: the same page table, or larger page? Its D may have been set since. */
+static bool pde_agrees(struct vmx_cpu *cpu, gva_t gva, const struct pde_cache_entry *c)
+{
+	struct look l = { .cpu = cpu, .gva = gva };
+	bool table = c->level == 1;
+	uint64_t same = PTE_ADDR_MASK;
+
+	if (!look_down(&l, 2) || l.rights != c->rights || l.level != (table ? 2 : c->level) ||
+	    cpu_pte_is_leaf(&cpu->cs, l.e, l.level) == table)
+		return false;
+	if (!table)
+		same |= PTE_G | PTE_PWT | PTE_PCD;
+	return !((l.e ^ c->e) & same) && (table || !(c->e & ~l.e & PTE_D));
 }
 
 void tlb_check_pde_used(struct vmx_cpu *cpu, gva_t gva)
 {
-	const struct pde_cache_entry *c = &cpu->tlb->cur->pde[(gva >> 21) & (PDE_CACHE_ENTRIES - 1)];
+	const struct pde_cache_entry *c = pde_entry(cpu, gva);
 	struct mapping *m = pde_mapping(cpu, gva);
-	struct look l = { .cpu = cpu, .gva = gva };
 
-	if (may_be_stale(cpu, m))
-		return;
-	if (!look_down(&l, 2) || l.level != 2 || cpu_pte_is_leaf(&cpu->cs, l.e, 2) ||
-	    (l.e & PTE_ADDR_MASK) != c->table || l.rights != c->rights)
-		report(cpu, "page table", m, gva, CPU_READ, c->table);
+	if (!may_be_stale(cpu, m) && !pde_agrees(cpu, gva, c))
+		report(cpu, c->level == 1 ? "page table" : "larger page", m, gva, CPU_READ, c->e & PTE_ADDR_MASK);
 }
 
 void tlb_check_ept_filled(struct vmx_cpu *cpu, gpa_t gpa)

@@ -370,7 +370,7 @@ struct leaf {
 	uint64_t e;
 	gpa_t gpa; /* of the 4 KiB page */
 	int level;
-	bool cached; /* a cached PDE was used */
+	bool cached; /* an entry of the PDE cache was used */
 	bool fault;
 	uint32_t error;
 };
@@ -452,22 +452,29 @@ static struct leaf walk_cached(struct walk *w)
 		tlb_check_pde_used(w->cpu, w->gva);
 	w->nr = 0;
 	w->rights = c->rights;
-	return descend(w, c->table, 1, true);
+	if (c->level == 1)
+		return descend(w, c->e & PTE_ADDR_MASK, 1, true);
+	return (struct leaf){
+		.e = c->e, .level = c->level, .cached = true,
+		.gpa = cpu_leaf_gpa(&w->cpu->cs, c->e, c->level, w->gva),
+	};
 }
 
-/* Remember the page table of a finished, fully accessed descent. */
+/* Remember the page table, or the larger page, of a finished, fully accessed descent. */
 static void remember_pde(struct walk *w, const struct leaf *l)
 {
 	struct pde_cache_entry *c = pde_slot(w->cpu, w->gva);
+	int last = l->level == 1 ? w->nr - 2 : w->nr - 1;
 	uint64_t rights = PTE_RW | PTE_US;
 
-	if (!w->wide || l->cached || l->level != 1)
+	if (!w->wide || l->cached)
 		return;
-	for (int n = 0; n < w->nr - 1; n++) {
+	for (int n = 0; n <= last; n++) {
 		rights &= w->seen[n].val | ~(PTE_RW | PTE_US);
 		rights |= w->seen[n].val & PTE_XD;
 	}
-	c->table = w->seen[w->nr - 2].val & PTE_ADDR_MASK;
+	c->e = w->seen[last].val;
+	c->level = l->level;
 	c->rights = rights;
 	c->tag = (w->gva >> 21) + 1;
 	if (unlikely(w->cpu->tlb->check))
@@ -485,6 +492,8 @@ static bool finish(struct walk *w, const struct leaf *l, uint32_t *rights)
 			return false;
 		page_fault(w, PFERR_PRESENT_MASK);
 	}
+	if (!w->nr && dirty && !(l->e & PTE_D)) /* where D is to be set is not cached */
+		return false;
 	for (int n = 0; n < w->nr; n++) {
 		bool last = n == w->nr - 1;
 

@@ -41,6 +41,45 @@ static void invlpg_drops_every_fragment_of_a_large_page(void **state)
 	assert_ptr_equal(at(t, 0x99000), HOST(0x499000));
 }
 
+/* Pages that no look-up has been for yet, too: what a walk knows of 2 MiB of it goes. */
+static void page_fault_drops_all_that_is_known_of_a_page_of_1_gib(void **state)
+{
+	STATE;
+
+	*guest64(t, GPA_PDPT) = PTE_P | PTE_RW | PTE_PS;
+	load_guest(t);
+	assert_ptr_equal(at(t, 0x255000), HOST(0x255000));
+	assert_ptr_equal(at(t, 0x655000), HOST(0x655000));
+	*guest64(t, GPA_PDPT) = GPA_PD | PTE_P | PTE_RW | PTE_US;
+	guest64(t, GPA_PD)[3] = 0x800000 | PTE_P | PTE_RW | PTE_PS;
+	assert_ptr_equal(at(t, 0x656000), HOST(0x656000)); /* what is known may be used until then */
+	guest64(t, GPA_PD)[1] = 0x200000 | PTE_P | PTE_RW | PTE_PS;
+	assert_null(try_translate(t, 0x255000, CPU_READ, PRIV_USER)); /* #PF */
+	assert_ptr_equal(at(t, 0x657000), HOST(0x857000));
+}
+
+/* A write through what is known of a larger page sets D all the same. */
+static void first_write_to_a_large_page_sets_its_dirty_flag(void **state)
+{
+	STATE;
+	uint64_t *pde = guest64(t, GPA_PD) + 1;
+
+	*pde = 0x200000 | PTE_P | PTE_RW | PTE_PS;
+	load_guest(t);
+	assert_ptr_equal(at(t, 0x255000), HOST(0x255000));
+	assert_ptr_equal(at(t, 0x256000), HOST(0x256000));
+	assert_int_equal(*pde & (PTE_A | PTE_D), PTE_A);
+	assert_ptr_equal(try_translate(t, 0x257000, CPU_WRITE, PRIV_SUPER), HOST(0x257000));
+	assert_int_equal(*pde & (PTE_A | PTE_D), PTE_A | PTE_D);
+	/* As with a TLB, what has D does not look for it again. */
+	*pde &= ~PTE_D;
+	assert_ptr_equal(try_translate(t, 0x258000, CPU_WRITE, PRIV_SUPER), HOST(0x258000));
+	assert_int_equal(*pde & PTE_D, 0);
+	cpu_tlb_invlpg(t->cpu, 0x200000);
+	assert_ptr_equal(try_translate(t, 0x258000, CPU_WRITE, PRIV_SUPER), HOST(0x258000));
+	assert_int_equal(*pde & PTE_D, PTE_D);
+}
+
 /* Level 2 and level 3: the page's other parts go with the one that faults. */
 static void page_fault_drops_every_fragment_of_a_large_page(void **state)
 {
@@ -48,7 +87,7 @@ static void page_fault_drops_every_fragment_of_a_large_page(void **state)
 
 	for (int level = 2; level <= 3; level++) {
 		if (level == 3)
-			*guest64(t, GPA_PDPT) = PTE_P | PTE_RW | PTE_US | PTE_PS;
+			*guest64(t, GPA_PDPT) = PTE_P | PTE_RW | PTE_PS;
 		else
 			guest64(t, GPA_PD)[1] = 0x200000 | PTE_P | PTE_RW | PTE_PS;
 		load_guest(t);
@@ -269,6 +308,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST_LONG(stale_entry_stays_until_invlpg),
 		TEST_LONG(invlpg_drops_every_fragment_of_a_large_page),
+		TEST_LONG(page_fault_drops_all_that_is_known_of_a_page_of_1_gib),
+		TEST_LONG(first_write_to_a_large_page_sets_its_dirty_flag),
 		TEST_LONG(page_fault_drops_every_fragment_of_a_large_page),
 		TEST_LONG(ept_violation_drops_its_own_fragment_for_every_privilege),
 		TEST_LONG(mov_cr3_keeps_globals_only),

@@ -548,6 +548,47 @@ static void page_table_that_an_invalidation_has_left_is_reported(void **state)
 	assert_int_equal(reports(t), 1);
 }
 
+/* Of 2 MiB and of 1 GiB; first what differs in nothing that matters, then another page. */
+static void larger_page_that_an_invalidation_has_left_is_reported(void **state)
+{
+	STATE;
+	struct tlb_scope s = { .vpid = 1, .every_ep4ta = true, .one_address = true };
+	const uint64_t flags = PTE_P | PTE_RW | PTE_US | PTE_PS | PTE_A;
+
+	for (unsigned n = 0; n < 2; n++) {
+		uint64_t *e = guest64(t, n ? GPA_PDPT : GPA_PD);
+
+		*e = flags;
+		load_guest(t);
+		cpu_tlb_flush_all(t->cpu);
+		assert_ptr_equal(try_translate(t, 0x55000, CPU_READ, PRIV_SUPER), t->ram + 0x55000);
+		s.gva = n ? 0x3fe55000 : 0x1fe000; /* another part of it */
+		tlb_check_invalidated(t->cpu, &s);
+		*e |= PTE_D;
+		assert_non_null(try_translate(t, 0x56000, CPU_READ, PRIV_SUPER));
+		assert_int_equal(reports(t), n);
+		*e = n ? GPA_PD | PTE_P | PTE_RW | PTE_US | PTE_A : 0x200000 | flags;
+		assert_ptr_equal(try_translate(t, 0x57000, CPU_READ, PRIV_SUPER), t->ram + 0x57000);
+		assert_int_equal(reports(t), n + 1);
+	}
+}
+
+static void larger_page_without_its_dirty_flag_is_reported(void **state)
+{
+	STATE;
+	const struct tlb_scope s = { .vpid = 1, .every_pcid = true, .every_ep4ta = true };
+
+	*guest64(t, GPA_PD) = PTE_P | PTE_RW | PTE_PS;
+	load_guest(t);
+	assert_non_null(try_translate(t, 0x55000, CPU_WRITE, PRIV_SUPER));
+	tlb_check_invalidated(t->cpu, &s);
+	assert_non_null(try_translate(t, 0x56000, CPU_WRITE, PRIV_SUPER));
+	assert_int_equal(reports(t), 0);
+	*guest64(t, GPA_PD) &= ~PTE_D;
+	assert_non_null(try_translate(t, 0x57000, CPU_WRITE, PRIV_SUPER));
+	assert_int_equal(reports(t), 1);
+}
+
 static void guest_physical_mapping_that_an_invalidation_has_left_is_reported(void **state)
 {
 	STATE;
@@ -602,6 +643,8 @@ int main(void)
 		TEST_CHECKED(dirty_flag_that_is_not_set_again_is_reported),
 		TEST_CHECKED(register_change_without_its_flush_is_reported),
 		TEST_CHECKED(page_table_that_an_invalidation_has_left_is_reported),
+		TEST_CHECKED(larger_page_that_an_invalidation_has_left_is_reported),
+		TEST_CHECKED(larger_page_without_its_dirty_flag_is_reported),
 		TEST_CHECKED(guest_physical_mapping_that_an_invalidation_has_left_is_reported),
 		TEST_CHECKED(block_of_a_stale_page_is_reported),
 		TEST_LONG(without_the_word_nothing_is_checked),
