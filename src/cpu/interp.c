@@ -89,10 +89,11 @@ static bool timer_expired(const struct vmx_cpu *cpu)
 /* Blocks until the next look: fewer the nearer the deadline is, down to one. */
 static uint32_t timer_budget(const struct vmx_cpu *cpu)
 {
-	uint64_t now = __rdtsc(), blocks;
+	uint64_t now, blocks;
 
 	if (cpu->preemption_deadline == ~0ULL)
 		return TIMER_BUDGET;
+	now = __rdtsc();
 	if (now >= cpu->preemption_deadline)
 		return 1;
 	blocks = (cpu->preemption_deadline - now) / TICKS_PER_BLOCK;

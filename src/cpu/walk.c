@@ -106,10 +106,36 @@ bool cpu_ept_entry_bad(uint64_t e, int level)
 	return e & EPT_ADDR_MASK & ~(~0ULL << (12 + 9 * (level - 1)));
 }
 
+/* Those that say of a present entry whether it is one that refers to a table. */
+#define EPT_TABLE_BITS (EPT_RWX | EPT_MEMTYPE_MASK | EPT_IPAT | EPT_PAGE_SIZE)
+
 static bool entry_or(uint64_t *p, uint64_t old, uint64_t bits)
 {
 	return __atomic_compare_exchange_n(p, &old, old | bits, false, __ATOMIC_SEQ_CST,
 					   __ATOMIC_RELAXED);
+}
+
+/* The entries of a walk, by level - 1. */
+struct ept_path {
+	uint64_t *pte[5], val[5];
+	int top, leaf; /* levels */
+};
+
+/* Accessed flags, and the leaf's dirty one. False: an entry has changed meanwhile. */
+static bool set_ept_flags(struct vmx_cpu *cpu, const struct ept_path *w, gpa_t gpa, bool dirty)
+{
+	for (int l = w->top; l >= w->leaf; l--) {
+		uint64_t bits = EPT_ACCESSED | (l == w->leaf && dirty ? EPT_DIRTY : 0);
+
+		if ((w->val[l - 1] & bits) == bits)
+			continue;
+		pml_reserve(cpu);
+		if (!entry_or(w->pte[l - 1], w->val[l - 1], bits))
+			return false;
+		if (bits & ~w->val[l - 1] & EPT_DIRTY)
+			pml_log(cpu, gpa);
+	}
+	return true;
 }
 
 /*
@@ -120,54 +146,45 @@ static bool ept_walk(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla,
 		     struct cpu_ept_result *out)
 {
 	uint64_t *table = __va(cpu->eptp & EPTP_ROOT_MASK);
-	bool ad = cpu->eptp & EPTP_AD_ENABLE;
-	uint64_t *pte[5], val[5];
-	uint32_t rights = EPT_RWX;
-	int level = (int)FIELD_GET(EPTP_WALK_MASK, cpu->eptp) + 1, top = level;
+	bool ad = cpu->eptp & EPTP_AD_ENABLE, dirty = access & CPU_WRITE;
+	uint64_t e, all = ~0ULL; /* bits that every entry has */
+	struct ept_path w;
+	int level = (int)FIELD_GET(EPTP_WALK_MASK, cpu->eptp) + 1;
+	unsigned shift = 12 + 9 * (unsigned)(level - 1);
 
-	if (gpa >> (12 + 9 * level))
+	w.top = level;
+	if (gpa >> shift >> 9)
 		ept_violation(cpu, gpa, access, 0, gla, final);
-	for (;; level--) {
-		uint64_t *p = &table[(gpa >> (12 + 9 * (level - 1))) & 511];
-		uint64_t e = __atomic_load_n(p, __ATOMIC_ACQUIRE);
+	for (;; level--, shift -= 9) {
+		uint64_t *p = &table[(gpa >> shift) & 511];
 
-		pte[level - 1] = p;
-		val[level - 1] = e;
+		e = __atomic_load_n(p, __ATOMIC_ACQUIRE);
+		w.pte[level - 1] = p;
+		w.val[level - 1] = e;
+		all &= e;
+		table = __va(e & EPT_ADDR_MASK);
+		if (likely(level > 1 && (e & EPT_TABLE_BITS) == EPT_RWX))
+			continue; /* what most entries are that refer to a table */
 		if (!(e & EPT_RWX))
 			ept_violation(cpu, gpa, access, 0, gla, final);
-		if (cpu_ept_entry_bad(e, level))
+		if (unlikely(cpu_ept_entry_bad(e, level)))
 			ept_misconfig(cpu, gpa);
-		rights &= (uint32_t)e;
 		if (cpu_ept_is_leaf(e, level))
 			break;
-		table = __va(e & EPT_ADDR_MASK);
 	}
-	if (access & ~rights)
-		ept_violation(cpu, gpa, access, rights, gla, final);
+	w.leaf = level;
+	if (access & ~(uint32_t)all)
+		ept_violation(cpu, gpa, access, all & EPT_RWX, gla, final);
+	out->rights = all & EPT_RWX;
 	if (ad) {
-		bool dirty = access & CPU_WRITE;
-
-		for (int l = top; l >= level; l--) {
-			uint64_t bits = EPT_ACCESSED;
-
-			if (l == level && dirty)
-				bits |= EPT_DIRTY;
-			if ((val[l - 1] & bits) == bits)
-				continue;
-			pml_reserve(cpu);
-			if (!entry_or(pte[l - 1], val[l - 1], bits))
-				return false;
-			if (bits & ~val[l - 1] & EPT_DIRTY)
-				pml_log(cpu, gpa);
-		}
-		if (!dirty && !(val[level - 1] & EPT_DIRTY))
-			rights &= ~(uint32_t)CPU_WRITE;
+		if ((!(all & EPT_ACCESSED) || (dirty && !(e & EPT_DIRTY))) && !set_ept_flags(cpu, &w, gpa, dirty))
+			return false;
+		if (!dirty && !(e & EPT_DIRTY))
+			out->rights &= ~(uint32_t)CPU_WRITE;
 	}
-	out->host = (val[level - 1] & EPT_ADDR_MASK) |
-		    (gpa & PAGE_MASK & ~(~0ULL << (12 + 9 * (level - 1))));
-	out->rights = rights;
-	out->write_back = FIELD_GET(EPT_MEMTYPE_MASK, val[level - 1]) == MT_WRBACK;
-	out->ignore_pat = val[level - 1] & EPT_IPAT;
+	out->host = (e & EPT_ADDR_MASK) | (gpa & PAGE_MASK & ~(~0ULL << shift));
+	out->write_back = FIELD_GET(EPT_MEMTYPE_MASK, e) == MT_WRBACK;
+	out->ignore_pat = e & EPT_IPAT;
 	return true;
 }
 
@@ -368,7 +385,6 @@ static struct pde_cache_entry *pde_slot(struct vmx_cpu *cpu, gva_t gva)
 /* What a completed descent says. */
 struct leaf {
 	uint64_t e;
-	gpa_t gpa; /* of the 4 KiB page */
 	int level;
 	bool cached; /* an entry of the PDE cache was used */
 	bool fault;
@@ -415,7 +431,6 @@ static struct leaf descend(struct walk *w, gpa_t table, int level, bool cached)
 		if (leaf) {
 			l.e = e;
 			l.level = level;
-			l.gpa = cpu_leaf_gpa(cs, e, level, w->gva);
 			return l;
 		}
 		table = w->wide ? e & PTE_ADDR_MASK : e & 0xfffff000;
@@ -446,18 +461,13 @@ static struct leaf walk_cached(struct walk *w)
 {
 	const struct pde_cache_entry *c = pde_slot(w->cpu, w->gva);
 
-	if (!w->wide || c->tag != (w->gva >> 21) + 1)
+	if (c->tag != (w->gva >> 21) + 1 || c->level != 1)
 		return walk_tables(w);
 	if (unlikely(w->cpu->tlb->check))
 		tlb_check_pde_used(w->cpu, w->gva);
 	w->nr = 0;
 	w->rights = c->rights;
-	if (c->level == 1)
-		return descend(w, c->e & PTE_ADDR_MASK, 1, true);
-	return (struct leaf){
-		.e = c->e, .level = c->level, .cached = true,
-		.gpa = cpu_leaf_gpa(&w->cpu->cs, c->e, c->level, w->gva),
-	};
+	return descend(w, c->e & PTE_ADDR_MASK, 1, true);
 }
 
 /* Remember the page table, or the larger page, of a finished, fully accessed descent. */
@@ -492,8 +502,6 @@ static bool finish(struct walk *w, const struct leaf *l, uint32_t *rights)
 			return false;
 		page_fault(w, PFERR_PRESENT_MASK);
 	}
-	if (!w->nr && dirty && !(l->e & PTE_D)) /* where D is to be set is not cached */
-		return false;
 	for (int n = 0; n < w->nr; n++) {
 		bool last = n == w->nr - 1;
 
@@ -506,12 +514,42 @@ static bool finish(struct walk *w, const struct leaf *l, uint32_t *rights)
 }
 
 /* SDM Vol. 3, "Selecting a Memory Type from the PAT" */
-static uint8_t pat_type(const struct vmx_cpu *cpu, const struct leaf *l)
+static uint8_t pat_type(const struct vmx_cpu *cpu, uint64_t e, int level)
 {
-	unsigned entry = (l->e & PTE_PWT ? 1 : 0) | (l->e & PTE_PCD ? 2 : 0) |
-			 (l->e & (l->level == 1 ? PTE_PAT : PTE_PAT_LARGE) ? 4 : 0);
+	unsigned entry = (e & PTE_PWT ? 1 : 0) | (e & PTE_PCD ? 2 : 0) |
+			 (e & (level == 1 ? PTE_PAT : PTE_PAT_LARGE) ? 4 : 0);
 
 	return (uint8_t)(cpu->pat >> (8 * entry));
+}
+
+/* All of `out` that the entry says which maps the page; not its host address and rights. */
+static void describe(struct vmx_cpu *cpu, gva_t gva, uint64_t e, int level, struct cpu_walk_result *out)
+{
+	out->gpa = cpu_leaf_gpa(&cpu->cs, e, level, gva);
+	out->page_shift = leaf_shift(&cpu->cs, level);
+	out->global = (e & PTE_G) && (cpu->cs.cr4 & X86_CR4_PGE);
+	out->write_back = pat_type(cpu, e, level) == MT_WRBACK;
+}
+
+/* By a larger page that is known. False: it is not, or does not allow the access, or D is still to be set. */
+static bool walk_known(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
+		       struct cpu_walk_result *out)
+{
+	const struct pde_cache_entry *c = pde_slot(cpu, gva);
+	uint32_t rights;
+
+	if (c->tag != (gva >> 21) + 1 || c->level == 1)
+		return false;
+	rights = cpu_page_rights(cpu, c->rights, priv);
+	if (!(c->e & PTE_D))
+		rights &= ~(uint32_t)CPU_WRITE;
+	if (access & ~rights)
+		return false;
+	if (unlikely(cpu->tlb->check))
+		tlb_check_pde_used(cpu, gva);
+	out->rights = rights;
+	describe(cpu, gva, c->e, c->level, out);
+	return true;
 }
 
 static void walk_paged(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
@@ -532,10 +570,7 @@ static void walk_paged(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 		l = walk_tables(&w);
 	}
 	remember_pde(&w, &l);
-	out->gpa = l.gpa;
-	out->page_shift = leaf_shift(&cpu->cs, l.level);
-	out->global = (l.e & PTE_G) && (cpu->cs.cr4 & X86_CR4_PGE);
-	out->write_back = pat_type(cpu, &l) == MT_WRBACK;
+	describe(cpu, gva, l.e, l.level, out);
 }
 
 void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
@@ -544,7 +579,8 @@ void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv pri
 	struct cpu_ept_result r;
 
 	if (cpu->cs.cr0 & X86_CR0_PG) {
-		walk_paged(cpu, gva, access, priv, out);
+		if (!walk_known(cpu, gva, access, priv, out))
+			walk_paged(cpu, gva, access, priv, out);
 	} else {
 		out->gpa = gva & PAGE_MASK;
 		out->rights = CPU_READ | CPU_WRITE | CPU_EXEC;
