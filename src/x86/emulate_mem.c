@@ -143,11 +143,11 @@ void *kvm_emulator_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum i
 	return bounce;
 }
 
-static void write_part(struct kvm_emulator *e, gva_t lin, const uint8_t *buf, unsigned len)
+static void write_part(struct kvm_emulator *e, gva_t lin, const uint8_t *buf, unsigned len, bool user)
 {
 	struct kvm_vcpu *vcpu = kvm_emulator_vcpu(&e->cs);
 	struct kvm_page_fault_info ignored;
-	uint32_t access = PFERR_WRITE_MASK | (e->cs.cpl == 3 ? PFERR_USER_MASK : 0U);
+	uint32_t access = PFERR_WRITE_MASK | (user ? PFERR_USER_MASK : 0U);
 	gpa_t gpa = kvm_mmu_gva_to_gpa(vcpu, lin, access, &ignored);
 	struct fragment *f;
 
@@ -176,19 +176,40 @@ static void write_part(struct kvm_emulator *e, gva_t lin, const uint8_t *buf, un
 	}
 }
 
+static void commit(struct kvm_emulator *e, gva_t lin, const void *bounce, unsigned size, bool user)
+{
+	unsigned first = (unsigned)min_u64(size, PAGE_SIZE - (lin & ~PAGE_MASK));
+
+	write_part(e, lin, bounce, first, user);
+	if (first < size)
+		write_part(e, lin + first, (const uint8_t *)bounce + first, size - first, user);
+}
+
 void kvm_emulator_mem_commit(struct cpu_state *cs, uint64_t lin, unsigned size,
 				const void *bounce)
 {
-	struct kvm_emulator *e = kvm_emulator_of(cs);
-	unsigned first = (unsigned)min_u64(size, PAGE_SIZE - (lin & ~PAGE_MASK));
 	bool loaded = cs->fpu_loaded;
 
 	isa_fpu_sync(cs);
-	write_part(e, lin, bounce, first);
-	if (first < size)
-		write_part(e, lin + first, (const uint8_t *)bounce + first, size - first);
+	commit(kvm_emulator_of(cs), lin, bounce, size, cs->cpl == 3);
 	if (loaded)
 		isa_fpu_load(cs);
+}
+
+uint64_t kvm_emulator_system_load(struct cpu_state *cs, gva_t lin, unsigned size)
+{
+	uint64_t v = 0;
+
+	kvm_emulator_mem(cs, lin, size, ISA_READ | ISA_IMPLICIT, &v);
+	return v;
+}
+
+void kvm_emulator_system_store(struct cpu_state *cs, gva_t lin, unsigned size, uint64_t v)
+{
+	uint64_t unused;
+
+	kvm_emulator_mem(cs, lin, size, ISA_WRITE | ISA_IMPLICIT, &unused); /* its faults */
+	commit(kvm_emulator_of(cs), lin, &v, size, false);
 }
 
 void kvm_emulator_raise(struct cpu_state *cs)

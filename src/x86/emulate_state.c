@@ -8,15 +8,38 @@
 
 #include "x86/emulator.h"
 
-static void load_segment(struct kvm_vcpu *vcpu, struct cpu_segment *out, unsigned nr)
+static struct cpu_segment segment_in(const struct kvm_segment *s)
+{
+	return (struct cpu_segment){
+		.base = s->base, .limit = s->limit, .selector = s->selector, .ar = vmx_segment_access_rights(s),
+	};
+}
+
+static struct kvm_segment segment_out(const struct cpu_segment *s)
+{
+	struct kvm_segment out = { .base = s->base, .limit = s->limit, .selector = s->selector };
+
+	vmx_segment_set_access_rights(&out, s->ar);
+	return out;
+}
+
+static void load_segments(struct cpu_state *cs, struct kvm_vcpu *vcpu)
 {
 	struct kvm_segment s;
 
-	vmx_get_segment(vcpu, &s, (enum sreg)nr);
-	out->base = s.base;
-	out->limit = s.limit;
-	out->selector = s.selector;
-	out->ar = vmx_segment_access_rights(&s);
+	for (unsigned n = 0; n < NR_SREGS; n++) {
+		vmx_get_segment(vcpu, &s, (enum sreg)n);
+		cs->seg[n] = segment_in(&s);
+	}
+}
+
+void kvm_emulator_load_tr_ldt(struct cpu_state *cs)
+{
+	struct kvm_segment tr, ldt;
+
+	vmx_get_tr_ldt(kvm_emulator_vcpu(cs), &tr, &ldt);
+	cs->tr = segment_in(&tr);
+	cs->ldtr = segment_in(&ldt);
 }
 
 static void load_tables(struct cpu_state *cs, struct kvm_vcpu *vcpu)
@@ -42,8 +65,7 @@ void kvm_emulator_load(struct kvm_vcpu *vcpu, struct cpu_state *cs)
 	memcpy(cs->gpr, vmx_regs(vcpu), sizeof(cs->gpr));
 	cs->rip = vmx_get_rip(vcpu);
 	cpu_set_rflags(cs, vmx_get_rflags(vcpu));
-	for (unsigned n = 0; n < NR_SREGS; n++)
-		load_segment(vcpu, &cs->seg[n], n);
+	load_segments(cs, vcpu);
 	cs->cr0 = vmx_get_cr0(vcpu);
 	cs->cr3 = vmx_get_cr3(vcpu);
 	cs->cr4 = vmx_get_cr4(vcpu);
@@ -57,27 +79,25 @@ void kvm_emulator_load(struct kvm_vcpu *vcpu, struct cpu_state *cs)
 	cs->xsave = vmx_xsave_area(vmx_processor(vcpu), NULL);
 }
 
-static void store_segment(struct kvm_vcpu *vcpu, const struct cpu_segment *in, unsigned nr)
-{
-	struct kvm_segment s = {
-		.base = in->base,
-		.limit = in->limit,
-		.selector = in->selector,
-	};
-
-	vmx_segment_set_access_rights(&s, in->ar);
-	vmx_set_segment(vcpu, &s, (enum sreg)nr);
-}
-
 /* What a system instruction changed. */
 static void store_system(struct kvm_vcpu *vcpu, const struct cpu_state *cs, const struct emulator_sys *sys)
 {
 	struct kvm_dtable gdt = { .base = cs->gdtr.base, .limit = (uint16_t)cs->gdtr.limit };
 	struct kvm_dtable idt = { .base = cs->idtr.base, .limit = (uint16_t)cs->idtr.limit };
 
-	for (unsigned n = 0; n < NR_SREGS; n++)
-		if (sys->dirty_segs & 1U << n)
-			store_segment(vcpu, &cs->seg[n], n);
+	struct kvm_segment s, ldt;
+
+	for (unsigned n = 0; n < NR_SREGS; n++) {
+		if (!(sys->dirty_segs & 1U << n))
+			continue;
+		s = segment_out(&cs->seg[n]);
+		vmx_set_segment(vcpu, &s, (enum sreg)n);
+	}
+	if (sys->dirty_system_segs) {
+		s = segment_out(&cs->tr);
+		ldt = segment_out(&cs->ldtr);
+		vmx_set_tr_ldt(vcpu, &s, &ldt);
+	}
 	if (sys->dirty_tables)
 		vmx_set_gdt_idt(vcpu, &gdt, &idt);
 }
@@ -90,6 +110,6 @@ void kvm_emulator_store(struct kvm_vcpu *vcpu, const struct cpu_state *cs, const
 	vmx_set_rsp(vcpu, cs->gpr[RSP]);
 	vmx_set_rip(vcpu, code64 ? cs->rip : (uint32_t)cs->rip);
 	vmx_set_rflags(vcpu, cpu_rflags(cs));
-	if (unlikely(sys->dirty_segs || sys->dirty_tables))
+	if (unlikely(sys->dirty_segs || sys->dirty_tables || sys->dirty_system_segs))
 		store_system(vcpu, cs, sys);
 }

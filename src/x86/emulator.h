@@ -1,7 +1,8 @@
 /*
  * What emulate.c (the loop), emulate_mem.c (guest memory and devices),
- * emulate_io.c (ports), emulate_state.c (registers in and out) and emulate_sys.c
- * (system instructions) share.
+ * emulate_io.c (ports), emulate_state.c (registers in and out), emulate_sys.c
+ * (system instructions), emulate_seg.c (segments) and emulate_far.c (far
+ * transfers) share.
  *
  * Context: the vCPU's owner thread, while an instruction is being emulated.
  */
@@ -16,6 +17,7 @@
 struct emulator_sys {
 	uint32_t dirty_segs;   /* bits of enum sreg: cs.seg[] goes back to the vCPU */
 	bool dirty_tables;     /* GDTR, IDTR */
+	bool dirty_system_segs; /* LDTR, TR */
 	uint32_t shadow;       /* KVM_X86_SHADOW_INT_* from the next instruction on */
 	bool halt;	       /* HLT */
 };
@@ -92,6 +94,9 @@ void *kvm_emulator_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum i
 /* isa_ops.mem_commit: cannot leave; what goes wrong is in e->error. */
 void kvm_emulator_mem_commit(struct cpu_state *cs, uint64_t lin, unsigned size, const void *bounce);
 void kvm_emulator_raise(struct cpu_state *cs) __attribute__((noreturn));
+/* Accesses of the processor's own, to descriptors: as supervisor at any CPL. May leave. */
+uint64_t kvm_emulator_system_load(struct cpu_state *cs, gva_t lin, unsigned size);
+void kvm_emulator_system_store(struct cpu_state *cs, gva_t lin, unsigned size, uint64_t v);
 void kvm_emulator_begin_iteration(struct kvm_emulator *e);
 /* RAM that may be accessed so; anything else is a device's. */
 bool kvm_emulator_is_ram(struct kvm_vcpu *vcpu, gpa_t gpa, bool write);
@@ -101,6 +106,7 @@ isa_fn *kvm_emulator_io(const struct isa_decoded *d, struct isa_insn *i);
 
 /* Registers of the vCPU into cs, with code_mode and stack_mode; and what was emulated back. */
 void kvm_emulator_load(struct kvm_vcpu *vcpu, struct cpu_state *cs);
+void kvm_emulator_load_tr_ldt(struct cpu_state *cs); /* which kvm_emulator_load() leaves out: few need them */
 void kvm_emulator_store(struct kvm_vcpu *vcpu, const struct cpu_state *cs, const struct emulator_sys *sys);
 
 struct emulator_sys *kvm_emulator_sys(struct cpu_state *cs);
@@ -111,12 +117,62 @@ void kvm_emulator_unsupported(struct cpu_state *cs) __attribute__((noreturn));
 void kvm_emulator_replaced(struct cpu_state *cs) __attribute__((noreturn));
 
 /*
- * The handler of a system instruction outside 64-bit mode, NULL where there is
- * none. Real mode is complete; protected mode has what leads from one to the
- * other at CPL 0 (docs/shadow.md).
+ * The handler of a system instruction, NULL where there is none. Real mode is
+ * complete; protected mode at CPL 0 has what leads from one to the other
+ * (docs/shadow.md), every mode what may have to write where nothing can be
+ * written: segments and tables.
  */
 isa_fn *kvm_emulator_system(const struct isa_decoded *d, struct isa_insn *i);
+
+/* --- emulate_sys.c: what the handlers share --- */
+
+/* Are selectors looked up in tables: neither real nor virtual-8086 mode? */
+static inline bool kvm_emulator_protected(const struct cpu_state *cs)
+{
+	return (cs->cr0 & X86_CR0_PE) && !(cs->rflags & X86_FLAGS_VM);
+}
+
+static inline void kvm_emulator_next(struct cpu_state *cs, const struct isa_insn *i)
+{
+	cs->rip = isa_next_rip(cs, i);
+}
+
+void kvm_emulator_require_cpl0(struct cpu_state *cs);
+void kvm_emulator_check_umip(struct cpu_state *cs); /* SDM "CR4.UMIP": #GP above level 0 */
+/* The operand that ModRM.rm names: memory, or cs->gpr[i->dst]. Sizes in bytes, 2 to 8. */
+uint64_t kvm_emulator_read_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size);
+void kvm_emulator_write_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size, uint64_t v);
+/* What POPF and IRET make of `v` at CPL 0 or in real mode. */
+uint64_t kvm_emulator_popped_flags(const struct cpu_state *cs, uint64_t v, unsigned size, bool iret);
+
+/* --- emulate_seg.c --- */
+
+struct emulator_descriptor {
+	struct cpu_segment seg; /* what it makes of a segment register */
+	uint64_t raw;		/* 0: there is none (null selectors, real mode) */
+	gva_t lin;		/* where raw is */
+};
+
+/* CS of a far transfer to selector:offset, checked; ret: by RET or IRET. May leave, writes nothing. */
+struct emulator_descriptor kvm_emulator_check_code(struct cpu_state *cs, uint16_t selector, uint64_t offset,
+						   bool ret);
+/* The descriptor's accessed flag, here and in its table. May leave. */
+void kvm_emulator_set_accessed(struct cpu_state *cs, struct emulator_descriptor *d);
+void kvm_emulator_set_segment(struct cpu_state *cs, unsigned nr, const struct cpu_segment *s);
+isa_fn kvm_emulate_mov_from_sreg, kvm_emulate_mov_to_sreg, kvm_emulate_push_sreg, kvm_emulate_pop_sreg;
+isa_fn kvm_emulate_load_far_pointer; /* of the segment register i->aux */
+isa_fn kvm_emulate_lldt, kvm_emulate_ltr;
+isa_fn kvm_emulate_store_system_selector; /* STR if i->aux, else SLDT */
+
+/* --- emulate_far.c --- */
+
+/* Words of `size` bytes at the top of the stack; RSP is the caller's to move. */
+void kvm_emulator_stack_peek(struct cpu_state *cs, unsigned words, unsigned size, uint64_t out[]);
+void kvm_emulator_stack_move(struct cpu_state *cs, uint64_t delta);
+/* Selector and offset of a far pointer in memory, or in i->disp and i->imm. */
+uint16_t kvm_emulator_far_pointer(struct cpu_state *cs, const struct isa_insn *i, uint64_t *offset);
+isa_fn kvm_emulate_jmp_far, kvm_emulate_call_far, kvm_emulate_ret_far, kvm_emulate_iret_real;
 /* Real-mode interrupt i->imm, which returns to the instruction i->len bytes on. */
-void kvm_emulate_int_real(struct cpu_state *cs, const struct isa_insn *i);
+isa_fn kvm_emulate_int_real;
 
 #endif
