@@ -55,13 +55,15 @@ selftests: all
 	@scripts/deps selftests
 	@scripts/selftests $(BUILD)
 
-# Real clients at length: QEMU's machines, firmware, devices, snapshots, migration; stress-ng; a
-# whole Debian; statically linked clients, also in Go.
+# Real clients at length: QEMU's machines, firmware, devices, snapshots, migration; stress-ng; other
+# guests (Xen, 32 bits, U-Boot); a whole Debian; statically linked clients, also in Go.
 clients: all
 	@scripts/deps clients
 	@scripts/demo-files $(BUILD)/demo
 	@python3 tests/e2e/test_qemu.py $(BUILD)/tools/userkvm $(BUILD) all
 	@python3 tests/e2e/test_qemu_state.py $(BUILD)/tools/userkvm $(BUILD) all
+	@scripts/guest-files $(BUILD)/guests
+	@python3 tests/e2e/test_guests.py $(BUILD)/tools/userkvm $(BUILD) all
 	@scripts/debian-root $(BUILD)/debian
 	@python3 tests/e2e/test_debian.py $(BUILD)/tools/userkvm $(BUILD) all
 	@python3 tests/e2e/test_static.py $(BUILD)/tools/userkvm $(BUILD) all

@@ -89,11 +89,11 @@ def run_here(source, *args):
                               timeout=60 * tap.PATIENCE).stdout
 
 
-def make(path, script, modules_folder=None, modules=(), programs=()):
+def make(path, script, modules_folder=None, modules=(), programs=(), busybox="/bin/busybox"):
     archive = Cpio()
     for d in ("bin", "dev", "proc", "sys", "tmp", "mnt", "modules"):
         archive.directory(d)
-    archive.file("bin/busybox", open("/bin/busybox", "rb").read())
+    archive.file("bin/busybox", open(busybox, "rb").read())
     order = module_order(modules_folder, modules) if modules_folder else []
     for m in order:
         archive.file(f"modules/{m}.ko", open(os.path.join(modules_folder, m + ".ko"), "rb").read(), 0o644)
