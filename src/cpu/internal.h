@@ -1,7 +1,7 @@
 /*
  * Inside the processor. Who owns what:
  *   vmcs.c caps.c entry.c exit.c  VMCS, capability MSRs, VM entry checks, VM exits
- *   walk.c tlb.c mem.c            two-dimensional walk, software TLB, isa_ops
+ *   walk.c ept.c tlb.c mem.c      two-dimensional walk, software TLB, isa_ops
  *   bus_lock.c                    split locks, and their detection
  *   tlb_check.c                   USERKVM_CHECK=tlb
  *   blocks.c interp.c             decoded blocks, the interpreter loop
@@ -272,15 +272,32 @@ void cpu_save_exit(struct vmx_cpu *cpu, const struct cpu_exit *e);
 /* Reason 33 or 34: exit fields only, guest state of the VMCS unchanged. */
 void cpu_failed_entry(struct vmx_cpu *cpu, uint32_t reason, uint64_t qualification);
 
-/* --- walk.c --- */
+/* --- ept.c --- */
 enum cpu_access { CPU_READ = 1, CPU_WRITE = 2, CPU_EXEC = 4 }; /* EPT bit order */
-/* Which rights apply: the sub-tables of a TLB context. */
-enum cpu_priv { PRIV_SUPER_SMAP, PRIV_SUPER, PRIV_USER, NR_PRIVS };
 struct cpu_ept_result {
 	hpa_t host;	/* of the 4 KiB page */
 	uint32_t rights; /* enum cpu_access; CPU_WRITE only if no D bit has to be set first */
 	bool write_back, ignore_pat; /* memory type of the leaf */
 };
+#define CPU_NO_GLA (~0ULL)
+/*
+ * Guest-physical to host; VM exit on violation and misconfiguration. gla: the
+ * linear address on whose account, or CPU_NO_GLA; final: gpa is its translation,
+ * not that of a paging-structure entry. Sets accessed and dirty flags.
+ */
+struct cpu_ept_result cpu_ept_translate(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla, bool final);
+/* How single entries are read. Levels as in the SDM's tables: 1 is the PTE's. */
+bool cpu_ept_is_leaf(uint64_t e, int level);
+bool cpu_ept_entry_bad(uint64_t e, int level); /* misconfigured, if it is present */
+/* Set bits in an entry that still is `old`; false: it has changed. */
+static inline bool cpu_entry_or(uint64_t *p, uint64_t old, uint64_t bits)
+{
+	return __atomic_compare_exchange_n(p, &old, old | bits, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+}
+
+/* --- walk.c --- */
+/* Which rights apply: the sub-tables of a TLB context. */
+enum cpu_priv { PRIV_SUPER_SMAP, PRIV_SUPER, PRIV_USER, NR_PRIVS };
 struct cpu_walk_result {
 	hpa_t host;	/* of the 4 KiB page */
 	gpa_t gpa;	/* of the 4 KiB page */
@@ -289,13 +306,10 @@ struct cpu_walk_result {
 	bool global;
 	bool write_back; /* memory type, CR0.CD aside */
 };
-#define CPU_NO_GLA (~0ULL)
 /* Linear to host; #PF or VM exit when the access is not allowed. Sets A and D. */
 void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
 	      struct cpu_walk_result *out);
-/* How single entries are read. Levels as in the SDM's tables: 1 is the PTE's. */
-bool cpu_ept_is_leaf(uint64_t e, int level);
-bool cpu_ept_entry_bad(uint64_t e, int level); /* misconfigured, if it is present */
+/* How single entries of the guest's are read. */
 bool cpu_pte_is_leaf(const struct cpu_state *cs, uint64_t e, int level);
 uint64_t cpu_pte_reserved(const struct cpu_state *cs, int level, bool leaf);
 gpa_t cpu_leaf_gpa(const struct cpu_state *cs, uint64_t e, int level, gva_t gva); /* of the 4 KiB page */
@@ -339,7 +353,7 @@ struct tlb_context {
 /* A guest-physical mapping of the EPTP in use. */
 struct ept_cache_entry {
 	uint64_t tag;  /* gpa of the page | generation; 0: empty */
-	uint64_t host; /* of the page | the rest of struct cpu_ept_result (walk.c) */
+	uint64_t host; /* of the page | the rest of struct cpu_ept_result (ept.c) */
 };
 struct cpu_tlb {
 	struct tlb_context *cur;
