@@ -164,11 +164,16 @@ static uint64_t waits(void)
 	return (uint64_t)u.ru_nvcsw;
 }
 
-/* About as long as a violation, for each page; no memory, so all that two of them share is the machine. */
+/*
+ * About as long as a violation, for each page; no memory, so all that two of
+ * them share is the machine. Instructions that do not wait for one another: two
+ * processors that are threads of one core slow each other down.
+ */
 static void plain_loop(uint64_t pages)
 {
-	for (uint64_t n = pages * 400; n; n--)
-		__asm__ volatile("imul $3, %%rax, %%rax" : : : "rax");
+	for (uint64_t n = pages * 800; n; n--)
+		__asm__ volatile("imul $3, %%rax, %%rcx; add %%rsi, %%rdi; add %%rdx, %%r8; lea (%%r9,%%r10), %%r11\n"
+				 "xor %%r12, %%r13; add %%r14, %%r15" : : : "rcx", "rdi", "r8", "r11", "r13", "r15");
 }
 
 /*
