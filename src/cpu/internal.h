@@ -18,6 +18,7 @@
 #include "cpu/vmx_isa.h"
 #include "isa/fpu.h"
 #include "isa/isa.h"
+#include "sdm/descriptor.h"
 #include "sdm/paging.h"
 
 /* MSRs the guest shares with the hypervisor (not switched by VMX). */
@@ -562,22 +563,6 @@ static inline bool cpu_ar_writable_data(uint32_t ar)
 	return (ar & (VMX_AR_S | VMX_AR_TYPE_CODE | VMX_AR_TYPE_WRITABLE)) ==
 	       (VMX_AR_S | VMX_AR_TYPE_WRITABLE);
 }
-
-/* System descriptor types (SDM "System-Segment and Gate-Descriptor Types"). */
-enum cpu_system_type {
-	SYS_TSS16 = 1,
-	SYS_LDT = 2,
-	SYS_TSS16_BUSY = 3,
-	SYS_CALL_GATE16 = 4,
-	SYS_TASK_GATE = 5,
-	SYS_INTR_GATE16 = 6,
-	SYS_TRAP_GATE16 = 7,
-	SYS_TSS32 = 9,	     /* IA-32e: 64-bit TSS */
-	SYS_TSS32_BUSY = 11,
-	SYS_CALL_GATE32 = 12, /* IA-32e: 64-bit call gate */
-	SYS_INTR_GATE32 = 14,
-	SYS_TRAP_GATE32 = 15,
-};
 
 /* #TS, #NP, #SS or #GP with a selector (RPL dropped) and EXT as error code. */
 void cpu_selector_fault(struct vmx_cpu *cpu, enum exception_vector v, uint16_t selector)

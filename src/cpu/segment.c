@@ -32,11 +32,9 @@ void cpu_selector_fault(struct vmx_cpu *cpu, enum exception_vector v, uint16_t s
 void cpu_descriptor_parse(struct cpu_descriptor *d, uint64_t raw)
 {
 	d->raw = raw;
-	d->base = ((raw >> 16) & 0xffffff) | ((raw >> 32) & 0xff000000);
-	d->limit = (uint32_t)((raw & 0xffff) | ((raw >> 32) & 0xf0000));
-	d->ar = (uint32_t)(((raw >> 40) & 0xff) | ((raw >> 40) & 0xf000));
-	if (d->ar & VMX_AR_G)
-		d->limit = (d->limit << 12) | 0xfff;
+	d->base = sdm_descriptor_base(raw);
+	d->limit = sdm_descriptor_limit(raw);
+	d->ar = sdm_descriptor_rights(raw);
 }
 
 /* Linear address of `size` bytes of descriptor at the selector's index. */

@@ -13,12 +13,10 @@
  * Source: SDM Vol. 2, MOV, POP, LDS/LES/LFS/LGS/LSS, LLDT, LTR; Vol. 3,
  * "Protection", "Segment Loading Instructions in IA-32e Mode".
  */
+#include "sdm/descriptor.h"
 #include "x86/emulator.h"
 
-#define SYS_LDT 2U
-#define SYS_TSS16 1U
-#define SYS_TSS32 9U
-#define TYPE_BUSY 2U
+#define TYPE_BUSY 2U /* SYS_TSS16_BUSY, SYS_TSS32_BUSY */
 
 static void fault(struct cpu_state *cs, enum exception_vector v, uint16_t selector)
 	__attribute__((noreturn));
@@ -62,12 +60,10 @@ static bool read_descriptor(struct cpu_state *cs, uint16_t selector, struct emul
 	d->raw = kvm_emulator_system_load(cs, d->lin, 8);
 	d->seg = (struct cpu_segment){
 		.selector = selector,
-		.base = ((d->raw >> 16) & 0xffffff) | ((d->raw >> 32) & 0xff000000),
-		.limit = (uint32_t)((d->raw & 0xffff) | ((d->raw >> 32) & 0xf0000)),
-		.ar = (uint32_t)((d->raw >> 40) & 0xf0ff),
+		.base = sdm_descriptor_base(d->raw),
+		.limit = sdm_descriptor_limit(d->raw),
+		.ar = sdm_descriptor_rights(d->raw),
 	};
-	if (d->seg.ar & VMX_AR_G)
-		d->seg.limit = d->seg.limit << 12 | 0xfff;
 	return true;
 }
 

@@ -139,7 +139,7 @@ static inline void kvm_emulator_next(struct cpu_state *cs, const struct isa_insn
 
 void kvm_emulator_require_cpl0(struct cpu_state *cs);
 void kvm_emulator_check_umip(struct cpu_state *cs); /* SDM "CR4.UMIP": #GP above level 0 */
-/* The operand that ModRM.rm names: memory, or cs->gpr[i->dst]. Sizes in bytes, 2 to 8. */
+/* The operand that ModRM.rm names: memory, or cs->gpr[i->dst]; 2 or 4 bytes are read, 2 to 8 written. */
 uint64_t kvm_emulator_read_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size);
 void kvm_emulator_write_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size, uint64_t v);
 /* What POPF and IRET make of `v` at CPL 0 or in real mode. */

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "lib/error.h"
+#include "sdm/descriptor.h"
 #include "sdm/paging.h"
 #include "x86/run.h"
 
@@ -77,20 +78,10 @@ static bool descriptor_address(struct kvm_vcpu *vcpu, uint16_t selector, gva_t *
 
 static void unpack(struct kvm_segment *s, uint16_t selector, uint64_t d)
 {
-	memset(s, 0, sizeof(*s));
-	s->selector = selector;
-	s->base = ((d >> 16) & 0xffffff) | ((d >> 32) & 0xff000000);
-	s->limit = (uint32_t)((d & 0xffff) | ((d >> 32) & 0xf0000));
-	s->type = (uint8_t)((d >> 40) & 0xf);
-	s->s = (d >> 44) & 1;
-	s->dpl = (uint8_t)((d >> 45) & 3);
-	s->present = (d >> 47) & 1;
-	s->avl = (d >> 52) & 1;
-	s->l = (d >> 53) & 1;
-	s->db = (d >> 54) & 1;
-	s->g = (d >> 55) & 1;
-	if (s->g)
-		s->limit = (s->limit << 12) | 0xfff;
+	*s = (struct kvm_segment){
+		.selector = selector, .base = sdm_descriptor_base(d), .limit = sdm_descriptor_limit(d),
+	};
+	vmx_segment_set_access_rights(s, sdm_descriptor_rights(d));
 }
 
 /* The descriptor's busy bit. */

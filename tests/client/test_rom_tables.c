@@ -85,6 +85,15 @@ static void rom_code(struct rom *r, const uint8_t *code, size_t n)
 	memcpy(r->c.mem + AT_TARGET, "\xe6\x99", 2); /* out %al, $0x99 */
 }
 
+/* `name` and its form for 64-bit mode. */
+#define ROM_CODE(r, name)                                                \
+	do {                                                             \
+		if ((r)->p == PAGING_LONG)                               \
+			rom_code(r, name##_64, GUEST_CODE_SIZE(name##_64)); \
+		else                                                     \
+			rom_code(r, name, GUEST_CODE_SIZE(name));        \
+	} while (0)
+
 /* The next exit is the write of the descriptor at `gpa`, with `bit` of its type set. */
 static void expect_flag(struct rom *r, uint64_t gpa, unsigned bit)
 {
@@ -219,7 +228,7 @@ static void far_call_returns(void **state)
 		struct rom r;
 
 		rom_open(&r, wide ? PAGING_LONG : PAGING_PAE, 0);
-		rom_code(&r, wide ? call_far_64 : call_far, wide ? GUEST_CODE_SIZE(call_far_64) : GUEST_CODE_SIZE(call_far));
+		ROM_CODE(&r, call_far);
 		memcpy(r.c.mem + AT_TARGET, "\x48\xcb", 2); /* REX.W, or DEC EAX; RETF */
 		memcpy(r.c.mem + AT_TEST, wide ? "\0\x11\0\0\0\0\0\0\x30\0" : "\0\x11\0\0\x30\0\0\0\0\0", 10);
 		expect_flag(&r, ROM + NEW_CODE0, 1);
@@ -240,8 +249,7 @@ static void ltr_sets_the_busy_flag(void **state)
 		struct rom r;
 
 		rom_open(&r, p, 0);
-		rom_code(&r, p == PAGING_LONG ? load_tr_64 : load_tr,
-			 p == PAGING_LONG ? GUEST_CODE_SIZE(load_tr_64) : GUEST_CODE_SIZE(load_tr));
+		ROM_CODE(&r, load_tr);
 		if (p == PAGING_LONG) /* the upper half of the base */
 			((uint32_t *)r.rom)[NEW_TSS / 4 + 2] = 0xffff8000;
 		expect_flag(&r, ROM + NEW_TSS, 2);
@@ -264,7 +272,7 @@ static void segments_of_an_ldt_set_the_accessed_flag(void **state)
 		struct rom r;
 
 		rom_open(&r, wide ? PAGING_LONG : PAGING_PAE, 0);
-		rom_code(&r, wide ? from_ldt_64 : from_ldt, wide ? GUEST_CODE_SIZE(from_ldt_64) : GUEST_CODE_SIZE(from_ldt));
+		ROM_CODE(&r, from_ldt);
 		expect_flag(&r, AT_LDT + (NEW_IN_LDT & ~7u), 1);
 		s = end_of_code(&r);
 		assert_segment(&s.gs, NEW_IN_LDT, 3);
@@ -292,8 +300,7 @@ static void tables_and_selectors_are_stored(void **state)
 		struct rom r;
 
 		rom_open(&r, wide ? PAGING_LONG : PAGING_PAE, 0);
-		rom_code(&r, wide ? store_tables_64 : store_tables,
-			 wide ? GUEST_CODE_SIZE(store_tables_64) : GUEST_CODE_SIZE(store_tables));
+		ROM_CODE(&r, store_tables);
 		expect_store(&r, ROM + 0x1000, "\x6f\0\0\0\x10\0\0\0", wide ? 8 : 6);
 		if (wide)
 			expect_store(&r, ROM + 0x1008, "\0\0", 2);
