@@ -108,6 +108,59 @@ static int set_cpuid(struct vcpu *v)
 	return ret;
 }
 
+/* --- what firmware leaves behind --- */
+
+#define MSR_IA32_MISC_ENABLE 0x1a0u
+#define MISC_ENABLE_FAST_STRING 1u
+#define MSR_IA32_MTRR_DEF_TYPE 0x2ffu
+#define MTRR_DEF_TYPE_E (1u << 11) /* MTRRs on; FE, the fixed ranges, stays off: they are all UC after reset */
+#define MTRR_TYPE_WB 6u
+
+/*
+ * Linux takes a clear fast-string bit for firmware's wish: it drops ERMS, and on
+ * a processor with FSRM its memmove() then runs without looking at the length.
+ * Without MTRRs it sets no PAT up. (SDM Vol. 4, "IA32_MISC_ENABLE"; Vol. 3,
+ * "IA32_MTRR_DEF_TYPE MSR".)
+ */
+static int set_msrs(const struct vcpu *v)
+{
+	const struct kvm_calls *kvm = v->vm->kvm;
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry[2];
+	} m = {.head.nmsrs = 1, .entry = {{.index = MSR_IA32_MISC_ENABLE}}};
+
+	if (kvm->ioctl(v->fd, KVM_GET_MSRS, (unsigned long)&m) != 1)
+		return failed("KVM_GET_MSRS of IA32_MISC_ENABLE");
+	m.entry[0].data |= MISC_ENABLE_FAST_STRING;
+	m.entry[1] = (struct kvm_msr_entry){.index = MSR_IA32_MTRR_DEF_TYPE, .data = MTRR_DEF_TYPE_E | MTRR_TYPE_WB};
+	m.head.nmsrs = 2;
+	if (kvm->ioctl(v->fd, KVM_SET_MSRS, (unsigned long)&m) != 2)
+		return failed("KVM_SET_MSRS");
+	return 0;
+}
+
+#define APIC_LVT_LINT0 0x350
+#define APIC_LVT_LINT1 0x360
+#define LVT_EXTINT (7u << 8)
+#define LVT_NMI (4u << 8)
+
+/* The local APIC as a virtual wire: LINT0 takes the PIC's INTR, LINT1 is NMI (MP specification, "Virtual Wire Mode"). */
+static int set_virtual_wire(const struct vcpu *v)
+{
+	const struct kvm_calls *kvm = v->vm->kvm;
+	struct kvm_lapic_state s;
+	const uint32_t lint0 = LVT_EXTINT, lint1 = LVT_NMI;
+
+	if (kvm->ioctl(v->fd, KVM_GET_LAPIC, (unsigned long)&s) < 0)
+		return failed("KVM_GET_LAPIC");
+	memcpy(s.regs + APIC_LVT_LINT0, &lint0, sizeof(lint0));
+	memcpy(s.regs + APIC_LVT_LINT1, &lint1, sizeof(lint1));
+	if (kvm->ioctl(v->fd, KVM_SET_LAPIC, (unsigned long)&s) < 0)
+		return failed("KVM_SET_LAPIC");
+	return 0;
+}
+
 static int create(struct vcpu *v)
 {
 	const struct kvm_calls *kvm = v->vm->kvm;
@@ -119,7 +172,7 @@ static int create(struct vcpu *v)
 	v->run = kvm->mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
 	if (v->run == MAP_FAILED)
 		return failed("mapping kvm_run");
-	return set_cpuid(v);
+	return set_cpuid(v) < 0 || set_msrs(v) < 0 || set_virtual_wire(v) < 0 ? -1 : 0;
 }
 
 static void on_kick(int signo)
