@@ -133,6 +133,11 @@ static inline uint32_t mmu_nr_roots(struct kvm_mmu_vm *vm)
 /* Before mmu_lock is taken: half a cache of frames at least. -ENOMEM. */
 must_check int mmu_topup_memory_caches(struct kvm_vcpu *vcpu);
 
+/* --- tdp_root.c --- */
+/* A root of mmu->role for the current context (the seed's kvm_alloc_direct_roots). -ENOMEM. */
+must_check int mmu_alloc_direct_roots(struct kvm_vcpu *vcpu);
+void mmu_tdp_unload(struct kvm_vcpu *vcpu);
+
 /* --- fault.c --- */
 int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault);
 /*

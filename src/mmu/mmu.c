@@ -1,63 +1,20 @@
 /*
- * MMU contexts and roots: what a vCPU has, how it is chosen, how it comes to a
- * root table.
+ * MMU contexts: what a vCPU has, how it is chosen, how it is made ready for the
+ * next entry. (Roots: tdp_root.c, shadow_root.c; knobs: params.c.)
  *
- * Invariants: 1. mmu->root_hpa is the frame of mmu_vcpu->root, or INVALID_PAGE
- * and root is NULL. 2. A root lives as long as its VM; refcount tells how many
- * vCPUs use it. 3. A vCPU that begins to use a root flushes what it remembers
- * of it: shoot-downs reach only the root in use.
- *
- * Locks: roots_lock (a leaf) to find or add a root; all else is the owner's.
+ * Locks: none; everything is the owner's.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "host/memory.h"
 #include "lib/error.h"
-#include "lib/params.h"
 #include "mmu/shadow.h"
 #include "sdm/regs.h"
 #include "trace/trace.h"
 
 static const struct kvm_mmu_guest_ops *guest_ops;
 static const struct kvm_mmu_vendor_ops *vendor_ops;
-
-static struct kvm_mmu_params params;
-static pthread_once_t params_once = PTHREAD_ONCE_INIT;
-
-/*
- * auto deploys the workaround where the processor has the bug, which ours has
- * not. Since parameters cannot be written later, never is as good as off.
- */
-static bool read_nx_huge_pages(void)
-{
-	char value[8];
-
-	if (!params_get_string("nx_huge_pages", value, sizeof(value)) || !strcmp(value, "auto") ||
-	    !strcmp(value, "off") || !strcmp(value, "never"))
-		return false;
-	return !strcmp(value, "force") || params_get_bool("nx_huge_pages", false);
-}
-
-static void read_params(void)
-{
-	params = (struct kvm_mmu_params){
-		.ept = params_get_bool("ept", true),
-		.eptad = params_get_bool("eptad", true),
-		.tdp_mmu = params_get_bool("tdp_mmu", true),
-		.eager_page_split = params_get_bool("eager_page_split", true),
-		.nx_huge_pages = read_nx_huge_pages(),
-		.nx_huge_pages_recovery_ratio = params_get_u32("nx_huge_pages_recovery_ratio", 60),
-		.nx_huge_pages_recovery_period_ms = params_get_u32("nx_huge_pages_recovery_period_ms", 0),
-		.max_table_pages = max_u64(params_get_u64("max_table_pages", UINT64_MAX), MIN_TABLE_PAGES),
-	};
-}
-
-const struct kvm_mmu_params *kvm_mmu_params(void)
-{
-	pthread_once(&params_once, read_params);
-	return &params;
-}
 
 void kvm_mmu_register_guest(const struct kvm_mmu_guest_ops *g, const struct kvm_mmu_vendor_ops *v)
 {
@@ -151,102 +108,6 @@ int mmu_topup_memory_caches(struct kvm_vcpu *vcpu)
 	return c->nr >= KVM_MMU_CACHE_FRAMES / 2 ? 0 : err_born(ENOMEM, "no frames for page tables");
 }
 
-/* --- TDP roots --- */
-
-/* roots_lock held, a frame in the cache. A new root with an empty table. NULL: no memory. */
-static struct kvm_mmu_page *kvm_mmu_alloc_page(struct kvm_vcpu *vcpu, uint32_t role)
-{
-	struct kvm_mmu_memory_cache *c = &vcpu->mmu_vcpu->cache;
-	struct kvm_mmu_page *sp = calloc(1, sizeof(*sp));
-
-	if (!sp)
-		return NULL;
-	sp->spt = c->frame[--c->nr];
-	sp->role = role;
-	TRACE_LINE(kvm_mmu_alloc_page, __pa(sp->spt));
-	return sp;
-}
-
-/* As KVM's union kvm_mmu_page_role has it. */
-static uint32_t trace_role(const struct kvm_mmu_page *sp)
-{
-	return trace_mmu_role(root_level(sp), true, 7, !root_has_ad(sp), (uint32_t)root_as_id(sp));
-}
-
-/* A table is reserved. The VM's root of this role, made when it is the first time. NULL: no memory. */
-static struct kvm_mmu_page *kvm_mmu_get_page(struct kvm_vcpu *vcpu, uint32_t role)
-{
-	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
-	struct kvm_mmu_page *sp = NULL;
-	bool created;
-	uint32_t i;
-
-	TRACE_CALL(kvm_mmu_get_page, (uint32_t)FIELD_GET(ROLE_LEVEL_MASK, role),
-		   (uint32_t)FIELD_GET(ROLE_AS_ID_MASK, role), (role & ROLE_AD_DISABLED) != 0);
-	pthread_mutex_lock(&vm->roots_lock);
-	for (i = 0; i < vm->nr_roots && !sp; i++)
-		if (vm->roots[i]->role == role)
-			sp = vm->roots[i];
-	created = !sp;
-	if (created) {
-		sp = kvm_mmu_alloc_page(vcpu, role);
-		if (sp) {
-			vm->roots[vm->nr_roots] = sp;
-			__atomic_store_n(&vm->nr_roots, vm->nr_roots + 1, __ATOMIC_RELEASE);
-		}
-	}
-	if (sp) {
-		sp->refcount++;
-		TRACE(kvmmmu, kvm_mmu_get_page, 0, 0, trace_role(sp), sp->refcount, false, created);
-	}
-	pthread_mutex_unlock(&vm->roots_lock);
-	if (!created || !sp)
-		mmu_unreserve_tables(vm, 1);
-	return sp;
-}
-
-/* The seed's kvm_alloc_direct_roots. */
-static int mmu_alloc_direct_roots(struct kvm_vcpu *vcpu)
-{
-	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
-	struct kvm_mmu_page *sp;
-
-	TRACE_CALL(mmu_alloc_direct_roots, (uint32_t)vcpu->mmu->root_level);
-	/* The lock: who counts tables must find the root if it is counted. */
-	pthread_rwlock_rdlock(&vm->lock);
-	while (!mmu_reserve_tables(vm, 1)) {
-		int r;
-
-		pthread_rwlock_unlock(&vm->lock);
-		r = mmu_reclaim_tables(vcpu->kvm);
-		if (r)
-			return r;
-		pthread_rwlock_rdlock(&vm->lock);
-	}
-	sp = kvm_mmu_get_page(vcpu, vcpu->mmu->role);
-	pthread_rwlock_unlock(&vm->lock);
-	if (!sp)
-		return err_born(ENOMEM, "no memory for an EPT root");
-	vcpu->mmu_vcpu->root = sp;
-	vcpu->mmu->root_hpa = __pa(sp->spt);
-	TRACE_LINE(root_hpa, vcpu->mmu->root_hpa, sp->refcount);
-	return 0;
-}
-
-static void tdp_unload(struct kvm_vcpu *vcpu)
-{
-	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
-	struct kvm_mmu_vcpu *m = vcpu->mmu_vcpu;
-
-	if (m->root) {
-		pthread_mutex_lock(&vm->roots_lock);
-		m->root->refcount--;
-		pthread_mutex_unlock(&vm->roots_lock);
-	}
-	m->root = NULL;
-	m->root_mmu.root_hpa = INVALID_PAGE;
-}
-
 /* --- contexts --- */
 
 /* The guest's CR3, by way of the x86 room. */
@@ -299,7 +160,7 @@ static void init_kvm_tdp_mmu(struct kvm_vcpu *vcpu)
 	TRACE_SET(context, get_cr3, get_cr3, context_get_cr3);
 	context->sync_roots = NULL; /* our tables shadow nothing */
 	context->alloc_roots = mmu_alloc_direct_roots;
-	context->unload = tdp_unload;
+	context->unload = mmu_tdp_unload;
 	context->root_level = mmu_tdp_level(vcpu);
 	context->gva_to_gpa = context->guest_level ? paging_gva_to_gpa : nonpaging_gva_to_gpa;
 	context->role = tdp_role(vcpu);

@@ -13,7 +13,7 @@
  *
  * Shadow MMU (ept=0): shadow.h. One writer at a time.
  *
- * Files: mmu.c (contexts, roots, life), fault.c (page faults, MMIO), tdp_mmu.c
+ * Files: mmu.c (contexts, life), params.c (knobs), tdp_root.c (roots), fault.c (page faults, MMIO), tdp_mmu.c
  * (tables: map, zap, split), age.c (access tracking), idle.c (idle flags), limit.c (how many tables),
  * nx_huge.c (recovery of split pages), slots.c (memslot listener, invalidation by host
  * address), dirty.c (noticing writes: eager split, protection), guest_walk.c,
