@@ -2,7 +2,9 @@
  * Inside the vmx room.
  *
  *   caps.c     knobs, controls cut down to what the processor allows
- *   vmcs.c     the vCPU's VMX part: VPID, VMCS, host and constant fields, reset
+ *   vcpu.c     life of the vCPU's VMX part, reset
+ *   vmcs.c     programming a VMCS: controls, host and constant fields
+ *   vpid.c     VPIDs
  *   regs.c     RIP, RFLAGS, CR0/3/4, EFER, DR7, PDPTRs
  *   segment.c  segment registers and descriptor tables
  *   eptp.c     construct_eptp, vmx_set_cr3, INVEPT, INVVPID
@@ -69,6 +71,19 @@ struct vmcs_config {
 	bool usable; /* the processor has all that is needed */
 };
 const struct vmcs_config *vmcs_config(void);
+
+/* --- vpid.c --- */
+/* A VPID nobody has; 0 (not tagged) with vpid=0 or when none is left. Any thread. */
+uint16_t allocate_vpid(void);
+void free_vpid(uint16_t vpid);
+
+/* --- vmcs.c --- */
+void vmx_init_controls(struct kvm_vcpu *vcpu);
+/*
+ * Host state. Nothing of it is ever loaded (the C caller is the host), but a
+ * processor checks it on every entry.
+ */
+void vmx_set_constant_host_state(struct kvm_vcpu *vcpu);
 
 /* --- VMCS access --- */
 void vmcs_access_failed(struct kvm_vcpu *vcpu, const char *what, uint32_t field);
