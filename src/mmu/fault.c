@@ -39,7 +39,7 @@ static bool in_reach(const struct kvm_mmu_page *root, gpa_t gpa)
 
 int handle_mmio_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa)
 {
-	struct kvm_mmu_page *root = vcpu->mmu_vcpu->root;
+	struct kvm_mmu_page *root = vcpu->mmu->root;
 	uint64_t e, gen;
 	int level;
 
@@ -97,14 +97,14 @@ static bool fast_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_fault *
 	uint64_t *ptep, e, new;
 	int level;
 
-	ptep = kvm_tdp_mmu_walk(vcpu->mmu_vcpu->root, f->gfn, &level);
+	ptep = kvm_tdp_mmu_walk(vcpu->mmu->root, f->gfn, &level);
 	e = __atomic_load_n(ptep, __ATOMIC_ACQUIRE);
 	if (!spte_is_leaf(e, level))
 		return false;
 	slot = kvm_vcpu_gfn_to_memslot(vcpu, f->gfn);
 	if (!slot)
 		return false;
-	new = regained_spte(vcpu->mmu_vcpu->root, slot, f, e, level);
+	new = regained_spte(vcpu->mmu->root, slot, f, e, level);
 	if (new == e || !spte_permits(new, f->write, f->exec))
 		return false;
 	if (!__atomic_compare_exchange_n(ptep, &e, new, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
@@ -243,7 +243,7 @@ static int direct_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 	bool fixed = false;
 	int r;
 
-	if (may_be_fast(vcpu->mmu_vcpu->root, f)) {
+	if (may_be_fast(vcpu->mmu->root, f)) {
 		lib_rcu_read_lock();
 		fixed = fast_page_fault(vcpu, f);
 		lib_rcu_read_unlock();
@@ -273,10 +273,10 @@ int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool p
 	int r;
 
 	TRACE_CALL(tdp_page_fault, gpa, error_code);
-	if (!vcpu->mmu_vcpu->root)
+	if (!vcpu->mmu->root)
 		return RET_PF_RETRY;
 	/* No table reaches it: a slot there can be emulated only. */
-	if (!in_reach(vcpu->mmu_vcpu->root, gpa))
+	if (!in_reach(vcpu->mmu->root, gpa))
 		return RET_PF_EMULATE;
 	r = direct_page_fault(vcpu, &f);
 	if (unlikely(vcpu->mmu_vcpu->short_of_tables)) {
@@ -332,7 +332,7 @@ int kvm_mmu_pre_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t size, uint64_t 
 	if (r != RET_PF_FIXED && r != RET_PF_SPURIOUS)
 		return 0; /* once more */
 	lib_rcu_read_lock();
-	kvm_tdp_mmu_walk(vcpu->mmu_vcpu->root, gpa >> PAGE_SHIFT, &level);
+	kvm_tdp_mmu_walk(vcpu->mmu->root, gpa >> PAGE_SHIFT, &level);
 	lib_rcu_read_unlock();
 	reach = ALIGN_DOWN(gpa, level_pages(level) << PAGE_SHIFT) + (level_pages(level) << PAGE_SHIFT);
 	*done = min_u64(size, reach - gpa);

@@ -63,7 +63,6 @@ struct kvm_mmu_memory_cache {
 
 struct kvm_mmu_vcpu {
 	struct kvm_mmu root_mmu; /* (o) L1's; guest_mmu and nested_mmu will stand here */
-	struct kvm_mmu_page *root; /* (o) what root_mmu.root_hpa belongs to */
 	struct kvm_mmu_memory_cache cache; /* (o) */
 	bool short_of_tables; /* (o) the fault at hand has met the limit */
 	struct shadow_vcpu *shadow;	   /* (c) ept=0 */

@@ -241,7 +241,7 @@ void kvm_mmu_reset_context(struct kvm_vcpu *vcpu)
 	if (vcpu->mmu->new_cr3)
 		kvm_mmu_unload(vcpu);
 	kvm_init_mmu(vcpu);
-	if (vcpu->mmu_vcpu->root && vcpu->mmu_vcpu->root->role != vcpu->mmu->role)
+	if (vcpu->mmu->root && vcpu->mmu->root->role != vcpu->mmu->role)
 		kvm_mmu_unload(vcpu);
 }
 

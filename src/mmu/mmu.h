@@ -71,6 +71,8 @@ struct kvm_mmu_vendor_ops {
 	void (*invalidate_code)(struct kvm *kvm, hva_t start, uint64_t size_bytes);
 };
 
+struct kvm_mmu_page;
+
 struct kvm_mmu {
 	/* chosen at init */
 	int (*page_fault)(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault);
@@ -89,6 +91,7 @@ struct kvm_mmu {
 	bool (*unprotect)(struct kvm_vcpu *vcpu, gva_t gva);
 	bool direct_map;
 
+	struct kvm_mmu_page *root; /* (o) of ours, TDP: what root_hpa belongs to; NULL without one */
 	hpa_t root_hpa; /* (o) INVALID_PAGE: kvm_mmu_load() before the next entry */
 	int root_level; /* of our tables: 4 or 5 */
 	int guest_level; /* of the guest's: 0 (no paging), 2, 3, 4 */

@@ -174,7 +174,7 @@ static bool publish_chain(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint6
 {
 	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
 	struct kvm_mmu_memory_cache *c = &vcpu->mmu_vcpu->cache;
-	struct kvm_mmu_page *root = vcpu->mmu_vcpu->root;
+	struct kvm_mmu_page *root = vcpu->mmu->root;
 	uint64_t leaf = wanted_spte(vcpu->kvm, root, f, f->goal_level), e = leaf;
 	unsigned before = c->nr, splits = 0;
 	int l;
@@ -227,7 +227,7 @@ static void split_leaf(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f, ui
 	struct kvm_mmu_memory_cache *c = &vcpu->mmu_vcpu->cache;
 	uint64_t *table = c->frame[--c->nr];
 
-	if (!kvm_tdp_mmu_split_leaf(vcpu->kvm->mmu_vm, vcpu->mmu_vcpu->root, ptep, old, level, table,
+	if (!kvm_tdp_mmu_split_leaf(vcpu->kvm->mmu_vm, vcpu->mmu->root, ptep, old, level, table,
 				    nx_split(f, level))) {
 		host_frame_free(table);
 		mmu_unreserve_tables(vcpu->kvm->mmu_vm, 1);
@@ -239,7 +239,7 @@ static bool install_leaf(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint64
 			 uint64_t old, int level, enum ret_pf *ret)
 {
 	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
-	uint64_t new = wanted_spte(vcpu->kvm, vcpu->mmu_vcpu->root, f, level);
+	uint64_t new = wanted_spte(vcpu->kvm, vcpu->mmu->root, f, level);
 
 	if (spte_is_present(old)) {
 		/* Memory cannot have become MMIO without a zap: somebody is between the two. */
@@ -255,14 +255,14 @@ static bool install_leaf(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint64
 		return false;
 	count_leaf(vm, old, level, -1);
 	count_leaf(vm, new, level, 1);
-	trace_mapped(vcpu->mmu_vcpu->root, f, ptep, level, old, new, new, 0);
+	trace_mapped(vcpu->mmu->root, f, ptep, level, old, new, new, 0);
 	*ret = f->slot ? RET_PF_FIXED : RET_PF_EMULATE;
 	return true;
 }
 
 enum ret_pf kvm_tdp_mmu_map(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 {
-	struct kvm_mmu_page *root = vcpu->mmu_vcpu->root;
+	struct kvm_mmu_page *root = vcpu->mmu->root;
 	uint64_t *table = root->spt;
 	int level = root_level(root);
 	bool split = false;

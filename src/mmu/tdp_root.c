@@ -88,7 +88,7 @@ int mmu_alloc_direct_roots(struct kvm_vcpu *vcpu)
 	pthread_rwlock_unlock(&vm->lock);
 	if (!sp)
 		return err_born(ENOMEM, "no memory for an EPT root");
-	vcpu->mmu_vcpu->root = sp;
+	vcpu->mmu->root = sp;
 	vcpu->mmu->root_hpa = __pa(sp->spt);
 	TRACE_LINE(root_hpa, vcpu->mmu->root_hpa, sp->refcount);
 	return 0;
@@ -97,13 +97,13 @@ int mmu_alloc_direct_roots(struct kvm_vcpu *vcpu)
 void mmu_tdp_unload(struct kvm_vcpu *vcpu)
 {
 	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
-	struct kvm_mmu_vcpu *m = vcpu->mmu_vcpu;
+	struct kvm_mmu *mmu = vcpu->mmu;
 
-	if (m->root) {
+	if (mmu->root) {
 		pthread_mutex_lock(&vm->roots_lock);
-		m->root->refcount--;
+		mmu->root->refcount--;
 		pthread_mutex_unlock(&vm->roots_lock);
 	}
-	m->root = NULL;
-	m->root_mmu.root_hpa = INVALID_PAGE;
+	mmu->root = NULL;
+	mmu->root_hpa = INVALID_PAGE;
 }
