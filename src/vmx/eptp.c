@@ -52,15 +52,15 @@ void vmx_set_cr3(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level)
 	TRACE_LINE(construct_eptp, root_hpa, eptp);
 	vmcs_write64(vcpu, EPT_POINTER, eptp);
 	TRACE_LINE(vmcs_write64_EPT_POINTER, eptp);
-	vcpu->vmx->eptp = eptp;
+	vcpu->vmx->loaded_vmcs->eptp = eptp;
 	TRACE_LINE(kvm_read_cr3, vmx_get_cr3(vcpu), vmcs_readl(vcpu, GUEST_CR3),
-		   vcpu->vmx->cr3_stale, (vmx_get_cr0(vcpu) & X86_CR0_PG) != 0);
-	if (vcpu->vmx->cr3_stale) {
+		   vcpu->vmx->loaded_vmcs->cr3_stale, (vmx_get_cr0(vcpu) & X86_CR0_PG) != 0);
+	if (vcpu->vmx->loaded_vmcs->cr3_stale) {
 		guest_cr3 = vmx_get_cr3(vcpu);
 		vmcs_writel(vcpu, GUEST_CR3, guest_cr3);
 		TRACE_LINE(vmcs_writel_GUEST_CR3, guest_cr3);
-		vcpu->vmx->cr3_stale = false;
-		vcpu->vmx->flush_guest = true;
+		vcpu->vmx->loaded_vmcs->cr3_stale = false;
+		vcpu->vmx->loaded_vmcs->flush_guest = true;
 	}
 }
 
@@ -70,10 +70,10 @@ void vmx_flush_tlb_current(struct kvm_vcpu *vcpu)
 		vmx_flush_tlb_guest(vcpu);
 		return;
 	}
-	if (!vcpu->vmx->eptp)
+	if (!vcpu->vmx->loaded_vmcs->eptp)
 		return;
 	vcpu->stat.tlb_flush++;
-	if (invept(vcpu->vmx->cpu, INVEPT_SINGLE_CONTEXT, vcpu->vmx->eptp) != VMX_SUCCEED)
+	if (invept(vcpu->vmx->cpu, INVEPT_SINGLE_CONTEXT, vcpu->vmx->loaded_vmcs->eptp) != VMX_SUCCEED)
 		kvm_vm_bugged(vcpu->kvm, "INVEPT failed");
 }
 
@@ -91,13 +91,13 @@ void vmx_flush_dirty_translation(struct kvm_vcpu *vcpu)
 {
 	struct vcpu_vmx *vmx = vcpu->vmx;
 
-	if (unlikely(vmx->cr3_stale)) {
-		vmcs_writel(vcpu, GUEST_CR3, vmx->cr3);
-		vmx->cr3_stale = false;
-		vmx->flush_guest = true;
+	if (unlikely(vmx->loaded_vmcs->cr3_stale)) {
+		vmcs_writel(vcpu, GUEST_CR3, vmx->loaded_vmcs->cr3);
+		vmx->loaded_vmcs->cr3_stale = false;
+		vmx->loaded_vmcs->flush_guest = true;
 	}
-	if (unlikely(vmx->flush_guest)) {
+	if (unlikely(vmx->loaded_vmcs->flush_guest)) {
 		vmx_flush_tlb_guest(vcpu);
-		vmx->flush_guest = false;
+		vmx->loaded_vmcs->flush_guest = false;
 	}
 }

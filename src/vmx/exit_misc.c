@@ -151,7 +151,7 @@ int handle_invlpg(struct kvm_vcpu *vcpu)
 	if (vcpu->vmx->vpid &&
 	    invvpid(vcpu->vmx->cpu, INVVPID_INDIVIDUAL_ADDRESS, vcpu->vmx->vpid,
 		    vmcs_readl(vcpu, EXIT_QUALIFICATION)) != VMX_SUCCEED)
-		vcpu->vmx->flush_guest = true; /* not canonical: nothing was cached */
+		vcpu->vmx->loaded_vmcs->flush_guest = true; /* not canonical: nothing was cached */
 	vcpu->stat.invlpg++;
 	vmx_skip_emulated_instruction(vcpu);
 	return 1;

@@ -21,23 +21,29 @@
 
 #include "vmx/vmx.h"
 
+/* A VMCS and what is remembered of its fields. */
+struct loaded_vmcs {
+	void *vmcs;	     /* (c) VMCS region, one frame */
+	uint8_t *msr_bitmap; /* (c) one frame */
+	bool launched;	     /* VMRESUME from now on */
+	bool cr3_stale;	     /* `cr3` is newer than GUEST_CR3 */
+	bool flush_guest;    /* linear mappings of its VPID are out of date */
+	uint64_t cr3;	     /* valid while cr3_stale; always with ept=0 */
+	uint64_t eptp;	     /* as in the VMCS */
+	uint32_t cpu_based, secondary; /* controls as in the VMCS */
+};
+
 struct vcpu_vmx {
 	struct vmx_cpu *cpu;	/* (c) the logical processor */
-	void *vmcs;		/* (c) VMCS region, one frame */
-	uint8_t *msr_bitmap;	/* (c) one frame, NULL without the control */
+	struct loaded_vmcs vmcs01; /* L1's */
+	struct loaded_vmcs *loaded_vmcs; /* the processor's current VMCS */
 	uint64_t *pml;		/* (c) page-modification log, one frame, NULL without PML */
 	uint16_t vpid;		/* (c) 0: not tagged */
-	bool launched;		/* VMRESUME from now on */
-	bool cr3_stale;		/* `cr3` is newer than GUEST_CR3 */
 	bool state_unchecked;	/* segments or CR0 were set from outside: may be none to enter with */
 	bool hlt_in_guest;	/* (c) HLT does not exit */
-	bool flush_guest;	/* linear mappings of this VPID are out of date */
-	uint64_t cr3;		/* valid while cr3_stale; always with ept=0 */
 	uint64_t efer;		/* the guest's; the VMCS has what the processor runs with */
 	uint64_t pdptrs[4];	/* ept=0: the VMCS has none */
 	uint64_t cr0_guest_owned, cr4_guest_owned;
-	uint64_t eptp;		/* as in the VMCS */
-	uint32_t cpu_based, secondary; /* controls as in the VMCS */
 	uint32_t event_exit_inst_len; /* of the software event to be delivered again */
 
 	/* of the last exit */
@@ -136,12 +142,12 @@ static inline void vmcs_write16(struct kvm_vcpu *vcpu, uint32_t field, uint16_t 
 /* Bits of the primary processor-based controls, written only when they change. */
 static inline void cpu_based_assign(struct kvm_vcpu *vcpu, uint64_t bits, bool on)
 {
-	uint32_t v = on ? vcpu->vmx->cpu_based | (uint32_t)bits
-			: vcpu->vmx->cpu_based & ~(uint32_t)bits;
+	uint32_t v = on ? vcpu->vmx->loaded_vmcs->cpu_based | (uint32_t)bits
+			: vcpu->vmx->loaded_vmcs->cpu_based & ~(uint32_t)bits;
 
-	if (v == vcpu->vmx->cpu_based)
+	if (v == vcpu->vmx->loaded_vmcs->cpu_based)
 		return;
-	vcpu->vmx->cpu_based = v;
+	vcpu->vmx->loaded_vmcs->cpu_based = v;
 	vmcs_write32(vcpu, CPU_BASED_VM_EXEC_CONTROL, v);
 }
 

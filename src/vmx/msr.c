@@ -30,7 +30,7 @@ static void set_bit(uint8_t *base, uint32_t nr, bool on)
 void vmx_set_msr_intercept(struct kvm_vcpu *vcpu, uint32_t msr, bool read, bool write,
 			   bool intercept)
 {
-	uint8_t *b = vcpu->vmx->msr_bitmap;
+	uint8_t *b = vcpu->vmx->vmcs01.msr_bitmap;
 	bool high = msr >= 0xc0000000U;
 	uint32_t nr = msr & 0x1fff;
 
@@ -45,7 +45,7 @@ void vmx_set_msr_intercept(struct kvm_vcpu *vcpu, uint32_t msr, bool read, bool 
 
 void vmx_init_msr_bitmap(struct kvm_vcpu *vcpu)
 {
-	memset(vcpu->vmx->msr_bitmap, 0xff, PAGE_SIZE);
+	memset(vcpu->vmx->vmcs01.msr_bitmap, 0xff, PAGE_SIZE);
 	for (size_t i = 0; i < ARRAY_SIZE(passthrough); i++)
 		vmx_set_msr_intercept(vcpu, passthrough[i], true, true, false);
 	/* with offsetting and scaling in the VMCS a read gives the guest's value */
@@ -124,6 +124,6 @@ void vmx_write_tsc_offset(struct kvm_vcpu *vcpu, uint64_t offset)
 
 void vmx_write_tsc_multiplier(struct kvm_vcpu *vcpu, uint64_t multiplier)
 {
-	if (vcpu->vmx->secondary & SECONDARY_EXEC_TSC_SCALING)
+	if (vcpu->vmx->loaded_vmcs->secondary & SECONDARY_EXEC_TSC_SCALING)
 		vmcs_write64(vcpu, TSC_MULTIPLIER, multiplier);
 }

@@ -70,8 +70,8 @@ uint64_t vmx_get_cr0(struct kvm_vcpu *vcpu)
 uint64_t vmx_get_cr3(struct kvm_vcpu *vcpu)
 {
 	if (!vmx_params()->ept)
-		return vcpu->vmx->cr3;
-	return vcpu->vmx->cr3_stale ? vcpu->vmx->cr3 : vmcs_readl(vcpu, GUEST_CR3);
+		return vcpu->vmx->loaded_vmcs->cr3;
+	return vcpu->vmx->loaded_vmcs->cr3_stale ? vcpu->vmx->loaded_vmcs->cr3 : vmcs_readl(vcpu, GUEST_CR3);
 }
 
 uint64_t vmx_get_cr4(struct kvm_vcpu *vcpu)
@@ -102,7 +102,7 @@ void vmx_set_efer(struct kvm_vcpu *vcpu, uint64_t v)
 				     : entry & ~(uint32_t)VM_ENTRY_IA32E_MODE;
 
 	if ((v ^ vmx_get_efer(vcpu)) & (EFER_LMA | EFER_NX))
-		vcpu->vmx->flush_guest = true;
+		vcpu->vmx->loaded_vmcs->flush_guest = true;
 	vcpu->vmx->efer = v;
 	if (!vmx_params()->ept) {
 		/* shadow entries use XD; CR0.PG is on, so LME and LMA must agree */
@@ -141,7 +141,7 @@ void vmx_set_cr0(struct kvm_vcpu *vcpu, uint64_t v)
 	uint64_t efer = vmx_get_efer(vcpu);
 
 	if ((vmx_get_cr0(vcpu) ^ v) & CR0_TRANSLATION)
-		vmx->flush_guest = true;
+		vmx->loaded_vmcs->flush_guest = true;
 	vmx->state_unchecked = true;
 	/* enter_lmode, exit_lmode: LMA follows PG where LME is set */
 	if (efer & EFER_LME) {
@@ -163,8 +163,8 @@ void vmx_set_cr0(struct kvm_vcpu *vcpu, uint64_t v)
 
 void vmx_set_guest_cr3(struct kvm_vcpu *vcpu, uint64_t v)
 {
-	vcpu->vmx->cr3 = v;
-	vcpu->vmx->cr3_stale = vmx_params()->ept;
+	vcpu->vmx->loaded_vmcs->cr3 = v;
+	vcpu->vmx->loaded_vmcs->cr3_stale = vmx_params()->ept;
 }
 
 void vmx_vcpu_after_set_cpuid(struct kvm_vcpu *vcpu)
@@ -185,7 +185,7 @@ void vmx_vcpu_after_set_cpuid(struct kvm_vcpu *vcpu)
 void vmx_set_cr4(struct kvm_vcpu *vcpu, uint64_t v)
 {
 	if ((vmx_get_cr4(vcpu) ^ v) & CR4_TRANSLATION)
-		vcpu->vmx->flush_guest = true;
+		vcpu->vmx->loaded_vmcs->flush_guest = true;
 	write_hw_cr4(vcpu, v, vmx_get_cr0(vcpu) & X86_CR0_PG);
 	vmcs_writel(vcpu, CR4_READ_SHADOW, v);
 	vmx_vcpu_after_set_cpuid(vcpu);

@@ -8,7 +8,7 @@ int vmx_vcpu_run(struct kvm_vcpu *vcpu)
 	struct vcpu_vmx *vmx = vcpu->vmx;
 
 	vmx_flush_dirty_translation(vcpu);
-	vmx->result = vmx->launched ? vmresume(vmx->cpu) : vmlaunch(vmx->cpu);
+	vmx->result = vmx->loaded_vmcs->launched ? vmresume(vmx->cpu) : vmlaunch(vmx->cpu);
 	vcpu->stat.exits++;
 	if (vmx->pml)
 		vmx_flush_pml_buffer(vcpu);
@@ -27,7 +27,7 @@ int vmx_vcpu_run(struct kvm_vcpu *vcpu)
 		vmx->idt_vectoring_info = 0;
 		return 0;
 	}
-	vmx->launched = true;
+	vmx->loaded_vmcs->launched = true;
 	vmx->idt_vectoring_info = vmcs_read32(vcpu, IDT_VECTORING_INFO_FIELD);
 	return 0;
 }

@@ -38,11 +38,12 @@ int vmx_create_vcpu(struct kvm_vcpu *vcpu, struct vmx_machine *machine)
 	vmx = calloc(1, sizeof(*vmx));
 	if (!vmx)
 		return err_born(ENOMEM, "vcpu_vmx");
-	vmx->vmcs = host_frame_alloc();
-	vmx->msr_bitmap = host_frame_alloc();
+	vmx->loaded_vmcs = &vmx->vmcs01;
+	vmx->vmcs01.vmcs = host_frame_alloc();
+	vmx->vmcs01.msr_bitmap = host_frame_alloc();
 	if (vmx_params()->pml)
 		vmx->pml = host_frame_alloc();
-	if (!vmx->vmcs || !vmx->msr_bitmap || (vmx_params()->pml && !vmx->pml)) {
+	if (!vmx->vmcs01.vmcs || !vmx->vmcs01.msr_bitmap || (vmx_params()->pml && !vmx->pml)) {
 		r = err_born(ENOMEM, "no frame for the VMCS");
 		goto out_frames;
 	}
@@ -52,8 +53,8 @@ int vmx_create_vcpu(struct kvm_vcpu *vcpu, struct vmx_machine *machine)
 
 	vmx->vpid = allocate_vpid();
 	TRACE_LINE(allocate_vpid, vmx->vpid);
-	*(uint32_t *)vmx->vmcs = (uint32_t)vmx_capability_msr(MSR_IA32_VMX_BASIC) & 0x7fffffffU;
-	vmcs = __pa(vmx->vmcs);
+	*(uint32_t *)vmx->vmcs01.vmcs = (uint32_t)vmx_capability_msr(MSR_IA32_VMX_BASIC) & 0x7fffffffU;
+	vmcs = __pa(vmx->vmcs01.vmcs);
 	if (vmclear(vmx->cpu, vmcs) != VMX_SUCCEED || vmptrld(vmx->cpu, vmcs) != VMX_SUCCEED) {
 		r = err_born(EIO, "VMCLEAR/VMPTRLD failed");
 		goto out_cpu;
@@ -73,8 +74,8 @@ out_cpu:
 	vmx_cpu_destroy(vmx->cpu);
 out_frames:
 	host_frame_free(vmx->pml);
-	host_frame_free(vmx->msr_bitmap);
-	host_frame_free(vmx->vmcs);
+	host_frame_free(vmx->vmcs01.msr_bitmap);
+	host_frame_free(vmx->vmcs01.vmcs);
 	free(vmx);
 	return r;
 }
@@ -85,14 +86,14 @@ void vmx_free_vcpu(struct kvm_vcpu *vcpu)
 
 	if (!vmx)
 		return;
-	if (vmclear(vmx->cpu, __pa(vmx->vmcs)) != VMX_SUCCEED)
+	if (vmclear(vmx->cpu, __pa(vmx->vmcs01.vmcs)) != VMX_SUCCEED)
 		kvm_vm_bugged(vcpu->kvm, "VMCLEAR of a live VMCS failed");
 	/* the VPID's next owner must not find mappings of this one: its processor dies here */
 	vmx_cpu_destroy(vmx->cpu);
 	free_vpid(vmx->vpid);
 	host_frame_free(vmx->pml);
-	host_frame_free(vmx->msr_bitmap);
-	host_frame_free(vmx->vmcs);
+	host_frame_free(vmx->vmcs01.msr_bitmap);
+	host_frame_free(vmx->vmcs01.vmcs);
 	free(vmx);
 	vcpu->vmx = NULL;
 }
@@ -135,6 +136,6 @@ void vmx_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event)
 	if (!init_event)
 		vmcs_write64(vcpu, GUEST_IA32_PAT, VMX_PAT_RESET);
 	cpu_based_assign(vcpu, CPU_BASED_INTR_WINDOW_EXITING | CPU_BASED_NMI_WINDOW_EXITING, false);
-	vcpu->vmx->flush_guest = true;
+	vcpu->vmx->loaded_vmcs->flush_guest = true;
 	vmx_update_exception_bitmap(vcpu);
 }

@@ -48,13 +48,13 @@ void vmx_init_controls(struct kvm_vcpu *vcpu)
 	const struct vmcs_config *c = vmcs_config();
 	struct vcpu_vmx *vmx = vcpu->vmx;
 
-	vmx->cpu_based = c->cpu_based;
-	vmx->secondary = c->secondary & ~(uint32_t)(SECONDARY_EXEC_BUS_LOCK_DETECTION | OFFERED_INSNS);
+	vmx->loaded_vmcs->cpu_based = c->cpu_based;
+	vmx->loaded_vmcs->secondary = c->secondary & ~(uint32_t)(SECONDARY_EXEC_BUS_LOCK_DETECTION | OFFERED_INSNS);
 	if (vmx->vpid == 0)
-		vmx->secondary &= ~(uint32_t)SECONDARY_EXEC_ENABLE_VPID;
+		vmx->loaded_vmcs->secondary &= ~(uint32_t)SECONDARY_EXEC_ENABLE_VPID;
 	vmcs_write32(vcpu, PIN_BASED_VM_EXEC_CONTROL, c->pin_based);
-	vmcs_write32(vcpu, CPU_BASED_VM_EXEC_CONTROL, vmx->cpu_based);
-	vmcs_write32(vcpu, SECONDARY_VM_EXEC_CONTROL, vmx->secondary);
+	vmcs_write32(vcpu, CPU_BASED_VM_EXEC_CONTROL, vmx->loaded_vmcs->cpu_based);
+	vmcs_write32(vcpu, SECONDARY_VM_EXEC_CONTROL, vmx->loaded_vmcs->secondary);
 	vmcs_write32(vcpu, VM_EXIT_CONTROLS, c->vmexit);
 	vmcs_write32(vcpu, VM_ENTRY_CONTROLS, c->vmentry & ~(uint32_t)VM_ENTRY_IA32E_MODE);
 	vmcs_write16(vcpu, VIRTUAL_PROCESSOR_ID, vmx->vpid);
@@ -67,21 +67,21 @@ void vmx_init_controls(struct kvm_vcpu *vcpu)
 	vmcs_write32(vcpu, VM_ENTRY_MSR_LOAD_COUNT, 0);
 	vmcs_write64(vcpu, VMCS_LINK_POINTER, ~0ULL);
 	vmcs_write64(vcpu, TSC_OFFSET, 0);
-	if (vmx->secondary & SECONDARY_EXEC_PAUSE_LOOP_EXITING) {
+	if (vmx->loaded_vmcs->secondary & SECONDARY_EXEC_PAUSE_LOOP_EXITING) {
 		vmcs_write32(vcpu, PLE_GAP, VMX_PLE_GAP);
 		vmcs_write32(vcpu, PLE_WINDOW, VMX_PLE_WINDOW);
 	}
-	if (vmx->secondary & SECONDARY_EXEC_TSC_SCALING)
+	if (vmx->loaded_vmcs->secondary & SECONDARY_EXEC_TSC_SCALING)
 		vmcs_write64(vcpu, TSC_MULTIPLIER, 1ULL << 48);
 	if (c->secondary & SECONDARY_EXEC_ENABLE_XSAVES)
 		vmcs_write64(vcpu, XSS_EXIT_BITMAP, 0);
-	if (vmx->cpu_based & CPU_BASED_USE_MSR_BITMAPS)
-		vmcs_write64(vcpu, MSR_BITMAP, __pa(vmx->msr_bitmap));
+	if (vmx->loaded_vmcs->cpu_based & CPU_BASED_USE_MSR_BITMAPS)
+		vmcs_write64(vcpu, MSR_BITMAP, __pa(vmx->vmcs01.msr_bitmap));
 	if (vmx->pml) {
 		vmcs_write64(vcpu, PML_ADDRESS, __pa(vmx->pml));
 		vmcs_write16(vcpu, GUEST_PML_INDEX, PML_ENTITY_NUM - 1);
 	}
-	vmx->eptp = 0;
+	vmx->loaded_vmcs->eptp = 0;
 	if (vmx_params()->ept)
 		vmcs_write64(vcpu, EPT_POINTER, 0);
 }
@@ -95,8 +95,8 @@ void vmx_disable_exits(struct kvm_vcpu *vcpu, bool hlt, bool pause)
 		cpu_based_assign(vcpu, CPU_BASED_HLT_EXITING, false);
 	if (!pause)
 		return;
-	vmx->secondary &= ~(uint32_t)SECONDARY_EXEC_PAUSE_LOOP_EXITING;
-	vmcs_write32(vcpu, SECONDARY_VM_EXEC_CONTROL, vmx->secondary);
+	vmx->loaded_vmcs->secondary &= ~(uint32_t)SECONDARY_EXEC_PAUSE_LOOP_EXITING;
+	vmcs_write32(vcpu, SECONDARY_VM_EXEC_CONTROL, vmx->loaded_vmcs->secondary);
 }
 
 bool vmx_has_bus_lock_detection(void)
@@ -108,8 +108,8 @@ void vmx_detect_bus_locks(struct kvm_vcpu *vcpu)
 {
 	struct vcpu_vmx *vmx = vcpu->vmx;
 
-	vmx->secondary |= vmcs_config()->secondary & SECONDARY_EXEC_BUS_LOCK_DETECTION;
-	vmcs_write32(vcpu, SECONDARY_VM_EXEC_CONTROL, vmx->secondary);
+	vmx->loaded_vmcs->secondary |= vmcs_config()->secondary & SECONDARY_EXEC_BUS_LOCK_DETECTION;
+	vmcs_write32(vcpu, SECONDARY_VM_EXEC_CONTROL, vmx->loaded_vmcs->secondary);
 }
 
 void vmx_offer_insns(struct kvm_vcpu *vcpu, struct vmx_offered_insns offered)
@@ -119,7 +119,7 @@ void vmx_offer_insns(struct kvm_vcpu *vcpu, struct vmx_offered_insns offered)
 			  (offered.invpcid ? SECONDARY_EXEC_ENABLE_INVPCID : 0) |
 			  (offered.xsaves ? SECONDARY_EXEC_ENABLE_XSAVES : 0);
 
-	vmx->secondary &= ~(uint32_t)OFFERED_INSNS;
-	vmx->secondary |= vmcs_config()->secondary & (uint32_t)wanted;
-	vmcs_write32(vcpu, SECONDARY_VM_EXEC_CONTROL, vmx->secondary);
+	vmx->loaded_vmcs->secondary &= ~(uint32_t)OFFERED_INSNS;
+	vmx->loaded_vmcs->secondary |= vmcs_config()->secondary & (uint32_t)wanted;
+	vmcs_write32(vcpu, SECONDARY_VM_EXEC_CONTROL, vmx->loaded_vmcs->secondary);
 }

@@ -321,7 +321,7 @@ static void segment_survives_the_round_trip(void **state)
 
 static void msr_bitmap_lets_only_the_listed_through(void **state)
 {
-	const uint8_t *b = vcpu.vmx->msr_bitmap;
+	const uint8_t *b = vcpu.vmx->vmcs01.msr_bitmap;
 
 	/* LSTAR: read-high, write-high, MSR c0000082h */
 	assert_int_equal(b[1024 + 0x82 / 8] & (1 << (0x82 % 8)), 0);
