@@ -323,32 +323,6 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 
 /* --- blocking --- */
 
-/* In SMM an INIT waits for RSM, a SIPI is lost. */
-void kvm_apic_accept_events(struct kvm_vcpu *vcpu)
-{
-	uint8_t vector = 0;
-	unsigned ev;
-
-	if (!vcpu->apic || !kvm_apic_init_sipi_pending(vcpu))
-		return;
-	if (vcpu->arch->smm) {
-		kvm_apic_drop_sipi(vcpu);
-		return;
-	}
-	ev = kvm_apic_take_init_sipi(vcpu, &vector);
-	if (ev & 1) {
-		kvm_vcpu_reset(vcpu, true);
-		__atomic_store_n(&vcpu->arch->mp_state,
-				 kvm_get_apic_base(vcpu) & BIT_ULL(8) ? KVM_MP_STATE_RUNNABLE
-								      : KVM_MP_STATE_INIT_RECEIVED,
-				 __ATOMIC_SEQ_CST);
-	}
-	if ((ev & 2) && vcpu->arch->mp_state == KVM_MP_STATE_INIT_RECEIVED) {
-		kvm_vcpu_deliver_sipi_vector(vcpu, vector);
-		__atomic_store_n(&vcpu->arch->mp_state, KVM_MP_STATE_RUNNABLE, __ATOMIC_SEQ_CST);
-	}
-}
-
 /* A vCPU that does not run: HLT, a page, waiting for INIT or SIPI. 1 look again; < 0 KVM_RUN's error. */
 static int vcpu_block(struct kvm_vcpu *vcpu)
 {

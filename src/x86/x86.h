@@ -2,7 +2,7 @@
  * The x86 vCPU: it joins the rooms. Registers, CPUID, MSRs, clock, the run
  * loop, MMIO and port I/O. (Linux: arch/x86/kvm/{x86,cpuid,emulate,mtrr}.c)
  *
- * Files: vcpu.c (life, reset), run.c (requests, vcpu_enter_guest, KVM_RUN),
+ * Files: vcpu.c (life, reset), init_sipi.c, run.c (requests, vcpu_enter_guest, KVM_RUN),
  * event.c (queued exceptions, interrupts, NMI), regs.c (CR/DR/segments and
  * their ioctls), sregs.c, state.c (values at creation), fpu.c, cpuid.c, msr.c,
  * mtrr.c, clock.c, steal.c, pio.c, mmio.c, task.c, smm.c (system management mode),
@@ -201,7 +201,7 @@ struct kvm_vcpu_arch {
 void kvm_x86_init(void);	/* registers with virt, mmu, vmx, irq; idempotent */
 void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event);
 void kvm_vcpu_deliver_sipi_vector(struct kvm_vcpu *vcpu, uint8_t vector);
-/* A pending INIT or SIPI becomes the state of the vCPU (run.c). Owner thread, not in the guest. */
+/* A pending INIT or SIPI becomes the state of the vCPU (init_sipi.c). Owner thread, not in the guest. */
 void kvm_apic_accept_events(struct kvm_vcpu *vcpu);
 
 /*
