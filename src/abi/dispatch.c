@@ -26,6 +26,7 @@
 #include "abi/abi.h"
 #include "abi/internal.h"
 #include "abi/strace.h"
+#include "emulate/emulate.h"
 #include "host/fault.h"
 #include "host/fault_mask.h"
 #include "host/memory.h"
@@ -154,6 +155,7 @@ static long open_system(const char *path, int flags)
 	r = host_fault_init();
 	if (r)
 		return r;
+	emulate_init();
 	kvm_x86_init();
 	virt_eventfd_set_close(abi_fd_close);
 	host_service_tell(kvm_running_vcpu_signal);

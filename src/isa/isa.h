@@ -3,7 +3,7 @@
  * helpers every handler is written with.
  *
  * Two embedders: the processor (src/cpu, with TLB, paging, VMX) and the
- * hypervisor's MMIO emulator (src/x86/emulate.c, whose TLB is always empty and
+ * hypervisor's MMIO emulator (src/emulate/emulate.c, whose TLB is always empty and
  * whose mem() serves devices). There is one x86, not two.
  */
 #ifndef USERKVM_ISA_ISA_H

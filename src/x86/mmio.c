@@ -16,7 +16,7 @@ static void report_tpr_access(struct kvm_vcpu *vcpu, gpa_t gpa, bool is_write)
 	if (likely(!vcpu->arch->tpr_access_reporting) || (gpa & ~PAGE_MASK) != APIC_TPR_OFFSET)
 		return;
 	vcpu->arch->tpr_access_is_write = is_write;
-	vcpu->arch->tpr_access_rip = kvm_emulator_rip(vcpu);
+	vcpu->arch->tpr_access_rip = kvm_emulator_ops->rip(vcpu);
 	kvm_make_request(KVM_REQ_REPORT_TPR_ACCESS, vcpu);
 }
 

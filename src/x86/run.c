@@ -280,7 +280,7 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 	}
 
 	if (unlikely(vmx_emulation_required(vcpu)))
-		return kvm_emulate_invalid_guest_state(vcpu);
+		return kvm_emulator_ops->invalid_guest_state(vcpu);
 
 	kvm_lapic_sync_to_vapic(vcpu);
 	r = kvm_mmu_reload(vcpu);

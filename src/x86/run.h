@@ -1,5 +1,5 @@
 /*
- * What run.c, event.c, vcpu.c, pio.c, mmio.c and emulate.c share.
+ * What run.c, event.c, vcpu.c, pio.c and mmio.c share, also with the emulate room.
  *
  * Context: the vCPU's owner thread.
  */
@@ -51,23 +51,6 @@ void kvm_mmio_exit(struct kvm_vcpu *vcpu, gpa_t gpa, unsigned len, bool is_write
  */
 int kvm_write_guest_as_processor(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len);
 
-/* --- emulate.c --- */
-must_check int kvm_emulator_create(struct kvm_vcpu *vcpu);
-void kvm_emulator_destroy(struct kvm_vcpu *vcpu);
-/* Where the instruction begins whose accesses are being made: its writes come when RIP has moved on. */
-uint64_t kvm_emulator_rip(struct kvm_vcpu *vcpu);
-/* KVM_EXIT_INTERNAL_ERROR / EMULATION with the bytes looked at. Returns 0 (leave) or 1 (#UD for CPL 3). */
-int kvm_emulation_failed(struct kvm_vcpu *vcpu, const uint8_t *bytes, unsigned len);
-/* Up to `len` bytes of code at CS:RIP; their number, which is 0 with *fault filled. */
-unsigned kvm_fetch_code(struct kvm_vcpu *vcpu, uint8_t *bytes, unsigned len,
-			struct kvm_page_fault_info *fault);
-int kvm_handle_ud(struct kvm_vcpu *vcpu);
-/*
- * In place of a VM entry where vmx_emulation_required(): some instructions, the
- * event that was to be injected first. 1, 0, or < 0 as an exit handler.
- */
-int kvm_emulate_invalid_guest_state(struct kvm_vcpu *vcpu);
-
 /* --- hypercall.c --- */
 /* skip: RIP is still at the instruction, whose length the exit gave. */
 int kvm_hypercall(struct kvm_vcpu *vcpu, bool skip);
@@ -92,6 +75,10 @@ void kvm_enter_smm(struct kvm_vcpu *vcpu);
 must_check bool kvm_leave_smm(struct kvm_vcpu *vcpu);
 /* The vCPU is in SMM from now on, or no more: the address space follows. */
 void kvm_smm_changed(struct kvm_vcpu *vcpu, bool entering);
+
+/* --- vcpu.c --- */
+/* The emulate room's services; (c) from kvm_register_emulator() on. */
+extern const struct kvm_emulator_ops *kvm_emulator_ops;
 
 /* --- debug.c --- */
 bool kvm_guest_debug_exit(struct kvm_vcpu *vcpu, uint8_t vector, uint64_t dr6);

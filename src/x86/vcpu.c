@@ -77,6 +77,31 @@ static bool mwait_faults(struct kvm_vcpu *vcpu)
 	return (quirks & KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS) && !has;
 }
 
+/* --- what the emulate room does for the vmx room --- */
+
+const struct kvm_emulator_ops *kvm_emulator_ops;
+
+void kvm_register_emulator(const struct kvm_emulator_ops *ops)
+{
+	kvm_emulator_ops = ops;
+}
+
+static int service_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa)
+{
+	return kvm_emulator_ops->instruction(vcpu, has_gpa, gpa);
+}
+
+static int service_task_switch(struct kvm_vcpu *vcpu, uint16_t selector, int source, bool has_error_code,
+			       uint32_t error_code, int idt_vector)
+{
+	return kvm_emulator_ops->task_switch(vcpu, selector, source, has_error_code, error_code, idt_vector);
+}
+
+static int service_handle_ud(struct kvm_vcpu *vcpu)
+{
+	return kvm_emulator_ops->handle_ud(vcpu);
+}
+
 static const struct vmx_services services = {
 	.emulate_cpuid = kvm_emulate_cpuid,
 	.mwait_faults = mwait_faults,
@@ -88,8 +113,8 @@ static const struct vmx_services services = {
 	.emulate_invpcid = service_invpcid,
 	.emulate_rdpmc = service_rdpmc,
 	.fast_pio = kvm_fast_pio,
-	.emulate_instruction = kvm_emulate_instruction,
-	.task_switch = kvm_task_switch,
+	.emulate_instruction = service_emulate_instruction,
+	.task_switch = service_task_switch,
 	.set_cr = service_set_cr,
 	.get_cr8 = kvm_get_cr8,
 	.set_dr = kvm_set_dr,
@@ -100,7 +125,7 @@ static const struct vmx_services services = {
 	.requeue_nmi = kvm_event_requeue_nmi,
 	.guest_debug_exit = kvm_guest_debug_exit,
 	.guest_debug = service_guest_debug,
-	.handle_ud = kvm_handle_ud,
+	.handle_ud = service_handle_ud,
 	.event_delivered = kvm_events_entered,
 	.cr4_guest_rsvd_bits = kvm_cr4_guest_reserved_bits,
 };
@@ -294,7 +319,7 @@ static int kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)
 	vcpu->arch = arch;
 	arch->pending_external_vector = -1;
 	arch->maxphyaddr = 36; /* of a processor that does not say */
-	r = kvm_emulator_create(vcpu);
+	r = kvm_emulator_ops->create(vcpu);
 	if (r)
 		goto out_free;
 	r = vmx_create_vcpu(vcpu, vcpu->kvm->arch->machine);
@@ -307,7 +332,7 @@ static int kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)
 	return 0;
 
 out_emulator:
-	kvm_emulator_destroy(vcpu);
+	kvm_emulator_ops->destroy(vcpu);
 out_free:
 	free(arch);
 	vcpu->arch = NULL;
@@ -339,7 +364,7 @@ static void kvm_arch_vcpu_destroy(struct kvm_vcpu *vcpu)
 	kvm_mmu_destroy(vcpu);
 	kvm_x86_state_destroy_vcpu(vcpu);
 	vmx_free_vcpu(vcpu);
-	kvm_emulator_destroy(vcpu);
+	kvm_emulator_ops->destroy(vcpu);
 	free(vcpu->arch);
 	vcpu->arch = NULL;
 }

@@ -1,13 +1,12 @@
 /*
  * The x86 vCPU: it joins the rooms. Registers, CPUID, MSRs, clock, the run
- * loop, MMIO and port I/O. (Linux: arch/x86/kvm/{x86,cpuid,emulate,mtrr}.c)
+ * loop, MMIO and port I/O. (Linux: arch/x86/kvm/{x86,cpuid,mtrr}.c)
  *
  * Files: vcpu.c (life, reset), init_sipi.c, run.c (requests, vcpu_enter_guest, KVM_RUN),
  * event.c (queued exceptions, interrupts, NMI), regs.c (CR/DR/segments and
  * their ioctls), sregs.c, state.c (values at creation), fpu.c, cpuid.c, msr.c,
- * mtrr.c, clock.c, steal.c, pio.c, mmio.c, task.c, smm.c (system management mode),
- * emulate.c (isa room over guest memory and devices), hypercall.c, debug.c,
- * hyperv*.c (hyperv.h says which).
+ * mtrr.c, clock.c, steal.c, pio.c, mmio.c, smm.c (system management mode),
+ * hypercall.c, debug.c, hyperv*.c (hyperv.h says which).
  */
 #ifndef USERKVM_X86_X86_H
 #define USERKVM_X86_X86_H
@@ -194,7 +193,7 @@ struct kvm_vcpu_arch {
 		uint16_t port;
 		uint64_t linear_rip;
 	} pio;
-	struct kvm_emulator *emulator; /* (c) emulate.c's own */
+	struct kvm_emulator *emulator; /* (c) the emulate room's own */
 };
 
 /* --- life (vcpu.c) --- */
@@ -203,6 +202,22 @@ void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event);
 void kvm_vcpu_deliver_sipi_vector(struct kvm_vcpu *vcpu, uint8_t vector);
 /* A pending INIT or SIPI becomes the state of the vCPU (init_sipi.c). Owner thread, not in the guest. */
 void kvm_apic_accept_events(struct kvm_vcpu *vcpu);
+
+/*
+ * The emulate room's functions, as emulate/emulate.h describes them; it registers
+ * them here before the first VM is made, since this room may not include it.
+ */
+struct kvm_emulator_ops {
+	int (*create)(struct kvm_vcpu *vcpu);
+	void (*destroy)(struct kvm_vcpu *vcpu);
+	int (*instruction)(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa);
+	int (*invalid_guest_state)(struct kvm_vcpu *vcpu);
+	int (*handle_ud)(struct kvm_vcpu *vcpu);
+	int (*task_switch)(struct kvm_vcpu *vcpu, uint16_t selector, int source, bool has_error_code,
+			   uint32_t error_code, int idt_vector);
+	uint64_t (*rip)(struct kvm_vcpu *vcpu);
+};
+void kvm_register_emulator(const struct kvm_emulator_ops *ops);
 
 /*
  * The vCPU's share of regs.c, cpuid.c, msr.c and clock.c: values after power
@@ -418,12 +433,8 @@ void kvm_record_steal_time(struct kvm_vcpu *vcpu);
 void kvm_steal_time_run_begins(struct kvm_vcpu *vcpu);
 void kvm_steal_time_run_ends(struct kvm_vcpu *vcpu, bool preempted);
 
-/* --- I/O and emulation (pio.c, mmio.c, emulate.c, hypercall.c) --- */
+/* --- I/O (pio.c, mmio.c), hypercall.c --- */
 int kvm_fast_pio(struct kvm_vcpu *vcpu, uint16_t port, int size, bool in);
-/* Emulate the instruction at RIP; see struct vmx_services. */
-int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa);
-int kvm_task_switch(struct kvm_vcpu *vcpu, uint16_t selector, int source, bool has_error_code,
-		    uint32_t error_code, int idt_vector);
 int kvm_emulate_hypercall(struct kvm_vcpu *vcpu);
 int kvm_emulate_halt(struct kvm_vcpu *vcpu);
 

@@ -6,7 +6,7 @@
  */
 #include <string.h>
 
-#include "x86/emulator.h"
+#include "emulate/internal.h"
 
 static struct cpu_segment segment_in(const struct kvm_segment *s)
 {

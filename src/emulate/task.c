@@ -8,6 +8,7 @@
  */
 #include <string.h>
 
+#include "emulate/emulate.h"
 #include "lib/error.h"
 #include "sdm/descriptor.h"
 #include "sdm/paging.h"

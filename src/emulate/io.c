@@ -4,7 +4,7 @@
  */
 #include <string.h>
 
-#include "x86/emulator.h"
+#include "emulate/internal.h"
 
 static uint64_t ad_mask(const struct isa_insn *i)
 {

@@ -13,8 +13,8 @@
  * Source: SDM Vol. 2, MOV, POP, LDS/LES/LFS/LGS/LSS, LLDT, LTR; Vol. 3,
  * "Protection", "Segment Loading Instructions in IA-32e Mode".
  */
+#include "emulate/internal.h"
 #include "sdm/descriptor.h"
-#include "x86/emulator.h"
 
 #define TYPE_BUSY 2U /* SYS_TSS16_BUSY, SYS_TSS32_BUSY */
 

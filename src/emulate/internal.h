@@ -1,14 +1,14 @@
 /*
- * What emulate.c (the loop), emulate_mem.c (guest memory and devices),
- * emulate_io.c (ports), emulate_state.c (registers in and out), emulate_sys.c
- * (system instructions), emulate_seg.c (segments) and emulate_far.c (far
- * transfers) share.
+ * What emulate.c (the loop), mem.c (guest memory and devices), io.c (ports),
+ * state.c (registers in and out), sys.c (system instructions), seg.c (segments)
+ * and far.c (far transfers) share.
  *
  * Context: the vCPU's owner thread, while an instruction is being emulated.
  */
-#ifndef USERKVM_X86_EMULATOR_H
-#define USERKVM_X86_EMULATOR_H
+#ifndef USERKVM_EMULATE_INTERNAL_H
+#define USERKVM_EMULATE_INTERNAL_H
 
+#include "emulate/emulate.h"
 #include "isa/decoder.h"
 #include "isa/isa.h"
 #include "x86/run.h"
@@ -86,7 +86,7 @@ static inline struct kvm_vcpu *kvm_emulator_vcpu(struct cpu_state *cs)
 /* Back to emulate.c's loop, from any depth. */
 void kvm_emulator_leave(struct kvm_emulator *e, enum outcome o) __attribute__((noreturn));
 
-/* --- emulate_mem.c --- */
+/* --- mem.c --- */
 
 /* isa_ops.mem: always through `bounce`. May leave. */
 void *kvm_emulator_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum isa_access how,
@@ -101,7 +101,7 @@ void kvm_emulator_begin_iteration(struct kvm_emulator *e);
 /* RAM that may be accessed so; anything else is a device's. */
 bool kvm_emulator_is_ram(struct kvm_vcpu *vcpu, gpa_t gpa, bool write);
 
-/* The handler of IN, OUT, INS and OUTS (emulate_io.c), NULL for others. */
+/* The handler of IN, OUT, INS and OUTS (io.c), NULL for others. */
 isa_fn *kvm_emulator_io(const struct isa_decoded *d, struct isa_insn *i);
 
 /* Registers of the vCPU into cs, with code_mode and stack_mode; and what was emulated back. */
@@ -124,7 +124,7 @@ void kvm_emulator_replaced(struct cpu_state *cs) __attribute__((noreturn));
  */
 isa_fn *kvm_emulator_system(const struct isa_decoded *d, struct isa_insn *i);
 
-/* --- emulate_sys.c: what the handlers share --- */
+/* --- sys.c: what the handlers share --- */
 
 /* Are selectors looked up in tables: neither real nor virtual-8086 mode? */
 static inline bool kvm_emulator_protected(const struct cpu_state *cs)
@@ -145,7 +145,7 @@ void kvm_emulator_write_rm(struct cpu_state *cs, const struct isa_insn *i, unsig
 /* What POPF and IRET make of `v` at CPL 0 or in real mode. */
 uint64_t kvm_emulator_popped_flags(const struct cpu_state *cs, uint64_t v, unsigned size, bool iret);
 
-/* --- emulate_seg.c --- */
+/* --- seg.c --- */
 
 struct emulator_descriptor {
 	struct cpu_segment seg; /* what it makes of a segment register */
@@ -164,7 +164,7 @@ isa_fn kvm_emulate_load_far_pointer; /* of the segment register i->aux */
 isa_fn kvm_emulate_lldt, kvm_emulate_ltr;
 isa_fn kvm_emulate_store_system_selector; /* STR if i->aux, else SLDT */
 
-/* --- emulate_far.c --- */
+/* --- far.c --- */
 
 /* Words of `size` bytes at the top of the stack; RSP is the caller's to move. */
 void kvm_emulator_stack_peek(struct cpu_state *cs, unsigned words, unsigned size, uint64_t out[]);

@@ -4,11 +4,11 @@
  */
 #include <string.h>
 
+#include "emulate/internal.h"
 #include "isa/fpu.h"
 #include "lib/error.h"
 #include "lib/rcu.h"
 #include "sdm/paging.h"
-#include "x86/emulator.h"
 
 static void leave_error(struct kvm_emulator *e, int error) __attribute__((noreturn));
 static void leave_error(struct kvm_emulator *e, int error)

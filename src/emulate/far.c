@@ -8,7 +8,7 @@
  * Source: SDM Vol. 2, the instructions. Not here, and refused as Linux does:
  * gates, changes of privilege level, IRET and INT of protected mode.
  */
-#include "x86/emulator.h"
+#include "emulate/internal.h"
 
 /* --- the stack --- */
 

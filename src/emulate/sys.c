@@ -14,7 +14,7 @@
  * Source: SDM Vol. 2, the instructions; Vol. 3, "Real-Address Mode", "Mode
  * Switching".
  */
-#include "x86/emulator.h"
+#include "emulate/internal.h"
 
 static struct kvm_vcpu *vcpu_of(struct cpu_state *cs)
 {

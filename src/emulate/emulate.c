@@ -26,6 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "emulate/internal.h"
 #include "host/fault.h"
 #include "host/memory.h"
 #include "isa/fpu.h"
@@ -34,7 +35,6 @@
 #include "lib/rcu.h"
 #include "sdm/paging.h"
 #include "trace/trace.h"
-#include "x86/emulator.h"
 
 #define MAX_ITERATIONS 256 /* of a string instruction before the guest runs again */
 
@@ -85,7 +85,7 @@ static const struct isa_ops emulator_ops = {
 	.system = emulator_system,
 };
 
-/* --- state in and out (emulate_state.c) --- */
+/* --- state in and out (state.c) --- */
 
 static void load_state(struct kvm_emulator *e, struct kvm_vcpu *vcpu)
 {
@@ -556,4 +556,19 @@ void kvm_emulator_destroy(struct kvm_vcpu *vcpu)
 {
 	free(vcpu->arch->emulator);
 	vcpu->arch->emulator = NULL;
+}
+
+static const struct kvm_emulator_ops emulator = {
+	.create = kvm_emulator_create,
+	.destroy = kvm_emulator_destroy,
+	.instruction = kvm_emulate_instruction,
+	.invalid_guest_state = kvm_emulate_invalid_guest_state,
+	.handle_ud = kvm_handle_ud,
+	.task_switch = kvm_task_switch,
+	.rip = kvm_emulator_rip,
+};
+
+void emulate_init(void)
+{
+	kvm_register_emulator(&emulator);
 }
