@@ -3,7 +3,7 @@
  * Facility"): what this processor can do, said once. A feature that is not
  * implemented is not announced; the entry checks use the same words.
  */
-#include "cpu/internal.h"
+#include "cpu/system.h"
 #include "sdm/ept.h"
 
 #define PIN_ALLOWED                                                           \

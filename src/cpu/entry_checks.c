@@ -6,7 +6,7 @@
  * No state is changed here; the VMCS is all that is looked at, except PDPTEs
  * and MSR areas in memory.
  */
-#include "cpu/internal.h"
+#include "cpu/system.h"
 #include "host/memory.h"
 #include "sdm/ept.h"
 #include "sdm/paging.h"

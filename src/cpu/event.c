@@ -21,7 +21,7 @@
  *
  * Locks: none; runs on the vCPU's thread.
  */
-#include "cpu/internal.h"
+#include "cpu/system.h"
 
 #define IDT_ERROR(vector) ((uint16_t)((vector) << 3 | 2))
 

@@ -13,7 +13,7 @@
  *
  * Locks: none; runs on the vCPU's thread.
  */
-#include "cpu/internal.h"
+#include "cpu/system.h"
 
 #define RPL(selector) ((unsigned)((selector) & 3))
 

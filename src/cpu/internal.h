@@ -1,13 +1,16 @@
 /*
  * Inside the processor. Who owns what:
  *   vmcs.c caps.c entry.c exit.c  VMCS, capability MSRs, VM entry checks, VM exits
- *   walk.c ept.c tlb.c mem.c      two-dimensional walk, software TLB, isa_ops
+ *   walk.c ept.c tlb.c mem.c      two-dimensional walk, software TLB (tlb.h), isa_ops
  *   bus_lock.c                    split locks, and their detection
  *   tlb_check.c                   USERKVM_CHECK=tlb
- *   blocks.c interp.c             decoded blocks, the interpreter loop
+ *   blocks.c block_decode.c code_pages.c  decoded blocks (blocks.h)
+ *   engine.c boundary.c unwind.c  what runs between two blocks or instructions
+ *   interp.c                      the interpreter's loop
+ *   machine.c                     what the processors of a machine share
  *   vmx_isa.c trace_ring.c        the seam's remaining functions, debug aid
  *   segment.c stack.c far.c event.c task.c sysinsn*.c  segments, far transfers, event
- *                                 delivery through the IDT, system instructions
+ *                                 delivery through the IDT, system instructions (system.h)
  *
  * All of it runs on the vCPU's thread, mostly with the guest's SIMD state in
  * the registers (isa/fpu.h): general registers only, no libc mem*.
@@ -15,6 +18,8 @@
 #ifndef USERKVM_CPU_INTERNAL_H
 #define USERKVM_CPU_INTERNAL_H
 
+#include "cpu/blocks.h"
+#include "cpu/tlb.h"
 #include "cpu/vmx_isa.h"
 #include "isa/fpu.h"
 #include "isa/isa.h"
@@ -158,6 +163,8 @@ struct vmx_machine {
 	uint32_t bus;	    /* (a) a locked access in two parts is under way */
 	struct machine_code_page *code[MACHINE_CODE_BUCKETS]; /* [lock] to change */
 };
+void machine_add(struct vmx_machine *m, struct vmx_cpu *cpu);
+void machine_remove(struct vmx_machine *m, struct vmx_cpu *cpu);
 void machine_lock(struct vmx_machine *m);
 void machine_unlock(struct vmx_machine *m);
 
@@ -203,20 +210,6 @@ void cpu_vmexit_insn(struct vmx_cpu *cpu, uint32_t reason, uint64_t qualificatio
 	__attribute__((noreturn));
 /* Unwind to the interpreter loop, state canonical (cs->rip is where to go on). */
 void cpu_unwind(struct vmx_cpu *cpu) __attribute__((noreturn));
-
-/* --- walk.c, tlb.c --- */
-/* Mode, CPL, AC, paging controls changed: choose cs->tlb again, recompute code_mode and stack_mode. */
-void cpu_mode_changed(struct vmx_cpu *cpu);
-/* TLB invalidations of the instructions: see tlb.c. */
-void cpu_tlb_flush_all(struct vmx_cpu *cpu);			/* CR0.PG, CR4.PAE/PGE/PSE/… changes */
-void cpu_tlb_flush_cr3(struct vmx_cpu *cpu, uint64_t new_cr3);	/* MOV CR3, bit 63 included */
-void cpu_tlb_invlpg(struct vmx_cpu *cpu, gva_t gva);
-void cpu_tlb_invpcid(struct vmx_cpu *cpu, unsigned type, uint16_t pcid, gva_t gva);
-/* PAE PDPTEs from CR3 (through EPT), checked: false leaves everything unchanged (#GP). */
-bool cpu_load_pdptrs(struct vmx_cpu *cpu, uint64_t cr3);
-/* Implicit supervisor accesses (descriptor tables, TSS), by linear address. */
-uint64_t cpu_sys_load(struct vmx_cpu *cpu, gva_t lin, unsigned size);
-void cpu_sys_store(struct vmx_cpu *cpu, gva_t lin, unsigned size, uint64_t v);
 
 /* --- event.c: delivery --- */
 /*
@@ -273,126 +266,6 @@ void cpu_save_exit(struct vmx_cpu *cpu, const struct cpu_exit *e);
 /* Reason 33 or 34: exit fields only, guest state of the VMCS unchanged. */
 void cpu_failed_entry(struct vmx_cpu *cpu, uint32_t reason, uint64_t qualification);
 
-/* --- ept.c --- */
-enum cpu_access { CPU_READ = 1, CPU_WRITE = 2, CPU_EXEC = 4 }; /* EPT bit order */
-struct cpu_ept_result {
-	hpa_t host;	/* of the 4 KiB page */
-	uint32_t rights; /* enum cpu_access; CPU_WRITE only if no D bit has to be set first */
-	bool write_back, ignore_pat; /* memory type of the leaf */
-};
-#define CPU_NO_GLA (~0ULL)
-/*
- * Guest-physical to host; VM exit on violation and misconfiguration. gla: the
- * linear address on whose account, or CPU_NO_GLA; final: gpa is its translation,
- * not that of a paging-structure entry. Sets accessed and dirty flags.
- */
-struct cpu_ept_result cpu_ept_translate(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla, bool final);
-/* How single entries are read. Levels as in the SDM's tables: 1 is the PTE's. */
-bool cpu_ept_is_leaf(uint64_t e, int level);
-bool cpu_ept_entry_bad(uint64_t e, int level); /* misconfigured, if it is present */
-/* Set bits in an entry that still is `old`; false: it has changed. */
-static inline bool cpu_entry_or(uint64_t *p, uint64_t old, uint64_t bits)
-{
-	return __atomic_compare_exchange_n(p, &old, old | bits, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
-}
-
-/* --- walk.c --- */
-/* Which rights apply: the sub-tables of a TLB context. */
-enum cpu_priv { PRIV_SUPER_SMAP, PRIV_SUPER, PRIV_USER, NR_PRIVS };
-struct cpu_walk_result {
-	hpa_t host;	/* of the 4 KiB page */
-	gpa_t gpa;	/* of the 4 KiB page */
-	uint32_t rights; /* for `priv`; CPU_WRITE only if every D bit is set */
-	uint8_t page_shift; /* of the guest's mapping */
-	bool global;
-	bool write_back; /* memory type, CR0.CD aside */
-};
-/* Linear to host; #PF or VM exit when the access is not allowed. Sets A and D. */
-void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
-	      struct cpu_walk_result *out);
-/* How single entries of the guest's are read. */
-bool cpu_pte_is_leaf(const struct cpu_state *cs, uint64_t e, int level);
-uint64_t cpu_pte_reserved(const struct cpu_state *cs, int level, bool leaf);
-gpa_t cpu_leaf_gpa(const struct cpu_state *cs, uint64_t e, int level, gva_t gva); /* of the 4 KiB page */
-/* The rights (enum cpu_access) of `priv` to a page whose entries combine to these bits. */
-uint32_t cpu_page_rights(const struct vmx_cpu *cpu, uint64_t bits, enum cpu_priv priv);
-
-/* --- tlb.c --- */
-#define TLB_NR_CONTEXTS 8
-#define PDE_CACHE_ENTRIES 64
-#define EPT_CACHE_ENTRIES 2048
-struct tlb_side {
-	uint8_t page_shift;
-	bool global;
-	bool listed;
-	bool write_back;
-};
-struct tlb_sub {
-	struct isa_tlb_entry e[ISA_TLB_ENTRIES];
-	struct tlb_side side[ISA_TLB_ENTRIES];
-	uint16_t filled[ISA_TLB_ENTRIES];
-	uint32_t nr_filled;
-};
-/*
- * What a walk has learned of 2 MiB of linear addresses: the PDE that refers to
- * their page table, or the entry of the larger page that maps them.
- */
-struct pde_cache_entry {
-	uint64_t tag; /* (gva >> 21) + 1; 0: empty */
-	uint64_t e;
-	uint64_t rights; /* PTE_RW, PTE_US, PTE_XD combined: of the larger page, or of all above its PTEs */
-	int level; /* of the table that e refers to, or of the larger page: 1, or 2 and 3 */
-};
-struct tlb_context {
-	bool used;
-	uint16_t vpid, pcid;
-	uint64_t eptp, mode, last_use;
-	uint64_t large[8]; /* a set, by hash, of larger pages that have fragments here (tlb.c) */
-	struct tlb_sub sub[NR_PRIVS];
-	struct pde_cache_entry pde[PDE_CACHE_ENTRIES];
-};
-/* A guest-physical mapping of the EPTP in use. */
-struct ept_cache_entry {
-	uint64_t tag;  /* gpa of the page | generation; 0: empty */
-	uint64_t host; /* of the page | the rest of struct cpu_ept_result (ept.c) */
-};
-struct cpu_tlb {
-	struct tlb_context *cur;
-	struct tlb_checker *check; /* USERKVM_CHECK=tlb (tlb_check.c), or NULL */
-	uint64_t clock;
-	uint64_t ept_gen; /* 1 .. PAGE_SIZE - 1 */
-	struct tlb_context ctx[TLB_NR_CONTEXTS];
-	struct ept_cache_entry ept[EPT_CACHE_ENTRIES];
-	struct isa_tlb_entry empty[ISA_TLB_ENTRIES]; /* never hits */
-};
-must_check int cpu_tlb_create(struct vmx_cpu *cpu);
-/* Host pointer of the byte at gva for an access that is now allowed; fills the TLB. */
-uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv);
-void cpu_tlb_entry_flush(struct vmx_cpu *cpu); /* VPID 0: entries end at entry and exit */
-void cpu_tlb_drop_ept(struct vmx_cpu *cpu, uint64_t eptp, bool all);
-/* Another EPTP: ept[] knows of one only. */
-void cpu_tlb_new_eptp(struct vmx_cpu *cpu, uint64_t eptp);
-/* A page fault, and an EPT violation (gla: CPU_NO_GLA unless gpa is its translation). */
-void cpu_tlb_page_fault(struct vmx_cpu *cpu, gva_t gva);
-void cpu_tlb_ept_violation(struct vmx_cpu *cpu, gpa_t gpa, gva_t gla);
-void cpu_tlb_drop_vpid(struct vmx_cpu *cpu, unsigned type, uint16_t vpid, gva_t gla);
-/* A page became code (0: any page may have): its write tags go. */
-void cpu_tlb_drop_write(struct vmx_cpu *cpu, hpa_t page);
-/* Data accesses are to be looked at again: all read and write tags go. */
-void cpu_tlb_drop_data(struct vmx_cpu *cpu);
-/* Memory type WB (CR0.CD aside) of the page of a translation that was just made. */
-bool cpu_tlb_write_back(const struct vmx_cpu *cpu, gva_t gva, enum cpu_priv priv);
-/* Every entry is reachable, listed, and aligned; for tests. */
-bool cpu_tlb_check(const struct cpu_tlb *t);
-enum cpu_priv cpu_data_priv(const struct vmx_cpu *cpu, enum isa_access how);
-/* The PCID that a value of CR3 selects. */
-static inline uint16_t cpu_pcid(const struct cpu_state *cs, uint64_t cr3)
-{
-	return cs->cr4 & X86_CR4_PCIDE ? (uint16_t)(cr3 & CR3_PCID_MASK) : 0;
-}
-/* The registers that decide how tables are read: CR0, CR4, EFER. */
-uint64_t cpu_paging_mode(const struct cpu_state *cs);
-
 /* --- mem.c --- */
 extern const struct isa_ops cpu_isa_ops;
 
@@ -412,42 +285,7 @@ void cpu_bus_lock_access(struct vmx_cpu *cpu, gva_t lin, unsigned size, enum cpu
 /* A watched instruction may have been left by unwinding. */
 void cpu_bus_lock_unwound(struct vmx_cpu *cpu);
 
-/* --- blocks.c --- */
-isa_fn *cpu_block_system(const struct isa_decoded *d, struct isa_insn *i);
-struct cpu_block {
-	uint64_t key;	    /* host address of the first byte | mode << 56; 0: dead */
-	struct isa_insn *end; /* insns[nr] */
-	uint64_t epoch;
-	struct cpu_block *succ[2];
-	struct cpu_block *hash_next, *page_next;
-	const uint8_t *bytes; /* as decoded */
-	hpa_t host2;	    /* second page of a crossing instruction, or 0 */
-	uint32_t wtags_gen; /* invariant 6 of blocks.c */
-	uint16_t nr_bytes;
-	uint8_t nr, turn;
-	bool jumps;	    /* the last instruction sets cs->rip */
-	bool sys;	    /* the last one is a system instruction: look around after it */
-	struct isa_insn insns[];
-};
-must_check int cpu_blocks_create(struct vmx_cpu *cpu);
-void cpu_blocks_destroy(struct vmx_cpu *cpu);
-/* Host address of its first byte. */
-#define BLOCK_MODE_SHIFT 56
-static inline hpa_t cpu_block_host(const struct cpu_block *b)
-{
-	return b->key & GENMASK_ULL(BLOCK_MODE_SHIFT - 1, 0);
-}
-/* The block at cs->rip, decoded if need be; `prev` (or NULL) ran just before. */
-struct cpu_block *cpu_block_at_rip(struct vmx_cpu *cpu, struct cpu_block *prev);
-bool cpu_page_is_code(struct vmx_cpu *cpu, hpa_t page);
-/* A write is about to happen: drop what was decoded from there. */
-void cpu_code_written(struct vmx_cpu *cpu, hpa_t start, unsigned size);
-void cpu_blocks_drop(struct vmx_cpu *cpu, hpa_t start, hpa_t end);
-void cpu_blocks_work_off(struct vmx_cpu *cpu); /* cpu->stale[] */
-/* CPU_REQ_WTAGS: drop every write tag, and say so. */
-void cpu_blocks_drop_wtags(struct vmx_cpu *cpu);
-
-/* --- interp.c --- */
+/* --- engine.c, interp.c, boundary.c, unwind.c --- */
 extern const struct isa_insn cpu_boundary_insn;
 /* State is canonical at cs->rip: isa_rip() == cs->rip from here on. */
 static inline void cpu_at_boundary(struct vmx_cpu *cpu)
@@ -457,6 +295,25 @@ static inline void cpu_at_boundary(struct vmx_cpu *cpu)
 }
 /* Run until a VM exit (true) or a bus error (false). */
 bool cpu_interp(struct vmx_cpu *cpu);
+/* Run until something unwinds. */
+void cpu_run(struct vmx_cpu *cpu) __attribute__((noreturn));
+/* One instruction, and what is due after it. */
+void cpu_run_one(struct vmx_cpu *cpu);
+/* Block after block, until something else has to be looked at. */
+void cpu_run_blocks(struct vmx_cpu *cpu);
+/*
+ * Everything that can happen between two instructions, in the order of SDM
+ * "Priority Among Concurrent Events" as VMX non-root operation has it.
+ */
+void cpu_boundary(struct vmx_cpu *cpu);
+#define INTR_SHADOW (GUEST_INTR_STATE_STI | GUEST_INTR_STATE_MOV_SS)
+/* Does the next instruction run alone? */
+bool cpu_single_step(const struct vmx_cpu *cpu);
+/* After a system instruction: is there more to do than to go on? */
+bool cpu_need_care(const struct vmx_cpu *cpu);
+/* The preemption timer: has it expired; blocks until the next look, fewer the nearer it is. */
+bool cpu_timer_expired(const struct vmx_cpu *cpu);
+uint32_t cpu_timer_budget(const struct vmx_cpu *cpu);
 
 /* --- debug.c --- */
 /* DR0-3, DR7 or CR4.DE may have changed. */
@@ -481,274 +338,5 @@ void cpu_ring_block(struct vmx_cpu *cpu, const struct cpu_block *b);
 /* For the ring and for the TLB's checker. */
 void cpu_observe(struct vmx_cpu *cpu, const struct cpu_block *b);
 void cpu_ring_dump(struct vmx_cpu *cpu, const char *why);
-/*
- * --- shared by segment.c, far.c, event.c, task.c and sysinsn*.c ---
- *
- * Modes. Real-address and virtual-8086 mode share the segment arithmetic;
- * cpu_protected() is everything else.
- */
-static inline bool cpu_v86(const struct vmx_cpu *cpu)
-{
-	return (cpu->cs.rflags & X86_FLAGS_VM) != 0;
-}
-
-static inline bool cpu_real(const struct vmx_cpu *cpu)
-{
-	return !(cpu->cs.cr0 & X86_CR0_PE);
-}
-
-static inline bool cpu_protected(const struct vmx_cpu *cpu)
-{
-	return !cpu_real(cpu) && !cpu_v86(cpu);
-}
-
-static inline bool cpu_ia32e(const struct vmx_cpu *cpu)
-{
-	return (cpu->cs.efer & EFER_LMA) != 0;
-}
-
-static inline bool cpu_code64(const struct vmx_cpu *cpu)
-{
-	return cpu->cs.code_mode == ISA_CODE64;
-}
-
-static inline unsigned cpu_iopl(const struct vmx_cpu *cpu)
-{
-	return (unsigned)FIELD_GET(X86_FLAGS_IOPL, cpu->cs.rflags);
-}
-
-/* 48-bit linear addresses (CR4.LA57 is not offered). */
-static inline bool cpu_canonical(uint64_t lin)
-{
-	return (uint64_t)((int64_t)(lin << 16) >> 16) == lin;
-}
-
-static inline bool cpu_selector_null(uint16_t selector)
-{
-	return (selector & ~3) == 0;
-}
-
-/* A segment or system descriptor, taken apart. */
-struct cpu_descriptor {
-	uint64_t raw;
-	gva_t lin;	/* where it lies */
-	uint64_t base;	/* 64 bits for 16-byte system descriptors */
-	uint32_t limit; /* in bytes, granularity applied */
-	uint32_t ar;	/* VMCS format */
-	uint16_t selector;
-};
-
-static inline unsigned cpu_ar_type(uint32_t ar)
-{
-	return ar & VMX_AR_TYPE_MASK;
-}
-
-static inline unsigned cpu_ar_dpl(uint32_t ar)
-{
-	return (unsigned)FIELD_GET(VMX_AR_DPL_MASK, ar);
-}
-
-static inline bool cpu_ar_code(uint32_t ar)
-{
-	return (ar & (VMX_AR_S | VMX_AR_TYPE_CODE)) == (VMX_AR_S | VMX_AR_TYPE_CODE);
-}
-
-static inline bool cpu_ar_conforming(uint32_t ar)
-{
-	return cpu_ar_code(ar) && (ar & VMX_AR_TYPE_EXPAND_DOWN);
-}
-
-static inline bool cpu_ar_writable_data(uint32_t ar)
-{
-	return (ar & (VMX_AR_S | VMX_AR_TYPE_CODE | VMX_AR_TYPE_WRITABLE)) ==
-	       (VMX_AR_S | VMX_AR_TYPE_WRITABLE);
-}
-
-/* #TS, #NP, #SS or #GP with a selector (RPL dropped) and EXT as error code. */
-void cpu_selector_fault(struct vmx_cpu *cpu, enum exception_vector v, uint16_t selector)
-	__attribute__((noreturn));
-/* The EXT bit of error codes: 1 while an event that no INT instruction made is delivered. */
-uint32_t cpu_ext_bit(const struct vmx_cpu *cpu);
-
-void cpu_descriptor_parse(struct cpu_descriptor *d, uint64_t raw);
-/* Read the descriptor of a non-null selector; false: outside its table. */
-bool cpu_descriptor_read(struct vmx_cpu *cpu, uint16_t selector, struct cpu_descriptor *d);
-/* Bits 127:64 of a 16-byte system descriptor; false: outside its table. */
-bool cpu_descriptor_read_high(struct vmx_cpu *cpu, uint16_t selector, uint64_t *high);
-/* Set accessed (or busy, for a TSS: bit = 2) in the descriptor in memory, with a locked access. */
-void cpu_descriptor_set_bit(struct vmx_cpu *cpu, const struct cpu_descriptor *d, unsigned bit);
-void cpu_descriptor_set_accessed(struct vmx_cpu *cpu, struct cpu_descriptor *d);
-/* Commit a descriptor to a segment register; nothing can fault. */
-void cpu_segment_commit(struct cpu_segment *seg, const struct cpu_descriptor *d,
-			uint16_t selector);
-/* Null selector: unusable; `dpl` is kept in the rights, as SS needs it. */
-void cpu_segment_null(struct cpu_segment *seg, uint16_t selector, unsigned dpl);
-/* Load ES CS SS DS FS GS as the mode says (real, v86, protected); not CS. */
-void cpu_load_sreg(struct vmx_cpu *cpu, enum sreg nr, uint16_t selector);
-/* Is [offset, offset + size) inside the segment (not used in 64-bit mode)? */
-bool cpu_segment_covers(const struct cpu_segment *seg, uint64_t offset, unsigned size);
-/* Check SS for privilege level `pl`; faults with `v` (#GP or #TS) or #SS. */
-void cpu_check_ss(struct vmx_cpu *cpu, uint16_t selector, unsigned pl,
-		  enum exception_vector v, struct cpu_descriptor *d);
-/* LAR, LSL, VERR, VERW: may the descriptor be seen from here? */
-bool cpu_descriptor_visible(struct vmx_cpu *cpu, uint16_t selector, struct cpu_descriptor *d);
-void cpu_load_ldtr(struct vmx_cpu *cpu, uint16_t selector);
-void cpu_load_tr(struct vmx_cpu *cpu, uint16_t selector);
-
-/*
- * --- stack.c --- A stack that is pushed to or popped from before anything is
- * committed: the pointer lives here until cpu_stack_commit().
- */
-struct cpu_stack {
-	struct vmx_cpu *cpu;
-	const struct cpu_segment *ss;
-	uint64_t sp;
-	uint64_t mask;	   /* of the stack pointer: 16, 32 or 64 bits */
-	uint32_t ss_error; /* error code of the #SS its accesses raise */
-	bool flat;	   /* 64-bit: no base, no limit */
-	bool system;	   /* supervisor accesses, whatever CPL is now */
-};
-/* The current stack: SS:rSP. */
-void cpu_stack_current(struct vmx_cpu *cpu, struct cpu_stack *st);
-/* An inner stack (CPL becomes `pl`) in segment ss, which must outlive st. */
-void cpu_stack_inner(struct vmx_cpu *cpu, struct cpu_stack *st, const struct cpu_segment *ss,
-		     uint64_t sp, unsigned pl);
-void cpu_stack_push(struct cpu_stack *st, unsigned size, uint64_t v);
-uint64_t cpu_stack_pop(struct cpu_stack *st, unsigned size);
-/* RSP as it will be: only the stack pointer's width changes. */
-void cpu_stack_commit(const struct cpu_stack *st);
-/*
- * The stack for privilege level pl out of the TSS, SS checked (#TS, #SS);
- * 64-bit TSS: SS null. ist: 1..7, or 0 for RSPn.
- */
-void cpu_tss_stack(struct vmx_cpu *cpu, unsigned pl, unsigned ist, struct cpu_segment *ss,
-		   uint64_t *sp);
-
-/* --- far.c --- */
-/* Targets are absolute; `next` is the return address; size is the operand size. */
-void cpu_far_jmp(struct vmx_cpu *cpu, uint16_t selector, uint64_t offset, unsigned size);
-void cpu_far_call(struct vmx_cpu *cpu, uint16_t selector, uint64_t offset, unsigned size,
-		  uint64_t next);
-void cpu_far_ret(struct vmx_cpu *cpu, unsigned size, unsigned release);
-void cpu_iret(struct vmx_cpu *cpu, unsigned size);
-/* #GP(0) (with EXT) unless `offset` may be RIP in the code segment with rights ar and limit. */
-void cpu_check_rip(struct vmx_cpu *cpu, uint32_t ar, uint32_t limit, uint64_t offset);
-/* Rights and base of the flat CS and SS that SYSCALL and its like load. */
-void cpu_flat_cs(struct vmx_cpu *cpu, uint16_t selector, unsigned cpl, bool code64);
-void cpu_flat_ss(struct vmx_cpu *cpu, uint16_t selector, unsigned cpl);
-
-/* --- task.c --- */
-/* A task switch to the TSS of `selector`: its checks, then a VM exit, always. */
-void cpu_task_switch(struct vmx_cpu *cpu, uint16_t selector, enum task_switch_source source)
-	__attribute__((noreturn));
-/* Through a task gate (already read from GDT, LDT or IDT). */
-void cpu_task_gate(struct vmx_cpu *cpu, const struct cpu_descriptor *gate,
-		   enum task_switch_source source) __attribute__((noreturn));
-
-/* --- event.c --- */
-/*
- * INT n, INT1, INT3, INTO: intercepts, then delivery. cs->rip must be the
- * instruction's own address; the return address adds its length.
- */
-void cpu_software_event(struct vmx_cpu *cpu, unsigned vector, enum intr_type type,
-			unsigned insn_len);
-
-/* --- sysinsn_cr.c --- (used by the hypervisor-visible side too) */
-/* A write that passed the masks: #GP checks, side effects. */
-void cpu_write_cr0(struct vmx_cpu *cpu, uint64_t v);
-void cpu_write_cr4(struct vmx_cpu *cpu, uint64_t v);
-
-/* --- sysinsn_msr.c --- false: #GP(0). */
-bool cpu_read_msr(struct vmx_cpu *cpu, uint32_t msr, uint64_t *v);
-bool cpu_write_msr(struct vmx_cpu *cpu, uint32_t msr, uint64_t v);
-/* The guest's time-stamp counter: offset and multiplier applied. */
-uint64_t cpu_guest_tsc(const struct vmx_cpu *cpu);
-
-/* --- sysinsn.c --- helpers of the handlers */
-/* Set cs->rip to the next instruction. */
-static inline void cpu_next(struct cpu_state *cs, const struct isa_insn *i)
-{
-	uint64_t rip = isa_next_rip(cs, i);
-
-	cs->rip = cs->code_mode == ISA_CODE64 ? rip : (uint32_t)rip;
-}
-/* #GP(0) unless CPL is 0. */
-static inline void cpu_require_cpl0(struct cpu_state *cs)
-{
-	if (unlikely(cs->cpl != 0))
-		isa_raise_error(cs, X86_TRAP_GP, 0);
-}
-/* Register fields of the ModRM byte: i->src is reg, i->dst is rm (sysinsn.c sees to it). */
-uint64_t cpu_read_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size);
-void cpu_write_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size, uint64_t v);
-/* Exit with VM-exit instruction information and displacement as qualification. */
-void cpu_vmexit_mem(struct vmx_cpu *cpu, uint32_t reason, uint32_t identity)
-	__attribute__((noreturn));
-/* VM-exit instruction information: the memory operand's part. */
-uint32_t cpu_insn_info_mem(const struct isa_insn *i);
-
-/*
- * Handlers of system instructions, once: SYSINSNS(F) expands
- * F(handler, Zydis mnemonic, sets cs->rip). Forms that share a mnemonic with
- * the integer instructions (MOV, PUSH, POP, JMP, CALL, RET) are picked by opcode.
- */
-#define SYSINSNS(F)                                                        \
-	/* sysinsn_flags.c */                                              \
-	F(cli, CLI, 0) F(sti, STI, 1) F(clac, CLAC, 0) F(stac, STAC, 0)    \
-	F(pushf, PUSHF, 0) F(pushf, PUSHFD, 0) F(pushf, PUSHFQ, 0)         \
-	F(popf, POPF, 1) F(popf, POPFD, 1) F(popf, POPFQ, 1)               \
-	/* sysinsn_seg.c */                                                \
-	F(lds, LDS, 0) F(lds, LES, 0) F(lds, LFS, 0) F(lds, LGS, 0)        \
-	F(lss, LSS, 1) F(lar, LAR, 0) F(lsl, LSL, 0) F(verr, VERR, 0)      \
-	F(verw, VERW, 0) F(arpl, ARPL, 0)                                  \
-	F(sgdt, SGDT, 0) F(sidt, SIDT, 0) F(lgdt, LGDT, 1) F(lidt, LIDT, 1) \
-	F(sldt, SLDT, 0) F(str, STR, 0) F(lldt, LLDT, 1) F(ltr, LTR, 1)    \
-	F(swapgs, SWAPGS, 0) F(rdfsbase, RDFSBASE, 0)                      \
-	F(rdgsbase, RDGSBASE, 0) F(wrfsbase, WRFSBASE, 0)                  \
-	F(wrgsbase, WRGSBASE, 0)                                           \
-	/* sysinsn_far.c */                                                \
-	F(iret, IRET, 1) F(iret, IRETD, 1) F(iret, IRETQ, 1)               \
-	F(int_n, INT, 1) F(int1, INT1, 1) F(int3, INT3, 1)                 \
-	F(into, INTO, 1)                                                   \
-	/* sysinsn_cr.c */                                                 \
-	F(clts, CLTS, 1) F(lmsw, LMSW, 1) F(smsw, SMSW, 0)                 \
-	F(xsetbv, XSETBV, 1)                                               \
-	/* sysinsn_msr.c */                                                \
-	F(rdmsr, RDMSR, 0) F(wrmsr, WRMSR, 1) F(rdtsc, RDTSC, 0)           \
-	F(rdtscp, RDTSCP, 0) F(rdpid, RDPID, 0) F(rdpmc, RDPMC, 0)         \
-	/* sysinsn_io.c */                                                 \
-	F(in, IN, 1) F(out, OUT, 1) F(ins, INSB, 1) F(ins, INSW, 1)        \
-	F(ins, INSD, 1) F(outs, OUTSB, 1) F(outs, OUTSW, 1)                \
-	F(outs, OUTSD, 1)                                                  \
-	/* sysinsn_syscall.c */                                            \
-	F(syscall, SYSCALL, 1) F(sysret, SYSRET, 1)                        \
-	F(sysenter, SYSENTER, 1) F(sysexit, SYSEXIT, 1)                    \
-	/* sysinsn_misc.c */                                               \
-	F(hlt, HLT, 1) F(pause, PAUSE, 0) F(cpuid, CPUID, 0)               \
-	F(invlpg, INVLPG, 1) F(invpcid, INVPCID, 1) F(wbinvd, WBINVD, 0)   \
-	F(invd, INVD, 0) F(clflush, CLFLUSH, 0) F(clflush, CLFLUSHOPT, 0)  \
-	F(clflush, CLWB, 0)                                                \
-	F(monitor, MONITOR, 0) F(mwait, MWAIT, 0)                          \
-	F(fence, LFENCE, 0) F(fence, SFENCE, 0) F(fence, MFENCE, 0)        \
-	/* sysinsn_vmx.c */                                                \
-	F(vmcall, VMCALL, 0) F(vmx_plain, VMLAUNCH, 0)                     \
-	F(vmx_plain, VMRESUME, 0) F(vmx_plain, VMXOFF, 0)                  \
-	F(vmx_mem, VMCLEAR, 0) F(vmx_mem, VMPTRLD, 0)                      \
-	F(vmx_mem, VMPTRST, 0) F(vmx_mem, VMXON, 0)                        \
-	F(vmx_mem, INVEPT, 0) F(vmx_mem, INVVPID, 0)                       \
-	F(vmx_rw, VMREAD, 0) F(vmx_rw, VMWRITE, 0)
-
-/* Handlers picked by opcode. */
-#define SYSINSNS_BY_OPCODE(F)                                              \
-	F(mov_to_sreg) F(mov_to_ss) F(mov_from_sreg) F(push_sreg)          \
-	F(pop_sreg) F(pop_ss) F(mov_to_cr) F(mov_from_cr) F(mov_to_dr)     \
-	F(mov_from_dr) F(jmp_far) F(call_far) F(ret_far)
-
-#define SYSINSN_DECLARE(handler, mnemonic, ends) isa_fn sysinsn_##handler;
-#define SYSINSN_DECLARE1(handler) isa_fn sysinsn_##handler;
-SYSINSNS(SYSINSN_DECLARE)
-SYSINSNS_BY_OPCODE(SYSINSN_DECLARE1)
-#undef SYSINSN_DECLARE
-#undef SYSINSN_DECLARE1
 
 #endif

@@ -14,7 +14,7 @@
  *
  * Locks: none; runs on the vCPU's thread.
  */
-#include "cpu/internal.h"
+#include "cpu/system.h"
 
 uint32_t cpu_ext_bit(const struct vmx_cpu *cpu)
 {

@@ -12,7 +12,7 @@
  *
  * Locks: none; runs on the vCPU's thread.
  */
-#include "cpu/internal.h"
+#include "cpu/system.h"
 
 static void stack_mode(struct cpu_stack *st)
 {

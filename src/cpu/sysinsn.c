@@ -12,7 +12,7 @@
  *
  * Locks: none; runs on the vCPU's thread.
  */
-#include "cpu/internal.h"
+#include "cpu/system.h"
 #include "isa/decoder.h"
 
 struct sysinsn {

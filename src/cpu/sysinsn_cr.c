@@ -11,7 +11,7 @@
  *
  * Locks: none; runs on the vCPU's thread.
  */
-#include "cpu/internal.h"
+#include "cpu/system.h"
 #include "sdm/paging.h"
 
 #define CR0_PAE_RELOAD (X86_CR0_PG | X86_CR0_CD | X86_CR0_NW)

@@ -4,7 +4,7 @@
  *
  * Source: SDM Vol. 2, these instructions. Locks: none.
  */
-#include "cpu/internal.h"
+#include "cpu/system.h"
 
 /* The m16:16, m16:32 or m16:64 operand, or the immediate pointer. */
 static uint16_t far_pointer(struct cpu_state *cs, const struct isa_insn *i, uint64_t *offset)

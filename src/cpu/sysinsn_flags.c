@@ -4,7 +4,7 @@
  * CPUID offers neither VME nor PVI, so IOPL alone decides.
  * Source: SDM Vol. 2, these instructions. Locks: none.
  */
-#include "cpu/internal.h"
+#include "cpu/system.h"
 
 /* CLI and STI, PUSHF and POPF in virtual-8086 mode: sensitive to IOPL. */
 static void require_iopl(struct cpu_state *cs)

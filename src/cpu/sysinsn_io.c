@@ -10,7 +10,7 @@
  *
  * Locks: none; runs on the vCPU's thread.
  */
-#include "cpu/internal.h"
+#include "cpu/system.h"
 
 #define TSS_IO_MAP_BASE 0x66
 

@@ -4,7 +4,7 @@
  * Source: SDM Vol. 2, these instructions; Vol. 3, "Instructions That Cause VM
  * Exits Unconditionally" and "Conditionally". Locks: none.
  */
-#include "cpu/internal.h"
+#include "cpu/system.h"
 
 void sysinsn_hlt(struct cpu_state *cs, const struct isa_insn *i)
 {

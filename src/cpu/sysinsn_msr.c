@@ -9,7 +9,7 @@
  *
  * Locks: none; runs on the vCPU's thread.
  */
-#include "cpu/internal.h"
+#include "cpu/system.h"
 
 /* Quarters of the MSR bitmap. */
 #define BITMAP_READ_LOW 0x000

@@ -6,7 +6,7 @@
  * Source: SDM Vol. 2, these instructions; Vol. 3, "Instructions That Cause VM
  * Exits Conditionally" (descriptor-table exiting). Locks: none.
  */
-#include "cpu/internal.h"
+#include "cpu/system.h"
 
 /* --- segment registers --- */
 

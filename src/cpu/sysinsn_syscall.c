@@ -8,7 +8,7 @@
  * Source: SDM Vol. 2, these instructions; AMD64 APM Vol. 3, SYSCALL and SYSRET
  * (legacy and compatibility mode). Locks: none.
  */
-#include "cpu/internal.h"
+#include "cpu/system.h"
 
 static bool amd_vendor(void)
 {

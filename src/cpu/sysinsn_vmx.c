@@ -7,7 +7,7 @@
  */
 #include <Zydis/Zydis.h>
 
-#include "cpu/internal.h"
+#include "cpu/system.h"
 
 /* #UD unless in a mode where VMX instructions exist. */
 static void require_vmx_mode(struct cpu_state *cs)

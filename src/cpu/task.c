@@ -6,7 +6,7 @@
  *
  * Locks: none; runs on the vCPU's thread.
  */
-#include "cpu/internal.h"
+#include "cpu/system.h"
 
 /* Least limit of a TSS. */
 #define TSS16_LIMIT 0x2b

@@ -10,6 +10,7 @@
  * the same again for each page, the pairs that the first two gave while that
  * context was current. Sets, not histories: all only grow between invalidations.
  */
+#include "cpu/system.h"
 #include "cpu/tlb_check.h"
 #include "machine.h"
 

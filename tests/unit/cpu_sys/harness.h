@@ -14,7 +14,7 @@
 
 #include <cmocka.h>
 
-#include "cpu/internal.h"
+#include "cpu/system.h"
 #include "isa/decoder.h"
 
 /* No test uses all of it. */

@@ -1,0 +1,107 @@
+/*
+ * Decoded blocks: what a block is, and what of it the rest of the processor sees.
+ * blocks.c's header has the picture and the invariants.
+ *
+ * Locks: none but machine->lock, as noted; all else belongs to the processor's thread.
+ */
+#ifndef USERKVM_CPU_BLOCKS_H
+#define USERKVM_CPU_BLOCKS_H
+
+#include "isa/isa.h"
+#include "lib/types.h"
+
+struct vmx_cpu;
+
+/* --- blocks.c --- */
+isa_fn *cpu_block_system(const struct isa_decoded *d, struct isa_insn *i);
+struct cpu_block {
+	uint64_t key;	    /* host address of the first byte | mode << 56; 0: dead */
+	struct isa_insn *end; /* insns[nr] */
+	uint64_t epoch;
+	struct cpu_block *succ[2];
+	struct cpu_block *hash_next, *page_next;
+	const uint8_t *bytes; /* as decoded */
+	hpa_t host2;	    /* second page of a crossing instruction, or 0 */
+	uint32_t wtags_gen; /* invariant 6 of blocks.c */
+	uint16_t nr_bytes;
+	uint8_t nr, turn;
+	bool jumps;	    /* the last instruction sets cs->rip */
+	bool sys;	    /* the last one is a system instruction: look around after it */
+	struct isa_insn insns[];
+};
+must_check int cpu_blocks_create(struct vmx_cpu *cpu);
+void cpu_blocks_destroy(struct vmx_cpu *cpu);
+/* Host address of its first byte. */
+#define BLOCK_MODE_SHIFT 56
+static inline hpa_t cpu_block_host(const struct cpu_block *b)
+{
+	return b->key & GENMASK_ULL(BLOCK_MODE_SHIFT - 1, 0);
+}
+/* The block at cs->rip, decoded if need be; `prev` (or NULL) ran just before. */
+struct cpu_block *cpu_block_at_rip(struct vmx_cpu *cpu, struct cpu_block *prev);
+bool cpu_page_is_code(struct vmx_cpu *cpu, hpa_t page);
+/* A write is about to happen: drop what was decoded from there. */
+void cpu_code_written(struct vmx_cpu *cpu, hpa_t start, unsigned size);
+void cpu_blocks_drop(struct vmx_cpu *cpu, hpa_t start, hpa_t end);
+void cpu_blocks_work_off(struct vmx_cpu *cpu); /* cpu->stale[] */
+/* CPU_REQ_WTAGS: drop every write tag, and say so. */
+void cpu_blocks_drop_wtags(struct vmx_cpu *cpu);
+
+/* --- of blocks.c, block_decode.c and code_pages.c only --- */
+#define BLOCK_MAX_INSNS 32
+#define BLOCK_MAX_BYTES (BLOCK_MAX_INSNS * 15)
+#define ARENA_BYTES (48ULL << 20)
+#define HASH_BUCKETS 32768
+#define JUMP_ENTRIES 16384
+#define PAGE_BUCKETS 4096
+#define BLOCK_ROOM \
+	(sizeof(struct cpu_block) + BLOCK_MAX_INSNS * sizeof(struct isa_insn) + BLOCK_MAX_BYTES + 64)
+
+struct code_page {
+	struct code_page *next;
+	hpa_t page;
+	uint64_t lines;		 /* 64-byte lines that blocks were decoded from */
+	struct cpu_block *blocks; /* first byte here */
+	struct cpu_block *tail;	 /* a crossing instruction that ends here */
+};
+
+struct cpu_blocks {
+	uint8_t *arena, *free;
+	uint64_t resets;
+	struct cpu_block *hash[HASH_BUCKETS];
+	struct cpu_block *jump[JUMP_ENTRIES];
+	struct code_page *pages[PAGE_BUCKETS];
+	bool saw_system; /* of the instruction being decoded */
+	uint8_t scratch[sizeof(struct cpu_block) + sizeof(struct isa_insn)]
+		__attribute__((aligned(64)));
+};
+
+static inline size_t block_hash(uint64_t key)
+{
+	return (key ^ key >> 15 ^ key >> 30) & (HASH_BUCKETS - 1);
+}
+
+static inline struct cpu_block **block_jump_slot(struct cpu_blocks *c, uint64_t key)
+{
+	return &c->jump[(key ^ key >> 12) & (JUMP_ENTRIES - 1)];
+}
+
+/* code_pages.c: the page's record, or NULL; made where there is none. */
+struct code_page *code_page_find(struct cpu_blocks *c, hpa_t page);
+struct code_page *code_page_make(struct vmx_cpu *cpu, hpa_t page);
+/* The page is code now: other processors have to tell of writes. false: no memory. */
+bool code_page_register(struct vmx_cpu *cpu, hpa_t page);
+/* Invariant 6 of blocks.c: has everybody heard that the block's pages are code? */
+bool code_page_settled(struct vmx_cpu *cpu, const struct cpu_block *b);
+/* Between blocks only: all blocks go, the arena starts again. */
+void blocks_reset(struct vmx_cpu *cpu);
+
+/* block_decode.c */
+struct cpu_block *block_decode(struct vmx_cpu *cpu, gva_t lin, const uint8_t *host);
+/*
+ * A single instruction that is not to be cached: near the code segment's
+ * limit, or where the books about its pages cannot be kept.
+ */
+struct cpu_block *block_decode_scratch(struct vmx_cpu *cpu, gva_t lin, const uint8_t *host);
+
+#endif
