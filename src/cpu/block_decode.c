@@ -10,18 +10,6 @@
 #include "cpu/internal.h"
 #include "host/memory.h"
 
-static __thread struct cpu_blocks *decoding;
-
-/* isa_ops.system: notes that the handler is the processor's. */
-isa_fn *cpu_block_system(const struct isa_decoded *d, struct isa_insn *i)
-{
-	if (decoding)
-		decoding->saw_system = true;
-	return cpu_system_handler(d, i);
-}
-
-/* --- decoding --- */
-
 /* Bytes to decode from: a copy, so that what is decoded is what was saved. */
 struct source {
 	uint8_t bytes[BLOCK_MAX_BYTES];
@@ -60,7 +48,6 @@ static bool decode(struct vmx_cpu *cpu, struct cpu_block *b, const struct source
 		   unsigned max_insns)
 {
 	struct cpu_state *cs = &cpu->cs;
-	struct cpu_blocks *c = cpu->blocks;
 	unsigned off = 0, nr = 0;
 
 	b->jumps = b->sys = false;
@@ -68,17 +55,14 @@ static bool decode(struct vmx_cpu *cpu, struct cpu_block *b, const struct source
 		struct isa_insn *i = &b->insns[nr];
 		enum isa_decode_result r;
 
-		c->saw_system = false;
-		decoding = c;
 		r = isa_decode(s->bytes + off, s->nr - off, (enum isa_code_mode)cs->code_mode,
 			       &cpu_isa_ops, i);
-		decoding = NULL;
 		if (r == ISA_DECODE_PARTIAL)
 			break;
 		i->off = (uint16_t)off;
 		off += i->len;
 		nr++;
-		if (c->saw_system)
+		if (i->system)
 			b->sys = true;
 		if (r != ISA_DECODE_OK || cpu_bus_lock_watch(cpu, i))
 			break;

@@ -13,7 +13,6 @@
 struct vmx_cpu;
 
 /* --- blocks.c --- */
-isa_fn *cpu_block_system(const struct isa_decoded *d, struct isa_insn *i);
 struct cpu_block {
 	uint64_t key;	    /* host address of the first byte | mode << 56; 0: dead */
 	struct isa_insn *end; /* insns[nr] */
@@ -26,7 +25,7 @@ struct cpu_block {
 	uint16_t nr_bytes;
 	uint8_t nr, turn;
 	bool jumps;	    /* the last instruction sets cs->rip */
-	bool sys;	    /* the last one is a system instruction: look around after it */
+	bool sys;	    /* one of them is a system instruction: look around after the last */
 	struct isa_insn insns[];
 };
 must_check int cpu_blocks_create(struct vmx_cpu *cpu);
@@ -71,7 +70,6 @@ struct cpu_blocks {
 	struct cpu_block *hash[HASH_BUCKETS];
 	struct cpu_block *jump[JUMP_ENTRIES];
 	struct code_page *pages[PAGE_BUCKETS];
-	bool saw_system; /* of the instruction being decoded */
 	uint8_t scratch[sizeof(struct cpu_block) + sizeof(struct isa_insn)]
 		__attribute__((aligned(64)));
 };

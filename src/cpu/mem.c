@@ -224,5 +224,5 @@ const struct isa_ops cpu_isa_ops = {
 	.mem = cpu_mem,
 	.mem_commit = cpu_mem_commit,
 	.raise = cpu_raise,
-	.system = cpu_block_system,
+	.system = cpu_system_handler,
 };

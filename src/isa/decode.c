@@ -345,8 +345,10 @@ enum isa_decode_result isa_decode(const uint8_t *bytes, size_t nr_bytes,
 	}
 	if (!fn)
 		fn = isa_simd_handler(&d, out);
-	if (!fn && ops->system)
+	if (!fn && ops->system) {
 		fn = ops->system(&d, out);
+		out->system = fn;
+	}
 	if (!fn)
 		return no_instruction(out, isa_raise_ud, d.insn.length, ISA_DECODE_UD);
 	out->fn = fn;

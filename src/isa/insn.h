@@ -72,6 +72,7 @@ struct isa_insn {
 	uint8_t base_off;  /* offset of base and index, of cpu_state.zero where absent */
 	uint8_t index_off;
 	uint8_t shift;	   /* log2(scale) */
+	bool system;	   /* the handler is the embedding's (isa_ops.system) */
 };
 static_assert(sizeof(struct isa_insn) == 64, "one cache line");
 
