@@ -498,8 +498,11 @@ isa_fn *isa_simd_handler(const struct isa_decoded *d, struct isa_insn *i)
 		return fn;
 	if (!find_class(d, &class))
 		return NULL;
-	/* VEX.W1 would make them the Q forms, which 64-bit code alone has (as observed, Zen 4) */
-	if (d->mode != ISA_CODE64 && d->insn.raw.vex.W &&
+	/*
+	 * VEX.W1 would make them the Q forms, which 64-bit code alone has: #UD (as observed,
+	 * AMD's Zen 4), or the D forms (as observed, Intel's family 6 model 207).
+	 */
+	if (d->mode != ISA_CODE64 && d->insn.raw.vex.W && !isa_host_is_intel() &&
 	    (d->insn.mnemonic == ZYDIS_MNEMONIC_VPINSRD ||
 	     d->insn.mnemonic == ZYDIS_MNEMONIC_VPEXTRD))
 		return NULL;

@@ -208,6 +208,7 @@ static bool ignores_w(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_VCVTSI2SS: case ZYDIS_MNEMONIC_VCVTSI2SD:
 	case ZYDIS_MNEMONIC_VPCMPESTRI: case ZYDIS_MNEMONIC_VPCMPESTRM:
 	case ZYDIS_MNEMONIC_VMOVD:
+	case ZYDIS_MNEMONIC_VPINSRD: case ZYDIS_MNEMONIC_VPEXTRD:
 		return true;
 	default:
 		return false;
