@@ -82,6 +82,10 @@ struct cpu_state {
 	uint32_t cc;		     /* arithmetic flags, invariant 2 */
 	uint32_t exit_request;	     /* != 0: leave at the next block boundary (atomic) */
 	uint64_t spill[4];	     /* for emitted code */
+	/* Emitted code (jit/rewrite.h). */
+	uint64_t page_lin;	     /* linear address of the page that its code came from */
+	uint64_t sp_tag;	     /* a page that the stack may be read and written in, as a tag */
+	uint64_t sp_addend;	     /* its addend; goes with the tag that was last compared */
 	uint8_t code_mode;	     /* enum isa_code_mode, from CS.L/D, EFER.LMA */
 	uint8_t stack_mode;	     /* width of the stack pointer, same enum */
 	uint8_t cpl;
