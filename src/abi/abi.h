@@ -22,8 +22,13 @@
 
 /* The client duplicated a descriptor of ours (preload). */
 void abi_fd_duplicated(int oldfd, int newfd);
-/* A descriptor that came to be behind our back enters the table with the question. */
+/*
+ * True where the library has to know of its closing: not in a child of vfork(). A descriptor that came to be
+ * behind our back enters the table with the question.
+ */
 bool abi_fd_is_ours(int fd);
+/* In a child of vfork() or of clone(CLONE_VM), whose signal actions are its own. Async-signal-safe. */
+bool abi_memory_is_borrowed(void);
 /* close(2), by the bare system call; the last descriptor of an object ends it. */
 int abi_fd_close(int fd);
 

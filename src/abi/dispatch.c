@@ -310,6 +310,9 @@ static bool is_fd_of(int fd, int kind)
 	host_service_begin();
 	o = abi_object_get(fd);
 	yes = o && (kind < 0 || (int)o->kind == kind);
+	/* The number may be of another file in a child of vfork(), whose descriptors the table does not know. */
+	if (yes && unlikely(host_mm_is_borrowed()))
+		yes = abi_object_has(o, fd);
 	if (o)
 		abi_object_put(o);
 	host_service_end();
@@ -319,6 +322,11 @@ static bool is_fd_of(int fd, int kind)
 USERKVM_EXPORT bool userkvm_is_fd(int fd)
 {
 	return is_fd_of(fd, -1);
+}
+
+bool abi_memory_is_borrowed(void)
+{
+	return host_mm_is_borrowed();
 }
 
 bool abi_is_system_fd(int fd)

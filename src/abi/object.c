@@ -16,6 +16,8 @@
  * 3. Object storage is recycled, never freed: abi_object_get() may read a
  *    stale pointer; a reference is taken only from refs > 0 and is good only
  *    if the table still says the same afterwards.
+ * 4. The table is of the descriptors of the process that owns the memory. A child of
+ *    vfork() has its own and leaves the table alone: its calls find objects by inode.
  *
  * Locks: lock guards the list and writes to the table; reads take none. No
  * call leaves this file with it held. Raw system calls are used throughout,
@@ -163,7 +165,7 @@ struct abi_object *abi_object_find(int fd)
 	o = abi_identify(fd, &st) ? list_find(&st) : NULL;
 	if (o && !try_ref(o))
 		o = NULL;
-	slot = o ? slot_of(fd, true) : NULL;
+	slot = o && !host_mm_is_borrowed() ? slot_of(fd, true) : NULL;
 	if (slot)
 		__atomic_store_n(slot, o, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&abi.lock);
@@ -180,14 +182,15 @@ int abi_new_file(const char *name, bool cloexec)
 
 int abi_object_bind(int fd, enum abi_kind kind, struct kvm *kvm, struct kvm_vcpu *vcpu)
 {
-	struct abi_object *o, **slot;
+	struct abi_object *o, **slot, *no_slot;
+	bool borrowed = host_mm_is_borrowed();
 	struct stat st;
 	int r = 0;
 
 	if (!abi_identify(fd, &st))
 		return err_born(errno, "fstat of a new descriptor");
 	pthread_mutex_lock(&abi.lock);
-	slot = slot_of(fd, true);
+	slot = borrowed ? &no_slot : slot_of(fd, true);
 	o = abi.free;
 	if (o)
 		abi.free = o->next;
@@ -251,7 +254,7 @@ bool abi_fd_is_ours(int fd)
 	struct abi_object *o = read_slot(fd);
 
 	if (o)
-		return true;
+		return !host_mm_is_borrowed();
 	host_service_begin();
 	o = abi_object_find(fd);
 	if (o)
@@ -378,6 +381,8 @@ void abi_fd_duplicated(int oldfd, int newfd)
 {
 	struct abi_object *o;
 
+	if (host_mm_is_borrowed())
+		return;
 	host_service_begin();
 	o = abi_object_get(oldfd);
 	if (o) {

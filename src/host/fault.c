@@ -24,6 +24,7 @@
 #include "host/fault.h"
 
 #include "host/fault_mask.h"
+#include "host/memory.h"
 #include "host/service.h"
 #include "lib/error.h"
 #include "lib/fork.h"
@@ -167,6 +168,17 @@ static void default_action(int signo, const siginfo_t *si)
 		syscall(SYS_tgkill, getpid(), (int)syscall(SYS_gettid), signo);
 }
 
+/* SA_RESETHAND; client[] is its parent's in a child of vfork(). */
+static void forget_handler(int signo, struct sigaction *slot)
+{
+	struct sigaction dfl = { .sa_handler = SIG_DFL };
+
+	if (host_mm_is_borrowed())
+		real_sigaction(signo, &dfl, NULL);
+	else
+		slot->sa_handler = SIG_DFL;
+}
+
 static void chain(int signo, siginfo_t *si, void *ucontext, const char *frame)
 {
 	bool passed_on = chained.si == si && frame < chained.frame;
@@ -182,7 +194,7 @@ static void chain(int signo, siginfo_t *si, void *ucontext, const char *frame)
 		return;
 	}
 	if (act.sa_flags & (int)SA_RESETHAND)
-		slot->sa_handler = SIG_DFL;
+		forget_handler(signo, slot);
 	if (!(act.sa_flags & SA_NODEFER))
 		sigaddset(&mask, signo);
 	host_fault_client_handler();

@@ -72,5 +72,11 @@ bool host_page_is_awaited(hva_t hva);
 
 /* Number of this address space: changes in a forked child (DESIGN: -EIO). Never 0. */
 uint64_t host_mm_id(void);
+/*
+ * True in a child of vfork(), posix_spawn() or clone(CLONE_VM): the process has descriptors and signal
+ * actions of its own but its parent's memory, so that what the library keeps in memory about descriptors and
+ * actions is the parent's. One system call. Async-signal-safe.
+ */
+bool host_mm_is_borrowed(void);
 
 #endif

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "host/memory.h"
@@ -304,18 +305,19 @@ bool host_page_is_awaited(hva_t hva)
 
 /*
  * The number lives in a page that reads as zero in a forked child
- * (MADV_WIPEONFORK), so that even a raw clone() is noticed.
+ * (MADV_WIPEONFORK), so that even a raw clone() is noticed. Beside it stands the process that owns the
+ * memory: the first that asks.
  */
-static uint64_t *id_page;
+static uint64_t *id_page; /* [0]: the number, [1]: the owner's process id */
 static uint64_t last_id;
 static pthread_once_t id_once = PTHREAD_ONCE_INIT;
 
 static void make_id_page(void)
 {
 	void *p = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	static uint64_t no_page;
+	static uint64_t no_page[2];
 
-	id_page = p == MAP_FAILED ? &no_page : p;
+	id_page = p == MAP_FAILED ? no_page : p;
 	if (p != MAP_FAILED)
 		madvise(p, PAGE_SIZE, MADV_WIPEONFORK);
 }
@@ -331,4 +333,26 @@ uint64_t host_mm_id(void)
 	id = __atomic_add_fetch(&last_id, 1, __ATOMIC_RELAXED);
 	return __atomic_compare_exchange_n(id_page, &none, id, false, __ATOMIC_ACQ_REL,
 					   __ATOMIC_ACQUIRE) ? id : none;
+}
+
+bool host_mm_is_borrowed(void)
+{
+	uint64_t self = (uint64_t)syscall(SYS_getpid), owner = 0;
+
+	pthread_once(&id_once, make_id_page);
+	__atomic_compare_exchange_n(&id_page[1], &owner, self, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+	return owner && owner != self;
+}
+
+/* Before any child of the process can ask. */
+static void own_memory(void)
+{
+	pthread_once(&id_once, make_id_page);
+	__atomic_store_n(&id_page[1], (uint64_t)syscall(SYS_getpid), __ATOMIC_RELAXED);
+}
+LIB_IN_FORKED_CHILD(own_memory)
+
+__attribute__((constructor)) static void own_memory_at_start(void)
+{
+	own_memory();
 }

@@ -15,7 +15,9 @@
  *    trampoline alone, lest its default action end the program in mid-run.
  * 4. SA_RESETHAND is served here: a signal that comes twice, since it waited, is not
  *    the second one.
- * 5. SEGV, BUS, FPE and ILL belong to the host room; the client's handlers for
+ * 5. A child of vfork() has signal actions of its own and its parent's memory: it changes
+ *    its actions in the kernel, and nothing here.
+ * 6. SEGV, BUS, FPE and ILL belong to the host room; the client's handlers for
  *    them are kept by host_client_action().
  *
  * Locks: lock guards the table against two sigaction() calls; handlers read
@@ -77,7 +79,8 @@ static void default_action(int signo, siginfo_t *info)
 
 	sigemptyset(&act.sa_mask);
 	REAL(sigaction)(signo, &act, NULL);
-	__atomic_store_n(&table.guarded[signo], false, __ATOMIC_RELEASE);
+	if (!abi_memory_is_borrowed())
+		__atomic_store_n(&table.guarded[signo], false, __ATOMIC_RELEASE);
 	send_again(signo, info);
 }
 
@@ -96,6 +99,8 @@ static bool is_first(int signo, uint64_t h)
 		dfl = table.client[signo];
 		dfl.sa_handler = SIG_DFL;
 		REAL(sigaction)(signo, &dfl, NULL);
+	}
+	if (first && !abi_memory_is_borrowed()) {
 		table.client[signo] = dfl;
 		__atomic_store_n(&table.handler[signo], 0, __ATOMIC_RELEASE);
 	}
@@ -184,6 +189,22 @@ static int set_action(int signo, const struct sigaction *act, struct sigaction *
 	return 0;
 }
 
+/* In a child of vfork(): what the parent has in front of a handler is shown as that handler. */
+static int borrowed_sigaction(int signo, const struct sigaction *act, struct sigaction *old)
+{
+	struct sigaction was;
+
+	if (REAL(sigaction)(signo, act, &was))
+		return -1;
+	if (was.sa_sigaction == trampoline)
+		was = table.client[signo];
+	else if (preload_is_own_code((void *)was.sa_handler))
+		abi_client_action(signo, NULL, &was);
+	if (old)
+		*old = was;
+	return 0;
+}
+
 static int client_sigaction(int signo, const struct sigaction *act, struct sigaction *old)
 {
 	sigset_t all, before;
@@ -191,6 +212,8 @@ static int client_sigaction(int signo, const struct sigaction *act, struct sigac
 
 	if (signo < 1 || signo >= SIGNALS || (act && preload_is_own_code((void *)act->sa_handler)))
 		return REAL(sigaction)(signo, act, old);
+	if (abi_memory_is_borrowed())
+		return borrowed_sigaction(signo, act, old);
 	r = abi_client_action(signo, act, old);
 	if (r == 0)
 		return 0;

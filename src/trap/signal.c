@@ -127,7 +127,8 @@ static int kernel_default(int signo)
 {
 	const struct kernel_action dfl = { .handler = (uint64_t)(uintptr_t)SIG_DFL };
 
-	entered &= ~BIT(signo);
+	if (!trap_self()->vforked) /* its parent's */
+		entered &= ~BIT(signo);
 	return kernel_sigaction(signo, &dfl, NULL);
 }
 
@@ -224,8 +225,9 @@ void trap_deliver(struct trap_thread *t, int signo, siginfo_t *si, ucontext_t *u
 		default_action(signo, si);
 	} else if (act.handler != (uint64_t)(uintptr_t)SIG_IGN) {
 		if (act.flags & (uint32_t)SA_RESETHAND) {
-			table[signo].handler = (uint64_t)(uintptr_t)SIG_DFL;
-			if (!(ALWAYS_OURS & BIT(signo)))
+			if (!t->vforked)
+				table[signo].handler = (uint64_t)(uintptr_t)SIG_DFL;
+			if (t->vforked || !(ALWAYS_OURS & BIT(signo)))
 				kernel_default(signo);
 		}
 		make_frame(t, &act, signo, si, uc);

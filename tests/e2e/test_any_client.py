@@ -1,0 +1,59 @@
+"""Programs that are not made for userkvm, and tools around clients: each does what it does on a machine with KVM.
+
+usage: test_any_client.py USERKVM BUILD
+"""
+import os
+import shutil
+import sys
+import tempfile
+
+import tap
+
+USERKVM, BUILD = sys.argv[1:3]
+CLIENT = os.path.join(BUILD, "tests/client/test_client_first")
+# Faults that the library takes itself are shown to a debugger first.
+GDB = ("-batch", "-ex", "handle SIGSEGV SIGBUS SIGFPE SIGILL nostop noprint pass", "-ex", "run")
+tmp = tempfile.TemporaryDirectory()
+
+
+def need(program):
+    if not shutil.which(program):
+        raise tap.Skip(f"{program} is not installed")
+
+
+def client(*argv, **more):
+    """A program under `userkvm run`: what it says, and its status."""
+    return tap.run(USERKVM, "run", "--", *argv, **more)
+
+
+def python(text, **more):
+    return client(sys.executable, "-c", text, **more)
+
+
+def python_keeps_its_kvm_through_subprocess():
+    """subprocess makes its child by vfork(); the child closes descriptors and resets handlers."""
+    out, status = python("""
+import fcntl, os, signal, subprocess
+k = os.open("/dev/kvm", os.O_RDWR); vm = fcntl.ioctl(k, 0xAE01, 0); vcpu = fcntl.ioctl(vm, 0xAE41, 0)
+hits = []; signal.signal(signal.SIGUSR1, lambda *a: hits.append(1))
+assert subprocess.run(["true"], close_fds=True, restore_signals=True).returncode == 0
+os.kill(os.getpid(), signal.SIGUSR1)
+print(fcntl.ioctl(k, 0xAE00, 0), fcntl.ioctl(vcpu, 0x8090AE81, bytearray(144)), hits)
+""")
+    assert (out, status) == ("12 0 [1]\n", 0), out
+
+
+def debugger_inside_runs_a_client():
+    need("gdb")
+    out, status = client("gdb", *GDB, "--args", CLIENT)
+    assert status == 0 and "exited normally" in out and "not ok" not in out, out
+
+
+def debugger_outside_runs_a_client():
+    need("gdb")
+    out, status = tap.run("gdb", *GDB, "--args", USERKVM, "run", "--", CLIENT)
+    assert status == 0 and "exited normally" in out and "not ok" not in out, out
+
+
+CASES = (python_keeps_its_kvm_through_subprocess, debugger_inside_runs_a_client, debugger_outside_runs_a_client)
+tap.select(CASES, (), sys.argv[3:])
