@@ -31,6 +31,7 @@
 #include "host/fault_mask.h"
 #include "host/memory.h"
 #include "host/service.h"
+#include "hyperv/hyperv.h"
 #include "lib/error.h"
 #include "virt/eventfd.h"
 
@@ -156,6 +157,7 @@ static long open_system(const char *path, int flags)
 	if (r)
 		return r;
 	emulate_init();
+	hyperv_init();
 	kvm_x86_init();
 	virt_eventfd_set_close(abi_fd_close);
 	host_service_tell(kvm_running_vcpu_signal);

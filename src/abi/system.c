@@ -8,6 +8,7 @@
 #include "abi/internal.h"
 #include "abi/introspect.h"
 #include "host/fault.h"
+#include "hyperv/hyperv.h"
 #include "lib/error.h"
 
 static long get_api_version(struct abi_call *c)

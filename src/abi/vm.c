@@ -8,6 +8,7 @@
 
 #include "abi/internal.h"
 #include "host/fault.h"
+#include "hyperv/hyperv.h"
 #include "lib/error.h"
 #include "trace/trace.h"
 #include "virt/dirty_ring.h"

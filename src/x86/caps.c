@@ -123,7 +123,7 @@ static const struct {
 	{ KVM_CAP_KVMCLOCK_CTRL, 1 },
 	{ KVM_CAP_GET_TSC_KHZ, 1 },
 	{ KVM_CAP_VCPU_ATTRIBUTES, 1 },
-	/* hyperv.c: its CPUID says which parts */
+	/* its CPUID says which parts */
 	{ KVM_CAP_HYPERV, 1 },
 	{ KVM_CAP_HYPERV_TIME, 1 },
 	{ KVM_CAP_HYPERV_SPIN, 1 },
@@ -334,11 +334,11 @@ int kvm_vcpu_ioctl_enable_cap(struct kvm_vcpu *vcpu, const struct kvm_enable_cap
 		vcpu->arch->hv.enforce_cpuid = cap->args[0];
 		return 0;
 	case KVM_CAP_HYPERV_SYNIC:
-		return kvm_hv_activate_synic(vcpu, true);
+		return kvm_hyperv_ops->activate_synic(vcpu, true);
 	case KVM_CAP_HYPERV_SYNIC2:
 		if (cap->args[0])
 			return err_born(EINVAL, "SynIC: argument %#llx", cap->args[0]);
-		return kvm_hv_activate_synic(vcpu, false);
+		return kvm_hyperv_ops->activate_synic(vcpu, false);
 	default:
 		return err_born(EINVAL, "capability %u cannot be enabled on a vCPU", cap->cap);
 	}

@@ -278,7 +278,7 @@ void kvm_guest_time_update(struct kvm_vcpu *vcpu)
 		return;
 	page = time_info(vcpu);
 	if (tsc_matches_vcpu0(vcpu))
-		kvm_hv_update_tsc_page(vcpu, &page);
+		kvm_hyperv_ops->update_tsc_page(vcpu, &page);
 	if (vcpu->arch->pv_time_msr & KVM_MSR_ENABLED)
 		update_pvclock_page(vcpu, &page);
 }

@@ -173,7 +173,7 @@ static void after_set_cpuid(struct kvm_vcpu *vcpu)
 	e = kvm_find_cpuid_entry(vcpu, 0xd, 0);
 	a->guest_supported_xcr0 =
 		e ? (e->eax | (uint64_t)e->edx << 32) & kvm_supported_xcr0() : 0;
-	kvm_hv_set_cpuid(vcpu);
+	kvm_hyperv_ops->set_cpuid(vcpu);
 	kvm_msr_update_intercepts(vcpu);
 	offer_insns(vcpu);
 	/* enabled since the vCPU was made: the VM-execution controls follow here, as KVM's do */

@@ -119,7 +119,8 @@ void kvm_hypercall_undefined(struct kvm_vcpu *vcpu, bool skip)
 
 int kvm_hypercall(struct kvm_vcpu *vcpu, bool skip)
 {
-	return kvm_hv_hypercall_enabled(vcpu) ? kvm_hv_hypercall(vcpu, skip) : pv_hypercall(vcpu, skip);
+	return kvm_hyperv_ops->hypercall_enabled(vcpu) ? kvm_hyperv_ops->hypercall(vcpu, skip)
+						       : pv_hypercall(vcpu, skip);
 }
 
 const uint8_t *kvm_native_hypercall(struct kvm_vcpu *vcpu)

@@ -18,7 +18,7 @@
 #include <string.h>
 
 #include "lib/error.h"
-#include "x86/hyperv.h"
+#include "sdm/hyperv.h"
 #include "x86/msr_row.h"
 
 #define MSR_SAVE 1u
@@ -161,12 +161,25 @@ static int set_vmx_address(struct kvm_vcpu *vcpu, const struct msr_row *row, uin
 	return msr_set_vmx(vcpu, row, msr, data, host);
 }
 
+/* The hyperv room's. */
+static int get_hyperv(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr, uint64_t *data,
+		      bool host)
+{
+	return kvm_hyperv_ops->get_msr(vcpu, msr, data, host);
+}
+
+static int set_hyperv(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr, uint64_t data,
+		      bool host)
+{
+	return kvm_hyperv_ops->set_msr(vcpu, msr, data, host);
+}
+
 /* --- the table --- */
 
 #define AT(f) .offset = offsetof(struct kvm_vcpu_arch, f)
 #define ALL ~0ULL
 #define ONE(msr) .first = (msr), .last = (msr)
-#define HV_SAVED(name) { ONE(HV_MSR_##name), msr_get_hyperv, msr_set_hyperv, MSR_SAVE }
+#define HV_SAVED(name) { ONE(HV_MSR_##name), get_hyperv, set_hyperv, MSR_SAVE }
 
 static const struct msr_row msr_table[] = {
 	{ ONE(MSR_IA32_P5_MC_ADDR), get_fixed, NULL },
@@ -227,12 +240,12 @@ static const struct msr_row msr_table[] = {
 	/* in this order: a guest OS id comes before its hypercall page */
 	HV_SAVED(GUEST_OS_ID), HV_SAVED(HYPERCALL), HV_SAVED(VP_INDEX), HV_SAVED(RESET), HV_SAVED(VP_RUNTIME),
 	HV_SAVED(TIME_REF_COUNT), HV_SAVED(REFERENCE_TSC), HV_SAVED(TSC_FREQUENCY), HV_SAVED(APIC_FREQUENCY),
-	{ .first = HV_MSR_EOI, .last = HV_MSR_TPR, msr_get_hyperv, msr_set_hyperv },
+	{ .first = HV_MSR_EOI, .last = HV_MSR_TPR, get_hyperv, set_hyperv },
 	HV_SAVED(VP_ASSIST_PAGE),
 	/* the first of each stands for the rest */
-	{ .first = HV_MSR_SCONTROL, .last = HV_MSR_EOM, msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
-	{ .first = HV_MSR_SINT0, .last = HV_MSR_SINT15, msr_get_hyperv, msr_set_hyperv },
-	{ .first = HV_MSR_STIMER0_CONFIG, .last = HV_MSR_STIMER3_COUNT, msr_get_hyperv, msr_set_hyperv, MSR_SAVE },
+	{ .first = HV_MSR_SCONTROL, .last = HV_MSR_EOM, get_hyperv, set_hyperv, MSR_SAVE },
+	{ .first = HV_MSR_SINT0, .last = HV_MSR_SINT15, get_hyperv, set_hyperv },
+	{ .first = HV_MSR_STIMER0_CONFIG, .last = HV_MSR_STIMER3_COUNT, get_hyperv, set_hyperv, MSR_SAVE },
 	HV_SAVED(SYNDBG_CONTROL), HV_SAVED(SYNDBG_STATUS), HV_SAVED(SYNDBG_SEND_BUFFER),
 	HV_SAVED(SYNDBG_RECV_BUFFER), HV_SAVED(SYNDBG_PENDING_BUFFER), HV_SAVED(SYNDBG_OPTIONS),
 	HV_SAVED(CRASH_P0), HV_SAVED(CRASH_P0 + 1), HV_SAVED(CRASH_P0 + 2), HV_SAVED(CRASH_P0 + 3),

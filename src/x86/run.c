@@ -52,7 +52,7 @@ static bool vcpu_running(struct kvm_vcpu *vcpu)
 /* A timer to be looked at ends the sleep, and HLT only where an interrupt comes of it. */
 static bool halted_with_stimer(struct kvm_vcpu *vcpu)
 {
-	return vcpu->arch->mp_state == KVM_MP_STATE_HALTED && kvm_hv_has_stimer_pending(vcpu);
+	return vcpu->arch->mp_state == KVM_MP_STATE_HALTED && kvm_hyperv_ops->has_stimer_pending(vcpu);
 }
 
 bool kvm_arch_vcpu_runnable(struct kvm_vcpu *vcpu)
@@ -147,6 +147,26 @@ static int serve_nothing(struct kvm_vcpu *vcpu)
 }
 
 /* EVENT is not here: injection looks at it itself, after all others. */
+static int serve_hv_crash(struct kvm_vcpu *vcpu)
+{
+	return kvm_hyperv_ops->serve_crash(vcpu);
+}
+
+static int serve_hv_reset(struct kvm_vcpu *vcpu)
+{
+	return kvm_hyperv_ops->serve_reset(vcpu);
+}
+
+static int serve_hv_exit(struct kvm_vcpu *vcpu)
+{
+	return kvm_hyperv_ops->serve_exit(vcpu);
+}
+
+static int serve_hv_stimers(struct kvm_vcpu *vcpu)
+{
+	return kvm_hyperv_ops->serve_stimers(vcpu);
+}
+
 static const struct {
 	enum kvm_request request;
 	request_handler *serve;
@@ -168,11 +188,11 @@ static const struct {
 	{ KVM_REQ_OUTSIDE_GUEST, serve_nothing },
 	/* interrupt controllers are looked at on each entry, no vector bitmaps to rebuild */
 	{ KVM_REQ_SCAN_IOAPIC, serve_nothing },
-	{ KVM_REQ_HV_CRASH, kvm_hv_serve_crash },
-	{ KVM_REQ_HV_RESET, kvm_hv_serve_reset },
-	{ KVM_REQ_HV_EXIT, kvm_hv_serve_exit },
+	{ KVM_REQ_HV_CRASH, serve_hv_crash },
+	{ KVM_REQ_HV_RESET, serve_hv_reset },
+	{ KVM_REQ_HV_EXIT, serve_hv_exit },
 	/* after the clock, which the timers count by */
-	{ KVM_REQ_HV_STIMER, kvm_hv_serve_stimers },
+	{ KVM_REQ_HV_STIMER, serve_hv_stimers },
 };
 
 static int serve_requests(struct kvm_vcpu *vcpu)
@@ -332,7 +352,7 @@ static int vcpu_block(struct kvm_vcpu *vcpu)
 		r = vcpu->arch->mp_state == KVM_MP_STATE_HALTED ? kvm_vcpu_halt(vcpu)
 								: kvm_vcpu_block(vcpu);
 	if (halted_with_stimer(vcpu) && kvm_check_request(KVM_REQ_HV_STIMER, vcpu))
-		kvm_hv_serve_stimers(vcpu);
+		kvm_hyperv_ops->serve_stimers(vcpu);
 	kvm_apic_accept_events(vcpu);
 	switch (vcpu->arch->mp_state) {
 	case KVM_MP_STATE_HALTED:

@@ -77,7 +77,14 @@ static bool mwait_faults(struct kvm_vcpu *vcpu)
 	return (quirks & KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS) && !has;
 }
 
-/* --- what the emulate room does for the vmx room --- */
+/* --- what the rooms above do --- */
+
+const struct kvm_hyperv_ops *kvm_hyperv_ops;
+
+void kvm_register_hyperv(const struct kvm_hyperv_ops *ops)
+{
+	kvm_hyperv_ops = ops;
+}
 
 const struct kvm_emulator_ops *kvm_emulator_ops;
 
@@ -221,6 +228,16 @@ static bool vm_lint0_quirk_disabled(struct kvm *kvm)
 	return kvm->arch->disabled_quirks & KVM_X86_QUIRK_LINT0_REENABLED;
 }
 
+static void synic_eoi(struct kvm_vcpu *vcpu, uint8_t vector)
+{
+	kvm_hyperv_ops->synic_eoi(vcpu, vector);
+}
+
+static int synic_set_irq(struct kvm *kvm, uint32_t vp_index, uint32_t sint)
+{
+	return kvm_hyperv_ops->synic_set_irq(kvm, vp_index, sint);
+}
+
 static const struct kvm_lapic_ops lapic_ops = {
 	.read_guest_tsc = kvm_read_guest_tsc,
 	.guest_tsc_khz = guest_tsc_khz,
@@ -235,8 +252,8 @@ static const struct kvm_lapic_ops lapic_ops = {
 	.x2apic_broadcast_quirk_disabled = vm_x2apic_broadcast_quirk_disabled,
 	.mmio_hole_quirk_disabled = vm_mmio_hole_quirk_disabled,
 	.lint0_quirk_disabled = vm_lint0_quirk_disabled,
-	.synic_eoi = kvm_hv_synic_eoi,
-	.synic_set_irq = kvm_hv_synic_set_irq,
+	.synic_eoi = synic_eoi,
+	.synic_set_irq = synic_set_irq,
 };
 
 /* --- VM --- */
@@ -252,7 +269,7 @@ static int kvm_arch_init_vm(struct kvm *kvm)
 		return err_born(ENOMEM, "struct kvm_arch");
 	pthread_mutex_init(&arch->clock_lock, NULL);
 	kvm->arch = arch;
-	kvm_hv_init_vm(kvm);
+	kvm_hyperv_ops->init_vm(kvm);
 	r = vmx_machine_create(&arch->machine);
 	if (r)
 		goto out_free;
@@ -266,7 +283,7 @@ static int kvm_arch_init_vm(struct kvm *kvm)
 out_machine:
 	vmx_machine_destroy(arch->machine);
 out_free:
-	kvm_hv_destroy_vm(kvm);
+	kvm_hyperv_ops->destroy_vm(kvm);
 	pthread_mutex_destroy(&arch->clock_lock);
 	free(arch);
 	kvm->arch = NULL;
@@ -284,7 +301,7 @@ static void kvm_arch_destroy_vm(struct kvm *kvm)
 	kvm_mmu_uninit_vm(kvm);
 	kvm_x86_state_destroy_vm(kvm);
 	vmx_machine_destroy(kvm->arch->machine);
-	kvm_hv_destroy_vm(kvm);
+	kvm_hyperv_ops->destroy_vm(kvm);
 	pthread_mutex_destroy(&kvm->arch->clock_lock);
 	free(kvm->arch);
 	kvm->arch = NULL;
@@ -358,7 +375,7 @@ static void kvm_arch_vcpu_destroy(struct kvm_vcpu *vcpu)
 {
 	if (!vcpu->arch)
 		return;
-	kvm_hv_vcpu_uninit(vcpu);
+	kvm_hyperv_ops->vcpu_uninit(vcpu);
 	if (vcpu->apic)
 		kvm_free_lapic(vcpu);
 	kvm_mmu_destroy(vcpu);

@@ -6,7 +6,7 @@
  * event.c (queued exceptions, interrupts, NMI), regs.c (CR/DR/segments and
  * their ioctls), sregs.c, state.c (values at creation), fpu.c, cpuid.c, msr.c,
  * mtrr.c, clock.c, steal.c, pio.c, mmio.c, smm.c (system management mode),
- * hypercall.c, debug.c, hyperv*.c (hyperv.h says which).
+ * hypercall.c, debug.c.
  */
 #ifndef USERKVM_X86_X86_H
 #define USERKVM_X86_X86_H
@@ -31,7 +31,7 @@
 
 struct pvclock_vcpu_time_info; /* x86/pvclock.h */
 
-/* The VM's share of Hyper-V's interface (hyperv*.c). (a): MSRs any vCPU reads and writes */
+/* The VM's share of Hyper-V's interface (the hyperv room's). (a): MSRs any vCPU reads and writes */
 struct kvm_hv {
 	/* under clock_lock; the MSRs may be read without */
 	uint64_t guest_os_id, hypercall, reference_tsc;
@@ -180,7 +180,7 @@ struct kvm_vcpu_arch {
 	uint64_t feat_ctl, power_ctl, smi_count;
 	uint64_t mci_ctl2[KVM_MAX_MCE_BANKS];
 	uint32_t msr_filter_seq; /* (o) of the filter the MSR bitmap was made for */
-	struct kvm_vcpu_hv hv;	 /* (o) hyperv.c */
+	struct kvm_vcpu_hv hv;	 /* (o) the hyperv room's */
 	bool pv_enforce_cpuid;	 /* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
 	bool has_run;		 /* (o) KVM_RUN has entered: CPUID is frozen */
 
@@ -331,36 +331,34 @@ bool guest_pv_has(struct kvm_vcpu *vcpu, int feature);
 bool guest_cpuid_is_intel(struct kvm_vcpu *vcpu);
 bool guest_cpuid_is_amd(struct kvm_vcpu *vcpu);
 
-/* --- Hyper-V's interface (hyperv*.c) --- */
-/* KVM API: KVM_GET_SUPPORTED_HV_CPUID: *nent entries of room; -E2BIG. vcpu NULL: of /dev/kvm. */
-#define KVM_HV_CPUID_ENTRIES 10
+/* --- Hyper-V's interface: the hyperv room --- */
 #define KVM_HV_VP_INDEX_UNSET (~0u)
-int kvm_get_hv_cpuid(struct kvm_vcpu *vcpu, struct kvm_cpuid_entry2 *entries, uint32_t *nent);
-/* The guest's CPUID is new. */
-void kvm_hv_set_cpuid(struct kvm_vcpu *vcpu);
-void kvm_hv_init_vm(struct kvm *kvm);
-void kvm_hv_destroy_vm(struct kvm *kvm);
-void kvm_hv_vcpu_uninit(struct kvm_vcpu *vcpu); /* before kvm_free_lapic() */
-/* KVM API: KVM_CAP_HYPERV_SYNIC (clear_pages), KVM_CAP_HYPERV_SYNIC2. -EINVAL (no irqchip), -ENOMEM, -EAGAIN. */
-must_check int kvm_hv_activate_synic(struct kvm_vcpu *vcpu, bool clear_pages);
-/* KVM_IRQ_ROUTING_HV_SINT: as struct kvm_kernel_irq_routing_entry's set. Any thread. */
-int kvm_hv_synic_set_irq(struct kvm *kvm, uint32_t vp_index, uint32_t sint);
-/* The guest's EOI of a vector that is in its kvm_apic_synic. Owner thread. */
-void kvm_hv_synic_eoi(struct kvm_vcpu *vcpu, uint8_t vector);
-/* KVM API: KVM_HYPERV_EVENTFD. -EINVAL, -EBADF, -EMFILE, -EEXIST, -ENOENT, -ENOMEM. May wait for a grace period. */
-must_check int kvm_vm_ioctl_hv_eventfd(struct kvm *kvm, const struct kvm_hyperv_eventfd *args);
-/* A synthetic timer has run out and is to be looked at. */
-bool kvm_hv_has_stimer_pending(struct kvm_vcpu *vcpu);
-/* KVM_REQ_CLOCK_UPDATE of vCPU 0: the reference TSC page from its kvmclock. */
-void kvm_hv_update_tsc_page(struct kvm_vcpu *vcpu, const struct pvclock_vcpu_time_info *clock);
-/* The guest has said who it is: its hypercalls are Hyper-V's. */
-bool kvm_hv_hypercall_enabled(struct kvm_vcpu *vcpu);
-int kvm_hv_hypercall(struct kvm_vcpu *vcpu, bool skip);
-/* KVM_REQ_HV_*: as every request handler, 1 go on, 0 leave. */
-int kvm_hv_serve_crash(struct kvm_vcpu *vcpu);
-int kvm_hv_serve_reset(struct kvm_vcpu *vcpu);
-int kvm_hv_serve_exit(struct kvm_vcpu *vcpu);
-int kvm_hv_serve_stimers(struct kvm_vcpu *vcpu);
+/*
+ * The hyperv room's functions, as hyperv/hyperv.h describes them; it registers
+ * them here before the first VM is made, since this room may not include it.
+ */
+struct kvm_hyperv_ops {
+	void (*init_vm)(struct kvm *kvm);
+	void (*destroy_vm)(struct kvm *kvm);
+	void (*vcpu_uninit)(struct kvm_vcpu *vcpu);
+	void (*set_cpuid)(struct kvm_vcpu *vcpu);
+	int (*get_msr)(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data, bool host);
+	int (*set_msr)(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t data, bool host);
+	int (*activate_synic)(struct kvm_vcpu *vcpu, bool clear_pages);
+	int (*synic_set_irq)(struct kvm *kvm, uint32_t vp_index, uint32_t sint);
+	void (*synic_eoi)(struct kvm_vcpu *vcpu, uint8_t vector);
+	bool (*has_stimer_pending)(struct kvm_vcpu *vcpu);
+	void (*update_tsc_page)(struct kvm_vcpu *vcpu, const struct pvclock_vcpu_time_info *clock);
+	bool (*hypercall_enabled)(struct kvm_vcpu *vcpu);
+	int (*hypercall)(struct kvm_vcpu *vcpu, bool skip);
+	/* KVM_REQ_HV_*: as every request handler, 1 go on, 0 leave */
+	int (*serve_crash)(struct kvm_vcpu *vcpu);
+	int (*serve_reset)(struct kvm_vcpu *vcpu);
+	int (*serve_exit)(struct kvm_vcpu *vcpu);
+	int (*serve_stimers)(struct kvm_vcpu *vcpu);
+};
+extern const struct kvm_hyperv_ops *kvm_hyperv_ops; /* (c) from kvm_register_hyperv() on */
+void kvm_register_hyperv(const struct kvm_hyperv_ops *ops);
 
 /* --- MSRs (msr.c: the table, msr_rules.c, msr_guest.c: RDMSR and WRMSR, mtrr.c, clock.c) --- */
 /*

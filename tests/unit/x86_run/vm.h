@@ -15,6 +15,7 @@
 #include <cmocka.h>
 
 #include "emulate/emulate.h"
+#include "hyperv/hyperv.h"
 #include "x86/x86.h"
 
 #define RAM_BYTES (2UL << 20)
@@ -42,6 +43,7 @@ static inline void vm_create(struct vm *v, bool irqchip)
 	struct kvm_userspace_memory_region mem = { .memory_size = RAM_BYTES };
 
 	emulate_init();
+	hyperv_init();
 	kvm_x86_init();
 	assert_int_equal(kvm_create_vm(&v->kvm), 0);
 	v->ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

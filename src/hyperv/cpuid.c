@@ -7,8 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "hyperv/internal.h"
 #include "lib/error.h"
-#include "x86/hyperv.h"
 
 #define HV_CPUID_VENDOR 0x40000000u
 #define HV_CPUID_INTERFACE 0x40000001u

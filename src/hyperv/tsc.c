@@ -8,7 +8,7 @@
  * Locks: clock_lock guards struct kvm_hv. hv.page_lock, which is taken before it, is
  * held while the reference TSC page is written; no ioctl about the clock takes it.
  */
-#include "x86/hyperv.h"
+#include "hyperv/internal.h"
 #include "x86/pvclock.h"
 
 /* HV_REFERENCE_TSC_PAGE: time in 100 ns = (tsc * scale >> 64) + offset; sequence 0: not valid. */

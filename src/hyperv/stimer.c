@@ -16,9 +16,9 @@
  *  3. A periodic timer whose slot is taken loses that tick ("lazy" for every
  *     timer, as KVM); a one-shot timer waits for EOM.
  */
+#include "hyperv/internal.h"
 #include "lib/error.h"
 #include "trace/trace.h"
-#include "x86/hyperv.h"
 
 #define NS_PER_TICK 100
 

@@ -9,9 +9,8 @@
 #include <string.h>
 
 #include "host/thread.h"
+#include "hyperv/internal.h"
 #include "irq/apicdef.h"
-#include "x86/hyperv.h"
-#include "x86/msr_row.h"
 #include "x86/run.h"
 
 #define APIC_FREQUENCY_HZ 1000000000ULL /* the timer counts nanoseconds */
@@ -280,16 +279,14 @@ static const struct hv_msrs *find_msr(struct kvm_vcpu *vcpu, uint32_t msr, bool 
 		       : NULL;
 }
 
-int msr_get_hyperv(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr, uint64_t *data,
-		   bool host)
+int kvm_hv_get_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data, bool host)
 {
 	const struct hv_msrs *m = find_msr(vcpu, msr, host);
 
 	return m ? m->get(vcpu, msr, data, host) : KVM_MSR_INVAL;
 }
 
-int msr_set_hyperv(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr, uint64_t data,
-		   bool host)
+int kvm_hv_set_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t data, bool host)
 {
 	const struct hv_msrs *m = find_msr(vcpu, msr, host);
 
@@ -323,4 +320,29 @@ int kvm_hv_serve_exit(struct kvm_vcpu *vcpu)
 	if (vcpu->run->hyperv.type == KVM_EXIT_HYPERV_SYNDBG)
 		vcpu->arch->complete_userspace_io = hv_syndbg_complete;
 	return 0;
+}
+
+static const struct kvm_hyperv_ops hyperv = {
+	.init_vm = kvm_hv_init_vm,
+	.destroy_vm = kvm_hv_destroy_vm,
+	.vcpu_uninit = kvm_hv_vcpu_uninit,
+	.set_cpuid = kvm_hv_set_cpuid,
+	.get_msr = kvm_hv_get_msr,
+	.set_msr = kvm_hv_set_msr,
+	.activate_synic = kvm_hv_activate_synic,
+	.synic_set_irq = kvm_hv_synic_set_irq,
+	.synic_eoi = kvm_hv_synic_eoi,
+	.has_stimer_pending = kvm_hv_has_stimer_pending,
+	.update_tsc_page = kvm_hv_update_tsc_page,
+	.hypercall_enabled = kvm_hv_hypercall_enabled,
+	.hypercall = kvm_hv_hypercall,
+	.serve_crash = kvm_hv_serve_crash,
+	.serve_reset = kvm_hv_serve_reset,
+	.serve_exit = kvm_hv_serve_exit,
+	.serve_stimers = kvm_hv_serve_stimers,
+};
+
+void hyperv_init(void)
+{
+	kvm_register_hyperv(&hyperv);
 }

@@ -3,8 +3,8 @@
  * debugger that the client has (KVM API: KVM_EXIT_HYPERV_SYNDBG). They are the
  * VM's.
  */
+#include "hyperv/internal.h"
 #include "trace/trace.h"
-#include "x86/hyperv.h"
 
 bool hv_syndbg_enabled(struct kvm_vcpu *vcpu)
 {

@@ -8,10 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hyperv/internal.h"
 #include "lib/error.h"
 #include "lib/rcu.h"
 #include "virt/eventfd.h"
-#include "x86/hyperv.h"
 
 struct hv_connections {
 	uint32_t nr;

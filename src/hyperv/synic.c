@@ -12,9 +12,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "hyperv/internal.h"
 #include "lib/error.h"
 #include "trace/trace.h"
-#include "x86/hyperv.h"
 
 #define SYNIC_VERSION 1
 #define SYNIC_ENABLE BIT_ULL(0) /* HV_MSR_SCONTROL */

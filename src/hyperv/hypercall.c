@@ -8,8 +8,8 @@
  */
 #include <sched.h>
 
+#include "hyperv/internal.h"
 #include "trace/trace.h"
-#include "x86/hyperv.h"
 #include "x86/run.h"
 
 #define HVCALL_FLUSH_VIRTUAL_ADDRESS_SPACE 0x02

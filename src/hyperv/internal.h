@@ -1,55 +1,14 @@
 /*
- * What the files of Hyper-V's interface share (Hypervisor Top Level Functional
- * Specification, "TLFS"): hyperv.c (MSRs, exits to the client), hyperv_cpuid.c,
- * hyperv_tsc.c (reference counter and page), hyperv_synic.c (synthetic interrupt
- * controller), hyperv_stimer.c (its timers), hyperv_syndbg.c (the debugger's
- * MSRs), hyperv_hypercall.c, hyperv_event.c (KVM_HYPERV_EVENTFD).
- *
- * A vCPU that never turns its SynIC on has none: arch->hv.synic is NULL, and
- * the APIC's and the run loop's questions about it end there.
+ * What the files of the room share: the TLFS's bits, the SynIC and its timers.
  *
  * Context: the vCPU's owner thread, where nothing else is said.
  */
-#ifndef USERKVM_X86_HYPERV_H
-#define USERKVM_X86_HYPERV_H
+#ifndef USERKVM_HYPERV_INTERNAL_H
+#define USERKVM_HYPERV_INTERNAL_H
 
 #include "host/timer.h"
-#include "x86/x86.h"
-
-#define HV_MSR_GUEST_OS_ID 0x40000000u
-#define HV_MSR_HYPERCALL 0x40000001u
-#define HV_MSR_VP_INDEX 0x40000002u
-#define HV_MSR_RESET 0x40000003u
-#define HV_MSR_VP_RUNTIME 0x40000010u
-#define HV_MSR_TIME_REF_COUNT 0x40000020u
-#define HV_MSR_REFERENCE_TSC 0x40000021u
-#define HV_MSR_TSC_FREQUENCY 0x40000022u
-#define HV_MSR_APIC_FREQUENCY 0x40000023u
-#define HV_MSR_EOI 0x40000070u
-#define HV_MSR_ICR 0x40000071u
-#define HV_MSR_TPR 0x40000072u
-#define HV_MSR_VP_ASSIST_PAGE 0x40000073u
-#define HV_MSR_SCONTROL 0x40000080u
-#define HV_MSR_SVERSION 0x40000081u
-#define HV_MSR_SIEFP 0x40000082u
-#define HV_MSR_SIMP 0x40000083u
-#define HV_MSR_EOM 0x40000084u
-#define HV_MSR_SINT0 0x40000090u
-#define HV_MSR_SINT15 0x4000009fu
-#define HV_MSR_STIMER0_CONFIG 0x400000b0u /* and COUNT, four times */
-#define HV_MSR_STIMER3_COUNT 0x400000b7u
-#define HV_MSR_SYNDBG_CONTROL 0x400000f1u
-#define HV_MSR_SYNDBG_STATUS 0x400000f2u
-#define HV_MSR_SYNDBG_SEND_BUFFER 0x400000f3u
-#define HV_MSR_SYNDBG_RECV_BUFFER 0x400000f4u
-#define HV_MSR_SYNDBG_PENDING_BUFFER 0x400000f5u
-#define HV_MSR_SYNDBG_OPTIONS 0x400000ffu
-#define HV_MSR_CRASH_P0 0x40000100u
-#define HV_MSR_CRASH_P4 0x40000104u
-#define HV_MSR_CRASH_CTL 0x40000105u
-#define HV_MSR_REENLIGHTENMENT 0x40000106u
-#define HV_MSR_TSC_EMULATION_CONTROL 0x40000107u
-#define HV_MSR_TSC_EMULATION_STATUS 0x40000108u
+#include "hyperv/hyperv.h"
+#include "sdm/hyperv.h"
 
 /* HV_CPUID_FEATURES.EAX: partition privileges. */
 #define HV_VP_RUNTIME (1u << 0)
@@ -141,13 +100,13 @@ static inline uint32_t hv_vp_index(struct kvm_vcpu *vcpu)
 /* NULL: nobody's. Any thread. */
 struct kvm_vcpu *hv_vcpu_by_vp_index(struct kvm *kvm, uint32_t vp_index);
 
-/* --- hyperv_tsc.c --- */
+/* --- tsc.c --- */
 /* In 100 ns. */
 uint64_t hv_reference_counter(struct kvm_vcpu *vcpu);
 /* HV_MSR_REFERENCE_TSC: the page is there at the next entry. */
 void hv_set_reference_tsc(struct kvm_vcpu *vcpu, uint64_t data);
 
-/* --- hyperv_synic.c --- */
+/* --- synic.c --- */
 int hv_synic_get_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data, bool host);
 int hv_synic_set_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t data, bool host);
 /*
@@ -158,7 +117,7 @@ int hv_synic_set_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t data, bool ho
 must_check int hv_synic_deliver(struct kvm_vcpu *vcpu, uint32_t sint,
 				const struct hv_timer_message *msg, bool no_retry);
 
-/* --- hyperv_stimer.c --- */
+/* --- stimer.c --- */
 must_check int hv_stimers_create(struct kvm_vcpu *vcpu, struct hv_synic *synic); /* -ENOMEM, -EAGAIN */
 void hv_stimers_destroy(struct hv_synic *synic); /* waits for callbacks */
 int hv_stimer_get_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data, bool host);
@@ -166,14 +125,14 @@ int hv_stimer_set_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t data, bool h
 /* The guest has emptied the slots of these SINTs (bits). */
 void hv_stimers_retry(struct kvm_vcpu *vcpu, uint32_t sints);
 
-/* --- hyperv_syndbg.c --- */
+/* --- syndbg.c --- */
 bool hv_syndbg_enabled(struct kvm_vcpu *vcpu);
 int hv_syndbg_get_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data, bool host);
 int hv_syndbg_set_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t data, bool host);
 /* The client is back from KVM_EXIT_HYPERV_SYNDBG. */
 int hv_syndbg_complete(struct kvm_vcpu *vcpu);
 
-/* --- hyperv_event.c --- */
+/* --- event.c --- */
 /* False: nobody waits for this connection. Any thread. */
 bool hv_signal_connection(struct kvm *kvm, uint32_t conn_id);
 void hv_connections_destroy(struct kvm *kvm);
