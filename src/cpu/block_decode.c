@@ -32,12 +32,19 @@ static void read_first(struct source *s, const uint8_t *host)
 	read_page(s, host, s->first);
 }
 
+uint8_t *block_next_page(struct vmx_cpu *cpu, gva_t lin)
+{
+	gva_t next = ((lin & PAGE_MASK) + PAGE_SIZE) & cpu->code_mask;
+
+	if (cpu->cs.code_mode == ISA_CODE64 && !isa_canonical(&cpu->cs, next))
+		isa_raise_error(&cpu->cs, X86_TRAP_GP, 0);
+	return cpu_translate(cpu, next, CPU_EXEC, cpu_data_priv(cpu, ISA_READ));
+}
+
 /* Fetch what follows on the next page: may fault or exit. */
 static void read_second(struct vmx_cpu *cpu, struct source *s, gva_t lin)
 {
-	gva_t next = ((lin & PAGE_MASK) + PAGE_SIZE) & cpu->code_mask;
-	enum cpu_priv priv = cpu_data_priv(cpu, ISA_READ);
-	uint8_t *host = cpu_translate(cpu, next, CPU_EXEC, priv);
+	uint8_t *host = block_next_page(cpu, lin);
 
 	s->host2 = (hpa_t)host;
 	read_page(s, host, 15);

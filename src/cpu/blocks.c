@@ -94,10 +94,7 @@ static bool verify(struct vmx_cpu *cpu, struct cpu_block *b)
 /* The second page of a crossing instruction is still mapped there. */
 static bool tail_ok(struct vmx_cpu *cpu, const struct cpu_block *b, gva_t lin)
 {
-	gva_t next = ((lin & PAGE_MASK) + PAGE_SIZE) & cpu->code_mask;
-	enum cpu_priv priv = cpu_data_priv(cpu, ISA_READ);
-
-	return (hpa_t)cpu_translate(cpu, next, CPU_EXEC, priv) == b->host2;
+	return (hpa_t)block_next_page(cpu, lin) == b->host2;
 }
 
 static void drop_one(struct vmx_cpu *cpu, struct cpu_block *b)

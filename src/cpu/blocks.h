@@ -95,6 +95,11 @@ bool code_page_settled(struct vmx_cpu *cpu, const struct cpu_block *b);
 void blocks_reset(struct vmx_cpu *cpu);
 
 /* block_decode.c */
+/*
+ * The host's address of the page behind lin's, on which an instruction goes on: #GP(0)
+ * where it is not canonical, as of a fetch.
+ */
+uint8_t *block_next_page(struct vmx_cpu *cpu, gva_t lin);
 struct cpu_block *block_decode(struct vmx_cpu *cpu, gva_t lin, const uint8_t *host);
 /*
  * A single instruction that is not to be cached: near the code segment's

@@ -46,6 +46,30 @@ static void instruction_over_two_pages_follows_their_mapping(void **state)
 	assert_int_equal(vmx_gprs(t->cpu)[RAX], 0x66552211);
 }
 
+/* Its second page would be the first of the hole between canonical addresses. */
+static void instruction_into_the_hole_is_gp(void **state)
+{
+	STATE;
+	const gva_t last = 0x7ffffffff000;
+	uint64_t *pml4 = guest64(t, GPA_PML4);
+	unsigned index = 0;
+
+	pml4[255] = 0x70000 | PTE_P | PTE_RW;
+	*guest64(t, 0x70ff8) = 0x71000 | PTE_P | PTE_RW;
+	*guest64(t, 0x71ff8) = 0x72000 | PTE_P | PTE_RW;
+	*guest64(t, 0x72ff8) = 0x73000 | PTE_P | PTE_RW;
+	pml4[256] = pml4[0]; /* where bits 47:12 of the hole's first page lead */
+	memcpy(t->ram + 0x73ffe, "\xb8\x11", 2); /* mov eax,imm32 */
+	W(GUEST_RIP, last + 0xffe);
+	W(EXCEPTION_BITMAP, 1u << X86_TRAP_GP);
+	assert_int_equal(go(t), EXIT_REASON_EXCEPTION_NMI);
+	assert_int_equal(R(t, VM_EXIT_INTR_INFO) & 0xff, X86_TRAP_GP);
+	assert_int_equal(R(t, GUEST_RIP), last + 0xffe);
+	assert_true(cpu_tlb_check(t->cpu->tlb));
+	for (index = 0; index < ISA_TLB_ENTRIES; index++)
+		assert_int_not_equal(t->cpu->tlb->cur->sub[PRIV_SUPER].e[index].exec_tag, 0x800000000000);
+}
+
 static void instruction_of_more_than_15_bytes_is_gp(void **state)
 {
 	STATE;
@@ -199,6 +223,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST_LONG(instruction_over_two_pages_changes_with_its_second),
 		TEST_LONG(instruction_over_two_pages_follows_their_mapping),
+		TEST_LONG(instruction_into_the_hole_is_gp),
 		TEST_LONG(instruction_of_more_than_15_bytes_is_gp),
 		cmocka_unit_test(code_ends_at_the_limit),
 		cmocka_unit_test(code_that_ends_at_a_limit_in_the_next_page),
