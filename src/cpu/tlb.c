@@ -20,6 +20,10 @@
  * 4. cs->tlb is a sub-table of the current context, or empty[] while every data
  *    access has to be looked at (alignment checks, tlb_check.c).
  * 5. A fragment of a larger page has its bit in large[] (large_bit()).
+ * 6. A sub-table's code_gen moves with every flush of it, be it empty or not, and with
+ *    every invalidation of an entry that allowed execution: who keeps what it has
+ *    found through exec tags (emitted code does) compares it. An entry that
+ *    another replaces is no invalidation.
  *
  * Locks: none, owner thread only. Other threads ask by cs->exit_request.
  */
@@ -37,11 +41,14 @@ static const struct isa_tlb_entry no_entry = {
 
 static void clear_entry(struct tlb_sub *s, unsigned index)
 {
+	if (s->e[index].exec_tag != TLB_NO_ACCESS)
+		s->code_gen++;
 	s->e[index] = no_entry;
 }
 
 static void flush_sub(struct tlb_sub *s)
 {
+	s->code_gen++;
 	for (uint32_t n = 0; n < s->nr_filled; n++) {
 		clear_entry(s, s->filled[n]);
 		s->side[s->filled[n]].listed = false;
@@ -71,6 +78,7 @@ static void flush_nonglobal(struct tlb_context *c)
 		struct tlb_sub *s = &c->sub[p];
 		uint32_t kept = 0;
 
+		s->code_gen++;
 		for (uint32_t n = 0; n < s->nr_filled; n++) {
 			uint16_t x = s->filled[n];
 
@@ -137,6 +145,11 @@ int cpu_tlb_create(struct vmx_cpu *cpu)
 	return 0;
 }
 
+static bool canonical_page(gva_t gva)
+{
+	return (gva_t)((int64_t)(gva << 16) >> 16) == gva && !(gva & ~PAGE_MASK);
+}
+
 bool cpu_tlb_check(const struct cpu_tlb *t)
 {
 	for (unsigned c = 0; c < TLB_NR_CONTEXTS; c++) {
@@ -150,6 +163,9 @@ bool cpu_tlb_check(const struct cpu_tlb *t)
 					    e->write_tag != TLB_NO_ACCESS ||
 					    e->exec_tag != TLB_NO_ACCESS;
 
+				if ((e->read_tag != TLB_NO_ACCESS && !canonical_page(e->read_tag)) ||
+				    (e->exec_tag != TLB_NO_ACCESS && !canonical_page(e->exec_tag)))
+					return false;
 				listed += s->side[n].listed;
 				if (live && !s->side[n].listed)
 					return false;
@@ -489,7 +505,7 @@ void cpu_tlb_drop_vpid(struct vmx_cpu *cpu, unsigned type, uint16_t vpid, gva_t 
 void cpu_tlb_drop_write(struct vmx_cpu *cpu, hpa_t page)
 {
 	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
-		for (int p = 0; p < NR_PRIVS; p++) {
+		for (int p = 0; cpu->tlb->ctx[n].used && p < NR_PRIVS; p++) {
 			struct tlb_sub *s = &cpu->tlb->ctx[n].sub[p];
 
 			for (uint32_t k = 0; k < s->nr_filled; k++) {

@@ -86,6 +86,7 @@ struct tlb_sub {
 	struct tlb_side side[ISA_TLB_ENTRIES];
 	uint16_t filled[ISA_TLB_ENTRIES];
 	uint32_t nr_filled;
+	uint32_t code_gen; /* moves when a translation for execution may have been dropped */
 };
 /*
  * What a walk has learned of 2 MiB of linear addresses: the PDE that refers to

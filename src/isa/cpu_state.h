@@ -60,7 +60,8 @@ struct isa_tlb_entry {
 };
 #define ISA_TLB_BITS 9
 #define ISA_TLB_ENTRIES (1u << ISA_TLB_BITS)
-#define TLB_NO_ACCESS 1ULL /* no page address has low bits set */
+/* Not canonical and no page address: neither equal to one nor within a page above one. */
+#define TLB_NO_ACCESS (BIT_ULL(63) | 1)
 
 /* An exception on its way to the IDT (or to a VM exit). */
 struct isa_exception {
