@@ -81,6 +81,7 @@ struct vmx_cpu {
 	uint16_t vpid;
 	/* guest state with no place in cpu_state */
 	uint64_t pat, debugctl, sysenter_cs, sysenter_esp, sysenter_eip, pdptr[4];
+	uint64_t address_reserved; /* vmx_set_guest_maxphyaddr(): bits 51:MAXPHYADDR */
 	uint64_t pending_dbg;
 	uint32_t interruptibility; /* GUEST_INTR_STATE_* */
 	uint32_t activity;	   /* enum guest_activity */

@@ -138,7 +138,7 @@ static bool is_cr3_target(struct vmx_cpu *cpu, uint64_t v)
 static void mov_to_cr3(struct vmx_cpu *cpu, const struct isa_insn *i, uint64_t v)
 {
 	struct cpu_state *cs = &cpu->cs;
-	uint64_t reserved = GENMASK_ULL(63, 52), root = v;
+	uint64_t reserved = GENMASK_ULL(63, 52) | cpu->address_reserved, root = v;
 
 	if (cpu->primary & CPU_BASED_CR3_LOAD_EXITING && !is_cr3_target(cpu, v))
 		exit_cr(cpu, 3, CR_ACCESS_MOV_TO, i->dst);

@@ -66,7 +66,7 @@ void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv pri
 	      struct cpu_walk_result *out);
 /* How single entries of the guest's are read. */
 bool cpu_pte_is_leaf(const struct cpu_state *cs, uint64_t e, int level);
-uint64_t cpu_pte_reserved(const struct cpu_state *cs, int level, bool leaf);
+uint64_t cpu_pte_reserved(const struct vmx_cpu *cpu, int level, bool leaf);
 gpa_t cpu_leaf_gpa(const struct cpu_state *cs, uint64_t e, int level, gva_t gva); /* of the 4 KiB page */
 /* The rights (enum cpu_access) of `priv` to a page whose entries combine to these bits. */
 uint32_t cpu_page_rights(const struct vmx_cpu *cpu, uint64_t bits, enum cpu_priv priv);

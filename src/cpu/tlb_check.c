@@ -195,7 +195,7 @@ static bool look_entry(struct look *l)
 	l->e = isa_host_load((void *)(host + (gpa & ~PAGE_MASK)), size);
 	leaf = cpu_pte_is_leaf(&cpu->cs, l->e, l->level);
 	if (!(l->e & PTE_P) || !(l->e & PTE_A) ||
-	    (l->e & cpu_pte_reserved(&cpu->cs, l->level, leaf)))
+	    (l->e & cpu_pte_reserved(cpu, l->level, leaf)))
 		return false;
 	l->rights &= l->e | ~(PTE_RW | PTE_US);
 	l->rights |= l->e & PTE_XD;

@@ -9,7 +9,8 @@
  * real VT-x back end would implement this header and nothing more.
  *
  * Host-physical addresses are this process's virtual addresses; MAXPHYADDR of
- * the processor is 52 for host-physical addresses.
+ * the processor is 52 for host-physical addresses, and what the hypervisor says
+ * (vmx_set_guest_maxphyaddr) for paging in non-root operation.
  *
  * Context: a vmx_cpu belongs to one thread at a time (the hypervisor
  * serialises); only vmx_kick() may be called from anywhere, signal handlers
@@ -36,6 +37,15 @@ void vmx_machine_destroy(struct vmx_machine *m);
 /* A logical processor in VMX root operation, state as after RESET. -ENOMEM. */
 must_check int vmx_cpu_create(struct vmx_machine *m, struct vmx_cpu **out);
 void vmx_cpu_destroy(struct vmx_cpu *cpu);
+
+/*
+ * MAXPHYADDR of paging in non-root operation: 32 to 52, 52 until the first call.
+ * Silicon has one number for everything; here the guest's processor may be narrower
+ * than the addresses of this process. Address bits from it on are reserved in the
+ * guest's paging-structure entries and in CR3. Drops all translations of a VPID.
+ * Owner thread, outside the guest.
+ */
+void vmx_set_guest_maxphyaddr(struct vmx_cpu *cpu, unsigned bits);
 
 /* How a VMX instruction ended (SDM "VMX Instruction Reference", conventions). */
 enum vmx_result {

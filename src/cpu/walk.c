@@ -89,13 +89,25 @@ static uint64_t read_entry(struct walk *w, gpa_t table, unsigned index)
 	return e;
 }
 
-/* Reserved bits of a present entry (MAXPHYADDR is 52, so no address bits). */
-uint64_t cpu_pte_reserved(const struct cpu_state *cs, int level, bool leaf)
+void vmx_set_guest_maxphyaddr(struct vmx_cpu *cpu, unsigned bits)
 {
-	uint64_t r = 0;
+	uint64_t reserved = bits < 52 ? GENMASK_ULL(51, bits) : 0;
 
-	if (!(cs->cr4 & X86_CR4_PAE))
-		return leaf && level == 2 ? BIT_ULL(21) : 0;
+	if (cpu->address_reserved == reserved)
+		return;
+	cpu->address_reserved = reserved;
+	/* translations by entries that have become reserved, and the PDEs that walks remember */
+	cpu_tlb_drop_vpid(cpu, INVVPID_ALL_CONTEXT, 0, 0);
+}
+
+/* Reserved bits of a present entry (SDM "Reserved Bits", of each paging mode). */
+uint64_t cpu_pte_reserved(const struct vmx_cpu *cpu, int level, bool leaf)
+{
+	const struct cpu_state *cs = &cpu->cs;
+	uint64_t r = cpu->address_reserved;
+
+	if (!(cs->cr4 & X86_CR4_PAE)) /* PSE-36: bits 20:13 are address bits 39:32 */
+		return leaf && level == 2 ? BIT_ULL(21) | (r >> 32 << 13 & GENMASK_ULL(20, 13)) : 0;
 	if (!(cs->efer & EFER_NX))
 		r |= PTE_XD;
 	if (!(cs->efer & EFER_LMA))
@@ -208,7 +220,7 @@ static struct leaf descend(struct walk *w, gpa_t table, int level, bool cached)
 		l.fault = true;
 		if (!(e & PTE_P))
 			return l;
-		if (e & cpu_pte_reserved(cs, level, leaf)) {
+		if (e & cpu_pte_reserved(w->cpu, level, leaf)) {
 			l.error = PFERR_PRESENT_MASK | PFERR_RSVD_MASK;
 			return l;
 		}
@@ -394,7 +406,7 @@ bool cpu_load_pdptrs(struct vmx_cpu *cpu, uint64_t cr3)
 	r = cpu_ept_translate(cpu, table, CPU_READ, CPU_NO_GLA, false);
 	for (unsigned n = 0; n < 4; n++) {
 		v[n] = READ_ONCE(((uint64_t *)(r.host + (table & ~PAGE_MASK)))[n]);
-		if ((v[n] & PTE_P) && (v[n] & PDPTE_RESERVED))
+		if ((v[n] & PTE_P) && (v[n] & (PDPTE_RESERVED | cpu->address_reserved)))
 			return false;
 	}
 	for (unsigned n = 0; n < 4; n++)

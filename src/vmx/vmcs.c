@@ -123,3 +123,9 @@ void vmx_offer_insns(struct kvm_vcpu *vcpu, struct vmx_offered_insns offered)
 	vmx->loaded_vmcs->secondary |= vmcs_config()->secondary & (uint32_t)wanted;
 	vmcs_write32(vcpu, SECONDARY_VM_EXEC_CONTROL, vmx->loaded_vmcs->secondary);
 }
+
+void vmx_set_maxphyaddr(struct kvm_vcpu *vcpu, int bits)
+{
+	if (vmx_params()->ept)
+		vmx_set_guest_maxphyaddr(vcpu->vmx->cpu, (unsigned)bits);
+}

@@ -89,6 +89,8 @@ struct vmx_offered_insns {
 	bool rdtscp, invpcid, xsaves;
 };
 void vmx_offer_insns(struct kvm_vcpu *vcpu, struct vmx_offered_insns offered);
+/* The guest's MAXPHYADDR, 32 to 52: the processor's own affair with EPT; shadow tables have the host's. */
+void vmx_set_maxphyaddr(struct kvm_vcpu *vcpu, int bits);
 /* An event comes: a guest that waits in HLT without an exit goes on. */
 void vmx_clear_hlt(struct kvm_vcpu *vcpu);
 /* State after RESET (init_event: INIT) as far as the VMCS holds it. */

@@ -170,6 +170,7 @@ static void after_set_cpuid(struct kvm_vcpu *vcpu)
 	/* Masks are made of it: no less than 32-bit paging has, no more than the processor. */
 	a->maxphyaddr = e ? (int)(e->eax & 0xff) : 36;
 	a->maxphyaddr = a->maxphyaddr < 32 ? 32 : a->maxphyaddr > 52 ? 52 : a->maxphyaddr;
+	vmx_set_maxphyaddr(vcpu, a->maxphyaddr);
 	e = kvm_find_cpuid_entry(vcpu, 0xd, 0);
 	a->guest_supported_xcr0 =
 		e ? (e->eax | (uint64_t)e->edx << 32) & kvm_supported_xcr0() : 0;

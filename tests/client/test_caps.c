@@ -387,6 +387,7 @@ static const struct {
 	ROW(KVM_CAP_NR_MEMSLOTS, memslots),
 	ROW(KVM_CAP_MULTI_ADDRESS_SPACE, address_spaces),
 	ROW(KVM_CAP_MMU_SHADOW_CACHE_CONTROL, nr_mmu_pages),
+	ROW(KVM_CAP_SMALLER_MAXPHYADDR, positive),    /* test_maxphyaddr.c */
 	ROW(KVM_CAP_SET_TSS_ADDR, positive),	      /* test_state.c */
 	ROW(KVM_CAP_SET_IDENTITY_MAP_ADDR, positive), /* test_state.c */
 	ROW(KVM_CAP_NR_VCPUS, vcpus),

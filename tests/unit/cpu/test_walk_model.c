@@ -19,6 +19,7 @@ enum paging { OFF, BITS32, PAE, LONG, NR_PAGINGS };
 struct setup {
 	enum paging paging;
 	bool wp, smep, smap, nx, pse, pge, ac, user, implicit;
+	unsigned maxphyaddr;
 	uint32_t access; /* CPU_READ, CPU_WRITE or CPU_EXEC */
 	gva_t gva;
 };
@@ -110,8 +111,15 @@ static uint64_t model_reserved(const struct setup *s, int level, bool leaf)
 {
 	uint64_t r = 0;
 
-	if (s->paging == BITS32)
-		return leaf && level == 2 ? BIT_ULL(21) : 0;
+	if (s->paging == BITS32) {
+		if (!leaf || level == 1)
+			return 0;
+		for (unsigned bit = 32; bit < 40; bit++)
+			r |= bit >= s->maxphyaddr ? BIT_ULL(13 + bit - 32) : 0;
+		return r | BIT_ULL(21);
+	}
+	for (unsigned bit = s->maxphyaddr; bit < 52; bit++)
+		r |= BIT_ULL(bit);
 	if (!s->nx)
 		r |= BIT_ULL(63);
 	if (s->paging == PAE)
@@ -216,6 +224,7 @@ static struct result processor_walk(struct machine *t, const struct setup *s)
 	struct cpu_walk_result w;
 
 	load_guest(t);
+	vmx_set_guest_maxphyaddr(t->cpu, s->maxphyaddr);
 	cs->cr0 = X86_CR0_NE | X86_CR0_PE | (s->paging ? X86_CR0_PG : 0) | (s->wp ? X86_CR0_WP : 0);
 	cs->cr4 = X86_CR4_VMXE | (s->paging >= PAE ? X86_CR4_PAE : 0) | (s->smep ? X86_CR4_SMEP : 0) |
 		  (s->smap ? X86_CR4_SMAP : 0) | (s->pse ? X86_CR4_PSE : 0) | (s->pge ? X86_CR4_PGE : 0);
@@ -338,7 +347,7 @@ static struct setup setup_of(enum paging p, unsigned n)
 {
 	struct setup s = {
 		.paging = p, .wp = n & 1, .smep = n & 2, .smap = n & 4, .nx = n & 8, .ac = n & 16,
-		.user = n & 32, .implicit = n & 64, .pse = n & 128, .pge = n & 256,
+		.user = n & 32, .implicit = n & 64, .pse = n & 128, .pge = n & 256, .maxphyaddr = 52,
 	};
 
 	s.gva = gva_of(p);
@@ -455,12 +464,14 @@ static void random_tables_in_both_dimensions_match_the_model(void **state)
 
 		restore(t, &clean);
 		s.access = 1U << random() % 3;
+		s.maxphyaddr = (unsigned[]){ 32, 36, 46, 52, 52, 52 }[random() % 6];
 		if (p == OFF)
 			s.gva = 0x55008;
 		W(EPT_POINTER, eptp[random() & 1] | (random() & 1 ? EPTP_AD_ENABLE : 0));
 		for (int l = p ? top_level(p) : 0; l >= 1; l--)
 			set_entry(t, &s, l, random_bits(p) |
-				  (p > BITS32 && !(random() & 7) ? FIVE_ALIAS : 0));
+				  (p > BITS32 && !(random() & 7) ? FIVE_ALIAS : 0) |
+				  (p == BITS32 && !(random() & 7) ? BIT_ULL(13 + random() % 8) : 0));
 		disturb_ept(t);
 		compare(t, &s);
 	}
