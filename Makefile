@@ -81,7 +81,7 @@ bench-rootfs: all
 
 lint: all
 	@scripts/deps lint
-	@scripts/lint
+	@scripts/lint $(BUILD)
 
 # The lines changed since SINCE, and no others: tables and hand-laid assembly stay as they were laid.
 SINCE ?= HEAD
