@@ -134,7 +134,7 @@ struct vmx_cpu {
 #define CPU_PREEMPTION_TIMER_RATE 5
 
 /* What acknowledging a kick as an external interrupt reports as its vector. */
-#define CPU_KICK_VECTOR 0xf2
+#define CPU_KICK_VECTOR 0xfd
 
 /* Bits of cs->exit_request. */
 #define CPU_REQ_KICK 0x4u   /* vmx_kick() */
