@@ -12,6 +12,7 @@
 
 /* Bytes to decode from: a copy, so that what is decoded is what was saved. */
 struct source {
+	hpa_t host;
 	uint8_t bytes[BLOCK_MAX_BYTES];
 	unsigned nr, first; /* readable; of these on the first page */
 	hpa_t host2;
@@ -26,6 +27,7 @@ static void read_page(struct source *s, const uint8_t *host, unsigned n)
 
 static void read_first(struct source *s, const uint8_t *host)
 {
+	s->host = (hpa_t)host;
 	s->nr = 0;
 	s->host2 = 0;
 	s->first = (unsigned)min_u64(PAGE_SIZE - ((hpa_t)host & ~PAGE_MASK), BLOCK_MAX_BYTES);
@@ -77,6 +79,8 @@ static bool decode(struct vmx_cpu *cpu, struct cpu_block *b, const struct source
 			b->jumps = true;
 			break;
 		}
+		if (unlikely(cpu_apic_writer(cpu, s->host + i->off)))
+			break;
 	}
 	b->nr = (uint8_t)nr;
 	b->nr_bytes = (uint16_t)off;

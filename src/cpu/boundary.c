@@ -71,9 +71,16 @@ bool cpu_single_step(const struct vmx_cpu *cpu)
 	       (cpu->primary & CPU_BASED_MONITOR_TRAP_FLAG) || cpu->debug.next_alone;
 }
 
+/* SDM "Virtual-Interrupt Delivery". HLT does not hold it back; shutdown and wait-for-SIPI do. */
+static bool virtual_interrupt_due(const struct vmx_cpu *cpu)
+{
+	return unlikely(cpu->apic.recognised) && (cpu->cs.rflags & X86_FLAGS_IF) &&
+	       !(cpu->interruptibility & INTR_SHADOW) && cpu->activity <= GUEST_ACTIVITY_HLT;
+}
+
 bool cpu_need_care(const struct vmx_cpu *cpu)
 {
-	return cpu_single_step(cpu) || cpu->activity || cpu->pending_dbg ||
+	return cpu_single_step(cpu) || virtual_interrupt_due(cpu) || cpu->activity || cpu->pending_dbg ||
 	       nmi_window_open(cpu) || interrupt_window_open(cpu);
 }
 
@@ -113,7 +120,7 @@ static void work_off_requests(struct vmx_cpu *cpu)
 
 	if (likely(!READ_ONCE(cpu->cs.exit_request)))
 		return;
-	req = __atomic_fetch_and(&cpu->cs.exit_request, CPU_REQ_KICK, __ATOMIC_SEQ_CST);
+	req = __atomic_fetch_and(&cpu->cs.exit_request, CPU_REQ_KICK | CPU_REQ_POSTED, __ATOMIC_SEQ_CST);
 	if (req & (CPU_REQ_WTAGS | CPU_REQ_STALE))
 		isa_fpu_sync(&cpu->cs);
 	if (req & CPU_REQ_WTAGS)
@@ -134,6 +141,7 @@ void cpu_boundary(struct vmx_cpu *cpu)
 	work_off_requests(cpu);
 	if (cpu->inject)
 		deliver_injected(cpu);
+	cpu_apic_boundary(cpu);
 	for (;;) {
 		if (cpu->mtf_pending) {
 			cpu->mtf_pending = false;
@@ -153,8 +161,17 @@ void cpu_boundary(struct vmx_cpu *cpu)
 			exit_boundary(cpu, EXIT_REASON_PREEMPTION_TIMER);
 		if (nmi_window_open(cpu))
 			exit_boundary(cpu, EXIT_REASON_NMI_WINDOW);
+		if (virtual_interrupt_due(cpu)) {
+			cpu_apic_deliver(cpu);
+			cpu_apic_boundary(cpu); /* its stack may have been the APIC's page */
+			continue;
+		}
 		if (READ_ONCE(cpu->cs.exit_request) & CPU_REQ_KICK)
 			exit_external(cpu);
+		if (READ_ONCE(cpu->cs.exit_request) & CPU_REQ_POSTED) {
+			cpu_apic_take_notification(cpu);
+			continue;
+		}
 		if (interrupt_window_open(cpu))
 			exit_boundary(cpu, EXIT_REASON_INTERRUPT_WINDOW);
 		/* The delivery of #DB itself can meet a watchpoint: again before its handler. */

@@ -159,6 +159,7 @@ void cpu_load_guest(struct vmx_cpu *cpu)
 	struct cpu_state *cs = &cpu->cs;
 
 	load_execution_controls(cpu, v);
+	cpu_apic_load(cpu, v);
 	load_control_registers(cpu, v);
 	load_segments(cs, v);
 	cs->cpl = (uint8_t)FIELD_GET(VMX_AR_DPL_MASK, cs->seg[SREG_SS].ar);
@@ -253,6 +254,8 @@ static const char *check_controls(struct vmcs *v)
 {
 	const char *why = v->stale & VMCS_CHECK_CONTROLS ? cpu_check_controls(v) : NULL;
 
+	if (!why)
+		why = cpu_check_tpr_threshold(v);
 	if (!why)
 		why = cpu_check_injection(v);
 	if (!why)

@@ -64,6 +64,7 @@ static const char *check_execution_controls(const struct vmcs *v)
 	uint32_t pin = (uint32_t)v->PIN_BASED_VM_EXEC_CONTROL;
 	uint32_t primary = (uint32_t)v->CPU_BASED_VM_EXEC_CONTROL;
 	uint32_t secondary = secondary_of(v);
+	const char *why;
 
 	REQUIRE(cpu_control_allowed(MSR_IA32_VMX_TRUE_PINBASED_CTLS, pin), "pin-based controls");
 	REQUIRE(cpu_control_allowed(MSR_IA32_VMX_TRUE_PROCBASED_CTLS, primary),
@@ -79,6 +80,9 @@ static const char *check_execution_controls(const struct vmcs *v)
 		"virtual NMIs without NMI exiting");
 	REQUIRE((pin & PIN_BASED_VIRTUAL_NMIS) || !(primary & CPU_BASED_NMI_WINDOW_EXITING),
 		"NMI-window exiting without virtual NMIs");
+	why = cpu_check_apic_controls(v);
+	if (why)
+		return why;
 	if (secondary & SECONDARY_EXEC_ENABLE_VPID)
 		REQUIRE(v->VIRTUAL_PROCESSOR_ID, "VPID 0");
 	if (secondary & SECONDARY_EXEC_UNRESTRICTED_GUEST)

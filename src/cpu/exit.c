@@ -92,6 +92,7 @@ static bool saves_resume_flag(const struct vmx_cpu *cpu, const struct cpu_exit *
 	if (cpu->event.active)
 		return false;
 	switch (e->reason) {
+	case EXIT_REASON_APIC_ACCESS:
 	case EXIT_REASON_EPT_VIOLATION:
 	case EXIT_REASON_EPT_MISCONFIG:
 	case EXIT_REASON_PML_FULL:
@@ -183,6 +184,7 @@ void cpu_save_exit(struct vmx_cpu *cpu, const struct cpu_exit *e)
 	changed |= save_non_register(cpu, v, e);
 	if (changed)
 		v->stale |= VMCS_CHECK_GUEST;
+	cpu_apic_save(cpu, v);
 	msr_areas(cpu, v);
 	cpu->event.active = false;
 	cpu->inject = false;

@@ -4,6 +4,7 @@
  *   walk.c ept.c tlb.c mem.c      two-dimensional walk, software TLB (tlb.h), isa_ops
  *   bus_lock.c                    split locks, and their detection
  *   tlb_check.c                   USERKVM_CHECK=tlb
+ *   apic_*.c                      APIC virtualization (apic.h)
  *   blocks.c block_decode.c code_pages.c  decoded blocks (blocks.h)
  *   engine.c boundary.c unwind.c  what runs between two blocks or instructions
  *   interp.c                      the interpreter's loop
@@ -18,6 +19,7 @@
 #ifndef USERKVM_CPU_INTERNAL_H
 #define USERKVM_CPU_INTERNAL_H
 
+#include "cpu/apic.h"
 #include "cpu/blocks.h"
 #include "cpu/tlb.h"
 #include "cpu/vmx_isa.h"
@@ -128,6 +130,7 @@ struct vmx_cpu {
 	struct { hpa_t start, end; } stale[16];
 	uint32_t nr_stale;	   /* > 16: everything */
 	struct cpu_exit last_exit;
+	struct cpu_apic apic;	   /* APIC virtualization (apic.h) */
 };
 
 /* The VMX-preemption timer counts the TSC shifted right by this. */
@@ -141,6 +144,7 @@ struct vmx_cpu {
 #define CPU_REQ_STALE 0x2u  /* cpu->stale[] to be worked off */
 #define CPU_REQ_CHECK 0x1u  /* own: look at windows, traps, activity */
 #define CPU_REQ_WTAGS 0x8u  /* a page became code elsewhere: drop write tags */
+#define CPU_REQ_POSTED 0x10u /* vmx_notify() */
 
 enum cpu_unwind_reason {
 	CPU_UNWIND_CONTINUE = 1, /* cpu_unwind(): go on at cs->rip */

@@ -107,6 +107,12 @@ static void watch(struct vmx_cpu *cpu, uint64_t lin, unsigned size, enum isa_acc
 		cpu_debug_data(cpu, lin, size, how);
 }
 
+/* Is it the address of a byte of the APIC-access page? */
+static bool is_apic(const struct vmx_cpu *cpu, const uint8_t *host)
+{
+	return ((hpa_t)host & PAGE_MASK) == cpu->apic.access;
+}
+
 static uint8_t *translate(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint32_t access,
 			  enum cpu_priv priv)
 {
@@ -130,6 +136,10 @@ static void *mem_crossing(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint
 	/* both first: translating the second page may fault */
 	part[0] = cpu_translate(cpu, lin, access, priv);
 	part[1] = cpu_translate(cpu, next, access, priv);
+	if (unlikely(is_apic(cpu, part[0])))
+		cpu_apic_access_exit(cpu, lin, how);
+	if (unlikely(is_apic(cpu, part[1])))
+		cpu_apic_access_exit(cpu, next, how);
 	if (access & CPU_WRITE) {
 		cpu_code_written(cpu, (hpa_t)part[0], first);
 		cpu_code_written(cpu, (hpa_t)part[1], size - first);
@@ -168,6 +178,8 @@ static void *cpu_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum isa
 	} else {
 		p = translate(cpu, lin, size, access, priv);
 		watch(cpu, lin, size, how);
+		if (unlikely(is_apic(cpu, p)))
+			p = cpu_apic_access(cpu, lin, size, how);
 	}
 	if (unlikely(cpu->bus_lock_detection))
 		cpu_bus_lock_access(cpu, lin, size, priv, how);

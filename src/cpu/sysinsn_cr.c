@@ -219,7 +219,10 @@ void sysinsn_mov_to_cr(struct cpu_state *cs, const struct isa_insn *i)
 			exit_cr(cpu, 8, CR_ACCESS_MOV_TO, i->dst);
 		if (v >> 4)
 			gp0(cpu);
-		cs->cr8 = v;
+		if (cpu->apic.page)
+			cpu_apic_write_cr8(cpu, v);
+		else
+			cs->cr8 = v;
 	}
 	cpu_next(cs, i);
 }
@@ -248,7 +251,7 @@ void sysinsn_mov_from_cr(struct cpu_state *cs, const struct isa_insn *i)
 	default:
 		if (cpu->primary & CPU_BASED_CR8_STORE_EXITING)
 			exit_cr(cpu, 8, CR_ACCESS_MOV_FROM, i->dst);
-		v = cs->cr8;
+		v = cpu->apic.page ? cpu_apic_read_cr8(cpu) : cs->cr8;
 	}
 	isa_set_gpr(cs, i->dst, cpu_code64(cpu) ? 8 : 4, v);
 }

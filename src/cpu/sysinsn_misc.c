@@ -110,10 +110,13 @@ void sysinsn_invd(struct cpu_state *cs, const struct isa_insn *i)
 	cpu_vmexit_insn(cpu_of(cs), EXIT_REASON_INVD, 0); /* always */
 }
 
-/* CLFLUSH, CLFLUSHOPT, CLWB: the checks of a byte load. */
+/* CLFLUSH, CLFLUSHOPT, CLWB: the checks of a byte load. None is virtualized in the APIC-access page. */
 void sysinsn_clflush(struct cpu_state *cs, const struct isa_insn *i)
 {
-	(void)isa_load(cs, isa_linear(cs, i->seg, isa_ea(cs, i), 1, ISA_READ), 1);
+	gva_t lin = isa_linear(cs, i->seg, isa_ea(cs, i), 1, ISA_READ);
+
+	if (!isa_tlb_read(cs, lin, 1))
+		(void)cs->ops->mem(cs, lin, 1, ISA_READ | ISA_PROBE, cs->bounce);
 }
 
 /* CPUID does not offer MONITOR and MWAIT; their exits exist all the same. */

@@ -17,6 +17,9 @@
 #define BITMAP_WRITE_LOW 0x800
 #define BITMAP_WRITE_HIGH 0xc00
 
+#define X2APIC_MSR_FIRST 0x800
+#define X2APIC_MSR_LAST 0x8ff
+
 static bool msr_exits(const struct vmx_cpu *cpu, uint32_t msr, bool write)
 {
 	const uint8_t *bitmap = cpu->msr_bitmap;
@@ -69,6 +72,7 @@ bool cpu_read_msr(struct vmx_cpu *cpu, uint32_t msr, uint64_t *v)
 	case MSR_GS_BASE: *v = cs->seg[SREG_GS].base; return true;
 	case MSR_KERNEL_GS_BASE: *v = cpu->msr.kernel_gs_base; return true;
 	case MSR_TSC_AUX: *v = cpu->msr.tsc_aux; return true;
+	case X2APIC_MSR_FIRST ... X2APIC_MSR_LAST: return cpu_apic_read_msr(cpu, msr, v);
 	default: return false;
 	}
 }
@@ -151,6 +155,8 @@ bool cpu_write_msr(struct vmx_cpu *cpu, uint32_t msr, uint64_t v)
 			return false;
 		cpu->msr.xss = v;
 		return true;
+	case X2APIC_MSR_FIRST ... X2APIC_MSR_LAST:
+		return cpu_apic_write_msr(cpu, msr, v);
 	default:
 		return false;
 	}

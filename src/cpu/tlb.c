@@ -15,8 +15,8 @@
  * 2. A tag allows its access with nothing left to do: A and D bits are set in
  *    guest and EPT entries, for writing no code was decoded from the page, and
  *    for data no breakpoint watches it.
- * 3. A context was filled under one paging mode (`mode`): CR0.PG/WP, CR4, EFER.
- *    Selecting it under another one empties it first.
+ * 3. A context was filled under one paging mode (`mode`): CR0.PG/WP, CR4, EFER, and
+ *    one APIC-access page. Selecting it under another one empties it first.
  * 4. cs->tlb is a sub-table of the current context, or empty[] while every data
  *    access has to be looked at (alignment checks, tlb_check.c).
  * 5. A fragment of a larger page has its bit in large[] (large_bit()).
@@ -24,6 +24,9 @@
  *    every invalidation of an entry that allowed execution: who keeps what it has
  *    found through exec tags (emitted code does) compares it. An entry that
  *    another replaces is no invalidation.
+ * 7. The APIC-access page has no entry: one linear address of it is known by
+ *    apic_page, which every invalidation forgets; the window (isa/cpu_state.h)
+ *    is closed by all that closes or changes a context in use.
  *
  * Locks: none, owner thread only. Other threads ask by cs->exit_request.
  */
@@ -54,6 +57,7 @@ static void flush_sub(struct tlb_sub *s)
 		s->side[s->filled[n]].listed = false;
 	}
 	s->nr_filled = 0;
+	s->apic_page = APIC_NO_MAPPING;
 }
 
 static void flush_pde(struct tlb_context *c)
@@ -90,6 +94,7 @@ static void flush_nonglobal(struct tlb_context *c)
 			s->side[x].listed = false;
 		}
 		s->nr_filled = kept;
+		s->apic_page = APIC_NO_MAPPING;
 	}
 	flush_pde(c);
 }
@@ -115,6 +120,7 @@ static void flush_fragments(struct tlb_context *c, gva_t gva, bool globals_only)
 			if (!((page_of(&s->e[x]) ^ gva) >> s->side[x].page_shift))
 				clear_entry(s, x);
 		}
+		s->apic_page = APIC_NO_MAPPING;
 	}
 }
 
@@ -131,6 +137,9 @@ int cpu_tlb_create(struct vmx_cpu *cpu)
 
 	if (!t)
 		return err_born(ENOMEM, "no memory for a TLB");
+	for (unsigned c = 0; c < TLB_NR_CONTEXTS; c++)
+		for (int p = 0; p < NR_PRIVS; p++)
+			t->ctx[c].sub[p].apic_page = APIC_NO_MAPPING;
 	for (unsigned n = 0; n < ISA_TLB_ENTRIES; n++) {
 		t->empty[n] = no_entry;
 		for (unsigned c = 0; c < TLB_NR_CONTEXTS; c++)
@@ -227,9 +236,10 @@ static void select_context(struct vmx_cpu *cpu)
 		cpu->tlb->cur = c;
 		c->last_use = ++cpu->tlb->clock;
 	}
-	if (c->mode != mode) {
+	if (c->mode != mode || unlikely(c->apic_access != cpu->apic.access)) {
 		flush_context(c);
 		c->mode = mode;
+		c->apic_access = cpu->apic.access;
 	}
 }
 
@@ -270,6 +280,7 @@ void cpu_mode_changed(struct vmx_cpu *cpu)
 	struct cpu_state *cs = &cpu->cs;
 	enum cpu_priv priv;
 
+	cs->apic_ok = 0;
 	select_context(cpu);
 	select_code(cpu);
 	priv = cpu_data_priv(cpu, ISA_READ);
@@ -312,6 +323,21 @@ bool cpu_tlb_write_back(const struct vmx_cpu *cpu, gva_t gva, enum cpu_priv priv
 	return cpu->tlb->cur->sub[priv].side[(gva >> PAGE_SHIFT) & (ISA_TLB_ENTRIES - 1)].write_back;
 }
 
+/* The walk has ended at the APIC-access page, where every access is to be looked at (apic_access.c). */
+static __attribute__((noinline)) uint8_t *apic_mapping(struct vmx_cpu *cpu, struct tlb_sub *s, unsigned index,
+						       gva_t gva, uint32_t access, const struct cpu_walk_result *r)
+{
+	if (access & CPU_EXEC)
+		cpu_apic_access_exit(cpu, gva, 0);
+	if (page_of(&s->e[index]) == (gva & PAGE_MASK))
+		clear_entry(s, index);
+	if (likely(!cpu->tlb->check)) {
+		s->apic_page = gva & PAGE_MASK;
+		s->apic_rights = r->rights & (CPU_READ | CPU_WRITE);
+	}
+	return (uint8_t *)(r->host + (gva & ~PAGE_MASK));
+}
+
 uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv)
 {
 	struct tlb_sub *s = &cpu->tlb->cur->sub[priv];
@@ -329,7 +355,12 @@ uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 		return (uint8_t *)(gva + e->addend);
 	}
 
+	if (s->apic_page == page && !(access & ~s->apic_rights))
+		return (uint8_t *)(cpu->apic.access + (gva & ~PAGE_MASK));
+
 	cpu_walk(cpu, gva, access, priv, &r);
+	if (unlikely(r.host == cpu->apic.access))
+		return apic_mapping(cpu, s, index, gva, access, &r);
 	if (access & CPU_EXEC) /* a page that was mapped for execution may have come by DMA */
 		cpu->epoch = READ_ONCE(cpu->machine->epoch);
 	cpu->counters.tlb_fills++;
@@ -399,6 +430,7 @@ void cpu_tlb_invlpg(struct vmx_cpu *cpu, gva_t gva)
 {
 	struct cpu_tlb *t = cpu->tlb;
 
+	cpu->cs.apic_ok = 0;
 	note(cpu, (struct tlb_scope){ .vpid = cpu->vpid, .pcid = cpu_pcid(&cpu->cs, cpu->cs.cr3),
 				      .globals_of_every_pcid = true, .every_ep4ta = true,
 				      .one_address = true, .every_pde = true, .gva = gva });
@@ -416,6 +448,7 @@ void cpu_tlb_invpcid(struct vmx_cpu *cpu, unsigned type, uint16_t pcid, gva_t gv
 {
 	struct cpu_tlb *t = cpu->tlb;
 
+	cpu->cs.apic_ok = 0;
 	note(cpu, (struct tlb_scope){ .vpid = cpu->vpid, .pcid = pcid, .gva = gva,
 				      .every_pcid = type >= INVPCID_ALL,
 				      .keeps_globals = type != INVPCID_ALL, .every_ep4ta = true,
@@ -522,6 +555,7 @@ void cpu_tlb_drop_write(struct vmx_cpu *cpu, hpa_t page)
 
 void cpu_tlb_drop_data(struct vmx_cpu *cpu)
 {
+	cpu->cs.apic_ok = 0;
 	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
 		for (int p = 0; p < NR_PRIVS; p++) {
 			struct tlb_sub *s = &cpu->tlb->ctx[n].sub[p];
@@ -541,9 +575,11 @@ static void drop_page(struct tlb_context *c, gva_t gva)
 	unsigned index = (unsigned)(gva >> PAGE_SHIFT) & (ISA_TLB_ENTRIES - 1);
 	struct pde_cache_entry *pde = &c->pde[(gva >> 21) & (PDE_CACHE_ENTRIES - 1)];
 
-	for (int p = 0; p < NR_PRIVS; p++)
+	for (int p = 0; p < NR_PRIVS; p++) {
 		if (page_of(&c->sub[p].e[index]) == (gva & PAGE_MASK))
 			clear_entry(&c->sub[p], index);
+		c->sub[p].apic_page = APIC_NO_MAPPING;
+	}
 	if (pde->tag == (gva >> 21) + 1)
 		pde->tag = 0;
 }
@@ -556,6 +592,7 @@ void cpu_tlb_page_fault(struct vmx_cpu *cpu, gva_t gva)
 {
 	struct cpu_tlb *t = cpu->tlb;
 
+	cpu->cs.apic_ok = 0;
 	note(cpu, (struct tlb_scope){ .vpid = cpu->vpid, .pcid = cpu_pcid(&cpu->cs, cpu->cs.cr3),
 				      .every_ep4ta = true, .one_address = true, .gva = gva });
 	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {

@@ -87,6 +87,8 @@ struct tlb_sub {
 	uint16_t filled[ISA_TLB_ENTRIES];
 	uint32_t nr_filled;
 	uint32_t code_gen; /* moves when a translation for execution may have been dropped */
+	uint32_t apic_rights; /* enum cpu_access, to apic_page */
+	gva_t apic_page;      /* is mapped to the APIC-access page; APIC_NO_MAPPING: none known */
 };
 /*
  * What a walk has learned of 2 MiB of linear addresses: the PDE that refers to
@@ -102,6 +104,7 @@ struct tlb_context {
 	bool used;
 	uint16_t vpid, pcid;
 	uint64_t eptp, mode, last_use;
+	hpa_t apic_access; /* cpu->apic.access under which it was filled */
 	uint64_t large[8]; /* a set, by hash, of larger pages that have fragments here (tlb.c) */
 	struct tlb_sub sub[NR_PRIVS];
 	struct pde_cache_entry pde[PDE_CACHE_ENTRIES];

@@ -15,14 +15,9 @@
 
 /* Fields of features the capability MSRs do not announce. */
 #define UNSUPPORTED(enc)                                                                       \
-	((enc) == POSTED_INTR_NV || (enc) == GUEST_INTR_STATUS ||                              \
-	 (enc) == VIRTUAL_APIC_PAGE_ADDR || (enc) == APIC_ACCESS_ADDR ||                       \
-	 (enc) == POSTED_INTR_DESC_ADDR || (enc) == VM_FUNCTION_CONTROL ||                     \
-	 (enc) == EOI_EXIT_BITMAP0 || (enc) == EOI_EXIT_BITMAP1 || (enc) == EOI_EXIT_BITMAP2 || \
-	 (enc) == EOI_EXIT_BITMAP3 || (enc) == EPTP_LIST_ADDRESS || (enc) == VMREAD_BITMAP ||  \
+	((enc) == VM_FUNCTION_CONTROL || (enc) == EPTP_LIST_ADDRESS || (enc) == VMREAD_BITMAP || \
 	 (enc) == VMWRITE_BITMAP || (enc) == ENCLS_EXITING_BITMAP || (enc) == GUEST_BNDCFGS || \
-	 (enc) == GUEST_IA32_PERF_GLOBAL_CTRL || (enc) == HOST_IA32_PERF_GLOBAL_CTRL ||        \
-	 (enc) == TPR_THRESHOLD)
+	 (enc) == GUEST_IA32_PERF_GLOBAL_CTRL || (enc) == HOST_IA32_PERF_GLOBAL_CTRL)
 
 /* Looked at by each VM entry, so that a write makes nothing stale. */
 #define CHECKED_ALWAYS(enc)                                                                    \
@@ -30,7 +25,8 @@
 	 (enc) == VM_ENTRY_INSTRUCTION_LEN || (enc) == GUEST_RIP || (enc) == GUEST_RSP ||      \
 	 (enc) == GUEST_INTERRUPTIBILITY_INFO || (enc) == GUEST_ACTIVITY_STATE ||              \
 	 (enc) == GUEST_PENDING_DBG_EXCEPTIONS || (enc) == GUEST_PML_INDEX ||                  \
-	 (enc) == VMX_PREEMPTION_TIMER_VALUE)
+	 (enc) == VMX_PREEMPTION_TIMER_VALUE || (enc) == GUEST_INTR_STATUS ||                  \
+	 (enc) == TPR_THRESHOLD)
 
 /* enum vmcs_stale of a write. All checks depend on controls. */
 #define STALE(enc)                                                                             \

@@ -13,7 +13,7 @@
  * (vmx_set_guest_maxphyaddr) for paging in non-root operation.
  *
  * Context: a vmx_cpu belongs to one thread at a time (the hypervisor
- * serialises); only vmx_kick() may be called from anywhere, signal handlers
+ * serialises); only vmx_kick() and vmx_notify() may be called from anywhere, signal handlers
  * included.
  */
 #ifndef USERKVM_CPU_VMX_ISA_H
@@ -84,6 +84,12 @@ hpa_t vmx_bus_error_address(struct vmx_cpu *cpu);
  * first instruction. Any thread; async-signal-safe.
  */
 void vmx_kick(struct vmx_cpu *cpu);
+/*
+ * The same with a vector of the caller's. It is posted-interrupt processing, and no exit, where the
+ * guest runs with "process posted interrupts" and this notification vector; else an external interrupt,
+ * at this entry or at the next. Any thread; async-signal-safe.
+ */
+void vmx_notify(struct vmx_cpu *cpu, uint8_t vector);
 /* Withdraw a kick that is still to be taken (owner thread only). */
 void vmx_kick_clear(struct vmx_cpu *cpu);
 

@@ -70,9 +70,14 @@ static void page_fault(struct walk *w, uint32_t error)
  */
 static void *entry_pointer(struct walk *w, gpa_t gpa, uint32_t access)
 {
+	hpa_t host;
+
 	if (w->cpu->eptp & EPTP_AD_ENABLE)
 		access = CPU_READ | CPU_WRITE;
-	return (void *)(cpu_ept_translate(w->cpu, gpa, access, w->gva, false).host + (gpa & ~PAGE_MASK));
+	host = cpu_ept_translate(w->cpu, gpa, access, w->gva, false).host;
+	if (unlikely(host == w->cpu->apic.access) && (w->cpu->secondary & SECONDARY_EXEC_ENABLE_EPT))
+		cpu_apic_physical_exit(w->cpu);
+	return (void *)(host + (gpa & ~PAGE_MASK));
 }
 
 static uint64_t read_entry(struct walk *w, gpa_t table, unsigned index)
@@ -404,6 +409,8 @@ bool cpu_load_pdptrs(struct vmx_cpu *cpu, uint64_t cr3)
 	uint64_t v[4];
 
 	r = cpu_ept_translate(cpu, table, CPU_READ, CPU_NO_GLA, false);
+	if (unlikely(r.host == cpu->apic.access) && (cpu->secondary & SECONDARY_EXEC_ENABLE_EPT))
+		cpu_apic_physical_exit(cpu);
 	for (unsigned n = 0; n < 4; n++) {
 		v[n] = READ_ONCE(((uint64_t *)(r.host + (table & ~PAGE_MASK)))[n]);
 		if ((v[n] & PTE_P) && (v[n] & (PDPTE_RESERVED | cpu->address_reserved)))

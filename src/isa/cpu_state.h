@@ -91,6 +91,12 @@ struct cpu_state {
 	uint8_t stack_mode;	     /* width of the stack pointer, same enum */
 	uint8_t cpl;
 	uint8_t fpu_loaded;
+	/*
+	 * The window: registers at apic_lin of the linear address space that loads take from vapic, by
+	 * bits of apic_ok (offset >> 4). The embedding opens it; it is closed while apic_ok is 0.
+	 */
+	uint64_t apic_lin, apic_ok;
+	const uint8_t *vapic;
 
 	/* --- segments and tables --- */
 	struct cpu_segment seg[NR_SREGS];

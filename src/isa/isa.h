@@ -18,6 +18,7 @@ enum isa_access {
 	ISA_RMW = 3,	    /* read, and write permission checked first */
 	ISA_IMPLICIT = 4,   /* or-ed: implicit supervisor access (GDT, IDT, TSS, …) */
 	ISA_UNALIGNED = 8,  /* or-ed: never #AC (gathers, masked moves) */
+	ISA_PROBE = 16,	    /* or-ed: the checks are wanted, not the bytes (CLFLUSH) */
 };
 
 struct isa_decoded; /* the decoder's own result, isa/decoder.h */

@@ -83,6 +83,10 @@ uint64_t isa_operand_slow(struct cpu_state *cs, const struct isa_insn *i, unsign
 
 uint64_t isa_load_slow(struct cpu_state *cs, uint64_t lin, unsigned size)
 {
+	uint64_t offset = lin - cs->apic_lin;
+
+	if (offset < 0x400 && (offset & 15) + size <= 4 && (cs->apic_ok >> (offset >> 4) & 1))
+		return isa_host_load(cs->vapic + offset, size);
 	return isa_host_load(cs->ops->mem(cs, lin, size, ISA_READ, cs->bounce), size);
 }
 

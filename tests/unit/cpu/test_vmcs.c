@@ -66,7 +66,7 @@ static void invalidations_of_no_type_or_no_eptp_fail_with_28(void **state)
 
 static void unsupported_fields_fail_with_12(void **state)
 {
-	static const uint32_t none[] = { 0x0004, 0x2fff, POSTED_INTR_NV, GUEST_BNDCFGS,
+	static const uint32_t none[] = { 0x0004, 0x2fff, EPTP_LIST_ADDRESS, GUEST_BNDCFGS,
 					 GUEST_RIP | 1, GUEST_CS_LIMIT | 1 };
 	STATE;
 	uint64_t v;

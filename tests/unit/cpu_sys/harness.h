@@ -144,6 +144,12 @@ enum vmx_result vmread(struct vmx_cpu *c, uint32_t field, uint64_t *value)
 	return VMX_SUCCEED;
 }
 
+/* No APIC is virtualized. */
+bool cpu_apic_read_msr(struct vmx_cpu *c, uint32_t msr, uint64_t *v) { return false; }
+bool cpu_apic_write_msr(struct vmx_cpu *c, uint32_t msr, uint64_t v) { return false; }
+uint64_t cpu_apic_read_cr8(const struct vmx_cpu *c) { return 0; }
+void cpu_apic_write_cr8(struct vmx_cpu *c, uint64_t v) {}
+
 uint64_t vmx_capability_msr(uint32_t msr)
 {
 	return msr == MSR_IA32_VMX_CR4_FIXED1 ? 0x3727ff : 0;
