@@ -77,6 +77,13 @@ static inline void lapic_set(struct kvm_lapic *apic, uint32_t offset, uint32_t v
 	WRITE_ONCE(*lapic_reg(apic, offset), v);
 }
 
+/* The id has been written: IPIs must look at every APIC from now on, if it is not the vCPU's own. */
+static inline void lapic_id_written(struct kvm_lapic *apic, bool x2apic)
+{
+	if (!x2apic && lapic_get(apic, APIC_ID) >> 24 != (apic->vcpu->vcpu_id & 0xff))
+		WRITE_ONCE(apic->vcpu->kvm->xapic_id_moved, true);
+}
+
 static inline uint64_t lapic_base(struct kvm_lapic *apic)
 {
 	return READ_ONCE(apic->base);

@@ -3,9 +3,9 @@
  * (SDM vol. 3, "Issuing Interprocessor Interrupts", "Determining IPI
  * Destination", "Logical Destination Mode in x2APIC Mode".)
  *
- * No tables are kept: a physical destination looks at the vCPU whose index is
- * that id first, everything else asks each APIC. That is exact whatever ids the
- * guest chooses, and a few ns a vCPU.
+ * No tables are kept: as long as every xAPIC has its vCPU's id, a physical
+ * destination means the vCPU whose index is that id; everything else asks each
+ * APIC. That is exact whatever ids the guest chooses, and a few ns a vCPU.
  */
 #include "irq/internal.h"
 #include "trace/trace.h"
@@ -88,7 +88,8 @@ static struct kvm_lapic *fast_target(struct kvm *kvm, struct kvm_lapic *source,
 
 	if (irq->shorthand == APIC_DEST_SELF)
 		return source;
-	if (irq->shorthand || irq->logical || irq->dest_id == XAPIC_BROADCAST)
+	if (irq->shorthand || irq->logical || irq->dest_id == XAPIC_BROADCAST ||
+	    READ_ONCE(kvm->xapic_id_moved))
 		return NULL;
 	vcpu = kvm_get_vcpu(kvm, irq->dest_id);
 	if (!vcpu || !vcpu->apic || vcpu->vcpu_id != irq->dest_id ||

@@ -163,6 +163,8 @@ static int write_plain(struct kvm_lapic *apic, uint32_t offset, uint32_t val)
 		return 1;
 	}
 	lapic_set(apic, offset, val);
+	if (offset == APIC_ID)
+		lapic_id_written(apic, false);
 	return 0;
 }
 

@@ -254,6 +254,7 @@ int kvm_apic_set_state(struct kvm_vcpu *vcpu, const struct kvm_lapic_state *s)
 	if (err)
 		return err;
 	memcpy(apic->regs, image.regs, sizeof(image.regs));
+	lapic_id_written(apic, lapic_x2apic_mode(apic));
 	set_version(apic);
 	__atomic_store_n(&apic->irr_pending, true, __ATOMIC_SEQ_CST);
 	lapic_timer_restore(apic);

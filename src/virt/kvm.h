@@ -71,6 +71,7 @@ struct kvm {
 	struct kvm_pit *vpit;
 	bool irqchip_split;	   /* [l] KVM_CAP_SPLIT_IRQCHIP: local APICs only */
 	uint32_t nr_reserved_ioapic_pins;
+	bool xapic_id_moved; /* (a) some xAPIC has had an id that is not its vCPU's: ids may be double */
 	struct kvm_arch *arch; /* (c) x86 room's part */
 	uint64_t serial;       /* (c) which VM of this process: 1, 2, … */
 

@@ -49,6 +49,19 @@ static void changed_xapic_id_is_the_one_that_counts(void **state)
 	assert_int_equal(who(0x42), 1 << 3);
 }
 
+/* SDM "Physical Destination Mode": each local APIC compares the id with its own. */
+static void an_id_that_two_have_reaches_both(void **state)
+{
+	apic_write(3, APIC_ID, 1 << 24);
+	ipi(0, 1, 0x50);
+	assert_int_equal(who(0x50), 1 << 1 | 1 << 3);
+	ipi(2, 1, 0x51);
+	assert_int_equal(who(0x51), 1 << 1 | 1 << 3);
+	apic_write(3, APIC_ID, 3 << 24);
+	ipi(0, 1, 0x52);
+	assert_int_equal(who(0x52), 1 << 1);
+}
+
 static void shorthands_ignore_the_destination(void **state)
 {
 	ipi(1, 3, APIC_DEST_SELF | 0x43);
@@ -188,6 +201,7 @@ int main(void)
 		T(physical_destination_reaches_one),
 		T(physical_broadcast_reaches_all),
 		T(changed_xapic_id_is_the_one_that_counts),
+		T(an_id_that_two_have_reaches_both),
 		T(shorthands_ignore_the_destination),
 		T(flat_logical_destination_is_a_bit_mask),
 		T(cluster_logical_destination_matches_cluster_and_bit),
