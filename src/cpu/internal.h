@@ -55,6 +55,8 @@ struct cpu_exit {
 	uint64_t rip;		/* guest RIP to save */
 };
 
+enum cpu_vendor { CPU_VENDOR_HOSTS, CPU_VENDOR_INTEL, CPU_VENDOR_AMD };
+
 /* Breakpoints in force, by number (debug.c). */
 struct cpu_debug {
 	uint64_t address[4];
@@ -84,6 +86,7 @@ struct vmx_cpu {
 	/* guest state with no place in cpu_state */
 	uint64_t pat, debugctl, sysenter_cs, sysenter_esp, sysenter_eip, pdptr[4];
 	uint64_t address_reserved; /* vmx_set_guest_maxphyaddr(): bits 51:MAXPHYADDR */
+	uint8_t vendor;		   /* vmx_set_guest_vendor(): enum cpu_vendor */
 	uint64_t pending_dbg;
 	uint32_t interruptibility; /* GUEST_INTR_STATE_* */
 	uint32_t activity;	   /* enum guest_activity */

@@ -1,16 +1,21 @@
 /*
  * SYSCALL, SYSRET, SYSENTER, SYSEXIT.
  *
- * Outside 64-bit mode SYSCALL and SYSRET are #UD on Intel's processors and
- * work on AMD's; the guest's CPUID shows the host's vendor, so that decides.
- * SYSENTER works in every mode, as on Intel's.
+ * Outside 64-bit mode SYSCALL and SYSRET are #UD on Intel's processors and work
+ * on AMD's; in IA-32e mode SYSENTER and SYSEXIT work on Intel's and are #UD on
+ * AMD's. The vendor is the one that the guest's CPUID shows.
  *
  * Source: SDM Vol. 2, these instructions; AMD64 APM Vol. 3, SYSCALL and SYSRET
- * (legacy and compatibility mode). Locks: none.
+ * (legacy and compatibility mode), SYSENTER and SYSEXIT (long mode). Locks: none.
  */
 #include "cpu/system.h"
 
-static bool amd_vendor(void)
+void vmx_set_guest_vendor(struct vmx_cpu *cpu, bool amd)
+{
+	cpu->vendor = amd ? CPU_VENDOR_AMD : CPU_VENDOR_INTEL;
+}
+
+static bool host_is_amd(void)
 {
 	static uint32_t ecx; /* of leaf 0; cannot be 0 once read */
 	uint32_t regs[4], v = READ_ONCE(ecx);
@@ -23,10 +28,21 @@ static bool amd_vendor(void)
 	return v == 0x444d4163 /* AuthenticAMD */ || v == 0x656e6975 /* HygonGenuine */;
 }
 
-static void require_syscall(struct cpu_state *cs)
+static bool amd_vendor(const struct vmx_cpu *cpu)
 {
-	if (!(cs->efer & EFER_SCE) || (cs->code_mode != ISA_CODE64 && !amd_vendor()))
-		isa_raise(cs, X86_TRAP_UD);
+	return cpu->vendor == CPU_VENDOR_HOSTS ? host_is_amd() : cpu->vendor == CPU_VENDOR_AMD;
+}
+
+static void require_syscall(struct vmx_cpu *cpu)
+{
+	if (!(cpu->cs.efer & EFER_SCE) || (cpu->cs.code_mode != ISA_CODE64 && !amd_vendor(cpu)))
+		isa_raise(&cpu->cs, X86_TRAP_UD);
+}
+
+static void require_sysenter(struct vmx_cpu *cpu)
+{
+	if (cpu_ia32e(cpu) && amd_vendor(cpu))
+		isa_raise(&cpu->cs, X86_TRAP_UD);
 }
 
 /* Flags that go while RFLAGS is masked: RF always. */
@@ -44,7 +60,7 @@ void sysinsn_syscall(struct cpu_state *cs, const struct isa_insn *i)
 	uint16_t selector = (uint16_t)(cpu->msr.star >> 32) & 0xfffc;
 	bool from64 = cpu_code64(cpu);
 
-	require_syscall(cs);
+	require_syscall(cpu);
 	if (cpu_ia32e(cpu)) {
 		cs->gpr[RCX] = from64 ? next : (uint32_t)next;
 		cs->gpr[R11] = cpu_rflags(cs) & ~X86_FLAGS_RF;
@@ -72,7 +88,7 @@ void sysinsn_sysret(struct cpu_state *cs, const struct isa_insn *i)
 	uint16_t selector = (uint16_t)(cpu->msr.star >> 48);
 	bool to64 = i->opsize == 8;
 
-	require_syscall(cs);
+	require_syscall(cpu);
 	if (cs->cpl != 0 || cpu_real(cpu) || (to64 && !cpu_canonical(cs->gpr[RCX])))
 		isa_raise_error(cs, X86_TRAP_GP, 0);
 	if (cpu_ia32e(cpu))
@@ -91,6 +107,7 @@ void sysinsn_sysenter(struct cpu_state *cs, const struct isa_insn *i)
 	uint16_t selector = (uint16_t)cpu->sysenter_cs & 0xfffc;
 	bool long_mode = cpu_ia32e(cpu);
 
+	require_sysenter(cpu);
 	if (cpu_real(cpu) || selector == 0)
 		isa_raise_error(cs, X86_TRAP_GP, 0);
 	mask_rflags(cs, X86_FLAGS_IF | X86_FLAGS_VM);
@@ -107,6 +124,7 @@ void sysinsn_sysexit(struct cpu_state *cs, const struct isa_insn *i)
 	uint16_t selector = (uint16_t)cpu->sysenter_cs & 0xfffc;
 	bool to64 = i->opsize == 8;
 
+	require_sysenter(cpu);
 	if (cpu_real(cpu) || selector == 0 || cs->cpl != 0)
 		isa_raise_error(cs, X86_TRAP_GP, 0);
 	if (to64 && (!cpu_canonical(cs->gpr[RCX]) || !cpu_canonical(cs->gpr[RDX])))

@@ -46,6 +46,12 @@ void vmx_cpu_destroy(struct vmx_cpu *cpu);
  * Owner thread, outside the guest.
  */
 void vmx_set_guest_maxphyaddr(struct vmx_cpu *cpu, unsigned bits);
+/*
+ * Whose processor the guest is to find, where the vendors' differ: SYSCALL and SYSRET outside
+ * 64-bit mode (AMD's only), SYSENTER and SYSEXIT in IA-32e mode (Intel's only). The host's vendor
+ * until the first call. Owner thread, outside the guest.
+ */
+void vmx_set_guest_vendor(struct vmx_cpu *cpu, bool amd);
 
 /* How a VMX instruction ended (SDM "VMX Instruction Reference", conventions). */
 enum vmx_result {

@@ -129,3 +129,8 @@ void vmx_set_maxphyaddr(struct kvm_vcpu *vcpu, int bits)
 	if (vmx_params()->ept)
 		vmx_set_guest_maxphyaddr(vcpu->vmx->cpu, (unsigned)bits);
 }
+
+void vmx_set_vendor(struct kvm_vcpu *vcpu, bool amd)
+{
+	vmx_set_guest_vendor(vcpu->vmx->cpu, amd);
+}

@@ -91,6 +91,8 @@ struct vmx_offered_insns {
 void vmx_offer_insns(struct kvm_vcpu *vcpu, struct vmx_offered_insns offered);
 /* The guest's MAXPHYADDR, 32 to 52: the processor's own affair with EPT; shadow tables have the host's. */
 void vmx_set_maxphyaddr(struct kvm_vcpu *vcpu, int bits);
+/* The guest's CPUID says AMD (or Hygon), or another. */
+void vmx_set_vendor(struct kvm_vcpu *vcpu, bool amd);
 /* An event comes: a guest that waits in HLT without an exit goes on. */
 void vmx_clear_hlt(struct kvm_vcpu *vcpu);
 /* State after RESET (init_event: INIT) as far as the VMCS holds it. */

@@ -171,6 +171,8 @@ static void after_set_cpuid(struct kvm_vcpu *vcpu)
 	a->maxphyaddr = e ? (int)(e->eax & 0xff) : 36;
 	a->maxphyaddr = a->maxphyaddr < 32 ? 32 : a->maxphyaddr > 52 ? 52 : a->maxphyaddr;
 	vmx_set_maxphyaddr(vcpu, a->maxphyaddr);
+	if (kvm_find_cpuid_entry(vcpu, 0, 0))
+		vmx_set_vendor(vcpu, guest_cpuid_is_amd(vcpu));
 	e = kvm_find_cpuid_entry(vcpu, 0xd, 0);
 	a->guest_supported_xcr0 =
 		e ? (e->eax | (uint64_t)e->edx << 32) & kvm_supported_xcr0() : 0;

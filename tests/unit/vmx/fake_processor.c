@@ -145,6 +145,7 @@ uint64_t vmx_get_xcr0(struct vmx_cpu *cpu) { return xcr0; }
 void vmx_set_xcr0(struct vmx_cpu *cpu, uint64_t v) { xcr0 = v; }
 void *vmx_xsave_area(struct vmx_cpu *cpu, size_t *size_bytes) { return xsave; }
 void vmx_set_guest_maxphyaddr(struct vmx_cpu *cpu, unsigned bits) { }
+void vmx_set_guest_vendor(struct vmx_cpu *cpu, bool amd) { }
 void vmx_sync_code(struct vmx_cpu *cpu) { }
 void vmx_invalidate_code(struct vmx_machine *m, hpa_t start, uint64_t size_bytes) { }
 const struct vmx_counters *vmx_cpu_counters(struct vmx_cpu *cpu) { return &counters; }
