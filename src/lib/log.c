@@ -23,11 +23,6 @@ bool log_enabled(enum log_class c)
 	return params_has_word("USERKVM_LOG", class_name[c]);
 }
 
-void log_check(void)
-{
-	params_check_words("USERKVM_LOG", class_name, LOG_CLASSES);
-}
-
 static void emit(const char *prefix, const char *fmt, va_list ap)
 {
 	char buf[512];

@@ -12,8 +12,6 @@
 enum log_class { LOG_ERRORS, LOG_INFO, LOG_DEBUG, LOG_CLASSES };
 
 bool log_enabled(enum log_class c);
-/* A line for each word of USERKVM_LOG that is no class. */
-void log_check(void);
 
 /* One line "userkvm: …" on stderr when the class is enabled. */
 void log_line(enum log_class c, const char *fmt, ...)

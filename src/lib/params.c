@@ -4,20 +4,32 @@
  */
 #include "lib/params.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "lib/log.h"
 #include "lib/types.h"
 
 enum kind { BOOL, NUMBER, UINT, WORD };
 
-#define KNOB(knob, kind_) { #knob, kind_ },
-static const struct {
+static const char *const kind_name[] = { [BOOL] = "0|1", [NUMBER] = "number", [UINT] = "number", [WORD] = "word" };
+
+#define KNOB(knob, kind_, dflt_, what_) { #knob, kind_, dflt_, what_ },
+static const struct knob {
 	const char *name;
 	enum kind kind;
+	const char *dflt, *what;
 } known[] = { PARAMS(KNOB) };
 #undef KNOB
+
+#define VARIABLE(variable, words_) { #variable, words_ },
+static const struct {
+	const char *name, *words;
+} variables[] = { VARIABLES(VARIABLE) };
+#undef VARIABLE
 
 /* "name=value" without its end, as it stands in the list. */
 struct setting {
@@ -51,6 +63,18 @@ static bool bool_of(const struct setting *s, bool *value)
 	return *value || c == '0' || c == 'n' || c == 'N';
 }
 
+/* The words of nx_huge_pages, the one knob that has some. */
+static bool word_of(const struct setting *s)
+{
+	static const char *const words[] = { "force", "off", "auto", "never" };
+	bool yes;
+
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+		if (strlen(words[i]) == (size_t)s->value_len && strncmp(s->value, words[i], strlen(words[i])) == 0)
+			return true;
+	return bool_of(s, &yes);
+}
+
 static bool number_of(const struct setting *s, uint64_t *value)
 {
 	bool hex = s->value_len > 2 && s->value[0] == '0' && s->value[1] == 'x';
@@ -68,42 +92,62 @@ static bool number_of(const struct setting *s, uint64_t *value)
 	return s->value_len > 0;
 }
 
-bool params_get_bool(const char *name, bool dflt)
+/* The knob's row; NULL: there is none. */
+static const struct knob *find(const struct setting *s)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(known); i++)
+		if (names(s, known[i].name))
+			return &known[i];
+	return NULL;
+}
+
+/* Its default, as a setting. */
+static struct setting default_of(const char *name)
+{
+	struct setting s = { name, NULL, (int)strlen(name), 0 };
+	const struct knob *k = find(&s);
+
+	s.value = k ? k->dflt : "";
+	s.value_len = (int)strlen(s.value);
+	return s;
+}
+
+bool params_get_bool(const char *name)
 {
 	const char *p = getenv("USERKVM_PARAMS");
-	struct setting s;
-	bool value;
+	struct setting s = default_of(name);
+	bool value, result = bool_of(&s, &value) && value;
 
 	while (p && *p) {
 		p = next_setting(p, &s);
 		if (names(&s, name) && bool_of(&s, &value))
-			dflt = value;
+			result = value;
 	}
-	return dflt;
+	return result;
 }
 
-static uint64_t get_number(const char *name, uint64_t dflt, uint64_t max)
+static uint64_t get_number(const char *name, uint64_t max)
 {
 	const char *p = getenv("USERKVM_PARAMS");
-	struct setting s;
-	uint64_t value;
+	struct setting s = default_of(name);
+	uint64_t value, result = number_of(&s, &value) ? value : max;
 
 	while (p && *p) {
 		p = next_setting(p, &s);
 		if (names(&s, name) && number_of(&s, &value) && value <= max)
-			dflt = value;
+			result = value;
 	}
-	return dflt;
+	return result;
 }
 
-uint64_t params_get_u64(const char *name, uint64_t dflt)
+uint64_t params_get_u64(const char *name)
 {
-	return get_number(name, dflt, UINT64_MAX);
+	return get_number(name, UINT64_MAX);
 }
 
-uint32_t params_get_u32(const char *name, uint32_t dflt)
+uint32_t params_get_u32(const char *name)
 {
-	return (uint32_t)get_number(name, dflt, UINT32_MAX);
+	return (uint32_t)get_number(name, UINT32_MAX);
 }
 
 bool params_get_string(const char *name, char *value, size_t size)
@@ -123,51 +167,108 @@ bool params_get_string(const char *name, char *value, size_t size)
 	return found;
 }
 
-static void check_setting(const struct setting *s)
+/* Who hears of faults, and how many there were. */
+struct listener {
+	void (*tell)(void *arg, const char *line);
+	void *arg;
+	unsigned nr;
+};
+
+static void __attribute__((format(printf, 2, 3))) fault(struct listener *l, const char *fmt, ...)
 {
+	char line[256];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(line, sizeof(line), fmt, ap);
+	va_end(ap);
+	l->tell(l->arg, line);
+	l->nr++;
+}
+
+static void check_setting(struct listener *l, const struct setting *s)
+{
+	const struct knob *k = find(s);
 	uint64_t number;
 	bool yes;
 
-	for (size_t i = 0; i < ARRAY_SIZE(known); i++) {
-		if (!names(s, known[i].name))
-			continue;
-		if ((known[i].kind == BOOL && !bool_of(s, &yes)) ||
-		    (known[i].kind == NUMBER && !number_of(s, &number)) ||
-		    (known[i].kind == UINT && (!number_of(s, &number) || number > UINT32_MAX)))
-			log_always("USERKVM_PARAMS: `%.*s' invalid for parameter `%.*s', ignored",
-				   s->value_len, s->value, s->name_len, s->name);
-		return;
-	}
-	log_always("USERKVM_PARAMS: unknown parameter '%.*s' ignored", s->name_len, s->name);
+	if (!k)
+		fault(l, "USERKVM_PARAMS: unknown parameter '%.*s'", s->name_len, s->name);
+	else if ((k->kind == BOOL && !bool_of(s, &yes)) || (k->kind == NUMBER && !number_of(s, &number)) ||
+		 (k->kind == UINT && (!number_of(s, &number) || number > UINT32_MAX)) ||
+		 (k->kind == WORD && !word_of(s)))
+		fault(l, "USERKVM_PARAMS: `%.*s' invalid for parameter `%.*s'", s->value_len, s->value,
+		      s->name_len, s->name);
 }
 
-void params_check_words(const char *variable, const char *const *words, size_t nr)
+/* Is [word, word+n) in the comma list? */
+static bool in_list(const char *list, const char *word, size_t n)
 {
-	for (const char *p = getenv(variable); p && *p;) {
-		size_t n = strcspn(p, ","), k = 0;
+	while (*list) {
+		size_t m = strcspn(list, ",");
 
-		while (k < nr && (strlen(words[k]) != n || strncmp(p, words[k], n) != 0))
-			k++;
-		if (n && k == nr)
-			log_always("%s: unknown word '%.*s' ignored", variable, (int)n, p);
+		if (m == n && strncmp(list, word, n) == 0)
+			return true;
+		list += m + (list[m] == ',');
+	}
+	return false;
+}
+
+static void check_words(struct listener *l, const char *variable, const char *words)
+{
+	for (const char *p = getenv(variable); p && *p && *words;) {
+		size_t n = strcspn(p, ",");
+
+		if (n && !in_list(words, p, n))
+			fault(l, "%s: unknown word '%.*s', it has %s", variable, (int)n, p, words);
 		p += n + (p[n] == ',');
 	}
 }
 
-void params_check(void)
+static void check_variable(struct listener *l, const char *variable)
 {
-	static const char *const checks[] = { "0", "1", "tlb" };
+	size_t n = strcspn(variable, "=");
+
+	for (size_t i = 0; i < ARRAY_SIZE(variables); i++)
+		if (strlen(variables[i].name) == n && strncmp(variable, variables[i].name, n) == 0)
+			return;
+	fault(l, "%.*s: there is no such variable", (int)n, variable);
+}
+
+unsigned params_faults(void (*tell)(void *arg, const char *line), void *arg)
+{
+	struct listener l = { tell, arg, 0 };
 	const char *p = getenv("USERKVM_PARAMS");
 	struct setting s;
 
-	params_check_words("USERKVM_CHECK", checks, ARRAY_SIZE(checks));
-	log_check();
-
+	for (char **v = environ; v && *v; v++)
+		if (strncmp(*v, "USERKVM_", 8) == 0)
+			check_variable(&l, *v);
+	for (size_t i = 0; i < ARRAY_SIZE(variables); i++)
+		check_words(&l, variables[i].name, variables[i].words);
 	while (p && *p) {
 		p = next_setting(p, &s);
 		if (s.name_len || s.value_len)
-			check_setting(&s);
+			check_setting(&l, &s);
 	}
+	return l.nr;
+}
+
+static void log_fault(void *arg, const char *line)
+{
+	log_always("%s, ignored", line);
+}
+
+void params_check(void)
+{
+	params_faults(log_fault, NULL);
+}
+
+void params_each(void (*row)(void *arg, const char *name, const char *kind, const char *dflt, const char *what),
+		 void *arg)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(known); i++)
+		row(arg, known[i].name, kind_name[known[i].kind], known[i].dflt, known[i].what);
 }
 
 bool params_has_word(const char *variable, const char *word)

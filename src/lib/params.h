@@ -11,42 +11,63 @@
 #include <stdint.h>
 
 /*
- * Every knob there is, and what its value is: a boolean, a number (UINT: below
- * 2^32), or a word of the knob's own.
+ * Every knob there is: its name, the kind of its value (a boolean, a number, UINT: below 2^32, or a
+ * WORD of the knob's own), its default as it would stand in the list, and what it does. An empty
+ * default of a NUMBER is no limit.
  */
-#define PARAMS(X)                            \
-	X(ept, BOOL)                         \
-	X(eptad, BOOL)                       \
-	X(tdp_mmu, BOOL)                     \
-	X(eager_page_split, BOOL)            \
-	X(nx_huge_pages, WORD)               \
-	X(nx_huge_pages_recovery_ratio, UINT) \
-	X(nx_huge_pages_recovery_period_ms, UINT) \
-	X(max_table_pages, NUMBER)           \
-	X(unrestricted_guest, BOOL)          \
-	X(vpid, BOOL)                        \
-	X(pml, BOOL)
+#define PARAMS(X)                                                                                      \
+	X(ept, BOOL, "1", "EPT; 0: shadow page tables")                                                \
+	X(eptad, BOOL, "1", "accessed and dirty flags in EPT entries")                                 \
+	X(tdp_mmu, BOOL, "1", "faults in EPT tables are handled in parallel")                          \
+	X(eager_page_split, BOOL, "1", "larger pages are split when dirty logging starts")             \
+	X(nx_huge_pages, WORD, "off", "larger pages are not executable: force, off, auto, never or a boolean") \
+	X(nx_huge_pages_recovery_ratio, UINT, "60", "1/N of the split pages is given back in a period") \
+	X(nx_huge_pages_recovery_period_ms, UINT, "0", "that period; 0: it follows from the ratio")    \
+	X(max_table_pages, NUMBER, "", "most page-table pages of a VM (ours, not KVM's)")              \
+	X(unrestricted_guest, BOOL, "1", "real mode and unpaged protected mode in VMX non-root operation") \
+	X(vpid, BOOL, "1", "translations are tagged by VPID")                                          \
+	X(pml, BOOL, "1", "page-modification logging")
 
 /*
- * The value of a boolean knob, by a name of PARAMS: 1 y Y or 0 n N; dflt when it is not named (or
- * its value is none of these). The last mention wins. Any thread; callers keep the answer, the
- * environment may change.
+ * The value of a boolean knob, by a name of PARAMS: 1 y Y or 0 n N; the table's default when it is
+ * not named (or its value is none of these). The last mention wins. Any thread; callers keep the
+ * answer, the environment may change.
  */
-bool params_get_bool(const char *name, bool dflt);
+bool params_get_bool(const char *name);
 /* The same for a number, decimal or 0x…. */
-uint64_t params_get_u64(const char *name, uint64_t dflt);
+uint64_t params_get_u64(const char *name);
 /* The same for a UINT: what does not fit is none of these. */
-uint32_t params_get_u32(const char *name, uint32_t dflt);
+uint32_t params_get_u32(const char *name);
 /* The value as it stands. False: not named, or longer than `size` bytes with its end. */
 bool params_get_string(const char *name, char *value, size_t size);
 
+/* The variables that the library and the command read, and the words that one may hold ("" : anything). */
+#define VARIABLES(X)                                    \
+	X(USERKVM_PARAMS, "")                           \
+	X(USERKVM_ENGINE, "interp,jit")                 \
+	X(USERKVM_LOG, "errors,info,debug")             \
+	X(USERKVM_CHECK, "0,1,tlb")                     \
+	X(USERKVM_CONTROL, "0,1")                       \
+	X(USERKVM_JIT, "")                              \
+	X(USERKVM_HOST_CPUID, "")                       \
+	X(USERKVM_STRACE, "")                           \
+	X(USERKVM_STRACE_TIMES, "")                     \
+	X(USERKVM_TRACE, "")                            \
+	X(USERKVM_TRACE_INSN, "")                       \
+	X(USERKVM_TRAP, "seccomp,arch_prctl")           \
+	X(USERKVM_STATIC_PROGRAM, "")
+
 /*
- * A line on standard error for each unknown name and each value of the wrong kind, as Linux logs them;
- * and for each word of USERKVM_LOG and USERKVM_CHECK that is none.
+ * Calls tell() with one line, without its end, for each USERKVM_ variable that is none of VARIABLES,
+ * each word in one that it may not hold, and each name or value in USERKVM_PARAMS that is wrong.
+ * Returns how many. Not while another thread changes the environment.
  */
+unsigned params_faults(void (*tell)(void *arg, const char *line), void *arg);
+/* The same lines on standard error, as Linux logs a module's: what is wrong is ignored. */
 void params_check(void);
-/* The latter for one variable and the nr words it may have. */
-void params_check_words(const char *variable, const char *const *words, size_t nr);
+/* Calls row() for each knob of PARAMS: its kind in words, its default, what it does. */
+void params_each(void (*row)(void *arg, const char *name, const char *kind, const char *dflt, const char *what),
+		 void *arg);
 
 /* Is `word` in the comma list in the environment's `variable`? Any thread. */
 bool params_has_word(const char *variable, const char *word);

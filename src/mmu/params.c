@@ -22,20 +22,20 @@ static bool read_nx_huge_pages(void)
 	if (!params_get_string("nx_huge_pages", value, sizeof(value)) || !strcmp(value, "auto") ||
 	    !strcmp(value, "off") || !strcmp(value, "never"))
 		return false;
-	return !strcmp(value, "force") || params_get_bool("nx_huge_pages", false);
+	return !strcmp(value, "force") || params_get_bool("nx_huge_pages");
 }
 
 static void read_params(void)
 {
 	params = (struct kvm_mmu_params){
-		.ept = params_get_bool("ept", true),
-		.eptad = params_get_bool("eptad", true),
-		.tdp_mmu = params_get_bool("tdp_mmu", true),
-		.eager_page_split = params_get_bool("eager_page_split", true),
+		.ept = params_get_bool("ept"),
+		.eptad = params_get_bool("eptad"),
+		.tdp_mmu = params_get_bool("tdp_mmu"),
+		.eager_page_split = params_get_bool("eager_page_split"),
 		.nx_huge_pages = read_nx_huge_pages(),
-		.nx_huge_pages_recovery_ratio = params_get_u32("nx_huge_pages_recovery_ratio", 60),
-		.nx_huge_pages_recovery_period_ms = params_get_u32("nx_huge_pages_recovery_period_ms", 0),
-		.max_table_pages = max_u64(params_get_u64("max_table_pages", UINT64_MAX), MIN_TABLE_PAGES),
+		.nx_huge_pages_recovery_ratio = params_get_u32("nx_huge_pages_recovery_ratio"),
+		.nx_huge_pages_recovery_period_ms = params_get_u32("nx_huge_pages_recovery_period_ms"),
+		.max_table_pages = max_u64(params_get_u64("max_table_pages"), MIN_TABLE_PAGES),
 	};
 }
 

@@ -60,9 +60,9 @@ static void setup(void)
 
 	config.usable = true;
 	params.ept = kvm_mmu_params()->ept;
-	params.unrestricted_guest = params_get_bool("unrestricted_guest", true);
-	params.vpid = params_get_bool("vpid", true);
-	params.pml = params_get_bool("pml", true) && params.ept && kvm_mmu_params()->eptad;
+	params.unrestricted_guest = params_get_bool("unrestricted_guest");
+	params.vpid = params_get_bool("vpid");
+	params.pml = params_get_bool("pml") && params.ept && kvm_mmu_params()->eptad;
 	/* not driven yet, whatever the knobs say */
 	params.preemption_timer = false;
 	params.flexpriority = false;

@@ -4,6 +4,8 @@ usage: test_command.py USERKVM BUILD
 """
 import glob
 import os
+import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -12,7 +14,8 @@ import tempfile
 import tap
 
 USERKVM, BUILD = sys.argv[1:3]
-COMMANDS = ([], ["boot"], ["run"], ["walkthrough"], ["trace"], ["ept"], ["stat"], ["doctor"])
+MAN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../man")
+COMMANDS = ([], ["boot"], ["run"], ["walkthrough"], ["trace"], ["ept"], ["stat"], ["doctor"], ["completion"])
 tmp = tempfile.TemporaryDirectory()
 
 
@@ -174,7 +177,7 @@ def doctor_asks_the_device_whether_it_is_kvm():
 def engine_that_does_not_exist_is_refused():
     env = dict(os.environ, USERKVM_ENGINE="warp")
     out, status = tap.run(USERKVM, "boot", os.path.join(BUILD, "demo/vmlinuz"), env=env)
-    assert status == 1 and "no such engine" in out, out
+    assert status == 2 and one_line(out).endswith("USERKVM_ENGINE: unknown word 'warp', it has interp,jit"), out
     out, status = tap.run(USERKVM, "doctor", env=env)
     assert status == 1 and "no VM will start" in out and "CANNOT BE MADE" in out, out
 
@@ -182,14 +185,91 @@ def engine_that_does_not_exist_is_refused():
 def unknown_parameter_is_told_once():
     env = dict(os.environ, USERKVM_PARAMS="eptad=1,warp=9")
     out, status = tap.run(USERKVM, "doctor", env=env)
-    assert status == 0 and out.count("unknown parameter 'warp' ignored") == 1 and "'eptad'" not in out, out
+    assert status == 0 and out.count("unknown parameter 'warp', ignored") == 1 and "'eptad'" not in out, out
 
 
 def unknown_word_of_a_list_is_told_once():
     for variable, words in (("USERKVM_LOG", "info,error"), ("USERKVM_CHECK", "tlb,error,,0")):
         out, status = tap.run(USERKVM, "doctor", env=dict(os.environ, **{variable: words}))
         assert status == 0 and out.count("unknown word") == 1, out
-        assert f"userkvm: {variable}: unknown word 'error' ignored\n" in out, out
+        assert f"userkvm: {variable}: unknown word 'error', it has " in out, out
+
+
+def wrong_environment_starts_no_client():
+    for variable, value, words in (("USERKVM_PARAMS", "ept=7", "`7' invalid for parameter `ept'"),
+                                   ("USERKVM_PARAMS", "nx_huge_pages=some", "`some' invalid"),
+                                   ("USERKVM_PARAMS", "epta=1", "unknown parameter 'epta'"),
+                                   ("USERKVM_LOG", "error", "unknown word 'error'"),
+                                   ("USERKVM_ENGINE", "warp", "unknown word 'warp'"),
+                                   ("USERKVM_PARMS", "ept=0", "USERKVM_PARMS: there is no such variable")):
+        for command in ("run", "trace", "walkthrough"):
+            out, status = tap.run(USERKVM, command, "--", "echo", "ran", env=dict(os.environ, **{variable: value}))
+            assert status == 2 and words in one_line(out) and "ran" not in out, (command, variable, out, status)
+    out, status = tap.run(USERKVM, "run", "--params", "ept=0,ept=7", "--", "echo", "ran")
+    assert status == 2 and "`7'" in one_line(out), out
+
+
+def parameters_are_listed():
+    out, status = tap.run(USERKVM, "doctor", "--params")
+    names = [line.split()[0] for line in out.splitlines()[1:]]
+    assert status == 0 and {"ept", "eptad", "vpid", "max_table_pages"} <= set(names), out
+    for name in names:
+        assert re.search(rf"Cm {name}\b", open(os.path.join(MAN, "userkvm.1")).read()), f"userkvm(1) has no {name}"
+
+
+def typing_errors_are_guessed():
+    for argv, guess in ((["rnu"], "'run'"), (["run", "--starce"], "'--strace'"), (["ept", "walks"], "'walk'"),
+                        (["stat", "--onec"], "'--once'"), (["help", "bot"], "'boot'")):
+        out, status = tap.run(USERKVM, *argv)
+        assert status == 2 and f"did you mean {guess}?" in one_line(out), (argv, out, status)
+
+
+def help_and_version_have_all_their_names():
+    assert tap.run(USERKVM, "help") == tap.run(USERKVM, "--help")
+    assert tap.run(USERKVM, "help", "ept") == tap.run(USERKVM, "ept", "--help")
+    out, status = tap.run(USERKVM, "-V")
+    assert (out, status) == tap.run(USERKVM, "--version") and status == 0 and out.startswith("userkvm "), out
+
+
+def options_of(command):
+    """The options that a command's help shows, as a set of "--name" and "-x"."""
+    out, status = tap.run(USERKVM, *command, "--help")
+    found = set()
+    for line in out.splitlines():
+        m = re.match(r"  (-\w)?(?:, )?(--[\w-]+)?(?: |$)", line)
+        if m and (m[1] or m[2]):
+            found |= {word for word in m.groups() if word}
+    return found
+
+
+def man_pages_have_the_options_that_help_has():
+    for command in COMMANDS[1:]:
+        page = os.path.join(MAN, f"userkvm-{command[0]}.1")
+        if not os.path.exists(page):
+            page = os.path.join(MAN, "userkvm.1")
+        text = open(page).read()
+        for option in options_of(command):
+            assert re.search(rf"(Fl|,) {option[1:]}\b", text), f"{page}: {option} is missing"
+        if page.endswith("userkvm.1"):
+            continue
+        for name in set(re.findall(r"\bFl (-?[\w-]{2,}|\w)\b", text)) - {"-help", "-"}:
+            assert "-" + name in options_of(command), f"{page}: {command[0]} has no -{name}"
+
+
+def completion_offers_what_help_has():
+    script, status = tap.run(USERKVM, "completion", "bash")
+    assert status == 0
+    for command in COMMANDS[1:]:
+        words = f"COMP_WORDS=(userkvm {command[0]} -); COMP_CWORD=2; _userkvm; echo ${{COMPREPLY[*]}}"
+        out, status = tap.run("bash", "-c", script + words)
+        assert status == 0 and options_of(command) | {"--help"} == set(out.split()), (command, out)
+    words = "COMP_WORDS=(userkvm walkthrough --lang ''); COMP_CWORD=3; _userkvm; echo ${COMPREPLY[*]}"
+    assert tap.run("bash", "-c", script + words) == ("en zh\n", 0)
+    for shell in ("zsh", "fish"):
+        out, status = tap.run(USERKVM, "completion", shell)
+        assert status == 0 and "strace" in out, shell
+        if shutil.which(shell):
+            assert tap.run(shell, "-n", "-c" if shell == "fish" else "-c", out)[1] == 0, shell
 
 
 def installed_tree_works_by_itself():
@@ -213,7 +293,9 @@ def installed_tree_works_by_itself():
     assert status == 0, out
 
 
-tap.main(unknown_word_of_a_list_is_told_once, wrong_words_are_one_line_with_status_2, output_that_nobody_gets_is_status_1, closed_streams_are_nobody_elses,
+tap.main(wrong_environment_starts_no_client, parameters_are_listed, typing_errors_are_guessed,
+         help_and_version_have_all_their_names, man_pages_have_the_options_that_help_has, completion_offers_what_help_has,
+         unknown_word_of_a_list_is_told_once, wrong_words_are_one_line_with_status_2, output_that_nobody_gets_is_status_1, closed_streams_are_nobody_elses,
          run_finds_programs_as_execvp_does, special_file_is_no_kernel, doctor_asks_the_device_whether_it_is_kvm,
          installed_tree_works_by_itself, unknown_parameter_is_told_once, engine_that_does_not_exist_is_refused, help_goes_to_stdout_with_status_0, wrong_usage_is_status_2, missing_kernel_file_is_one_line,
          file_that_is_no_kernel_is_one_line, truncated_bzimage_is_one_line, too_little_memory_is_one_line,

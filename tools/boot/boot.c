@@ -23,18 +23,28 @@ struct options {
 	bool no_reboot;
 };
 
-static const char usage[] =
-	"usage: userkvm boot KERNEL [--initrd FILE] [--append TEXT] [--mem SIZE[K|M|G]]\n"
-	"                    [--smp N] [--kvm /dev/kvm] [--no-reboot]\n"
-	"\n"
-	"Boots a bzImage or ELF kernel with a PVH entry; its serial console is this terminal.\n"
-	"  --initrd FILE   initial ram disk\n"
-	"  --append TEXT   kernel command line (after \"console=ttyS0\")\n"
-	"  --mem SIZE      guest memory, 512M by default\n"
-	"  --smp N         virtual processors, 1 by default\n"
-	"  --kvm PATH      use the kernel's KVM at PATH instead of userkvm\n"
-	"  --no-reboot     exit when the guest resets instead of starting it again\n"
-	"Ctrl-A x stops the guest.\n";
+enum { INITRD, APPEND, MEM, SMP, KVM, NO_REBOOT };
+static const struct cli_option option_rows[] = {
+	[INITRD] = { "initrd", 0, "FILE", "initial ram disk" },
+	[APPEND] = { "append", 0, "TEXT", "kernel command line (after \"console=ttyS0\")" },
+	[MEM] = { "mem", 0, "SIZE", "guest memory, with K, M or G; 512M by default" },
+	[SMP] = { "smp", 0, "N", "virtual processors, 1 by default" },
+	[KVM] = { "kvm", 0, "FILE", "use the kernel's KVM at FILE instead of userkvm" },
+	[NO_REBOOT] = { "no-reboot", 0, NULL, "exit when the guest resets instead of starting it again" },
+	{ 0 },
+};
+
+static int cmd_boot(int argc, char **argv);
+const struct cli cli_boot = {
+	.name = "userkvm boot",
+	.what = "boot a Linux kernel on the terminal",
+	.synopsis = "userkvm boot KERNEL [OPTIONS]",
+	.about = "Boots a bzImage or ELF kernel with a PVH entry; its serial console is this terminal.",
+	.more = "Ctrl-A x stops the guest.",
+	.options = option_rows,
+	.files = true,
+	.run = cmd_boot,
+};
 
 int failed(const char *what)
 {
@@ -164,40 +174,39 @@ static int parse_size(const char *text, uint64_t *out)
 	return 0;
 }
 
+static int take(void *arg, int option, const char *value)
+{
+	struct options *o = arg;
+	char *end;
+
+	switch (option) {
+	case INITRD: o->initrd = value; break;
+	case APPEND: o->append = value; break;
+	case KVM: o->kvm_path = value; break;
+	case NO_REBOOT: o->no_reboot = true; break;
+	case MEM:
+		if (parse_size(value, &o->mem_size) < 0 || o->mem_size > 1ULL << 40)
+			return wrong_usage("userkvm boot", "--mem %s: not a size", value);
+		o->mem_size &= ~0xfffULL;
+		break;
+	case SMP:
+		o->smp = (unsigned)strtoul(value, &end, 10);
+		if (end == value || *end || o->smp < 1 || o->smp > MAX_VCPUS)
+			return wrong_usage("userkvm boot", "--smp %s: not a number from 1 to %d", value, MAX_VCPUS);
+		break;
+	}
+	return 0;
+}
+
+/* -1: go on. Else the exit status. */
 static int parse(int argc, char **argv, struct options *o)
 {
-	static const struct option longs[] = {
-		{"initrd", required_argument, NULL, 'i'}, {"append", required_argument, NULL, 'a'},
-		{"mem", required_argument, NULL, 'm'},	  {"kvm", required_argument, NULL, 'k'},
-		{"smp", required_argument, NULL, 's'},
-		{"no-reboot", no_argument, NULL, 'n'},	  {"help", no_argument, NULL, 'h'},
-		{0},
-	};
-	char *end;
-	int c;
+	int status;
 
 	*o = (struct options){.mem_size = 512ULL << 20, .smp = 1};
-	opterr = 0;
-	while ((c = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
-		switch (c) {
-		case 'i': o->initrd = optarg; break;
-		case 'a': o->append = optarg; break;
-		case 'k': o->kvm_path = optarg; break;
-		case 'n': o->no_reboot = true; break;
-		case 'm':
-			if (parse_size(optarg, &o->mem_size) < 0 || o->mem_size > 1ULL << 40)
-				return wrong_usage("userkvm boot", "--mem %s: not a size", optarg);
-			o->mem_size &= ~0xfffULL;
-			break;
-		case 's':
-			o->smp = (unsigned)strtoul(optarg, &end, 10);
-			if (end == optarg || *end || o->smp < 1 || o->smp > MAX_VCPUS)
-				return wrong_usage("userkvm boot", "--smp %s: not a number from 1 to %d", optarg, MAX_VCPUS);
-			break;
-		case 'h': fputs(usage, stdout); exit(0);
-		default: return wrong_option("userkvm boot", argv[optind - 1]);
-		}
-	}
+	status = cli_parse(&cli_boot, argc, argv, take, o);
+	if (status >= 0)
+		return status;
 	if (optind + 1 != argc)
 		return wrong_usage("userkvm boot", optind == argc ? "which kernel?" : "one kernel only");
 	o->kernel = argv[optind];
@@ -205,7 +214,7 @@ static int parse(int argc, char **argv, struct options *o)
 		fprintf(stderr, "userkvm boot: too little memory: at least %llu MiB\n", MIN_MEM >> 20);
 		return 1;
 	}
-	return 0;
+	return cli_check_environment("userkvm boot") ? 2 : -1;
 }
 
 /* A reset is a new machine, and the simplest new machine is a new process. */
@@ -221,14 +230,14 @@ static void restart(int argc, char **argv)
 	failed("starting again");
 }
 
-int cmd_boot(int argc, char **argv)
+static int cmd_boot(int argc, char **argv)
 {
 	struct options o;
 	/* the terminal's thread uses it to the end */
 	static struct vm vm = {.io_lock = PTHREAD_MUTEX_INITIALIZER, .stop_lock = PTHREAD_MUTEX_INITIALIZER};
 	int ret = parse(argc, argv, &o);
 
-	if (ret)
+	if (ret >= 0)
 		return ret;
 	vm.kvm = o.kvm_path ? &kernel_kvm : &library_kvm;
 	vm.nr_vcpus = o.smp;

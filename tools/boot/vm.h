@@ -118,7 +118,4 @@ void io_access(struct vm *vm, uint16_t port, bool out, unsigned size, uint8_t *d
 #define VM_RESET (-1) /* status of a guest that asked for a reset */
 void vm_stop(struct vm *vm, int status); /* any thread */
 
-/* The command: argv as for main(), argv[0] "boot". Exit status. */
-int cmd_boot(int argc, char **argv);
-
 #endif

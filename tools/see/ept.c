@@ -3,25 +3,43 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/see/see.h"
 #include "tools/userkvm/commands.h"
 
-static const char usage[] =
-	"usage: userkvm ept dump    [--json] [-o FILE] PID\n"
-	"       userkvm ept walk    [--gva [--vcpu N]] [--as N] PID ADDRESS\n"
-	"       userkvm ept explain [--gva [--vcpu N] [--user]] [--as N] PID ADDRESS [r|w|x]\n"
-	"       userkvm ept diff    [--interval SECONDS] PID | FILE FILE\n"
-	"       userkvm ept idle    [--interval SECONDS] PID\n"
-	"       userkvm ept map     [-o FILE.svg] PID | FILE\n"
-	"\n"
-	"Looks at the extended page tables of the VM in process PID, which runs on.\n"
-	"ADDRESS is guest-physical; with --gva it is guest-virtual, as vCPU N sees it.\n"
-	"  --vm N       the process's N-th VM (default: the oldest)\n"
-	"  --as N       address space: 0 normal, 1 SMM\n"
-	"  --user       explain an access of the guest's user mode\n"
-	"  --core FILE  a core file of such a process, instead of PID\n"
-	"FILE is what `userkvm ept dump` wrote.\n";
+enum { JSON, OUTPUT, GVA, VCPU, USER, VM, AS, INTERVAL, CORE };
+static const struct cli_option option_rows[] = {
+	[JSON] = { "json", 0, NULL, "dump: as JSON" },
+	[OUTPUT] = { "output", 'o', "FILE", "dump, map: to FILE" },
+	[GVA] = { "gva", 0, NULL, "walk, explain: ADDRESS is guest-virtual" },
+	[VCPU] = { "vcpu", 0, "N", "... as vCPU N sees it (default 0)" },
+	[USER] = { "user", 0, NULL, "explain: an access of the guest's user mode" },
+	[VM] = { "vm", 0, "N", "the process's N-th VM (default: the oldest)" },
+	[AS] = { "as", 0, "N", "address space: 0 normal, 1 SMM" },
+	[INTERVAL] = { "interval", 0, "SECONDS", "diff, idle: between two looks (default 1)" },
+	[CORE] = { "core", 0, "FILE", "a core file of such a process, instead of PID" },
+	{ 0 },
+};
+
+static int cmd_ept(int argc, char **argv);
+const struct cli cli_ept = {
+	.name = "userkvm ept",
+	.what = "look at the extended page tables of a running VM",
+	.synopsis = "userkvm ept dump    [--json] [-o FILE] PID\n"
+		    "       userkvm ept walk    [--gva [--vcpu N]] [--as N] PID ADDRESS\n"
+		    "       userkvm ept explain [--gva [--vcpu N] [--user]] [--as N] PID ADDRESS [r|w|x]\n"
+		    "       userkvm ept diff    [--interval SECONDS] PID | FILE FILE\n"
+		    "       userkvm ept idle    [--interval SECONDS] PID\n"
+		    "       userkvm ept map     [-o FILE.svg] PID | FILE",
+	.about = "Looks at the extended page tables of the VM in process PID, which runs on.\n"
+		 "ADDRESS is guest-physical; with --gva it is guest-virtual.",
+	.more = "FILE is what `userkvm ept dump` wrote.",
+	.options = option_rows,
+	.words = "dump walk explain diff idle map",
+	.files = true,
+	.run = cmd_ept,
+};
 
 static const struct {
 	const char *name;
@@ -43,39 +61,25 @@ static int wrong_words(size_t which)
 	return wrong_usage(see_command, "too few or too many words for '%s'", commands[which].name);
 }
 
-/* The option at argv[*i], with its value. False: wrong. */
-static bool option(struct see_options *o, char **argv, int argc, int *i)
+static int take(void *arg, int option, const char *value)
 {
-	const char *name = argv[*i], *value = *i + 1 < argc ? argv[*i + 1] : NULL;
+	struct see_options *o = arg;
 	char *end = NULL;
 
-	if (strcmp(name, "--json") == 0)
-		return o->json = true;
-	if (strcmp(name, "--gva") == 0)
-		return o->gva = true;
-	if (strcmp(name, "--user") == 0)
-		return o->user = true;
-	if (!value)
-		return false;
-	++*i;
-	if (strcmp(name, "--core") == 0) {
-		if (!see_open_core(value))
-			exit(1);
-		return true;
+	switch (option) {
+	case JSON: o->json = true; return 0;
+	case GVA: o->gva = true; return 0;
+	case USER: o->user = true; return 0;
+	case OUTPUT: o->output = value; return 0;
+	case CORE: return see_open_core(value) ? 0 : 1;
+	case VM: o->vm = strtoull(value, &end, 10); break;
+	case VCPU: o->vcpu = (unsigned)strtoul(value, &end, 10); break;
+	case AS: o->as = (int)strtol(value, &end, 10); break;
+	case INTERVAL: o->interval = strtod(value, &end); break;
 	}
-	if (strcmp(name, "-o") == 0 || strcmp(name, "--output") == 0)
-		o->output = value;
-	else if (strcmp(name, "--vm") == 0)
-		o->vm = strtoull(value, &end, 10);
-	else if (strcmp(name, "--vcpu") == 0)
-		o->vcpu = (unsigned)strtoul(value, &end, 10);
-	else if (strcmp(name, "--as") == 0)
-		o->as = (int)strtol(value, &end, 10);
-	else if (strcmp(name, "--interval") == 0)
-		o->interval = strtod(value, &end);
-	else
-		return false;
-	return !end || (end != value && !*end && o->interval >= 0 && o->interval <= 3600 && (o->as == 0 || o->as == 1));
+	if (end != value && !*end && o->interval >= 0 && o->interval <= 3600 && (o->as == 0 || o->as == 1))
+		return 0;
+	return wrong_usage(see_command, "--%s %s: no good value", option_rows[option].name, value);
 }
 
 static bool is_number(const char *text)
@@ -106,39 +110,25 @@ static int run(size_t which, struct see_options *o, char **word, int nr)
 	return commands[which].fn(o);
 }
 
-int cmd_ept(int argc, char **argv)
+static int cmd_ept(int argc, char **argv)
 {
 	struct see_options o = { .interval = 1 };
-	char *word[4];
+	const char *names[ARRAY_SIZE(commands)], *near;
 	size_t which = 0;
-	int nr = 0;
+	int status;
 
-	see_command = "userkvm ept";
-	if (argc >= 2 && asks_help(argv[1])) {
-		fputs(usage, stdout);
-		return 0;
-	}
-	while (argc >= 2 && which < ARRAY_SIZE(commands) && strcmp(argv[1], commands[which].name) != 0)
-		which++;
-	if (argc < 2)
+	see_command = cli_ept.name;
+	status = cli_parse(&cli_ept, argc, argv, take, &o);
+	if (status >= 0)
+		return status;
+	if (optind == argc)
 		return wrong_usage(see_command, "what to do?");
-	if (which == ARRAY_SIZE(commands))
-		return wrong_usage(see_command, "'%s' is nothing it does", argv[1]);
-	for (int i = 2; i < argc; i++) {
-		if (asks_help(argv[i])) {
-			fputs(usage, stdout);
-			return 0;
-		}
-		if (argv[i][0] == '-' && argv[i][1]) {
-			const char *name = argv[i];
-
-			if (!option(&o, argv, argc, &i))
-				return wrong_usage(see_command, "no option '%s', or no good value for it", name);
-		} else if (nr == (int)ARRAY_SIZE(word)) {
-			return wrong_words(which);
-		} else {
-			word[nr++] = argv[i];
-		}
-	}
-	return run(which, &o, word, nr);
+	for (; which < ARRAY_SIZE(commands) && strcmp(argv[optind], commands[which].name) != 0; which++)
+		names[which] = commands[which].name;
+	if (which < ARRAY_SIZE(commands))
+		return run(which, &o, argv + optind + 1, argc - optind - 1);
+	near = closest_word(argv[optind], names, ARRAY_SIZE(names));
+	if (near)
+		return wrong_usage(see_command, "'%s' is nothing it does; did you mean '%s'?", argv[optind], near);
+	return wrong_usage(see_command, "'%s' is nothing it does", argv[optind]);
 }

@@ -18,16 +18,26 @@
 #include "tools/userkvm/commands.h"
 #include "trace/stats.h"
 
-static const char usage[] =
-	"usage: userkvm stat [-1] [-l] [-p PID] [-s SECONDS] [-f TEXT]\n"
-	"\n"
-	"The counters of the VMs of process PID, or of every process that can be looked at.\n"
-	"  -1, --once          print once: totals, and the growth in one interval\n"
-	"  -l, --log           a line of growths each interval\n"
-	"  -p, --pid PID\n"
-	"  -s, --set-delay N   seconds between looks (default 3; 1 with -1 and -l)\n"
-	"  -f, --fields TEXT   only counters whose name contains TEXT\n"
-	"At the terminal: q ends.\n";
+enum { ONCE, LOG, PID, DELAY, FIELDS };
+static const struct cli_option option_rows[] = {
+	[ONCE] = { "once", '1', NULL, "print once: totals, and the growth in one interval" },
+	[LOG] = { "log", 'l', NULL, "a line of growths each interval" },
+	[PID] = { "pid", 'p', "PID", "the VMs of this process only" },
+	[DELAY] = { "set-delay", 's', "N", "seconds between looks (default 3; 1 with -1 and -l)" },
+	[FIELDS] = { "fields", 'f', "TEXT", "only counters whose name contains TEXT" },
+	{ 0 },
+};
+
+static int cmd_stat(int argc, char **argv);
+const struct cli cli_stat = {
+	.name = "userkvm stat",
+	.what = "show the counters of running VMs",
+	.synopsis = "userkvm stat [OPTIONS]",
+	.about = "The counters of the VMs of process PID, or of every process that can be looked at.",
+	.more = "At the terminal: q ends.",
+	.options = option_rows,
+	.run = cmd_stat,
+};
 
 #define MAX_COUNTERS 96
 #define MAX_PROCESSES 64
@@ -266,55 +276,37 @@ static int watch(const struct options *o, bool keys)
 	return 0;
 }
 
-/* -1: go on. Else the exit status. */
-static int parse(int argc, char **argv, struct options *o)
+static int take_option(void *arg, int option, const char *value)
 {
-	for (int i = 1; i < argc; i++) {
-		const char *a = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
-		char *end = NULL;
+	struct options *o = arg;
+	char *end;
 
-		if (strcmp(a, "-1") == 0 || strcmp(a, "--once") == 0) {
-			o->once = true;
-			continue;
-		}
-		if (strcmp(a, "-l") == 0 || strcmp(a, "--log") == 0) {
-			o->log = true;
-			continue;
-		}
-		if (!value)
-			return wrong_option(see_command, a);
-		i++;
-		if (strcmp(a, "-p") == 0 || strcmp(a, "--pid") == 0) {
-			if (!see_pid(value, &o->pid))
-				return 1;
-		} else if (strcmp(a, "-s") == 0 || strcmp(a, "--set-delay") == 0) {
-			o->delay = strtod(value, &end);
-			if (end == value || *end || !(o->delay >= 0.1 && o->delay <= 3600))
-				return wrong_usage(see_command, "%s %s: not a number of seconds from 0.1 to 3600", a, value);
-		} else if (strcmp(a, "-f") == 0 || strcmp(a, "--fields") == 0) {
-			o->fields = value;
-		} else {
-			return wrong_option(see_command, a);
-		}
+	switch (option) {
+	case ONCE: o->once = true; break;
+	case LOG: o->log = true; break;
+	case PID: return see_pid(value, &o->pid) ? 0 : 1;
+	case FIELDS: o->fields = value; break;
+	default:
+		o->delay = strtod(value, &end);
+		if (end == value || *end || !(o->delay >= 0.1 && o->delay <= 3600))
+			return wrong_usage(see_command, "-s %s: not a number of seconds from 0.1 to 3600", value);
 	}
-	return -1;
+	return 0;
 }
 
-int cmd_stat(int argc, char **argv)
+static int cmd_stat(int argc, char **argv)
 {
 	struct options o = { 0 };
 	struct termios terminal;
 	bool keys;
 	int status;
 
-	see_command = "userkvm stat";
-	if (argc == 2 && asks_help(argv[1])) {
-		fputs(usage, stdout);
-		return 0;
-	}
-	status = parse(argc, argv, &o);
+	see_command = cli_stat.name;
+	status = cli_parse(&cli_stat, argc, argv, take_option, &o);
 	if (status >= 0)
 		return status;
+	if (optind < argc)
+		return wrong_usage(see_command, "it takes no '%s'", argv[optind]);
 	signal(SIGINT, on_signal);
 	signal(SIGTERM, on_signal);
 	keys = !o.once && !o.log && raw_keys(&terminal);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/trace/output.h"
 #include "tools/userkvm/commands.h"
@@ -12,19 +13,28 @@
 #define RING_KIB     8192
 #define RING_KIB_MAX (1u << 20)
 
-static const char usage[] =
-    "usage: userkvm trace [-e EVENT]... [-x EVENT]... [-o FILE]... [-b KIB] [--] PROGRAM "
-    "[ARGS...]\n"
-    "       userkvm trace --list [EVENT]...\n"
-    "\n"
-    "Runs PROGRAM as `userkvm run` does and records KVM's tracepoints in it.\n"
-    "  -e EVENT   GROUP, GROUP:EVENT or EVENT, wildcards allowed (default: kvm)\n"
-    "  -x EVENT   all but these\n"
-    "  -o FILE    by its suffix .dat (trace-cmd, KernelShark), .json (Perfetto), .txt;\n"
-    "             may be given several times (default: text to standard output)\n"
-    "  -b KIB     size of a thread's ring (default 8192)\n"
-    "  --list     the events and their formats\n"
-    "The exit status is PROGRAM's.\n";
+enum { EVENT, EXCEPT, OUTPUT, RING, LIST };
+static const struct cli_option option_rows[] = {
+	[EVENT] = { "event", 'e', "EVENT", "GROUP, GROUP:EVENT or EVENT, wildcards allowed (default: kvm)" },
+	[EXCEPT] = { "except", 'x', "EVENT", "all but these" },
+	[OUTPUT] = { "output", 'o', "FILE", "by its suffix .dat (trace-cmd, KernelShark), .json (Perfetto), .txt;\n"
+		     "may be given several times (default: text to standard output)" },
+	[RING] = { "buffer", 'b', "KIB", "size of a thread's ring (default 8192)" },
+	[LIST] = { "list", 0, NULL, "the events and their formats" },
+	{ 0 },
+};
+
+static int cmd_trace(int argc, char **argv);
+const struct cli cli_trace = {
+	.name = "userkvm trace",
+	.what = "run a KVM client and record KVM's tracepoints",
+	.synopsis = "userkvm trace [OPTIONS] [--] PROGRAM [ARGS...]\n       userkvm trace --list [EVENT]...",
+	.about = "Runs PROGRAM as `userkvm run` does and records KVM's tracepoints in it.",
+	.more = "The exit status is PROGRAM's.",
+	.options = option_rows,
+	.program = true,
+	.run = cmd_trace,
+};
 
 static const struct {
 	const char *suffix;
@@ -73,61 +83,46 @@ static int parse_size(struct options *o, const char *arg)
 	return 0;
 }
 
-static int take_option(struct options *o, char option, const char *arg)
+static int take(void *arg, int option, const char *value)
 {
+	struct options *o = arg;
+
 	switch (option) {
-	case 'e':
+	case EVENT:
 		o->chosen = true;
-		return event_set_change(&o->set, arg, true)
+		return event_set_change(&o->set, value, true)
 		           ? 0
-		           : bad("no such event; see userkvm trace --list", arg);
-	case 'x':
+		           : bad("no such event; see userkvm trace --list", value);
+	case EXCEPT:
 		if (!o->chosen)
 			event_set_change(&o->set, "kvm", true);
 		o->chosen = true;
-		return event_set_change(&o->set, arg, false)
+		return event_set_change(&o->set, value, false)
 		           ? 0
-		           : bad("no such event; see userkvm trace --list", arg);
-	case 'o':
+		           : bad("no such event; see userkvm trace --list", value);
+	case OUTPUT:
 		if (o->nr_files == MAX_OUTPUTS)
-			return bad("too many outputs", arg);
-		if (format_of(arg) < 0)
-			return bad("no format of that name: .dat, .json or .txt", arg);
-		o->file[o->nr_files++] = arg;
+			return bad("too many outputs", value);
+		if (format_of(value) < 0)
+			return bad("no format of that name: .dat, .json or .txt", value);
+		o->file[o->nr_files++] = value;
 		return 0;
-	default: return parse_size(o, arg);
+	case LIST: o->list = true; return 0;
+	default: return parse_size(o, value);
 	}
 }
 
 /* -1: go on. Else the exit status. */
 static int parse(struct options *o, int argc, char **argv)
 {
-	int i = 1;
+	int status = cli_parse(&cli_trace, argc, argv, take, o);
 
-	for (; i < argc && argv[i][0] == '-'; i++) {
-		if (strcmp(argv[i], "--") == 0) {
-			i++;
-			break;
-		}
-		if (asks_help(argv[i])) {
-			fputs(usage, stdout);
-			return 0;
-		}
-		if (strcmp(argv[i], "--list") == 0) {
-			o->list = true;
-			continue;
-		}
-		if (argv[i][1] == '\0' || !strchr("exob", argv[i][1]) ||
-		    (!argv[i][2] && i + 1 >= argc))
-			return wrong_option("userkvm trace", argv[i]);
-		if (take_option(o, argv[i][1], argv[i][2] ? argv[i] + 2 : argv[i + 1]))
-			return 1;
-		i += !argv[i][2];
-	}
-	o->rest = i;
-	if (i >= argc && !o->list)
+	if (status >= 0)
+		return status;
+	o->rest = optind;
+	if (o->rest >= argc && !o->list)
 		return wrong_usage("userkvm trace", "which program?");
-	return -1;
+	return cli_check_environment("userkvm trace") ? 2 : -1;
 }
 
 static int list(struct options *o, int argc, char **argv)
@@ -181,7 +176,7 @@ static int start_client(int argc, char **argv)
 	return cmd_run(argc, argv);
 }
 
-int cmd_trace(int argc, char **argv)
+static int cmd_trace(int argc, char **argv)
 {
 	struct options o = {.ring_kib = RING_KIB};
 	FILE *files[MAX_OUTPUTS] = {NULL};

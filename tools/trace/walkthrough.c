@@ -10,6 +10,7 @@
 #include <linux/kvm.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/trace/walk.h"
 #include "tools/userkvm/commands.h"
@@ -21,17 +22,27 @@
 #define MAX_REMARKS   256
 #define REMARK_WIDTH  78
 
-static const char usage[] =
-    "usage: userkvm walkthrough [--lang en|zh] [--quiz] [--all] [--mask EVENT]... [-- PROGRAM "
-    "[ARGS...]]\n"
-    "\n"
-    "Runs a guest and shows how its memory was virtualized: the four call trees of\n"
-    "the EPT walk-through as they happened, with this run's values.\n"
-    "  --lang LANG   language of the remarks (default: en)\n"
-    "  --quiz        ask before each line what comes next\n"
-    "  --all         every piece, not only those that differ\n"
-    "  --mask EVENT  leave this event of group userkvm out\n"
-    "  PROGRAM       a KVM client (default: a small guest that is built in)\n";
+enum { LANG, QUIZ, ALL, MASK };
+static const struct cli_option option_rows[] = {
+	[LANG] = { "lang", 0, "en|zh", "language of the remarks (default: en)" },
+	[QUIZ] = { "quiz", 0, NULL, "ask before each line what comes next" },
+	[ALL] = { "all", 0, NULL, "every piece, not only those that differ" },
+	[MASK] = { "mask", 0, "EVENT", "leave this event of group userkvm out" },
+	{ 0 },
+};
+
+static int cmd_walkthrough(int argc, char **argv);
+const struct cli cli_walkthrough = {
+	.name = "userkvm walkthrough",
+	.what = "show how a guest's memory is virtualized, step by step",
+	.synopsis = "userkvm walkthrough [OPTIONS] [-- PROGRAM [ARGS...]]",
+	.about = "Runs a guest and shows how its memory was virtualized: the four call trees of\n"
+	         "the EPT walk-through as they happened, with this run's values. PROGRAM is a KVM\n"
+	         "client (default: a small guest that is built in).",
+	.options = option_rows,
+	.program = true,
+	.run = cmd_walkthrough,
+};
 
 static const char *const titles[NR_TREES][NR_LANGS] = {
     {"1. Initialisation", "1. 初始化"},
@@ -341,41 +352,31 @@ static int mask(struct walkthrough *w, const char *event)
 	return 1;
 }
 
+static int take(void *arg, int option, const char *value)
+{
+	struct walkthrough *w = arg;
+
+	switch (option) {
+	case QUIZ: w->quiz = true; return 0;
+	case ALL: w->all = true; return 0;
+	case MASK: return mask(w, value);
+	}
+	w->lang = strcmp(value, "zh") == 0 ? ZH : EN;
+	if (w->lang == ZH || strcmp(value, "en") == 0)
+		return 0;
+	return wrong_usage("userkvm walkthrough", "--lang %s: the languages are en and zh", value);
+}
+
 /* -1: go on, *rest is the index of the program. Else the exit status. */
 static int parse(struct walkthrough *w, int argc, char **argv, int *rest)
 {
-	int i = 1;
+	int status = cli_parse(&cli_walkthrough, argc, argv, take, w);
 
-	for (; i < argc && argv[i][0] == '-'; i++) {
-		if (strcmp(argv[i], "--") == 0) {
-			i++;
-			break;
-		} else if (asks_help(argv[i])) {
-			fputs(usage, stdout);
-			return 0;
-		} else if (strcmp(argv[i], "--quiz") == 0) {
-			w->quiz = true;
-		} else if (strcmp(argv[i], "--all") == 0) {
-			w->all = true;
-		} else if (strcmp(argv[i], "--lang") == 0 && i + 1 < argc) {
-			i++;
-			w->lang = strcmp(argv[i], "zh") == 0 ? ZH : EN;
-			if (w->lang == EN && strcmp(argv[i], "en") != 0) {
-				fprintf(stderr,
-				        "userkvm walkthrough: %s: the languages are en and zh\n",
-				        argv[i]);
-				return 1;
-			}
-		} else if (strcmp(argv[i], "--mask") == 0 && i + 1 < argc) {
-			if (mask(w, argv[++i]))
-				return 1;
-		} else {
-			return wrong_option("userkvm walkthrough", argv[i]);
-		}
-	}
-	*rest = i;
-	w->builtin = i >= argc;
-	return -1;
+	if (status >= 0)
+		return status;
+	*rest = optind;
+	w->builtin = *rest >= argc;
+	return cli_check_environment("userkvm walkthrough") ? 2 : -1;
 }
 
 static int run_client(struct walkthrough *w, int argc, char **argv)
@@ -416,7 +417,7 @@ static int show(struct walkthrough *w)
 	return 0;
 }
 
-int cmd_walkthrough(int argc, char **argv)
+static int cmd_walkthrough(int argc, char **argv)
 {
 	struct walkthrough *w = calloc(1, sizeof(*w));
 	int rest = argc, r;

@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "lib/params.h"
 #include "tools/userkvm/commands.h"
 #include "userkvm/userkvm.h"
 
@@ -150,17 +151,49 @@ static bool try_guests(int kvm)
 	return !why;
 }
 
-int cmd_doctor(int argc, char **argv)
+static const struct cli_option options[] = {
+	{ "params", 0, NULL, "KVM's module parameters and what they are by default" },
+	{ 0 },
+};
+
+static int cmd_doctor(int argc, char **argv);
+const struct cli cli_doctor = {
+	.name = "userkvm doctor",
+	.what = "say what this machine offers and what a client will see",
+	.synopsis = "userkvm doctor [--params]",
+	.about = "Says what this machine offers, what userkvm uses and what a client sees.",
+	.options = options,
+	.run = cmd_doctor,
+};
+
+static void print_param(void *arg, const char *name, const char *kind, const char *dflt, const char *what)
+{
+	(void)arg;
+	printf("%-34s %-7s %-5s %s\n", name, kind, *dflt ? dflt : "-", what);
+}
+
+static int take(void *arg, int option, const char *value)
+{
+	(void)option;
+	(void)value;
+	*(bool *)arg = true;
+	return 0;
+}
+
+static int cmd_doctor(int argc, char **argv)
 {
 	char lib[PATH_MAX];
 	const char *params = getenv("USERKVM_PARAMS"), *engine = getenv("USERKVM_ENGINE");
-	int kvm;
-	bool works;
+	bool works, list_params = false;
+	int kvm, status = cli_parse(&cli_doctor, argc, argv, take, &list_params);
 
-	if (argc > 1 && !asks_help(argv[1]))
-		return wrong_usage("userkvm doctor", "it takes no '%s'", argv[1]);
-	if (argc > 1) {
-		puts("usage: userkvm doctor\n\nSays what this machine offers, what userkvm uses and what a client sees.");
+	if (status >= 0)
+		return status;
+	if (optind < argc)
+		return wrong_usage("userkvm doctor", "it takes no '%s'", argv[optind]);
+	if (list_params) {
+		printf("%-34s %-7s %-5s %s\n", "parameter", "value", "dflt", "what it does");
+		params_each(print_param, NULL);
 		return 0;
 	}
 	machine();

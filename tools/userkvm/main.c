@@ -10,26 +10,55 @@
 #include "tools/boot/vm.h"
 #include "tools/userkvm/commands.h"
 
-static const struct {
-	const char *name;
-	int (*fn)(int argc, char **argv);
-	const char *what;
-} commands[] = {
-	{"boot", cmd_boot, "boot a Linux kernel on the terminal"},
-	{"run", cmd_run, "run a KVM client (QEMU, kvmtool, ...) on userkvm"},
-	{"walkthrough", cmd_walkthrough, "show how a guest's memory is virtualized, step by step"},
-	{"trace", cmd_trace, "run a KVM client and record KVM's tracepoints"},
-	{"ept", cmd_ept, "look at the extended page tables of a running VM"},
-	{"stat", cmd_stat, "show the counters of running VMs"},
-	{"doctor", cmd_doctor, "say what this machine offers and what a client will see"},
+const struct cli *const cli_commands[] = {
+	&cli_boot, &cli_run, &cli_walkthrough, &cli_trace, &cli_ept, &cli_stat, &cli_doctor, &cli_completion, NULL,
 };
 
 static void usage(FILE *f)
 {
-	fputs("usage: userkvm COMMAND [ARGS]\n\nKVM in user space.\n\n", f);
-	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
-		fprintf(f, "  %-11s %s\n", commands[i].name, commands[i].what);
+	fputs("usage: userkvm COMMAND [ARGS]\n       userkvm help [COMMAND]\n       userkvm -h | --help | -V | --version\n\n"
+	      "KVM in user space.\n\n", f);
+	for (const struct cli *const *c = cli_commands; *c; c++)
+		fprintf(f, "  %-11s %s\n", (*c)->name + strlen("userkvm "), (*c)->what);
 	fputs("\n`userkvm COMMAND --help` says more; so do userkvm(1) and its neighbours.\n", f);
+}
+
+static const struct cli *find(const char *name)
+{
+	for (const struct cli *const *c = cli_commands; *c; c++)
+		if (strcmp(name, (*c)->name + strlen("userkvm ")) == 0)
+			return *c;
+	return NULL;
+}
+
+static int no_command(const char *name)
+{
+	const char *names[16] = { "help" }, *near;
+	size_t n = 1;
+
+	for (const struct cli *const *c = cli_commands; *c; c++)
+		names[n++] = (*c)->name + strlen("userkvm ");
+	near = closest_word(name, names, n);
+	if (near)
+		return wrong_usage("userkvm", "no command '%s'; did you mean '%s'?", name, near);
+	return wrong_usage("userkvm", "no command '%s'", name);
+}
+
+static int help(int argc, char **argv)
+{
+	const struct cli *c;
+
+	if (argc > 3)
+		return wrong_usage("userkvm", "help takes one command");
+	if (argc < 3) {
+		usage(stdout);
+		return 0;
+	}
+	c = find(argv[2]);
+	if (!c)
+		return no_command(argv[2]);
+	cli_help(c, stdout);
+	return 0;
 }
 
 /* Standard streams that are closed: else a socket or a VM would get their number, and our lines. */
@@ -56,22 +85,24 @@ static int finish(int status)
 
 static int command(int argc, char **argv)
 {
+	const struct cli *c;
+
 	if (argc < 2) {
 		usage(stderr);
 		return 2;
 	}
-	if (asks_help(argv[1])) {
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
 		usage(stdout);
 		return 0;
 	}
-	if (strcmp(argv[1], "--version") == 0) {
+	if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
 		puts("userkvm " USERKVM_VERSION);
 		return 0;
 	}
-	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
-		if (strcmp(argv[1], commands[i].name) == 0)
-			return commands[i].fn(argc - 1, argv + 1);
-	return wrong_usage("userkvm", "no command '%s'", argv[1]);
+	if (strcmp(argv[1], "help") == 0)
+		return help(argc, argv);
+	c = find(argv[1]);
+	return c ? c->run(argc - 1, argv + 1) : no_command(argv[1]);
 }
 
 int main(int argc, char **argv)

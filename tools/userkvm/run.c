@@ -18,17 +18,27 @@
 #include "trap/trap.h"
 
 
-static const char usage[] =
-	"usage: userkvm run [--engine NAME] [--params LIST] [--log CLASSES]\n"
-	"                   [--strace [-T] [-o FILE]] [--] PROGRAM [ARGS...]\n"
-	"\n"
-	"Runs PROGRAM with /dev/kvm served by userkvm inside its own process.\n"
-	"  --engine NAME   execution engine (USERKVM_ENGINE)\n"
-	"  --params LIST   KVM's module parameters, e.g. ept=1,eptad=0 (USERKVM_PARAMS)\n"
-	"  --log CLASSES   errors,info,debug to standard error (USERKVM_LOG)\n"
-	"  --strace        a line for each KVM ioctl, as strace would print it, to standard error\n"
-	"  -o FILE         ... to FILE (USERKVM_STRACE)\n"
-	"  -T              ... with the time spent in it (USERKVM_STRACE_TIMES)\n";
+enum { ENGINE, PARAMS_LIST, LOG, STRACE, OUTPUT, TIMES };
+static const struct cli_option options[] = {
+	[ENGINE] = { "engine", 0, "NAME", "execution engine (USERKVM_ENGINE)" },
+	[PARAMS_LIST] = { "params", 0, "LIST", "KVM's module parameters, e.g. ept=1,eptad=0 (USERKVM_PARAMS);\n"
+			  "`userkvm doctor --params` lists them" },
+	[LOG] = { "log", 0, "CLASSES", "errors,info,debug to standard error (USERKVM_LOG)" },
+	[STRACE] = { "strace", 0, NULL, "a line for each KVM ioctl, as strace would print it, to standard error" },
+	[OUTPUT] = { NULL, 'o', "FILE", "... to FILE (USERKVM_STRACE)" },
+	[TIMES] = { NULL, 'T', NULL, "... with the time spent in it (USERKVM_STRACE_TIMES)" },
+	{ 0 },
+};
+
+const struct cli cli_run = {
+	.name = "userkvm run",
+	.what = "run a KVM client (QEMU, kvmtool, ...) on userkvm",
+	.synopsis = "userkvm run [OPTIONS] [--] PROGRAM [ARGS...]",
+	.about = "Runs PROGRAM with /dev/kvm served by userkvm inside its own process.",
+	.options = options,
+	.program = true,
+	.run = cmd_run,
+};
 
 /* A file of ours, in one of its places beside this program. */
 static int find_beside(const char *const *places, char *buf, size_t size)
@@ -174,52 +184,45 @@ static bool prepare_strace(const char *file)
 	return true;
 }
 
+struct choice {
+	const char *strace_file;
+	bool strace, times;
+};
+
+static int take(void *arg, int option, const char *value)
+{
+	static const char *const variable[] = {
+		[ENGINE] = "USERKVM_ENGINE", [PARAMS_LIST] = "USERKVM_PARAMS", [LOG] = "USERKVM_LOG",
+	};
+	struct choice *c = arg;
+
+	switch (option) {
+	case STRACE: c->strace = true; break;
+	case OUTPUT: c->strace_file = value; break;
+	case TIMES: c->times = true; break;
+	default: setenv(variable[option], value, 1);
+	}
+	return 0;
+}
+
 int cmd_run(int argc, char **argv)
 {
 	char lib[PATH_MAX], buf[PATH_MAX];
-	const char *program, *strace_file = NULL;
-	bool strace = false, times = false;
-	int i = 1;
+	struct choice c = { 0 };
+	const char *program;
+	int status = cli_parse(&cli_run, argc, argv, take, &c), i = optind;
 
-	for (; i < argc && argv[i][0] == '-'; i++) {
-		static const struct {
-			const char *option, *variable;
-		} vars[] = {{"--engine", "USERKVM_ENGINE"}, {"--params", "USERKVM_PARAMS"}, {"--log", "USERKVM_LOG"}};
-		size_t k = 0;
-
-		if (strcmp(argv[i], "--") == 0) {
-			i++;
-			break;
-		}
-		if (asks_help(argv[i])) {
-			fputs(usage, stdout);
-			return 0;
-		}
-		if (strcmp(argv[i], "--strace") == 0) {
-			strace = true;
-			continue;
-		}
-		if (strcmp(argv[i], "-T") == 0) {
-			times = true;
-			continue;
-		}
-		if (strcmp(argv[i], "-o") == 0 && i + 1 < argc) {
-			strace_file = argv[++i];
-			continue;
-		}
-		while (k < sizeof(vars) / sizeof(vars[0]) && strcmp(argv[i], vars[k].option) != 0)
-			k++;
-		if (k == sizeof(vars) / sizeof(vars[0]) || i + 1 >= argc)
-			return wrong_option("userkvm run", argv[i]);
-		setenv(vars[k].variable, argv[++i], 1);
-	}
+	if (status >= 0)
+		return status;
 	if (i >= argc)
 		return wrong_usage("userkvm run", "which program?");
-	if ((strace_file || times) && !strace)
-		return wrong_usage("userkvm run", "%s goes with --strace", strace_file ? "-o" : "-T");
-	if (times)
+	if ((c.strace_file || c.times) && !c.strace)
+		return wrong_usage("userkvm run", "%s goes with --strace", c.strace_file ? "-o" : "-T");
+	if (cli_check_environment("userkvm run"))
+		return 2;
+	if (c.times)
 		setenv("USERKVM_STRACE_TIMES", "1", 1);
-	if (strace && !prepare_strace(strace_file))
+	if (c.strace && !prepare_strace(c.strace_file))
 		return CANNOT_RUN;
 	program = program_find(argv[i], buf, sizeof(buf));
 	if (!program || access(program, X_OK) != 0) {

@@ -95,38 +95,49 @@ static void mapping_made_after_the_snapshot_is_found(void **state)
 
 static void params_are_parsed_by_whole_names(void **state)
 {
-	setenv("USERKVM_PARAMS", "eptad=0,ept=1,vpid=n,pml=Y,nx_huge_pages=2,tdp_mmu=0,tdp_mmu=1,unrestricted_guest", 1);
-	assert_true(params_get_bool("ept", false));
-	assert_false(params_get_bool("eptad", true));
-	assert_false(params_get_bool("vpid", true));
-	assert_true(params_get_bool("pml", false));
-	assert_true(params_get_bool("nx_huge_pages", true)); /* nonsense: the default */
-	assert_true(params_get_bool("unrestricted_guest", true));
-	assert_true(params_get_bool("tdp_mmu", false)); /* the last counts */
-	assert_true(params_get_bool("eager_page_split", true));
+	setenv("USERKVM_PARAMS", "eptad=0,ept=1,vpid=n,pml=Y,tdp_mmu=0,tdp_mmu=1,unrestricted_guest,eager_page_split=2", 1);
+	assert_true(params_get_bool("ept"));
+	assert_false(params_get_bool("eptad"));
+	assert_false(params_get_bool("vpid"));
+	assert_true(params_get_bool("pml"));
+	assert_true(params_get_bool("eager_page_split")); /* nonsense: the default */
+	assert_true(params_get_bool("unrestricted_guest"));
+	assert_true(params_get_bool("tdp_mmu")); /* the last counts */
+	assert_false(params_get_bool("nx_huge_pages")); /* "off" */
 	unsetenv("USERKVM_PARAMS");
-	assert_false(params_get_bool("ept", false));
+	assert_true(params_get_bool("eptad"));
+}
+
+/* The value of `name` when USERKVM_PARAMS is `list`. */
+static uint64_t number(const char *list, const char *name)
+{
+	uint64_t v;
+
+	setenv("USERKVM_PARAMS", list, 1);
+	v = params_get_u64(name);
+	unsetenv("USERKVM_PARAMS");
+	return v;
 }
 
 static void numbers_are_decimal_or_hexadecimal(void **state)
 {
-	char word[4];
+	static const char ratio[] = "nx_huge_pages_recovery_ratio";
+	char word[6];
 
-	setenv("USERKVM_PARAMS", "max=17,beyond=4294967296,most=0xffffffff,"
-	       "big=18446744073709551616,hex=0x1F,g=1g,x=0x,none=,w=long,w=abc,w=longer", 1);
-	assert_int_equal(params_get_u64("max", 1), 17);
-	assert_int_equal(params_get_u64("ax", 1), 1);
-	assert_int_equal(params_get_u64("big", 5), 5);
-	assert_int_equal(params_get_u64("hex", 6), 31);
-	assert_int_equal(params_get_u64("g", 7), 7);
-	assert_int_equal(params_get_u64("x", 8), 8);
-	assert_int_equal(params_get_u64("none", 9), 9);
-	assert_int_equal(params_get_u64("beyond", 1), 0x100000000);
-	assert_int_equal(params_get_u32("beyond", 10), 10);
-	assert_int_equal(params_get_u32("most", 11), UINT32_MAX);
-	assert_true(params_get_string("w", word, sizeof(word)));
-	assert_string_equal(word, "abc");
-	assert_false(params_get_string("v", word, sizeof(word)));
+	assert_int_equal(number("nx_huge_pages_recovery_ratio=17", ratio), 17);
+	assert_int_equal(number("recovery_ratio=17", ratio), 60);
+	assert_int_equal(number("nx_huge_pages_recovery_ratio=0x1F", ratio), 31);
+	assert_int_equal(number("nx_huge_pages_recovery_ratio=1g", ratio), 60);
+	assert_int_equal(number("nx_huge_pages_recovery_ratio=0x", ratio), 60);
+	assert_int_equal(number("nx_huge_pages_recovery_ratio=", ratio), 60);
+	assert_int_equal(number("max_table_pages=18446744073709551616", "max_table_pages"), UINT64_MAX);
+	assert_int_equal(number("max_table_pages=4294967296", "max_table_pages"), 0x100000000);
+	setenv("USERKVM_PARAMS", "nx_huge_pages_recovery_ratio=4294967296,nx_huge_pages=long-word,nx_huge_pages=never,"
+	       "nx_huge_pages=longer", 1);
+	assert_int_equal(params_get_u32(ratio), 60);
+	assert_true(params_get_string("nx_huge_pages", word, sizeof(word)));
+	assert_string_equal(word, "never");
+	assert_false(params_get_string("huge_pages", word, sizeof(word)));
 	unsetenv("USERKVM_PARAMS");
 }
 
@@ -157,9 +168,9 @@ static void unknown_params_are_told(void **state)
 	assert_string_equal(complaints("ept=0,eptad=y,tdp_mmu=N,pml=1,vpid=1,eager_page_split=0,nx_huge_pages=1,"
 				       "unrestricted_guest=0,,", buf, sizeof(buf)), "");
 	assert_string_equal(complaints("ept=1,epta=0,=1,warp", buf, sizeof(buf)),
-			    "userkvm: USERKVM_PARAMS: unknown parameter 'epta' ignored\n"
-			    "userkvm: USERKVM_PARAMS: unknown parameter '' ignored\n"
-			    "userkvm: USERKVM_PARAMS: unknown parameter 'warp' ignored\n");
+			    "userkvm: USERKVM_PARAMS: unknown parameter 'epta', ignored\n"
+			    "userkvm: USERKVM_PARAMS: unknown parameter '', ignored\n"
+			    "userkvm: USERKVM_PARAMS: unknown parameter 'warp', ignored\n");
 	assert_string_equal(complaints("ept=maybe,pml,nx_huge_pages_recovery_ratio=1k", buf, sizeof(buf)),
 			    "userkvm: USERKVM_PARAMS: `maybe' invalid for parameter `ept', ignored\n"
 			    "userkvm: USERKVM_PARAMS: `' invalid for parameter `pml', ignored\n"
