@@ -21,11 +21,13 @@ check: all
 	@scripts/demo-files $(BUILD)/demo
 	@tests/run $(BUILD)
 
-# The processor against the machine's own: N cases from SEED (docs/silicon.md).
+# The processor against the machine's own: N cases from SEED (docs/silicon.md). HOST=haswell or
+# HOST=-avx512f,-sha: as on a lesser machine (docs/processor.md).
 N ?= 10000000
 SEED ?= 1
+HOST ?=
 silicon: all
-	@SEED=$(SEED) N=$(N) $(BUILD)/tests/silicon/silicon
+	@SEED=$(SEED) N=$(N) USERKVM_HOST_CPUID=$(HOST) $(BUILD)/tests/silicon/silicon
 
 # Random code, page tables and VMCS fields, and sequences of KVM calls, also beside a
 # kernel's KVM where there is one (docs/fuzz.md); FUZZ_SECONDS for each. SANITIZE=1: under

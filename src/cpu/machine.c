@@ -6,6 +6,7 @@
  * other.
  */
 #include "cpu/internal.h"
+#include "isa/host.h"
 #include "lib/error.h"
 #include "lib/log.h"
 
@@ -23,6 +24,8 @@ int vmx_machine_create(struct vmx_machine **out)
 		log_always("USERKVM_ENGINE=%s: there is no such engine, only %s", engine, vmx_engine_name());
 		return err_born(EINVAL, "engine %s", engine);
 	}
+	if (!isa_host_mask_valid())
+		return err_born(EINVAL, "USERKVM_HOST_CPUID");
 	m = calloc(1, sizeof(*m));
 	lock = malloc(sizeof(*lock));
 	if (!m || !lock) {

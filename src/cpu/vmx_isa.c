@@ -61,12 +61,12 @@ int vmx_cpu_create(struct vmx_machine *m, struct vmx_cpu **out)
 	cpu->cs.ops = &cpu_isa_ops;
 	cpu->cs.owner = cpu;
 	cpu->cs.unwind = cpu->unwind_buf;
-	cpu->cs.xsave = aligned_alloc(64, ISA_XSAVE_SIZE);
+	cpu->cs.xsave = aligned_alloc(64, isa_xsave_size());
 	if (!cpu->cs.xsave) {
 		err = err_born(ENOMEM, "no memory for an XSAVE area");
 		goto out_free;
 	}
-	memset(cpu->cs.xsave, 0, ISA_XSAVE_SIZE);
+	memset(cpu->cs.xsave, 0, isa_xsave_size());
 	err = host_fault_init();
 	if (!err)
 		err = cpu_tlb_create(cpu);
@@ -263,7 +263,7 @@ void vmx_set_xcr0(struct vmx_cpu *cpu, uint64_t v)
 void *vmx_xsave_area(struct vmx_cpu *cpu, size_t *size_bytes)
 {
 	if (size_bytes)
-		*size_bytes = ISA_XSAVE_SIZE;
+		*size_bytes = isa_xsave_size();
 	return cpu->cs.xsave;
 }
 

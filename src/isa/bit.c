@@ -164,16 +164,31 @@ isa_fn *isa_pick_bt(const struct isa_decoded *d, struct isa_insn *i)
 			SET_REG(cs, i->reg_off, T, d);                                 \
 	}
 
+/*
+ * LZCNT on a host that has none: ZF and CF as the manual says, the other flags,
+ * which it leaves undefined, cleared.
+ */
+#define LZCNT_OWN(bits, T)                                                             \
+	HANDLER(lzcnt_own##bits)                                                       \
+	{                                                                              \
+		T v = (T)read_rm(cs, i, sizeof(T));                                    \
+		unsigned n = v ? (unsigned)__builtin_clzll(v) - (64 - bits) : bits;    \
+		cs->cc = (uint32_t)((n ? 0 : CC_ZF) | (v ? 0 : CC_CF));                \
+		SET_REG(cs, i->reg_off, T, n);                                         \
+	}
+
 #define SCAN_SIZE(bits, T, S, sfx)                                                     \
 	SCAN_KEEP(bsf, bits, T, sfx) SCAN_KEEP(bsr, bits, T, sfx)                      \
-	SCAN(tzcnt, bits, T, sfx) SCAN(lzcnt, bits, T, sfx) SCAN(popcnt, bits, T, sfx)
+	SCAN(tzcnt, bits, T, sfx) SCAN(lzcnt, bits, T, sfx) SCAN(popcnt, bits, T, sfx)  \
+	LZCNT_OWN(bits, T)
 ISA_SIZES_WLQ(SCAN_SIZE)
 
-/* 0f bc bd, and with F3 (b8 too): by what the host has, TZCNT is BSF, LZCNT is BSR */
+/* 0f bc bd, and with F3 (b8 too): TZCNT is BSF where the host has no BMI1 */
 isa_fn *isa_pick_scan(const struct isa_decoded *d, struct isa_insn *i)
 {
 	static const struct by_size bsf = BY_SIZE_WLQ(bsf), bsr = BY_SIZE_WLQ(bsr),
 				    tzcnt = BY_SIZE_WLQ(tzcnt), lzcnt = BY_SIZE_WLQ(lzcnt),
+				    lzcnt_own = BY_SIZE_WLQ(lzcnt_own),
 				    popcnt = BY_SIZE_WLQ(popcnt);
 
 	switch (d->insn.mnemonic) {
@@ -182,7 +197,7 @@ isa_fn *isa_pick_scan(const struct isa_decoded *d, struct isa_insn *i)
 	case ZYDIS_MNEMONIC_TZCNT:
 		return by_size(isa_host_has(HOST_BMI1) ? &tzcnt : &bsf, i->opsize);
 	case ZYDIS_MNEMONIC_LZCNT:
-		return by_size(isa_host_has(HOST_LZCNT) ? &lzcnt : &bsr, i->opsize);
+		return by_size(isa_host_has(HOST_LZCNT) ? &lzcnt : &lzcnt_own, i->opsize);
 	case ZYDIS_MNEMONIC_POPCNT:
 		return isa_host_has(HOST_POPCNT) ? by_size(&popcnt, i->opsize) : NULL;
 	default: return NULL;
@@ -209,7 +224,7 @@ isa_fn *isa_pick_crc32(const struct isa_decoded *d, struct isa_insn *i)
 {
 	static const struct by_size crc = BY_SIZE(crc32_);
 
-	if (!isa_host_has(HOST_CRC32))
+	if (!isa_host_has(HOST_SSE42))
 		return NULL;
 	i->aux = i->opcode == 0xf0 ? 1 : i->opsize;
 	if (i->aux == 1)

@@ -77,7 +77,7 @@ isa_fn *isa_pick_bmi(const struct isa_decoded *d, struct isa_insn *i)
 {
 #define CASE(M, m, feature) \
 	case ZYDIS_MNEMONIC_##M: f = feature; fn = i->opsize == 8 ? m##64 : m##32; break;
-	enum host_feature f;
+	enum isa_host_feature f;
 	isa_fn *fn;
 
 	switch (d->insn.mnemonic) {

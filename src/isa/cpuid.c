@@ -1,7 +1,8 @@
 /*
  * CPUID as the engines implement it: the host's leaves, masked to what runs
  * here. The masks are lists of what is offered, so a feature nobody has
- * implemented cannot slip through on a newer host.
+ * implemented cannot slip through on a newer host. "The host's" is what
+ * isa/host.h leaves of it.
  *
  * What depends on the machine or on guest state is the hypervisor's to fill:
  * APIC ids and counts, OSXSAVE, the current XSAVE size (0Dh:0 EBX), topology
@@ -13,55 +14,53 @@
  * Locks: none.
  */
 #include "isa/fpu.h"
+#include "isa/host.h"
 #include "isa/isa.h"
 
 enum { EAX, EBX, ECX, EDX };
 
 #define B(n) (1u << (n))
 
-/* Leaf 1 ECX: SSE3 PCLMULQDQ SSSE3 FMA CX16 PCID SSE4.1 SSE4.2 MOVBE POPCNT AES XSAVE AVX F16C RDRAND */
-#define L1_ECX (B(0) | B(1) | B(9) | B(12) | B(13) | B(17) | B(19) | B(20) | B(22) | B(23) | \
-		B(25) | B(26) | B(28) | B(29) | B(30))
+/*
+ * Two lists a word: SILICON is run by the host's own instructions, and offered
+ * where the host has it; OWN is done in C, and offered on every host. What is
+ * in neither is never offered (docs/processor.md says why).
+ */
+/* Leaf 1 ECX: SSE3 PCLMULQDQ SSSE3 FMA CX16 SSE4.1 SSE4.2 POPCNT AES XSAVE AVX F16C RDRAND */
+#define L1_ECX_SILICON (B(0) | B(1) | B(9) | B(12) | B(13) | B(19) | B(20) | B(23) | B(25) | \
+			B(26) | B(28) | B(29) | B(30))
+#define L1_ECX_OWN (B(17) | B(22)) /* PCID MOVBE */
 /*
  * Leaf 1 EDX: FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH
- * MMX FXSR SSE SSE2 (HTT: the hypervisor; VME, SS, ACPI, … no).
+ * MMX FXSR SSE SSE2 (HTT: the hypervisor; VME, ACPI, … no): every x86-64 has them.
+ * SS is a bit of self-snooping, and memory is coherent here.
  */
-#define L1_EDX (B(0) | B(2) | B(3) | B(4) | B(5) | B(6) | B(7) | B(8) | B(9) | B(11) | \
-		B(12) | B(13) | B(14) | B(15) | B(16) | B(17) | B(19) | B(23) | B(24) | B(25) | B(26))
+#define L1_EDX_OWN (B(0) | B(2) | B(3) | B(4) | B(5) | B(6) | B(7) | B(8) | B(9) | B(11) | \
+		    B(12) | B(13) | B(14) | B(15) | B(16) | B(17) | B(19) | B(23) | B(24) | \
+		    B(25) | B(26) | B(27))
+/* Leaf 7 EBX: BMI1 AVX2 BMI2 RDSEED ADX SHA */
+#define L7_EBX_SILICON (B(3) | B(5) | B(8) | B(18) | B(19) | B(29))
 /*
- * Leaf 7 EBX: FSGSBASE BMI1 AVX2 SMEP BMI2 ERMS INVPCID FCS/FDS-deprecated RDSEED ADX SMAP
- * CLFLUSHOPT CLWB SHA
+ * FSGSBASE SMEP ERMS INVPCID FCS/FDS-deprecated SMAP CLFLUSHOPT CLWB. ERMS comes with FSRM
+ * (EDX) or not at all: Linux's memmove() takes FSRM for a promise of both.
  */
-#define L7_EBX (B(0) | B(3) | B(5) | B(7) | B(8) | B(9) | B(10) | B(13) | B(18) | B(19) | B(20) | \
-		B(23) | B(24) | B(29))
-/* Leaf 7 ECX: UMIP GFNI VAES VPCLMULQDQ RDPID */
-#define L7_ECX (B(2) | B(8) | B(9) | B(10) | B(22))
-/* Leaf 7 EDX: FSRM */
-#define L7_EDX B(4)
-/* System features of these words that the software processor has whatever the host. */
-#define L1_ECX_ALWAYS B(17)		      /* PCID */
-#define L7_EBX_ALWAYS (B(0) | B(7) | B(10) | B(13) | B(20)) /* FSGSBASE SMEP INVPCID FCS SMAP */
-#define L7_ECX_ALWAYS (B(2) | B(22))	      /* UMIP RDPID */
-/* Leaf 80000001h ECX: LAHF-in-64-bit ABM SSE4A 3DNOWPREFETCH */
-#define X1_ECX (B(0) | B(5) | B(6) | B(8))
+#define L7_EBX_OWN (B(0) | B(7) | B(9) | B(10) | B(13) | B(20) | B(23) | B(24))
+/* Leaf 7 ECX: GFNI VAES VPCLMULQDQ */
+#define L7_ECX_SILICON (B(8) | B(9) | B(10))
+#define L7_ECX_OWN (B(2) | B(22)) /* UMIP RDPID */
+#define L7_EDX_OWN B(4)		  /* FSRM */
+/* Leaf 80000001h ECX: SSE4A */
+#define X1_ECX_SILICON B(6)
+#define X1_ECX_OWN (B(0) | B(5) | B(8)) /* LAHF-in-64-bit ABM 3DNOWPREFETCH */
 /* Leaf 80000001h EDX: SYSCALL NX PDPE1GB RDTSCP LM, and on AMD the copies of leaf 1. */
-#define X1_EDX (B(11) | B(20) | B(26) | B(27) | B(29))
+#define X1_EDX_OWN (B(11) | B(20) | B(26) | B(27) | B(29))
 #define X1_EDX_COPIES (B(0) | B(2) | B(3) | B(4) | B(5) | B(6) | B(7) | B(8) | B(9) | \
 		       B(12) | B(13) | B(14) | B(15) | B(16) | B(17) | B(23) | B(24))
 #define X1_EDX_AMD B(22) /* MMXEXT */
 
-#define X1_EDX_ALWAYS (B(11) | B(20) | B(26) | B(27) | B(29))
-
 #define MAX_BASIC 0xdu
 #define MAX_EXTENDED 0x8000001du
 #define MAX_EXTENDED_INTEL 0x80000008u
-
-static void host_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t r[4])
-{
-	__asm__ volatile("cpuid"
-			 : "=a"(r[EAX]), "=b"(r[EBX]), "=c"(r[ECX]), "=d"(r[EDX])
-			 : "a"(leaf), "c"(subleaf));
-}
 
 static void zero(uint32_t r[4])
 {
@@ -71,33 +70,14 @@ static void zero(uint32_t r[4])
 
 static bool host_is_amd(void)
 {
-	uint32_t r[4];
-
-	host_cpuid(0, 0, r);
-	return r[ECX] == 0x444d4163 /* cAMD */ || r[ECX] == 0x656e6975 /* uine: Hygon */;
-}
-
-/* Does the host's operating system let programs use AVX? Without, nothing VEX is offered. */
-static bool host_has_ymm(void)
-{
-	uint32_t r[4], lo, hi;
-
-	host_cpuid(1, 0, r);
-	if (!(r[ECX] & B(27)))
-		return false;
-	__asm__("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-	return (r[ECX] & B(28)) &&
-	       (lo & (XFEATURE_MASK_SSE | XFEATURE_MASK_YMM)) ==
-		       (XFEATURE_MASK_SSE | XFEATURE_MASK_YMM);
+	return isa_host()->vendor == HOST_AMD;
 }
 
 static void leaf_1(uint32_t r[4])
 {
 	r[EBX] &= 0x0000ff00; /* CLFLUSH line; APIC id and count: hypervisor */
-	r[ECX] = (r[ECX] & L1_ECX) | L1_ECX_ALWAYS;
-	r[EDX] &= L1_EDX;
-	if (!host_has_ymm())
-		r[ECX] &= ~(B(12) | B(28) | B(29)); /* FMA AVX F16C */
+	r[ECX] = (r[ECX] & L1_ECX_SILICON) | L1_ECX_OWN;
+	r[EDX] = L1_EDX_OWN;
 }
 
 static void leaf_7(uint32_t subleaf, uint32_t r[4])
@@ -107,38 +87,35 @@ static void leaf_7(uint32_t subleaf, uint32_t r[4])
 		return;
 	}
 	r[EAX] = 0;
-	r[EBX] = (r[EBX] & L7_EBX) | L7_EBX_ALWAYS;
-	r[ECX] = (r[ECX] & L7_ECX) | L7_ECX_ALWAYS;
-	r[EDX] &= L7_EDX;
-	if (!host_has_ymm()) {
-		r[EBX] &= ~B(5);	    /* AVX2 */
-		r[ECX] &= ~(B(9) | B(10)); /* VAES VPCLMULQDQ */
-	}
+	r[EBX] = (r[EBX] & L7_EBX_SILICON) | L7_EBX_OWN;
+	r[ECX] = (r[ECX] & L7_ECX_SILICON) | L7_ECX_OWN;
+	r[EDX] = L7_EDX_OWN;
 }
 
-/* Processor Extended State Enumeration. */
+/* Processor Extended State Enumeration: nothing without XSAVE. */
 static void leaf_d(uint32_t subleaf, uint32_t r[4])
 {
-	bool ymm = host_has_ymm();
+	const struct isa_host *h = isa_host();
 
 	zero(r);
+	if (!h->has[HOST_XSAVE])
+		return;
 	switch (subleaf) {
 	case 0:
-		r[EAX] = XFEATURE_MASK_FP | XFEATURE_MASK_SSE | (ymm ? XFEATURE_MASK_YMM : 0);
-		r[EBX] = ymm ? ISA_XSAVE_SIZE : 576; /* all enabled; XCR0's: hypervisor */
-		r[ECX] = ymm ? ISA_XSAVE_SIZE : 576;
+		r[EAX] = (uint32_t)h->xfeatures;
+		r[EBX] = h->xsave_bytes; /* all enabled; XCR0's: hypervisor */
+		r[ECX] = h->xsave_bytes;
 		break;
 	case 1: /* XSAVEOPT XSAVEC XGETBV(1) XSAVES: done in C, whatever the host has */
 		r[EAX] = B(0) | B(1) | B(2) | B(3);
-		r[EBX] = ymm ? ISA_XSAVE_SIZE : 576;
-		break;
-	case 2:
-		if (ymm) {
-			r[EAX] = sizeof(((struct isa_xsave_image *)0)->ymm_high);
-			r[EBX] = offsetof(struct isa_xsave_image, ymm_high);
-		}
+		r[EBX] = h->xsave_bytes;
 		break;
 	default:
+		if (subleaf < ISA_HOST_COMPONENTS) {
+			r[EAX] = h->component[subleaf].size;
+			r[EBX] = h->component[subleaf].offset;
+			r[ECX] = h->component[subleaf].aligned ? 2 : 0;
+		}
 		break;
 	}
 }
@@ -148,9 +125,8 @@ static void leaf_80000001(uint32_t r[4])
 	bool amd = host_is_amd();
 
 	r[EBX] &= amd ? 0xf0000000 : 0; /* package type */
-	r[ECX] &= X1_ECX;
-	r[EDX] = (r[EDX] & (X1_EDX | (amd ? X1_EDX_COPIES | X1_EDX_AMD : 0))) | X1_EDX_ALWAYS;
-
+	r[ECX] = (r[ECX] & X1_ECX_SILICON) | X1_ECX_OWN;
+	r[EDX] = (r[EDX] & (amd ? X1_EDX_COPIES | X1_EDX_AMD : 0)) | X1_EDX_OWN;
 }
 
 static void extended(uint32_t leaf, uint32_t r[4])
@@ -192,23 +168,27 @@ void isa_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t regs[4])
 {
 	uint32_t highest[4];
 
+	if (leaf == 0xd) {
+		leaf_d(subleaf, regs);
+		return;
+	}
 	/* A host without the leaf would answer with another leaf's data. */
-	host_cpuid(leaf & 0x80000000, 0, highest);
-	if (leaf > highest[EAX] && leaf != 0xd && leaf != 7) {
+	isa_host_cpuid(leaf & 0x80000000, 0, highest);
+	if (leaf > highest[EAX] && leaf != 7) {
 		zero(regs);
 		return;
 	}
 	if (leaf > highest[EAX])
 		zero(regs);
 	else
-		host_cpuid(leaf, subleaf, regs);
+		isa_host_cpuid(leaf, subleaf, regs);
 	if (leaf & 0x80000000) {
 		extended(leaf, regs);
 		return;
 	}
 	switch (leaf) {
 	case 0:
-		regs[EAX] = MAX_BASIC;
+		regs[EAX] = isa_host_has(HOST_XSAVE) ? MAX_BASIC : 7;
 		break;
 	case 1:
 		leaf_1(regs);
@@ -219,9 +199,6 @@ void isa_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t regs[4])
 		break;
 	case 7:
 		leaf_7(subleaf, regs);
-		break;
-	case 0xd:
-		leaf_d(subleaf, regs);
 		break;
 	default: /* 3, 5 (MONITOR), 6, 9, 0Ah (no PMU), 0Bh: nothing */
 		zero(regs);

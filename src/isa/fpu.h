@@ -11,8 +11,12 @@
 #define USERKVM_ISA_FPU_H
 
 #include "isa/cpu_state.h"
+#include "isa/host.h"
 
-/* The image in cs->xsave: SDM Vol. 1, "Managing State Using the XSAVE Feature Set". */
+/*
+ * The image in cs->xsave: SDM Vol. 1, "Managing State Using the XSAVE Feature Set". Components
+ * behind AVX lie where the host has them (isa_host()->component[]).
+ */
 struct isa_xsave_image {
 	uint16_t fcw, fsw;
 	uint8_t ftw; /* abridged: bit n set: register n is not empty */
@@ -33,10 +37,21 @@ struct isa_xsave_image {
 
 static_assert(offsetof(struct isa_xsave_image, xmm) == 160, "FXSAVE layout");
 static_assert(offsetof(struct isa_xsave_image, xstate_bv) == 512, "XSAVE header");
-static_assert(sizeof(struct isa_xsave_image) == 832, "ISA_XSAVE_SIZE");
+static_assert(sizeof(struct isa_xsave_image) == 832, "AVX follows the header on every processor");
 
-/* Bytes of cs->xsave (x87, SSE, AVX: XCR0 = 7), a multiple of 64. */
-#define ISA_XSAVE_SIZE 832
+/* Bytes of cs->xsave, a multiple of 64. */
+static inline size_t isa_xsave_size(void)
+{
+	size_t n = isa_host()->xsave_bytes;
+
+	return n > sizeof(struct isa_xsave_image) ? n : sizeof(struct isa_xsave_image);
+}
+
+/* Component n (2 and above) in an image of the standard format. */
+static inline uint8_t *isa_xsave_component(void *image, unsigned n)
+{
+	return (uint8_t *)image + isa_host()->component[n].offset;
+}
 
 /*
  * Initial configuration of every state component (XSTATE_BV = 0): FCW 37fh as

@@ -10,6 +10,7 @@
 #ifndef USERKVM_ISA_INTERNAL_H
 #define USERKVM_ISA_INTERNAL_H
 
+#include "isa/host.h"
 #include "isa/isa.h"
 
 /* X(bits, type, signed type, AT&T suffix) */
@@ -146,13 +147,6 @@ isa_pick isa_pick_xchg, isa_pick_xchg_ax, isa_pick_xadd, isa_pick_cmpxchg, isa_p
 /* misc.c */
 isa_pick isa_pick_flag, isa_pick_bcd, isa_pick_bound, isa_pick_nop, isa_pick_ud;
 isa_fn isa_raise_ud, isa_raise_gp;
-
-/* Does the host (hence the guest) have this instruction? cpuid.c's view is a mask of it. */
-enum host_feature {
-	HOST_POPCNT, HOST_CRC32, HOST_MOVBE, HOST_LZCNT, HOST_BMI1, HOST_BMI2, HOST_ADX,
-	HOST_RDRAND, HOST_RDSEED, HOST_CX16,
-};
-bool isa_host_has(enum host_feature f);
 
 /* Offset of byte register r of an instruction with or without a REX prefix. */
 uint8_t isa_byte_off(const struct isa_decoded *d, unsigned r);

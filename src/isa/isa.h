@@ -94,9 +94,6 @@ static inline void isa_set_gpr(struct cpu_state *cs, unsigned reg, unsigned size
  */
 void isa_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t regs[4]);
 
-/* Where the vendors' silicon differs, a guest sees the host's way. For decoding only. */
-bool isa_host_is_intel(void);
-
 /* Is the address canonical for the current paging depth (CR4.LA57)? */
 static inline bool isa_canonical(const struct cpu_state *cs, uint64_t lin)
 {

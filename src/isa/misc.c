@@ -1,11 +1,9 @@
 /*
  * Flag instructions (LAHF SAHF CLC STC CMC CLD STD), decimal adjustments,
- * BOUND, NOP and its kin, UD0 UD1 UD2, and what the host offers.
+ * BOUND, NOP and its kin, UD0 UD1 UD2.
  *
  * Locks: none.
  */
-#include <cpuid.h>
-
 #include "isa/decoder.h"
 #include "isa/internal.h"
 
@@ -153,7 +151,7 @@ HANDLER(nop) { }
 isa_fn *isa_pick_nop(const struct isa_decoded *d, struct isa_insn *i)
 {
 	/* PREFETCHW with a register: NOP on Intel's silicon, #UD on AMD's (as observed, Zen 4) */
-	if (i->map == 1 && i->opcode == 0x0d && !(i->flags & ISA_MEM) && !isa_host_is_intel())
+	if (i->map == 1 && i->opcode == 0x0d && !(i->flags & ISA_MEM) && isa_host()->vendor == HOST_AMD)
 		return isa_pick_ud(d, i);
 	return nop;
 }
@@ -173,37 +171,4 @@ isa_fn *isa_pick_ud(const struct isa_decoded *d, struct isa_insn *i)
 {
 	i->flags |= ISA_ENDS_BLOCK;
 	return isa_raise_ud;
-}
-
-bool isa_host_is_intel(void)
-{
-	static int8_t known; /* 1 yes, -1 no; CPUID may be slow in a virtual machine */
-	unsigned a, b, c, d;
-
-	if (!known) {
-		__cpuid(0, a, b, c, d);
-		known = c == signature_INTEL_ecx ? 1 : -1;
-	}
-	return known > 0;
-}
-
-/* Asked when decoding only: CPUID is slow where it traps. */
-bool isa_host_has(enum host_feature f)
-{
-	static const struct {
-		uint32_t leaf;
-		uint8_t reg; /* eax ebx ecx edx */
-		uint8_t bit;
-	} where[] = {
-		[HOST_POPCNT] = { 1, 2, 23 },	   [HOST_CRC32] = { 1, 2, 20 },
-		[HOST_MOVBE] = { 1, 2, 22 },	   [HOST_RDRAND] = { 1, 2, 30 },
-		[HOST_CX16] = { 1, 2, 13 },	   [HOST_BMI1] = { 7, 1, 3 },
-		[HOST_BMI2] = { 7, 1, 8 },	   [HOST_RDSEED] = { 7, 1, 18 },
-		[HOST_ADX] = { 7, 1, 19 },	   [HOST_LZCNT] = { 0x80000001, 2, 5 },
-	};
-	uint32_t r[4];
-
-	if (!__get_cpuid_count(where[f].leaf, 0, &r[0], &r[1], &r[2], &r[3]))
-		return false;
-	return (r[where[f].reg] >> where[f].bit) & 1;
 }

@@ -274,7 +274,7 @@ isa_fn *isa_pick_movbe(const struct isa_decoded *d, struct isa_insn *i)
 {
 	static const struct by_size rm = BY_SIZE_WLQ(movbe_rm), mr = BY_SIZE_WLQ(movbe_mr);
 
-	if (!isa_host_has(HOST_MOVBE) || !(i->flags & ISA_MEM))
+	if (!(i->flags & ISA_MEM))
 		return NULL;
 	return by_size(i->opcode == 0xf0 ? &rm : &mr, i->opsize);
 }

@@ -17,6 +17,7 @@
  * Locks: none; runs on the vCPU's thread, general registers only.
  */
 #include "isa/fpu.h"
+#include "isa/host.h"
 #include "isa/isa.h"
 #include "isa/simd.h"
 #include "isa/simd_encode.h"
@@ -362,40 +363,11 @@ static bool find_class(const struct isa_decoded *d, enum simd_class *class)
 		*class = d->insn.opcode == 0x9b ? SIMD_FWAIT : SIMD_X87;
 		return d->insn.opcode == 0x9b || (d->insn.opcode & 0xf8) == 0xd8;
 	}
-	switch (d->insn.meta.isa_set) {
-	case ZYDIS_ISA_SET_PENTIUMMMX:
-		*class = SIMD_MMX;
-		return true;
-	case ZYDIS_ISA_SET_SSE:
-	case ZYDIS_ISA_SET_SSE2:
-	case ZYDIS_ISA_SET_SSE2MMX:
-	case ZYDIS_ISA_SET_SSE3:
-	case ZYDIS_ISA_SET_SSSE3:
-	case ZYDIS_ISA_SET_SSSE3MMX:
-	case ZYDIS_ISA_SET_SSE4:
-	case ZYDIS_ISA_SET_SSE42:
-	case ZYDIS_ISA_SET_SSE4A:
-	case ZYDIS_ISA_SET_SSEMXCSR:
-	case ZYDIS_ISA_SET_AES:
-	case ZYDIS_ISA_SET_PCLMULQDQ:
-	case ZYDIS_ISA_SET_SHA:
-	case ZYDIS_ISA_SET_GFNI:
-		*class = class_of_legacy(d);
-		return true;
-	case ZYDIS_ISA_SET_AVX:
-	case ZYDIS_ISA_SET_AVX2:
-	case ZYDIS_ISA_SET_AVX2GATHER:
-	case ZYDIS_ISA_SET_AVXAES:
-	case ZYDIS_ISA_SET_FMA:
-	case ZYDIS_ISA_SET_F16C:
-	case ZYDIS_ISA_SET_VAES:
-	case ZYDIS_ISA_SET_VPCLMULQDQ:
-	case ZYDIS_ISA_SET_AVX_GFNI:
-		*class = SIMD_AVX;
-		return d->insn.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
-	default:
+	if (!simd_find_class(d, class))
 		return false;
-	}
+	if (*class == SIMD_SSE)
+		*class = class_of_legacy(d);
+	return true;
 }
 
 const ZydisDecodedOperand *simd_memory_operand(const struct isa_decoded *d)
@@ -434,7 +406,7 @@ static uint8_t alignment_mask(const struct isa_decoded *d, unsigned mem_size)
 		break;
 	}
 	/* SHA's operands need alignment on Intel's silicon; AMD's (as observed, Zen 4) does not check. */
-	if (d->insn.meta.isa_set == ZYDIS_ISA_SET_SHA && !isa_host_is_intel())
+	if (d->insn.meta.isa_set == ZYDIS_ISA_SET_SHA && isa_host()->vendor == HOST_AMD)
 		return 0;
 	if (d->insn.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && mem_size == 16 &&
 	    !unaligned_by_name(d->insn.mnemonic))
@@ -480,8 +452,6 @@ static isa_fn *special(const struct isa_decoded *d, struct isa_insn *i)
 	}
 	isa_fn *fn = isa_x87_env_handler(d, i);
 
-	if (!fn)
-		fn = isa_xsave_handler(d, i);
 	return fn ? fn : isa_simd_masked_handler(d, i);
 }
 
@@ -492,17 +462,20 @@ isa_fn *isa_simd_handler(const struct isa_decoded *d, struct isa_insn *i)
 	struct emitter e = { .n = 0 };
 	enum simd_form form = FORM_REG;
 	enum simd_class class;
-	isa_fn *fn = special(d, i);
+	isa_fn *fn = isa_xsave_handler(d, i);
 
 	if (fn)
 		return fn;
 	if (!find_class(d, &class))
 		return NULL;
+	fn = special(d, i);
+	if (fn)
+		return fn;
 	/*
 	 * VEX.W1 would make them the Q forms, which 64-bit code alone has: #UD (as observed,
 	 * AMD's Zen 4), or the D forms (as observed, Intel's family 6 model 207).
 	 */
-	if (d->mode != ISA_CODE64 && d->insn.raw.vex.W && !isa_host_is_intel() &&
+	if (d->mode != ISA_CODE64 && d->insn.raw.vex.W && isa_host()->vendor == HOST_AMD &&
 	    (d->insn.mnemonic == ZYDIS_MNEMONIC_VPINSRD ||
 	     d->insn.mnemonic == ZYDIS_MNEMONIC_VPEXTRD))
 		return NULL;

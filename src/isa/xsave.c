@@ -1,13 +1,13 @@
 /*
- * FXSAVE, FXRSTOR, the XSAVE family and XGETBV, on the image: the components
- * are XCR0's x87, SSE and AVX, whose places in the standard and the compacted
- * format are the same. IA32_XSS is 0, so XSAVES and XRSTORS differ from XSAVEC
- * and compacted XRSTOR in privilege only.
+ * FXSAVE, FXRSTOR, the XSAVE family and XGETBV, on the image. Components behind
+ * the header lie where the host has them in the standard format, one after the
+ * other in the compacted. IA32_XSS is 0, so XSAVES and XRSTORS differ from
+ * XSAVEC and compacted XRSTOR in privilege only.
  *
  * Invariants
  * 1. All checks (#UD, #NM, alignment, the whole area writable or readable,
  *    header, MXCSR) are made before the first byte or register changes.
- * 2. Outside 64-bit mode XMM8-15 and YMM8-15 are neither saved nor restored.
+ * 2. Outside 64-bit mode vector registers 8 to 31 are neither saved nor restored.
  *
  * Sources: SDM Vol. 1, "Operation of XSAVE" … "Operation of XRSTORS"; Vol. 2,
  * FXSAVE, FXRSTOR. Locks: none; runs on the vCPU's thread, general registers only.
@@ -146,16 +146,64 @@ static uint64_t check_xsave(struct cpu_state *cs)
 	return cs->xcr0 & ((uint32_t)cs->gpr[RAX] | (cs->gpr[RDX] << 32));
 }
 
-static unsigned area_size(uint64_t features)
+/* --- components behind the header: AVX, opmask, ZMM_Hi256, Hi16_ZMM --- */
+#define FIRST_EXTENDED 2u
+#define EXTENDED_BYTES (256u + 64u + 512u + 1024u) /* of all of them together */
+
+static unsigned component_size(unsigned n)
 {
-	return features & XFEATURE_MASK_YMM ? ISA_XSAVE_SIZE : OFF_HEADER + HEADER_BYTES;
+	return isa_host()->component[n].size;
+}
+
+/*
+ * The part of component n that this code mode saves and restores: of AVX and
+ * ZMM_Hi256 the first half outside 64-bit mode, of Hi16_ZMM nothing.
+ */
+static unsigned component_part(const struct cpu_state *cs, unsigned n)
+{
+	if (cs->code_mode == ISA_CODE64 || BIT_ULL(n) == XFEATURE_MASK_OPMASK)
+		return component_size(n);
+	return BIT_ULL(n) == XFEATURE_MASK_HI16_ZMM ? 0 : component_size(n) / 2;
+}
+
+/* Where component n begins in an area: standard (compacted = 0), or with these components compacted. */
+static unsigned component_offset(unsigned n, uint64_t compacted)
+{
+	const struct isa_host *h = isa_host();
+	unsigned at = OFF_HEADER + HEADER_BYTES;
+
+	if (!compacted)
+		return h->component[n].offset;
+	for (unsigned k = FIRST_EXTENDED;; k++) {
+		if (!((compacted >> k) & 1))
+			continue;
+		if (h->component[k].aligned)
+			at = ALIGN_UP(at, 64u);
+		if (k == n)
+			return at;
+		at += h->component[k].size;
+	}
+}
+
+/* Bytes of an area with these components. */
+static unsigned area_size(uint64_t features, uint64_t compacted)
+{
+	unsigned size = OFF_HEADER + HEADER_BYTES;
+
+	for (unsigned n = FIRST_EXTENDED; n < ISA_HOST_COMPONENTS; n++)
+		if ((features >> n) & 1) {
+			unsigned end = component_offset(n, compacted) + component_size(n);
+
+			size = end > size ? end : size;
+		}
+	return size;
 }
 
 enum save_kind { SAVE_PLAIN, SAVE_OPT, SAVE_COMPACT };
 
 /* Data of the components in `which`; MXCSR apart, as its rules differ. */
 static void store_components(struct cpu_state *cs, const struct isa_insn *i, uint64_t lin,
-			     const struct isa_xsave_image *x, uint64_t which, bool mxcsr)
+			     struct isa_xsave_image *x, uint64_t which, uint64_t compacted, bool mxcsr)
 {
 	if (which & XFEATURE_MASK_FP)
 		store_x87(cs, i, lin, x);
@@ -163,19 +211,23 @@ static void store_components(struct cpu_state *cs, const struct isa_insn *i, uin
 		simd_store_area(cs, lin + OFF(mxcsr), &x->mxcsr, 8);
 	if (which & XFEATURE_MASK_SSE)
 		simd_store_area(cs, lin + OFF(xmm), x->xmm, nr_vector_regs(cs) * 16);
-	if (which & XFEATURE_MASK_YMM)
-		simd_store_area(cs, lin + OFF(ymm_high), x->ymm_high, nr_vector_regs(cs) * 16);
+	for (unsigned n = FIRST_EXTENDED; n < ISA_HOST_COMPONENTS; n++)
+		if ((which >> n) & 1)
+			simd_store_area(cs, lin + component_offset(n, compacted),
+					isa_xsave_component(x, n), component_part(cs, n));
 }
 
 ISA_INLINE void do_save(struct cpu_state *cs, const struct isa_insn *i, enum save_kind kind)
 {
 	const uint64_t has_mxcsr = XFEATURE_MASK_SSE | XFEATURE_MASK_YMM;
 	uint64_t rfbm = check_xsave(cs), lin, inuse, which, header[2];
-	const struct isa_xsave_image *x;
+	uint64_t compacted = kind == SAVE_COMPACT ? XCOMP_COMPACTED | rfbm : 0;
+	unsigned size = area_size(rfbm, compacted);
+	struct isa_xsave_image *x;
 	bool mxcsr;
 
-	lin = aligned_operand(cs, i, area_size(rfbm), 64, ISA_WRITE);
-	simd_probe_write(cs, lin, area_size(rfbm));
+	lin = aligned_operand(cs, i, size, 64, ISA_WRITE);
+	simd_probe_write(cs, lin, size);
 	x = isa_fpu_image(cs);
 	inuse = x->xstate_bv;
 	if (kind == SAVE_COMPACT && x->mxcsr != MXCSR_DEFAULT)
@@ -186,7 +238,7 @@ ISA_INLINE void do_save(struct cpu_state *cs, const struct isa_insn *i, enum sav
 	if (kind != SAVE_COMPACT)
 		header[0] |= isa_load(cs, lin + OFF_HEADER, 8) & ~rfbm;
 	header[1] = XCOMP_COMPACTED | rfbm;
-	store_components(cs, i, lin, x, which, mxcsr);
+	store_components(cs, i, lin, x, which, compacted, mxcsr);
 	simd_store_area(cs, lin + OFF_HEADER, header, kind == SAVE_COMPACT ? 16 : 8);
 }
 
@@ -243,64 +295,93 @@ static void check_header(struct cpu_state *cs, const struct isa_xsave_image *in)
 		isa_raise_error(cs, X86_TRAP_GP, 0);
 }
 
-/* Vector registers 0..n-1 of one component: from memory, or initial. */
-static void take_vectors(struct cpu_state *cs, uint64_t (*to)[2], const uint64_t (*from)[2], bool init)
-{
-	unsigned size = nr_vector_regs(cs) * 16;
+/* Components behind the header that were loaded, one after the other in component order. */
+struct extended {
+	uint8_t b[EXTENDED_BYTES] __attribute__((aligned(64)));
+};
 
-	if (init)
-		fill_bytes(to, 0, size);
-	else
-		copy_bytes(to, from, size);
+static void load_extended(struct cpu_state *cs, uint64_t lin, uint64_t which, uint64_t compacted,
+			  struct extended *e)
+{
+	unsigned at = 0;
+
+	for (unsigned n = FIRST_EXTENDED; n < ISA_HOST_COMPONENTS; n++)
+		if ((which >> n) & 1) {
+			simd_load_area(cs, lin + component_offset(n, compacted), e->b + at,
+				       component_part(cs, n));
+			at += component_part(cs, n);
+		}
+}
+
+/* The components in rfbm: from what was loaded where bv has them, else initial. */
+static void take_extended(struct cpu_state *cs, struct isa_xsave_image *x,
+			  const struct extended *e, uint64_t rfbm, uint64_t bv)
+{
+	unsigned at = 0;
+
+	for (unsigned n = FIRST_EXTENDED; n < ISA_HOST_COMPONENTS; n++) {
+		unsigned part = (rfbm >> n) & 1 ? component_part(cs, n) : 0;
+
+		if (!part)
+			continue;
+		if ((bv >> n) & 1) {
+			copy_bytes(isa_xsave_component(x, n), e->b + at, part);
+			at += part;
+		} else {
+			fill_bytes(isa_xsave_component(x, n), 0, part);
+		}
+	}
 }
 
 static void take_components(struct cpu_state *cs, const struct isa_insn *i,
-			    const struct isa_xsave_image *in, uint64_t rfbm, bool mxcsr)
+			    const struct isa_xsave_image *in, const struct extended *e,
+			    uint64_t rfbm, bool mxcsr)
 {
 	static const struct isa_xsave_image initial = { .fcw = FCW_DEFAULT };
+	/* outside 64-bit mode registers 8 and above keep their component in use */
+	const uint64_t whole = cs->code_mode == ISA_CODE64 ?
+				       ~0ULL : XFEATURE_MASK_FP | XFEATURE_MASK_OPMASK;
 	struct isa_xsave_image *x = isa_fpu_image(cs);
 	uint64_t bv = in->xstate_bv;
 
 	if (rfbm & XFEATURE_MASK_FP)
 		take_x87(i, x, bv & XFEATURE_MASK_FP ? in : &initial);
-	if (rfbm & XFEATURE_MASK_SSE)
-		take_vectors(cs, x->xmm, in->xmm, !(bv & XFEATURE_MASK_SSE));
-	if (rfbm & XFEATURE_MASK_YMM)
-		take_vectors(cs, x->ymm_high, in->ymm_high, !(bv & XFEATURE_MASK_YMM));
+	if (rfbm & bv & XFEATURE_MASK_SSE)
+		copy_bytes(x->xmm, in->xmm, nr_vector_regs(cs) * 16);
+	else if (rfbm & XFEATURE_MASK_SSE)
+		fill_bytes(x->xmm, 0, nr_vector_regs(cs) * 16);
+	take_extended(cs, x, e, rfbm, bv);
 	if (mxcsr)
 		x->mxcsr = in->mxcsr;
 	else if ((in->xcomp_bv & XCOMP_COMPACTED) && (rfbm & XFEATURE_MASK_SSE))
 		x->mxcsr = MXCSR_DEFAULT;
-	if (nr_vector_regs(cs) == 16)
-		x->xstate_bv = (x->xstate_bv & ~rfbm) | (bv & rfbm);
-	else /* registers 8-15 keep their component in use */
-		x->xstate_bv = (x->xstate_bv & ~(rfbm & XFEATURE_MASK_FP)) | (bv & rfbm);
+	x->xstate_bv = (x->xstate_bv & ~(rfbm & whole)) | (bv & rfbm);
 }
 
 static void do_restore(struct cpu_state *cs, const struct isa_insn *i, bool must_be_compacted)
 {
-	uint64_t rfbm = check_xsave(cs), lin;
+	uint64_t rfbm = check_xsave(cs), lin, compacted;
 	struct isa_xsave_image in;
-	bool compacted, mxcsr;
+	struct extended e;
+	bool mxcsr;
 
-	lin = aligned_operand(cs, i, area_size(rfbm), 64, ISA_READ);
+	lin = aligned_operand(cs, i, OFF_HEADER + HEADER_BYTES, 64, ISA_READ);
 	simd_load_area(cs, lin + OFF_HEADER, &in.xstate_bv, HEADER_BYTES);
-	compacted = in.xcomp_bv & XCOMP_COMPACTED;
-	if (must_be_compacted && !compacted)
+	if (must_be_compacted && !(in.xcomp_bv & XCOMP_COMPACTED))
 		isa_raise_error(cs, X86_TRAP_GP, 0);
 	check_header(cs, &in);
+	compacted = in.xcomp_bv & XCOMP_COMPACTED ? in.xcomp_bv : 0;
+	/* of the segment too, which the first look could not know the size for */
+	(void)isa_operand(cs, i, area_size(rfbm & (compacted ? compacted : ~0ULL), compacted), ISA_READ);
 	simd_load_area(cs, lin, &in, OFF_HEADER);
-	if (rfbm & in.xstate_bv & XFEATURE_MASK_YMM) {
-		/* Compacted: the only extended component, so it comes first as well. */
-		simd_load_area(cs, lin + OFF(ymm_high), in.ymm_high, nr_vector_regs(cs) * 16);
-	}
+	load_extended(cs, lin, rfbm & in.xstate_bv, compacted, &e);
 	if (compacted)
 		mxcsr = rfbm & in.xstate_bv & XFEATURE_MASK_SSE;
 	else
 		mxcsr = rfbm & (XFEATURE_MASK_SSE | XFEATURE_MASK_YMM);
 	if (mxcsr && (in.mxcsr & ~MXCSR_VALID))
 		isa_raise_error(cs, X86_TRAP_GP, 0);
-	take_components(cs, i, &in, rfbm, mxcsr);
+	take_components(cs, i, &in, &e, rfbm, mxcsr);
 }
 
 static void xrstor(struct cpu_state *cs, const struct isa_insn *i)

@@ -35,6 +35,12 @@ static_assert(offsetof(struct xsave_image, xmm) == 160, "legacy area");
 static_assert(offsetof(struct xsave_image, xstate_bv) == 512, "header");
 static_assert(offsetof(struct xsave_image, ymm) == YMM_OFFSET, "YMM_Hi128");
 
+/* Components an area can hold; x87 and SSE without XSAVE too. */
+static uint64_t image_features(void)
+{
+	return kvm_supported_xcr0() | XFEATURE_MASK_FP | XFEATURE_MASK_SSE;
+}
+
 static struct xsave_image *image(struct kvm_vcpu *vcpu)
 {
 	size_t size;
@@ -62,7 +68,7 @@ static void read_image(struct kvm_vcpu *vcpu, struct xsave_image *out)
 		memcpy(out->xmm, x->xmm, sizeof(out->xmm));
 	if (bv & XFEATURE_MASK_YMM)
 		memcpy(out->ymm, x->ymm, sizeof(out->ymm));
-	out->xstate_bv = (bv & kvm_supported_xcr0()) | XFEATURE_MASK_FP | XFEATURE_MASK_SSE;
+	out->xstate_bv = (bv & image_features()) | XFEATURE_MASK_FP | XFEATURE_MASK_SSE;
 }
 
 void kvm_read_xmm(struct kvm_vcpu *vcpu, uint64_t (*out)[2], unsigned n)
@@ -136,7 +142,7 @@ int kvm_vcpu_ioctl_set_xsave(struct kvm_vcpu *vcpu, const struct kvm_xsave *in)
 	struct xsave_image x, now;
 
 	memcpy(&x, in->region, sizeof(x));
-	if (x.xstate_bv & ~kvm_supported_xcr0())
+	if (x.xstate_bv & ~image_features())
 		return err_born(EINVAL, "XSTATE_BV %#lx", (unsigned long)x.xstate_bv);
 	/* Looked at where a component that it belongs to is there. */
 	if ((x.xstate_bv & (XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM)) && (x.mxcsr & ~MXCSR_MASK))

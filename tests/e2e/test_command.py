@@ -182,6 +182,18 @@ def engine_that_does_not_exist_is_refused():
     assert status == 1 and "no VM will start" in out and "CANNOT BE MADE" in out, out
 
 
+def masked_host_is_shown_and_a_wrong_mask_refused():
+    out, status = tap.run(USERKVM, "doctor", env=dict(os.environ, USERKVM_HOST_CPUID="nehalem,-popcnt"))
+    offers = out.split("CPUID offers")[1].split("\n\n")[0].split()
+    assert status == 0 and "less             USERKVM_HOST_CPUID=nehalem,-popcnt" in out, out
+    assert "avx" not in offers and "popcnt" not in offers and "erms" in offers and "fsrm" in offers, out
+    out, status = tap.run(USERKVM, "doctor", env=dict(os.environ, USERKVM_HOST_CPUID="-avx3"))
+    assert status == 1 and "NO VM WILL START" in out and "CANNOT BE MADE" in out, out
+    out, status = tap.run(USERKVM, "boot", os.path.join(BUILD, "demo/vmlinuz"),
+                          env=dict(os.environ, USERKVM_HOST_CPUID="haswel"))
+    assert status == 1 and "'haswel' is neither -FEATURE nor a processor's name" in out, out
+
+
 def unknown_parameter_is_told_once():
     env = dict(os.environ, USERKVM_PARAMS="eptad=1,warp=9")
     out, status = tap.run(USERKVM, "doctor", env=env)
@@ -297,7 +309,7 @@ tap.main(wrong_environment_starts_no_client, parameters_are_listed, typing_error
          help_and_version_have_all_their_names, man_pages_have_the_options_that_help_has, completion_offers_what_help_has,
          unknown_word_of_a_list_is_told_once, wrong_words_are_one_line_with_status_2, output_that_nobody_gets_is_status_1, closed_streams_are_nobody_elses,
          run_finds_programs_as_execvp_does, special_file_is_no_kernel, doctor_asks_the_device_whether_it_is_kvm,
-         installed_tree_works_by_itself, unknown_parameter_is_told_once, engine_that_does_not_exist_is_refused, help_goes_to_stdout_with_status_0, wrong_usage_is_status_2, missing_kernel_file_is_one_line,
+         installed_tree_works_by_itself, masked_host_is_shown_and_a_wrong_mask_refused, unknown_parameter_is_told_once, engine_that_does_not_exist_is_refused, help_goes_to_stdout_with_status_0, wrong_usage_is_status_2, missing_kernel_file_is_one_line,
          file_that_is_no_kernel_is_one_line, truncated_bzimage_is_one_line, too_little_memory_is_one_line,
          nonsense_memory_size_is_status_2, run_passes_the_exit_status_on, doctor_tells_what_a_client_will_see,
          doctor_says_when_no_vm_can_be_made)

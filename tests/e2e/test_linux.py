@@ -47,6 +47,16 @@ def debian_kernel_runs_to_power_off_on_shadow_page_tables():
     check_console(out, status)
 
 
+def debian_kernel_runs_to_power_off_on_lesser_hosts():
+    """What USERKVM_HOST_CPUID leaves of this host; without XSAVE first."""
+    for host, missing in (("sse2", "ssse3"), ("nehalem", "xsave"), ("haswell", "sha_ni")):
+        out, status = tap.run(USERKVM, "boot", KERNEL, "--initrd", INITRD, "--append", "demo.batch panic=-1", "--no-reboot",
+                              timeout=240, env={**os.environ, "USERKVM_HOST_CPUID": host})
+        check_console(out, status)
+        flags = re.search(r"flags\s*:(.*)", out)
+        assert not flags or missing not in flags.group(1).split(), f"{missing} on {host}: {flags.group(1)}"
+
+
 def qemu(*more, **how):
     if not shutil.which("qemu-system-x86_64"):
         raise tap.Skip("qemu-system-x86_64 is not installed")
@@ -73,5 +83,6 @@ cases = {f.__name__: f for f in (debian_kernel_runs_to_power_off_under_userkvm_b
                                  qemu_pc_with_two_processors_boots_debian_on_shadow_page_tables,
                                  qemu_pc_with_seabios_and_kernel_irqchip_boots_debian,
                                  qemu_pc_with_seabios_and_its_own_irqchip_boots_debian)}
-checked = {f.__name__: f for f in (no_stale_translation_is_used_while_debian_boots,)}
+checked = {f.__name__: f for f in (no_stale_translation_is_used_while_debian_boots,
+                                   debian_kernel_runs_to_power_off_on_lesser_hosts)}
 tap.main(*({**cases, **checked}[name] for name in sys.argv[3:] or cases))

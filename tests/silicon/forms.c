@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../unit/support/host_sets.h"
 #include "silicon.h"
 
 static ZydisDecoder *decoder(enum isa_code_mode mode)
@@ -83,6 +84,8 @@ static const char *reason(const struct insn *i, enum isa_code_mode mode)
 	static const struct isa_ops none;
 	struct isa_insn d;
 
+	if (host_lacks_set(i->z.meta.isa_set))
+		return "skipped: this host has no such instruction";
 	if (i->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
 	    i->z.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
 		return "not offered by CPUID (#UD: tests/unit/isa)";

@@ -19,6 +19,10 @@ extern const struct cli cli_boot, cli_run, cli_doctor, cli_ept, cli_stat, cli_tr
 /* Every command; NULL ends it. */
 extern const struct cli *const cli_commands[];
 
+/* Parts of `userkvm doctor`, doctor_cpu.c: what the host has and is masked of; what guests are offered. */
+void doctor_host_features(void);
+void doctor_offered_features(int kvm);
+
 /* The preload library beside this program (build tree) or installed; -1: not found. */
 int preload_path(char *buf, size_t size);
 

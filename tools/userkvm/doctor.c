@@ -20,7 +20,6 @@
 #include "tools/userkvm/commands.h"
 #include "userkvm/userkvm.h"
 
-#define MAX_CPUID 256
 #define CPUID_1_ECX_VMX (1u << 5)
 #define CPUID_80000001_ECX_SVM (1u << 2)
 
@@ -66,44 +65,6 @@ static void machine(void)
 	printf("  /dev/kvm         %s\n", kernel_kvm_words());
 }
 
-static void features(int kvm)
-{
-	static const struct {
-		const char *name;
-		unsigned leaf, reg, bit;
-	} list[] = {
-		{"sse3", 1, 2, 0}, {"pclmulqdq", 1, 2, 1}, {"ssse3", 1, 2, 9}, {"fma", 1, 2, 12}, {"cx16", 1, 2, 13},
-		{"pcid", 1, 2, 17}, {"sse4.1", 1, 2, 19}, {"sse4.2", 1, 2, 20}, {"x2apic", 1, 2, 21}, {"movbe", 1, 2, 22},
-		{"popcnt", 1, 2, 23}, {"tsc-deadline", 1, 2, 24}, {"aes", 1, 2, 25}, {"xsave", 1, 2, 26}, {"avx", 1, 2, 28},
-		{"f16c", 1, 2, 29}, {"rdrand", 1, 2, 30}, {"fsgsbase", 7, 1, 0}, {"bmi1", 7, 1, 3}, {"avx2", 7, 1, 5},
-		{"smep", 7, 1, 7}, {"bmi2", 7, 1, 8}, {"erms", 7, 1, 9}, {"invpcid", 7, 1, 10}, {"rdseed", 7, 1, 18},
-		{"adx", 7, 1, 19}, {"smap", 7, 1, 20}, {"sha", 7, 1, 29}, {"umip", 7, 2, 2},
-		{"1G pages", 0x80000001, 3, 26}, {"rdtscp", 0x80000001, 3, 27}, {"lzcnt", 0x80000001, 2, 5},
-	};
-	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + MAX_CPUID * sizeof(c->entries[0]));
-	int column = 0;
-
-	if (!c)
-		return;
-	c->nent = MAX_CPUID;
-	if (userkvm_ioctl(kvm, KVM_GET_SUPPORTED_CPUID, (unsigned long)c) == 0) {
-		printf("  CPUID offers    ");
-		for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++)
-			for (unsigned k = 0; k < c->nent; k++) {
-				const struct kvm_cpuid_entry2 *e = &c->entries[k];
-				const unsigned regs[4] = {e->eax, e->ebx, e->ecx, e->edx};
-
-				if (e->function != list[i].leaf || e->index != 0 || !(regs[list[i].reg] >> list[i].bit & 1))
-					continue;
-				if (column > 60)
-					column = printf("\n                  ") - 19;
-				column += printf(" %s", list[i].name);
-			}
-		printf("\n");
-	}
-	free(c);
-}
-
 static void client_view(int kvm)
 {
 	static const struct {
@@ -128,7 +89,7 @@ static void client_view(int kvm)
 		else
 			printf("  %-22s %s\n", caps[i].what, v == 1 ? "yes" : "no");
 	}
-	features(kvm);
+	doctor_offered_features(kvm);
 }
 
 /* The two things that a confined process may be refused, tried as guests need them. False: no guest can run. */
@@ -200,6 +161,7 @@ static int cmd_doctor(int argc, char **argv)
 	printf("\nWhat userkvm uses\n");
 	printf("  engine           interp (the interpreter)%s\n",
 	       engine && *engine && strcmp(engine, "interp") != 0 ? "; USERKVM_ENGINE names another: no VM will start" : "");
+	doctor_host_features();
 	printf("  parameters       %s\n", params && *params ? params : "defaults (ept=1)");
 	printf("  preload library  %s\n", preload_path(lib, sizeof(lib)) == 0 ? lib : "NOT FOUND: `userkvm run` cannot work");
 	printf("  host memory      %ld MiB available\n",

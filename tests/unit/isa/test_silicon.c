@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include "../support/host_sets.h"
 #include "harness.h"
 
 /* --- the trampoline --- */
@@ -569,12 +570,18 @@ static void catch_faults(void)
 
 static void agrees(bool bounce, unsigned rounds)
 {
-	unsigned k, n, nr = 0, skipped = 0;
+	unsigned k, n, nr = 0, skipped = 0, lacking = 0;
 
 	catch_faults();
 	for (k = 0; k < ARRAY_SIZE(ops); k++) {
 		unsigned done = 0;
+		struct test_case t;
 
+		build(&ops[k], &t);
+		if (host_lacks_insn(t.bytes, t.len)) {
+			lacking++;
+			continue;
+		}
 		for (n = 0; n < rounds; n++)
 			done += run_case(&ops[k], bounce);
 		if (done < rounds / 2) {
@@ -584,8 +591,8 @@ static void agrees(bool bounce, unsigned rounds)
 		nr += done;
 		skipped += rounds - done;
 	}
-	print_message("%zu instructions, %u cases, %u outside the window\n", ARRAY_SIZE(ops), nr,
-		      skipped);
+	print_message("%zu instructions, of which this host lacks %u; %u cases, %u outside the window\n",
+		      ARRAY_SIZE(ops), lacking, nr, skipped);
 }
 
 static unsigned rounds_wanted(unsigned otherwise)

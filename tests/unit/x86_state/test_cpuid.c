@@ -1,6 +1,7 @@
 /*
  * CPUID: the offered list, the client's list, the instruction's answers.
  */
+#include "../support/host_sets.h"
 #include "vcpu_fixture.h"
 
 #include <unistd.h>
@@ -64,11 +65,13 @@ static void what_is_not_virtualised_is_not_offered(void **state)
 	/* without a local APIC of the VM's own there is no such timer: KVM_CAP_TSC_DEADLINE_TIMER */
 	assert_int_equal(leaf(1, 0)->ecx & 1 << 24, 0);
 	assert_null(leaf(0xa, 0) && leaf(0xa, 0)->eax ? leaf(0xa, 0) : NULL); /* PMU */
-	assert_int_equal(leaf(0xd, 0)->eax & ~7u, 0);
+	if (leaf(0, 0)->eax >= 0xd)
+		assert_int_equal(leaf(0xd, 0)->eax & ~7u, 0);
 }
 
 static void xsave_sizes_go_with_the_components(void **state)
 {
+	NEED(XSAVE);
 	assert_int_equal(leaf(0xd, 0)->ecx, leaf(0xd, 0)->eax & 4 ? 832 : 576);
 	if (leaf(0xd, 0)->eax & 4) {
 		assert_int_equal(leaf(0xd, 2)->eax, 256);
@@ -80,6 +83,7 @@ static void osxsave_follows_cr4(void **state)
 {
 	uint32_t a = 1, b = 0, c = 0, d = 0;
 
+	NEED(XSAVE);
 	kvm_cpuid(vcpu, &a, &b, &c, &d);
 	assert_int_equal(c >> 27 & 1, 0);
 	assert_int_equal(kvm_set_cr4(vcpu, X86_CR4_OSXSAVE), 0);
@@ -93,6 +97,7 @@ static void xsave_size_follows_xcr0(void **state)
 {
 	uint32_t a = 0xd, b = 0, c = 0, d = 0;
 
+	NEED(XSAVE);
 	assert_int_equal(kvm_set_xcr(vcpu, 0, 1), 0);
 	kvm_cpuid(vcpu, &a, &b, &c, &d);
 	assert_int_equal(b, 576);
