@@ -45,7 +45,7 @@ static isa_pick *const one_byte[256] = {
 	[0xb0 ... 0xbf] = isa_pick_mov_reg_imm,
 	[0xc0 ... 0xc1] = isa_pick_shift, [0xc2 ... 0xc3] = isa_pick_ret,
 	[0xc6 ... 0xc7] = isa_pick_mov_imm, [0xc8 ... 0xc9] = isa_pick_enter,
-	[0xd0 ... 0xd3] = isa_pick_shift, [0xd4 ... 0xd5] = isa_pick_bcd,
+	[0xd0 ... 0xd3] = isa_pick_shift, [0xd4 ... 0xd6] = isa_pick_bcd,
 	[0xd7] = isa_pick_xlat,
 	[0xe0 ... 0xe3] = isa_pick_loop, [0xe8] = isa_pick_call,
 	[0xe9] = isa_pick_jmp, [0xeb] = isa_pick_jmp,

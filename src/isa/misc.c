@@ -106,7 +106,10 @@ HANDLER(aad)
 	cs->cc = cc_of_byte(al, false, false);
 }
 
-/* 27 2f 37 3f d4 d5; none in 64-bit mode */
+/* SALC: in no manual of Intel's but in all of its processors, and AMD's */
+HANDLER(salc) { ISA_REG(cs, 0, uint8_t) = cs->cc & CC_CF ? 0xff : 0; }
+
+/* 27 2f 37 3f d4 d5 d6; none in 64-bit mode */
 isa_fn *isa_pick_bcd(const struct isa_decoded *d, struct isa_insn *i)
 {
 	if (d->mode == ISA_CODE64)
@@ -118,6 +121,7 @@ isa_fn *isa_pick_bcd(const struct isa_decoded *d, struct isa_insn *i)
 	case 0x3f: return aas;
 	case 0xd4: return aam;
 	case 0xd5: return aad;
+	case 0xd6: return salc;
 	default: return NULL;
 	}
 }
