@@ -321,19 +321,25 @@ static void check_return_ss(struct vmx_cpu *cpu, uint16_t selector, unsigned pl,
 	cpu_segment_commit(ss, &d, selector);
 }
 
-/* Data segments that the outer level may not see become null. */
+/*
+ * Data segments that the outer level may not see become null. The base stays, as on
+ * silicon: a 64-bit kernel that returns with such a selector in GS keeps its GS base.
+ */
 static void invalidate_inner_segments(struct vmx_cpu *cpu, unsigned cpl)
 {
 	static const uint8_t regs[] = { SREG_ES, SREG_DS, SREG_FS, SREG_GS };
 
 	for (unsigned n = 0; n < ARRAY_SIZE(regs); n++) {
 		struct cpu_segment *seg = &cpu->cs.seg[regs[n]];
+		uint64_t base = seg->base;
 
 		if (!(seg->ar & VMX_AR_UNUSABLE) && !cpu_ar_conforming(seg->ar) &&
-		    cpu_ar_dpl(seg->ar) < cpl)
+		    cpu_ar_dpl(seg->ar) < cpl) {
 			cpu_segment_null(seg, 0, 0);
-		else if (seg->ar & VMX_AR_UNUSABLE && cpl > 0)
+			seg->base = base;
+		} else if (seg->ar & VMX_AR_UNUSABLE && cpl > 0) {
 			seg->selector = 0; /* null with an RPL */
+		}
 	}
 }
 
