@@ -205,6 +205,7 @@ static void lmsw(struct cpu_state *cs, const struct isa_insn *i)
 
 static void smsw(struct cpu_state *cs, const struct isa_insn *i)
 {
+	kvm_emulator_check_umip(cs);
 	kvm_emulator_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize, cs->cr0);
 	kvm_emulator_next(cs, i);
 }
@@ -276,6 +277,28 @@ static void wrmsr(struct cpu_state *cs, const struct isa_insn *i)
 	if (kvm_set_msr(vcpu_of(cs), (uint32_t)cs->gpr[RCX],
 			(uint32_t)cs->gpr[RAX] | cs->gpr[RDX] << 32, false))
 		gp0(cs);
+	kvm_emulator_next(cs, i);
+}
+
+enum { INVPCID_ADDRESS, INVPCID_CONTEXT, INVPCID_ALL_GLOBAL, INVPCID_ALL };
+
+/* Exits under shadow paging. One flush covers every type (SDM Vol. 2, INVPCID: more than asked for may go). */
+static void invpcid(struct cpu_state *cs, const struct isa_insn *i)
+{
+	uint64_t type = cs->code_mode == ISA_CODE64 ? cs->gpr[i->src] : (uint32_t)cs->gpr[i->src];
+	uint64_t pcid, address;
+	gva_t lin;
+
+	if (!guest_cpuid_bit(vcpu_of(cs), 7, 0, CPUID_EBX, 10))
+		isa_raise(cs, X86_TRAP_UD);
+	kvm_emulator_require_cpl0(cs);
+	lin = isa_linear(cs, i->seg, isa_ea(cs, i), 16, ISA_READ);
+	pcid = isa_load(cs, lin, 8);
+	address = isa_load(cs, lin + 8, 8);
+	if (type > INVPCID_ALL || pcid >> 12 || (type == INVPCID_ADDRESS && !isa_canonical(cs, address)) ||
+	    (type <= INVPCID_CONTEXT && pcid && !(cs->cr4 & X86_CR4_PCIDE)))
+		gp0(cs);
+	kvm_vcpu_flush_tlb_guest(vcpu_of(cs));
 	kvm_emulator_next(cs, i);
 }
 
@@ -419,6 +442,7 @@ static isa_fn *choose(const struct isa_decoded *d, struct isa_insn *i)
 	case ZYDIS_MNEMONIC_VERW:
 	case ZYDIS_MNEMONIC_ARPL: return not_in_real_mode;
 	case ZYDIS_MNEMONIC_RSM: return rsm;
+	case ZYDIS_MNEMONIC_INVPCID: return in_memory(i, 0, invpcid);
 	case ZYDIS_MNEMONIC_INVD:
 	case ZYDIS_MNEMONIC_WBINVD: return nothing;
 	default: return NULL;
@@ -445,7 +469,10 @@ static bool may_need_memory(ZydisMnemonic mnemonic)
 	case ZYDIS_MNEMONIC_LLDT:
 	case ZYDIS_MNEMONIC_LTR:
 	case ZYDIS_MNEMONIC_SLDT:
-	case ZYDIS_MNEMONIC_STR: return true;
+	case ZYDIS_MNEMONIC_STR:
+	case ZYDIS_MNEMONIC_SMSW:
+	case ZYDIS_MNEMONIC_LMSW:
+	case ZYDIS_MNEMONIC_INVPCID: return true;
 	default: return false;
 	}
 }

@@ -37,6 +37,17 @@ static int handle_page_fault(struct kvm_vcpu *vcpu)
 	return r == KVM_MMU_EMULATE ? vmx_services->emulate_instruction(vcpu, false, gva) : r;
 }
 
+/*
+ * An exit by #DB saves no pending debug exceptions; with TF and a shadow VM entry wants
+ * the single step among them (SDM "Checks on Guest Non-Register State").
+ */
+static void keep_single_step(struct kvm_vcpu *vcpu)
+{
+	if (vmx_get_rflags(vcpu) & X86_FLAGS_TF && vmx_get_interrupt_shadow(vcpu))
+		vmcs_writel(vcpu, GUEST_PENDING_DBG_EXCEPTIONS,
+			    vmcs_readl(vcpu, GUEST_PENDING_DBG_EXCEPTIONS) | DR6_BS);
+}
+
 int handle_exception_nmi(struct kvm_vcpu *vcpu)
 {
 	uint32_t info = vmcs_read32(vcpu, VM_EXIT_INTR_INFO);
@@ -54,8 +65,11 @@ int handle_exception_nmi(struct kvm_vcpu *vcpu)
 		return vmx_services->handle_ud(vcpu);
 	case X86_TRAP_DB:
 		dr6 = vmcs_readl(vcpu, EXIT_QUALIFICATION);
+		keep_single_step(vcpu);
 		if (vmx_services->guest_debug_exit(vcpu, X86_TRAP_DB, dr6))
 			return 0;
+		if (FIELD_GET(INTR_INFO_INTR_TYPE_MASK, info) == INTR_TYPE_PRIV_SW_EXCEPTION)
+			vmx_skip_emulated_instruction(vcpu); /* INT1: its #DB is a trap */
 		vmx_services->queue_exception(vcpu, X86_TRAP_DB, false, 0, true, dr6);
 		return 1;
 	case X86_TRAP_BP:
@@ -167,13 +181,10 @@ int handle_xsetbv(struct kvm_vcpu *vcpu)
 	return vmx_services->emulate_xsetbv(vcpu);
 }
 
-/* Never with EPT (INVLPG exiting is off); the answer is a flush that covers every type. */
+/* Never with EPT (INVLPG exiting is off). The processor has not read the descriptor. */
 int handle_invpcid(struct kvm_vcpu *vcpu)
 {
-	uint64_t reg = FIELD_GET(GENMASK_ULL(31, 28), vmcs_read32(vcpu, VMX_INSTRUCTION_INFO));
-
-	return vmx_services->emulate_invpcid(vcpu, vmx_regs(vcpu)[reg],
-					     vmcs_readl(vcpu, EXIT_QUALIFICATION));
+	return vmx_services->emulate_instruction(vcpu, false, ~0ULL);
 }
 
 int handle_monitor_trap(struct kvm_vcpu *vcpu)

@@ -37,7 +37,6 @@ struct vmx_services {
 	int (*emulate_halt)(struct kvm_vcpu *vcpu); /* RIP already past HLT */
 	int (*emulate_hypercall)(struct kvm_vcpu *vcpu);
 	int (*emulate_xsetbv)(struct kvm_vcpu *vcpu);
-	int (*emulate_invpcid)(struct kvm_vcpu *vcpu, uint64_t type, gva_t desc);
 	int (*emulate_rdpmc)(struct kvm_vcpu *vcpu);
 	/* IN/OUT without a string prefix: port, size 1/2/4. Skips the instruction itself. */
 	int (*fast_pio)(struct kvm_vcpu *vcpu, uint16_t port, int size, bool in);

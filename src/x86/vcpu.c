@@ -42,18 +42,6 @@ static int service_xsetbv(struct kvm_vcpu *vcpu)
 	return 1;
 }
 
-/* One flush that covers every type of INVPCID; the descriptor was not looked at. */
-static int service_invpcid(struct kvm_vcpu *vcpu, uint64_t type, gva_t desc)
-{
-	if (type > 3) {
-		kvm_inject_gp(vcpu, 0);
-		return 1;
-	}
-	kvm_vcpu_flush_tlb_guest(vcpu);
-	vmx_skip_emulated_instruction(vcpu);
-	return 1;
-}
-
 /* No performance counters are offered. */
 static int service_rdpmc(struct kvm_vcpu *vcpu)
 {
@@ -117,7 +105,6 @@ static const struct vmx_services services = {
 	.emulate_halt = kvm_emulate_halt,
 	.emulate_hypercall = kvm_emulate_hypercall,
 	.emulate_xsetbv = service_xsetbv,
-	.emulate_invpcid = service_invpcid,
 	.emulate_rdpmc = service_rdpmc,
 	.fast_pio = kvm_fast_pio,
 	.emulate_instruction = service_emulate_instruction,
