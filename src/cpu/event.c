@@ -14,9 +14,13 @@
  *    faults and software events), and cs->cur is a dummy with off 0 at that
  *    address, so that isa_rip() holds whoever asks.
  * 3. Nothing is committed before all of the frame is written.
+ * 4. Debug traps that blocking by MOV SS holds back are lost when anything but a
+ *    software interrupt or exception has been delivered: #DB comes once. Those two
+ *    take the traps along, to before their handler's first instruction.
  *
  * Source: SDM Vol. 3, "Interrupt and Exception Handling", "Interrupt 8—Double
- * Fault Exception", "Information for VM Exits During Event Delivery"; Vol. 2,
+ * Fault Exception", "Information for VM Exits During Event Delivery", "Delivery
+ * of Pending Debug Exceptions after VM Entry"; Vol. 2,
  * INT n.
  *
  * Locks: none; runs on the vCPU's thread.
@@ -125,8 +129,11 @@ void cpu_exception(struct vmx_cpu *cpu, const struct isa_exception *exception)
 	struct cpu_event ev = { 0 };
 	enum exception_class first = BENIGN;
 
-	if (intercepted(cpu, ex.vector, ex.error_code))
+	if (intercepted(cpu, ex.vector, ex.error_code)) {
+		if (ex.vector == X86_TRAP_DB)
+			cpu->pending_dbg = 0; /* such an exit saves none */
 		exit_exception(cpu, &ex);
+	}
 	cpu->iret_unblocked = false;
 	exception_payload(cpu, &ex);
 	if (cpu->event.active && cpu->event.type == INTR_TYPE_HARD_EXCEPTION)
@@ -167,6 +174,8 @@ void cpu_software_event(struct vmx_cpu *cpu, unsigned vector, enum intr_type typ
 				      .insn_len = insn_len };
 
 		e.intr_info = intr_info(cpu, vector, type, false);
+		if (vector == X86_TRAP_DB)
+			cpu->pending_dbg = 0;
 		cpu_vmexit(cpu, &e);
 	}
 	cpu_deliver_event(cpu, &ev);
@@ -210,6 +219,9 @@ static void finish(struct vmx_cpu *cpu, uint64_t clear_flags)
 	struct cpu_state *cs = &cpu->cs;
 
 	cs->rflags &= ~clear_flags;
+	cpu->pending_dbg &= ~cpu->event.lost_dbg;
+	if (cpu->pending_dbg & 0xf) /* of the frame's own writes */
+		cpu->pending_dbg |= PENDING_DBG_ENABLED_BP;
 	cpu->event.active = false;
 	cpu->interruptibility &= ~(uint32_t)(GUEST_INTR_STATE_STI | GUEST_INTR_STATE_MOV_SS);
 	cpu->activity = GUEST_ACTIVITY_ACTIVE;
@@ -431,6 +443,8 @@ void cpu_deliver_event(struct vmx_cpu *cpu, const struct cpu_event *event)
 		cpu->event.has_error_code = false;
 	cs->cur = &delivery_insn;
 	cs->block_rip = cs->rip;
+	if (event->type != INTR_TYPE_SOFT_INTR && event->type != INTR_TYPE_SOFT_EXCEPTION)
+		cpu->event.lost_dbg = cpu->pending_dbg;
 	if (event->type == INTR_TYPE_NMI_INTR)
 		cpu->interruptibility |= (uint32_t)GUEST_INTR_STATE_NMI;
 

@@ -41,6 +41,7 @@ struct cpu_event {
 	uint8_t type;	     /* enum intr_type */
 	uint32_t error_code;
 	uint32_t insn_len;   /* software events */
+	uint64_t lost_dbg;   /* of pending_dbg: ends when the delivery is complete (event.c) */
 };
 
 /* A VM exit, as its cause describes it (exit.c). */
