@@ -6,9 +6,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 import tap
 
@@ -218,18 +220,34 @@ def clients_exit_status_is_ours():
     assert status == 137, (out, status)
 
 
-def bad_input_is_one_line_and_status_1():
-    for argv, words in ((["trace", "-e", "nonsense", "--", CLIENT], "no such event"),
-                        (["trace", "-o", "x.xml", "--", CLIENT], "no format"),
-                        (["trace", "-o", "/nowhere/x.txt", "--", CLIENT], "No such file"),
-                        (["trace", "-b", "0", "--", CLIENT], "ring size"),
-                        (["trace", "--list", "nonsense"], "no such event"),
-                        (["trace", "-o", os.path.join(tmp.name, "n.txt"), "--", "true"], "did not open /dev/kvm"),
-                        (["walkthrough", "--lang", "xx"], "en and zh"),
-                        (["walkthrough", "--mask", "nonsense"], "no such event"),
-                        (["walkthrough", "--", "true"], "nothing to show")):
+def a_signal_ends_the_client_and_keeps_what_was_recorded():
+    # The client runs a guest and then waits; the shell's pid is the client's, for exec keeps it.
+    for number, name in ((signal.SIGTERM, "term"), (signal.SIGHUP, "hup")):
+        path, said = os.path.join(tmp.name, name + ".txt"), os.path.join(tmp.name, name)
+        p = subprocess.Popen([USERKVM, "trace", "-o", path, "--", "sh", "-c",
+                              f"{CLIENT} >/dev/null 2>&1; echo $$ >{said}; exec sleep 1000"])
+        deadline = time.time() + 60 * tap.PATIENCE
+        while not (os.path.exists(said) and open(said).read().endswith("\n")) and time.time() < deadline:
+            time.sleep(0.05)
+        p.send_signal(number)
+        assert p.wait(60 * tap.PATIENCE) == 128 + number, p.returncode
+        assert "kvm_entry" in open(path).read(), "nothing was written"
+        assert not os.path.exists(f"/proc/{open(said).read().strip()}"), "the client is an orphan"
+
+
+def bad_input_is_one_line():
+    # 2: wrong usage; 1: the work failed
+    for argv, words, want in ((["trace", "-e", "nonsense", "--", CLIENT], "no such event", 2),
+                              (["trace", "-o", "x.xml", "--", CLIENT], "no format", 2),
+                              (["trace", "-o", "/nowhere/x.txt", "--", CLIENT], "No such file", 1),
+                              (["trace", "-b", "0", "--", CLIENT], "ring size", 2),
+                              (["trace", "--list", "nonsense"], "no such event", 2),
+                              (["trace", "-o", os.path.join(tmp.name, "n.txt"), "--", "true"], "did not open /dev/kvm", 1),
+                              (["walkthrough", "--lang", "xx"], "en and zh", 2),
+                              (["walkthrough", "--mask", "nonsense"], "no such event", 2),
+                              (["walkthrough", "--", "true"], "nothing to show", 1)):
         out, status = tap.run(USERKVM, *argv)
-        assert status == 1 and words in out and out.count("\n") == 1, (argv, status, out)
+        assert status == want and words in out and out.count("\n") == 1, (argv, status, out)
 
 
 def foreign_ring_file_is_refused_and_the_client_runs():

@@ -134,12 +134,46 @@ static bool drain_all(struct collector *k)
 	return any;
 }
 
+/*
+ * SIGTERM and SIGHUP that are sent to us are the client's: it ends by them, and
+ * what it left in the rings is written. What was ignored (nohup(1)) stays so.
+ */
+static const int passed[] = { SIGTERM, SIGHUP };
+static volatile sig_atomic_t pass_to;
+
+static void pass_on(int signo)
+{
+	int saved = errno;
+
+	kill(pass_to, signo);
+	errno = saved;
+}
+
+static void handle_passed(void (*handler)(int))
+{
+	struct sigaction now, sa = { .sa_handler = handler };
+
+	for (size_t i = 0; i < sizeof(passed) / sizeof(passed[0]); i++)
+		if (!sigaction(passed[i], NULL, &now) && now.sa_handler != SIG_IGN)
+			sigaction(passed[i], &sa, NULL);
+}
+
 static pid_t spawn(struct collector *k, int (*start)(int, char **), int argc, char **argv)
 {
 	pid_t parent = getpid(), child;
+	sigset_t held, before;
 
 	fflush(NULL);
+	sigemptyset(&held);
+	for (size_t i = 0; i < sizeof(passed) / sizeof(passed[0]); i++)
+		sigaddset(&held, passed[i]);
+	sigprocmask(SIG_BLOCK, &held, &before); /* until it is known to whom they go */
 	child = fork();
+	if (child > 0) {
+		pass_to = child;
+		handle_passed(pass_on);
+	}
+	sigprocmask(SIG_SETMASK, &before, NULL);
 	if (child == 0) {
 		char path[64];
 
@@ -316,6 +350,7 @@ int capture_run(struct capture *c, const struct event_set *set, const char *who,
 		goto out;
 	}
 	c->status = collect(k, child);
+	handle_passed(SIG_DFL);
 	signal(SIGINT, SIG_DFL);
 	signal(SIGQUIT, SIG_DFL);
 	if (k->error)

@@ -64,6 +64,11 @@ static int format_of(const char *file)
 	return -1;
 }
 
+static int no_event(const char *pattern)
+{
+	return wrong_usage("userkvm trace", "%s: no such event; `userkvm trace --list` has them", pattern);
+}
+
 static int bad(const char *what, const char *arg)
 {
 	fprintf(stderr, "userkvm trace: %s: %s\n", arg, what);
@@ -77,7 +82,7 @@ static int parse_size(struct options *o, const char *arg)
 	unsigned long want = strtoul(arg, &end, 10);
 
 	if (*end || !want || want > RING_KIB_MAX)
-		return bad("not a ring size in KiB (1 to 1048576)", arg);
+		return wrong_usage("userkvm trace", "-b %s: not a ring size in KiB (1 to 1048576)", arg);
 	for (o->ring_kib = 4; o->ring_kib < want; o->ring_kib *= 2)
 		;
 	return 0;
@@ -92,19 +97,19 @@ static int take(void *arg, int option, const char *value)
 		o->chosen = true;
 		return event_set_change(&o->set, value, true)
 		           ? 0
-		           : bad("no such event; see userkvm trace --list", value);
+		           : no_event(value);
 	case EXCEPT:
 		if (!o->chosen)
 			event_set_change(&o->set, "kvm", true);
 		o->chosen = true;
 		return event_set_change(&o->set, value, false)
 		           ? 0
-		           : bad("no such event; see userkvm trace --list", value);
+		           : no_event(value);
 	case OUTPUT:
 		if (o->nr_files == MAX_OUTPUTS)
-			return bad("too many outputs", value);
+			return wrong_usage("userkvm trace", "-o %s: too many outputs", value);
 		if (format_of(value) < 0)
-			return bad("no format of that name: .dat, .json or .txt", value);
+			return wrong_usage("userkvm trace", "-o %s: no format of that name: .dat, .json or .txt", value);
 		o->file[o->nr_files++] = value;
 		return 0;
 	case LIST: o->list = true; return 0;
@@ -131,7 +136,7 @@ static int list(struct options *o, int argc, char **argv)
 		memset(&o->set, 0, sizeof(o->set));
 	for (int i = o->rest; i < argc; i++)
 		if (!event_set_change(&o->set, argv[i], true))
-			return bad("no such event", argv[i]);
+			return no_event(argv[i]);
 	for (unsigned i = 0; i < TRACE_NR_EVENTS; i++) {
 		if (o->rest >= argc)
 			printf("%s:%s\n", trace_events[i].group, trace_events[i].name);

@@ -347,9 +347,7 @@ static int mask(struct walkthrough *w, const char *event)
 	snprintf(full, sizeof(full), "userkvm:%s", event);
 	if (event_set_change(&w->set, full, false))
 		return 0;
-	fprintf(stderr, "userkvm walkthrough: %s: no such event; see userkvm trace --list\n",
-	        event);
-	return 1;
+	return wrong_usage("userkvm walkthrough", "%s: no such event; `userkvm trace --list` has them", event);
 }
 
 static int take(void *arg, int option, const char *value)
