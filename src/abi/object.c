@@ -41,6 +41,7 @@
 #include "host/service.h"
 #include "lib/error.h"
 #include "lib/fork.h"
+#include "lib/own.h"
 #include "virt/iodev.h"
 
 #define FD_CHUNK 1024
@@ -69,7 +70,7 @@ static struct abi_object **slot_of(int fd, bool make)
 		return NULL;
 	chunk = __atomic_load_n(&abi.chunks[fd / FD_CHUNK], __ATOMIC_ACQUIRE);
 	if (!chunk && make) {
-		chunk = calloc(FD_CHUNK, sizeof(*chunk));
+		chunk = own_calloc(FD_CHUNK, sizeof(*chunk));
 		__atomic_store_n(&abi.chunks[fd / FD_CHUNK], chunk, __ATOMIC_RELEASE);
 	}
 	return chunk ? &chunk[fd % FD_CHUNK] : NULL;
@@ -195,7 +196,7 @@ int abi_object_bind(int fd, enum abi_kind kind, struct kvm *kvm, struct kvm_vcpu
 	if (o)
 		abi.free = o->next;
 	else
-		o = calloc(1, sizeof(*o));
+		o = own_calloc(1, sizeof(*o));
 	if (!slot || !o) {
 		r = slot ? err_born(ENOMEM, "descriptor object") :
 			   err_born(EMFILE, "descriptor %d is out of the table's reach", fd);

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "lib/error.h"
+#include "lib/own.h"
 
 #define PAGEMAP_PRESENT BIT_ULL(63)
 #define PAGEMAP_PFN_MASK GENMASK_ULL(54, 0)

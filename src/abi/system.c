@@ -1,7 +1,6 @@
 /*
  * ioctls of /dev/kvm itself (KVM API: system ioctls).
  */
-#include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -10,6 +9,7 @@
 #include "host/fault.h"
 #include "hyperv/hyperv.h"
 #include "lib/error.h"
+#include "lib/own.h"
 
 static long get_api_version(struct abi_call *c)
 {
@@ -84,7 +84,7 @@ static long get_cpuid(struct abi_call *c, bool emulated)
 		head.nent = KVM_MAX_CPUID_ENTRIES;
 	if (emulated && !padding_is_clean(user, head.nent))
 		return err_born(EINVAL, "padding of CPUID entries");
-	entries = calloc(head.nent ? head.nent : 1, sizeof(*entries));
+	entries = own_calloc(head.nent ? head.nent : 1, sizeof(*entries));
 	if (!entries)
 		return err_born(ENOMEM, "CPUID entries");
 	r = kvm_dev_ioctl_get_cpuid(entries, &head.nent, emulated);
@@ -92,7 +92,7 @@ static long get_cpuid(struct abi_call *c, bool emulated)
 		r = host_copy_to(user->entries, entries, head.nent * sizeof(*entries));
 	if (!r)
 		r = host_copy_to(user, &head, sizeof(head));
-	free(entries);
+	own_free(entries);
 	return r;
 }
 

@@ -2,7 +2,6 @@
  * ioctls of a vCPU (KVM API: vCPU ioctls). All hold vcpu->mutex: one at a time.
  */
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "abi/abi.h"
@@ -10,6 +9,7 @@
 #include "host/fault.h"
 #include "host/service.h"
 #include "lib/error.h"
+#include "lib/own.h"
 #include "trace/trace.h"
 #include "virt/kvm_newer.h"
 
@@ -74,12 +74,12 @@ static int copy_list_in(const void *user, uint32_t nr, uint32_t max, size_t size
 
 	if (nr > max)
 		return err_born(E2BIG, "a list of %u entries", nr);
-	*out = calloc(nr ? nr : 1, size);
+	*out = own_calloc(nr ? nr : 1, size);
 	if (!*out)
 		return err_born(ENOMEM, "a list of %u entries", nr);
 	r = host_copy_from(*out, user, nr * size);
 	if (r)
-		free(*out);
+		own_free(*out);
 	return r;
 }
 
@@ -94,7 +94,7 @@ static long set_cpuid(struct abi_call *c)
 	if (r)
 		return r;
 	r = kvm_vcpu_ioctl_set_cpuid(c->vcpu, entries, head.nent);
-	free(entries);
+	own_free(entries);
 	return r;
 }
 
@@ -109,7 +109,7 @@ static long set_cpuid2(struct abi_call *c)
 	if (r)
 		return r;
 	r = kvm_vcpu_ioctl_set_cpuid2(c->vcpu, entries, head.nent);
-	free(entries);
+	own_free(entries);
 	return r;
 }
 
@@ -121,7 +121,7 @@ static long get_cpuid2(struct abi_call *c)
 
 	if (r)
 		return r;
-	entries = calloc(KVM_MAX_CPUID_ENTRIES, sizeof(*entries));
+	entries = own_calloc(KVM_MAX_CPUID_ENTRIES, sizeof(*entries));
 	if (!entries)
 		return err_born(ENOMEM, "CPUID entries");
 	r = kvm_vcpu_ioctl_get_cpuid2(c->vcpu, entries, &head.nent);
@@ -129,7 +129,7 @@ static long get_cpuid2(struct abi_call *c)
 		r = host_copy_to(user->entries, entries, head.nent * sizeof(*entries));
 	if (!r)
 		r = host_copy_to(user, &head, sizeof(head));
-	free(entries);
+	own_free(entries);
 	return r;
 }
 

@@ -1,7 +1,6 @@
 /*
  * ioctls of a VM (KVM API: VM ioctls). Argument checks and errors are Linux's.
  */
-#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -10,6 +9,7 @@
 #include "host/fault.h"
 #include "hyperv/hyperv.h"
 #include "lib/error.h"
+#include "lib/own.h"
 #include "trace/trace.h"
 #include "virt/dirty_ring.h"
 #include "virt/iodev.h"
@@ -255,13 +255,13 @@ static long set_gsi_routing(struct abi_call *c)
 		return err_born(EINVAL, "routing without an irqchip");
 	if (head.nr > KVM_MAX_IRQ_ROUTES || head.flags)
 		return err_born(EINVAL, "%u routes, flags %#x", head.nr, head.flags);
-	entries = calloc(head.nr ? head.nr : 1, sizeof(*entries));
+	entries = own_calloc(head.nr ? head.nr : 1, sizeof(*entries));
 	if (!entries)
 		return err_born(ENOMEM, "routing entries");
 	r = host_copy_from(entries, user->entries, head.nr * sizeof(*entries));
 	if (!r)
 		r = kvm_set_irq_routing(c->kvm, entries, head.nr, head.flags);
-	free(entries);
+	own_free(entries);
 	return r;
 }
 

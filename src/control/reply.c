@@ -4,11 +4,11 @@
  */
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "control/control.h"
 #include "control/internal.h"
+#include "lib/own.h"
 
 #define LINE_MAX_LEN 1024 /* a histogram of 64 numbers is the longest */
 static const char truncated[] = "truncated\n";
@@ -20,7 +20,7 @@ static bool make_room(struct reply *r)
 
 	if (r->len + LINE_MAX_LEN + sizeof(truncated) <= r->size)
 		return true;
-	text = size <= CONTROL_REPLY_MAX ? realloc(r->text, size) : NULL;
+	text = size <= CONTROL_REPLY_MAX ? own_realloc(r->text, size) : NULL;
 	if (!text)
 		return false;
 	r->text = text;
@@ -67,6 +67,6 @@ void reply_error(struct reply *r, const char *fmt, ...)
 
 void reply_free(struct reply *r)
 {
-	free(r->text);
+	own_free(r->text);
 	*r = (struct reply){ 0 };
 }

@@ -29,20 +29,18 @@
 #include "cpu/internal.h"
 #include "host/memory.h"
 #include "lib/error.h"
+#include "lib/own.h"
 
-#include <stdlib.h>
-#include <sys/mman.h>
 
 int cpu_blocks_create(struct vmx_cpu *cpu)
 {
-	struct cpu_blocks *c = calloc(1, sizeof(*c));
+	struct cpu_blocks *c = own_calloc(1, sizeof(*c));
 
 	if (!c)
 		return err_born(ENOMEM, "no memory for the block cache");
-	c->arena = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (c->arena == MAP_FAILED) {
-		free(c);
+	c->arena = own_pages(ARENA_BYTES);
+	if (!c->arena) {
+		own_free(c);
 		return err_born(ENOMEM, "no memory for decoded blocks");
 	}
 	c->free = c->arena;
@@ -54,8 +52,8 @@ void cpu_blocks_destroy(struct vmx_cpu *cpu)
 {
 	if (!cpu->blocks)
 		return;
-	munmap(cpu->blocks->arena, ARENA_BYTES);
-	free(cpu->blocks);
+	own_pages_free(cpu->blocks->arena);
+	own_free(cpu->blocks);
 	cpu->blocks = NULL;
 }
 

@@ -9,8 +9,8 @@
  */
 #include "cpu/internal.h"
 #include "host/memory.h"
+#include "lib/own.h"
 
-#include <stdlib.h>
 
 /* --- pages --- */
 
@@ -103,7 +103,7 @@ bool code_page_register(struct vmx_cpu *cpu, hpa_t page)
 	machine_lock(m);
 	slot = machine_find(m, page);
 	if (!*slot) {
-		*slot = calloc(1, sizeof(**slot));
+		*slot = own_calloc(1, sizeof(**slot));
 		if (*slot) {
 			(*slot)->page = page;
 			__atomic_fetch_add(&m->wtags_gen, 1, __ATOMIC_SEQ_CST);
@@ -297,7 +297,7 @@ static void tell_others(struct vmx_cpu *cpu, hpa_t page)
 				queue_stale(o, page, page + PAGE_SIZE);
 	}
 	machine_unlock(m);
-	free(dead);
+	own_free(dead);
 	if (loaded)
 		isa_fpu_load(&cpu->cs);
 }

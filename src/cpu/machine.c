@@ -9,6 +9,7 @@
 #include "isa/host.h"
 #include "lib/error.h"
 #include "lib/log.h"
+#include "lib/own.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -26,11 +27,11 @@ int vmx_machine_create(struct vmx_machine **out)
 	}
 	if (!isa_host_mask_valid())
 		return err_born(EINVAL, "USERKVM_HOST_CPUID");
-	m = calloc(1, sizeof(*m));
-	lock = malloc(sizeof(*lock));
+	m = own_calloc(1, sizeof(*m));
+	lock = own_malloc(sizeof(*lock));
 	if (!m || !lock) {
-		free(m);
-		free(lock);
+		own_free(m);
+		own_free(lock);
 		return err_born(ENOMEM, "no memory for a machine");
 	}
 	pthread_mutex_init(lock, NULL);
@@ -49,12 +50,12 @@ void vmx_machine_destroy(struct vmx_machine *m)
 			struct machine_code_page *p = m->code[n];
 
 			m->code[n] = p->next;
-			free(p);
+			own_free(p);
 		}
 	}
 	pthread_mutex_destroy(m->lock_storage);
-	free(m->lock_storage);
-	free(m);
+	own_free(m->lock_storage);
+	own_free(m);
 }
 
 void machine_lock(struct vmx_machine *m)

@@ -33,10 +33,10 @@
 #include "cpu/internal.h"
 #include "cpu/tlb_check.h"
 #include "lib/error.h"
+#include "lib/own.h"
 #include "sdm/ept.h"
 #include "sdm/paging.h"
 
-#include <stdlib.h>
 
 static const struct isa_tlb_entry no_entry = {
 	TLB_NO_ACCESS, TLB_NO_ACCESS, TLB_NO_ACCESS, 0,
@@ -133,7 +133,7 @@ static void flush_address(struct tlb_context *c, gva_t gva, bool globals_only)
 
 int cpu_tlb_create(struct vmx_cpu *cpu)
 {
-	struct cpu_tlb *t = calloc(1, sizeof(*t));
+	struct cpu_tlb *t = own_calloc(1, sizeof(*t));
 
 	if (!t)
 		return err_born(ENOMEM, "no memory for a TLB");

@@ -13,10 +13,10 @@
 #include "host/memory.h"
 #include "lib/error.h"
 #include "lib/log.h"
+#include "lib/own.h"
 #include "sdm/ept.h"
 #include "sdm/paging.h"
 
-#include <stdlib.h>
 
 #define MAX_REPORTS 16 /* lines on stderr of one processor */
 
@@ -39,7 +39,7 @@ struct tlb_checker {
 
 int tlb_check_create(struct vmx_cpu *cpu)
 {
-	cpu->tlb->check = calloc(1, sizeof(*cpu->tlb->check));
+	cpu->tlb->check = own_calloc(1, sizeof(*cpu->tlb->check));
 	if (!cpu->tlb->check)
 		return err_born(ENOMEM, "no memory for the TLB's checker");
 	cpu->observed = true;
@@ -49,7 +49,7 @@ int tlb_check_create(struct vmx_cpu *cpu)
 void tlb_check_destroy(struct vmx_cpu *cpu)
 {
 	if (cpu->tlb)
-		free(cpu->tlb->check);
+		own_free(cpu->tlb->check);
 }
 
 /* --- invalidations --- */

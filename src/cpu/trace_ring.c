@@ -6,6 +6,7 @@
 #include "cpu/internal.h"
 #include "cpu/tlb_check.h"
 #include "lib/log.h"
+#include "lib/own.h"
 
 #include <stdlib.h>
 
@@ -31,7 +32,7 @@ void cpu_ring_create(struct vmx_cpu *cpu)
 		return;
 	if (n > RING_MAX)
 		n = RING_MAX;
-	cpu->ring = calloc(1, sizeof(*cpu->ring) + n * sizeof(cpu->ring->e[0]));
+	cpu->ring = own_calloc(1, sizeof(*cpu->ring) + n * sizeof(cpu->ring->e[0]));
 	if (!cpu->ring)
 		return;
 	cpu->ring->size = (uint32_t)n;

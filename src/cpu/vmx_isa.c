@@ -9,12 +9,12 @@
 #include "cpu/tlb_check.h"
 #include "host/fault.h"
 #include "host/memory.h"
+#include "lib/own.h"
 #include "lib/params.h"
 #include "lib/error.h"
 #include "sdm/ept.h"
 
 #include <linux/futex.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -51,7 +51,7 @@ static void reset_state(struct vmx_cpu *cpu)
 
 int vmx_cpu_create(struct vmx_machine *m, struct vmx_cpu **out)
 {
-	struct vmx_cpu *cpu = aligned_alloc(64, ALIGN_UP(sizeof(*cpu), (size_t)64));
+	struct vmx_cpu *cpu = own_aligned(64, ALIGN_UP(sizeof(*cpu), (size_t)64));
 	int err;
 
 	if (!cpu)
@@ -61,7 +61,7 @@ int vmx_cpu_create(struct vmx_machine *m, struct vmx_cpu **out)
 	cpu->cs.ops = &cpu_isa_ops;
 	cpu->cs.owner = cpu;
 	cpu->cs.unwind = cpu->unwind_buf;
-	cpu->cs.xsave = aligned_alloc(64, isa_xsave_size());
+	cpu->cs.xsave = own_aligned(64, isa_xsave_size());
 	if (!cpu->cs.xsave) {
 		err = err_born(ENOMEM, "no memory for an XSAVE area");
 		goto out_free;
@@ -83,9 +83,9 @@ int vmx_cpu_create(struct vmx_machine *m, struct vmx_cpu **out)
 	return 0;
 out_free:
 	tlb_check_destroy(cpu);
-	free(cpu->tlb);
-	free(cpu->cs.xsave);
-	free(cpu);
+	own_free(cpu->tlb);
+	own_free(cpu->cs.xsave);
+	own_free(cpu);
 	return err;
 }
 
@@ -96,10 +96,10 @@ void vmx_cpu_destroy(struct vmx_cpu *cpu)
 	machine_remove(cpu->machine, cpu);
 	cpu_blocks_destroy(cpu);
 	tlb_check_destroy(cpu);
-	free(cpu->tlb);
-	free(cpu->ring);
-	free(cpu->cs.xsave);
-	free(cpu);
+	own_free(cpu->tlb);
+	own_free(cpu->ring);
+	own_free(cpu->cs.xsave);
+	own_free(cpu);
 }
 
 /* --- invalidation instructions --- */

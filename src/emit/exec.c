@@ -1,6 +1,7 @@
 /*
  * Two views of one piece of memory (emit/exec.h).
  *
+ * Both lie among the library's own addresses (lib/own.h), which no guest is given.
  * mmap(PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS), then mremap() with an old size of 0,
  * which duplicates a shared mapping, then mprotect() of the duplicate.
  *
@@ -12,6 +13,7 @@
 #include <sys/mman.h>
 
 #include "lib/error.h"
+#include "lib/own.h"
 
 static int refused(const char *what)
 {
@@ -22,47 +24,60 @@ static int refused(const char *what)
 	return err_born(ENOMEM, "no executable memory: %s: error %d", what, e);
 }
 
-/* `run` is no longer wanted: unmap it, or leave the caller's reservation as it was. */
-static void take_back(void *run, size_t size, const void *at)
+/* Addresses for a view, the caller's or new ones; mapped afresh they are without access. */
+static void *reserve(void *at, size_t size)
 {
-	if (!at || mmap(run, size, PROT_NONE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+	return at ? at : own_reserve(size);
+}
+
+static void take_back(void *run, size_t size, bool reserved_here)
+{
+	if (reserved_here)
+		own_pages_free(run);
+	else if (mmap(run, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) ==
+		 MAP_FAILED)
 		munmap(run, size);
 }
 
 int exec_memory_create(struct exec_memory *m, size_t size, void *at)
 {
-	uint8_t *run, *rw;
+	uint8_t *run = reserve(at, size), *rw = own_reserve(size);
 	int err;
 
 	*m = (struct exec_memory){ 0 };
 	size = ALIGN_UP(size, (size_t)PAGE_SIZE);
-	run = mmap(at, size, PROT_READ | PROT_EXEC,
-		   MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE | (at ? MAP_FIXED : 0), -1, 0);
-	if (run == MAP_FAILED)
-		return refused("mmap");
-	rw = mremap(run, 0, size, MREMAP_MAYMOVE);
-	if (rw == MAP_FAILED) {
+	if (!run || !rw) {
+		err = err_born(ENOMEM, "no addresses for executable memory");
+		goto out;
+	}
+	if (mmap(run, size, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+		 0) == MAP_FAILED) {
+		err = refused("mmap");
+		goto out;
+	}
+	if (mremap(run, 0, size, MREMAP_MAYMOVE | MREMAP_FIXED, rw) == MAP_FAILED) {
 		err = refused("mremap");
-		take_back(run, size, at);
-		return err;
+		goto out;
 	}
 	if (mprotect(rw, size, PROT_READ | PROT_WRITE) || madvise(rw, size, MADV_DONTFORK) ||
 	    madvise(run, size, MADV_DONTFORK)) {
 		err = refused("mprotect");
-		munmap(rw, size);
-		take_back(run, size, at);
-		return err;
+		goto out;
 	}
-	*m = (struct exec_memory){ .rw = rw, .run = run, .size = size };
+	*m = (struct exec_memory){ .rw = rw, .run = run, .size = size, .reserved_here = !at };
 	return 0;
+out:
+	own_pages_free(rw);
+	if (run)
+		take_back(run, size, !at);
+	return err;
 }
 
 void exec_memory_destroy(struct exec_memory *m)
 {
 	if (m->rw) {
-		munmap(m->rw, m->size);
-		munmap(m->run, m->size);
+		own_pages_free(m->rw);
+		take_back(m->run, m->size, m->reserved_here);
 	}
 	*m = (struct exec_memory){ 0 };
 }

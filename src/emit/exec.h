@@ -21,6 +21,7 @@ struct exec_memory {
 	uint8_t *rw;  /* write here; NULL: none */
 	uint8_t *run; /* the same bytes, executable */
 	size_t size;  /* bytes, whole pages; filled on demand by the kernel */
+	bool reserved_here; /* no `at` was given */
 };
 
 /*
@@ -33,7 +34,7 @@ struct exec_memory {
  */
 must_check int exec_memory_create(struct exec_memory *m, size_t size, void *at);
 
-/* Unmap both views. Harmless on {0}. */
+/* Unmap both views; memory at `at` is inaccessible again. Harmless on {0}. */
 void exec_memory_destroy(struct exec_memory *m);
 
 /*

@@ -32,6 +32,7 @@
 #include "isa/fpu.h"
 #include "lib/error.h"
 #include "lib/log.h"
+#include "lib/own.h"
 #include "lib/rcu.h"
 #include "sdm/paging.h"
 #include "trace/trace.h"
@@ -539,13 +540,13 @@ int kvm_handle_ud(struct kvm_vcpu *vcpu)
 
 int kvm_emulator_create(struct kvm_vcpu *vcpu)
 {
-	struct kvm_emulator *e;
+	struct kvm_emulator *e = own_aligned(64, sizeof(*e));
 
 	/* idempotent: the same values whoever writes them */
 	for (unsigned i = 0; i < ISA_TLB_ENTRIES; i++)
 		empty_tlb[i] = (struct isa_tlb_entry){ TLB_NO_ACCESS, TLB_NO_ACCESS,
 						       TLB_NO_ACCESS, 0 };
-	if (posix_memalign((void **)&e, 64, sizeof(*e)))
+	if (!e)
 		return err_born(ENOMEM, "emulator");
 	memset(e, 0, sizeof(*e));
 	vcpu->arch->emulator = e;
@@ -554,7 +555,7 @@ int kvm_emulator_create(struct kvm_vcpu *vcpu)
 
 void kvm_emulator_destroy(struct kvm_vcpu *vcpu)
 {
-	free(vcpu->arch->emulator);
+	own_free(vcpu->arch->emulator);
 	vcpu->arch->emulator = NULL;
 }
 

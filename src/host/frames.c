@@ -10,10 +10,10 @@
  */
 #include <pthread.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "host/memory.h"
 #include "lib/fork.h"
+#include "lib/own.h"
 
 #define CHUNK_SIZE (2ULL << 20)
 
@@ -35,19 +35,12 @@ LIB_IN_FORKED_CHILD(forget_in_child)
 /* pool.lock held. The chunk is aligned to its size, so huge pages can back it. */
 static bool map_chunk(void)
 {
-	char *p = mmap(NULL, 2 * CHUNK_SIZE, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	char *a;
+	char *p = own_pages_aligned(CHUNK_SIZE, CHUNK_SIZE);
 
-	if (p == MAP_FAILED)
+	if (!p)
 		return false;
-	a = (char *)ALIGN_UP((uintptr_t)p, CHUNK_SIZE);
-	if (a != p)
-		munmap(p, (size_t)(a - p));
-	if (a != p + CHUNK_SIZE)
-		munmap(a + CHUNK_SIZE, (size_t)(p + CHUNK_SIZE - a));
-	pool.fresh = a;
-	pool.fresh_end = a + CHUNK_SIZE;
+	pool.fresh = p;
+	pool.fresh_end = p + CHUNK_SIZE;
 	return true;
 }
 
@@ -85,19 +78,15 @@ void host_frame_free(void *frame)
 	__atomic_fetch_sub(&pool.in_use, 1, __ATOMIC_RELAXED);
 }
 
-/* Few are needed (one a vCPU): each is a mapping of its own. */
+/* Few are needed: one a vCPU. */
 void *host_low_frame_alloc(void)
 {
-	void *p = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
-
-	return p == MAP_FAILED ? NULL : p;
+	return own_low_page();
 }
 
 void host_low_frame_free(void *frame)
 {
-	if (frame)
-		munmap(frame, PAGE_SIZE);
+	own_low_page_free(frame);
 }
 
 uint64_t host_frames_in_use(void)

@@ -8,12 +8,15 @@
 
 #include "host/fault.h"
 #include "lib/error.h"
+#include "lib/own.h"
 
 int host_fault_in(hva_t hva, bool write, bool *writable)
 {
 	hva_t page = ALIGN_DOWN(hva, PAGE_SIZE);
 	bool may_write = write;
 
+	if (own_overlaps(page, PAGE_SIZE))
+		return err_born(EFAULT, "hva %#llx is the library's", (unsigned long long)hva);
 	if (write) {
 		/* A locked compare-exchange is a write to the MMU whether or not it swaps. */
 		int r = host_cmpxchg32(__va(page), 0, 0);

@@ -35,7 +35,7 @@ uint64_t host_frames_in_use(void);
 /*
  * Fault the client's page at hva in, as get_user_pages would: demand zero,
  * copy on write, file, hugetlbfs, userfaultfd (waits). With `write`, for
- * writing. 0; -EFAULT not mapped, not permitted or poisoned.
+ * writing. 0; -EFAULT not mapped, not permitted or poisoned, or the library's own (lib/own.h).
  * *writable (may be NULL): the page may be written even if only a read was
  * asked. False may be pessimistic (no /proc); then a write asks again.
  */

@@ -23,6 +23,7 @@
 
 #include "host/memory.h"
 #include "lib/fork.h"
+#include "lib/own.h"
 #include "lib/rcu.h"
 
 struct mapping {
@@ -52,7 +53,7 @@ static char *read_proc(const char *path)
 {
 	size_t size = 1 << 16, used = 0;
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	char *buf = malloc(size);
+	char *buf = own_malloc(size);
 
 	if (fd < 0 || !buf)
 		goto out_fail;
@@ -67,7 +68,7 @@ static char *read_proc(const char *path)
 			break;
 		used += (size_t)n;
 		if (size - used < 8192) {
-			char *bigger = realloc(buf, size * 2);
+			char *bigger = own_realloc(buf, size * 2);
 
 			if (!bigger)
 				goto out_fail;
@@ -81,7 +82,7 @@ static char *read_proc(const char *path)
 out_fail:
 	if (fd >= 0)
 		close(fd);
-	free(buf);
+	own_free(buf);
 	return NULL;
 }
 
@@ -150,12 +151,12 @@ static struct snapshot *take_snapshot(void)
 		return NULL;
 	for (p = text; *p; p++)
 		lines += *p == '\n';
-	s = malloc(sizeof(*s) + lines * sizeof(s->map[0]));
+	s = own_malloc(sizeof(*s) + lines * sizeof(s->map[0]));
 	if (s) {
 		s->nr = 0;
 		parse_maps(s, text, flags);
 	}
-	free(text);
+	own_free(text);
 	return s;
 }
 
@@ -203,7 +204,7 @@ static void replace(struct snapshot *s)
 
 	if (!old)
 		return;
-	o = malloc(sizeof(*o));
+	o = own_malloc(sizeof(*o));
 	if (!o)
 		return; /* leaks one snapshot rather than pull it from under a reader */
 	o->s = old;
@@ -261,8 +262,8 @@ void host_mapping_changed(void)
 	while (o) {
 		struct old_snapshot *next = o->next;
 
-		free(o->s);
-		free(o);
+		own_free(o->s);
+		own_free(o);
 		o = next;
 	}
 }
@@ -287,7 +288,7 @@ int host_mapping_level(hva_t hva, hva_t start, uint64_t size_bytes, int max_leve
 		uint64_t size = PAGE_SIZE << (9 * (level - 1));
 		hva_t first = ALIGN_DOWN(hva, size);
 
-		if (first >= lo && first + size <= hi)
+		if (first >= lo && first + size <= hi && !own_overlaps(first, size))
 			break;
 	}
 	return level;

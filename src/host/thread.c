@@ -15,6 +15,7 @@
 
 #include "host/service.h"
 #include "lib/error.h"
+#include "lib/own.h"
 
 struct start {
 	void *(*fn)(void *);
@@ -25,14 +26,14 @@ static void *thread_main(void *arg)
 {
 	struct start s = *(struct start *)arg;
 
-	free(arg);
+	own_free(arg);
 	host_service_begin();
 	return s.fn(s.arg);
 }
 
 int host_thread_start(pthread_t *out, const char *name, void *(*fn)(void *), void *arg)
 {
-	struct start *s = malloc(sizeof(*s));
+	struct start *s = own_malloc(sizeof(*s));
 	sigset_t all, old;
 	int err;
 
@@ -44,7 +45,7 @@ int host_thread_start(pthread_t *out, const char *name, void *(*fn)(void *), voi
 	err = pthread_create(out, NULL, thread_main, s);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (err) {
-		free(s);
+		own_free(s);
 		return err_born(err, "cannot start thread %s", name);
 	}
 	pthread_setname_np(*out, name);

@@ -15,7 +15,6 @@
 #include "host/timer.h"
 
 #include <pthread.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <time.h>
@@ -23,6 +22,7 @@
 #include "host/thread.h"
 #include "lib/error.h"
 #include "lib/fork.h"
+#include "lib/own.h"
 
 #define NOT_ARMED SIZE_MAX
 #define NSEC_PER_SEC 1000000000ULL
@@ -150,7 +150,7 @@ static void run_first(void)
 	timers.running = NULL;
 	if (t->dead) {
 		timers.nr_timers--;
-		free(t);
+		own_free(t);
 	}
 	pthread_cond_broadcast(&timers.idle);
 }
@@ -206,7 +206,7 @@ static int make_room(void)
 
 	if (timers.nr_timers < timers.capacity)
 		return 0;
-	bigger = realloc(timers.heap, capacity * sizeof(*bigger));
+	bigger = own_realloc(timers.heap, capacity * sizeof(*bigger));
 	if (!bigger)
 		return err_born(ENOMEM, "no memory for %zu timers", capacity);
 	timers.heap = bigger;
@@ -216,7 +216,7 @@ static int make_room(void)
 
 int host_timer_create(host_timer_fn *fn, void *arg, struct host_timer **out)
 {
-	struct host_timer *t = calloc(1, sizeof(*t));
+	struct host_timer *t = own_calloc(1, sizeof(*t));
 	int err = 0;
 
 	if (!t)
@@ -233,7 +233,7 @@ int host_timer_create(host_timer_fn *fn, void *arg, struct host_timer **out)
 		timers.nr_timers++;
 	pthread_mutex_unlock(&timers.lock);
 	if (err) {
-		free(t);
+		own_free(t);
 		return err;
 	}
 	*out = t;
@@ -294,7 +294,7 @@ void host_timer_destroy(struct host_timer *t)
 	} else {
 		heap_remove(t); /* the callback may have armed it again */
 		timers.nr_timers--;
-		free(t);
+		own_free(t);
 	}
 	pthread_mutex_unlock(&timers.lock);
 }

@@ -5,11 +5,11 @@
  * writers (conn_lock) publish another, and free the old one, and an eventfd that
  * left it, after a grace period.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "hyperv/internal.h"
 #include "lib/error.h"
+#include "lib/own.h"
 #include "lib/rcu.h"
 #include "virt/eventfd.h"
 
@@ -61,7 +61,7 @@ bool hv_signal_connection(struct kvm *kvm, uint32_t conn_id)
 /* A table with room for `nr`, the first `pos` of them the old one's. */
 static struct hv_connections *begin_table(const struct hv_connections *old, uint32_t nr, uint32_t pos)
 {
-	struct hv_connections *t = malloc(sizeof(*t) + nr * sizeof(t->c[0]));
+	struct hv_connections *t = own_malloc(sizeof(*t) + nr * sizeof(t->c[0]));
 
 	if (!t)
 		return NULL;
@@ -77,7 +77,7 @@ static void publish(struct kvm_hv *hv, struct hv_connections *t)
 
 	__atomic_store_n(&hv->conns, t, __ATOMIC_RELEASE);
 	lib_rcu_synchronize();
-	free(old);
+	own_free(old);
 }
 
 static int insert(struct kvm_hv *hv, uint32_t id, const struct virt_eventfd *eventfd)
@@ -163,6 +163,6 @@ void hv_connections_destroy(struct kvm *kvm)
 
 	for (uint32_t i = 0; t && i < t->nr; i++)
 		virt_eventfd_put(&t->c[i].eventfd);
-	free(t);
+	own_free(t);
 	kvm->arch->hv.conns = NULL;
 }

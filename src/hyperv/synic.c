@@ -10,10 +10,10 @@
  *     those of them that one wants ended by themselves.
  */
 #include <errno.h>
-#include <stdlib.h>
 
 #include "hyperv/internal.h"
 #include "lib/error.h"
+#include "lib/own.h"
 #include "trace/trace.h"
 
 #define SYNIC_VERSION 1
@@ -39,13 +39,13 @@ int kvm_hv_activate_synic(struct kvm_vcpu *vcpu, bool clear_pages)
 	if (!vcpu->apic)
 		return err_born(EINVAL, "a SynIC without an in-kernel APIC");
 	if (!s) {
-		s = malloc(sizeof(*s));
+		s = own_malloc(sizeof(*s));
 		if (!s)
 			return err_born(ENOMEM, "no memory for a SynIC");
 		*s = reset_state;
 		r = hv_stimers_create(vcpu, s);
 		if (r) {
-			free(s);
+			own_free(s);
 			return r;
 		}
 		__atomic_store_n(&vcpu->arch->hv.synic, s, __ATOMIC_RELEASE);
@@ -65,7 +65,7 @@ void kvm_hv_vcpu_uninit(struct kvm_vcpu *vcpu)
 	hv_stimers_destroy(s);
 	kvm_apic_set_synic(vcpu, NULL);
 	vcpu->arch->hv.synic = NULL;
-	free(s);
+	own_free(s);
 }
 
 /* --- interrupts --- */

@@ -16,12 +16,12 @@
  *  2. irq_ack false: a tick was delivered and its EOI has not come.
  *  3. GSI lines are driven without the lock.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "host/timer.h"
 #include "irq/internal.h"
 #include "lib/error.h"
+#include "lib/own.h"
 
 #define PIT_HZ 1193182ULL
 #define NSEC_PER_SEC 1000000000ULL
@@ -443,7 +443,7 @@ int kvm_create_pit(struct kvm *kvm, uint32_t flags)
 		return err_born(EEXIST, "the VM has a PIT");
 	if (!pic_in_kernel(kvm))
 		return err_born(ENOENT, "PIT without an in-kernel PIC");
-	pit = calloc(1, sizeof(*pit));
+	pit = own_calloc(1, sizeof(*pit));
 	if (!pit)
 		return err_born(ENOMEM, "no memory for the PIT");
 	pit->kvm = kvm;
@@ -467,7 +467,7 @@ int kvm_create_pit(struct kvm *kvm, uint32_t flags)
 	if (err) {
 		host_timer_destroy(pit->timer);
 		host_timer_destroy(pit->work);
-		free(pit);
+		own_free(pit);
 		return err;
 	}
 	kvm_register_irq_ack_notifier(kvm, &pit->notifier);
@@ -495,7 +495,7 @@ void kvm_free_pit(struct kvm *kvm)
 	host_timer_destroy(pit->work);
 	/* Without memory for a smaller bus the device must outlive it. */
 	if (!err)
-		free(pit);
+		own_free(pit);
 }
 
 int kvm_vm_ioctl_get_pit2(struct kvm *kvm, struct kvm_pit_state2 *ps)

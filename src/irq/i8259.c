@@ -14,11 +14,11 @@
  *
  * EOI notifiers run without the lock.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "irq/internal.h"
 #include "lib/error.h"
+#include "lib/own.h"
 #include "trace/trace.h"
 
 #define CASCADE 2
@@ -489,7 +489,7 @@ out_master:
 
 int kvm_pic_init(struct kvm *kvm)
 {
-	struct kvm_pic *pic = calloc(1, sizeof(*pic));
+	struct kvm_pic *pic = own_calloc(1, sizeof(*pic));
 	int err;
 
 	if (!pic)
@@ -505,7 +505,7 @@ int kvm_pic_init(struct kvm *kvm)
 	err = register_ports(kvm, pic);
 	pthread_mutex_unlock(&kvm->slots_lock);
 	if (err)
-		free(pic);
+		own_free(pic);
 	else
 		kvm->vpic = pic;
 	return err;
@@ -526,5 +526,5 @@ void kvm_pic_destroy(struct kvm *kvm)
 	kvm->vpic = NULL;
 	/* Without memory for a smaller bus the chips must outlive it. */
 	if (!err)
-		free(pic);
+		own_free(pic);
 }

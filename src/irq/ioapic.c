@@ -12,11 +12,11 @@
  *
  * EOI notifiers run without the lock: they drive lines.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "irq/internal.h"
 #include "lib/error.h"
+#include "lib/own.h"
 #include "trace/trace.h"
 
 #define IOAPIC_BASE 0xfec00000ULL
@@ -288,7 +288,7 @@ void kvm_set_ioapic(struct kvm *kvm, const struct kvm_ioapic_state *s)
 
 int kvm_ioapic_init(struct kvm *kvm)
 {
-	struct kvm_ioapic *io = calloc(1, sizeof(*io));
+	struct kvm_ioapic *io = own_calloc(1, sizeof(*io));
 	int err;
 
 	if (!io)
@@ -303,7 +303,7 @@ int kvm_ioapic_init(struct kvm *kvm)
 	err = kvm_io_bus_register_dev(kvm, KVM_MMIO_BUS, IOAPIC_BASE, IOAPIC_LENGTH, &io->dev);
 	pthread_mutex_unlock(&kvm->slots_lock);
 	if (err)
-		free(io);
+		own_free(io);
 	else
 		kvm->vioapic = io;
 	return err;
@@ -322,5 +322,5 @@ void kvm_ioapic_destroy(struct kvm *kvm)
 	kvm->vioapic = NULL;
 	/* Without memory for a smaller bus the chip must outlive it. */
 	if (!err)
-		free(io);
+		own_free(io);
 }

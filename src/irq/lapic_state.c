@@ -6,11 +6,11 @@
  *   disabled (E0 D0) <-> xAPIC (E1 D0) -> x2APIC (E1 D1) -> disabled
  * D without E is invalid; x2APIC -> xAPIC and disabled -> x2APIC are #GP for the guest.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "irq/internal.h"
 #include "lib/error.h"
+#include "lib/own.h"
 
 enum mode { MODE_DISABLED, MODE_INVALID, MODE_XAPIC, MODE_X2APIC };
 
@@ -157,23 +157,23 @@ void kvm_apic_set_cmci(struct kvm_vcpu *vcpu, bool has_cmci)
 
 int kvm_create_lapic(struct kvm_vcpu *vcpu)
 {
-	struct kvm_lapic *apic = calloc(1, sizeof(*apic));
+	struct kvm_lapic *apic = own_calloc(1, sizeof(*apic));
 	int err;
 
 	if (!apic)
 		return err_born(ENOMEM, "no memory for a local APIC");
 	apic->vcpu = vcpu;
-	apic->regs = aligned_alloc(PAGE_SIZE, PAGE_SIZE);
+	apic->regs = own_aligned(PAGE_SIZE, PAGE_SIZE);
 	if (!apic->regs) {
-		free(apic);
+		own_free(apic);
 		return err_born(ENOMEM, "no memory for the APIC's registers");
 	}
 	memset(apic->regs, 0, PAGE_SIZE);
 	set_version(apic);
 	err = lapic_timer_init(apic);
 	if (err) {
-		free(apic->regs);
-		free(apic);
+		own_free(apic->regs);
+		own_free(apic);
 		return err;
 	}
 	vcpu->apic = apic;
@@ -189,8 +189,8 @@ void kvm_free_lapic(struct kvm_vcpu *vcpu)
 		return;
 	lapic_timer_free(apic);
 	vcpu->apic = NULL;
-	free(apic->regs);
-	free(apic);
+	own_free(apic->regs);
+	own_free(apic);
 }
 
 static bool x2apic_format(struct kvm *kvm)

@@ -18,6 +18,7 @@
 #include "isa/stub.h"
 #include "lib/fork.h"
 #include "lib/log.h"
+#include "lib/own.h"
 
 #define CHUNK_BYTES (16u << 20)
 #define NR_CHUNKS 128u /* 2 GiB of different instructions */
@@ -47,10 +48,14 @@ static bool append_chunk(void)
 
 	if (n == NR_CHUNKS)
 		return false;
-	p = mmap(NULL, CHUNK_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (p == MAP_FAILED)
+	p = own_reserve(CHUNK_BYTES);
+	if (!p)
 		return false;
+	if (mmap(p, CHUNK_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
+		own_pages_free(p);
+		return false;
+	}
 	p[0] = RET_OPCODE;
 	arena.chunk[n] = p;
 	arena.used = 64;

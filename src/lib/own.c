@@ -280,6 +280,23 @@ void *own_reserve(size_t bytes)
 	return take_pages(bytes, UNIT_BYTES, PROT_NONE);
 }
 
+void *own_map_file(size_t bytes, int prot, int fd, int64_t offset)
+{
+	void *p = own_reserve(bytes);
+	int e;
+
+	if (!p) {
+		errno = ENOMEM;
+		return NULL;
+	}
+	if (mmap(p, bytes, prot, MAP_SHARED | MAP_FIXED, fd, offset) != MAP_FAILED)
+		return p;
+	e = errno;
+	own_pages_free(p);
+	errno = e;
+	return NULL;
+}
+
 static uint64_t unit_of(const void *p)
 {
 	return ((uint64_t)(uintptr_t)p - own.start) >> UNIT_SHIFT;

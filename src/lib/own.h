@@ -54,7 +54,9 @@ void *own_pages(size_t bytes);
 void *own_pages_aligned(size_t bytes, size_t align);
 /* Addresses only, without access: the caller maps over them (MAP_FIXED). */
 void *own_reserve(size_t bytes);
-/* What was mapped over them goes with them. */
+/* A file's bytes; NULL with errno. */
+void *own_map_file(size_t bytes, int prot, int fd, int64_t offset);
+/* All of these are given back so; what was mapped over a part of them goes with it. */
 void own_pages_free(void *p);
 
 /* A zeroed page below 4 GiB. */

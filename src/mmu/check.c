@@ -19,6 +19,7 @@
 
 #include "host/memory.h"
 #include "lib/log.h"
+#include "lib/own.h"
 #include "lib/params.h"
 #include "lib/rcu.h"
 #include "mmu/check.h"
@@ -259,7 +260,7 @@ static void check_locked(struct kvm *kvm, struct mmu_check_result *r)
 
 	/* Room for every table there can be between here and the lock, and more. */
 	c.max_seen = READ_ONCE(vm->table_pages) * 2 + 1024;
-	c.seen = malloc(c.max_seen * sizeof(*c.seen));
+	c.seen = own_malloc(c.max_seen * sizeof(*c.seen));
 	if (!c.seen)
 		c.max_seen = 0;
 	pthread_rwlock_wrlock(&vm->lock);
@@ -267,7 +268,7 @@ static void check_locked(struct kvm *kvm, struct mmu_check_result *r)
 	if (vm->shadow)
 		shadow_check(kvm, r);
 	pthread_rwlock_unlock(&vm->lock);
-	free(c.seen);
+	own_free(c.seen);
 	if (kvm_memslots_check(kvm))
 		mmu_check_fault(r, "the sets of memslots are not in order");
 	confirm_suspects(kvm, r);

@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 
 #include "lib/error.h"
+#include "lib/own.h"
 #include "mmu/internal.h"
 
 #define CHUNK_BITS 15
@@ -39,7 +40,7 @@ static uint64_t *chunk_make(uint64_t page)
 
 	if (chunk)
 		return chunk;
-	/* Not malloc(): a signal handler of the client's may be the one that marks. */
+	/* Neither malloc() nor own_malloc(): a signal handler of the client's may be the one that marks. */
 	chunk = mmap(NULL, CHUNK_PAGES / 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (chunk == MAP_FAILED)
 		return NULL;

@@ -4,11 +4,11 @@
  *
  * Locks: none; everything is the owner's.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "host/memory.h"
 #include "lib/error.h"
+#include "lib/own.h"
 #include "mmu/shadow.h"
 #include "sdm/regs.h"
 #include "trace/trace.h"
@@ -34,7 +34,7 @@ const struct kvm_mmu_vendor_ops *mmu_vendor_ops(void)
 
 int kvm_mmu_init_vm(struct kvm *kvm)
 {
-	struct kvm_mmu_vm *vm = calloc(1, sizeof(*vm));
+	struct kvm_mmu_vm *vm = own_calloc(1, sizeof(*vm));
 	pthread_rwlockattr_t attr;
 
 	TRACE_CALL(kvm_mmu_init_vm, (uintptr_t)kvm);
@@ -52,7 +52,7 @@ int kvm_mmu_init_vm(struct kvm *kvm)
 	if (!kvm_mmu_params()->ept && shadow_vm_create(vm)) {
 		pthread_mutex_destroy(&vm->roots_lock);
 		pthread_rwlock_destroy(&vm->lock);
-		free(vm);
+		own_free(vm);
 		return -ENOMEM;
 	}
 	kvm->mmu_vm = vm;
@@ -74,11 +74,11 @@ void kvm_mmu_uninit_vm(struct kvm *kvm)
 	for (i = 0; i < vm->nr_roots; i++) {
 		kvm_tdp_mmu_free_tables(vm, vm->roots[i]);
 		host_frame_free(vm->roots[i]->spt);
-		free(vm->roots[i]);
+		own_free(vm->roots[i]);
 	}
 	pthread_mutex_destroy(&vm->roots_lock);
 	pthread_rwlock_destroy(&vm->lock);
-	free(vm);
+	own_free(vm);
 	kvm->mmu_vm = NULL;
 }
 
@@ -191,14 +191,14 @@ int kvm_mmu_create(struct kvm_vcpu *vcpu)
 	r = mmu_nx_recovery_start(vcpu->kvm->mmu_vm);
 	if (r)
 		return r;
-	m = calloc(1, sizeof(*m));
+	m = own_calloc(1, sizeof(*m));
 	if (!m)
 		return err_born(ENOMEM, "no memory for a vCPU's MMU");
 	m->root_mmu.root_hpa = INVALID_PAGE;
 	vcpu->mmu_vcpu = m;
 	vcpu->mmu = &m->root_mmu;
 	if (!kvm_mmu_params()->ept && shadow_vcpu_create(vcpu)) {
-		free(m);
+		own_free(m);
 		vcpu->mmu_vcpu = NULL;
 		vcpu->mmu = NULL;
 		return -ENOMEM;
@@ -224,7 +224,7 @@ void kvm_mmu_destroy(struct kvm_vcpu *vcpu)
 	shadow_vcpu_destroy(vcpu);
 	while (m->cache.nr)
 		host_frame_free(m->cache.frame[--m->cache.nr]);
-	free(m);
+	own_free(m);
 	vcpu->mmu_vcpu = NULL;
 	vcpu->mmu = NULL;
 }

@@ -11,12 +11,12 @@
  * Lock: nx->lock for `stopping`; mmu_lock for writing while tables are unlinked.
  */
 #include <errno.h>
-#include <stdlib.h>
 
 #include "host/memory.h"
 #include "host/thread.h"
 #include "host/timer.h"
 #include "lib/error.h"
+#include "lib/own.h"
 #include "mmu/check.h"
 
 #define HOUR_MS (60 * 60 * 1000u)
@@ -99,7 +99,7 @@ static void *recovery_worker(void *arg)
 
 static struct nx_recovery *make_recovery(struct kvm_mmu_vm *vm)
 {
-	struct nx_recovery *nx = calloc(1, sizeof(*nx));
+	struct nx_recovery *nx = own_calloc(1, sizeof(*nx));
 	pthread_condattr_t attr;
 
 	if (!nx)
@@ -118,7 +118,7 @@ static void free_recovery(struct nx_recovery *nx)
 {
 	pthread_cond_destroy(&nx->wake);
 	pthread_mutex_destroy(&nx->lock);
-	free(nx);
+	own_free(nx);
 }
 
 /* roots_lock. */

@@ -7,11 +7,11 @@
  *
  * Locks: mmu_lock for writing throughout.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "host/memory.h"
 #include "lib/error.h"
+#include "lib/own.h"
 #include "mmu/shadow.h"
 #include "mmu/shadow_vcpu.h"
 
@@ -27,7 +27,7 @@ static void count(uint64_t *counter, int64_t n)
 
 int shadow_vm_create(struct kvm_mmu_vm *vm)
 {
-	vm->shadow = calloc(1, sizeof(*vm->shadow));
+	vm->shadow = own_calloc(1, sizeof(*vm->shadow));
 	if (!vm->shadow)
 		return err_born(ENOMEM, "no memory for the hash of shadow pages");
 	return 0;
@@ -35,7 +35,7 @@ int shadow_vm_create(struct kvm_mmu_vm *vm)
 
 static struct shadow_page *alloc_page(void)
 {
-	struct shadow_page *sp = aligned_alloc(SHADOW_PAGE_SIZE, SHADOW_PAGE_SIZE);
+	struct shadow_page *sp = own_aligned(SHADOW_PAGE_SIZE, SHADOW_PAGE_SIZE);
 
 	if (!sp)
 		return NULL;
@@ -43,14 +43,14 @@ static struct shadow_page *alloc_page(void)
 	sp->spt = host_frame_alloc();
 	if (sp->spt)
 		return sp;
-	free(sp);
+	own_free(sp);
 	return NULL;
 }
 
 static void free_page(struct shadow_page *sp)
 {
 	host_frame_free(sp->spt);
-	free(sp);
+	own_free(sp);
 }
 
 int shadow_topup(struct kvm_vcpu *vcpu)
@@ -413,6 +413,6 @@ void shadow_vm_destroy(struct kvm_mmu_vm *vm)
 	shadow_zap_all(vm, &z);
 	z.flush = z.reload = false; /* no vCPU is left */
 	shadow_commit(vm->kvm, &z);
-	free(vm->shadow);
+	own_free(vm->shadow);
 	vm->shadow = NULL;
 }

@@ -12,11 +12,11 @@
  *
  * Locks: owner thread; mmu_lock for writing around root_count and pages.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "host/memory.h"
 #include "lib/error.h"
+#include "lib/own.h"
 #include "lib/rcu.h"
 #include "mmu/shadow.h"
 #include "trace/trace.h"
@@ -25,13 +25,13 @@
 
 int shadow_vcpu_create(struct kvm_vcpu *vcpu)
 {
-	struct shadow_vcpu *s = calloc(1, sizeof(*s));
+	struct shadow_vcpu *s = own_calloc(1, sizeof(*s));
 
 	if (!s)
 		return err_born(ENOMEM, "no memory for a vCPU's shadow MMU");
 	s->pae_root = host_low_frame_alloc();
 	if (!s->pae_root) {
-		free(s);
+		own_free(s);
 		return err_born(ENOMEM, "no frame below 4 GiB for PAE roots");
 	}
 	vcpu->mmu_vcpu->shadow = s;
@@ -46,7 +46,7 @@ void shadow_vcpu_destroy(struct kvm_vcpu *vcpu)
 		return;
 	shadow_drain_cache(vcpu);
 	host_low_frame_free(s->pae_root);
-	free(s);
+	own_free(s);
 	vcpu->mmu_vcpu->shadow = NULL;
 }
 

@@ -4,9 +4,9 @@
  *
  * Locks: mmu_lock for writing, taken by shadow_zap_slot() itself.
  */
-#include <stdlib.h>
 
 #include "lib/error.h"
+#include "lib/own.h"
 #include "mmu/shadow.h"
 
 /* Wherever the slot is moved to. */
@@ -33,7 +33,7 @@ int shadow_prepare_slot(struct kvm_memory_slot *slot)
 
 	for (int level = 1; level < 2 + NR_HUGE_LEVELS; level++)
 		heads += nr_rmaps(slot, level);
-	slot->arch = calloc(heads, sizeof(struct shadow_node *));
+	slot->arch = own_calloc(heads, sizeof(struct shadow_node *));
 	return slot->arch ? 0 : err_born(ENOMEM, "no memory for the rmaps of slot %u", slot->id);
 }
 

@@ -10,11 +10,11 @@
  * lock of a VM held.
  */
 #include <pthread.h>
-#include <stdlib.h>
 
 #include "host/memory.h"
 #include "lib/error.h"
 #include "lib/fork.h"
+#include "lib/own.h"
 #include "lib/rcu.h"
 #include "mmu/check.h"
 #include "mmu/look.h"
@@ -151,7 +151,7 @@ static int slot_prepare(struct kvm *kvm, const struct kvm_memory_slot *old,
 
 static void slot_free(struct kvm *kvm, struct kvm_memory_slot *slot)
 {
-	free(slot->arch);
+	own_free(slot->arch);
 	slot->arch = NULL;
 }
 

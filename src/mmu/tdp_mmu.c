@@ -20,9 +20,9 @@
  *
  * Locks: mmu_lock as each function says.
  */
-#include <stdlib.h>
 
 #include "host/memory.h"
+#include "lib/own.h"
 #include "lib/rcu.h"
 #include "mmu/internal.h"
 #include "trace/trace.h"
@@ -334,7 +334,7 @@ static void free_subtree(uint64_t *table, int level)
 
 bool kvm_tdp_mmu_unlink_table(struct kvm_mmu_vm *vm, uint64_t *ptep, int level, struct zap_list *z)
 {
-	struct zapped_table *t = malloc(sizeof(*t));
+	struct zapped_table *t = own_malloc(sizeof(*t));
 	uint64_t old;
 
 	if (!t)
@@ -450,7 +450,7 @@ void kvm_tdp_mmu_zap_finish(struct kvm *kvm, struct zap_list *z)
 
 		z->tables = t->next;
 		free_subtree(t->table, t->level);
-		free(t);
+		own_free(t);
 	}
 }
 

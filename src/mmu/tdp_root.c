@@ -8,10 +8,10 @@
  *
  * Locks: roots_lock (a leaf) to find or add a root; all else is the owner's.
  */
-#include <stdlib.h>
 
 #include "host/memory.h"
 #include "lib/error.h"
+#include "lib/own.h"
 #include "mmu/internal.h"
 #include "trace/trace.h"
 
@@ -19,7 +19,7 @@
 static struct kvm_mmu_page *kvm_mmu_alloc_page(struct kvm_vcpu *vcpu, uint32_t role)
 {
 	struct kvm_mmu_memory_cache *c = &vcpu->mmu_vcpu->cache;
-	struct kvm_mmu_page *sp = calloc(1, sizeof(*sp));
+	struct kvm_mmu_page *sp = own_calloc(1, sizeof(*sp));
 
 	if (!sp)
 		return NULL;

@@ -5,10 +5,10 @@
  * that a thread whose page has come finds its vCPU alive or gone. Nothing is
  * waited for with it held. Below it only what a kick takes.
  */
+#include "lib/own.h"
 #include "virt/async_pf.h"
 
 #include <pthread.h>
-#include <stdlib.h>
 
 #include "host/fault_mask.h"
 #include "host/memory.h"
@@ -99,7 +99,7 @@ static void start_threads(void)
 {
 	pthread_t t;
 
-	async_pf.all = calloc(ASYNC_PF_MAX, sizeof(*async_pf.all));
+	async_pf.all = own_calloc(ASYNC_PF_MAX, sizeof(*async_pf.all));
 	if (!async_pf.all)
 		return;
 	for (int i = 0; i < ASYNC_PF_MAX; i++)

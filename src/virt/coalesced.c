@@ -13,10 +13,10 @@
  *
  * Lock: coalesced.ring_lock around insertion. Zones: slots_lock.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "lib/error.h"
+#include "lib/own.h"
 #include "virt/iodev.h"
 
 struct coalesced {
@@ -93,7 +93,7 @@ static void coalesced_destructor(struct kvm_io_device *dev)
 	struct coalesced_zone *z = container_of(dev, struct coalesced_zone, dev);
 
 	zone_unlink(z);
-	free(z);
+	own_free(z);
 }
 
 static const struct kvm_io_device_ops coalesced_ops = {
@@ -111,7 +111,7 @@ static struct coalesced *coalesced_of(struct kvm *kvm)
 	struct coalesced *c = kvm->coalesced;
 
 	if (!c) {
-		c = calloc(1, sizeof(*c));
+		c = own_calloc(1, sizeof(*c));
 		if (c)
 			pthread_mutex_init(&c->ring_lock, NULL);
 		kvm->coalesced = c;
@@ -128,7 +128,7 @@ int kvm_vm_ioctl_register_coalesced_mmio(struct kvm *kvm,
 
 	if (zone->pio > 1)
 		return err_born(EINVAL, "coalesced zone: pio is %u", zone->pio);
-	z = calloc(1, sizeof(*z));
+	z = own_calloc(1, sizeof(*z));
 	if (!z)
 		return err_born(ENOMEM, "no memory for a coalesced zone");
 	z->dev.ops = &coalesced_ops;
@@ -145,7 +145,7 @@ int kvm_vm_ioctl_register_coalesced_mmio(struct kvm *kvm,
 	}
 	pthread_mutex_unlock(&kvm->slots_lock);
 	if (ret)
-		free(z);
+		own_free(z);
 	return ret;
 }
 
@@ -177,6 +177,6 @@ void kvm_coalesced_mmio_free(struct kvm *kvm)
 	if (!c)
 		return;
 	pthread_mutex_destroy(&c->ring_lock);
-	free(c);
+	own_free(c);
 	kvm->coalesced = NULL;
 }

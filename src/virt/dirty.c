@@ -16,10 +16,10 @@
  *    KVM_CLEAR_DIRTY_LOG names it.
  * 3. With rings (dirty_ring.h) there are no bitmaps.
  */
-#include <stdlib.h>
 
 #include "host/fault.h"
 #include "lib/error.h"
+#include "lib/own.h"
 #include "virt/dirty_ring.h"
 #include "virt/kvm.h"
 
@@ -114,13 +114,13 @@ static int get_dirty_log(struct kvm *kvm, const struct kvm_dirty_log *log)
 	words = kvm_dirty_bitmap_words(slot);
 	if (kvm->manual_dirty_log_protect)
 		return host_copy_to(log->dirty_bitmap, slot->dirty_bitmap, words * sizeof(*copy));
-	copy = malloc(words * sizeof(*copy));
+	copy = own_malloc(words * sizeof(*copy));
 	if (!copy)
 		return err_born(ENOMEM, "dirty log: no memory for the copy");
 	if (take_bits(kvm, slot, copy, words))
 		kvm_flush_remote_tlbs(kvm);
 	r = host_copy_to(log->dirty_bitmap, copy, words * sizeof(*copy));
-	free(copy);
+	own_free(copy);
 	return r;
 }
 
@@ -174,7 +174,7 @@ static int clear_dirty_log(struct kvm *kvm, const struct kvm_clear_dirty_log *lo
 	words = (n + 63) / 64;
 	if (!words)
 		return 0;
-	given = malloc(words * sizeof(*given));
+	given = own_malloc(words * sizeof(*given));
 	if (!given)
 		return err_born(ENOMEM, "dirty log: no memory for the copy");
 	sync_dirty_log(kvm);
@@ -185,7 +185,7 @@ static int clear_dirty_log(struct kvm *kvm, const struct kvm_clear_dirty_log *lo
 			given[words - 1] &= BIT_ULL(n % 64) - 1;
 		clear_bits(kvm, slot, first / 64, given, words);
 	}
-	free(given);
+	own_free(given);
 	return r;
 }
 

@@ -4,6 +4,7 @@
  * Locks: ring->lock among those who push (the vCPU's thread, hardly ever
  * another); slots_lock for resetting. dirty_index is read without a lock.
  */
+#include "lib/own.h"
 #include "trace/trace.h"
 #include "virt/dirty_ring.h"
 
@@ -44,8 +45,8 @@ int kvm_dirty_ring_alloc(struct kvm_vcpu *vcpu)
 		return 0;
 	if (ftruncate(vcpu->run_memfd, offset + (off_t)bytes))
 		return err_born(ENOMEM, "vCPU %u: no room for a dirty ring", vcpu->vcpu_id);
-	p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->run_memfd, offset);
-	if (p == MAP_FAILED)
+	p = own_map_file(bytes, PROT_READ | PROT_WRITE, vcpu->run_memfd, offset);
+	if (!p)
 		return err_born(ENOMEM, "vCPU %u: a dirty ring cannot be mapped", vcpu->vcpu_id);
 	ring->gfns = p;
 	ring->size = bytes / (uint32_t)sizeof(struct kvm_dirty_gfn);
@@ -57,8 +58,7 @@ void kvm_dirty_ring_free(struct kvm_vcpu *vcpu)
 {
 	struct kvm_dirty_ring *ring = &vcpu->dirty_ring;
 
-	if (ring->gfns)
-		munmap(ring->gfns, ring->size * sizeof(struct kvm_dirty_gfn));
+	own_pages_free(ring->gfns);
 	ring->gfns = NULL;
 	pthread_mutex_destroy(&ring->lock);
 }

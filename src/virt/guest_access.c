@@ -11,6 +11,7 @@
 #include "host/fault.h"
 #include "host/memory.h"
 #include "lib/error.h"
+#include "lib/own.h"
 #include "lib/rcu.h"
 #include "virt/kvm.h"
 
@@ -34,11 +35,16 @@ struct access {
 	const void *from; /* writes */
 };
 
-/* RCU. The host address of gpa and its slot; 0 when it cannot be accessed so. */
+/* RCU. The host address of gpa and its slot; 0 when it cannot be accessed so, or is the library's own. */
 static hva_t find_hva(const struct access *a, gpa_t gpa, struct kvm_memory_slot **slot)
 {
+	hva_t hva;
+
 	*slot = usable(find(a->kvm, a->vcpu, a->as_id, gpa >> PAGE_SHIFT), a->write);
-	return *slot ? gfn_to_hva_memslot(*slot, gpa >> PAGE_SHIFT) + (gpa & ~PAGE_MASK) : 0;
+	if (!*slot)
+		return 0;
+	hva = gfn_to_hva_memslot(*slot, gpa >> PAGE_SHIFT) + (gpa & ~PAGE_MASK);
+	return own_overlaps(hva, 1) ? 0 : hva;
 }
 
 static hva_t find_hva_now(const struct access *a, gpa_t gpa)

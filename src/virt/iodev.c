@@ -12,9 +12,9 @@
  *     look-up that walks down from the last candidate knows when to stop.
  *  2. kvm->buses[b] is NULL as long as nothing was ever registered.
  */
+#include "lib/own.h"
 #include "virt/iodev.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "lib/error.h"
@@ -110,7 +110,7 @@ int kvm_io_bus_write(struct kvm_vcpu *vcpu, enum kvm_bus_id bus, gpa_t addr, int
 
 static struct kvm_io_bus *bus_alloc(uint32_t nr)
 {
-	struct kvm_io_bus *bus = malloc(sizeof(*bus) + nr * sizeof(bus->range[0]));
+	struct kvm_io_bus *bus = own_malloc(sizeof(*bus) + nr * sizeof(bus->range[0]));
 
 	if (bus)
 		bus->nr = nr;
@@ -130,7 +130,7 @@ static void bus_publish(struct kvm *kvm, enum kvm_bus_id id, struct kvm_io_bus *
 	if (!old)
 		return;
 	lib_rcu_synchronize();
-	free(old);
+	own_free(old);
 }
 
 int kvm_io_bus_register_dev(struct kvm *kvm, enum kvm_bus_id id, gpa_t addr, int len,
@@ -189,5 +189,5 @@ void kvm_io_bus_destroy(struct kvm *kvm, enum kvm_bus_id id)
 		if (dev->ops->destructor)
 			dev->ops->destructor(dev);
 	}
-	free(bus);
+	own_free(bus);
 }

@@ -8,10 +8,10 @@
  *
  * Lock: slots_lock for the bus; the device is immutable once registered.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "lib/error.h"
+#include "lib/own.h"
 #include "virt/eventfd.h"
 #include "virt/iodev.h"
 
@@ -56,7 +56,7 @@ static int ioeventfd_write(struct kvm_vcpu *vcpu, struct kvm_io_device *dev, gpa
 static void ioeventfd_free(struct ioeventfd *p)
 {
 	virt_eventfd_put(&p->eventfd);
-	free(p);
+	own_free(p);
 }
 
 static void ioeventfd_destructor(struct kvm_io_device *dev)
@@ -139,7 +139,7 @@ static int publish(struct kvm *kvm, struct ioeventfd *p)
 
 static int assign(struct kvm *kvm, enum kvm_bus_id bus, const struct kvm_ioeventfd *args)
 {
-	struct ioeventfd *p = calloc(1, sizeof(*p));
+	struct ioeventfd *p = own_calloc(1, sizeof(*p));
 	int err;
 
 	if (!p)

@@ -9,10 +9,10 @@
  * writers, RCU for readers); callbacks run inside the read-side section and
  * must not block, nor register or unregister.
  */
+#include "lib/own.h"
 #include "trace/trace.h"
 #include "virt/irq_routing.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "lib/error.h"
@@ -117,8 +117,8 @@ static int fill_table(struct kvm *kvm, struct kvm_irq_routing_table *t, uint32_t
 static void table_free(struct kvm_irq_routing_table *t)
 {
 	if (t)
-		free(t->first);
-	free(t);
+		own_free(t->first);
+	own_free(t);
 }
 
 static int build_table(struct kvm *kvm, const struct kvm_irq_routing_entry *ue, uint32_t nr,
@@ -134,11 +134,11 @@ static int build_table(struct kvm *kvm, const struct kvm_irq_routing_entry *ue, 
 			return err;
 		nr_gsis = (uint32_t)max_u64(nr_gsis, ue[i].gsi + 1);
 	}
-	t = calloc(1, sizeof(*t) + nr * sizeof(t->entries[0]));
-	filled = calloc(nr_gsis + 1, sizeof(*filled));
+	t = own_calloc(1, sizeof(*t) + nr * sizeof(t->entries[0]));
+	filled = own_calloc(nr_gsis + 1, sizeof(*filled));
 	if (t) {
 		t->nr_gsis = nr_gsis;
-		t->first = calloc(nr_gsis + 1, sizeof(t->first[0]));
+		t->first = own_calloc(nr_gsis + 1, sizeof(t->first[0]));
 		memset(t->chip, -1, sizeof(t->chip));
 	}
 	if (!t || !filled || !t->first) {
@@ -152,7 +152,7 @@ static int build_table(struct kvm *kvm, const struct kvm_irq_routing_entry *ue, 
 		t = NULL;
 	}
 out:
-	free(filled);
+	own_free(filled);
 	table_free(t);
 	return err;
 }

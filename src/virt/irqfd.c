@@ -15,7 +15,6 @@
  * Lock: irqfds.lock (outside the chips' locks and irq_lock). Held while the thread injects.
  */
 #include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
@@ -24,6 +23,7 @@
 #include "host/thread.h"
 #include "lib/error.h"
 #include "lib/fork.h"
+#include "lib/own.h"
 #include "lib/rcu.h"
 #include "virt/eventfd.h"
 #include "virt/iodev.h"
@@ -132,7 +132,7 @@ static int listen_to(struct irqfd *i)
 		slot++;
 	if (slot == irqfds.nr_slots) {
 		uint32_t nr = irqfds.nr_slots ? irqfds.nr_slots * 2 : 32;
-		struct irqfd **bigger = realloc(irqfds.slots, nr * sizeof(*bigger));
+		struct irqfd **bigger = own_realloc(irqfds.slots, nr * sizeof(*bigger));
 
 		if (!bigger)
 			return err_born(ENOMEM, "no memory for %u irqfds", nr);
@@ -168,7 +168,7 @@ static int join_resampler(struct irqfd *i)
 	while (r && r->notifier.gsi != i->gsi)
 		r = r->next;
 	if (!r) {
-		r = calloc(1, sizeof(*r));
+		r = own_calloc(1, sizeof(*r));
 		if (!r)
 			return err_born(ENOMEM, "no memory for a resampler");
 		r->kvm = i->kvm;
@@ -205,7 +205,7 @@ static void leave_resampler(struct irqfd *i)
 	*link = r->next;
 	kvm_unregister_irq_ack_notifier(i->kvm, &r->notifier);
 	kvm_set_irq(i->kvm, KVM_IRQFD_RESAMPLE_IRQ_SOURCE_ID, i->gsi, 0);
-	free(r);
+	own_free(r);
 }
 
 /* Not yet, or no longer, in anybody's list. irqfds.lock held. */
@@ -214,7 +214,7 @@ static void irqfd_free(struct irqfd *i)
 	leave_resampler(i);
 	virt_eventfd_put(&i->eventfd);
 	virt_eventfd_put(&i->resamplefd);
-	free(i);
+	own_free(i);
 }
 
 static void unlisten(struct irqfd *i)
@@ -230,7 +230,7 @@ static int publish(struct irqfd *i)
 	int err;
 
 	if (!kvm->irqfds)
-		kvm->irqfds = calloc(1, sizeof(*kvm->irqfds));
+		kvm->irqfds = own_calloc(1, sizeof(*kvm->irqfds));
 	if (!kvm->irqfds)
 		return err_born(ENOMEM, "no memory for irqfds");
 	for (struct irqfd *o = kvm->irqfds->irqfds; o; o = o->next) {
@@ -257,7 +257,7 @@ static int assign(struct kvm *kvm, const struct kvm_irqfd *args)
 
 	if (resample ? !kvm->vpic : !kvm->vpic && !kvm->irqchip_split)
 		return err_born(EINVAL, "irqfd without the in-kernel irqchip it needs");
-	i = calloc(1, sizeof(*i));
+	i = own_calloc(1, sizeof(*i));
 	if (!i)
 		return err_born(ENOMEM, "no memory for an irqfd");
 	i->kvm = kvm;
@@ -314,6 +314,6 @@ int kvm_irqfd(struct kvm *kvm, const struct kvm_irqfd *args)
 void kvm_irqfd_release(struct kvm *kvm)
 {
 	remove_matching(kvm, NULL, 0);
-	free(kvm->irqfds);
+	own_free(kvm->irqfds);
 	kvm->irqfds = NULL;
 }

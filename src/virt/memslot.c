@@ -16,10 +16,10 @@
  *
  * Lock: slots_lock for all of it. vCPUs go on running.
  */
+#include "lib/own.h"
 #include "trace/trace.h"
 #include "virt/memslot.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "lib/error.h"
@@ -78,8 +78,8 @@ static void free_slot(struct kvm *kvm, struct kvm_memory_slot *slot)
 {
 	if (listener->free_slot)
 		listener->free_slot(kvm, slot);
-	free(slot->dirty_bitmap);
-	free(slot);
+	own_free(slot->dirty_bitmap);
+	own_free(slot);
 }
 
 void kvm_free_memslots(struct kvm *kvm)
@@ -135,7 +135,7 @@ static int alloc_dirty_bitmap(struct kvm *kvm, struct kvm_memory_slot *slot)
 {
 	size_t words = kvm_dirty_bitmap_words(slot);
 
-	slot->dirty_bitmap = calloc(words, sizeof(uint64_t));
+	slot->dirty_bitmap = own_calloc(words, sizeof(uint64_t));
 	if (!slot->dirty_bitmap)
 		return err_born(ENOMEM, "no memory for the dirty bitmap of slot %u", slot->id);
 	if (kvm->manual_dirty_log_protect & KVM_DIRTY_LOG_INITIALLY_SET) {
@@ -166,7 +166,7 @@ static int build_sets(struct kvm *kvm, struct change *c)
 	struct kvm_memory_slot *leaving = c->old;
 
 	if (goes_away(c)) {
-		c->invalid = malloc(sizeof(*c->invalid));
+		c->invalid = own_malloc(sizeof(*c->invalid));
 		if (!c->invalid)
 			goto out_nomem;
 		*c->invalid = *c->old;
@@ -187,11 +187,11 @@ out_nomem:
 static void drop_change(struct kvm *kvm, struct change *c)
 {
 	if (c->new && c->new->dirty_bitmap && (!c->old || c->new->dirty_bitmap != c->old->dirty_bitmap))
-		free(c->new->dirty_bitmap);
+		own_free(c->new->dirty_bitmap);
 	if (c->new && c->new->arch && !c->old && listener->free_slot)
 		listener->free_slot(kvm, c->new);
 	memslots_free(c->invalid_set, kvm->memslots[c->new ? c->new->as_id : c->old->as_id]);
-	free(c->invalid);
+	own_free(c->invalid);
 }
 
 /* After the last install: what the old slot owned and the new one has not taken over. */
@@ -204,8 +204,8 @@ static void retire_old(struct kvm *kvm, struct change *c)
 		return;
 	}
 	if (c->old->dirty_bitmap != c->new->dirty_bitmap)
-		free(c->old->dirty_bitmap);
-	free(c->old);
+		own_free(c->old->dirty_bitmap);
+	own_free(c->old);
 }
 
 /* Linux: kvm_set_memslot. On an error `new` is still the caller's. */
@@ -232,7 +232,7 @@ static int kvm_set_memslot(struct kvm *kvm, struct change *c)
 	if (listener->commit)
 		listener->commit(kvm, c->old, c->new, c->kind);
 	retire_old(kvm, c);
-	free(c->invalid);
+	own_free(c->invalid);
 	return 0;
 }
 
@@ -307,7 +307,7 @@ int __kvm_set_memory_region(struct kvm *kvm, const struct kvm_userspace_memory_r
 	    memslots_overlap(slots, id, base_gfn, base_gfn + npages))
 		return err_born(EEXIST, "memory region: slot %#x overlaps another", mem->slot);
 	if (c.kind != KVM_MR_DELETE) {
-		c.new = calloc(1, sizeof(*c.new));
+		c.new = own_calloc(1, sizeof(*c.new));
 		if (!c.new)
 			return err_born(ENOMEM, "no memory for a memslot");
 		*c.new = (struct kvm_memory_slot){
@@ -323,7 +323,7 @@ int __kvm_set_memory_region(struct kvm *kvm, const struct kvm_userspace_memory_r
 		   c.new ? npages : c.old->npages, c.new ? mem->userspace_addr : 0);
 	r = kvm_set_memslot(kvm, &c);
 	if (r)
-		free(c.new);
+		own_free(c.new);
 	return r;
 }
 

@@ -12,9 +12,9 @@
  * last_used excepted). 2. slots[] do not overlap. 3. Every slot is in slots[],
  * by_hva[] and the id table of the same set, exactly once.
  */
+#include "lib/own.h"
 #include "virt/memslot_set.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define ID_CHUNK(id) ((unsigned)(id) >> KVM_ID_CHUNK_BITS)
@@ -33,7 +33,7 @@ static struct kvm_memslots *set_alloc(uint32_t used)
 	size_t head = sizeof(struct kvm_memslots) + nr * sizeof(struct kvm_memory_slot *);
 	size_t ids = KVM_ID_CHUNKS * sizeof(struct kvm_id_chunk *);
 	struct kvm_memslots *s =
-		malloc(head + ids + nr * (sizeof(struct kvm_memory_slot *) + sizeof(hva_t)));
+		own_malloc(head + ids + nr * (sizeof(struct kvm_memory_slot *) + sizeof(hva_t)));
 
 	if (!s)
 		return NULL;
@@ -165,12 +165,12 @@ struct kvm_memslots *memslots_build(const struct kvm_memslots *from,
 {
 	struct kvm_memslots *s = set_alloc(from->used_slots - (old != NULL) + (new != NULL));
 	unsigned id = new ? new->id : old->id;
-	struct kvm_id_chunk *chunk = malloc(sizeof(*chunk));
+	struct kvm_id_chunk *chunk = own_malloc(sizeof(*chunk));
 	uint32_t first, settled;
 
 	if (!s || !chunk) {
-		free(s);
-		free(chunk);
+		own_free(s);
+		own_free(chunk);
 		return NULL;
 	}
 	s->as_id = from->as_id;
@@ -201,8 +201,8 @@ void memslots_free(struct kvm_memslots *set, const struct kvm_memslots *successo
 		return;
 	for (i = 0; i < KVM_ID_CHUNKS; i++)
 		if (!successor || set->id_chunks[i] != successor->id_chunks[i])
-			free(set->id_chunks[i]);
-	free(set);
+			own_free(set->id_chunks[i]);
+	own_free(set);
 }
 
 struct kvm_memory_slot *id_to_memslot(struct kvm_memslots *slots, int id)

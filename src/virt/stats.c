@@ -4,6 +4,7 @@
  * Invariant: the page at `stat` is private to the process until the file is
  * made, and the file's last page afterwards; its content goes over unchanged.
  */
+#include "lib/own.h"
 #include "virt/stats.h"
 
 #include <errno.h>
@@ -29,11 +30,10 @@ static size_t region_size(size_t size, size_t stat_offset)
 
 void *kvm_stats_object_alloc(size_t size, size_t stat_offset)
 {
-	char *p = mmap(NULL, region_size(size, stat_offset), PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *p = own_pages(region_size(size, stat_offset));
 
 	assert(IS_ALIGNED(stat_offset, 64));
-	return p == MAP_FAILED ? NULL : p + (ALIGN_UP(stat_offset, PAGE_SIZE) - stat_offset);
+	return p ? p + (ALIGN_UP(stat_offset, PAGE_SIZE) - stat_offset) : NULL;
 }
 
 void kvm_stats_object_free(void *object, size_t size, size_t stat_offset)
@@ -41,8 +41,7 @@ void kvm_stats_object_free(void *object, size_t size, size_t stat_offset)
 	char *p = object;
 
 	if (p)
-		munmap(p - (ALIGN_UP(stat_offset, PAGE_SIZE) - stat_offset),
-		       region_size(size, stat_offset));
+		own_pages_free(p - (ALIGN_UP(stat_offset, PAGE_SIZE) - stat_offset));
 }
 
 /* libc's close() may be the preload room's, which looks for objects of ours. */

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "lib/error.h"
+#include "lib/own.h"
 #include "trace/trace.h"
 #include "virt/async_pf.h"
 #include "virt/dirty_ring.h"
@@ -32,8 +33,8 @@ static int create_run_pages(struct kvm_vcpu *vcpu)
 		close(vcpu->run_memfd);
 		return err_born(e, "vCPU %u: no room for kvm_run", vcpu->vcpu_id);
 	}
-	p = mmap(NULL, RUN_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->run_memfd, 0);
-	if (p == MAP_FAILED) {
+	p = own_map_file(RUN_SIZE, PROT_READ | PROT_WRITE, vcpu->run_memfd, 0);
+	if (!p) {
 		close(vcpu->run_memfd);
 		return err_born(ENOMEM, "vCPU %u: kvm_run cannot be mapped", vcpu->vcpu_id);
 	}
@@ -46,7 +47,7 @@ static int create_run_pages(struct kvm_vcpu *vcpu)
 static void free_vcpu(struct kvm_vcpu *vcpu)
 {
 	kvm_dirty_ring_free(vcpu);
-	munmap(vcpu->run, RUN_SIZE);
+	own_pages_free(vcpu->run);
 	close(vcpu->run_memfd);
 	pthread_mutex_destroy(&vcpu->mutex);
 	kvm_stats_file_close(&vcpu->stats_file);

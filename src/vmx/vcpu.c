@@ -5,11 +5,11 @@
  * to death.
  * Locks: none; everything is the owner's.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "host/memory.h"
 #include "lib/error.h"
+#include "lib/own.h"
 #include "mmu/mmu.h"
 #include "trace/trace.h"
 #include "vmx/internal.h"
@@ -35,7 +35,7 @@ int vmx_create_vcpu(struct kvm_vcpu *vcpu, struct vmx_machine *machine)
 	TRACE_CALL(vmx_create_vcpu, vcpu->vcpu_id);
 	if (!vmcs_config()->usable)
 		return err_born(EOPNOTSUPP, "the processor cannot be used with these parameters");
-	vmx = calloc(1, sizeof(*vmx));
+	vmx = own_calloc(1, sizeof(*vmx));
 	if (!vmx)
 		return err_born(ENOMEM, "vcpu_vmx");
 	vmx->loaded_vmcs = &vmx->vmcs01;
@@ -76,7 +76,7 @@ out_frames:
 	host_frame_free(vmx->pml);
 	host_frame_free(vmx->vmcs01.msr_bitmap);
 	host_frame_free(vmx->vmcs01.vmcs);
-	free(vmx);
+	own_free(vmx);
 	return r;
 }
 
@@ -94,7 +94,7 @@ void vmx_free_vcpu(struct kvm_vcpu *vcpu)
 	host_frame_free(vmx->pml);
 	host_frame_free(vmx->vmcs01.msr_bitmap);
 	host_frame_free(vmx->vmcs01.vmcs);
-	free(vmx);
+	own_free(vmx);
 	vcpu->vmx = NULL;
 }
 

@@ -9,10 +9,10 @@
  *
  * Locks: vcpu->mutex.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "lib/error.h"
+#include "lib/own.h"
 #include "trace/trace.h"
 #include "x86/x86.h"
 
@@ -197,10 +197,10 @@ static int set_cpuid(struct kvm_vcpu *vcpu, struct kvm_cpuid_entry2 *entries, ui
 	if (vcpu->arch->has_run) {
 		r = check_equal(vcpu, entries, nent);
 		if (r == 0)
-			free(entries);
+			own_free(entries);
 		return r;
 	}
-	free(vcpu->arch->cpuid_entries);
+	own_free(vcpu->arch->cpuid_entries);
 	vcpu->arch->cpuid_entries = entries;
 	vcpu->arch->cpuid_nent = (int)nent;
 	after_set_cpuid(vcpu);
@@ -214,14 +214,14 @@ int kvm_vcpu_ioctl_set_cpuid2(struct kvm_vcpu *vcpu, const struct kvm_cpuid_entr
 
 	if (nent > KVM_MAX_CPUID_ENTRIES)
 		return err_born(E2BIG, "%u CPUID entries", nent);
-	copy = calloc(nent ? nent : 1, sizeof(*copy));
+	copy = own_calloc(nent ? nent : 1, sizeof(*copy));
 	if (!copy)
 		return err_born(ENOMEM, "CPUID entries");
 	if (nent)
 		memcpy(copy, e, nent * sizeof(*copy));
 	r = set_cpuid(vcpu, copy, nent);
 	if (r)
-		free(copy);
+		own_free(copy);
 	return r;
 }
 
@@ -231,7 +231,7 @@ int kvm_vcpu_ioctl_set_cpuid(struct kvm_vcpu *vcpu, const struct kvm_cpuid_entry
 	int r;
 
 	if (nent <= KVM_MAX_CPUID_ENTRIES) {
-		wide = calloc(nent ? nent : 1, sizeof(*wide));
+		wide = own_calloc(nent ? nent : 1, sizeof(*wide));
 		if (!wide)
 			return err_born(ENOMEM, "CPUID entries");
 	}
@@ -244,7 +244,7 @@ int kvm_vcpu_ioctl_set_cpuid(struct kvm_vcpu *vcpu, const struct kvm_cpuid_entry
 			.edx = e[i].edx,
 		};
 	r = kvm_vcpu_ioctl_set_cpuid2(vcpu, wide, nent);
-	free(wide);
+	own_free(wide);
 	return r;
 }
 

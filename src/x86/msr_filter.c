@@ -8,11 +8,11 @@
  *
  * Locks: kvm->lock for writers, none for readers.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "host/fault.h"
 #include "lib/error.h"
+#include "lib/own.h"
 #include "x86/x86.h"
 
 struct filter_range {
@@ -32,8 +32,8 @@ static void free_filter(struct msr_filter *f)
 	if (!f)
 		return;
 	for (uint32_t i = 0; i < f->count; i++)
-		free(f->ranges[i].bitmap);
-	free(f);
+		own_free(f->ranges[i].bitmap);
+	own_free(f);
 }
 
 static int add_range(struct msr_filter *f, const struct kvm_msr_filter_range *u)
@@ -48,12 +48,12 @@ static int add_range(struct msr_filter *f, const struct kvm_msr_filter_range *u)
 		return err_born(EINVAL, "MSR filter range flags %#x", u->flags);
 	if (bytes > KVM_MSR_FILTER_MAX_BITMAP_SIZE)
 		return err_born(EINVAL, "MSR filter range of %u MSRs", u->nmsrs);
-	bitmap = malloc(bytes);
+	bitmap = own_malloc(bytes);
 	if (!bitmap)
 		return err_born(ENOMEM, "MSR filter");
 	r = host_copy_from(bitmap, u->bitmap, bytes);
 	if (r) {
-		free(bitmap);
+		own_free(bitmap);
 		return r;
 	}
 	f->ranges[f->count++] = (struct filter_range){ u->flags, u->base, u->nmsrs, bitmap };
@@ -72,7 +72,7 @@ int kvm_vm_ioctl_set_msr_filter(struct kvm *kvm, const struct kvm_msr_filter *u)
 		empty &= !u->ranges[i].nmsrs;
 	if (empty && (u->flags & KVM_MSR_FILTER_DEFAULT_DENY))
 		return err_born(EINVAL, "an MSR filter that denies everything");
-	f = calloc(1, sizeof(*f));
+	f = own_calloc(1, sizeof(*f));
 	if (!f)
 		return err_born(ENOMEM, "MSR filter");
 	f->default_allow = !(u->flags & KVM_MSR_FILTER_DEFAULT_DENY);

@@ -2,8 +2,8 @@
  * What registers, MSRs, CPUID and clock of a vCPU are when it is made, and what
  * goes with it and with its VM.
  */
-#include <stdlib.h>
 
+#include "lib/own.h"
 #include "x86/msr_row.h"
 
 void kvm_x86_state_init_vcpu(struct kvm_vcpu *vcpu)
@@ -32,7 +32,7 @@ void kvm_x86_state_init_vcpu(struct kvm_vcpu *vcpu)
 
 void kvm_x86_state_destroy_vcpu(struct kvm_vcpu *vcpu)
 {
-	free(vcpu->arch->cpuid_entries);
+	own_free(vcpu->arch->cpuid_entries);
 	vcpu->arch->cpuid_entries = NULL;
 	vcpu->arch->cpuid_nent = 0;
 }

@@ -3,10 +3,10 @@
  * introductions: what each room needs of the others is registered here, once.
  */
 #include <pthread.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "lib/error.h"
+#include "lib/own.h"
 #include "lib/params.h"
 #include "trace/trace.h"
 #include "x86/run.h"
@@ -248,7 +248,7 @@ static const struct kvm_lapic_ops lapic_ops = {
 /* kvm_arch_init_vm. -ENOMEM with nothing done. */
 static int kvm_arch_init_vm(struct kvm *kvm)
 {
-	struct kvm_arch *arch = calloc(1, sizeof(*arch));
+	struct kvm_arch *arch = own_calloc(1, sizeof(*arch));
 	int r;
 
 	TRACE_CALL(kvm_arch_init_vm, (uintptr_t)kvm);
@@ -272,7 +272,7 @@ out_machine:
 out_free:
 	kvm_hyperv_ops->destroy_vm(kvm);
 	pthread_mutex_destroy(&arch->clock_lock);
-	free(arch);
+	own_free(arch);
 	kvm->arch = NULL;
 	return r;
 }
@@ -290,7 +290,7 @@ static void kvm_arch_destroy_vm(struct kvm *kvm)
 	vmx_machine_destroy(kvm->arch->machine);
 	kvm_hyperv_ops->destroy_vm(kvm);
 	pthread_mutex_destroy(&kvm->arch->clock_lock);
-	free(kvm->arch);
+	own_free(kvm->arch);
 	kvm->arch = NULL;
 }
 
@@ -314,7 +314,7 @@ static int kvm_arch_vcpu_init(struct kvm_vcpu *vcpu)
 /* -ENOMEM with nothing done. */
 static int kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)
 {
-	struct kvm_vcpu_arch *arch = calloc(1, sizeof(*arch));
+	struct kvm_vcpu_arch *arch = own_calloc(1, sizeof(*arch));
 	int r;
 
 	TRACE_CALL(kvm_arch_vcpu_create, vcpu->vcpu_id);
@@ -338,7 +338,7 @@ static int kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)
 out_emulator:
 	kvm_emulator_ops->destroy(vcpu);
 out_free:
-	free(arch);
+	own_free(arch);
 	vcpu->arch = NULL;
 	return r;
 }
@@ -369,7 +369,7 @@ static void kvm_arch_vcpu_destroy(struct kvm_vcpu *vcpu)
 	kvm_x86_state_destroy_vcpu(vcpu);
 	vmx_free_vcpu(vcpu);
 	kvm_emulator_ops->destroy(vcpu);
-	free(vcpu->arch);
+	own_free(vcpu->arch);
 	vcpu->arch = NULL;
 }
 

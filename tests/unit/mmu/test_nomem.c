@@ -1,37 +1,8 @@
 /*
- * Each allocation of a VM's life fails once: -ENOMEM, nothing half done,
- * nothing lost. The linker puts our own malloc and its like before libc's.
+ * Each allocation of a VM's life fails once: -ENOMEM, nothing half done, nothing lost.
  */
 #include "fixture.h"
-
-static int fail_at, allocations; /* 0: none fails */
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t m);
-void *__real_aligned_alloc(size_t align, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t m);
-void *__wrap_aligned_alloc(size_t align, size_t n);
-
-static bool fails(void)
-{
-	return ++allocations == fail_at;
-}
-
-void *__wrap_malloc(size_t n)
-{
-	return fails() ? NULL : __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t n, size_t m)
-{
-	return fails() ? NULL : __real_calloc(n, m);
-}
-
-void *__wrap_aligned_alloc(size_t align, size_t n)
-{
-	return fails() ? NULL : __real_aligned_alloc(align, n);
-}
+#include "lib/own.h"
 
 static char *mem;
 
@@ -58,11 +29,10 @@ static int change(int step)
 /* A whole life; what failed is tried again without failure. Returns the allocations it took. */
 static int life(int fail)
 {
-	uint64_t frames = host_frames_in_use();
+	uint64_t frames = host_frames_in_use(), before = own_allocations();
 	int step, r;
 
-	fail_at = fail;
-	allocations = 0;
+	own_fail_at((uint64_t)fail, false);
 	r = kvm_create_vm(&vm);
 	if (r) {
 		assert_int_equal(r, -ENOMEM);
@@ -88,8 +58,8 @@ static int life(int fail)
 		assert_int_equal(kvm_mmu_page_fault(vcpu, step < 3 ? 0x1000 : 0x21000,
 						    PFERR_WRITE_MASK), 1);
 	}
-	r = allocations;
-	fail_at = 0;
+	r = (int)(own_allocations() - before);
+	own_fail_at(0, false);
 	assert_int_equal(mmu_check(vm), 0);
 	kvm_put_kvm(vm);
 	assert_int_equal(host_frames_in_use(), frames);
