@@ -396,7 +396,9 @@ static const char *check_rip_rflags(const struct vmcs *v)
 	REQUIRE(!(v->GUEST_GDTR_LIMIT >> 16) && !(v->GUEST_IDTR_LIMIT >> 16), "GDTR or IDTR limit");
 	REQUIRE(canonical(v->GUEST_GDTR_BASE) && canonical(v->GUEST_IDTR_BASE),
 		"GDTR or IDTR base");
-	REQUIRE(code64 ? canonical(v->GUEST_RIP) : !(v->GUEST_RIP >> 32), "RIP");
+	/* bits 63:48 identical, which is less than canonical: the fetch at 2^47 raises #GP in the guest */
+	REQUIRE(code64 ? (uint64_t)((int64_t)(v->GUEST_RIP << 15) >> 15) == v->GUEST_RIP : !(v->GUEST_RIP >> 32),
+		"RIP");
 	REQUIRE(!(fl & ~GENMASK_ULL(21, 0)) && !(fl & (BIT_ULL(15) | BIT_ULL(5) | BIT_ULL(3))) &&
 			(fl & X86_FLAGS_FIXED), "RFLAGS: reserved bits");
 	REQUIRE(!(fl & X86_FLAGS_VM) || (!ia32e && (v->GUEST_CR0 & X86_CR0_PE)), "RFLAGS.VM");

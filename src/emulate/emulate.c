@@ -122,6 +122,10 @@ unsigned kvm_fetch_code(struct kvm_vcpu *vcpu, uint8_t *bytes, unsigned len,
 	gpa_t gpa;
 
 	while (done < len) {
+		if (vmx_is_64bit_code(vcpu) && !isa_canonical(&vcpu->arch->emulator->cs, lin + done)) {
+			*fault = (struct kvm_page_fault_info){ .vector = X86_TRAP_GP };
+			break;
+		}
 		gpa = kvm_mmu_gva_to_gpa(vcpu, lin + done, access, fault);
 		if (gpa == INVALID_PAGE)
 			break;

@@ -224,6 +224,54 @@ static void a_trap_that_mov_ss_held_back_comes_once(void **state)
 	count_debug_exceptions(watch_int1, GUEST_CODE_SIZE(watch_int1), 0x70001, AT_TEST, 0);
 }
 
+/* --- the last bytes below the hole: VM entry takes RIP = 2^47 ("Checks on Guest RIP, RFLAGS, and SSP"), the fetch is #GP --- */
+
+#define EDGE 0x800000000000ULL
+
+GUEST_CODE(edge_cpuid, 64, "cpuid");
+GUEST_CODE(edge_in, 64, "in $0x98, %al");
+GUEST_CODE(edge_vmcall, 64, "vmcall");
+GUEST_CODE(edge_load, 64, "movl (%rsi), %ecx"); /* from a device: emulated */
+GUEST_CODE(edge_nop, 64, "nop");
+
+static void what_ends_at_the_hole_ends_in_gp(void **state)
+{
+	static const struct {
+		const uint8_t *code, *end;
+		uint32_t exit;
+	} t[] = {
+		{edge_cpuid, edge_cpuid_end, 0},
+		{edge_in, edge_in_end, KVM_EXIT_IO},
+		{edge_vmcall, edge_vmcall_end, 0},
+		{edge_load, edge_load_end, KVM_EXIT_MMIO},
+		{edge_nop, edge_nop_end, 0},
+	};
+	struct kvm_regs r;
+	struct client c;
+
+	for (size_t n = 0; n < sizeof(t) / sizeof(t[0]); n++) {
+		size_t len = (size_t)(t[n].end - t[n].code);
+
+		OPEN(&c, PAGING_LONG, 3, 0, edge_nop);
+		((uint64_t *)(c.mem + 0x10000))[255] = 0x14000 | PG_ALL;
+		((uint64_t *)(c.mem + 0x14000))[511] = 0x15000 | PG_ALL;
+		((uint64_t *)(c.mem + 0x15000))[511] = 0x16000 | PG_ALL;
+		((uint64_t *)(c.mem + 0x16000))[511] = 0x17000 | PG_ALL;
+		memcpy(c.mem + 0x18000 - len, t[n].code, len);
+		r = client_regs(&c);
+		r.rip = EDGE - len;
+		r.rsi = DEVICE;
+		assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &r), 0);
+		if (t[n].exit)
+			assert_run_exits(&c, t[n].exit);
+		assert_int_equal(client_next_out(&c), GP);
+		r = client_regs(&c);
+		assert_int_equal(r.rdx, 0);			/* the error code */
+		assert_int_equal(*(uint64_t *)(c.mem + 0x9000 - 40), EDGE); /* RIP in the frame */
+		client_close(&c);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -232,6 +280,7 @@ int main(void)
 		cmocka_unit_test(invpcid_checks_its_operands),
 		cmocka_unit_test(an_outward_return_keeps_the_bases_of_inner_segments),
 		cmocka_unit_test(a_trap_that_mov_ss_held_back_comes_once),
+		cmocka_unit_test(what_ends_at_the_hole_ends_in_gp),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
