@@ -102,6 +102,9 @@ must_check enum isa_decode_result isa_decode(const uint8_t *bytes, size_t nr_byt
 				  enum isa_code_mode mode, const struct isa_ops *ops,
 				  struct isa_insn *out);
 
+/* Does its handler do nothing but raise #UD? */
+bool isa_raises_ud(const struct isa_insn *i);
+
 /*
  * The instruction's text in Intel syntax, for traces: `buf` of size `size`
  * always ends up a string. Returns the instruction's length, 0 if there is

@@ -165,6 +165,11 @@ void isa_raise_ud(struct cpu_state *cs, const struct isa_insn *i)
 	isa_raise(cs, X86_TRAP_UD);
 }
 
+bool isa_raises_ud(const struct isa_insn *i)
+{
+	return i->fn == isa_raise_ud;
+}
+
 void isa_raise_gp(struct cpu_state *cs, const struct isa_insn *i)
 {
 	isa_raise_error(cs, X86_TRAP_GP, 0);

@@ -74,7 +74,7 @@ enum jit_end_kind {
 	JIT_END_NEXT,	  /* at the next instruction (page offset `next`; may be 4096) */
 	JIT_END_JUMP,	  /* JMP, CALL: at `target` */
 	JIT_END_COND,	  /* at `target` if jit_emit_cond() jumps, else at `next` */
-	JIT_END_INDIRECT, /* at the address in JIT_S0, not checked for being canonical */
+	JIT_END_INDIRECT, /* at the address in JIT_S0 (RET, JMP and CALL by register or memory) */
 	JIT_END_LEAVE,	  /* the dispatcher runs insn[`insn`] (kind JIT_LEAVE) */
 };
 
@@ -187,9 +187,9 @@ struct jit_end {
 	uint8_t kind;	  /* enum jit_end_kind */
 	uint8_t cond;	  /* JIT_END_COND, for jit_emit_cond() */
 	bool narrow;	  /* of JRCXZ, LOOP: counts ECX */
-	uint8_t rsp_undo; /* JIT_END_INDIRECT: to take from RSP before the handler can be run again
-			     (the target turned out not canonical); memory is as it was */
-	bool no_rerun;	  /* JIT_END_INDIRECT of a CALL: the target *has been* checked */
+	bool checked;	  /* JIT_END_INDIRECT of a CALL: the target has been found canonical */
+	uint32_t rsp_undo; /* JIT_END_INDIRECT: to take from RSP before the handler can be run
+			      again (the target is not canonical); memory is as it was */
 	int32_t target;	  /* relative to the page's first byte; outside 0..4095: another page */
 	int32_t next;
 	uint16_t insn;	  /* JIT_END_LEAVE: number of the instruction (the dispatcher goes on there) */

@@ -1,0 +1,345 @@
+/*
+ * One block: its flags kept, one instruction after the other, its cold paths.
+ *
+ * Flags stay in RFLAGS. A probe destroys them: where they are live they are
+ * saved to cs->cc before (jit_flags_give_up()), and loaded when an instruction
+ * reads them, or changes only some of the live ones, or the block ends.
+ *
+ * Invariants
+ * 1. ctx.flags says where the live flags are; at a block's beginning and end
+ *    that is RFLAGS.
+ * 2. A cold path finds in cs->cc all flags that are live before its first
+ *    instruction, and continues where they may be in RFLAGS, in cs->cc, or both: the stub
+ *    returns with both the same.
+ *
+ * Locks: none.
+ */
+#include <errno.h>
+
+#include "jit/internal.h"
+
+#define OPC_LOAD 0x8b
+#define OPC_STORE 0x89
+#define NO_RESUME (~0u)
+#define RESUME_PENDING (~1u)
+#define COND_NE 5
+
+void jit_rewriter_init(struct jit_rewriter *r)
+{
+	r->nr_calls = r->nr_recover = r->nr_cold = 0;
+	r->failed = false;
+}
+
+/* --- classification --- */
+
+static uint8_t access_of(const struct jit_bytes *p, const struct jit_form *f)
+{
+	switch (f->how) {
+	case HOW_PUSH_REG: case HOW_PUSH_IMM: case HOW_CALL:
+		return ISA_WRITE;
+	case HOW_POP_REG: case HOW_RET: case HOW_LEAVE:
+		return ISA_READ;
+	case HOW_LEA: case HOW_NOTHING:
+		return 0;
+	default:
+		if (!p->mem)
+			return 0;
+		return (uint8_t)((f->ops & OP_RM_R ? ISA_READ : 0) |
+				 (f->ops & OP_RM_W ? ISA_WRITE : 0));
+	}
+}
+
+static bool emittable(struct jit_insn *i, const struct jit_bytes *p, const struct jit_form *f)
+{
+	int64_t target = i->page_off + i->isa->len + (int64_t)i->isa->imm;
+
+	if (f->how == HOW_REFUSE || isa_raises_ud(i->isa) || i->isa->system)
+		return false;
+	if ((f->ops & OP_SIZE64) && p->p66) /* 16-bit pushes and branches */
+		return false;
+	if (p->mem && f->how != HOW_NOTHING && !jit_address_ok(i, p))
+		return false;
+	if (p->mem && i->access && i->isa->memsize != i->size)
+		return false;
+	switch (f->how) {
+	case HOW_COPY: return jit_copy_ok(p, f);
+	case HOW_CALL: case HOW_JMP: case HOW_JCC: case HOW_LOOP:
+		return target == (int32_t)target;
+	default: return true;
+	}
+}
+
+void jit_classify(struct jit_insn *i)
+{
+	struct jit_form f = { 0 };
+	struct jit_bytes p;
+
+	i->kind = i->isa->flags & ISA_ENDS_BLOCK ? JIT_LEAVE : JIT_CALL;
+	i->needs = JIT_NEEDS_CODE64 | JIT_NEEDS_UNWATCHED;
+	i->flags_read = JIT_FLAGS_ALL;
+	i->flags_killed = i->flags_written = 0;
+	i->access = i->size = 0;
+	if (!jit_parse(&p, i->bytes, i->isa->len))
+		return;
+	f = jit_find_form(&p);
+	i->access = access_of(&p, &f);
+	if (i->access)
+		i->size = (uint8_t)(p.mem ? jit_rm_size(&p, f.ops) : 8);
+	if (!emittable(i, &p, &f)) {
+		i->access = i->size = 0;
+		return;
+	}
+	i->kind = JIT_EMIT;
+	i->needs |= f.needs;
+	if (i->access && (i->isa->flags & ISA_LOCK))
+		i->needs |= JIT_NEEDS_NO_BUS_LOCK;
+	jit_find_flags(i, &p, &f);
+}
+
+/* --- flags --- */
+
+void jit_note_recover(struct jit_ctx *c)
+{
+	struct jit_rewriter *r = c->r;
+	struct jit_recover now = { .offset = c->e->n, .insn = (uint16_t)(c->b->first + c->k),
+				   .flags_in_cc = c->flags != AT_HOST };
+	struct jit_recover *last = r->nr_recover ? &r->recover[r->nr_recover - 1] : NULL;
+
+	if (last && last->insn == now.insn && last->flags_in_cc == now.flags_in_cc)
+		return;
+	if (last && last->offset == now.offset)
+		*last = now;
+	else if (r->nr_recover == JIT_UNIT_RECOVER)
+		r->failed = true;
+	else
+		r->recover[r->nr_recover++] = now;
+}
+
+static void state_op(struct jit_rewriter *r, bool wide, unsigned opcode, unsigned reg, size_t offset)
+{
+	struct host_mem m = jit_state_operand(r, offset);
+
+	emit_op_mem(&r->e, wide, opcode, reg, &m);
+}
+
+void jit_emit_save_flags(struct jit_rewriter *r)
+{
+	state_op(r, true, OPC_STORE, HOST_RAX, offsetof(struct cpu_state, spill[0]));
+	emit_bytes(&r->e, "\x9f\x0f\x90\xc0\x0f\xb7\xc0", 7); /* lahf; seto al; movzx eax, ax */
+	state_op(r, false, OPC_STORE, HOST_RAX, offsetof(struct cpu_state, cc));
+	state_op(r, true, OPC_LOAD, HOST_RAX, offsetof(struct cpu_state, spill[0]));
+}
+
+void jit_emit_load_flags(struct jit_rewriter *r)
+{
+	state_op(r, true, OPC_STORE, HOST_RAX, offsetof(struct cpu_state, spill[0]));
+	state_op(r, false, OPC_LOAD, HOST_RAX, offsetof(struct cpu_state, cc));
+	emit_bytes(&r->e, "\x04\x7f\x9e", 3); /* add al, 7fh (OF); sahf */
+	state_op(r, true, OPC_LOAD, HOST_RAX, offsetof(struct cpu_state, spill[0]));
+}
+
+void jit_flags_give_up(struct jit_ctx *c)
+{
+	if (c->flags != AT_HOST)
+		return;
+	if (c->live[c->k]) {
+		jit_emit_save_flags(c->r);
+		c->flags = AT_CC;
+	} else {
+		c->flags = AT_NONE;
+	}
+	jit_note_recover(c);
+}
+
+void jit_flags_want(struct jit_ctx *c)
+{
+	const struct jit_insn *i = &c->b->insn[c->k];
+
+	if (c->flags != AT_CC)
+		return;
+	if (!i->flags_read && !(i->flags_written && (c->live[c->k + 1] & ~i->flags_killed)))
+		return;
+	jit_emit_load_flags(c->r);
+	c->flags = AT_HOST;
+	jit_note_recover(c);
+}
+
+void jit_flags_after(struct jit_ctx *c)
+{
+	if (c->b->insn[c->k].flags_written)
+		c->flags = AT_HOST;
+	else if (c->flags == AT_CC && !c->live[c->k + 1])
+		c->flags = AT_NONE;
+}
+
+/* --- stubs --- */
+
+static unsigned new_call(struct jit_rewriter *r, enum jit_stub_kind kind, unsigned first,
+			 unsigned nr)
+{
+	if (r->nr_calls == JIT_UNIT_CALLS) {
+		r->failed = true;
+		return 0;
+	}
+	r->calls[r->nr_calls] = (struct jit_stub_call){ .first = (uint16_t)first,
+							.nr = (uint16_t)nr,
+							.kind = (uint8_t)kind };
+	return r->nr_calls++;
+}
+
+static void new_cold(struct jit_rewriter *r, uint32_t at, unsigned call, uint32_t resume)
+{
+	if (r->nr_cold == JIT_UNIT_CALLS) {
+		r->failed = true;
+		return;
+	}
+	r->cold[r->nr_cold++] = (struct jit_cold){ .at = at, .resume = resume,
+						   .call = (uint16_t)call };
+}
+
+void jit_cold(struct jit_ctx *c, unsigned cond, enum jit_stub_kind kind, unsigned first, unsigned nr)
+{
+	unsigned call = new_call(c->r, kind, c->b->first + first, nr);
+
+	new_cold(c->r, emit_jcc(c->e, cond), call,
+		 kind == JIT_STUB_RUN ? RESUME_PENDING : NO_RESUME);
+}
+
+void jit_cold_resume(struct jit_ctx *c, uint32_t from)
+{
+	for (; from < c->r->nr_cold; from++)
+		if (c->r->cold[from].resume == RESUME_PENDING)
+			c->r->cold[from].resume = c->e->n;
+}
+
+static void call_stub(struct jit_rewriter *r, unsigned call, uint64_t stub)
+{
+	emit_mov_imm32(&r->e, JIT_S1, r->first_call + call);
+	emit_call_via(&r->e, stub);
+}
+
+void jit_emit_call(struct jit_ctx *c)
+{
+	unsigned call = new_call(c->r, JIT_STUB_RUN, c->b->first + c->k, 1);
+
+	jit_note_recover(c);
+	call_stub(c->r, call, c->flags == AT_HOST ? c->r->call : c->r->miss);
+	c->s1_addend = false;
+	c->flags = AT_HOST;
+}
+
+void jit_emit_poll(struct jit_rewriter *r, uint16_t insn, uint8_t live)
+{
+	struct host_mem m = jit_state_operand(r, offsetof(struct cpu_state, exit_request));
+	unsigned call = new_call(r, JIT_STUB_POLL, insn, 0);
+
+	if (live)
+		jit_emit_save_flags(r);
+	emit_byte(&r->e, 0x83); /* cmp dword [m], imm8 */
+	emit_modrm_mem(&r->e, 7, &m, 1);
+	emit_byte(&r->e, 0);
+	new_cold(r, emit_jcc(&r->e, COND_NE), call, NO_RESUME);
+	if (live)
+		jit_emit_load_flags(r);
+}
+
+int jit_emit_cold(struct jit_rewriter *r)
+{
+	for (uint32_t n = 0; n < r->nr_cold; n++) {
+		const struct jit_cold *cold = &r->cold[n];
+
+		emit_patch(&r->e, cold->at, r->e.n);
+		call_stub(r, cold->call, r->miss);
+		if (cold->resume != NO_RESUME)
+			emit_patch(&r->e, emit_jmp(&r->e), cold->resume);
+	}
+	r->nr_cold = 0;
+	return r->failed || r->e.full ? -ENOSPC : 0;
+}
+
+/* --- the block --- */
+
+static void emit_insn(struct jit_ctx *c, struct jit_end *end)
+{
+	const struct jit_insn *i = &c->b->insn[c->k];
+	struct jit_bytes p;
+	struct jit_form f;
+	struct host_mem m;
+	uint8_t spare;
+
+	if (!jit_parse(&p, i->bytes, i->isa->len)) {
+		c->r->failed = true;
+		return;
+	}
+	f = jit_find_form(&p);
+	switch ((enum jit_how)f.how) {
+	case HOW_NOTHING:
+		break;
+	case HOW_LEA:
+		jit_lea(c, &p);
+		break;
+	case HOW_COPY:
+		if (p.mem)
+			jit_operand(c, &p, jit_no_rex(&p, &f), &m, &spare);
+		jit_flags_want(c);
+		jit_copy(c, &p, &f, p.mem ? &m : NULL, spare);
+		break;
+	default:
+		jit_stack_insn(c, &p, &f, end);
+		jit_flags_want(c);
+		break;
+	}
+}
+
+int jit_emit_block(struct jit_rewriter *r, const struct jit_block *b, struct jit_end *end)
+{
+	struct jit_ctx c = { .r = r, .e = &r->e, .b = b, .flags = AT_HOST };
+
+	*end = (struct jit_end){ .kind = JIT_END_NEXT };
+	assert(b->nr && b->nr <= JIT_BLOCK_INSNS);
+	c.live[b->nr] = b->live_out;
+	for (unsigned k = b->nr; k--;)
+		c.live[k] = jit_flags_live(&b->insn[k], 1, c.live[k + 1]);
+	jit_plan_stack(&c);
+	for (c.k = 0; c.k < b->nr && !r->failed; c.k++) {
+		const struct jit_insn *i = &b->insn[c.k];
+		uint32_t from = r->nr_cold;
+
+		end->next = i->page_off + i->isa->len;
+		jit_note_recover(&c);
+		if (c.stack[c.k].check)
+			jit_group_check(&c);
+		if (i->kind == JIT_LEAVE) {
+			end->kind = JIT_END_LEAVE;
+			end->insn = (uint16_t)(b->first + c.k);
+			break;
+		}
+		if (i->kind == JIT_CALL) {
+			jit_emit_call(&c);
+			continue;
+		}
+		emit_insn(&c, end);
+		jit_cold_resume(&c, from);
+		jit_flags_after(&c);
+	}
+	if (c.flags == AT_CC && (end->kind == JIT_END_LEAVE || c.live[b->nr]))
+		jit_emit_load_flags(r);
+	return r->failed || r->e.full ? -ENOSPC : 0;
+}
+
+uint32_t jit_emit_cond(struct jit_rewriter *r, const struct jit_end *end)
+{
+	uint32_t at;
+
+	if (end->cond < 16)
+		return emit_jcc(&r->e, end->cond);
+	/* e0..e3 reach 127 bytes only: around a jump */
+	if (end->narrow)
+		emit_byte(&r->e, 0x67);
+	emit_byte(&r->e, 0xe0 | (end->cond & 3));
+	emit_byte(&r->e, 2);
+	emit_byte(&r->e, 0xeb); /* not taken: over the jump */
+	emit_byte(&r->e, 5);
+	at = emit_jmp(&r->e);
+	return at;
+}

@@ -1,0 +1,262 @@
+/*
+ * One guest instruction as one host instruction: the guest's own encoding with
+ * its general registers renamed and its memory operand exchanged.
+ *
+ * A guest register that lives in memory is operated on there where the form says
+ * that this is the same operation (OP_MEM_SAME) at a size that leaves the rest
+ * of it alone; else it is loaded into a scratch register before and stored
+ * after, 64 bits each.
+ *
+ * AH, CH, DH and BH cannot be named beside a REX prefix. The memory operand is
+ * [rbp] then (JIT_S0), and a register that would need REX goes through JIT_S0.
+ *
+ * Locks: none.
+ */
+#include "jit/internal.h"
+
+#define OPC_LOAD 0x8b
+#define OPC_LEA 0x8d
+#define OPC_MOV 0x89
+
+/* A guest register that takes part by way of a scratch register. */
+struct borrowed {
+	uint8_t guest, host;
+	bool load, store;
+};
+
+struct operands {
+	uint8_t reg, rm, vvvv; /* numbers as encoded */
+	bool no_rex;	       /* one of AH..BH is among them */
+	bool force_rex;	       /* SPL..DIL or a scratch as a byte */
+	struct borrowed by[2];
+	unsigned nr;
+	struct host_mem mem;
+	bool has_mem;
+};
+
+static bool is_high_byte(const struct jit_bytes *p, unsigned size, uint8_t guest)
+{
+	return size == 1 && !p->has_rex && !p->vex && guest >= 4 && guest < 8;
+}
+
+/* A scratch register for a guest register; the same one for the same guest register. */
+static uint8_t borrow(struct operands *o, const uint8_t pool[2], uint8_t guest, bool read,
+		      bool write, unsigned size)
+{
+	unsigned n;
+
+	for (n = 0; n < o->nr && o->by[n].guest != guest; n++)
+		;
+	if (n == 2 || pool[n] == HOST_NONE)
+		return HOST_NONE;
+	if (n == o->nr)
+		o->by[o->nr++] = (struct borrowed){ .guest = guest, .host = pool[n] };
+	o->by[n].load |= read || (write && size < 4);
+	o->by[n].store |= write;
+	return o->by[n].host;
+}
+
+/* The number to encode for a general register; HOST_NONE: no scratch register left. */
+static uint8_t place(struct operands *o, const struct jit_bytes *p, const uint8_t pool[2],
+		     uint8_t guest, bool read, bool write, unsigned size)
+{
+	uint8_t host;
+
+	if (is_high_byte(p, size, guest)) {
+		o->no_rex = true;
+		return guest;
+	}
+	host = jit_host_reg[guest];
+	if (host == HOST_NONE || (o->no_rex && host >= 8))
+		host = borrow(o, pool, guest, read, write, size);
+	if (size == 1 && host >= 4)
+		o->force_rex = true;
+	return host;
+}
+
+/* Can rm, a register in memory, be operated on where it is? */
+static bool in_place(const struct jit_bytes *p, const struct jit_form *f)
+{
+	unsigned size = jit_rm_size(p, f->ops);
+
+	if (!(f->ops & OP_MEM_SAME) || (f->ops & OP_NO_MEM) || jit_host_reg[p->rm] != HOST_NONE)
+		return false;
+	if ((f->ops & OP_RM_W) && (size == 4 || ((f->ops & OP_REG_W) && p->reg == p->rm)))
+		return false;
+	return true;
+}
+
+/* Fill in *o. false: too few scratch registers. pool: those there are. */
+static bool assign(struct operands *o, const struct jit_bytes *p, const struct jit_form *f,
+		   const uint8_t given[2])
+{
+	unsigned size = jit_operand_size(p, f->ops), rm_size = jit_rm_size(p, f->ops);
+	bool rm_is_gpr = !p->mem && (f->ops & (OP_RM_R | OP_RM_W | OP_OPC_R | OP_OPC_W));
+	bool opc = f->ops & (OP_OPC_R | OP_OPC_W);
+	uint8_t pool[2] = { given[0], given[1] };
+
+	o->reg = p->reg;
+	o->rm = p->rm;
+	o->vvvv = p->vvvv;
+	if (rm_is_gpr && is_high_byte(p, opc ? size : rm_size, p->rm)) {
+		o->no_rex = true;
+		pool[0] = JIT_S0; /* rbp needs no REX */
+		pool[1] = HOST_NONE;
+	}
+	if (f->ops & (OP_REG_R | OP_REG_W))
+		o->reg = place(o, p, pool, p->reg, f->ops & OP_REG_R, f->ops & OP_REG_W, size);
+	if (f->ops & (OP_VVVV_R | OP_VVVV_W))
+		o->vvvv = place(o, p, pool, p->vvvv, f->ops & OP_VVVV_R, f->ops & OP_VVVV_W, size);
+	if (opc)
+		o->rm = place(o, p, pool, p->rm, f->ops & OP_OPC_R, f->ops & OP_OPC_W, size);
+	else if (rm_is_gpr && !in_place(p, f))
+		o->rm = place(o, p, pool, p->rm, f->ops & OP_RM_R, f->ops & OP_RM_W, rm_size);
+	return o->reg != HOST_NONE && o->rm != HOST_NONE && o->vvvv != HOST_NONE;
+}
+
+bool jit_copy_ok(const struct jit_bytes *p, const struct jit_form *f)
+{
+	struct operands o = { .nr = 0 };
+	const uint8_t pool[2] = { JIT_S1, p->mem ? HOST_NONE : JIT_S0 };
+
+	return assign(&o, p, f, pool);
+}
+
+bool jit_no_rex(const struct jit_bytes *p, const struct jit_form *f)
+{
+	return (f->ops & (OP_REG_R | OP_REG_W)) && p->mem &&
+	       is_high_byte(p, jit_operand_size(p, f->ops), p->reg);
+}
+
+static void emit_legacy(struct emitter *e, const struct jit_bytes *p, const struct jit_form *f,
+			const struct operands *o)
+{
+	static const uint8_t mandatory[4] = { 0, 0x66, 0xf3, 0xf2 };
+	unsigned rex = p->w ? 8 : 0, opcode = p->opcode;
+
+	if (p->lock)
+		emit_byte(e, 0xf0);
+	if (p->p66)
+		emit_byte(e, 0x66);
+	if ((f->ops & OP_MANDATORY) && p->pp >= 2)
+		emit_byte(e, mandatory[p->pp]);
+	if (p->has_modrm) {
+		rex |= o->has_mem ? emit_rex_bits(o->reg, &o->mem) :
+				    (o->reg & 8 ? 4u : 0) | (o->rm & 8 ? 1u : 0);
+	} else if (f->ops & (OP_OPC_R | OP_OPC_W)) {
+		rex |= o->rm & 8 ? 1 : 0;
+		opcode = (opcode & 0xf8) | (o->rm & 7);
+	}
+	if (rex || o->force_rex)
+		emit_byte(e, 0x40 | rex);
+	if (p->map)
+		emit_byte(e, 0x0f);
+	if (p->map > JIT_MAP_0F)
+		emit_byte(e, p->map == JIT_MAP_0F38 ? 0x38 : 0x3a);
+	emit_byte(e, opcode);
+}
+
+static void emit_vex(struct emitter *e, const struct jit_bytes *p, const struct operands *o)
+{
+	unsigned rex = o->has_mem ? emit_rex_bits(o->reg, &o->mem) :
+				    (o->reg & 8 ? 4u : 0) | (o->rm & 8 ? 1u : 0);
+
+	emit_byte(e, 0xc4);
+	emit_byte(e, (~rex & 7) << 5 | p->map);
+	emit_byte(e, (p->w ? 0x80u : 0) | (~o->vvvv & 15u) << 3 | (p->l ? 4u : 0) | p->pp);
+	emit_byte(e, p->opcode);
+}
+
+void jit_copy(struct jit_ctx *c, const struct jit_bytes *p, const struct jit_form *f,
+	      const struct host_mem *m, uint8_t spare)
+{
+	const uint8_t *bytes = c->b->insn[c->k].bytes;
+	const uint8_t pool[2] = { m ? spare : JIT_S1, m ? HOST_NONE : JIT_S0 };
+	struct operands o = { .has_mem = m };
+	struct emitter *e = c->e;
+
+	if (m)
+		o.mem = *m;
+	if (!assign(&o, p, f, pool))
+		c->r->failed = true; /* jit_classify() has asked jit_copy_ok() */
+	if (!p->mem && p->has_modrm && (f->ops & (OP_RM_R | OP_RM_W)) && in_place(p, f)) {
+		o.has_mem = true;
+		o.mem = jit_gpr_operand(c->r, p->rm);
+	}
+	for (unsigned n = 0; n < o.nr; n++) {
+		if (o.by[n].host == JIT_S1)
+			c->s1_addend = false;
+		if (!o.by[n].load)
+			continue;
+		if (jit_host_reg[o.by[n].guest] == HOST_NONE)
+			jit_load_gpr(c, o.by[n].host, o.by[n].guest);
+		else
+			emit_op_reg(e, true, OPC_MOV, o.by[n].host, jit_host_reg[o.by[n].guest]);
+	}
+	if (p->vex)
+		emit_vex(e, p, &o);
+	else
+		emit_legacy(e, p, f, &o);
+	if (p->has_modrm && o.has_mem)
+		emit_modrm_mem(e, o.reg, &o.mem, p->nr_imm);
+	else if (p->has_modrm)
+		emit_byte(e, 0xc0u | (o.reg & 7u) << 3 | (o.rm & 7u));
+	emit_bytes(e, bytes + p->imm, p->nr_imm);
+	for (unsigned n = 0; n < o.nr; n++) {
+		if (!o.by[n].store)
+			continue;
+		if (jit_host_reg[o.by[n].guest] == HOST_NONE)
+			jit_store_gpr(c, o.by[n].host, o.by[n].guest);
+		else
+			emit_op_reg(e, true, OPC_MOV, jit_host_reg[o.by[n].guest], o.by[n].host);
+	}
+}
+
+/* lea reg, [m] at the operand size; an address of 32 bits is a result of 32 bits. */
+static void emit_lea(struct jit_ctx *c, const struct jit_bytes *p, uint8_t reg,
+		     const struct host_mem *m)
+{
+	if (p->p66 && !p->w)
+		emit_byte(c->e, 0x66);
+	emit_op_mem(c->e, p->w && !p->p67, OPC_LEA, reg, m);
+}
+
+/* No flags may be changed: base and index that live in memory take a scratch register each. */
+void jit_lea(struct jit_ctx *c, const struct jit_bytes *p)
+{
+	struct host_mem m = { .base = HOST_NONE, .index = HOST_NONE, .shift = p->shift,
+			      .disp = p->disp };
+	bool to_memory = jit_host_reg[p->reg] == HOST_NONE;
+	uint8_t reg = to_memory ? JIT_S0 : jit_host_reg[p->reg];
+
+	if (p->rip_relative) {
+		const struct jit_insn *i = &c->b->insn[c->k];
+		struct host_mem page = STATE(c->r, page_lin);
+
+		emit_op_mem(c->e, true, OPC_LOAD, JIT_S0, &page);
+		m.base = JIT_S0;
+		m.disp = (int32_t)((int64_t)i->page_off + i->isa->len + p->disp);
+	} else if (p->base != HOST_NONE) {
+		m.base = jit_host_reg[p->base];
+		if (m.base == HOST_NONE) {
+			jit_load_gpr(c, JIT_S0, p->base);
+			m.base = JIT_S0;
+		}
+	}
+	if (p->index != HOST_NONE) {
+		m.index = jit_host_reg[p->index];
+		if (m.index == HOST_NONE) {
+			jit_load_gpr(c, JIT_S1, p->index);
+			m.index = JIT_S1;
+			c->s1_addend = false;
+		}
+	}
+	emit_lea(c, p, reg, &m);
+	if (to_memory) {
+		struct host_mem gpr = jit_gpr_operand(c->r, p->reg);
+
+		if (p->p66 && !p->w)
+			emit_byte(c->e, 0x66);
+		emit_op_mem(c->e, !(p->p66 && !p->w), OPC_MOV, JIT_S0, &gpr);
+	}
+}

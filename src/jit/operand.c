@@ -1,0 +1,197 @@
+/*
+ * Guest memory operands: the address, the probe of the software TLB, and the
+ * host operand that the access goes through.
+ *
+ *     lea  S1,[linear]      lea S0,[S1+size-1]
+ *     shr  S1,7             and S1d,(entries-1)*32      add S1,[tlb]
+ *     and  S0,-4096         cmp S0,[S1+tag]             jne cold
+ *     mov  S1,[S1+addend]
+ *     op   reg,[S1+base+disp]        or: lea S0,[linear]; lea S0,[S0+S1]; op reg,[S0]
+ *
+ * Invariants
+ * 1. The slot is chosen by the first byte's address, the tag compared with the
+ *    last byte's page (isa/mem.h, invariant 1), which is computed from the
+ *    first one's address and not from the operand again: disp + size - 1 may
+ *    not fit a displacement.
+ * 2. The access goes through guest registers only where the linear address is
+ *    exactly base + (index << shift) + disp in 64 bits; else through JIT_S0, the
+ *    linear address computed once more.
+ *
+ * Locks: none.
+ */
+#include "jit/internal.h"
+
+#define OPC_LOAD 0x8b
+#define OPC_LEA 0x8d
+#define OPC_ADD_LOAD 0x03
+#define OPC_CMP_LOAD 0x3b
+#define OPC_MOV 0x89
+#define EXT_AND 4
+#define COND_NE 5
+
+const uint8_t jit_host_reg[NR_GPRS] = {
+	[RAX] = HOST_RAX, [RCX] = HOST_RCX, [RDX] = HOST_RDX, [RBX] = HOST_RBX,
+	[RSP] = HOST_R10, [RBP] = HOST_R9,  [RSI] = HOST_RSI, [RDI] = HOST_RDI,
+	[R8] = HOST_R8,	  [R9] = HOST_NONE, [R10] = HOST_NONE, [R11] = HOST_NONE,
+	[R12] = HOST_R12, [R13] = HOST_R13, [R14] = HOST_R14, [R15] = HOST_R15,
+};
+
+static uint8_t host_of(uint8_t guest)
+{
+	return guest == HOST_NONE ? HOST_NONE : jit_host_reg[guest];
+}
+
+static bool in_memory(uint8_t guest)
+{
+	return guest != HOST_NONE && jit_host_reg[guest] == HOST_NONE;
+}
+
+struct host_mem jit_state_operand(const struct jit_rewriter *r, size_t offset)
+{
+	return (struct host_mem){ .absolute = true, .address = (uint64_t)(uintptr_t)r->cs + offset };
+}
+
+struct host_mem jit_gpr_operand(const struct jit_rewriter *r, unsigned guest)
+{
+	return jit_state_operand(r, offsetof(struct cpu_state, gpr) + guest * 8);
+}
+
+void jit_load_gpr(struct jit_ctx *c, unsigned host, unsigned guest)
+{
+	struct host_mem m = jit_gpr_operand(c->r, guest);
+
+	emit_op_mem(c->e, true, OPC_LOAD, host, &m);
+}
+
+void jit_store_gpr(struct jit_ctx *c, unsigned host, unsigned guest)
+{
+	struct host_mem m = jit_gpr_operand(c->r, guest);
+
+	emit_op_mem(c->e, true, OPC_MOV, host, &m);
+}
+
+/* RIP-relative: displacement from the page's first byte. */
+static int64_t page_displacement(const struct jit_insn *i, const struct jit_bytes *p)
+{
+	return (int64_t)i->page_off + i->isa->len + p->disp;
+}
+
+bool jit_address_ok(const struct jit_insn *i, const struct jit_bytes *p)
+{
+	int64_t d = page_displacement(i, p);
+
+	return !p->rip_relative || d == (int32_t)d;
+}
+
+void jit_effective(struct jit_ctx *c, const struct jit_bytes *p, unsigned scratch)
+{
+	struct emitter *e = c->e;
+	struct host_mem m = { .base = host_of(p->base), .index = host_of(p->index),
+			      .shift = p->shift, .disp = p->disp };
+
+	if (p->rip_relative) {
+		struct host_mem page = STATE(c->r, page_lin);
+
+		emit_op_mem(e, true, OPC_LOAD, scratch, &page);
+		m.base = (uint8_t)scratch;
+		m.disp = (int32_t)page_displacement(&c->b->insn[c->k], p);
+	} else if (in_memory(p->base) && in_memory(p->index)) {
+		struct host_mem base = jit_gpr_operand(c->r, p->base);
+
+		jit_load_gpr(c, scratch, p->index);
+		m.base = HOST_NONE;
+		m.index = (uint8_t)scratch;
+		emit_op_mem(e, true, OPC_LEA, scratch, &m);
+		emit_op_mem(e, true, OPC_ADD_LOAD, scratch, &base);
+		if (p->p67)
+			emit_op_reg(e, false, OPC_MOV, scratch, scratch);
+		return;
+	} else if (in_memory(p->base)) {
+		jit_load_gpr(c, scratch, p->base);
+		m.base = (uint8_t)scratch;
+	} else if (in_memory(p->index)) {
+		jit_load_gpr(c, scratch, p->index);
+		m.index = (uint8_t)scratch;
+	}
+	emit_op_mem(e, !p->p67, OPC_LEA, scratch, &m);
+}
+
+static void linear(struct jit_ctx *c, const struct jit_bytes *p, unsigned scratch)
+{
+	jit_effective(c, p, scratch);
+	if (p->seg >= SREG_FS) {
+		struct host_mem base = jit_state_operand(
+			c->r, offsetof(struct cpu_state, seg) +
+				      p->seg * sizeof(struct cpu_segment) +
+				      offsetof(struct cpu_segment, base));
+
+		emit_op_mem(c->e, true, OPC_ADD_LOAD, scratch, &base);
+	}
+}
+
+/* Is the linear address base + (index << shift) + disp of host registers, in 64 bits? */
+static bool direct(const struct jit_bytes *p)
+{
+	return !p->rip_relative && !p->p67 && p->seg < SREG_FS && !in_memory(p->base) &&
+	       !in_memory(p->index);
+}
+
+static void shr_imm(struct emitter *e, unsigned reg, unsigned n)
+{
+	emit_byte(e, reg & 8 ? 0x49 : 0x48);
+	emit_byte(e, 0xc1);
+	emit_byte(e, 0xe8 | (reg & 7));
+	emit_byte(e, n);
+}
+
+/* JIT_S1 := addend of the page that the access lies in, or off to the cold path. */
+static void look_up(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsigned access)
+{
+	struct emitter *e = c->e;
+	struct host_mem last = { .base = JIT_S1, .index = HOST_NONE, .disp = (int32_t)size - 1 };
+	struct host_mem tlb = STATE(c->r, tlb), entry = { .base = JIT_S1, .index = HOST_NONE };
+	bool ends = c->b->insn[c->k].isa->flags & ISA_ENDS_BLOCK;
+
+	static_assert(sizeof(struct isa_tlb_entry) == 32, "the shift below");
+	linear(c, p, JIT_S1);
+	if (size > 1)
+		emit_op_mem(e, true, OPC_LEA, JIT_S0, &last);
+	else
+		emit_op_reg(e, true, OPC_MOV, JIT_S0, JIT_S1);
+	shr_imm(e, JIT_S1, PAGE_SHIFT - 5);
+	emit_op_imm(e, false, EXT_AND, JIT_S1, (ISA_TLB_ENTRIES - 1) << 5);
+	emit_op_mem(e, true, OPC_ADD_LOAD, JIT_S1, &tlb);
+	emit_op_imm(e, true, EXT_AND, JIT_S0, -(int32_t)PAGE_SIZE);
+	entry.disp = access & ISA_WRITE ? offsetof(struct isa_tlb_entry, write_tag)
+					   : offsetof(struct isa_tlb_entry, read_tag);
+	emit_op_mem(e, true, OPC_CMP_LOAD, JIT_S0, &entry);
+	jit_cold(c, COND_NE, ends ? JIT_STUB_REST : JIT_STUB_RUN, c->k, 1);
+	entry.disp = offsetof(struct isa_tlb_entry, addend);
+	emit_op_mem(e, true, OPC_LOAD, JIT_S1, &entry);
+}
+
+void jit_probe(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsigned access,
+	       bool no_rex, struct host_mem *m, uint8_t *spare)
+{
+	jit_flags_give_up(c);
+	c->s1_addend = false;
+	look_up(c, p, size, access);
+	*m = (struct host_mem){ .base = JIT_S1, .index = host_of(p->index), .shift = p->shift,
+				.disp = p->disp };
+	*spare = JIT_S0;
+	if (!direct(p) || no_rex) {
+		struct host_mem sum = { .base = JIT_S0, .index = JIT_S1 };
+
+		linear(c, p, JIT_S0);
+		emit_op_mem(c->e, true, OPC_LEA, JIT_S0, &sum);
+		*m = (struct host_mem){ .base = JIT_S0, .index = HOST_NONE };
+		*spare = JIT_S1;
+	} else if (p->base != HOST_NONE && p->index == HOST_NONE) {
+		m->index = host_of(p->base);
+		m->shift = 0;
+	} else if (p->base != HOST_NONE) {
+		struct host_mem sum = { .base = JIT_S1, .index = host_of(p->base) };
+
+		emit_op_mem(c->e, true, OPC_LEA, JIT_S1, &sum);
+	}
+}

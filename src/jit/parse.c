@@ -1,0 +1,146 @@
+/*
+ * An instruction's bytes taken apart. Source: SDM Vol. 2, "Instruction Format".
+ *
+ * The decoder has found the bytes to be a valid instruction of 64-bit mode, so
+ * nothing is checked here but what the rewriter could not represent.
+ *
+ * Locks: none.
+ */
+#include "jit/internal.h"
+
+static int32_t signed_bytes(const uint8_t *b, unsigned n)
+{
+	uint32_t v = 0;
+
+	if (n == 1)
+		return (int8_t)b[0];
+	for (unsigned k = 0; k < n; k++)
+		v |= (uint32_t)b[k] << 8 * k;
+	return (int32_t)v;
+}
+
+/* Legacy prefixes and REX; returns how many bytes. A REX counts directly before the opcode only. */
+static unsigned parse_prefixes(struct jit_bytes *p, const uint8_t *b, unsigned nr, uint8_t *rex)
+{
+	unsigned n;
+
+	*rex = 0;
+	for (n = 0; n < nr; n++) {
+		switch (b[n]) {
+		case 0x66: p->p66 = true; break;
+		case 0x67: p->p67 = true; break;
+		case 0xf0: p->lock = true; break;
+		case 0xf2: case 0xf3: p->rep = b[n]; break;
+		case 0x64: p->seg = SREG_FS; break;
+		case 0x65: p->seg = SREG_GS; break;
+		case 0x26: case 0x2e: case 0x36: case 0x3e: break;
+		default:
+			if ((b[n] & 0xf0) != 0x40)
+				return n;
+			*rex = b[n];
+			continue;
+		}
+		*rex = 0;
+	}
+	return n;
+}
+
+static unsigned parse_vex(struct jit_bytes *p, const uint8_t *b, unsigned n, uint8_t *rex)
+{
+	bool three = b[n] == 0xc4;
+	uint8_t last = three ? b[n + 2] : b[n + 1];
+
+	p->vex = true;
+	*rex = 0x40 | (b[n + 1] & 0x80 ? 0 : 4);
+	p->map = JIT_MAP_0F;
+	if (three) {
+		*rex |= (b[n + 1] & 0x40 ? 0 : 2) | (b[n + 1] & 0x20 ? 0 : 1);
+		*rex |= last & 0x80 ? 8 : 0;
+		p->map = b[n + 1] & 0x1f;
+	}
+	p->vvvv = (uint8_t)(~last >> 3 & 15);
+	p->l = last & 4;
+	p->pp = last & 3;
+	return n + (three ? 3 : 2);
+}
+
+static unsigned parse_modrm(struct jit_bytes *p, const uint8_t *b, unsigned n, uint8_t rex)
+{
+	unsigned mod, nr_disp;
+
+	p->has_modrm = true;
+	p->modrm = b[n++];
+	mod = p->modrm >> 6;
+	p->reg = (uint8_t)((p->modrm >> 3 & 7) | (rex & 4) << 1);
+	p->rm = (uint8_t)((p->modrm & 7) | (rex & 1) << 3);
+	p->mem = mod != 3;
+	if (!p->mem)
+		return n;
+	nr_disp = mod == 1 ? 1 : mod == 2 ? 4 : 0;
+	p->base = p->rm;
+	if ((p->modrm & 7) == 4) {
+		uint8_t sib = b[n++];
+
+		p->shift = sib >> 6;
+		p->index = (uint8_t)((sib >> 3 & 7) | (rex & 2) << 2);
+		if (p->index == 4)
+			p->index = HOST_NONE;
+		p->base = (uint8_t)((sib & 7) | (rex & 1) << 3);
+		if ((sib & 7) == 5 && mod == 0) {
+			p->base = HOST_NONE;
+			nr_disp = 4;
+		}
+	} else if ((p->modrm & 7) == 5 && mod == 0) {
+		p->base = HOST_NONE;
+		p->rip_relative = true;
+		nr_disp = 4;
+	}
+	if (p->index == HOST_NONE)
+		p->shift = 0;
+	p->disp = nr_disp ? signed_bytes(b + n, nr_disp) : 0;
+	return n + nr_disp;
+}
+
+bool jit_parse(struct jit_bytes *p, const uint8_t *b, unsigned nr)
+{
+	uint8_t rex;
+	unsigned n;
+
+	*p = (struct jit_bytes){ .seg = SREG_DS, .base = HOST_NONE, .index = HOST_NONE };
+	n = parse_prefixes(p, b, nr, &rex);
+	if (n + 1 > nr)
+		return false;
+	if (b[n] == 0xc4 || b[n] == 0xc5) {
+		if (n + 4 > nr || rex)
+			return false;
+		n = parse_vex(p, b, n, &rex);
+		p->opcode = b[n++];
+	} else {
+		p->has_rex = rex;
+		p->pp = p->rep == 0xf2 ? 3 : p->rep == 0xf3 ? 2 : p->p66 ? 1 : 0;
+		if (b[n] == 0x62)
+			return false; /* EVEX */
+		if (b[n] == 0x0f && n + 1 < nr) {
+			n++;
+			p->map = JIT_MAP_0F;
+			if (b[n] == 0x38 || b[n] == 0x3a)
+				p->map = b[n++] == 0x38 ? JIT_MAP_0F38 : JIT_MAP_0F3A;
+		}
+		if (n >= nr)
+			return false;
+		p->opcode = b[n++];
+	}
+	p->w = rex & 8;
+	if (jit_has_modrm(p->map, p->opcode)) {
+		if (n >= nr)
+			return false;
+		n = parse_modrm(p, b, n, rex);
+	} else {
+		p->rm = (uint8_t)((p->opcode & 7) | (rex & 1) << 3);
+	}
+	if (n > nr)
+		return false;
+	p->imm = (uint8_t)n;
+	p->nr_imm = (uint8_t)(nr - n);
+	return true;
+}

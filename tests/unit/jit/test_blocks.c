@@ -1,0 +1,218 @@
+/*
+ * Every encoding, alone and in blocks, by handlers and by emitted code.
+ */
+#include "harness.h"
+
+#include "isa/decoder.h"
+
+/* Addresses that catch an access to the wrong place: neighbours, and pages 4 GiB below others. */
+static const uint64_t linear[] = {
+	0x0000000010000000, 0x0000000010001000, 0x0000000110000000, 0x00007ffff7fff000,
+	0xffff888000000000, 0xffff888000001000, 0xfffffffffffff000, 0x0000000000000000,
+};
+
+static uint64_t random_address(void)
+{
+	uint64_t lin = linear[random64() % ARRAY_SIZE(linear)];
+
+	switch (random64() % 4) {
+	case 0: return lin + 4096 - random64() % 72;
+	case 1: return lin + random64() % 64;
+	default: return lin + random64() % 4096;
+	}
+}
+
+static void random_start(struct start *s)
+{
+	for (unsigned g = 0; g < NR_GPRS; g++) {
+		switch (random64() % 8) {
+		case 0: s->gpr[g] = random64(); break;
+		case 1: s->gpr[g] = random64() % 256 - 128; break;
+		case 2: s->gpr[g] = random64() % 80; break;
+		default: s->gpr[g] = random_address(); break;
+		}
+	}
+	if (random64() % 8)
+		s->gpr[RSP] = (random_address() & ~7ULL) - 16 * (random64() % 4);
+	s->cc = (uint32_t)random64() & 0xd501;
+	s->fs = random64() % 2 ? random64() % 64 : random_address();
+	s->gs = random64() % 2 ? 0x1000 : random_address();
+	random_fpu(s);
+}
+
+/* A random instruction with this opcode; returns its bytes (the rest of the 15 random). */
+static void random_encoding(uint8_t *b, unsigned map, unsigned opcode)
+{
+	unsigned n = 0, mod, k;
+	uint64_t r = random64();
+
+	for (k = 0; k < 16; k++)
+		b[k] = (uint8_t)random64();
+	if (r % 16 == 0)
+		b[n++] = 0x67;
+	if (r / 16 % 8 == 0)
+		b[n++] = r / 128 % 2 ? 0x64 : 0x65;
+	if (r / 256 % 6 == 0)
+		b[n++] = 0x66;
+	if (r / 2048 % 8 == 0)
+		b[n++] = r / 16384 % 2 ? 0xf3 : 0xf2;
+	if (r / 32768 % 16 == 0)
+		b[n++] = 0xf0;
+	r = random64();
+	if (map == 4 || map == 5) { /* VEX */
+		n = 0;
+		b[n++] = 0xc4;
+		b[n] = (uint8_t)((b[n] & 0xe0) | (map - 2));
+		b[n + 1] &= (uint8_t)~4;
+		n += 2;
+	} else {
+		if (r % 3)
+			b[n++] = 0x40 | (uint8_t)(r / 3 % 16);
+		if (map)
+			b[n++] = 0x0f;
+		if (map > 1)
+			b[n++] = map == 2 ? 0x38 : 0x3a;
+	}
+	b[n++] = (uint8_t)opcode;
+	/* ModRM: small displacements mostly, RSP as base often */
+	mod = (unsigned)(random64() % 5);
+	b[n] = (uint8_t)((b[n] & 0x3f) | (mod > 3 ? 3u : mod) << 6);
+	if (random64() % 4 == 0)
+		b[n + 1] = 0x24; /* if there is a SIB: [rsp] */
+	if (mod == 2 && random64() % 4) {
+		unsigned at = n + 1 + ((b[n] & 7) == 4);
+		int32_t disp = (int32_t)(random64() % 512) - 256;
+
+		memcpy(b + at, &disp, 4);
+	}
+}
+
+/* RDRAND, RDSEED: no two runs agree. */
+static bool is_random(const struct isa_insn *i)
+{
+	return i->map == 1 && i->opcode == 0xc7 && !(i->flags & ISA_MEM);
+}
+
+static unsigned add_random(struct code *c, unsigned map, unsigned opcode, bool may_end)
+{
+	uint8_t b[16];
+
+	random_encoding(b, map, opcode);
+	if (c->nr == MAX_INSNS || !code_add(c, b, 16))
+		return 0;
+	if (c->insn[c->nr - 1].kind == JIT_LEAVE || is_random(&c->isa[c->nr - 1]) ||
+	    (!may_end && (c->isa[c->nr - 1].flags & ISA_ENDS_BLOCK))) {
+		c->nr--;
+		return 0;
+	}
+	return 1;
+}
+
+/*
+ * Silicon's undefined flags of a shift by other than 1 differ between register and
+ * memory, and handlers shift registers only. Returns the flags not to compare.
+ */
+static uint8_t undefined_flags(const struct isa_insn *i)
+{
+	bool group = i->map == 0 && ((i->opcode & 0xfe) == 0xc0 || (i->opcode & 0xfe) == 0xd2);
+	bool twice = i->map == 1 && (i->opcode & 0xf6) == 0xa4;
+
+	return (group || twice) && (i->flags & ISA_MEM) ? JIT_OF | JIT_AF : 0;
+}
+
+static void new_code(struct code *c)
+{
+	c->nr = 0;
+	c->rip = 0x00007f0012345000 + random64() % 2048;
+	c->live_out = (uint8_t)(random64() & JIT_FLAGS_ALL);
+	if (random64() % 3 == 0)
+		c->live_out = random64() % 2 ? JIT_FLAGS_ALL : 0;
+	c->no_group = random64() % 4 == 0;
+}
+
+static void every_opcode_alone(void **state)
+{
+	unsigned emitted = 0, called = 0;
+
+	for (unsigned map = 0; map < 6; map++)
+		for (unsigned opcode = 0; opcode < 256; opcode++)
+			for (unsigned n = 0; n < 300; n++) {
+				struct start s;
+				struct code c;
+
+				new_code(&c);
+				if (!add_random(&c, map, opcode, true))
+					continue;
+				if (c.insn[0].kind == JIT_CALL) {
+					called++;
+					continue;
+				}
+				emitted++;
+				c.live_out &= (uint8_t)~undefined_flags(&c.isa[0]);
+				random_start(&s);
+				check_code(&c, &s);
+			}
+	print_message("%u emitted, %u by their handlers, %u stub calls\n", emitted, called,
+		      world->misses);
+	assert_true(emitted > 30000);
+}
+
+static void add_any(struct code *c, bool may_end)
+{
+	for (unsigned tries = 0; tries < 1000; tries++) {
+		uint64_t r = random64();
+		unsigned map = r % 16 < 10 ? 0 : r % 16 < 14 ? 1 : 2 + r / 16 % 4;
+		unsigned opcode = (unsigned)(r >> 32 & 0xff);
+
+		if (r >> 40 & 1) /* what compilers emit */
+			opcode = (map ? "\x44\x94\xaf\xb6\x1f\xa3\xba\xb0" : "\x8b\x89\x55\x5d\x83\x8d\x01\x39")
+				 [r >> 41 & 7] & 0xffu;
+		if (add_random(c, map, opcode, may_end)) {
+			if (!undefined_flags(&c->isa[c->nr - 1]) &&
+			    (c->insn[c->nr - 1].kind == JIT_EMIT || r >> 50 & 1))
+				return;
+			c->nr--;
+		}
+	}
+}
+
+static void random_blocks(void **state)
+{
+	const char *rounds = getenv("JIT_TEST_ROUNDS"), *seed = getenv("JIT_TEST_SEED");
+
+	if (seed)
+		random_seed = strtoull(seed, NULL, 0);
+	for (unsigned long n = 0; n < (rounds ? strtoul(rounds, NULL, 0) : 20000); n++) {
+		unsigned want = 1 + (unsigned)(random64() % 12);
+		struct start s;
+		struct code c;
+
+		new_code(&c);
+		while (c.nr < want)
+			add_any(&c, c.nr + 1 == want);
+		random_start(&s);
+		check_code(&c, &s);
+		random_start(&s);
+		check_code(&c, &s);
+	}
+}
+
+static int setup(void **state)
+{
+	world_create();
+	for (unsigned n = 0; n < ARRAY_SIZE(linear); n++)
+		world_page(linear[n]);
+	world->page[3].writable = false;
+	world->page[5].untagged = true;
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(every_opcode_alone),
+		cmocka_unit_test(random_blocks),
+	};
+
+	return cmocka_run_group_tests(tests, setup, NULL);
+}
