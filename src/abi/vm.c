@@ -15,6 +15,7 @@
 #include "virt/iodev.h"
 #include "virt/irq_routing.h"
 #include "virt/kvm_newer.h"
+#include "x86/apicv.h"
 
 static bool has_vcpus(struct kvm *kvm)
 {
@@ -135,11 +136,16 @@ static long set_boot_cpu_id(struct abi_call *c)
 
 static long create_irqchip(struct abi_call *c)
 {
+	int r;
+
 	if (irqchip_in_kernel(c->kvm))
 		return err_born(EEXIST, "the irqchip exists");
 	if (has_vcpus(c->kvm))
 		return err_born(EINVAL, "irqchip after the first vCPU");
-	return kvm_irqchip_create(c->kvm);
+	r = kvm_irqchip_create(c->kvm);
+	if (!r)
+		kvm_set_or_clear_apicv_inhibit(c->kvm, APICV_INHIBIT_REASON_ABSENT, false);
+	return r;
 }
 
 static long get_irqchip(struct abi_call *c)

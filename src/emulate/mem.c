@@ -64,7 +64,8 @@ bool kvm_emulator_is_ram(struct kvm_vcpu *vcpu, gpa_t gpa, bool write)
 		return false;
 	lib_rcu_read_lock();
 	slot = kvm_vcpu_gfn_to_memslot(vcpu, gpa >> PAGE_SHIFT);
-	ram = slot && !(write && (slot->flags & KVM_MEM_READONLY));
+	/* nor is a page of the hypervisor's own the guest's memory */
+	ram = slot && slot->id < KVM_USER_MEM_SLOTS && !(write && (slot->flags & KVM_MEM_READONLY));
 	lib_rcu_read_unlock();
 	return ram;
 }

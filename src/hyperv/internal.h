@@ -72,6 +72,7 @@ struct hv_synic {
 	uint64_t control, version, evt_page, msg_page; /* the MSRs (o) */
 	uint64_t sint[HV_NR_SINTS];		 /* (a) written by the owner */
 	struct kvm_apic_synic vectors;		 /* of the SINTs that are not masked (o) */
+	bool auto_eoi;				 /* one of them ends its interrupts by itself (o) */
 	struct hv_stimer stimer[HV_NR_STIMERS];
 	uint32_t stimers_pending;		 /* (a) bit index: to be looked at, with KVM_REQ_HV_STIMER */
 };

@@ -15,6 +15,7 @@
 #include "lib/error.h"
 #include "lib/own.h"
 #include "trace/trace.h"
+#include "x86/apicv.h"
 
 #define SYNIC_VERSION 1
 #define SYNIC_ENABLE BIT_ULL(0) /* HV_MSR_SCONTROL */
@@ -30,6 +31,15 @@ static const struct hv_synic reset_state = {
 };
 
 /* --- life --- */
+
+/* The processor would keep a vector in service that nobody ends: AutoEOI inhibits its interrupt delivery. */
+static void note_auto_eoi(struct kvm_vcpu *vcpu, struct hv_synic *s, bool auto_eoi)
+{
+	if (s->auto_eoi == auto_eoi)
+		return;
+	s->auto_eoi = auto_eoi;
+	kvm_apicv_auto_eoi(vcpu->kvm, auto_eoi);
+}
 
 int kvm_hv_activate_synic(struct kvm_vcpu *vcpu, bool clear_pages)
 {
@@ -63,6 +73,7 @@ void kvm_hv_vcpu_uninit(struct kvm_vcpu *vcpu)
 	if (!s)
 		return;
 	hv_stimers_destroy(s);
+	note_auto_eoi(vcpu, s, false);
 	kvm_apic_set_synic(vcpu, NULL);
 	vcpu->arch->hv.synic = NULL;
 	own_free(s);
@@ -216,9 +227,11 @@ static int set_told(struct kvm_vcpu *vcpu, struct hv_synic *s, uint32_t msr, uin
 	return 0;
 }
 
-static void connect_vectors(struct hv_synic *s)
+/* Is there one that ends its interrupts by itself? */
+static bool connect_vectors(struct hv_synic *s)
 {
 	struct kvm_apic_synic v = { 0 };
+	bool auto_eoi = false;
 
 	for (uint32_t i = 0; i < HV_NR_SINTS; i++) {
 		int vector = vector_of(s->sint[i]);
@@ -227,18 +240,21 @@ static void connect_vectors(struct hv_synic *s)
 			continue;
 		v.vectors[vector / 64] |= BIT_ULL(vector % 64);
 		if (s->sint[i] & SINT_AUTO_EOI)
-			v.auto_eoi[vector / 64] |= BIT_ULL(vector % 64);
+			v.auto_eoi[vector / 64] |= BIT_ULL(vector % 64), auto_eoi = true;
 	}
 	s->vectors = v;
+	return auto_eoi;
 }
 
 /* Guests reset a SINT to "masked, vector 0", clients to 0. */
-static int set_sint(struct hv_synic *s, uint32_t sint, uint64_t data, bool host)
+static int set_sint(struct kvm_vcpu *vcpu, struct hv_synic *s, uint32_t sint, uint64_t data, bool host)
 {
 	if ((data & SINT_VECTOR) < FIRST_VECTOR && !host && !(data & SINT_MASKED))
 		return KVM_MSR_INVAL;
 	WRITE_ONCE(s->sint[sint], data);
-	connect_vectors(s);
+	note_auto_eoi(vcpu, s, connect_vectors(s));
+	/* which EOIs are to be heard of may have changed */
+	kvm_make_request(KVM_REQ_SCAN_IOAPIC, vcpu);
 	return 0;
 }
 
@@ -263,6 +279,6 @@ int hv_synic_set_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t data, bool ho
 		sints_acked(vcpu, (1u << HV_NR_SINTS) - 1);
 		return 0;
 	default:
-		return set_sint(s, msr - HV_MSR_SINT0, data, host);
+		return set_sint(vcpu, s, msr - HV_MSR_SINT0, data, host);
 	}
 }

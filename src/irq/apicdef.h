@@ -55,6 +55,7 @@ enum apic_register {
 #define APIC_SPIV_DIRECTED_EOI (1U << 12)
 
 #define APIC_DFR_FLAT 0xffffffffU
+#define APIC_DFR_MODEL 0xf0000000U
 #define APIC_DFR_CLUSTER 0x0fffffffU
 
 /* Fields shared by the ICR, the LVTs and redirection entries. */

@@ -40,12 +40,22 @@ struct lapic_timer {
 	uint32_t divide;
 };
 
+/* SDM "Posted-Interrupt Descriptor". */
+struct pi_desc {
+	uint64_t pir[4];
+	uint64_t control; /* PID_ON */
+	uint64_t reserved[3];
+} __attribute__((aligned(64)));
+#define PID_ON BIT_ULL(0)
+
 struct kvm_lapic {
 	struct kvm_vcpu *vcpu; /* (c) */
 	uint64_t base;	       /* (a) IA32_APIC_BASE; written by the owner */
 	uint8_t *regs;	       /* 4 KiB, the register page in KVM's layout */
 	bool has_cmci;	       /* (a) there is an LVTCMCI; written by the owner */
-	bool irr_pending;      /* (a) false: no bit of IRR is set */
+	bool irr_pending;      /* (a) false: no bit of IRR is set; means nothing while apicv_active */
+	bool apicv_active;     /* (a) the processor delivers, posts and ends; written by the owner */
+	struct pi_desc *pid;   /* (c) */
 	uint32_t pending_events; /* (a) LAPIC_INIT, LAPIC_SIPI */
 	uint8_t sipi_vector;	 /* (a) before LAPIC_SIPI */
 	uint32_t arb_prio;	 /* (a) for lowest-priority arbitration */
@@ -82,6 +92,22 @@ static inline void lapic_id_written(struct kvm_lapic *apic, bool x2apic)
 {
 	if (!x2apic && lapic_get(apic, APIC_ID) >> 24 != (apic->vcpu->vcpu_id & 0xff))
 		WRITE_ONCE(apic->vcpu->kvm->xapic_id_moved, true);
+}
+
+/* A register of 64 bits: the x2APIC's ICR. */
+static inline uint64_t lapic_get64(struct kvm_lapic *apic, uint32_t offset)
+{
+	return READ_ONCE(*(uint64_t *)(void *)(apic->regs + offset));
+}
+
+static inline void lapic_set64(struct kvm_lapic *apic, uint32_t offset, uint64_t v)
+{
+	WRITE_ONCE(*(uint64_t *)(void *)(apic->regs + offset), v);
+}
+
+static inline bool lapic_apicv_active(struct kvm_lapic *apic)
+{
+	return __atomic_load_n(&apic->apicv_active, __ATOMIC_SEQ_CST);
 }
 
 static inline uint64_t lapic_base(struct kvm_lapic *apic)
@@ -142,6 +168,22 @@ void lapic_set_tpr(struct kvm_lapic *apic, uint32_t tpr);
 /* Does the SynIC want to hear of this vector's end? */
 bool lapic_synic_hears_eoi(struct kvm_lapic *apic, uint8_t vector);
 int lapic_eoi(struct kvm_lapic *apic); /* the vector ended, -1: none was in service */
+/* What is to be done of a vector that is in service no more. */
+void lapic_ended(struct kvm_lapic *apic, uint8_t vector);
+
+/* lapic_apicv.c */
+/* To IRR, or posted. Any thread. */
+void lapic_deliver(struct kvm_lapic *apic, uint32_t delivery_mode, bool level_triggered, uint8_t vector);
+/* PIR goes to IRR; was there news? */
+bool lapic_sync_pir(struct kvm_lapic *apic);
+/* IRR, ISR were changed outside the guest. */
+void lapic_irr_changed(struct kvm_lapic *apic);
+void lapic_isr_changed(struct kvm_lapic *apic);
+/* All of it was: reset, KVM_SET_LAPIC. */
+void lapic_state_replaced(struct kvm_lapic *apic);
+void lapic_forget_posted(struct kvm_lapic *apic);
+/* In ISR, IRR or PIR? */
+bool lapic_has_vector(struct kvm_lapic *apic, uint8_t vector);
 /* 1 accepted, 0 not. Any thread. */
 int lapic_accept(struct kvm_lapic *apic, uint32_t delivery_mode, uint8_t vector, bool level,
 		 bool level_triggered);
@@ -176,6 +218,12 @@ void lapic_timer_restore(struct kvm_lapic *apic); /* from TMICT, TMCCT, LVTT, TD
 /* lapic_regs.c: 0, or 1 for "no such register" (or not that way, or reserved bits in x2APIC mode). */
 int lapic_reg_read(struct kvm_lapic *apic, uint32_t offset, uint32_t *val);
 int lapic_reg_write(struct kvm_lapic *apic, uint32_t offset, uint32_t val);
+/* The bits that an LVT entry has. */
+uint32_t lapic_lvt_mask(struct kvm_lapic *apic, uint32_t lvt);
+/* APIC_LVR as the guest reads it, into the page. */
+void lapic_set_version(struct kvm_lapic *apic);
+/* The xAPIC's ID may be another than the vCPU's: listeners hear of it. */
+void lapic_check_id(struct kvm_lapic *apic);
 
 /* --- lines with several drivers --- */
 static inline bool irq_line_state(uint32_t *drivers, int source_id, int level)
@@ -204,6 +252,8 @@ int kvm_ioapic_set_irq(struct kvm_ioapic *ioapic, int pin, int source_id, int le
 void kvm_ioapic_update_eoi(struct kvm_lapic *apic, uint8_t vector, bool level_triggered);
 /* Does anybody wait for the EOI of an edge-triggered vector at `apic`? */
 bool kvm_ioapic_awaits_edge_eoi(struct kvm_lapic *apic, uint8_t vector);
+/* The vectors whose EOI at `apic` concerns the IOAPIC or somebody behind it are added. */
+void kvm_ioapic_scan_entry(struct kvm_lapic *apic, uint64_t vectors[4]);
 void kvm_get_ioapic(struct kvm *kvm, struct kvm_ioapic_state *s);
 void kvm_set_ioapic(struct kvm *kvm, const struct kvm_ioapic_state *s);
 

@@ -28,6 +28,7 @@
 #define IOAPIC_REG_VERSION 0x01
 #define IOAPIC_REG_ARB_ID 0x02
 #define IOAPIC_REG_REDIRECTION 0x10
+#define RTC_PIN 8
 
 #define RTE(io, pin) ((io)->s.redirtbl[pin].fields)
 #define RTE_READ_ONLY (BIT_ULL(12) | BIT_ULL(14)) /* delivery status, remote IRR */
@@ -142,6 +143,28 @@ bool kvm_ioapic_awaits_edge_eoi(struct kvm_lapic *apic, uint8_t vector)
 	return awaits;
 }
 
+void kvm_ioapic_scan_entry(struct kvm_lapic *apic, uint64_t vectors[4])
+{
+	struct kvm_ioapic *io = apic->vcpu->kvm->vioapic;
+
+	pthread_mutex_lock(&io->lock);
+	for (int pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++) {
+		uint8_t v = RTE(io, pin).vector;
+
+		/* an end of nothing looks like one of vector 0 */
+		if (v < 16)
+			continue;
+		if (!RTE(io, pin).trig_mode && pin != RTC_PIN &&
+		    !kvm_irq_has_notifier(io->kvm, KVM_IRQCHIP_IOAPIC, (uint32_t)pin))
+			continue;
+		/* one that is here already ends here, wherever its pin leads now */
+		if (lapic_match_dest(apic, NULL, 0, RTE(io, pin).dest_id, RTE(io, pin).dest_mode) ||
+		    lapic_has_vector(apic, v))
+			vectors[v / 64] |= BIT_ULL(v % 64);
+	}
+	pthread_mutex_unlock(&io->lock);
+}
+
 void kvm_ioapic_update_eoi(struct kvm_lapic *apic, uint8_t vector, bool level_triggered)
 {
 	struct kvm_ioapic *io = apic->vcpu->kvm->vioapic;
@@ -193,6 +216,7 @@ static bool write_entry(struct kvm_ioapic *io, int pin, bool high, uint32_t val)
 	if (!RTE(io, pin).trig_mode)
 		RTE(io, pin).remote_irr = 0;
 	compute_eoi_vectors(io);
+	kvm_make_scan_ioapic_request(io->kvm);
 	if (RTE(io, pin).trig_mode && (io->s.irr & (1U << pin)))
 		service(io, pin);
 	return was_masked != RTE(io, pin).mask;
@@ -283,6 +307,7 @@ void kvm_set_ioapic(struct kvm *kvm, const struct kvm_ioapic_state *s)
 	for (int pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++)
 		if (irr & (1U << pin))
 			set_line(io, pin, true);
+	kvm_make_scan_ioapic_request(kvm);
 	pthread_mutex_unlock(&io->lock);
 }
 

@@ -40,12 +40,18 @@ bool kvm_cpu_has_injectable_intr(struct kvm_vcpu *vcpu)
 {
 	if (!vcpu->apic)
 		return false;
-	return kvm_cpu_has_extint(vcpu) || lapic_has_interrupt(vcpu->apic) >= 0;
+	if (kvm_cpu_has_extint(vcpu))
+		return true;
+	/* the processor's own affair; a window for it would hold it back */
+	return !lapic_apicv_active(vcpu->apic) && lapic_has_interrupt(vcpu->apic) >= 0;
 }
 
 bool kvm_cpu_has_interrupt(struct kvm_vcpu *vcpu)
 {
-	return kvm_cpu_has_injectable_intr(vcpu);
+	if (!vcpu->apic)
+		return false;
+	(void)lapic_sync_pir(vcpu->apic);
+	return kvm_cpu_has_extint(vcpu) || lapic_has_interrupt(vcpu->apic) >= 0;
 }
 
 int kvm_cpu_get_interrupt(struct kvm_vcpu *vcpu)
@@ -56,6 +62,8 @@ int kvm_cpu_get_interrupt(struct kvm_vcpu *vcpu)
 		return -1;
 	if (kvm_cpu_has_extint(vcpu))
 		return kvm_pic_read_irq(vcpu->kvm);
+	if (lapic_apicv_active(apic))
+		return -1;
 	return lapic_get_interrupt(apic);
 }
 

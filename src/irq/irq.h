@@ -34,6 +34,15 @@ struct kvm_lapic_ops {
 	/* Hyper-V's SynIC: an EOI of one of kvm_apic_set_synic()'s vectors; KVM_IRQ_ROUTING_HV_SINT [refused] */
 	void (*synic_eoi)(struct kvm_vcpu *vcpu, uint8_t vector);
 	int (*synic_set_irq)(struct kvm *kvm, uint32_t vp_index, uint32_t sint);
+	/*
+	 * APIC virtualization; needed only where kvm_apic_set_apicv() turns it on. Owner thread, but for
+	 * notify. hwapic_irr_update: false where this entry's interrupts are not the processor's.
+	 */
+	void (*notify)(struct kvm_vcpu *vcpu); /* posted interrupts: any thread */
+	bool (*hwapic_irr_update)(struct kvm_vcpu *vcpu, int highest_irr);
+	void (*hwapic_isr_update)(struct kvm_vcpu *vcpu, int highest_isr);
+	void (*load_eoi_exitmap)(struct kvm_vcpu *vcpu, const uint64_t vectors[4]);
+	void (*xapic_id_modified)(struct kvm_vcpu *vcpu); /* [nobody asks] */
 };
 void kvm_irq_register(const struct kvm_lapic_ops *ops); /* once; also registers routing */
 
@@ -171,6 +180,29 @@ void kvm_lapic_cancel_pv_eoi(struct kvm_vcpu *vcpu);
  */
 int kvm_pv_send_ipi(struct kvm_vcpu *vcpu, uint64_t low, uint64_t high, uint32_t min, uint64_t icr,
 		    bool wide);
+
+/*
+ * APIC virtualization (lapic_apicv.c), owner thread. In force or not: the processor delivers interrupts by
+ * itself, senders post. Before the run loop's last look at requests: sync_before_entry.
+ */
+void kvm_apic_set_apicv(struct kvm_vcpu *vcpu, bool active);
+bool kvm_apicv_active(struct kvm_vcpu *vcpu); /* false without an APIC of ours; any thread */
+void kvm_apic_sync_before_entry(struct kvm_vcpu *vcpu);
+/* For the VMCS: the register page and the posted-interrupt descriptor. */
+hpa_t kvm_apic_page(struct kvm_vcpu *vcpu);
+hpa_t kvm_apic_posted_descriptor(struct kvm_vcpu *vcpu);
+bool kvm_apic_xapic_mode(struct kvm_vcpu *vcpu);
+bool kvm_apic_x2apic_mode(struct kvm_vcpu *vcpu);
+/* The processor has ended a vector (exit 45), or stored to a register and no more (exit 56). */
+void kvm_apic_set_eoi_accelerated(struct kvm_vcpu *vcpu, uint8_t vector);
+void kvm_apic_write_nodecode(struct kvm_vcpu *vcpu, uint32_t offset);
+void kvm_apic_eoi(struct kvm_vcpu *vcpu);
+void kvm_apic_update_ppr(struct kvm_vcpu *vcpu); /* TPR fell below the threshold (exit 43) */
+unsigned kvm_apic_tpr_threshold(struct kvm_vcpu *vcpu); /* for the next entry; not while active */
+/* KVM_REQ_SCAN_IOAPIC: make the EOI-exit bitmap again. */
+void kvm_apic_load_eoi_exitmap(struct kvm_vcpu *vcpu);
+/* The guest's CPUID was set: the version register follows. */
+void kvm_apic_after_set_cpuid(struct kvm_vcpu *vcpu);
 
 /* MSI: KVM API: KVM_SIGNAL_MSI. > 0 delivered, 0 blocked by the guest, < 0 error. */
 int kvm_send_userspace_msi(struct kvm *kvm, const struct kvm_msi *msi);

@@ -8,6 +8,7 @@
  *  2. irr_pending is true whenever a bit of IRR is set: it is raised after the
  *     bit, and whoever lowers it looks again afterwards.
  *  3. A vector that could be delivered raises KVM_REQ_EVENT and a kick.
+ *  While the processor does the APIC's work, lapic_apicv.c says what holds instead.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -30,15 +31,9 @@ int lapic_highest(struct kvm_lapic *apic, uint32_t bank)
 
 int lapic_find_highest_irr(struct kvm_lapic *apic)
 {
-	if (!__atomic_load_n(&apic->irr_pending, __ATOMIC_SEQ_CST))
+	if (!__atomic_load_n(&apic->irr_pending, __ATOMIC_SEQ_CST) && !lapic_apicv_active(apic))
 		return -1;
 	return lapic_highest(apic, APIC_IRR);
-}
-
-static void set_irr(struct kvm_lapic *apic, uint8_t vector)
-{
-	lapic_set_vector(apic, APIC_IRR, vector);
-	__atomic_store_n(&apic->irr_pending, true, __ATOMIC_SEQ_CST);
 }
 
 static void clear_irr(struct kvm_lapic *apic, uint8_t vector)
@@ -47,6 +42,7 @@ static void clear_irr(struct kvm_lapic *apic, uint8_t vector)
 	lapic_clear_vector(apic, APIC_IRR, vector);
 	if (lapic_highest(apic, APIC_IRR) >= 0)
 		__atomic_store_n(&apic->irr_pending, true, __ATOMIC_SEQ_CST);
+	lapic_irr_changed(apic);
 }
 
 /* SDM "Task and Processor Priorities": the class in service or the TPR. */
@@ -85,7 +81,7 @@ int lapic_has_interrupt(struct kvm_lapic *apic)
 {
 	uint32_t ppr;
 
-	if (!READ_ONCE(apic->irr_pending) || !lapic_hw_enabled(apic))
+	if ((!READ_ONCE(apic->irr_pending) && !lapic_apicv_active(apic)) || !lapic_hw_enabled(apic))
 		return -1;
 	ppr = compute_ppr(apic);
 	lapic_set(apic, APIC_PROCPRI, ppr);
@@ -111,6 +107,7 @@ int lapic_get_interrupt(struct kvm_lapic *apic)
 	clear_irr(apic, (uint8_t)vector);
 	if (likely(!apic->synic) || !has_vector(apic->synic->auto_eoi, vector))
 		lapic_set_vector(apic, APIC_ISR, (unsigned)vector);
+	lapic_isr_changed(apic);
 	lapic_update_ppr(apic);
 	return vector;
 }
@@ -154,6 +151,14 @@ static void broadcast_eoi(struct kvm_lapic *apic, uint8_t vector)
 	}
 }
 
+void lapic_ended(struct kvm_lapic *apic, uint8_t vector)
+{
+	if (lapic_synic_hears_eoi(apic, vector))
+		lapic_ops->synic_eoi(apic->vcpu, vector);
+	broadcast_eoi(apic, vector);
+	kvm_make_request(KVM_REQ_EVENT, apic->vcpu);
+}
+
 int lapic_eoi(struct kvm_lapic *apic)
 {
 	int vector = lapic_highest(apic, APIC_ISR);
@@ -163,11 +168,9 @@ int lapic_eoi(struct kvm_lapic *apic)
 	if (vector < 0)
 		return vector;
 	lapic_clear_vector(apic, APIC_ISR, (unsigned)vector);
+	lapic_isr_changed(apic);
 	lapic_update_ppr(apic);
-	if (lapic_synic_hears_eoi(apic, (uint8_t)vector))
-		lapic_ops->synic_eoi(apic->vcpu, (uint8_t)vector);
-	broadcast_eoi(apic, (uint8_t)vector);
-	kvm_make_request(KVM_REQ_EVENT, apic->vcpu);
+	lapic_ended(apic, (uint8_t)vector);
 	return vector;
 }
 
@@ -185,7 +188,8 @@ static void tell_vcpu(struct kvm_lapic *apic)
 	kvm_vcpu_kick(apic->vcpu);
 }
 
-static int accept_fixed(struct kvm_lapic *apic, uint8_t vector, bool level, bool level_triggered)
+static int accept_fixed(struct kvm_lapic *apic, uint32_t delivery_mode, uint8_t vector, bool level,
+			bool level_triggered)
 {
 	if ((level_triggered && !level) || !lapic_enabled(apic))
 		return 0;
@@ -199,8 +203,7 @@ static int accept_fixed(struct kvm_lapic *apic, uint8_t vector, bool level, bool
 		else
 			lapic_clear_vector(apic, APIC_TMR, vector);
 	}
-	set_irr(apic, vector);
-	tell_vcpu(apic);
+	lapic_deliver(apic, delivery_mode, level_triggered, vector);
 	return 1;
 }
 
@@ -232,9 +235,9 @@ int lapic_accept(struct kvm_lapic *apic, uint32_t delivery_mode, uint8_t vector,
 	switch (delivery_mode) {
 	case APIC_DM_LOWEST:
 		__atomic_fetch_add(&apic->arb_prio, 1, __ATOMIC_RELAXED);
-		return accept_fixed(apic, vector, level, level_triggered);
+		__attribute__((fallthrough));
 	case APIC_DM_FIXED:
-		return accept_fixed(apic, vector, level, level_triggered);
+		return accept_fixed(apic, delivery_mode, vector, level, level_triggered);
 	case APIC_DM_NMI:
 		return accept_nmi(apic);
 	case APIC_DM_SMI:
@@ -263,7 +266,8 @@ int lapic_accept(struct kvm_lapic *apic, uint32_t delivery_mode, uint8_t vector,
 
 int lapic_local_deliver(struct kvm_lapic *apic, uint32_t lvt)
 {
-	uint32_t reg = lapic_get(apic, lvt);
+	/* the guest may have stored to the page, and the store's emulation not have masked it yet */
+	uint32_t reg = lapic_get(apic, lvt) & lapic_lvt_mask(apic, lvt);
 	int ret;
 
 	if (!lapic_hw_enabled(apic) || (reg & APIC_LVT_MASKED))
@@ -283,6 +287,7 @@ int kvm_apic_set_irq(struct kvm_vcpu *vcpu, uint8_t vector)
 void kvm_apic_set_synic(struct kvm_vcpu *vcpu, const struct kvm_apic_synic *synic)
 {
 	vcpu->apic->synic = synic;
+	kvm_make_request(KVM_REQ_SCAN_IOAPIC, vcpu);
 }
 
 void kvm_apic_cmci(struct kvm_vcpu *vcpu)

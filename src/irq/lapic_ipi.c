@@ -48,7 +48,8 @@ static bool match_logical(struct kvm_lapic *apic, uint32_t dest)
 	if (lapic_x2apic_mode(apic))
 		return id >> 16 == dest >> 16 && (id & dest & 0xffff);
 	id >>= 24;
-	switch (lapic_get(apic, APIC_DFR)) {
+	/* the low bits may be as the guest has stored them */
+	switch (lapic_get(apic, APIC_DFR) | ~APIC_DFR_MODEL) {
 	case APIC_DFR_FLAT:
 		return id & dest & 0xff;
 	case APIC_DFR_CLUSTER:

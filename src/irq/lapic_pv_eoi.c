@@ -62,7 +62,8 @@ void lapic_pv_eoi_to_guest(struct kvm_lapic *apic)
 	static const uint8_t set = PV_EOI_BIT;
 	int vector;
 
-	if (likely(!(apic->pv_eoi_msr & PV_EOI_ENABLED)))
+	/* a processor that ends vectors by itself would not know of the guest's word */
+	if (likely(!(apic->pv_eoi_msr & PV_EOI_ENABLED)) || lapic_apicv_active(apic))
 		return;
 	vector = lapic_highest(apic, APIC_ISR);
 	if (vector < 0 || lapic_find_highest_irr(apic) >= 0 || eoi_is_awaited(apic, (uint8_t)vector))

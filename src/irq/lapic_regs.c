@@ -46,8 +46,13 @@ static uint32_t version(struct kvm_lapic *apic)
 	bool x2apic = lapic_ops && lapic_ops->has_x2apic && lapic_ops->has_x2apic(apic->vcpu);
 
 	/* The in-process IOAPIC has no EOI register to direct an EOI to. */
-	return lapic_get(apic, APIC_LVR) |
+	return APIC_VERSION_VALUE | (APIC_NR_LVT + READ_ONCE(apic->has_cmci) - 1U) << 16 |
 	       (x2apic && !apic->vcpu->kvm->vioapic ? APIC_LVR_DIRECTED_EOI : 0);
+}
+
+void lapic_set_version(struct kvm_lapic *apic)
+{
+	lapic_set(apic, APIC_LVR, version(apic));
 }
 
 void lapic_set_lvts(struct kvm_lapic *apic, uint32_t bits, bool keep)
@@ -95,6 +100,7 @@ static void write_spiv(struct kvm_lapic *apic, uint32_t val)
 	if (version(apic) & APIC_LVR_DIRECTED_EOI)
 		mask |= APIC_SPIV_DIRECTED_EOI;
 	lapic_set(apic, APIC_SPIV, val & mask);
+	kvm_make_scan_ioapic_request(apic->vcpu->kvm);
 	if (val & APIC_SPIV_APIC_ENABLED) {
 		/* asynchronous page faults that are ready had no way in */
 		kvm_make_request(KVM_REQ_APF_READY, apic->vcpu);
@@ -104,7 +110,7 @@ static void write_spiv(struct kvm_lapic *apic, uint32_t val)
 	lapic_set_lvts(apic, APIC_LVT_MASKED, true);
 }
 
-static uint32_t lvt_mask(struct kvm_lapic *apic, uint32_t lvt)
+uint32_t lapic_lvt_mask(struct kvm_lapic *apic, uint32_t lvt)
 {
 	switch (lvt) {
 	case APIC_LVTT:
@@ -126,7 +132,7 @@ static void write_lvt(struct kvm_lapic *apic, uint32_t lvt, uint32_t val)
 {
 	if (!lapic_sw_enabled(apic))
 		val |= APIC_LVT_MASKED;
-	lapic_set(apic, lvt, val & lvt_mask(apic, lvt));
+	lapic_set(apic, lvt, val & lapic_lvt_mask(apic, lvt));
 	if (lvt == APIC_LVTT)
 		lapic_timer_set_mode(apic);
 	/* The PIC's INT pin may count from now on. */
@@ -163,8 +169,12 @@ static int write_plain(struct kvm_lapic *apic, uint32_t offset, uint32_t val)
 		return 1;
 	}
 	lapic_set(apic, offset, val);
-	if (offset == APIC_ID)
+	if (offset == APIC_ID) {
 		lapic_id_written(apic, false);
+		lapic_check_id(apic);
+	}
+	if (offset != APIC_ICR2) /* it may be another's vector that ends here from now on */
+		kvm_make_scan_ioapic_request(apic->vcpu->kvm);
 	return 0;
 }
 
@@ -192,7 +202,7 @@ int lapic_reg_write(struct kvm_lapic *apic, uint32_t offset, uint32_t val)
 	case APIC_ICR:
 		val &= ~APIC_ICR_BUSY;
 		lapic_set(apic, APIC_ICR, val);
-		lapic_send_ipi(apic, val, lapic_get(apic, APIC_ICR2));
+		lapic_send_ipi(apic, val, lapic_get(apic, lapic_x2apic_mode(apic) ? APIC_ICR + 4 : APIC_ICR2));
 		return 0;
 	case APIC_LVTCMCI:
 	case APIC_LVTT:
@@ -298,7 +308,7 @@ static int msr_read(struct kvm_lapic *apic, uint32_t offset, uint64_t *data)
 		return 1;
 	*data = low;
 	if (offset == APIC_ICR)
-		*data |= (uint64_t)lapic_get(apic, APIC_ICR2) << 32;
+		*data |= (uint64_t)lapic_get(apic, lapic_x2apic_mode(apic) ? APIC_ICR + 4 : APIC_ICR2) << 32;
 	return 0;
 }
 
@@ -308,7 +318,10 @@ static int msr_write(struct kvm_lapic *apic, uint32_t offset, uint64_t data)
 
 	if (offset == APIC_ICR) {
 		/* One 64-bit register: the destination is 32 bits wide, an xAPIC has the upper 8 of them. */
-		lapic_set(apic, APIC_ICR2, lapic_x2apic_mode(apic) ? dest : dest & 0xff000000U);
+		if (lapic_x2apic_mode(apic))
+			lapic_set(apic, APIC_ICR + 4, dest);
+		else
+			lapic_set(apic, APIC_ICR2, dest & 0xff000000U);
 		return lapic_reg_write(apic, APIC_ICR, (uint32_t)data);
 	}
 	if (data >> 32)

@@ -56,6 +56,7 @@ static void store_base(struct kvm_lapic *apic, uint64_t value)
 		else if (mode_of(value) == MODE_XAPIC)
 			set_xapic_id(apic);
 	}
+	kvm_make_scan_ioapic_request(apic->vcpu->kvm);
 	if ((old ^ value) && lapic_ops && lapic_ops->apicbase_changed)
 		lapic_ops->apicbase_changed(apic->vcpu);
 	kvm_make_request(KVM_REQ_EVENT, apic->vcpu);
@@ -120,7 +121,7 @@ void kvm_lapic_reset(struct kvm_vcpu *vcpu, bool init_event)
 	if (!lapic_x2apic_mode(apic))
 		lapic_set(apic, APIC_LDR, 0);
 	lapic_set(apic, APIC_ESR, 0);
-	lapic_set(apic, APIC_ICR, 0);
+	lapic_set64(apic, APIC_ICR, 0);
 	lapic_set(apic, APIC_ICR2, 0);
 	lapic_set(apic, APIC_TDCR, 0);
 	lapic_set(apic, APIC_TMICT, 0);
@@ -129,19 +130,31 @@ void kvm_lapic_reset(struct kvm_vcpu *vcpu, bool init_event)
 		lapic_set(apic, APIC_ISR + 0x10 * i, 0);
 		lapic_set(apic, APIC_TMR + 0x10 * i, 0);
 	}
+	lapic_forget_posted(apic);
 	__atomic_store_n(&apic->irr_pending, false, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&apic->esr_pending, 0, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&apic->arb_prio, 0, __ATOMIC_RELAXED);
 	lapic_timer_stop(apic);
 	apic->pv_eoi_msr = 0;
 	lapic_update_ppr(apic);
+	lapic_set_version(apic);
+	lapic_irr_changed(apic);
+	lapic_isr_changed(apic);
+	kvm_make_scan_ioapic_request(vcpu->kvm);
 }
 
-static void set_version(struct kvm_lapic *apic)
+void kvm_apic_after_set_cpuid(struct kvm_vcpu *vcpu)
 {
-	uint32_t entries = APIC_NR_LVT + READ_ONCE(apic->has_cmci);
+	if (vcpu->apic)
+		lapic_set_version(vcpu->apic);
+}
 
-	lapic_set(apic, APIC_LVR, APIC_VERSION_VALUE | (entries - 1) << 16);
+void lapic_check_id(struct kvm_lapic *apic)
+{
+	if (!lapic_hw_enabled(apic) || lapic_x2apic_mode(apic) || !lapic_ops || !lapic_ops->xapic_id_modified)
+		return;
+	if (lapic_get(apic, APIC_ID) >> 24 != (uint8_t)apic->vcpu->vcpu_id)
+		lapic_ops->xapic_id_modified(apic->vcpu);
 }
 
 void kvm_apic_set_cmci(struct kvm_vcpu *vcpu, bool has_cmci)
@@ -152,7 +165,7 @@ void kvm_apic_set_cmci(struct kvm_vcpu *vcpu, bool has_cmci)
 		return;
 	lapic_set(apic, APIC_LVTCMCI, has_cmci ? APIC_LVT_MASKED : 0);
 	WRITE_ONCE(apic->has_cmci, has_cmci);
-	set_version(apic);
+	lapic_set_version(apic);
 }
 
 int kvm_create_lapic(struct kvm_vcpu *vcpu)
@@ -164,21 +177,25 @@ int kvm_create_lapic(struct kvm_vcpu *vcpu)
 		return err_born(ENOMEM, "no memory for a local APIC");
 	apic->vcpu = vcpu;
 	apic->regs = own_aligned(PAGE_SIZE, PAGE_SIZE);
-	if (!apic->regs) {
-		own_free(apic);
-		return err_born(ENOMEM, "no memory for the APIC's registers");
+	apic->pid = own_aligned(_Alignof(struct pi_desc), sizeof(*apic->pid));
+	if (!apic->regs || !apic->pid) {
+		err = err_born(ENOMEM, "no memory for the APIC's registers");
+		goto out_free;
 	}
 	memset(apic->regs, 0, PAGE_SIZE);
-	set_version(apic);
+	memset(apic->pid, 0, sizeof(*apic->pid));
+	lapic_set_version(apic);
 	err = lapic_timer_init(apic);
-	if (err) {
-		own_free(apic->regs);
-		own_free(apic);
-		return err;
-	}
+	if (err)
+		goto out_free;
 	vcpu->apic = apic;
 	kvm_lapic_reset(vcpu, false);
 	return 0;
+out_free:
+	own_free(apic->pid);
+	own_free(apic->regs);
+	own_free(apic);
+	return err;
 }
 
 void kvm_free_lapic(struct kvm_vcpu *vcpu)
@@ -189,6 +206,7 @@ void kvm_free_lapic(struct kvm_vcpu *vcpu)
 		return;
 	lapic_timer_free(apic);
 	vcpu->apic = NULL;
+	own_free(apic->pid);
 	own_free(apic->regs);
 	own_free(apic);
 }
@@ -214,14 +232,17 @@ static void image_set(struct kvm_lapic_state *s, uint32_t offset, uint32_t v)
 int kvm_apic_get_state(struct kvm_vcpu *vcpu, struct kvm_lapic_state *s)
 {
 	struct kvm_lapic *apic = vcpu->apic;
-	uint32_t val;
 
 	if (!apic)
 		return err_born(EINVAL, "vCPU %u has no in-kernel APIC", vcpu->vcpu_id);
+	(void)lapic_sync_pir(apic);
 	memcpy(s->regs, apic->regs, sizeof(s->regs));
 	image_set(s, APIC_TMCCT, lapic_timer_current(apic));
-	if (!lapic_reg_read(apic, APIC_LVR, &val))
-		image_set(s, APIC_LVR, val);
+	/* ICR is one register in x2APIC mode, and has the xAPIC's two places in the image. */
+	if (lapic_x2apic_mode(apic)) {
+		image_set(s, APIC_ICR2, image_get(s, APIC_ICR + 4));
+		image_set(s, APIC_ICR + 4, 0);
+	}
 	/* Without KVM_X2APIC_API_USE_32BIT_IDS the id has the xAPIC's place. */
 	if (lapic_x2apic_mode(apic) && !x2apic_format(vcpu->kvm))
 		image_set(s, APIC_ID, image_get(s, APIC_ID) << 24);
@@ -238,6 +259,8 @@ static int fix_x2apic_image(struct kvm_vcpu *vcpu, struct kvm_lapic_state *s)
 		return err_born(EINVAL, "x2APIC id %u for vCPU %u", id, vcpu->vcpu_id);
 	image_set(s, APIC_ID, id);
 	image_set(s, APIC_LDR, x2apic_ldr(id));
+	image_set(s, APIC_ICR + 4, image_get(s, APIC_ICR2));
+	image_set(s, APIC_ICR2, 0);
 	return 0;
 }
 
@@ -253,12 +276,14 @@ int kvm_apic_set_state(struct kvm_vcpu *vcpu, const struct kvm_lapic_state *s)
 		err = fix_x2apic_image(vcpu, &image);
 	if (err)
 		return err;
+	lapic_forget_posted(apic);
 	memcpy(apic->regs, image.regs, sizeof(image.regs));
 	lapic_id_written(apic, lapic_x2apic_mode(apic));
-	set_version(apic);
-	__atomic_store_n(&apic->irr_pending, true, __ATOMIC_SEQ_CST);
+	lapic_set_version(apic);
+	lapic_check_id(apic);
 	lapic_timer_restore(apic);
 	lapic_update_ppr(apic);
+	lapic_state_replaced(apic);
 	kvm_make_request(KVM_REQ_EVENT, vcpu);
 	return 0;
 }

@@ -26,7 +26,9 @@
 	X(max_table_pages, NUMBER, "", "most page-table pages of a VM (ours, not KVM's)")              \
 	X(unrestricted_guest, BOOL, "1", "real mode and unpaged protected mode in VMX non-root operation") \
 	X(vpid, BOOL, "1", "translations are tagged by VPID")                                          \
-	X(pml, BOOL, "1", "page-modification logging")
+	X(pml, BOOL, "1", "page-modification logging")                             \
+	X(flexpriority, BOOL, "0", "the local APIC's page in xAPIC mode is the processor's affair")    \
+	X(enable_apicv, BOOL, "0", "the processor reads APIC registers, delivers and posts interrupts")
 
 /*
  * The value of a boolean knob, by a name of PARAMS: 1 y Y or 0 n N; the table's default when it is

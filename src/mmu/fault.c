@@ -166,6 +166,10 @@ static int find_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, struct slo
 		return RET_PF_RETRY;
 	if (f->write && s->flags & KVM_MEM_READONLY)
 		return RET_PF_EMULATE;
+	/* of the slots that are the hypervisor's own: nothing is cached, so that nothing is to be dropped */
+	if (unlikely(s->id >= KVM_USER_MEM_SLOTS) &&
+	    __atomic_load_n(&vcpu->kvm->apic_access_closed, __ATOMIC_SEQ_CST))
+		return RET_PF_EMULATE;
 	f->slot_id = s->id;
 	f->hva = gfn_to_hva_memslot(s, f->gfn);
 	f->goal_level = slot_level(f);

@@ -177,6 +177,7 @@ int __kvm_set_irq_routing(struct kvm *kvm, const struct kvm_irq_routing_entry *e
 	if (old)
 		lib_rcu_synchronize();
 	table_free(old);
+	kvm_make_scan_ioapic_request(kvm);
 	return 0;
 }
 
@@ -245,6 +246,7 @@ void kvm_register_irq_ack_notifier(struct kvm *kvm, struct kvm_irq_ack_notifier 
 	kian->next = kvm->irq_ack_notifiers;
 	__atomic_store_n(&kvm->irq_ack_notifiers, kian, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&kvm->irq_lock);
+	kvm_make_scan_ioapic_request(kvm);
 }
 
 void kvm_unregister_irq_ack_notifier(struct kvm *kvm, struct kvm_irq_ack_notifier *kian)
@@ -260,6 +262,7 @@ void kvm_unregister_irq_ack_notifier(struct kvm *kvm, struct kvm_irq_ack_notifie
 	}
 	pthread_mutex_unlock(&kvm->irq_lock);
 	lib_rcu_synchronize();
+	kvm_make_scan_ioapic_request(kvm);
 }
 
 /* The first notifier of a GSI at or behind n in the list. Read-side section. */

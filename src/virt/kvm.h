@@ -70,6 +70,8 @@ struct kvm {
 	struct kvm_ioapic *vioapic;
 	struct kvm_pit *vpit;
 	bool irqchip_split;	   /* [l] KVM_CAP_SPLIT_IRQCHIP: local APICs only */
+	bool wants_scan;	   /* (c) vCPUs have EOI-exit bitmaps: KVM_REQ_SCAN_IOAPIC */
+	bool apic_access_closed;   /* (a) the slot of the APIC-access page may not be mapped */
 	uint32_t nr_reserved_ioapic_pins;
 	bool xapic_id_moved; /* (a) some xAPIC has had an id that is not its vCPU's: ids may be double */
 	struct kvm_arch *arch; /* (c) x86 room's part */
@@ -101,6 +103,7 @@ enum kvm_vcpu_mode { OUTSIDE_GUEST_MODE, IN_GUEST_MODE, EXITING_GUEST_MODE };
 	F(APF_HALT)           \
 	F(APF_READY)          \
 	F(UNBLOCK)            \
+	F(APICV_UPDATE)       \
 	F(SCAN_IOAPIC)        \
 	F(IOAPIC_EOI_EXIT)    \
 	F(HV_CRASH)           \
@@ -304,6 +307,8 @@ void kvm_make_all_cpus_request(struct kvm *kvm, enum kvm_request r);
 #define KVM_VCPU_MASK_WORDS (KVM_MAX_VCPUS / 64)
 void kvm_make_vcpus_request_mask(struct kvm *kvm, enum kvm_request r,
 				 const uint64_t mask[KVM_VCPU_MASK_WORDS]);
+/* What the vectors' EOI-exit bitmaps are made of has changed. Nothing where no processor has them. Any thread. */
+void kvm_make_scan_ioapic_request(struct kvm *kvm);
 /* Every vCPU drops its EPT translations before it runs another guest instruction. */
 void kvm_flush_remote_tlbs(struct kvm *kvm);
 

@@ -112,7 +112,7 @@ static void wait_until_out(struct kvm_vcpu *vcpu)
 /* A sleeper need not wake to have its TLB flushed. */
 static bool wakes_sleepers(enum kvm_request r)
 {
-	return r != KVM_REQ_TLB_FLUSH && r != KVM_REQ_TLB_FLUSH_GUEST;
+	return r != KVM_REQ_TLB_FLUSH && r != KVM_REQ_TLB_FLUSH_GUEST && r != KVM_REQ_SCAN_IOAPIC;
 }
 
 static bool in_mask(const uint64_t *mask, uint32_t idx)
@@ -152,6 +152,12 @@ void kvm_make_vcpus_request_mask(struct kvm *kvm, enum kvm_request r,
 				 const uint64_t mask[KVM_VCPU_MASK_WORDS])
 {
 	make_vcpus_request(kvm, r, mask);
+}
+
+void kvm_make_scan_ioapic_request(struct kvm *kvm)
+{
+	if (unlikely(kvm->wants_scan))
+		kvm_make_all_cpus_request(kvm, KVM_REQ_SCAN_IOAPIC);
 }
 
 void kvm_flush_remote_tlbs(struct kvm *kvm)

@@ -21,18 +21,22 @@
 	 CPU_BASED_UNCOND_IO_EXITING | CPU_BASED_MOV_DR_EXITING |                           \
 	 CPU_BASED_USE_TSC_OFFSETTING | CPU_BASED_MWAIT_EXITING | CPU_BASED_MONITOR_EXITING | \
 	 CPU_BASED_RDPMC_EXITING | CPU_BASED_ACTIVATE_SECONDARY_CONTROLS)
-#define CPU_OPT CPU_BASED_USE_MSR_BITMAPS
+#define CPU_OPT (CPU_BASED_USE_MSR_BITMAPS | CPU_BASED_TPR_SHADOW)
+#define PIN_OPT PIN_BASED_POSTED_INTR
 #define SECONDARY_REQ_EPT (SECONDARY_EXEC_ENABLE_EPT | SECONDARY_EXEC_UNRESTRICTED_GUEST)
 /* without EPT nobody but us may load CR3 or drop a translation */
 #define CPU_REQ_SHADOW \
 	(CPU_BASED_CR3_LOAD_EXITING | CPU_BASED_CR3_STORE_EXITING | CPU_BASED_INVLPG_EXITING)
+#define SECONDARY_APICV (SECONDARY_EXEC_APIC_REGISTER_VIRT | SECONDARY_EXEC_VIRTUAL_INTR_DELIVERY)
 #define SECONDARY_OPT                                                                   \
 	(SECONDARY_EXEC_ENABLE_VPID | SECONDARY_EXEC_WBINVD_EXITING |                   \
 	 SECONDARY_EXEC_ENABLE_RDTSCP | SECONDARY_EXEC_ENABLE_INVPCID |                 \
 	 SECONDARY_EXEC_ENABLE_XSAVES | SECONDARY_EXEC_TSC_SCALING |                    \
-	 SECONDARY_EXEC_PAUSE_LOOP_EXITING | SECONDARY_EXEC_BUS_LOCK_DETECTION)
+	 SECONDARY_EXEC_PAUSE_LOOP_EXITING | SECONDARY_EXEC_BUS_LOCK_DETECTION |         \
+	 SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES | SECONDARY_EXEC_VIRTUALIZE_X2APIC_MODE | \
+	 SECONDARY_APICV)
 #define EXIT_REQ (VM_EXIT_HOST_ADDR_SPACE_SIZE | VM_EXIT_SAVE_DEBUG_CONTROLS | \
-		  VM_EXIT_SAVE_IA32_EFER | VM_EXIT_LOAD_IA32_EFER)
+		  VM_EXIT_SAVE_IA32_EFER | VM_EXIT_LOAD_IA32_EFER | VM_EXIT_ACK_INTR_ON_EXIT)
 #define EXIT_OPT (VM_EXIT_SAVE_IA32_PAT | VM_EXIT_LOAD_IA32_PAT)
 #define ENTRY_REQ (VM_ENTRY_LOAD_DEBUG_CONTROLS | VM_ENTRY_LOAD_IA32_EFER)
 #define ENTRY_OPT VM_ENTRY_LOAD_IA32_PAT
@@ -53,6 +57,21 @@ static uint32_t adjust_vmx_controls(uint64_t cap, uint64_t req, uint64_t opt, co
 	return ctl;
 }
 
+/* Controls that need others which are not there go; so do the knobs that stand for them. */
+static void setup_apicv(void)
+{
+	if (!(config.cpu_based & CPU_BASED_TPR_SHADOW))
+		config.secondary &= ~(uint32_t)(SECONDARY_APICV | SECONDARY_EXEC_VIRTUALIZE_X2APIC_MODE);
+	if (!(config.secondary & SECONDARY_EXEC_VIRTUAL_INTR_DELIVERY))
+		config.pin_based &= ~(uint32_t)PIN_BASED_POSTED_INTR;
+	if (!(config.cpu_based & CPU_BASED_TPR_SHADOW) ||
+	    !(config.secondary & SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES))
+		params.flexpriority = false;
+	if ((config.secondary & SECONDARY_APICV) != SECONDARY_APICV ||
+	    !(config.pin_based & PIN_BASED_POSTED_INTR) || !params.unrestricted_guest)
+		params.enable_apicv = false; /* a guest that is emulated meets no virtual interrupt */
+}
+
 static void setup(void)
 {
 	bool true_ctls = vmx_capability_msr(MSR_IA32_VMX_BASIC) & VMX_BASIC_TRUE_CTLS;
@@ -65,7 +84,8 @@ static void setup(void)
 	params.pml = params_get_bool("pml") && params.ept && kvm_mmu_params()->eptad;
 	/* not driven yet, whatever the knobs say */
 	params.preemption_timer = false;
-	params.flexpriority = false;
+	params.flexpriority = params_get_bool("flexpriority");
+	params.enable_apicv = params_get_bool("enable_apicv");
 
 	/* SDM "VM-Execution Control Fields": unrestricted guest needs EPT */
 	if (!params.ept) {
@@ -80,7 +100,7 @@ static void setup(void)
 	config.pin_based = adjust_vmx_controls(
 		vmx_capability_msr(true_ctls ? MSR_IA32_VMX_TRUE_PINBASED_CTLS
 					     : MSR_IA32_VMX_PINBASED_CTLS),
-		PIN_REQ, 0, "pin-based");
+		PIN_REQ, PIN_OPT, "pin-based");
 	config.cpu_based = adjust_vmx_controls(
 		vmx_capability_msr(true_ctls ? MSR_IA32_VMX_TRUE_PROCBASED_CTLS
 					     : MSR_IA32_VMX_PROCBASED_CTLS),
@@ -100,6 +120,7 @@ static void setup(void)
 	config.cr4_fixed0 = vmx_capability_msr(MSR_IA32_VMX_CR4_FIXED0);
 	config.cr4_fixed1 = vmx_capability_msr(MSR_IA32_VMX_CR4_FIXED1);
 
+	setup_apicv();
 	if (!(config.secondary & SECONDARY_EXEC_ENABLE_VPID))
 		params.vpid = false;
 	if (!(config.secondary & SECONDARY_EXEC_ENABLE_PML))

@@ -1,6 +1,7 @@
 /*
  * Inside the vmx room.
  *
+ *   apicv.c    APIC virtualization: controls, RVI and SVI, exits 43 44 45 56
  *   caps.c     knobs, controls cut down to what the processor allows
  *   vcpu.c     life of the vCPU's VMX part, reset
  *   vmcs.c     programming a VMCS: controls, host and constant fields
@@ -33,6 +34,17 @@ struct loaded_vmcs {
 	uint32_t cpu_based, secondary; /* controls as in the VMCS */
 };
 
+/* APIC virtualization, as VMCS01 has it or is to have it (apicv.c). */
+struct vmx_apicv {
+	enum vmx_apic_mode mode;
+	bool tpr_shadow;     /* (c) there is an in-process APIC */
+	bool active;	     /* nothing inhibits register virtualization and interrupt delivery */
+	bool controls_stale; /* VMCS01 does not have the controls for it yet */
+	bool svi_stale;	     /* nor this SVI */
+	int svi;
+	unsigned threshold;  /* as in the VMCS */
+};
+
 struct vcpu_vmx {
 	struct vmx_cpu *cpu;	/* (c) the logical processor */
 	struct loaded_vmcs vmcs01; /* L1's */
@@ -41,6 +53,7 @@ struct vcpu_vmx {
 	uint16_t vpid;		/* (c) 0: not tagged */
 	bool state_unchecked;	/* segments or CR0 were set from outside: may be none to enter with */
 	bool hlt_in_guest;	/* (c) HLT does not exit */
+	struct vmx_apicv apicv;
 	uint64_t efer;		/* the guest's; the VMCS has what the processor runs with */
 	uint64_t pdptrs[4];	/* ept=0: the VMCS has none */
 	uint64_t cr0_guest_owned, cr4_guest_owned;
@@ -168,6 +181,7 @@ vmx_exit_handler handle_ept_violation, handle_ept_misconfig, handle_cr, handle_d
 	handle_triple_fault, handle_interrupt_window, handle_nmi_window, handle_task_switch,
 	handle_cpuid, handle_halt, handle_nop, handle_mwait, handle_pause, handle_vmcall, handle_vmx_instruction,
 	handle_invlpg, handle_rdpmc, handle_xsetbv, handle_invpcid, handle_monitor_trap,
-	handle_preemption_timer, handle_bus_lock;
+	handle_preemption_timer, handle_bus_lock, handle_tpr_below_threshold,
+	handle_apic_access, handle_apic_eoi_induced, handle_apic_write;
 
 #endif

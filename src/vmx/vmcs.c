@@ -10,6 +10,10 @@
 /* TSC ticks; wider than Linux's defaults, because an interpreted loop is slower. */
 #define VMX_PLE_GAP 4096
 #define VMX_PLE_WINDOW 32768
+/* Of a vCPU with an in-process APIC, and on by apicv.c. */
+#define APIC_CONTROLS                                                                              \
+	(SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES | SECONDARY_EXEC_VIRTUALIZE_X2APIC_MODE |         \
+	 SECONDARY_EXEC_APIC_REGISTER_VIRT | SECONDARY_EXEC_VIRTUAL_INTR_DELIVERY)
 #define OFFERED_INSNS \
 	(SECONDARY_EXEC_ENABLE_RDTSCP | SECONDARY_EXEC_ENABLE_INVPCID | SECONDARY_EXEC_ENABLE_XSAVES)
 
@@ -48,11 +52,12 @@ void vmx_init_controls(struct kvm_vcpu *vcpu)
 	const struct vmcs_config *c = vmcs_config();
 	struct vcpu_vmx *vmx = vcpu->vmx;
 
-	vmx->loaded_vmcs->cpu_based = c->cpu_based;
-	vmx->loaded_vmcs->secondary = c->secondary & ~(uint32_t)(SECONDARY_EXEC_BUS_LOCK_DETECTION | OFFERED_INSNS);
+	vmx->loaded_vmcs->cpu_based = c->cpu_based & ~(uint32_t)CPU_BASED_TPR_SHADOW;
+	vmx->loaded_vmcs->secondary =
+		c->secondary & ~(uint32_t)(SECONDARY_EXEC_BUS_LOCK_DETECTION | OFFERED_INSNS | APIC_CONTROLS);
 	if (vmx->vpid == 0)
 		vmx->loaded_vmcs->secondary &= ~(uint32_t)SECONDARY_EXEC_ENABLE_VPID;
-	vmcs_write32(vcpu, PIN_BASED_VM_EXEC_CONTROL, c->pin_based);
+	vmcs_write32(vcpu, PIN_BASED_VM_EXEC_CONTROL, c->pin_based & ~(uint32_t)PIN_BASED_POSTED_INTR);
 	vmcs_write32(vcpu, CPU_BASED_VM_EXEC_CONTROL, vmx->loaded_vmcs->cpu_based);
 	vmcs_write32(vcpu, SECONDARY_VM_EXEC_CONTROL, vmx->loaded_vmcs->secondary);
 	vmcs_write32(vcpu, VM_EXIT_CONTROLS, c->vmexit);

@@ -22,7 +22,9 @@ struct vcpu_vmx;
 /* Module knobs (USERKVM_PARAMS), read once, cut down to what the processor has. */
 struct vmx_params {
 	bool ept; /* false: shadow paging, GUEST_CR3 is ours */
-	bool unrestricted_guest, vpid, pml, preemption_timer, flexpriority;
+	bool unrestricted_guest, vpid, pml, preemption_timer;
+	bool flexpriority; /* the APIC-access page in xAPIC mode */
+	bool enable_apicv; /* register virtualization, virtual-interrupt delivery, posted interrupts */
 };
 const struct vmx_params *vmx_params(void);
 
@@ -67,6 +69,11 @@ struct vmx_services {
 	bool (*mwait_faults)(struct kvm_vcpu *vcpu);
 	/* The event in delivery has become a task switch: forget the requeued one. */
 	void (*event_delivered)(struct kvm_vcpu *vcpu);
+	/* The in-process APIC's share of exits 43, 44 (EOI), 45 and 56. */
+	void (*apic_tpr_lowered)(struct kvm_vcpu *vcpu);
+	void (*apic_eoi)(struct kvm_vcpu *vcpu);
+	void (*apic_eoi_accelerated)(struct kvm_vcpu *vcpu, uint8_t vector);
+	void (*apic_write)(struct kvm_vcpu *vcpu, uint32_t offset);
 	/* CR4 bits that the guest's CPUID does not offer: they stay the hypervisor's. */
 	uint64_t (*cr4_guest_rsvd_bits)(struct kvm_vcpu *vcpu);
 };
@@ -92,6 +99,25 @@ void vmx_offer_insns(struct kvm_vcpu *vcpu, struct vmx_offered_insns offered);
 void vmx_set_maxphyaddr(struct kvm_vcpu *vcpu, int bits);
 /* The guest's CPUID says AMD (or Hygon), or another. */
 void vmx_set_vendor(struct kvm_vcpu *vcpu, bool amd);
+/*
+ * APIC virtualization (apicv.c). init: of a vCPU with an in-process APIC, whose register page and
+ * posted-interrupt descriptor these are; access_page: 0 without flexpriority.
+ */
+enum vmx_apic_mode { VMX_APIC_DISABLED, VMX_APIC_XAPIC, VMX_APIC_X2APIC };
+void vmx_apicv_init(struct kvm_vcpu *vcpu, hpa_t page, hpa_t descriptor, hpa_t access_page);
+void vmx_set_virtual_apic_mode(struct kvm_vcpu *vcpu, enum vmx_apic_mode mode);
+void vmx_refresh_apicv_exec_ctrl(struct kvm_vcpu *vcpu, bool active);
+/* VMCS01 is current again: what has changed meanwhile goes in. */
+void vmx_apicv_vmcs01_loaded(struct kvm_vcpu *vcpu);
+/* RVI and SVI (-1: none). irr: false while VMCS01 is not current. */
+bool vmx_hwapic_irr_update(struct kvm_vcpu *vcpu, int highest_irr);
+void vmx_hwapic_isr_update(struct kvm_vcpu *vcpu, int highest_isr);
+void vmx_load_eoi_exitmap(struct kvm_vcpu *vcpu, const uint64_t vectors[4]);
+/* TPR threshold: of use for the next entry, and its value. */
+bool vmx_wants_tpr_threshold(struct kvm_vcpu *vcpu);
+void vmx_set_tpr_threshold(struct kvm_vcpu *vcpu, unsigned threshold);
+/* The notification of a posted interrupt. Any thread. */
+void vmx_notify_posted(struct kvm_vcpu *vcpu);
 /* An event comes: a guest that waits in HLT without an exit goes on. */
 void vmx_clear_hlt(struct kvm_vcpu *vcpu);
 /* State after RESET (init_event: INIT) as far as the VMCS holds it. */

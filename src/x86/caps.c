@@ -12,6 +12,7 @@
 #include "lib/error.h"
 #include "virt/dirty_ring.h"
 #include "virt/kvm_newer.h"
+#include "x86/apicv.h"
 #include "x86/x86.h"
 
 #define KVM_VALID_QUIRKS                                                                \
@@ -180,6 +181,8 @@ static int enable_split_irqchip(struct kvm *kvm, uint64_t nr_pins)
 		r = err_born(EEXIST, "split irqchip after the irqchip or a vCPU");
 	else
 		r = kvm_irqchip_create_split(kvm, (uint32_t)nr_pins);
+	if (!r)
+		kvm_set_or_clear_apicv_inhibit(kvm, APICV_INHIBIT_REASON_ABSENT, false);
 	pthread_mutex_unlock(&kvm->lock);
 	return r;
 }

@@ -173,6 +173,7 @@ static void after_set_cpuid(struct kvm_vcpu *vcpu)
 	vmx_set_maxphyaddr(vcpu, a->maxphyaddr);
 	if (kvm_find_cpuid_entry(vcpu, 0, 0))
 		vmx_set_vendor(vcpu, guest_cpuid_is_amd(vcpu));
+	kvm_apic_after_set_cpuid(vcpu);
 	e = kvm_find_cpuid_entry(vcpu, 0xd, 0);
 	a->guest_supported_xcr0 =
 		e ? (e->eax | (uint64_t)e->edx << 32) & kvm_supported_xcr0() : 0;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "lib/error.h"
+#include "x86/apicv.h"
 #include "x86/run.h"
 
 #define GUESTDBG_VALID                                                                     \
@@ -76,6 +77,7 @@ int kvm_vcpu_ioctl_set_guest_debug(struct kvm_vcpu *vcpu, const struct kvm_guest
 	} else {
 		memcpy(a->eff_db, a->db, sizeof(a->eff_db));
 	}
+	kvm_apicv_update_guest_debug(vcpu->kvm);
 	kvm_update_dr7(vcpu);
 	vmx_set_monitor_trap(vcpu, control & KVM_GUESTDBG_SINGLESTEP);
 	vmx_update_exception_bitmap(vcpu);

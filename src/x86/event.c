@@ -222,6 +222,11 @@ static int take_interrupt(struct kvm_vcpu *vcpu)
 	return kvm_cpu_get_interrupt(vcpu);
 }
 
+bool kvm_event_has_injectable(struct kvm_vcpu *vcpu)
+{
+	return vcpu->apic ? has_injectable_intr(vcpu) : vcpu->arch->interrupt.injected;
+}
+
 bool kvm_event_has_interrupt(struct kvm_vcpu *vcpu)
 {
 	if (!vcpu->apic)

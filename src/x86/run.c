@@ -16,6 +16,7 @@
 #include "lib/error.h"
 #include "trace/trace.h"
 #include "virt/dirty_ring.h"
+#include "x86/apicv.h"
 #include "x86/run.h"
 
 /* --- what counts as an event for a vCPU that sleeps --- */
@@ -186,8 +187,8 @@ static const struct {
 	{ KVM_REQ_APF_READY, serve_apf_ready },
 	{ KVM_REQ_UNBLOCK, serve_nothing },
 	{ KVM_REQ_OUTSIDE_GUEST, serve_nothing },
-	/* interrupt controllers are looked at on each entry, no vector bitmaps to rebuild */
-	{ KVM_REQ_SCAN_IOAPIC, serve_nothing },
+	{ KVM_REQ_APICV_UPDATE, kvm_serve_apicv_update },
+	{ KVM_REQ_SCAN_IOAPIC, kvm_serve_scan_ioapic },
 	{ KVM_REQ_HV_CRASH, serve_hv_crash },
 	{ KVM_REQ_HV_RESET, serve_hv_reset },
 	{ KVM_REQ_HV_EXIT, serve_hv_exit },
@@ -289,7 +290,7 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 
 	kvm_record_steal_time(vcpu);
 	if (kvm_check_request(KVM_REQ_EVENT, vcpu) || req_int_win ||
-	    kvm_event_has_interrupt(vcpu) || vcpu->arch->nmi_pending ||
+	    kvm_event_has_injectable(vcpu) || vcpu->arch->nmi_pending ||
 	    kvm_smi_deliverable(vcpu)) {
 		vcpu->stat.req_event++;
 		inject_pending_event(vcpu, req_int_win);
@@ -298,6 +299,9 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 			return 1; /* served first thing next time */
 		}
 	}
+
+	if (vmx_wants_tpr_threshold(vcpu))
+		vmx_set_tpr_threshold(vcpu, kvm_apic_tpr_threshold(vcpu));
 
 	if (unlikely(vmx_emulation_required(vcpu)))
 		return kvm_emulator_ops->invalid_guest_state(vcpu);
@@ -312,6 +316,8 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 	load_guest_state(vcpu);
 
 	kvm_vcpu_enter_guest_mode(vcpu);
+	/* after the mode, before the requests: a sender of a posted interrupt reads the mode last */
+	kvm_apic_sync_before_entry(vcpu);
 	if (unlikely(kvm_vcpu_exit_request(vcpu))) {
 		kvm_vcpu_leave_guest_mode(vcpu);
 		cancel_injection(vcpu);

@@ -17,6 +17,8 @@ void kvm_process_nmi(struct kvm_vcpu *vcpu);
 void kvm_events_entered(struct kvm_vcpu *vcpu);
 /* An interrupt waits, deliverable or not. */
 bool kvm_event_has_interrupt(struct kvm_vcpu *vcpu);
+/* One that is ours to inject: not one that the processor delivers by itself. */
+bool kvm_event_has_injectable(struct kvm_vcpu *vcpu);
 void kvm_event_queue(struct kvm_vcpu *vcpu, uint8_t vector, bool has_error_code,
 		     uint32_t error_code, bool has_payload, uint64_t payload);
 void kvm_event_requeue_exception(struct kvm_vcpu *vcpu, uint8_t vector, bool has_error_code,

@@ -9,6 +9,7 @@
 #include "lib/own.h"
 #include "lib/params.h"
 #include "trace/trace.h"
+#include "x86/apicv.h"
 #include "x86/run.h"
 
 #define APIC_BASE_DEFAULT 0xfee00000ULL
@@ -121,6 +122,10 @@ static const struct vmx_services services = {
 	.guest_debug = service_guest_debug,
 	.handle_ud = service_handle_ud,
 	.event_delivered = kvm_events_entered,
+	.apic_tpr_lowered = kvm_apic_update_ppr,
+	.apic_eoi = kvm_apic_eoi,
+	.apic_eoi_accelerated = kvm_apic_set_eoi_accelerated,
+	.apic_write = kvm_apic_write_nodecode,
 	.cr4_guest_rsvd_bits = kvm_cr4_guest_reserved_bits,
 };
 
@@ -183,6 +188,7 @@ static bool guest_has_x2apic(struct kvm_vcpu *vcpu)
 static void apicbase_changed(struct kvm_vcpu *vcpu)
 {
 	vcpu->arch->apic_base = kvm_get_apic_base(vcpu);
+	kvm_apicv_base_changed(vcpu);
 }
 
 static bool guest_has_tsc_deadline(struct kvm_vcpu *vcpu)
@@ -239,6 +245,11 @@ static const struct kvm_lapic_ops lapic_ops = {
 	.x2apic_broadcast_quirk_disabled = vm_x2apic_broadcast_quirk_disabled,
 	.mmio_hole_quirk_disabled = vm_mmio_hole_quirk_disabled,
 	.lint0_quirk_disabled = vm_lint0_quirk_disabled,
+	.notify = vmx_notify_posted,
+	.hwapic_irr_update = vmx_hwapic_irr_update,
+	.hwapic_isr_update = vmx_hwapic_isr_update,
+	.load_eoi_exitmap = vmx_load_eoi_exitmap,
+	.xapic_id_modified = kvm_xapic_id_modified,
 	.synic_eoi = synic_eoi,
 	.synic_set_irq = synic_set_irq,
 };
@@ -255,7 +266,9 @@ static int kvm_arch_init_vm(struct kvm *kvm)
 	if (!arch)
 		return err_born(ENOMEM, "struct kvm_arch");
 	pthread_mutex_init(&arch->clock_lock, NULL);
+	pthread_mutex_init(&arch->auto_eoi_lock, NULL);
 	kvm->arch = arch;
+	kvm_apicv_init_vm(kvm);
 	kvm_hyperv_ops->init_vm(kvm);
 	r = vmx_machine_create(&arch->machine);
 	if (r)
@@ -271,6 +284,7 @@ out_machine:
 	vmx_machine_destroy(arch->machine);
 out_free:
 	kvm_hyperv_ops->destroy_vm(kvm);
+	kvm_apicv_destroy_vm(kvm);
 	pthread_mutex_destroy(&arch->clock_lock);
 	own_free(arch);
 	kvm->arch = NULL;
@@ -289,6 +303,7 @@ static void kvm_arch_destroy_vm(struct kvm *kvm)
 	kvm_x86_state_destroy_vm(kvm);
 	vmx_machine_destroy(kvm->arch->machine);
 	kvm_hyperv_ops->destroy_vm(kvm);
+	kvm_apicv_destroy_vm(kvm);
 	pthread_mutex_destroy(&kvm->arch->clock_lock);
 	own_free(kvm->arch);
 	kvm->arch = NULL;
@@ -308,6 +323,8 @@ static int kvm_arch_vcpu_init(struct kvm_vcpu *vcpu)
 	r = kvm_create_lapic(vcpu);
 	if (r)
 		kvm_mmu_destroy(vcpu);
+	else
+		kvm_apicv_init_vcpu(vcpu);
 	return r;
 }
 
@@ -323,6 +340,9 @@ static int kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)
 	vcpu->arch = arch;
 	arch->pending_external_vector = -1;
 	arch->maxphyaddr = 36; /* of a processor that does not say */
+	r = kvm_alloc_apic_access_page(vcpu->kvm);
+	if (r)
+		goto out_free;
 	r = kvm_emulator_ops->create(vcpu);
 	if (r)
 		goto out_free;

@@ -93,6 +93,12 @@ struct kvm_arch {
 	struct kvm_hv hv;
 	uint64_t disabled_quirks;
 	uint32_t bsp_vcpu_id;
+	/* apicv.c */
+	pthread_rwlock_t apicv_update_lock;
+	uint64_t apicv_inhibit_reasons; /* (a) apicv_update_lock to change; bits of enum apicv_inhibit */
+	hva_t apic_access_page;		/* [s] 0: none; (c) once there is a vCPU with an APIC */
+	pthread_mutex_t auto_eoi_lock;
+	uint32_t nr_auto_eoi;		/* auto_eoi_lock; SynICs with an AutoEOI SINT */
 };
 
 /* One event waiting to be delivered (Linux: kvm_queued_exception). */

@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -28,6 +29,16 @@ struct client {
 	uint8_t *mem;
 	size_t mem_size;
 };
+
+/* A knob of userkvm's that the test depends on; the last one named wins. Before the first VM. */
+static inline void client_param(const char *setting)
+{
+	const char *old = getenv("USERKVM_PARAMS");
+	char all[512];
+
+	snprintf(all, sizeof(all), "%s%s%s", old ? old : "", old && *old ? "," : "", setting);
+	setenv("USERKVM_PARAMS", all, 1);
+}
 
 static inline void client_slot(struct client *c, uint32_t slot, uint32_t flags, uint64_t gpa, void *hva, uint64_t size)
 {

@@ -374,5 +374,6 @@ int main(void)
 		cmocka_unit_test(tpr_access_is_reported_with_its_instruction),
 	};
 
+	client_param("flexpriority=0"); /* else no TPR access is seen */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

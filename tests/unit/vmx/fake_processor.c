@@ -112,6 +112,7 @@ enum vmx_result vmresume(struct vmx_cpu *cpu)
 
 hpa_t vmx_bus_error_address(struct vmx_cpu *cpu) { return 0; }
 void vmx_kick(struct vmx_cpu *cpu) { fake.nr_kicks++; }
+void vmx_notify(struct vmx_cpu *cpu, uint8_t vector) { }
 void vmx_kick_clear(struct vmx_cpu *cpu) { }
 void vmx_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t regs[4]) { memset(regs, 0, 16); }
 int vmx_rdmsr(struct vmx_cpu *cpu, uint32_t msr, uint64_t *value) { return -EINVAL; }
