@@ -71,11 +71,8 @@ static void unsupported(struct cpu_state *cs, const struct isa_insn *i)
 /* ops->system */
 static isa_fn *emulator_system(const struct isa_decoded *d, struct isa_insn *i)
 {
-	isa_fn *fn;
+	isa_fn *fn = kvm_emulator_system(d, i);
 
-	fn = kvm_emulator_io(d, i);
-	if (!fn)
-		fn = kvm_emulator_system(d, i);
 	return fn ? fn : unsupported;
 }
 
@@ -184,8 +181,11 @@ static enum outcome run_instruction(struct kvm_emulator *e)
 
 	e->outcome = OUT_DONE;
 	e->error = 0;
+	e->too_long = false;
 	host_fault_set_hook(silicon_hook, e);
 	if (__builtin_setjmp(e->unwind) == 0) {
+		if (e->insn.system)
+			kvm_emulator_check_privilege(cs, &e->insn);
 		e->insn.fn(cs, &e->insn);
 		if (!(e->insn.flags & ISA_ENDS_BLOCK))
 			cs->rip = isa_next_rip(cs, &e->insn);
@@ -194,6 +194,8 @@ static enum outcome run_instruction(struct kvm_emulator *e)
 	isa_fpu_sync(cs);
 	if (e->error)
 		e->outcome = OUT_ERROR;
+	else if (e->too_long)
+		e->outcome = OUT_UNSUPPORTED;
 	return e->outcome;
 }
 
@@ -271,6 +273,8 @@ static int inject(struct kvm_vcpu *vcpu, const struct isa_exception *x)
 
 	if (x->vector == X86_TRAP_PF)
 		kvm_inject_page_fault(vcpu, &f);
+	else if (x->vector == X86_TRAP_DB)
+		kvm_queue_exception_p(vcpu, x->vector, x->payload);
 	else if (x->has_error_code)
 		kvm_queue_exception_e(vcpu, x->vector, x->error_code);
 	else
@@ -312,6 +316,7 @@ static int emulate(struct kvm_vcpu *vcpu)
 		case OUT_REPLACED:
 			return 1;
 		case OUT_UNSUPPORTED:
+			e->nr_reads = e->nr_writes = 0;
 			/* memory that is protected for its past as a page table: let the guest have it */
 			if (e->fault_gva != ~0ULL && kvm_mmu_unprotect(vcpu, e->fault_gva))
 				return 1;

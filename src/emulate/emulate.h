@@ -9,7 +9,8 @@
  * instructions (segments, far transfers, control registers), and task switches.
  *
  * Files: emulate.c (the loop, its invariants), mem.c (guest memory and devices),
- * io.c (ports), state.c (registers in and out), sys.c (system instructions),
+ * io.c (ports), state.c (registers in and out), table.c (which system
+ * instructions, and who may run them), sys.c (system instructions),
  * seg.c (segments), far.c (far transfers), task.c (task switches).
  *
  * The x86 room lies below and calls by struct kvm_emulator_ops.

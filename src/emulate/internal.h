@@ -56,6 +56,7 @@ struct kvm_emulator {
 	void *unwind[5];
 	enum outcome outcome;
 	int error;
+	bool too_long; /* more device writes than writes[] holds: not one that we emulate */
 
 	struct fragment reads[MAX_FRAGMENTS];
 	unsigned nr_reads, next_read;
@@ -101,7 +102,7 @@ void kvm_emulator_begin_iteration(struct kvm_emulator *e);
 /* RAM that may be accessed so; anything else is a device's. */
 bool kvm_emulator_is_ram(struct kvm_vcpu *vcpu, gpa_t gpa, bool write);
 
-/* The handler of IN, OUT, INS and OUTS (io.c), NULL for others. */
+/* The handler of IN, OUT, INS or OUTS (io.c). */
 isa_fn *kvm_emulator_io(const struct isa_decoded *d, struct isa_insn *i);
 
 /* Registers of the vCPU into cs, with code_mode and stack_mode; and what was emulated back. */
@@ -116,13 +117,17 @@ void kvm_emulator_unsupported(struct cpu_state *cs) __attribute__((noreturn));
 /* The instruction has put another state into the vCPU, which stays: unwinds. */
 void kvm_emulator_replaced(struct cpu_state *cs) __attribute__((noreturn));
 
+/* --- table.c --- */
+
 /*
  * The handler of a system instruction, NULL where there is none. Real mode is
  * complete; protected mode at CPL 0 has what leads from one to the other
  * (docs/shadow.md), every mode what may have to write where nothing can be
- * written: segments and tables.
+ * written, and what reaches devices.
  */
 isa_fn *kvm_emulator_system(const struct isa_decoded *d, struct isa_insn *i);
+/* Before the handler of one (i->system): #GP or #UD unless the vCPU may run it. May leave. */
+void kvm_emulator_check_privilege(struct cpu_state *cs, const struct isa_insn *i);
 
 /* --- sys.c: what the handlers share --- */
 
@@ -137,13 +142,18 @@ static inline void kvm_emulator_next(struct cpu_state *cs, const struct isa_insn
 	cs->rip = isa_next_rip(cs, i);
 }
 
-void kvm_emulator_require_cpl0(struct cpu_state *cs);
-void kvm_emulator_check_umip(struct cpu_state *cs); /* SDM "CR4.UMIP": #GP above level 0 */
 /* The operand that ModRM.rm names: memory, or cs->gpr[i->dst]; 2 or 4 bytes are read, 2 to 8 written. */
 uint64_t kvm_emulator_read_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size);
 void kvm_emulator_write_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size, uint64_t v);
 /* What POPF and IRET make of `v` at CPL 0 or in real mode. */
 uint64_t kvm_emulator_popped_flags(const struct cpu_state *cs, uint64_t v, unsigned size, bool iret);
+
+/* The instructions. load_table, store_table: of IDTR if i->aux; int_fixed: vector i->aux. */
+isa_fn kvm_insn_int_fixed, kvm_insn_cli, kvm_insn_sti, kvm_insn_pushf, kvm_insn_popf,
+	kvm_insn_load_table, kvm_insn_store_table, kvm_insn_mov_to_cr, kvm_insn_mov_from_cr,
+	kvm_insn_lmsw, kvm_insn_smsw, kvm_insn_clts, kvm_insn_mov_dr, kvm_insn_hlt, kvm_insn_cpuid,
+	kvm_insn_rdmsr, kvm_insn_rdtsc, kvm_insn_wrmsr, kvm_insn_invpcid, kvm_insn_nothing,
+	kvm_insn_rsm, kvm_insn_hint, kvm_insn_not_in_real_mode, kvm_insn_flush;
 
 /* --- seg.c --- */
 

@@ -47,6 +47,29 @@ static void string_end(struct cpu_state *cs, const struct isa_insn *i)
 	cs->rip = again ? isa_rip(cs) : isa_next_rip(cs, i);
 }
 
+#define TSS_IO_MAP_BASE 0x66
+#define TSS_32BIT 8 /* of the type: a 16-bit TSS has no map */
+
+/* #GP(0) unless `size` ports from `port` are the guest's code's (SDM Vol. 1, "I/O Permission Bit Map"). */
+static void check_port(struct cpu_state *cs, uint16_t port, unsigned size)
+{
+	uint64_t at;
+	uint16_t bits;
+
+	if (!(cs->cr0 & X86_CR0_PE) ||
+	    (!(cs->rflags & X86_FLAGS_VM) && cs->cpl <= FIELD_GET(X86_FLAGS_IOPL, cs->rflags)))
+		return;
+	kvm_emulator_load_tr_ldt(cs);
+	if (cs->tr.ar & VMX_AR_UNUSABLE || !(cs->tr.ar & TSS_32BIT) || cs->tr.limit < TSS_IO_MAP_BASE + 1)
+		isa_raise_error(cs, X86_TRAP_GP, 0);
+	at = kvm_emulator_system_load(cs, cs->tr.base + TSS_IO_MAP_BASE, 2) + port / 8;
+	if (at + 1 > cs->tr.limit) /* two bytes are always read */
+		isa_raise_error(cs, X86_TRAP_GP, 0);
+	bits = (uint16_t)kvm_emulator_system_load(cs, cs->tr.base + at, 2);
+	if (bits >> (port % 8) & ((1U << size) - 1))
+		isa_raise_error(cs, X86_TRAP_GP, 0);
+}
+
 static void do_ins(struct cpu_state *cs, const struct isa_insn *i)
 {
 	struct kvm_emulator *e = kvm_emulator_of(cs);
@@ -54,6 +77,7 @@ static void do_ins(struct cpu_state *cs, const struct isa_insn *i)
 	unsigned size = i->aux, n;
 	uint64_t lin;
 
+	check_port(cs, port, size);
 	if (repetitions(cs, i) == 0) {
 		string_end(cs, i);
 		return;
@@ -91,6 +115,7 @@ static void do_outs(struct cpu_state *cs, const struct isa_insn *i)
 	uint8_t *buf = e->pio_in;
 	uint64_t lin;
 
+	check_port(cs, port, size);
 	if (repetitions(cs, i) == 0) {
 		string_end(cs, i);
 		return;
@@ -120,6 +145,7 @@ static void do_in(struct cpu_state *cs, const struct isa_insn *i)
 	struct kvm_emulator *e = kvm_emulator_of(cs);
 	uint64_t v = 0;
 
+	check_port(cs, port_of(cs, i), i->aux);
 	if (e->pio_next == e->pio_avail) {
 		e->pio_next = e->pio_avail = 0;
 		if (kvm_pio_in(kvm_emulator_vcpu(cs), port_of(cs, i), i->aux, e->pio_in, 1)) {
@@ -138,6 +164,7 @@ static void do_out(struct cpu_state *cs, const struct isa_insn *i)
 {
 	struct kvm_emulator *e = kvm_emulator_of(cs);
 
+	check_port(cs, port_of(cs, i), i->aux);
 	if (kvm_pio_out(kvm_emulator_vcpu(cs), port_of(cs, i), i->aux, &cs->gpr[RAX], 1))
 		e->pio_exit = true;
 	cs->rip = isa_next_rip(cs, i);

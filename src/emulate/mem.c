@@ -167,7 +167,7 @@ static void write_part(struct kvm_emulator *e, gva_t lin, const uint8_t *buf, un
 	for (unsigned n; len; gpa += n, buf += n, len -= n) {
 		n = len < 8 ? len : 8;
 		if (e->nr_writes == MAX_FRAGMENTS) {
-			e->error = -E2BIG;
+			e->too_long = true;
 			return;
 		}
 		f = &e->writes[e->nr_writes++];

@@ -288,18 +288,10 @@ static struct emulator_descriptor system_segment(struct cpu_state *cs, uint16_t 
 	return d;
 }
 
-static void require_protected(struct cpu_state *cs)
-{
-	if (!kvm_emulator_protected(cs))
-		isa_raise(cs, X86_TRAP_UD);
-}
-
 void kvm_emulate_lldt(struct cpu_state *cs, const struct isa_insn *i)
 {
 	uint16_t selector;
 
-	require_protected(cs);
-	kvm_emulator_require_cpl0(cs);
 	selector = (uint16_t)kvm_emulator_read_rm(cs, i, 2);
 	kvm_emulator_load_tr_ldt(cs);
 	if (selector & 0xfffcU)
@@ -316,8 +308,6 @@ void kvm_emulate_ltr(struct cpu_state *cs, const struct isa_insn *i)
 	struct emulator_descriptor d;
 	uint16_t selector;
 
-	require_protected(cs);
-	kvm_emulator_require_cpl0(cs);
 	selector = (uint16_t)kvm_emulator_read_rm(cs, i, 2);
 	if (!(selector & 0xfffcU))
 		isa_raise_error(cs, X86_TRAP_GP, 0);
@@ -332,8 +322,6 @@ void kvm_emulate_ltr(struct cpu_state *cs, const struct isa_insn *i)
 /* SLDT, STR: i->aux says which. */
 void kvm_emulate_store_system_selector(struct cpu_state *cs, const struct isa_insn *i)
 {
-	require_protected(cs);
-	kvm_emulator_check_umip(cs);
 	kvm_emulator_load_tr_ldt(cs);
 	kvm_emulator_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize, i->aux ? cs->tr.selector : cs->ldtr.selector);
 	kvm_emulator_next(cs, i);

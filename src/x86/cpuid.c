@@ -318,8 +318,7 @@ int kvm_emulate_cpuid(struct kvm_vcpu *vcpu)
 	uint64_t *regs = vmx_regs(vcpu);
 	uint32_t eax = (uint32_t)regs[RAX], ecx = (uint32_t)regs[RCX], ebx, edx;
 
-	/* MISC_FEATURES_ENABLES bit 0: CPUID faulting. */
-	if ((vcpu->arch->misc_features & 1) && vmx_get_cpl(vcpu) > 0) {
+	if ((vcpu->arch->misc_features & MISC_FEATURES_CPUID_FAULT) && vmx_get_cpl(vcpu) > 0 && !vcpu->arch->smm) {
 		kvm_inject_gp(vcpu, 0);
 		return 1;
 	}

@@ -28,6 +28,7 @@
 #define KVM_FEATURE_ASYNC_PF_VMEXIT 10
 #define KVM_FEATURE_ASYNC_PF_INT 14
 #define KVM_MAX_MCE_BANKS 32
+#define MISC_FEATURES_CPUID_FAULT BIT_ULL(0) /* of MISC_FEATURES_ENABLES */
 
 struct pvclock_vcpu_time_info; /* x86/pvclock.h */
 

@@ -1,0 +1,235 @@
+/*
+ * Which system instructions are emulated, where, and who may run them: one row
+ * each. What the isa room owns (moves, arithmetic, strings, SSE, ...) is emulated
+ * everywhere and needs no privilege.
+ *
+ * Invariants
+ * 1. An instruction without a row, or without `in64` in 64-bit mode, is never
+ *    emulated: there the processor runs everything but what meets a device or a
+ *    page that cannot be written.
+ * 2. `need` is checked before the handler runs, by the bytes that are emulated:
+ *    another vCPU may have changed them since the processor looked.
+ * 3. Ports are checked by their handlers, which know the number (io.c).
+ *
+ * Source: SDM Vol. 2, the instructions' "Exceptions"; Vol. 3, "Privileged
+ * Instructions", "CR4.UMIP", "CR4.TSD"; KVM API: KVM_CAP_SUPPORTED_CPUID
+ * (CPUID faulting).
+ */
+#include "emulate/internal.h"
+
+#define NEED_CPL0 0x01	    /* #GP(0) */
+#define NEED_IOPL 0x02	    /* CPL <= IOPL, else #GP(0) */
+#define NEED_IOPL_V86 0x04  /* the same in virtual-8086 mode only */
+#define NEED_UMIP 0x08	    /* CPL 0 where CR4.UMIP, else #GP(0) */
+#define NEED_TSD 0x10	    /* CPL 0 where CR4.TSD, else #GP(0) */
+#define NEED_CPUID 0x20	    /* CPL 0, or SMM, where CPUID faults, else #GP(0) */
+#define NEED_PROTECTED 0x40 /* neither real nor virtual-8086 mode, else #UD; looked at first */
+
+struct row {
+	isa_fn *fn;
+	isa_fn *(*pick)(const struct isa_decoded *d, struct isa_insn *i); /* in its place: NULL for forms not emulated */
+	uint8_t aux; /* i->aux of fn */
+	uint8_t need;
+	bool memory_only; /* a register form is none of ours */
+	bool in64;
+};
+
+static isa_fn *pick_mov(const struct isa_decoded *d, struct isa_insn *i)
+{
+	if (i->map == 0 && i->opcode == 0x8c)
+		return i->src <= SREG_GS ? kvm_emulate_mov_from_sreg : NULL;
+	if (i->map == 0 && i->opcode == 0x8e)
+		return i->src <= SREG_GS && i->src != SREG_CS ? kvm_emulate_mov_to_sreg : NULL;
+	return NULL;
+}
+
+/* Control and debug registers. */
+static isa_fn *pick_mov_control(const struct isa_decoded *d, struct isa_insn *i)
+{
+	if ((i->opcode & ~3) != 0x20)
+		return NULL;
+	i->flags &= (uint8_t)~ISA_MEM;
+	if (i->opcode & 1)
+		return kvm_insn_mov_dr;
+	return i->opcode & 2 ? kvm_insn_mov_to_cr : kvm_insn_mov_from_cr;
+}
+
+static isa_fn *pick_push_pop(const struct isa_decoded *d, struct isa_insn *i)
+{
+	if (i->map == 0 && (i->opcode & ~0x1f) == 0 && (i->opcode & 7) >= 6)
+		i->src = i->opcode >> 3;
+	else if (i->map == 1 && (i->opcode & 0xf6) == 0xa0)
+		i->src = i->opcode & 8 ? SREG_GS : SREG_FS;
+	else
+		return NULL;
+	return d->insn.mnemonic == ZYDIS_MNEMONIC_POP ? kvm_emulate_pop_sreg : kvm_emulate_push_sreg;
+}
+
+/* An immediate far pointer: offset to i->imm, selector to i->disp. */
+static isa_fn *far_transfer(const struct isa_decoded *d, struct isa_insn *i, isa_fn *fn)
+{
+	const uint8_t *p = d->bytes + d->insn.length - 2 - i->opsize;
+
+	if (d->insn.meta.branch_type != ZYDIS_BRANCH_TYPE_FAR)
+		return NULL;
+	if (i->opcode != 0x9a && i->opcode != 0xea)
+		return i->flags & ISA_MEM ? fn : NULL;
+	i->imm = 0;
+	for (unsigned n = 0; n < i->opsize; n++)
+		i->imm |= (uint64_t)p[n] << (8 * n);
+	i->disp = p[i->opsize] | p[i->opsize + 1] << 8;
+	i->flags &= (uint8_t)~ISA_MEM;
+	return fn;
+}
+
+static isa_fn *pick_jmp(const struct isa_decoded *d, struct isa_insn *i)
+{
+	return far_transfer(d, i, kvm_emulate_jmp_far);
+}
+
+static isa_fn *pick_call(const struct isa_decoded *d, struct isa_insn *i)
+{
+	return far_transfer(d, i, kvm_emulate_call_far);
+}
+
+static isa_fn *pick_ret(const struct isa_decoded *d, struct isa_insn *i)
+{
+	return i->opcode == 0xca || i->opcode == 0xcb ? kvm_emulate_ret_far : NULL;
+}
+
+static const struct row mov_control = { .pick = pick_mov_control, .need = NEED_CPL0 };
+
+static const struct row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
+	[ZYDIS_MNEMONIC_MOV] = { .pick = pick_mov, .in64 = true },
+	[ZYDIS_MNEMONIC_PUSH] = { .pick = pick_push_pop, .in64 = true },
+	[ZYDIS_MNEMONIC_POP] = { .pick = pick_push_pop, .in64 = true },
+	[ZYDIS_MNEMONIC_JMP] = { .pick = pick_jmp, .in64 = true },
+	[ZYDIS_MNEMONIC_CALL] = { .pick = pick_call, .in64 = true },
+	[ZYDIS_MNEMONIC_RET] = { .pick = pick_ret, .in64 = true },
+	[ZYDIS_MNEMONIC_IRET] = { .fn = kvm_emulate_iret_real },
+	[ZYDIS_MNEMONIC_IRETD] = { .fn = kvm_emulate_iret_real },
+	[ZYDIS_MNEMONIC_INT] = { .fn = kvm_emulate_int_real },
+	[ZYDIS_MNEMONIC_INT1] = { .fn = kvm_insn_int_fixed, .aux = X86_TRAP_DB },
+	[ZYDIS_MNEMONIC_INT3] = { .fn = kvm_insn_int_fixed, .aux = X86_TRAP_BP },
+	[ZYDIS_MNEMONIC_INTO] = { .fn = kvm_insn_int_fixed, .aux = X86_TRAP_OF },
+	[ZYDIS_MNEMONIC_LES] = { .fn = kvm_emulate_load_far_pointer, .aux = SREG_ES, .memory_only = true },
+	[ZYDIS_MNEMONIC_LDS] = { .fn = kvm_emulate_load_far_pointer, .aux = SREG_DS, .memory_only = true },
+	[ZYDIS_MNEMONIC_LSS] = { .fn = kvm_emulate_load_far_pointer, .aux = SREG_SS, .memory_only = true, .in64 = true },
+	[ZYDIS_MNEMONIC_LFS] = { .fn = kvm_emulate_load_far_pointer, .aux = SREG_FS, .memory_only = true, .in64 = true },
+	[ZYDIS_MNEMONIC_LGS] = { .fn = kvm_emulate_load_far_pointer, .aux = SREG_GS, .memory_only = true, .in64 = true },
+	[ZYDIS_MNEMONIC_LGDT] = { .fn = kvm_insn_load_table, .aux = 0, .need = NEED_CPL0, .memory_only = true, .in64 = true },
+	[ZYDIS_MNEMONIC_LIDT] = { .fn = kvm_insn_load_table, .aux = 1, .need = NEED_CPL0, .memory_only = true, .in64 = true },
+	[ZYDIS_MNEMONIC_SGDT] = { .fn = kvm_insn_store_table, .aux = 0, .need = NEED_UMIP, .memory_only = true, .in64 = true },
+	[ZYDIS_MNEMONIC_SIDT] = { .fn = kvm_insn_store_table, .aux = 1, .need = NEED_UMIP, .memory_only = true, .in64 = true },
+	[ZYDIS_MNEMONIC_CLI] = { .fn = kvm_insn_cli, .need = NEED_IOPL },
+	[ZYDIS_MNEMONIC_STI] = { .fn = kvm_insn_sti, .need = NEED_IOPL },
+	[ZYDIS_MNEMONIC_PUSHF] = { .fn = kvm_insn_pushf, .need = NEED_IOPL_V86 },
+	[ZYDIS_MNEMONIC_PUSHFD] = { .fn = kvm_insn_pushf, .need = NEED_IOPL_V86 },
+	[ZYDIS_MNEMONIC_POPF] = { .fn = kvm_insn_popf, .need = NEED_IOPL_V86 },
+	[ZYDIS_MNEMONIC_POPFD] = { .fn = kvm_insn_popf, .need = NEED_IOPL_V86 },
+	[ZYDIS_MNEMONIC_LMSW] = { .fn = kvm_insn_lmsw, .need = NEED_CPL0, .in64 = true },
+	[ZYDIS_MNEMONIC_SMSW] = { .fn = kvm_insn_smsw, .need = NEED_UMIP, .in64 = true },
+	[ZYDIS_MNEMONIC_CLTS] = { .fn = kvm_insn_clts, .need = NEED_CPL0 },
+	[ZYDIS_MNEMONIC_HLT] = { .fn = kvm_insn_hlt, .need = NEED_CPL0 },
+	[ZYDIS_MNEMONIC_CPUID] = { .fn = kvm_insn_cpuid, .need = NEED_CPUID },
+	[ZYDIS_MNEMONIC_RDMSR] = { .fn = kvm_insn_rdmsr, .need = NEED_CPL0 },
+	[ZYDIS_MNEMONIC_WRMSR] = { .fn = kvm_insn_wrmsr, .need = NEED_CPL0 },
+	[ZYDIS_MNEMONIC_RDTSC] = { .fn = kvm_insn_rdtsc, .need = NEED_TSD },
+	[ZYDIS_MNEMONIC_PAUSE] = { .fn = kvm_insn_hint },
+	[ZYDIS_MNEMONIC_LFENCE] = { .fn = kvm_insn_hint },
+	[ZYDIS_MNEMONIC_SFENCE] = { .fn = kvm_insn_hint },
+	[ZYDIS_MNEMONIC_MFENCE] = { .fn = kvm_insn_hint },
+	[ZYDIS_MNEMONIC_CLFLUSH] = { .fn = kvm_insn_flush, .memory_only = true, .in64 = true },
+	[ZYDIS_MNEMONIC_CLFLUSHOPT] = { .fn = kvm_insn_flush, .memory_only = true, .in64 = true },
+	[ZYDIS_MNEMONIC_CLWB] = { .fn = kvm_insn_flush, .memory_only = true, .in64 = true },
+	[ZYDIS_MNEMONIC_LLDT] = { .fn = kvm_emulate_lldt, .need = NEED_PROTECTED | NEED_CPL0, .in64 = true },
+	[ZYDIS_MNEMONIC_LTR] = { .fn = kvm_emulate_ltr, .need = NEED_PROTECTED | NEED_CPL0, .in64 = true },
+	[ZYDIS_MNEMONIC_SLDT] = { .fn = kvm_emulate_store_system_selector, .aux = 0, .need = NEED_PROTECTED | NEED_UMIP, .in64 = true },
+	[ZYDIS_MNEMONIC_STR] = { .fn = kvm_emulate_store_system_selector, .aux = 1, .need = NEED_PROTECTED | NEED_UMIP, .in64 = true },
+	[ZYDIS_MNEMONIC_LAR] = { .fn = kvm_insn_not_in_real_mode },
+	[ZYDIS_MNEMONIC_LSL] = { .fn = kvm_insn_not_in_real_mode },
+	[ZYDIS_MNEMONIC_VERR] = { .fn = kvm_insn_not_in_real_mode },
+	[ZYDIS_MNEMONIC_VERW] = { .fn = kvm_insn_not_in_real_mode },
+	[ZYDIS_MNEMONIC_ARPL] = { .fn = kvm_insn_not_in_real_mode },
+	[ZYDIS_MNEMONIC_RSM] = { .fn = kvm_insn_rsm },
+	[ZYDIS_MNEMONIC_INVPCID] = { .fn = kvm_insn_invpcid, .need = NEED_CPL0, .memory_only = true, .in64 = true },
+	[ZYDIS_MNEMONIC_INVD] = { .fn = kvm_insn_nothing, .need = NEED_CPL0 },
+	[ZYDIS_MNEMONIC_WBINVD] = { .fn = kvm_insn_nothing, .need = NEED_CPL0 },
+	[ZYDIS_MNEMONIC_IN] = { .pick = kvm_emulator_io, .in64 = true },
+	[ZYDIS_MNEMONIC_OUT] = { .pick = kvm_emulator_io, .in64 = true },
+	[ZYDIS_MNEMONIC_INSB] = { .pick = kvm_emulator_io, .in64 = true },
+	[ZYDIS_MNEMONIC_INSW] = { .pick = kvm_emulator_io, .in64 = true },
+	[ZYDIS_MNEMONIC_INSD] = { .pick = kvm_emulator_io, .in64 = true },
+	[ZYDIS_MNEMONIC_OUTSB] = { .pick = kvm_emulator_io, .in64 = true },
+	[ZYDIS_MNEMONIC_OUTSW] = { .pick = kvm_emulator_io, .in64 = true },
+	[ZYDIS_MNEMONIC_OUTSD] = { .pick = kvm_emulator_io, .in64 = true },
+};
+
+/* NULL: none. */
+static const struct row *row_of(unsigned mnemonic, unsigned map)
+{
+	const struct row *r = mnemonic == ZYDIS_MNEMONIC_MOV && map == 1 ? &mov_control : &rows[mnemonic];
+
+	return r->fn || r->pick ? r : NULL;
+}
+
+/* Effective operand size in bytes. */
+static uint8_t operand_size(const struct isa_decoded *d)
+{
+	bool prefix66 = (d->insn.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) != 0;
+	bool stack = d->insn.mnemonic == ZYDIS_MNEMONIC_PUSH || d->insn.mnemonic == ZYDIS_MNEMONIC_POP;
+
+	if (d->mode != ISA_CODE64)
+		return (d->mode == ISA_CODE32) != prefix66 ? 4 : 2;
+	return d->insn.raw.rex.W ? 8 : prefix66 ? 2 : stack ? 8 : 4;
+}
+
+isa_fn *kvm_emulator_system(const struct isa_decoded *d, struct isa_insn *i)
+{
+	const ZydisDecodedInstruction *z = &d->insn;
+	const struct row *r = row_of(z->mnemonic, i->map);
+
+	if (!r || (z->attributes & ZYDIS_ATTRIB_HAS_LOCK) || (d->mode == ISA_CODE64 && !r->in64))
+		return NULL;
+	if (z->attributes & ZYDIS_ATTRIB_HAS_MODRM) {
+		i->src = z->raw.modrm.reg; /* segment registers take no REX.R */
+		if (z->mnemonic != ZYDIS_MNEMONIC_MOV)
+			i->src |= (uint8_t)(z->raw.rex.R << 3);
+		i->dst = (uint8_t)(z->raw.modrm.rm | z->raw.rex.B << 3);
+	}
+	i->opsize = operand_size(d);
+	i->flags |= ISA_ENDS_BLOCK;
+	if (r->pick)
+		return r->pick(d, i);
+	i->aux = r->aux;
+	return r->memory_only && !(i->flags & ISA_MEM) ? NULL : r->fn;
+}
+
+static bool may_run(const struct cpu_state *cs, unsigned need)
+{
+	const struct kvm_vcpu_arch *arch = kvm_emulator_vcpu((struct cpu_state *)cs)->arch;
+	bool v86 = cs->rflags & X86_FLAGS_VM, cpl0 = cs->cpl == 0;
+
+	if ((need & NEED_CPL0) && !cpl0)
+		return false;
+	if (((need & NEED_IOPL) || ((need & NEED_IOPL_V86) && v86)) &&
+	    cs->cpl > FIELD_GET(X86_FLAGS_IOPL, cs->rflags))
+		return false;
+	if ((need & NEED_UMIP) && !cpl0 && (cs->cr4 & X86_CR4_UMIP))
+		return false;
+	if ((need & NEED_TSD) && !cpl0 && (cs->cr4 & X86_CR4_TSD))
+		return false;
+	return !(need & NEED_CPUID) || cpl0 || arch->smm || !(arch->misc_features & MISC_FEATURES_CPUID_FAULT);
+}
+
+void kvm_emulator_check_privilege(struct cpu_state *cs, const struct isa_insn *i)
+{
+	const struct row *r = row_of(i->mnemonic, i->map);
+
+	if (!r)
+		return;
+	if ((r->need & NEED_PROTECTED) && !kvm_emulator_protected(cs))
+		isa_raise(cs, X86_TRAP_UD);
+	if (!may_run(cs, r->need))
+		isa_raise_error(cs, X86_TRAP_GP, 0);
+}

@@ -1,0 +1,174 @@
+/*
+ * The emulator asks what the processor asks before it runs an instruction.
+ *
+ * User mode of the guest has the emulator look at other bytes than the processor ran: it changes the mapping
+ * of its own page, whose translation the processor still has in its TLB, and then writes to a device. The
+ * processor exits at the write; the emulator finds the instruction of the other page.
+ */
+#include "client.h"
+#include "guest_code.h"
+#include "paging.h"
+
+#define AT_OTHER 0x30000 /* what the page of the code is mapped to, once it runs */
+#define AT_DEVICE 0x21000
+#define DEVICE 0xd0000000u
+#define PTE_OF_CODE 0x13008
+
+#define CR4_TSD (1u << 2)
+#define CR4_UMIP (1u << 11)
+#define MSR_PLATFORM_INFO 0xce
+#define MSR_MISC_FEATURES_ENABLES 0x140
+
+/* What comes of it: a vector, or these. */
+enum { RUNS = -1, PORT = -2, REFUSED = -3 /* #GP or #UD */ };
+#define GP 13
+
+/* ports that the TSS gives away */
+enum { NO_MAP, MAP_GIVES, MAP_TAKES, MAP_ENDS };
+
+static const struct row {
+	const char *name;
+	enum paging mode;
+	int expect;
+	uint8_t bytes[8];
+	uint32_t rflags, cr4;
+	int map;
+	bool cpuid_faults;
+} rows[] = {
+	{"out dx", PAGING_LONG, GP, "\xee"},
+	{"in dx", PAGING_LONG, GP, "\xec"},
+	{"in imm, 4 bytes", PAGING_LONG, GP, "\xe5\x70"},
+	{"outsb", PAGING_LONG, GP, "\x6e"},
+	{"insb", PAGING_LONG, GP, "\x6c"},
+	{"rep insw", PAGING_LONG, GP, "\xf3\x66\x6d"},
+	{"rep outsd", PAGING_COMPAT, GP, "\xf3\x6f"},
+	{"out dx, IOPL 3", PAGING_LONG, PORT, "\xee", EFLAGS_IOPL3},
+	{"outsb, IOPL 3", PAGING_LONG, PORT, "\x6e", EFLAGS_IOPL3},
+	{"in dx, a map that gives the port", PAGING_LONG, PORT, "\xec", .map = MAP_GIVES},
+	{"out dx, a map that gives the port", PAGING_LONG, PORT, "\xee", .map = MAP_GIVES},
+	{"insb, a map that gives the port", PAGING_COMPAT, PORT, "\x6c", .map = MAP_GIVES},
+	{"out dx, 4 bytes, the last of which the map takes", PAGING_LONG, GP, "\xef", .map = MAP_TAKES},
+	{"out dx, a map that ends before the port", PAGING_LONG, GP, "\xee", .map = MAP_ENDS},
+	{"lgdt", PAGING_LONG, GP, "\x0f\x01\x16"},
+	{"lidt", PAGING_LONG, GP, "\x0f\x01\x1e"},
+	{"lldt", PAGING_LONG, GP, "\x0f\x00\xd0"},
+	{"ltr", PAGING_LONG, GP, "\x0f\x00\xd8"},
+	{"lmsw", PAGING_LONG, GP, "\x0f\x01\xf0"},
+	{"mov to cr3", PAGING_LONG, REFUSED, "\x0f\x22\xd8"},
+	{"sgdt", PAGING_LONG, RUNS, "\x0f\x01\x06"},
+	{"sgdt, UMIP", PAGING_LONG, GP, "\x0f\x01\x06", .cr4 = CR4_UMIP},
+	{"sidt, UMIP", PAGING_LONG, GP, "\x0f\x01\x0e", .cr4 = CR4_UMIP},
+	{"sldt, UMIP", PAGING_LONG, GP, "\x0f\x00\xc0", .cr4 = CR4_UMIP},
+	{"str, UMIP", PAGING_LONG, GP, "\x0f\x00\xc8", .cr4 = CR4_UMIP},
+	{"smsw, UMIP", PAGING_LONG, GP, "\x0f\x01\xe0", .cr4 = CR4_UMIP},
+	{"smsw", PAGING_LONG, RUNS, "\x0f\x01\xe0"},
+	{"hlt", PAGING_COMPAT, GP, "\xf4"},
+	{"cli", PAGING_COMPAT, GP, "\xfa"},
+	{"sti", PAGING_COMPAT, GP, "\xfb"},
+	{"cli, IOPL 3", PAGING_COMPAT, RUNS, "\xfa", EFLAGS_IOPL3},
+	{"clts", PAGING_COMPAT, GP, "\x0f\x06"},
+	{"mov to cr0", PAGING_COMPAT, GP, "\x0f\x22\xc0"},
+	{"mov from cr3", PAGING_COMPAT, GP, "\x0f\x20\xd8"},
+	{"mov to dr7", PAGING_COMPAT, GP, "\x0f\x23\xf8"},
+	{"rdmsr", PAGING_COMPAT, GP, "\x0f\x32"},
+	{"wrmsr", PAGING_COMPAT, GP, "\x0f\x30"},
+	{"invd", PAGING_COMPAT, GP, "\x0f\x08"},
+	{"wbinvd", PAGING_COMPAT, GP, "\x0f\x09"},
+	{"rdtsc", PAGING_COMPAT, RUNS, "\x0f\x31"},
+	{"rdtsc, TSD", PAGING_COMPAT, GP, "\x0f\x31", .cr4 = CR4_TSD},
+	{"cpuid", PAGING_COMPAT, RUNS, "\x0f\xa2"},
+	{"cpuid that faults", PAGING_COMPAT, GP, "\x0f\xa2", .cpuid_faults = true},
+	{"rsm", PAGING_COMPAT, 6, "\x0f\xaa"},
+	{"iret", PAGING_COMPAT, REFUSED, "\xcf"},
+	{"int 30", PAGING_COMPAT, REFUSED, "\xcd\x1e"},
+	{"mov to ss, a selector of ring 0", PAGING_LONG, GP, "\x8e\xd2"},
+	{"fxsave: more than is emulated", PAGING_LONG, 6, "\x0f\xae\x07"},
+	{"xsave of x87 state", PAGING_LONG, RUNS, "\x0f\xae\x27"},
+	{"enter 8, 31 on a device's stack", PAGING_LONG, 6, "\xc8\x08\x00\x1f"},
+	{"clflush", PAGING_LONG, RUNS, "\x0f\xae\x3f"},
+};
+
+static void open_row(struct client *c, const struct row *t)
+{
+	/* movl $AT_OTHER | 7, PTE_OF_CODE; movl %eax, (%rdi) */
+	static const uint8_t code64[] = "\xc7\x04\x25\x08\x30\x01\x00\x07\x00\x03\x00\x89\x07",
+			     code32[] = "\xc7\x05\x08\x30\x01\x00\x07\x00\x03\x00\x89\x07";
+	const uint8_t *code = t->mode == PAGING_LONG ? code64 : code32;
+	size_t n = t->mode == PAGING_LONG ? sizeof(code64) - 1 : sizeof(code32) - 1;
+	struct kvm_sregs s;
+	struct kvm_regs r;
+
+	client_open_vm(c, 2 << 20);
+	client_add_vcpu(c);
+	memset(c->mem + AT_CODE, 0xcc, 4096); /* INT3: it has run, whatever its length */
+	memcpy(c->mem + AT_CODE, code, n);
+	memset(c->mem + AT_OTHER, 0xcc, 4096);
+	memcpy(c->mem + AT_OTHER + n - 2, t->bytes, sizeof(t->bytes));
+	paging_start(c, t->mode, 3, 0, t->cr4 | 1u << 9 | 1u << 18, 0); /* OSFXSR, OSXSAVE */
+	paging_pte_set(c, t->mode, AT_DEVICE, DEVICE | PG_ALL);
+	if (t->map) {
+		assert_int_equal(ioctl(c->vcpu, KVM_GET_SREGS, &s), 0);
+		memset(c->mem + AT_TSS + 0x68, 0, 64);
+		s.tr.limit = t->map == MAP_ENDS ? 0x68 + 0x80 / 8 - 1 : 0x68 + 63;
+		if (t->map == MAP_TAKES)
+			c->mem[AT_TSS + 0x68 + 0x83 / 8] = 1 << (0x83 % 8);
+		assert_int_equal(ioctl(c->vcpu, KVM_SET_SREGS, &s), 0);
+	}
+	if (t->cpuid_faults) {
+		client_set_msr(c, MSR_PLATFORM_INFO, 1u << 31);
+		client_set_msr(c, MSR_MISC_FEATURES_ENABLES, 1);
+	}
+	r = client_regs(c);
+	r.rflags = 2 | t->rflags;
+	r.rdi = AT_DEVICE;
+	r.rsi = AT_TEST;
+	r.rdx = 0x80;
+	r.rax = 1;
+	r.rcx = 1;
+	if (t->bytes[0] == 0xc8)
+		r.rbp = r.rsp = AT_DEVICE + 0x800;
+	if (t->bytes[0] == 0x8e)
+		r.rdx = 0x10;
+	assert_int_equal(ioctl(c->vcpu, KVM_SET_REGS, &r), 0);
+}
+
+static int run_row(struct client *c, const struct row *t)
+{
+	for (unsigned n = 0; n < 200; n++) {
+		if (ioctl(c->vcpu, KVM_RUN, 0))
+			fail_msg("%s: KVM_RUN: %s", t->name, strerror(errno));
+		if (c->run->exit_reason == KVM_EXIT_MMIO) {
+			memset(c->run->mmio.data, 0, 8);
+			continue;
+		}
+		if (c->run->exit_reason != KVM_EXIT_IO)
+			fail_msg("%s: exit %u", t->name, c->run->exit_reason);
+		return c->run->io.port == 0x80 ? PORT : c->run->io.port == 3 ? RUNS : c->run->io.port;
+	}
+	fail_msg("%s: no end of exits", t->name);
+	return 0;
+}
+
+static void user_mode_gets_from_the_emulator_what_the_processor_gives_it(void **state)
+{
+	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct client c;
+		int got;
+
+		open_row(&c, &rows[i]);
+		got = run_row(&c, &rows[i]);
+		if (rows[i].expect == REFUSED ? got != GP && got != 6 : got != rows[i].expect)
+			fail_msg("%s (%s): %d, not %d", rows[i].name, rows[i].mode == PAGING_LONG ? "64" : "32", got,
+				 rows[i].expect);
+		client_close(&c);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(user_mode_gets_from_the_emulator_what_the_processor_gives_it),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
