@@ -45,10 +45,14 @@ enum { EAX, EBX, ECX, EDX };
  * (EDX) or not at all: Linux's memmove() takes FSRM for a promise of both.
  */
 #define L7_EBX_OWN (B(0) | B(7) | B(9) | B(10) | B(13) | B(20) | B(23) | B(24))
-/* Leaf 7 ECX: GFNI VAES VPCLMULQDQ */
-#define L7_ECX_SILICON (B(8) | B(9) | B(10))
-#define L7_ECX_OWN (B(2) | B(22)) /* UMIP RDPID */
-#define L7_EDX_OWN B(4)		  /* FSRM */
+/* Leaf 7 ECX: GFNI VAES VPCLMULQDQ MOVDIR64B */
+#define L7_ECX_SILICON (B(8) | B(9) | B(10) | B(28))
+#define L7_ECX_OWN (B(2) | B(22) | B(25) | B(27)) /* UMIP RDPID CLDEMOTE MOVDIRI */
+#define L7_EDX_OWN (B(4) | B(14))		  /* FSRM SERIALIZE */
+#define L7_1_EAX_SILICON B(4)			  /* AVX-VNNI */
+#define L7_1_EAX_OWN (B(10) | B(11) | B(12))	  /* FZRM FSRS FSRC, of the kind of FSRM */
+#define X8_EBX_OWN B(9)				  /* WBNOINVD, which runs as WBINVD */
+#define X8_EBX_AMD (B(0) | B(2)) /* CLZERO; XSAVEERPTR: FOP, FIP and FDP are always saved */
 /* Leaf 80000001h ECX: SSE4A */
 #define X1_ECX_SILICON B(6)
 #define X1_ECX_OWN (B(0) | B(5) | B(8)) /* LAHF-in-64-bit ABM 3DNOWPREFETCH */
@@ -83,10 +87,13 @@ static void leaf_1(uint32_t r[4])
 static void leaf_7(uint32_t subleaf, uint32_t r[4])
 {
 	if (subleaf) {
+		uint32_t eax = subleaf == 1 ? (r[EAX] & L7_1_EAX_SILICON) | L7_1_EAX_OWN : 0;
+
 		zero(r);
+		r[EAX] = eax;
 		return;
 	}
-	r[EAX] = 0;
+	r[EAX] = 1;
 	r[EBX] = (r[EBX] & L7_EBX_SILICON) | L7_EBX_OWN;
 	r[ECX] = (r[ECX] & L7_ECX_SILICON) | L7_ECX_OWN;
 	r[EDX] = L7_EDX_OWN;
@@ -153,7 +160,8 @@ static void extended(uint32_t leaf, uint32_t r[4])
 		uint32_t phys = r[EAX] & 0xff;
 
 		r[EAX] = (phys < 36 ? 36 : phys > 52 ? 52 : phys) | 48 << 8;
-		r[EBX] = r[ECX] = r[EDX] = 0;
+		r[EBX] = X8_EBX_OWN | (host_is_amd() ? X8_EBX_AMD : 0);
+		r[ECX] = r[EDX] = 0;
 		break;
 	}
 	case 0x8000001d: /* cache topology (AMD), needs TOPOEXT to be looked at */

@@ -9,8 +9,9 @@
  * 1. The result depends on bytes and code mode only.
  * 2. Every field of *out is filled before ownership is asked.
  *
- * The guest's processor has neither CET nor MPX nor CLDEMOTE nor WBNOINVD:
- * their encodings are the NOPs (and WBINVD) they are on such a processor.
+ * The guest's processor has neither CET nor MPX: their encodings are the NOPs
+ * they are on such a processor. CLDEMOTE and WBNOINVD are done as the NOP and
+ * the WBINVD they are on a processor without them.
  * Zydis is libc-like code: cs->fpu_loaded is 0 here.
  *
  * Locks: none; no state.
@@ -55,7 +56,7 @@ static isa_pick *const one_byte[256] = {
 };
 
 static isa_pick *const map_0f[256] = {
-	[0x0b] = isa_pick_ud, [0x0d] = isa_pick_nop, [0x18 ... 0x1f] = isa_pick_nop,
+	[0x01] = isa_pick_direct, [0x0b] = isa_pick_ud, [0x0d] = isa_pick_nop, [0x18 ... 0x1f] = isa_pick_nop,
 	[0x40 ... 0x4f] = isa_pick_cmov,
 	[0x80 ... 0x8f] = isa_pick_jcc, [0x90 ... 0x9f] = isa_pick_setcc,
 	[0xa3] = isa_pick_bt, [0xa4 ... 0xa5] = isa_pick_double_shift,
@@ -80,6 +81,8 @@ static isa_fn *pick_legacy(const struct isa_decoded *d, struct isa_insn *i)
 			pick = isa_pick_crc32;
 		else if (d->insn.mnemonic == ZYDIS_MNEMONIC_MOVBE)
 			pick = isa_pick_movbe;
+		else if (d->insn.meta.isa_set == ZYDIS_ISA_SET_MOVDIR)
+			pick = isa_pick_direct;
 		else
 			pick = isa_pick_adx;
 		break;

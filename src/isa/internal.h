@@ -142,6 +142,8 @@ isa_pick isa_pick_string;
 /* bit.c, bmi.c */
 isa_pick isa_pick_bt, isa_pick_scan, isa_pick_bmi;
 isa_pick isa_pick_crc32, isa_pick_adx;
+/* direct.c */
+isa_pick isa_pick_direct;
 /* atomic.c */
 isa_pick isa_pick_xchg, isa_pick_xchg_ax, isa_pick_xadd, isa_pick_cmpxchg, isa_pick_grp9;
 /* misc.c */

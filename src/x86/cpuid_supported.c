@@ -39,39 +39,46 @@
 #define ADD_1_ECX (F(21) /* x2APIC */ | F(31) /* hypervisor */)
 /* 1:EDX FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 SS */
 #define MASK_1_EDX 0x0f8bfbffu
-/* 7.0:EBX FSGSBASE BMI1 AVX2 FDP SMEP BMI2 ERMS INVPCID FCS/FDS RDSEED ADX SMAP CLFLUSHOPT CLWB SHA */
+/* 7.0:EBX FSGSBASE BMI1 AVX2 SMEP BMI2 ERMS INVPCID FCS/FDS RDSEED ADX SMAP CLFLUSHOPT CLWB SHA */
 #define MASK_7_0_EBX                                                                  \
-	(F(0) | F(3) | F(5) | F(6) | F(7) | F(8) | F(9) | F(10) | F(13) | F(18) | F(19) | \
+	(F(0) | F(3) | F(5) | F(7) | F(8) | F(9) | F(10) | F(13) | F(18) | F(19) | \
 	 F(20) | F(23) | F(24) | F(29))
 #define ADD_7_0_EBX F(1) /* TSC_ADJUST */
-/* 7.0:ECX UMIP PKU GFNI VAES VPCLMULQDQ RDPID MOVDIRI MOVDIR64B */
-#define MASK_7_0_ECX (F(2) | F(3) | F(8) | F(9) | F(10) | F(22) | F(27) | F(28))
+/* 7.0:ECX UMIP GFNI VAES VPCLMULQDQ RDPID CLDEMOTE MOVDIRI MOVDIR64B */
+#define MASK_7_0_ECX (F(2) | F(8) | F(9) | F(10) | F(22) | F(25) | F(27) | F(28))
 /* 7.0:EDX FSRM SERIALIZE */
 #define MASK_7_0_EDX (F(4) | F(14))
-/* 7.0:EDX MD_CLEAR (VERW, for those who look), SPEC_CTRL and ARCH_CAPABILITIES MSRs */
-#define ADD_7_0_EDX (F(10) | F(26) | F(29))
-/* 7.1:EAX AVX-VNNI FZRM FSRS FSRC AVX-IFMA */
-#define MASK_7_1_EAX (F(4) | F(10) | F(11) | F(12) | F(23))
+/*
+ * 7.0:EDX MD_CLEAR (VERW, for those who look), SPEC_CTRL and ARCH_CAPABILITIES MSRs, STIBP and
+ * SSBD: SPEC_CTRL takes their bits, and invariant 2 obeys them.
+ */
+#define ADD_7_0_EDX (F(10) | F(26) | F(27) | F(29) | F(31))
+/* 7.1:EAX AVX-VNNI FZRM FSRS FSRC */
+#define MASK_7_1_EAX (F(4) | F(10) | F(11) | F(12))
+/*
+ * 7.2:EDX PSFD IPRED_CTRL RRSBA_CTRL DDPD_U BHI_CTRL MCDT_NO: bits of SPEC_CTRL again. Without
+ * BHI_CTRL Linux clears the branch history by a loop at each system call.
+ */
+#define ADD_7_2_EDX (F(0) | F(1) | F(2) | F(3) | F(4) | F(5))
 /* d.1:EAX XSAVEOPT XSAVEC XGETBV1 XSAVES */
 #define MASK_D_1_EAX (F(0) | F(1) | F(2) | F(3))
-/* 80000001:ECX LAHF CMP_LEGACY CR8_LEGACY ABM SSE4A MISALIGNSSE 3DNOWPREFETCH OSVW XOP FMA4 TBM */
-#define MASK_8_1_ECX \
-	(F(0) | F(1) | F(4) | F(5) | F(6) | F(7) | F(8) | F(9) | F(11) | F(16) | F(21))
+/* 80000001:ECX LAHF ABM SSE4A 3DNOWPREFETCH; CR8_LEGACY and OSVW (its MSRs) on AMD */
+#define MASK_8_1_ECX (F(0) | F(4) | F(5) | F(6) | F(8))
+#define ADD_8_1_ECX_AMD F(9)
 /* 80000001:EDX the AMD copies of 1:EDX, SYSCALL NX MMXEXT GBPAGES RDTSCP LM (not FXSR_OPT) */
 #define MASK_8_1_EDX 0x2dd3fbffu
 #define MASK_8_7_EDX F(8) /* invariant TSC */
 /*
- * 80000008:EBX of AMD: CLZERO, XSAVEERPTR, WBNOINVD are the processor's.
- * AMD_SSB_NO and BTC_NO: see invariant 2. IBPB, STIBP and SSBD are not
- * offered, so guests do not write MSRs that do nothing.
+ * 80000008:EBX: CLZERO, XSAVEERPTR, WBNOINVD are the processor's. On AMD IBPB, IBRS, STIBP
+ * and SSBD, whose MSRs are there, PSFD, and SSB_NO and BTC_NO: see invariant 2.
  */
 #define MASK_8_8_EBX (F(0) | F(2) | F(9))
-#define ADD_8_8_EBX_AMD (F(26) | F(29))
+#define ADD_8_8_EBX_AMD (F(12) | F(14) | F(15) | F(24) | F(26) | F(28) | F(29))
 /*
- * 80000021:EAX NO_NESTED_DATA_BP, LFENCE always serialising, NULL selector
- * clears base, SRSO_NO; ECX TSA_SQ_NO, TSA_L1_NO.
+ * 80000021:EAX NO_NESTED_DATA_BP, LFENCE always serialising, VERW clears, NULL
+ * selector clears base, no SMM_CTL MSR, SRSO_NO; ECX TSA_SQ_NO, TSA_L1_NO.
  */
-#define ADD_8_21_EAX (F(0) | F(2) | F(6) | F(29))
+#define ADD_8_21_EAX (F(0) | F(2) | F(5) | F(6) | F(9) | F(29))
 #define ADD_8_21_ECX (F(1) | F(2))
 
 static bool vendor_is(const uint32_t r[4], uint32_t ebx, uint32_t ecx, uint32_t edx)
@@ -139,6 +146,7 @@ static void leaf_hypervisor(uint32_t function, uint32_t r[4])
 			       F(KVM_FEATURE_CLOCKSOURCE2) | F(KVM_FEATURE_ASYNC_PF) |
 			       F(KVM_FEATURE_PV_EOI) | F(KVM_FEATURE_PV_UNHALT) |
 			       F(KVM_FEATURE_ASYNC_PF_VMEXIT) | F(KVM_FEATURE_PV_SEND_IPI) |
+			       F(KVM_FEATURE_POLL_CONTROL) | F(KVM_FEATURE_PV_SCHED_YIELD) |
 			       F(KVM_FEATURE_ASYNC_PF_INT) |
 			       F(KVM_FEATURE_CLOCKSOURCE_STABLE_BIT) |
 			       (kvm_has_steal_time() ? F(KVM_FEATURE_STEAL_TIME) : 0);
@@ -192,13 +200,16 @@ static void leaf_basic(uint32_t function, uint32_t index, uint32_t r[4])
 		break;
 	case 7:
 		if (index == 0) {
-			r[CPUID_EAX] = r[CPUID_EAX] ? 1 : 0;
+			r[CPUID_EAX] = 2;
 			r[CPUID_EBX] = (r[CPUID_EBX] & MASK_7_0_EBX) | ADD_7_0_EBX;
 			r[CPUID_ECX] &= MASK_7_0_ECX;
 			r[CPUID_EDX] = (r[CPUID_EDX] & MASK_7_0_EDX) | ADD_7_0_EDX;
 		} else if (index == 1) {
 			r[CPUID_EAX] &= MASK_7_1_EAX;
 			r[CPUID_EBX] = r[CPUID_ECX] = r[CPUID_EDX] = 0;
+		} else if (index == 2) {
+			r[CPUID_EAX] = r[CPUID_EBX] = r[CPUID_ECX] = 0;
+			r[CPUID_EDX] = ADD_7_2_EDX;
 		} else {
 			memset(r, 0, 4 * sizeof(*r));
 		}
@@ -228,7 +239,7 @@ static void leaf_extended(uint32_t function, uint32_t r[4])
 		break;
 	case 0x80000001:
 		r[CPUID_EBX] &= ~0x0fffffffu;
-		r[CPUID_ECX] &= MASK_8_1_ECX;
+		r[CPUID_ECX] = (r[CPUID_ECX] & MASK_8_1_ECX) | (amd ? ADD_8_1_ECX_AMD : 0);
 		r[CPUID_EDX] &= MASK_8_1_EDX;
 		break;
 	case 0x80000002 ... 0x80000006:

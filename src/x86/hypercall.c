@@ -9,6 +9,7 @@
 /* after sdm/regs.h: its macros have the names of some of our enumerators */
 #include <errno.h>
 #include <linux/kvm_para.h>
+#include <sched.h>
 
 #define HYPERCALL_BYTES 3
 
@@ -26,6 +27,18 @@ static void kick_cpu(struct kvm_vcpu *vcpu, uint64_t apicid)
 	kvm_make_request(KVM_REQ_EVENT, target);
 	kvm_vcpu_kick(target);
 	kvm_vcpu_wake_up(target);
+}
+
+/*
+ * KVM_HC_SCHED_YIELD: another vCPU is waited for. A thread cannot give its time to
+ * a given one, but its turn to whichever waits for this processor.
+ */
+static void sched_yield_to(struct kvm_vcpu *vcpu, uint64_t apicid)
+{
+	struct kvm_vcpu *target = kvm_get_vcpu_by_id(vcpu->kvm, (uint32_t)apicid);
+
+	if (target && target != vcpu)
+		(void)sched_yield();
 }
 
 static int complete_hypercall_exit_skipped(struct kvm_vcpu *vcpu)
@@ -94,9 +107,10 @@ static int pv_hypercall(struct kvm_vcpu *vcpu, bool skip)
 			ret = -KVM_EOPNOTSUPP;
 			break;
 		case KVM_HC_SCHED_YIELD:
-			/* a hint; the host's scheduler needs none */
-			if (guest_pv_has(vcpu, KVM_FEATURE_PV_SCHED_YIELD))
-				ret = 0;
+			if (!guest_pv_has(vcpu, KVM_FEATURE_PV_SCHED_YIELD))
+				break;
+			sched_yield_to(vcpu, args[0]);
+			ret = 0;
 			break;
 		case KVM_HC_MAP_GPA_RANGE:
 			if (vcpu->kvm->arch->hypercall_exit_enabled & BIT_ULL(KVM_HC_MAP_GPA_RANGE))

@@ -254,6 +254,7 @@ static const struct msr_row msr_table[] = {
 	{ ONE(MSR_KVM_WALL_CLOCK_NEW), msr_get_wall_clock, msr_set_pvclock, MSR_SAVE },
 	{ ONE(MSR_KVM_SYSTEM_TIME_NEW), msr_get_system_time, msr_set_pvclock, MSR_SAVE },
 	{ ONE(MSR_KVM_STEAL_TIME), msr_get_steal_time, msr_set_steal_time, MSR_SAVE, .value = 5 },
+	{ ONE(MSR_KVM_POLL_CONTROL), msr_get_poll_control, msr_set_poll_control, MSR_SAVE },
 	{ ONE(MSR_KVM_PV_EOI_EN), msr_get_pv_eoi, msr_set_pv_eoi, MSR_SAVE, .value = KVM_FEATURE_PV_EOI },
 	{ ONE(MSR_KVM_ASYNC_PF_EN), msr_get_async_pf, msr_set_async_pf, MSR_SAVE, .value = KVM_FEATURE_ASYNC_PF },
 	{ ONE(MSR_KVM_ASYNC_PF_INT), msr_get_async_pf, msr_set_async_pf, MSR_SAVE, .value = KVM_FEATURE_ASYNC_PF_INT },

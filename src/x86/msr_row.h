@@ -40,12 +40,13 @@ msr_get_fn msr_get_tsc_aux, msr_get_efer, msr_get_tsc, msr_get_apic_base, msr_ge
 	msr_get_tsc_deadline, msr_get_spec_ctrl, msr_get_arch_capabilities,
 	msr_get_platform_info, msr_get_xss, msr_get_debugctl, msr_get_de_cfg, msr_get_osvw,
 	msr_get_mce, msr_get_mtrr, msr_get_wall_clock, msr_get_system_time,
-	msr_get_async_pf, msr_get_pv_eoi, msr_get_steal_time;
+	msr_get_async_pf, msr_get_pv_eoi, msr_get_steal_time, msr_get_poll_control;
 msr_set_fn msr_set_tsc_aux, msr_set_efer, msr_set_pat, msr_set_tsc, msr_set_tsc_adjust,
 	msr_set_apic_base, msr_set_x2apic, msr_set_tsc_deadline, msr_set_feat_ctl,
 	msr_set_spec_ctrl, msr_set_pred_cmd, msr_set_flush_cmd, msr_set_ucode_rev,
 	msr_set_misc_enable, msr_set_platform_info, msr_set_misc_features, msr_set_xss,
 	msr_set_debugctl, msr_set_hwcr, msr_set_de_cfg, msr_set_osvw, msr_set_mce, msr_set_mtrr,
-	msr_set_pvclock, msr_set_async_pf, msr_set_pv_eoi, msr_set_steal_time;
+	msr_set_pvclock, msr_set_async_pf, msr_set_pv_eoi, msr_set_steal_time,
+	msr_set_poll_control;
 
 #endif

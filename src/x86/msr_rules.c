@@ -146,6 +146,29 @@ static bool has_spec_ctrl(struct kvm_vcpu *vcpu)
 	       guest_cpuid_bit(vcpu, 0x80000008, 0, CPUID_EBX, 24);
 }
 
+/* SDM Vol. 4, "IA32_SPEC_CTRL": each bit beside IBRS, STIBP and SSBD has a feature of its own. */
+static uint64_t spec_ctrl_bits(struct kvm_vcpu *vcpu, bool host)
+{
+	static const struct {
+		int feature; /* of CPUID 7.2:EDX */
+		uint64_t bits;
+	} by_feature[] = {
+		{ 0, BIT_ULL(7) },		/* PSFD */
+		{ 1, BIT_ULL(3) | BIT_ULL(4) }, /* IPRED_DIS_U, IPRED_DIS_S */
+		{ 2, BIT_ULL(5) | BIT_ULL(6) }, /* RRSBA_DIS_U, RRSBA_DIS_S */
+		{ 3, BIT_ULL(8) },		/* DDPD_U */
+		{ 4, BIT_ULL(10) },		/* BHI_DIS_S */
+	};
+	uint64_t bits = 7; /* IBRS, STIBP, SSBD */
+
+	for (unsigned n = 0; n < ARRAY_SIZE(by_feature); n++)
+		if (host || guest_cpuid_bit(vcpu, 7, 2, CPUID_EDX, by_feature[n].feature))
+			bits |= by_feature[n].bits;
+	if (guest_cpuid_bit(vcpu, 0x80000008, 0, CPUID_EBX, 28)) /* AMD's PSFD */
+		bits |= BIT_ULL(7);
+	return bits;
+}
+
 int msr_get_spec_ctrl(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
 			 uint64_t *data, bool host)
 {
@@ -158,7 +181,7 @@ int msr_get_spec_ctrl(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t
 int msr_set_spec_ctrl(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
 			 uint64_t data, bool host)
 {
-	if ((!host && !has_spec_ctrl(vcpu)) || data & ~7ULL) /* IBRS, STIBP, SSBD */
+	if ((!host && !has_spec_ctrl(vcpu)) || data & ~spec_ctrl_bits(vcpu, host))
 		return KVM_MSR_INVAL;
 	vcpu->arch->spec_ctrl = data;
 	return 0;
@@ -178,6 +201,27 @@ int msr_set_flush_cmd(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t
 	if (!host && !guest_cpuid_bit(vcpu, 7, 0, CPUID_EDX, 28))
 		return KVM_MSR_INVAL;
 	return data & ~1ULL ? KVM_MSR_INVAL : 0; /* there is no cache to flush */
+}
+
+/* KVM API: MSR_KVM_POLL_CONTROL. Nothing polls before a HLT here: the bit is kept for the guest. */
+int msr_get_poll_control(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
+			 uint64_t *data, bool host)
+{
+	if (!guest_pv_has(vcpu, KVM_FEATURE_POLL_CONTROL))
+		return KVM_MSR_UNKNOWN;
+	*data = vcpu->arch->poll_control;
+	return 0;
+}
+
+int msr_set_poll_control(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
+			 uint64_t data, bool host)
+{
+	if (!guest_pv_has(vcpu, KVM_FEATURE_POLL_CONTROL))
+		return KVM_MSR_UNKNOWN;
+	if (data & ~1ULL)
+		return KVM_MSR_INVAL;
+	vcpu->arch->poll_control = data;
+	return 0;
 }
 
 int msr_get_arch_capabilities(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,

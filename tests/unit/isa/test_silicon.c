@@ -604,13 +604,13 @@ static unsigned rounds_wanted(unsigned otherwise)
 
 static void integer_instructions_agree_with_silicon(void **state)
 {
-	agrees(false, rounds_wanted(1000));
+	agrees(false, rounds_wanted(400));
 }
 
 /* Device memory: the same results when every access goes through the bounce buffer. */
 static void integer_instructions_through_bounce_agree_with_silicon(void **state)
 {
-	agrees(true, rounds_wanted(1000) / 4);
+	agrees(true, rounds_wanted(400) / 4);
 }
 
 int main(void)

@@ -53,7 +53,7 @@ static void hypervisor_leaf_says_kvm_and_offers_the_stable_clock(void **state)
 	assert_memory_equal(&leaf(0x40000000, 0)->ecx, "VMKV", 4);
 	assert_memory_equal(&leaf(0x40000000, 0)->edx, "M\0\0\0", 4);
 	assert_int_equal(leaf(0x40000001, 0)->eax, 1 | 1 << 1 | 1 << 3 | 1 << 4 | steal_time << 5 | 1 << 6 | 1 << 7 | 1 << 10 |
-							1 << 11 | 1 << 14 | 1 << 24);
+							1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 24);
 	assert_true(leaf(1, 0)->ecx >> 31);
 }
 
@@ -67,6 +67,21 @@ static void what_is_not_virtualised_is_not_offered(void **state)
 	assert_null(leaf(0xa, 0) && leaf(0xa, 0)->eax ? leaf(0xa, 0) : NULL); /* PMU */
 	if (leaf(0, 0)->eax >= 0xd)
 		assert_int_equal(leaf(0xd, 0)->eax & ~7u, 0);
+}
+
+static void what_is_done_in_software_is_offered_on_every_host(void **state)
+{
+	assert_int_equal(leaf(1, 0)->edx >> 27 & 1, 1);		    /* SS */
+	assert_int_equal(leaf(7, 0)->ebx >> 9 & 1, 1);		    /* ERMS, */
+	assert_int_equal(leaf(7, 0)->edx >> 4 & 1, 1);		    /* with FSRM */
+	assert_int_equal(leaf(7, 0)->ebx >> 23 & 3, 3);		    /* CLFLUSHOPT CLWB */
+	assert_int_equal(leaf(7, 0)->ecx >> 25 & 5, 5);		    /* CLDEMOTE MOVDIRI */
+	assert_int_equal(leaf(7, 0)->edx >> 14 & 1, 1);		    /* SERIALIZE */
+	assert_int_equal(leaf(7, 0)->edx >> 26 & 0x2b, 0x2b);	    /* SPEC_CTRL STIBP ARCH_CAPABILITIES SSBD */
+	assert_int_equal(leaf(7, 0)->eax, 2);
+	assert_int_equal(leaf(7, 2)->edx, 0x3f); /* PSFD IPRED_CTRL RRSBA_CTRL DDPD_U BHI_CTRL MCDT_NO */
+	assert_int_equal(leaf(0x80000008, 0)->ebx >> 9 & 1, 1); /* WBNOINVD */
+	assert_int_equal(leaf(7, 0)->ebx >> 6 & 1, 0); /* FDP_EXCPTN_ONLY: FDP is kept always */
 }
 
 static void xsave_sizes_go_with_the_components(void **state)
@@ -186,6 +201,7 @@ int main(void)
 		cmocka_unit_test(list_fits_exactly_and_one_less_gives_e2big),
 		cmocka_unit_test(hypervisor_leaf_says_kvm_and_offers_the_stable_clock),
 		cmocka_unit_test(what_is_not_virtualised_is_not_offered),
+		cmocka_unit_test(what_is_done_in_software_is_offered_on_every_host),
 		cmocka_unit_test(xsave_sizes_go_with_the_components),
 		cmocka_unit_test(osxsave_follows_cr4),
 		cmocka_unit_test(xsave_size_follows_xcr0),

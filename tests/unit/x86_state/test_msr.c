@@ -40,6 +40,35 @@ static void every_feature_msr_has_a_value(void **state)
 	assert_int_equal(v & (1 << 2 | 1 << 19), 0); /* RSBA RRSBA */
 }
 
+/* Each bit beside IBRS, STIBP and SSBD needs its bit of CPUID 7.2:EDX; the client may restore any. */
+static void speculation_controls_are_those_of_cpuid(void **state)
+{
+	struct kvm_cpuid_entry2 *e = NULL;
+
+	for (int n = 0; n < vcpu->arch->cpuid_nent; n++)
+		if (vcpu->arch->cpuid_entries[n].function == 7 && vcpu->arch->cpuid_entries[n].index == 2)
+			e = &vcpu->arch->cpuid_entries[n];
+	assert_non_null(e);
+	assert_int_equal(kvm_set_msr(vcpu, MSR_IA32_SPEC_CTRL, 0x5ff, false), 0);
+	assert_int_equal(kvm_set_msr(vcpu, MSR_IA32_SPEC_CTRL, 1 << 9, false), KVM_MSR_INVAL);
+	e->edx &= ~(1u << 4); /* no BHI_CTRL */
+	assert_int_equal(kvm_set_msr(vcpu, MSR_IA32_SPEC_CTRL, 1 << 10, false), KVM_MSR_INVAL);
+	assert_int_equal(kvm_set_msr(vcpu, MSR_IA32_SPEC_CTRL, 0x1ff, false), 0);
+	assert_int_equal(kvm_set_msr(vcpu, MSR_IA32_SPEC_CTRL, 1 << 10, true), 0);
+	assert_int_equal(kvm_set_msr(vcpu, MSR_IA32_SPEC_CTRL, 1 << 11, true), KVM_MSR_INVAL);
+	e->edx |= 1u << 4;
+	assert_int_equal(kvm_set_msr(vcpu, MSR_IA32_SPEC_CTRL, 0, true), 0);
+}
+
+static void poll_control_keeps_its_one_bit(void **state)
+{
+	assert_int_equal(get(MSR_KVM_POLL_CONTROL), 1);
+	assert_int_equal(kvm_set_msr(vcpu, MSR_KVM_POLL_CONTROL, 2, false), KVM_MSR_INVAL);
+	assert_int_equal(kvm_set_msr(vcpu, MSR_KVM_POLL_CONTROL, 0, false), 0);
+	assert_int_equal(get(MSR_KVM_POLL_CONTROL), 0);
+	assert_int_equal(kvm_set_msr(vcpu, MSR_KVM_POLL_CONTROL, 1, false), 0);
+}
+
 static void unknown_msr_is_told_from_a_bad_value(void **state)
 {
 	uint64_t v;
@@ -138,6 +167,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_listed_msr_can_be_read_and_written_back),
 		cmocka_unit_test(every_feature_msr_has_a_value),
+		cmocka_unit_test(speculation_controls_are_those_of_cpuid),
+		cmocka_unit_test(poll_control_keeps_its_one_bit),
 		cmocka_unit_test(unknown_msr_is_told_from_a_bad_value),
 		cmocka_unit_test(ioctl_stops_at_the_first_bad_msr_and_says_how_many_were_done),
 		cmocka_unit_test(noncanonical_address_is_refused),
