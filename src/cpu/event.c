@@ -28,6 +28,8 @@
 #include "cpu/system.h"
 
 #define IDT_ERROR(vector) ((uint16_t)((vector) << 3 | 2))
+#define TSS_IO_MAP_BASE 0x66
+#define TSS_REDIRECTION_BYTES 32
 
 /* What isa_rip() sees while an event is delivered. */
 static const struct isa_insn delivery_insn;
@@ -247,6 +249,42 @@ static void deliver_real(struct vmx_cpu *cpu, const struct delivery *d)
 	finish(cpu, X86_FLAGS_IF | X86_FLAGS_TF | X86_FLAGS_AC | X86_FLAGS_RF);
 }
 
+/*
+ * CR4.VME: the interrupt redirection map, 32 bytes below the TSS's I/O permission map,
+ * says which INT n of virtual-8086 mode go to the 8086 program's own table (bit clear).
+ */
+static bool redirected(struct vmx_cpu *cpu, unsigned vector)
+{
+	const struct cpu_segment *tr = &cpu->cs.tr;
+	uint32_t at;
+
+	if (!(cpu->cs.cr4 & X86_CR4_VME))
+		return false;
+	if (tr->ar & VMX_AR_UNUSABLE || !(tr->ar & 8) || tr->limit < TSS_IO_MAP_BASE + 1)
+		isa_raise_error(&cpu->cs, X86_TRAP_GP, 0);
+	at = (uint32_t)cpu_sys_load(cpu, tr->base + TSS_IO_MAP_BASE, 2) - TSS_REDIRECTION_BYTES + vector / 8;
+	if (at > tr->limit) /* and where it would lie below the TSS */
+		isa_raise_error(&cpu->cs, X86_TRAP_GP, 0);
+	return !(cpu_sys_load(cpu, tr->base + at, 1) >> (vector % 8) & 1);
+}
+
+/* As in real mode, by the table at linear address 0; below IOPL 3 VIF stands for IF. */
+static void deliver_redirected(struct vmx_cpu *cpu, const struct delivery *d)
+{
+	uint32_t entry = (uint32_t)cpu_sys_load(cpu, d->ev->vector * 4U, 4);
+	bool virtual = cpu_virtual_if(cpu);
+	struct cpu_stack st;
+
+	cpu_stack_current(cpu, &st);
+	cpu_stack_push(&st, 2, virtual ? cpu_virtual_flags(d->flags) : d->flags);
+	cpu_stack_push(&st, 2, cpu->cs.seg[SREG_CS].selector);
+	cpu_stack_push(&st, 2, d->rip);
+	cpu_stack_commit(&st);
+	cpu_load_seg_real(cpu, SREG_CS, (uint16_t)(entry >> 16));
+	cpu->cs.rip = entry & 0xffff;
+	finish(cpu, X86_FLAGS_TF | X86_FLAGS_RF | (virtual ? X86_FLAGS_VIF : X86_FLAGS_IF));
+}
+
 /* INT n, INT3, INTO: the gate's DPL; then presence, of gates of every kind. */
 static void check_idt_gate(struct vmx_cpu *cpu, const struct delivery *d, uint32_t ar)
 {
@@ -455,9 +493,15 @@ void cpu_deliver_event(struct vmx_cpu *cpu, const struct cpu_event *event)
 		d.rip = (uint32_t)d.rip;
 	d.flags = cpu_rflags(cs) | (sets_rf(event) ? X86_FLAGS_RF : 0);
 
-	/* Virtual-8086 mode without VME: INT n needs IOPL 3. */
-	if (cpu_v86(cpu) && event->type == INTR_TYPE_SOFT_INTR && cpu_iopl(cpu) < 3)
-		isa_raise_error(cs, X86_TRAP_GP, 0);
+	if (cpu_v86(cpu) && event->type == INTR_TYPE_SOFT_INTR) {
+		if (redirected(cpu, event->vector)) {
+			deliver_redirected(cpu, &d);
+			return;
+		}
+		/* to the monitor: INT n needs IOPL 3 */
+		if (cpu_iopl(cpu) < 3)
+			isa_raise_error(cs, X86_TRAP_GP, 0);
+	}
 
 	if (cpu_real(cpu))
 		deliver_real(cpu, &d);

@@ -438,19 +438,24 @@ static void unblock_nmi(struct vmx_cpu *cpu)
 /* Real-address and virtual-8086 mode. */
 static void iret_real(struct vmx_cpu *cpu, unsigned size)
 {
+	bool virtual = cpu_v86(cpu) && size == 2 && cpu_virtual_if(cpu);
 	struct cpu_stack st;
 	uint64_t rip, flags;
 	uint16_t selector;
 
-	if (cpu_v86(cpu) && cpu_iopl(cpu) < 3)
+	if (cpu_v86(cpu) && cpu_iopl(cpu) < 3 && !virtual)
 		isa_raise_error(&cpu->cs, X86_TRAP_GP, 0);
 	cpu_stack_current(cpu, &st);
 	rip = cpu_stack_pop(&st, size);
 	selector = (uint16_t)cpu_stack_pop(&st, size);
 	flags = cpu_stack_pop(&st, size);
 	check_rip_real(cpu, rip);
+	if (virtual)
+		cpu_check_virtual_flags(cpu, flags);
 	cpu_stack_commit(&st);
 	commit_iret_flags(cpu, flags, size);
+	if (virtual)
+		cpu_set_vif(cpu, flags & X86_FLAGS_IF);
 	cpu->iret_unblocked = false;
 	commit_cs_real(cpu, selector, rip);
 }

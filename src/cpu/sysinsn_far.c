@@ -55,8 +55,8 @@ static void software_event(struct cpu_state *cs, const struct isa_insn *i, unsig
 
 void sysinsn_int_n(struct cpu_state *cs, const struct isa_insn *i)
 {
-	/* Before anything else: virtual-8086 mode leaves INT n to the monitor. */
-	if (cpu_v86(cpu_of(cs)) && cpu_iopl(cpu_of(cs)) < 3)
+	/* Before anything else: virtual-8086 mode leaves INT n to the monitor, which CR4.VME asks first. */
+	if (cpu_v86(cpu_of(cs)) && cpu_iopl(cpu_of(cs)) < 3 && !(cs->cr4 & X86_CR4_VME))
 		isa_raise_error(cs, X86_TRAP_GP, 0);
 	software_event(cs, i, (uint8_t)i->imm, INTR_TYPE_SOFT_INTR);
 }

@@ -1,10 +1,28 @@
 /*
  * Instructions on RFLAGS: CLI, STI, CLAC, STAC, PUSHF, POPF.
  *
- * CPUID offers neither VME nor PVI, so IOPL alone decides.
- * Source: SDM Vol. 2, these instructions. Locks: none.
+ * IOPL decides who may change IF. Below it CR4.VME (virtual-8086 mode) and CR4.PVI
+ * (protected mode at CPL 3) put VIF in its place, and VIP calls the monitor.
+ * Source: SDM Vol. 2, these instructions; Vol. 3, "Virtual-8086 Mode Extensions",
+ * "Protected-Mode Virtual Interrupts". Locks: none.
  */
 #include "cpu/system.h"
+
+void cpu_set_vif(struct vmx_cpu *cpu, bool vif)
+{
+	cpu->cs.rflags = (cpu->cs.rflags & ~X86_FLAGS_VIF) | (vif ? X86_FLAGS_VIF : 0);
+}
+
+uint64_t cpu_virtual_flags(uint64_t rflags)
+{
+	return (rflags & ~X86_FLAGS_IF) | X86_FLAGS_IOPL | (rflags & X86_FLAGS_VIF ? X86_FLAGS_IF : 0);
+}
+
+void cpu_check_virtual_flags(struct vmx_cpu *cpu, uint64_t flags)
+{
+	if (flags & X86_FLAGS_TF || (flags & X86_FLAGS_IF && cpu->cs.rflags & X86_FLAGS_VIP))
+		isa_raise_error(&cpu->cs, X86_TRAP_GP, 0);
+}
 
 /* CLI and STI, PUSHF and POPF in virtual-8086 mode: sensitive to IOPL. */
 static void require_iopl(struct cpu_state *cs)
@@ -17,12 +35,23 @@ static void require_iopl(struct cpu_state *cs)
 
 void sysinsn_cli(struct cpu_state *cs, const struct isa_insn *i)
 {
+	if (cpu_virtual_if(cpu_of(cs))) {
+		cpu_set_vif(cpu_of(cs), false);
+		return;
+	}
 	require_iopl(cs);
 	cs->rflags &= ~X86_FLAGS_IF;
 }
 
 void sysinsn_sti(struct cpu_state *cs, const struct isa_insn *i)
 {
+	if (cpu_virtual_if(cpu_of(cs))) {
+		if (cs->rflags & X86_FLAGS_VIP)
+			isa_raise_error(cs, X86_TRAP_GP, 0);
+		cpu_set_vif(cpu_of(cs), true);
+		cpu_next(cs, i);
+		return;
+	}
 	require_iopl(cs);
 	if (!(cs->rflags & X86_FLAGS_IF)) {
 		cs->rflags |= X86_FLAGS_IF;
@@ -52,21 +81,49 @@ void sysinsn_stac(struct cpu_state *cs, const struct isa_insn *i)
 	set_ac(cs, X86_FLAGS_AC);
 }
 
+/* PUSHF and POPF with an image in which IF is VIF: of 16 bits only, those of 32 bits are the monitor's. */
+static bool virtual_image(const struct vmx_cpu *cpu, const struct isa_insn *i)
+{
+	return cpu_v86(cpu) && i->opsize == 2 && cpu_virtual_if(cpu);
+}
+
 void sysinsn_pushf(struct cpu_state *cs, const struct isa_insn *i)
 {
 	uint64_t flags = cpu_rflags(cs) & ~(X86_FLAGS_RF | X86_FLAGS_VM);
 
-	if (cpu_v86(cpu_of(cs)))
+	if (virtual_image(cpu_of(cs), i))
+		flags = cpu_virtual_flags(flags);
+	else if (cpu_v86(cpu_of(cs)))
 		require_iopl(cs);
 	isa_push(cs, i->opsize, flags);
+}
+
+#define POPF_ALWAYS (X86_FLAGS_ARITH | X86_FLAGS_TF | X86_FLAGS_DF | X86_FLAGS_NT)
+
+static void popf_virtual(struct vmx_cpu *cpu, const struct isa_insn *i)
+{
+	struct cpu_stack st;
+	uint64_t v;
+
+	cpu_stack_current(cpu, &st);
+	v = cpu_stack_pop(&st, 2);
+	cpu_check_virtual_flags(cpu, v);
+	cpu_stack_commit(&st);
+	cpu_set_rflags(&cpu->cs, (cpu_rflags(&cpu->cs) & ~(POPF_ALWAYS | X86_FLAGS_RF)) | (v & POPF_ALWAYS));
+	cpu_set_vif(cpu, v & X86_FLAGS_IF);
+	cpu_next(&cpu->cs, i);
 }
 
 void sysinsn_popf(struct cpu_state *cs, const struct isa_insn *i)
 {
 	struct vmx_cpu *cpu = cpu_of(cs);
-	uint64_t mask = X86_FLAGS_ARITH | X86_FLAGS_TF | X86_FLAGS_DF | X86_FLAGS_NT;
+	uint64_t mask = POPF_ALWAYS;
 	uint64_t old = cpu_rflags(cs), v;
 
+	if (virtual_image(cpu, i)) {
+		popf_virtual(cpu, i);
+		return;
+	}
 	if (cpu_v86(cpu))
 		require_iopl(cs);
 	if (i->opsize != 2)

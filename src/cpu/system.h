@@ -45,6 +45,23 @@ static inline unsigned cpu_iopl(const struct vmx_cpu *cpu)
 	return (unsigned)FIELD_GET(X86_FLAGS_IOPL, cpu->cs.rflags);
 }
 
+/*
+ * SDM Vol. 3, "Virtual-8086 Mode Extensions" and "Protected-Mode Virtual Interrupts": IOPL
+ * forbids IF to this level, and VIF stands for it.
+ */
+static inline bool cpu_virtual_if(const struct vmx_cpu *cpu)
+{
+	if (cpu->cs.cpl != 3 || cpu_iopl(cpu) == 3)
+		return false;
+	return (cpu->cs.cr4 & (cpu_v86(cpu) ? X86_CR4_VME : X86_CR4_PVI)) != 0;
+}
+
+/* RFLAGS as a task of IOPL 3 would have them: IF shows VIF. */
+uint64_t cpu_virtual_flags(uint64_t rflags);
+/* FLAGS popped in virtual-8086 mode, IF standing for VIF: #GP for TF, and for IF while VIP is set. */
+void cpu_check_virtual_flags(struct vmx_cpu *cpu, uint64_t flags);
+void cpu_set_vif(struct vmx_cpu *cpu, bool vif);
+
 /* 48-bit linear addresses (CR4.LA57 is not offered). */
 static inline bool cpu_canonical(uint64_t lin)
 {

@@ -137,6 +137,14 @@ static inline bool kvm_emulator_protected(const struct cpu_state *cs)
 	return (cs->cr0 & X86_CR0_PE) && !(cs->rflags & X86_FLAGS_VM);
 }
 
+/* CR4.VME and CR4.PVI, as in the processor: IOPL forbids IF to this level, and VIF stands for it. */
+static inline bool kvm_emulator_virtual_if(const struct cpu_state *cs)
+{
+	if (!(cs->cr0 & X86_CR0_PE) || cs->cpl != 3 || FIELD_GET(X86_FLAGS_IOPL, cs->rflags) == 3)
+		return false;
+	return (cs->cr4 & (cs->rflags & X86_FLAGS_VM ? X86_CR4_VME : X86_CR4_PVI)) != 0;
+}
+
 static inline void kvm_emulator_next(struct cpu_state *cs, const struct isa_insn *i)
 {
 	cs->rip = isa_next_rip(cs, i);

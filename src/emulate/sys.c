@@ -77,12 +77,19 @@ void kvm_insn_int_fixed(struct cpu_state *cs, const struct isa_insn *i)
 
 void kvm_insn_cli(struct cpu_state *cs, const struct isa_insn *i)
 {
-	cs->rflags &= ~X86_FLAGS_IF;
+	cs->rflags &= kvm_emulator_virtual_if(cs) ? ~X86_FLAGS_VIF : ~X86_FLAGS_IF;
 	kvm_emulator_next(cs, i);
 }
 
 void kvm_insn_sti(struct cpu_state *cs, const struct isa_insn *i)
 {
+	if (kvm_emulator_virtual_if(cs)) {
+		if (cs->rflags & X86_FLAGS_VIP)
+			gp0(cs);
+		cs->rflags |= X86_FLAGS_VIF;
+		kvm_emulator_next(cs, i);
+		return;
+	}
 	if (!(cs->rflags & X86_FLAGS_IF))
 		kvm_emulator_sys(cs)->shadow = KVM_X86_SHADOW_INT_STI;
 	cs->rflags |= X86_FLAGS_IF;

@@ -18,7 +18,7 @@
 #include "emulate/internal.h"
 
 #define NEED_CPL0 0x01	    /* #GP(0) */
-#define NEED_IOPL 0x02	    /* CPL <= IOPL, else #GP(0) */
+#define NEED_IOPL 0x02	    /* CPL <= IOPL, or VIF in the place of IF, else #GP(0) */
 #define NEED_IOPL_V86 0x04  /* the same in virtual-8086 mode only */
 #define NEED_UMIP 0x08	    /* CPL 0 where CR4.UMIP, else #GP(0) */
 #define NEED_TSD 0x10	    /* CPL 0 where CR4.TSD, else #GP(0) */
@@ -212,7 +212,7 @@ static bool may_run(const struct cpu_state *cs, unsigned need)
 
 	if ((need & NEED_CPL0) && !cpl0)
 		return false;
-	if (((need & NEED_IOPL) || ((need & NEED_IOPL_V86) && v86)) &&
+	if ((((need & NEED_IOPL) && !kvm_emulator_virtual_if(cs)) || ((need & NEED_IOPL_V86) && v86)) &&
 	    cs->cpl > FIELD_GET(X86_FLAGS_IOPL, cs->rflags))
 		return false;
 	if ((need & NEED_UMIP) && !cpl0 && (cs->cr4 & X86_CR4_UMIP))

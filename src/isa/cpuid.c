@@ -31,11 +31,11 @@ enum { EAX, EBX, ECX, EDX };
 			B(26) | B(28) | B(29) | B(30))
 #define L1_ECX_OWN (B(17) | B(22)) /* PCID MOVBE */
 /*
- * Leaf 1 EDX: FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH
- * MMX FXSR SSE SSE2 (HTT: the hypervisor; VME, ACPI, … no): every x86-64 has them.
+ * Leaf 1 EDX: FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH
+ * MMX FXSR SSE SSE2 (HTT: the hypervisor; ACPI, … no): every x86-64 has them.
  * SS is a bit of self-snooping, and memory is coherent here.
  */
-#define L1_EDX_OWN (B(0) | B(2) | B(3) | B(4) | B(5) | B(6) | B(7) | B(8) | B(9) | B(11) | \
+#define L1_EDX_OWN (B(0) | B(1) | B(2) | B(3) | B(4) | B(5) | B(6) | B(7) | B(8) | B(9) | B(11) | \
 		    B(12) | B(13) | B(14) | B(15) | B(16) | B(17) | B(19) | B(23) | B(24) | \
 		    B(25) | B(26) | B(27))
 /* Leaf 7 EBX: BMI1 AVX2 BMI2 RDSEED ADX SHA */
@@ -58,7 +58,7 @@ enum { EAX, EBX, ECX, EDX };
 #define X1_ECX_OWN (B(0) | B(5) | B(8)) /* LAHF-in-64-bit ABM 3DNOWPREFETCH */
 /* Leaf 80000001h EDX: SYSCALL NX PDPE1GB RDTSCP LM, and on AMD the copies of leaf 1. */
 #define X1_EDX_OWN (B(11) | B(20) | B(26) | B(27) | B(29))
-#define X1_EDX_COPIES (B(0) | B(2) | B(3) | B(4) | B(5) | B(6) | B(7) | B(8) | B(9) | \
+#define X1_EDX_COPIES (B(0) | B(1) | B(2) | B(3) | B(4) | B(5) | B(6) | B(7) | B(8) | B(9) | \
 		       B(12) | B(13) | B(14) | B(15) | B(16) | B(17) | B(23) | B(24))
 #define X1_EDX_AMD B(22) /* MMXEXT */
 

@@ -174,7 +174,7 @@ void vmx_vcpu_after_set_cpuid(struct kvm_vcpu *vcpu)
 
 	if (vmx_services && vmx_services->cr4_guest_rsvd_bits)
 		rsvd = vmx_services->cr4_guest_rsvd_bits(vcpu);
-	/* What the processor cannot hold (PVI) lives in the shadow. */
+	/* What the processor cannot hold lives in the shadow. */
 	vmx->cr4_guest_owned = CR4_GUEST_OWNED & ~rsvd & vmcs_config()->cr4_fixed1;
 	if (!vmx_params()->ept)
 		vmx->cr4_guest_owned &= ~CR4_NOT_OWNED_SHADOW;

@@ -152,7 +152,7 @@ static const struct entry_case cases[] = {
 	/* "Checks on Guest Control Registers, Debug Registers, and MSRs" */
 	{ "CR0 bit 32", GUEST_CR0, 0, BIT_ULL(32), REASON_33, 0, REAL },
 	{ "CR4 not offered", GUEST_CR4, 0, BIT_ULL(30), REASON_33, 0, REAL },
-	{ "CR4.VME, which CPUID hides", GUEST_CR4, 0, X86_CR4_VME, REASON_33, 0, REAL },
+	{ "CR4.SMXE, which CPUID hides", GUEST_CR4, 0, BIT_ULL(14), REASON_33, 0, REAL },
 	{ "IA-32e mode without PG", GUEST_CR0, X86_CR0_PG, 0, REASON_33, 0, LONG },
 	{ "CR3", GUEST_CR3, 0, BIT_ULL(52), REASON_33, 0, LONG },
 	{ "DR7 high half", GUEST_DR7, 0, BIT_ULL(32), REASON_33, 0, REAL },
