@@ -25,9 +25,9 @@ struct emitter {
 	uint64_t run;  /* address at which b[0] runs */
 };
 
-/* Numbers of the general registers as instructions encode them. */
+/* Numbers of the general registers as instructions encode them (HOST_RSP is a VMCS field). */
 enum host_reg {
-	HOST_RAX, HOST_RCX, HOST_RDX, HOST_RBX, HOST_RSP, HOST_RBP, HOST_RSI, HOST_RDI,
+	HOST_RAX, HOST_RCX, HOST_RDX, HOST_RBX, HOST_SP, HOST_RBP, HOST_RSI, HOST_RDI,
 	HOST_R8, HOST_R9, HOST_R10, HOST_R11, HOST_R12, HOST_R13, HOST_R14, HOST_R15,
 	HOST_NONE = 0xff,
 };

@@ -55,7 +55,7 @@ static void every_memory_operand_reads_back(void **state)
 						.disp = disps[d],
 					};
 
-					if (index == HOST_RSP)
+					if (index == HOST_SP)
 						continue;
 					emit_op_mem(&e, reg & 1, 0x8b, reg, &m);
 					decode(&e);
