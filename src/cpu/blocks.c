@@ -73,7 +73,7 @@ static bool same_bytes(const uint8_t *host, const uint8_t *bytes, unsigned n)
 }
 
 /* Invariants 4 and 6. */
-static bool verify(struct vmx_cpu *cpu, struct cpu_block *b)
+bool block_verify(struct vmx_cpu *cpu, struct cpu_block *b)
 {
 	const uint8_t *host = __va(cpu_block_host(b));
 	unsigned first = b->nr_bytes;
@@ -95,7 +95,7 @@ static bool tail_ok(struct vmx_cpu *cpu, const struct cpu_block *b, gva_t lin)
 	return (hpa_t)block_next_page(cpu, lin) == b->host2;
 }
 
-static void drop_one(struct vmx_cpu *cpu, struct cpu_block *b)
+void block_drop(struct vmx_cpu *cpu, struct cpu_block *b)
 {
 	hpa_t host = cpu_block_host(b);
 
@@ -127,9 +127,9 @@ static struct cpu_block *block_slow(struct vmx_cpu *cpu, struct cpu_block *prev,
 	key = (hpa_t)host | (uint64_t)cpu->cs.code_mode << BLOCK_MODE_SHIFT;
 	for (b = c->hash[block_hash(key)]; b && b->key != key;)
 		b = b->hash_next;
-	if (b && ((b->epoch != cpu->epoch && !verify(cpu, b)) ||
+	if (b && ((b->epoch != cpu->epoch && !block_verify(cpu, b)) ||
 		  (b->host2 && !tail_ok(cpu, b, lin)))) {
-		drop_one(cpu, b);
+		block_drop(cpu, b);
 		b = NULL;
 	}
 	if (!b)
@@ -174,7 +174,7 @@ found:
 		if (likely(b->epoch == cpu->epoch))
 			return b;
 		cpu_at_boundary(cpu);
-		if (verify(cpu, b))
+		if (block_verify(cpu, b))
 			return b;
 	}
 	return block_slow(cpu, prev, lin);

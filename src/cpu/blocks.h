@@ -10,6 +10,7 @@
 #include "isa/isa.h"
 #include "lib/types.h"
 
+struct jit_unit;
 struct vmx_cpu;
 
 /* --- blocks.c --- */
@@ -21,9 +22,11 @@ struct cpu_block {
 	struct cpu_block *hash_next, *page_next;
 	const uint8_t *bytes; /* as decoded */
 	hpa_t host2;	    /* second page of a crossing instruction, or 0 */
+	struct jit_unit *unit[4]; /* by class: its translation, or NULL */
 	uint32_t wtags_gen; /* invariant 6 of blocks.c */
 	uint16_t nr_bytes;
 	uint8_t nr, turn;
+	uint16_t heat;	    /* runs without a unit, until it is translated (jit_run.c) */
 	bool jumps;	    /* the last instruction sets cs->rip */
 	bool sys;	    /* one of them is a system instruction: look around after the last */
 	struct isa_insn insns[];
@@ -62,6 +65,11 @@ struct code_page {
 	uint64_t lines;		 /* 64-byte lines that blocks were decoded from */
 	struct cpu_block *blocks; /* first byte here */
 	struct cpu_block *tail;	 /* a crossing instruction that ends here */
+	/* the translator's (jit_class.c) */
+	struct jit_unit *units;
+	uint64_t jit_epoch;	 /* all blocks were compared with memory in this epoch */
+	gva_t lin[4];		 /* by class: the linear page its units are known at, */
+	uint32_t lin_gen[4];	 /* where this is the class's gen */
 };
 
 struct cpu_blocks {
@@ -91,6 +99,10 @@ struct code_page *code_page_make(struct vmx_cpu *cpu, hpa_t page);
 bool code_page_register(struct vmx_cpu *cpu, hpa_t page);
 /* Invariant 6 of blocks.c: has everybody heard that the block's pages are code? */
 bool code_page_settled(struct vmx_cpu *cpu, const struct cpu_block *b);
+/* Is the block as memory has it? Enters it in the epoch, if its pages are settled. */
+bool block_verify(struct vmx_cpu *cpu, struct cpu_block *b);
+/* It is not: it goes. */
+void block_drop(struct vmx_cpu *cpu, struct cpu_block *b);
 /* Between blocks only: all blocks go, the arena starts again. */
 void blocks_reset(struct vmx_cpu *cpu);
 

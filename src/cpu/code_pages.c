@@ -7,7 +7,7 @@
  *
  * Locks: machine->lock guards machine->code[] and every processor's stale[].
  */
-#include "cpu/internal.h"
+#include "cpu/jit.h"
 #include "host/memory.h"
 #include "lib/own.h"
 
@@ -171,6 +171,8 @@ static void kill_block(struct vmx_cpu *cpu, struct cpu_block *b)
 	if (*link)
 		*link = b->hash_next;
 	b->key = 0;
+	for (unsigned n = 0; n < ARRAY_SIZE(b->unit); n++)
+		b->unit[n] = NULL;
 	for (struct isa_insn *i = b->insns; i != b->end; i++)
 		i->fn = stop_here;
 	cpu->counters.code_invalidations++;
@@ -189,6 +191,7 @@ static void drop_in_page(struct vmx_cpu *cpu, struct code_page *p, hpa_t start, 
 {
 	struct cpu_block **link = &p->blocks;
 	uint64_t lines = 0;
+	bool killed = false;
 
 	while (*link) {
 		struct cpu_block *b = *link;
@@ -199,11 +202,14 @@ static void drop_in_page(struct vmx_cpu *cpu, struct code_page *p, hpa_t start, 
 			*link = b->page_next;
 			unlink_tail(cpu, b);
 			kill_block(cpu, b);
+			killed = true;
 			continue;
 		}
 		lines |= GENMASK_ULL((last >> 6) & 63, (first >> 6) & 63);
 		link = &b->page_next;
 	}
+	if (killed && p->units)
+		jit_kill_page(cpu, p);
 	if (p->tail && start < p->page + 16) {
 		struct cpu_block *b = p->tail;
 		hpa_t host = cpu_block_host(b);
@@ -228,6 +234,8 @@ static void drop_everything(struct vmx_cpu *cpu)
 		while (c->hash[n])
 			kill_block(cpu, c->hash[n]);
 	}
+	if (cpu->jit)
+		jit_drop_all(cpu->jit);
 	for (size_t n = 0; n < JUMP_ENTRIES; n++)
 		c->jump[n] = NULL;
 	for (size_t n = 0; n < PAGE_BUCKETS; n++)

@@ -14,9 +14,14 @@
  */
 #include "cpu/internal.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 const char *vmx_engine_name(void)
 {
-	return "interp";
+	const char *name = getenv("USERKVM_ENGINE");
+
+	return name && !strcmp(name, "jit") ? "jit" : "interp";
 }
 
 /* #DB for a breakpoint at cs->rip; is there one further on in its block? */
@@ -36,6 +41,8 @@ __attribute__((noinline)) void cpu_run(struct vmx_cpu *cpu)
 		cpu_boundary(cpu);
 		if (breakpoint_near(cpu) || cpu_single_step(cpu))
 			cpu_run_one(cpu);
+		else if (cpu->jit)
+			cpu_jit_run_blocks(cpu);
 		else
 			cpu_run_blocks(cpu);
 	}

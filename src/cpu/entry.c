@@ -222,12 +222,16 @@ static bool guest_fault(void *owner, int signo, siginfo_t *si, void *ucontext)
 		      si->si_code != SI_KERNEL &&
 		      (uintptr_t)si->si_addr >= LOWEST_CLIENT_ADDRESS;
 
-	if (!memory || (uintptr_t)si->si_addr == (uintptr_t)regs[REG_RIP])
+	bool emitted = cpu->jit && cpu_jit_fault(cpu, ucontext);
+
+	if (!emitted && (!memory || (uintptr_t)si->si_addr == (uintptr_t)regs[REG_RIP]))
 		return isa_silicon_fault(&cpu->cs, signo, ucontext);
-	cpu->bus_error = (hpa_t)(uintptr_t)si->si_addr;
+	if (memory)
+		cpu->bus_error = (hpa_t)(uintptr_t)si->si_addr;
 	regs[REG_RDI] = (greg_t)(uintptr_t)cpu;
 	regs[REG_RSP] = ((regs[REG_RSP] - RED_ZONE) & ~15LL) - 8;
-	regs[REG_RIP] = (greg_t)(uintptr_t)bus_error_landing;
+	regs[REG_RIP] = memory ? (greg_t)(uintptr_t)bus_error_landing :
+				 (greg_t)(uintptr_t)cpu_jit_interpret_next;
 	regs[REG_EFL] &= ~(greg_t)X86_FLAGS_DF; /* of a string instruction of the host's */
 	return true;
 }

@@ -98,6 +98,9 @@ struct vmx_cpu {
 	void *unwind_buf[5];	/* of the interpreter loop */
 	struct cpu_tlb *tlb;	   /* tlb.c */
 	struct cpu_blocks *blocks; /* blocks.c */
+	struct cpu_jit *jit;	   /* jit_code.c; NULL: everything is interpreted */
+	int jit_pid;		   /* of the process that reserved code memory beside us, or 0 */
+	struct cpu_journal *journal; /* of writes, while the lock-step needs it (jit_check.c) */
 	hpa_t bus_error;
 
 	/* --- the engine's own (interp.c, mem.c) --- */
@@ -323,6 +326,21 @@ bool cpu_need_care(const struct vmx_cpu *cpu);
 /* The preemption timer: has it expired; blocks until the next look, fewer the nearer it is. */
 bool cpu_timer_expired(const struct vmx_cpu *cpu);
 uint32_t cpu_timer_budget(const struct vmx_cpu *cpu);
+
+/* --- jit_*.c: the translator; cpu/jit.h has the rest --- */
+/* cpu_run_blocks() where there is a translator. */
+void cpu_jit_run_blocks(struct vmx_cpu *cpu);
+/*
+ * A host fault: in emitted code? Then the guest's state at the start of the
+ * instruction has been stored. Async-signal context.
+ */
+bool cpu_jit_fault(struct vmx_cpu *cpu, void *ucontext);
+/* Unwinds so that the interpreter runs the instruction that faulted. */
+void cpu_jit_interpret_next(struct vmx_cpu *cpu);
+/* After every unwinding. */
+void cpu_jit_unwound(struct vmx_cpu *cpu);
+/* A write through p is about to happen: for the lock-step. */
+void cpu_journal_note(struct vmx_cpu *cpu, uint8_t *p, unsigned size);
 
 /* --- debug.c --- */
 /* DR0-3, DR7 or CR4.DE may have changed. */

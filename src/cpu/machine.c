@@ -22,7 +22,7 @@ int vmx_machine_create(struct vmx_machine **out)
 	pthread_mutex_t *lock;
 
 	if (engine && *engine && strcmp(engine, vmx_engine_name()) != 0) {
-		log_always("USERKVM_ENGINE=%s: there is no such engine, only %s", engine, vmx_engine_name());
+		log_always("USERKVM_ENGINE=%s: there is no such engine, only interp and jit", engine);
 		return err_born(EINVAL, "engine %s", engine);
 	}
 	if (!isa_host_mask_valid())

@@ -160,6 +160,10 @@ static void *mem_crossing(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint
 		c->first = first;
 		c->part[0] = part[0];
 		c->part[1] = part[1];
+		if (unlikely(cpu->journal)) {
+			cpu_journal_note(cpu, part[0], first);
+			cpu_journal_note(cpu, part[1], size - first);
+		}
 	}
 	return bounce;
 }
@@ -181,6 +185,8 @@ static void *cpu_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum isa
 		if (unlikely(is_apic(cpu, p)))
 			p = cpu_apic_access(cpu, lin, size, how);
 	}
+	if (unlikely(cpu->journal) && (access & CPU_WRITE) && p != bounce)
+		cpu_journal_note(cpu, p, size);
 	if (unlikely(cpu->bus_lock_detection))
 		cpu_bus_lock_access(cpu, lin, size, priv, how);
 	return p;

@@ -30,7 +30,7 @@
  *
  * Locks: none, owner thread only. Other threads ask by cs->exit_request.
  */
-#include "cpu/internal.h"
+#include "cpu/jit.h"
 #include "cpu/tlb_check.h"
 #include "lib/error.h"
 #include "lib/own.h"
@@ -41,6 +41,15 @@
 static const struct isa_tlb_entry no_entry = {
 	TLB_NO_ACCESS, TLB_NO_ACCESS, TLB_NO_ACCESS, 0,
 };
+
+/*
+ * The stack slot of emitted code is a translation of its own: the entry that it came
+ * from may have been replaced. So every invalidation drops it.
+ */
+static void drop_stack_slot(struct cpu_state *cs)
+{
+	cs->sp_tag = TLB_NO_ACCESS;
+}
 
 static void clear_entry(struct tlb_sub *s, unsigned index)
 {
@@ -68,6 +77,7 @@ static void flush_pde(struct tlb_context *c)
 
 static void flush_context(struct tlb_context *c)
 {
+	drop_stack_slot(c->cs);
 	for (int p = 0; p < NR_PRIVS; p++)
 		flush_sub(&c->sub[p]);
 	flush_pde(c);
@@ -78,6 +88,7 @@ static void flush_context(struct tlb_context *c)
 /* Drop all but global entries. */
 static void flush_nonglobal(struct tlb_context *c)
 {
+	drop_stack_slot(c->cs);
 	for (int p = 0; p < NR_PRIVS; p++) {
 		struct tlb_sub *s = &c->sub[p];
 		uint32_t kept = 0;
@@ -109,6 +120,7 @@ static uint64_t page_of(const struct isa_tlb_entry *e)
 /* Drop what translates gva, all fragments of a larger page included; no PDE. */
 static void flush_fragments(struct tlb_context *c, gva_t gva, bool globals_only)
 {
+	drop_stack_slot(c->cs);
 	for (int p = 0; p < NR_PRIVS; p++) {
 		struct tlb_sub *s = &c->sub[p];
 
@@ -146,6 +158,8 @@ int cpu_tlb_create(struct vmx_cpu *cpu)
 			for (int p = 0; p < NR_PRIVS; p++)
 				t->ctx[c].sub[p].e[n] = no_entry;
 	}
+	for (unsigned c = 0; c < TLB_NR_CONTEXTS; c++)
+		t->ctx[c].cs = &cpu->cs;
 	t->ept_gen = 1;
 	t->cur = &t->ctx[0];
 	cpu->tlb = t;
@@ -281,6 +295,7 @@ void cpu_mode_changed(struct vmx_cpu *cpu)
 	enum cpu_priv priv;
 
 	cs->apic_ok = 0;
+	drop_stack_slot(cs); /* the current context may be flushed, or another be chosen */
 	select_context(cpu);
 	select_code(cpu);
 	priv = cpu_data_priv(cpu, ISA_READ);
@@ -388,6 +403,28 @@ uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 
 /* --- dropping --- */
 
+/*
+ * Emitted code that leads to gva's page through a translation of its own: it may be
+ * there though the entry with the exec tag has been replaced. Of a larger page all
+ * parts may.
+ */
+static void forget_code(struct vmx_cpu *cpu, gva_t gva)
+{
+	bool large = false;
+
+	if (likely(!cpu->jit))
+		return;
+	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
+		const struct tlb_context *c = &cpu->tlb->ctx[n];
+
+		large |= c->used && (large_has(c, gva, 21) || large_has(c, gva, 30));
+	}
+	if (large)
+		jit_forget_all(cpu->jit);
+	else
+		jit_forget_lin(cpu->jit, gva);
+}
+
 /* Tell the checker what is asked, before anything is done about it. */
 static void note(struct vmx_cpu *cpu, struct tlb_scope s)
 {
@@ -430,6 +467,7 @@ void cpu_tlb_invlpg(struct vmx_cpu *cpu, gva_t gva)
 {
 	struct cpu_tlb *t = cpu->tlb;
 
+	forget_code(cpu, gva);
 	cpu->cs.apic_ok = 0;
 	note(cpu, (struct tlb_scope){ .vpid = cpu->vpid, .pcid = cpu_pcid(&cpu->cs, cpu->cs.cr3),
 				      .globals_of_every_pcid = true, .every_ep4ta = true,
@@ -448,6 +486,8 @@ void cpu_tlb_invpcid(struct vmx_cpu *cpu, unsigned type, uint16_t pcid, gva_t gv
 {
 	struct cpu_tlb *t = cpu->tlb;
 
+	if (type == INVPCID_ADDRESS)
+		forget_code(cpu, gva);
 	cpu->cs.apic_ok = 0;
 	note(cpu, (struct tlb_scope){ .vpid = cpu->vpid, .pcid = pcid, .gva = gva,
 				      .every_pcid = type >= INVPCID_ALL,
@@ -514,6 +554,8 @@ void cpu_tlb_drop_ept(struct vmx_cpu *cpu, uint64_t eptp, bool all)
 
 void cpu_tlb_drop_vpid(struct vmx_cpu *cpu, unsigned type, uint16_t vpid, gva_t gla)
 {
+	if (type == INVVPID_INDIVIDUAL_ADDRESS)
+		forget_code(cpu, gla);
 	note(cpu, (struct tlb_scope){ .vpid = vpid, .every_vpid = type == INVVPID_ALL_CONTEXT, .but_zero = true,
 				      .every_pcid = true, .every_ep4ta = true, .gva = gla,
 				      .keeps_globals = type == INVVPID_SINGLE_CONTEXT_RETAINING_GLOBALS,
@@ -537,6 +579,7 @@ void cpu_tlb_drop_vpid(struct vmx_cpu *cpu, unsigned type, uint16_t vpid, gva_t 
 
 void cpu_tlb_drop_write(struct vmx_cpu *cpu, hpa_t page)
 {
+	drop_stack_slot(&cpu->cs);
 	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
 		for (int p = 0; cpu->tlb->ctx[n].used && p < NR_PRIVS; p++) {
 			struct tlb_sub *s = &cpu->tlb->ctx[n].sub[p];
@@ -555,6 +598,7 @@ void cpu_tlb_drop_write(struct vmx_cpu *cpu, hpa_t page)
 
 void cpu_tlb_drop_data(struct vmx_cpu *cpu)
 {
+	drop_stack_slot(&cpu->cs);
 	cpu->cs.apic_ok = 0;
 	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
 		for (int p = 0; p < NR_PRIVS; p++) {
@@ -575,6 +619,7 @@ static void drop_page(struct tlb_context *c, gva_t gva)
 	unsigned index = (unsigned)(gva >> PAGE_SHIFT) & (ISA_TLB_ENTRIES - 1);
 	struct pde_cache_entry *pde = &c->pde[(gva >> 21) & (PDE_CACHE_ENTRIES - 1)];
 
+	drop_stack_slot(c->cs);
 	for (int p = 0; p < NR_PRIVS; p++) {
 		if (page_of(&c->sub[p].e[index]) == (gva & PAGE_MASK))
 			clear_entry(&c->sub[p], index);
@@ -592,6 +637,7 @@ void cpu_tlb_page_fault(struct vmx_cpu *cpu, gva_t gva)
 {
 	struct cpu_tlb *t = cpu->tlb;
 
+	forget_code(cpu, gva);
 	cpu->cs.apic_ok = 0;
 	note(cpu, (struct tlb_scope){ .vpid = cpu->vpid, .pcid = cpu_pcid(&cpu->cs, cpu->cs.cr3),
 				      .every_ep4ta = true, .one_address = true, .gva = gva });
@@ -621,5 +667,6 @@ void cpu_tlb_ept_violation(struct vmx_cpu *cpu, gpa_t gpa, gva_t gla)
 	s = (struct tlb_scope){ .combined = true, .vpid = cpu->vpid, .eptp = cpu->eptp,
 				.pcid = cpu_pcid(&cpu->cs, cpu->cs.cr3), .one_address = true, .gva = gla };
 	note(cpu, s);
+	forget_code(cpu, gla);
 	drop_page(cpu->tlb->cur, gla);
 }

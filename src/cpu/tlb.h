@@ -101,6 +101,7 @@ struct pde_cache_entry {
 	int level; /* of the table that e refers to, or of the larger page: 1, or 2 and 3 */
 };
 struct tlb_context {
+	struct cpu_state *cs; /* (c) whose stack slot goes with whatever is dropped here */
 	bool used;
 	uint16_t vpid, pcid;
 	uint64_t eptp, mode, last_use;

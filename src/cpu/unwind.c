@@ -56,6 +56,7 @@ bool cpu_interp(struct vmx_cpu *cpu)
 		cpu->debug.alone = false;
 		cpu_bus_unlock(cpu);
 		cpu_bus_lock_unwound(cpu);
+		cpu_jit_unwound(cpu);
 		if (why == CPU_UNWIND_CONTINUE && cpu->shadow)
 			cpu->shadow = 0;
 		if (why == CPU_UNWIND_EXIT)

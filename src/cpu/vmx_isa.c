@@ -5,7 +5,7 @@
  * Locks: machine->lock guards the list of processors and what they ask of each
  * other; everything else belongs to the processor's thread.
  */
-#include "cpu/internal.h"
+#include "cpu/jit.h"
 #include "cpu/tlb_check.h"
 #include "host/fault.h"
 #include "host/memory.h"
@@ -51,13 +51,19 @@ static void reset_state(struct vmx_cpu *cpu)
 
 int vmx_cpu_create(struct vmx_machine *m, struct vmx_cpu **out)
 {
-	struct vmx_cpu *cpu = own_aligned(64, ALIGN_UP(sizeof(*cpu), (size_t)64));
+	struct vmx_cpu *cpu = cpu_jit_reserve();
+	bool reserved = cpu;
 	int err;
 
+	if (!cpu)
+		cpu = own_aligned(64, ALIGN_UP(sizeof(*cpu), (size_t)64));
 	if (!cpu)
 		return err_born(ENOMEM, "no memory for a processor");
 	memset(cpu, 0, sizeof(*cpu));
 	cpu->machine = m;
+	cpu->cs.sp_tag = TLB_NO_ACCESS;
+	if (reserved && !cpu_jit_create(cpu))
+		cpu->jit = NULL;
 	cpu->cs.ops = &cpu_isa_ops;
 	cpu->cs.owner = cpu;
 	cpu->cs.unwind = cpu->unwind_buf;
@@ -85,7 +91,8 @@ out_free:
 	tlb_check_destroy(cpu);
 	own_free(cpu->tlb);
 	own_free(cpu->cs.xsave);
-	own_free(cpu);
+	if (!cpu_jit_destroy(cpu))
+		own_free(cpu);
 	return err;
 }
 
@@ -99,7 +106,8 @@ void vmx_cpu_destroy(struct vmx_cpu *cpu)
 	own_free(cpu->tlb);
 	own_free(cpu->ring);
 	own_free(cpu->cs.xsave);
-	own_free(cpu);
+	if (!cpu_jit_destroy(cpu))
+		own_free(cpu);
 }
 
 /* --- invalidation instructions --- */

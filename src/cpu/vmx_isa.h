@@ -151,7 +151,12 @@ void vmx_code_written(struct vmx_cpu *cpu, hpa_t start, uint64_t size_bytes);
 #define VMX_CPU_COUNTERS(F)                                        \
 	F(instructions) F(blocks_run) F(blocks_decoded) F(tlb_fills) \
 	F(tlb_flushes) F(exits) F(code_invalidations)              \
-	F(tlb_checked) F(tlb_stale_uses) /* USERKVM_CHECK=tlb */
+	F(tlb_checked) F(tlb_stale_uses) /* USERKVM_CHECK=tlb */   \
+	/* the translator */                                       \
+	F(jit_units) F(jit_insns) F(jit_bytes) F(jit_entries)      \
+	F(jit_left) F(jit_stubs) F(jit_binds) F(jit_resets)        \
+	F(jit_kills) F(jit_faults)                                 \
+	F(jit_checked) F(jit_mismatches) /* USERKVM_JIT=check */
 struct vmx_counters {
 #define VMX_COUNTER_FIELD(n) uint64_t n;
 	VMX_CPU_COUNTERS(VMX_COUNTER_FIELD)

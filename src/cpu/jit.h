@@ -1,0 +1,223 @@
+/*
+ * The second engine: guest code of 64-bit mode as host code (docs/translator.md).
+ *
+ *   cpu_jit_run_blocks() ── block has a unit ──► jit_enter ─► unit ─► unit ─► … ─┐
+ *        ▲   │ it has none: interpreted; at the threshold translated             │
+ *        └───┴──────────── exit number: cell, indirect, left ◄──────────────────┘
+ *
+ * A unit is the translation of one or more blocks of one page (jit_unit.c). It
+ * leaves through cells, pointers in data that lead to another unit or to the
+ * cell's stub, never through patched code. What lets a cell lead on is
+ * forgotten by putting its stub back (jit_class.c).
+ *
+ * Invariants
+ * 1. Emitted code runs guest code at the linear page cs->page_lin. Every way
+ *    into a page passes the dispatcher, a cell bound to the class or a unit's
+ *    `expect`; cells within a page lead to units of the same page and class that
+ *    need no more of the mode than their source.
+ * 2. Cells that cross pages, and `expect`s, are valid for the class's owner:
+ *    address space, its code_gen, epoch and mode word. The dispatcher compares
+ *    the owner before it enters a unit and resets the class if it is another.
+ * 3. They are valid for one linear page a code page and class (code_page.lin);
+ *    they are listed under the linear page they lead to, so that it alone can
+ *    be forgotten.
+ * 4. Killing a block kills all units of its page. Memory of units is reused
+ *    only when all are dropped, which happens in the dispatcher.
+ * 5. A page's blocks are compared with memory in each epoch before a unit of it
+ *    is entered from the dispatcher or a cell is bound to it.
+ * 6. Every cycle of control flow passes a look at cs->exit_request: backward
+ *    cells lead to the polled entry, indirect entries contain it.
+ * 7. A unit whose needs have X87, SSE or AVX runs with the FPU loaded.
+ *
+ * Locks: none; all of it belongs to the processor's thread.
+ */
+#ifndef USERKVM_CPU_JIT_H
+#define USERKVM_CPU_JIT_H
+
+#include "cpu/internal.h"
+#include "emit/exec.h"
+#include "jit/rewrite.h"
+
+#define JIT_CODE_BYTES (32u << 20)
+#define JIT_BULK_BYTES (24u << 20)
+#define JIT_MAX_UNITS 65536u
+#define JIT_MAX_CELLS (4u * JIT_MAX_UNITS)
+#define JIT_MAX_CALLS (8u * JIT_MAX_UNITS)
+#define JIT_IND_ENTRIES 65536u
+#define JIT_LIN_ENTRIES 2048u
+#define JIT_KILL_BUCKETS 4096u
+#define JIT_PAGE_KILLS 8 /* a page whose units died so often is interpreted */
+#define JIT_MAX_BLOCKS 16 /* of a unit */
+#define JIT_NEVER 0xffffu /* cpu_block.heat: not to be translated */
+
+/* No address of code: not canonical. */
+#define JIT_NO_RIP TLB_NO_ACCESS
+
+/* What jit_enter returns; from JIT_EXIT_CELL on the number of a cell. */
+enum { JIT_EXIT_LEFT, JIT_EXIT_INDIRECT, JIT_EXIT_CELL };
+
+/* An instruction of a unit. */
+struct jit_place {
+	const struct isa_insn *isa;
+	uint16_t block_off; /* of its block's first byte in the page */
+};
+
+struct jit_unit {
+	const uint8_t *code, *polled, *indirect; /* entries, where they run */
+	uint64_t expect;	  /* RIP that the indirect entry accepts, or JIT_NO_RIP */
+	struct jit_unit *next_expect; /* of jit_lin */
+	struct jit_unit *page_next;
+	struct code_page *page;
+	const struct jit_place *places;
+	const struct jit_recover *recover;
+	uint32_t nr_recover;
+	uint32_t start, end; /* offsets in the code memory */
+	uint16_t nr_places;
+	uint16_t page_off;   /* of its entry */
+	uint8_t needs, cls;
+	uint8_t flags_out;   /* live where it ends; of units of one block */
+	bool dead;
+};
+
+struct jit_cell {
+	const uint8_t *target; /* emitted code jumps here: a unit's entry, or `stub` */
+	const uint8_t *stub;
+	struct jit_unit *from;
+	struct jit_cell *next; /* of jit_lin, while it is bound */
+	int32_t pages;	       /* target page minus source page */
+	uint16_t off;	       /* of the target in its page */
+	bool backward;	       /* leads to polled entries */
+	bool leaves;	       /* to an instruction that the interpreter runs: never resolved */
+};
+
+/* A call of a stub. */
+struct jit_call {
+	struct jit_unit *unit;
+	uint16_t first, nr;
+	uint8_t kind; /* enum jit_stub_kind */
+	uint32_t rsp_undo; /* of an indirect branch that is run again */
+};
+
+/* What leads to one linear page. */
+struct jit_lin {
+	gva_t page;
+	struct jit_cell *cells;
+	struct jit_unit *units; /* whose `expect` is set */
+	bool used;
+};
+
+struct jit_class {
+	/* owner */
+	const struct tlb_context *ctx;
+	uint32_t code_gen;
+	uint64_t epoch;
+	uint8_t mode;
+
+	uint32_t gen;	  /* counts resets: code_page.lin_gen */
+	bool simd;	  /* a cell was bound to a unit that needs the FPU */
+	uint32_t nr_lin;
+	struct jit_lin lin[JIT_LIN_ENTRIES]; /* by hash of the page */
+	uint16_t filled[JIT_LIN_ENTRIES];
+	const uint8_t **ind; /* by the low 16 bits of RIP */
+};
+
+/* Two worlds (VPID, EPTP), each with supervisor and user code. */
+struct jit_world {
+	uint64_t eptp;
+	uint16_t vpid;
+	uint64_t last_use;
+};
+
+struct cpu_jit {
+	struct vmx_cpu *cpu;
+	struct exec_memory mem;
+	struct emitter e;	 /* over all of mem */
+	uint32_t stubs_end;	 /* units begin here */
+	/* emitted code calls through these */
+	void *miss, *call, *c_stub;
+	uint32_t (*enter)(struct cpu_state *cs, const uint8_t *code);
+	const uint8_t *ind_miss;
+	uint32_t leave_at, ind_miss_cc_at; /* offsets of stubs */
+
+	uint32_t threshold;
+	uint32_t bisect_first, bisect_last;
+	bool check, dump, perf;
+	bool full;		/* drop everything before the next translation */
+	bool interpret;		/* the block at cs->rip, once */
+	uint32_t drops;		/* counts jit_drop_all() */
+	uint32_t made;		/* units, ever */
+	int perf_fd;
+
+	struct jit_class cls[4];
+	struct jit_world world[2];
+	uint64_t clock;
+	uint32_t cur_world;
+	uint8_t kills[JIT_KILL_BUCKETS];
+	uint32_t nr_interpreted;
+
+	uint32_t nr_units, nr_cells, nr_calls, nr_branches, bulk_used;
+	struct jit_rewriter rw;
+	struct jit_insn insn[JIT_UNIT_INSNS];
+	struct jit_insn ahead[64];
+	struct jit_unit units[JIT_MAX_UNITS];
+	struct jit_cell cells[JIT_MAX_CELLS];
+	struct jit_call calls[JIT_MAX_CALLS];
+	struct jit_call branches[JIT_MAX_UNITS]; /* indirect ones, by cs->spill[3] */
+	uint8_t bulk[JIT_BULK_BYTES] __attribute__((aligned(64)));
+	const uint8_t *ind[4][JIT_IND_ENTRIES];
+};
+
+/* --- jit_code.c --- */
+/*
+ * A processor's memory with its code memory beside it. NULL where the engine is not
+ * wanted or the host refuses: the caller allocates by itself, and the processor interprets.
+ */
+struct vmx_cpu *cpu_jit_reserve(void);
+/* The rest, when *cpu is filled in; false: it interprets. */
+bool cpu_jit_create(struct vmx_cpu *cpu);
+/* Frees *cpu too, if it came from cpu_jit_reserve() (true). */
+bool cpu_jit_destroy(struct vmx_cpu *cpu);
+/* All units go. In the dispatcher only. */
+void jit_drop_all(struct cpu_jit *j);
+/* Room for `bytes` that lives as long as the units, or NULL. */
+void *jit_bulk(struct cpu_jit *j, size_t bytes);
+
+/* --- jit_unit.c --- */
+/* Translate the unit that begins with b; NULL: refused (b->heat says whether for good). */
+struct jit_unit *jit_translate(struct vmx_cpu *cpu, struct cpu_block *b, struct code_page *p,
+			       unsigned cls, uint8_t mode);
+
+/* --- jit_class.c --- */
+/* The class of the running code: of the world (VPID, EPTP) and the privilege. */
+unsigned jit_class_now(struct vmx_cpu *cpu);
+/* Take ownership; resets the class where the owner was another. */
+void jit_own(struct vmx_cpu *cpu, unsigned cls, uint8_t mode);
+void jit_class_reset(struct cpu_jit *j, struct jit_class *c);
+/* Is the code page known at this linear page only? false: it was not, the class has been reset. */
+bool jit_claim(struct cpu_jit *j, unsigned cls, struct code_page *p, gva_t lin);
+/* Let the cell, through which the dispatcher was reached, lead to u at cs->rip. */
+void jit_bind(struct vmx_cpu *cpu, struct jit_cell *cell, struct jit_unit *u);
+/* Let indirect branches to cs->rip find u. */
+void jit_bind_indirect(struct vmx_cpu *cpu, struct jit_unit *u);
+/* What leads to the linear page is forgotten, in every class. */
+void jit_forget_lin(struct cpu_jit *j, gva_t gva);
+/* Every class forgets everything. */
+void jit_forget_all(struct cpu_jit *j);
+/* A block of the page dies: its units too. */
+void jit_kill_page(struct vmx_cpu *cpu, struct code_page *p);
+
+/* --- jit_stub.c --- */
+/* C's half of the stubs. 0: go on in the unit; 1: left, cs->rip is the next instruction. */
+uint32_t jit_stub(struct cpu_state *cs, uint32_t number);
+/* Fill cs->sp_tag from a write tag of the stack's page, if there is one. */
+void jit_fill_stack_slot(struct cpu_state *cs);
+
+/* --- jit_run.c --- */
+uint8_t jit_mode(const struct vmx_cpu *cpu);
+
+/* --- jit_check.c --- */
+/* Enter a unit in lock-step with the interpreter. */
+uint32_t jit_check_enter(struct vmx_cpu *cpu, struct jit_unit *u, struct cpu_block *b);
+void jit_dump_unit(struct cpu_jit *j, const struct jit_unit *u);
+
+#endif

@@ -1,0 +1,308 @@
+/*
+ * The translator's memory: reserved with the processor, beside it, so that emitted
+ * code reaches the processor's state RIP-relatively; and the stubs, emitted
+ * once into each processor's code memory, since they have no register to find
+ * it by.
+ *
+ *   | struct vmx_cpu | struct cpu_jit (cells, tables) | code memory, executable view |
+ *
+ * Invariants
+ * 1. No memory becomes executable after jit creation (emit/exec.h).
+ * 2. A forked child has the struct vmx_cpu, the rest it has not: there nothing
+ *    of the rest is touched (cpu->jit_pid).
+ * 3. All of it is among the library's own addresses (lib/own.h): no guest is given
+ *    memory there.
+ *
+ * Locks: none; runs on the thread that creates the processor.
+ */
+#include "cpu/jit.h"
+#include "lib/log.h"
+#include "lib/own.h"
+#include "lib/params.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define PAGES(bytes) ALIGN_UP((size_t)(bytes), (size_t)PAGE_SIZE)
+#define CPU_BYTES PAGES(sizeof(struct vmx_cpu))
+#define JIT_BYTES PAGES(sizeof(struct cpu_jit))
+#define ALL_BYTES (CPU_BYTES + JIT_BYTES + JIT_CODE_BYTES)
+#define DEFAULT_THRESHOLD 64
+
+/* The value of `name:` in USERKVM_JIT, behind the colon; NULL: not there. */
+static const char *option(const char *name)
+{
+	const char *s = getenv("USERKVM_JIT");
+	size_t n = strlen(name);
+
+	while (s && *s) {
+		if (!strncmp(s, name, n) && s[n] == ':')
+			return s + n + 1;
+		s = strchr(s, ',');
+		s = s ? s + 1 : NULL;
+	}
+	return NULL;
+}
+
+static void read_options(struct cpu_jit *j)
+{
+	const char *s = option("threshold"), *range = option("bisect");
+	char *end;
+
+	j->threshold = s ? (uint32_t)strtoul(s, NULL, 0) : DEFAULT_THRESHOLD;
+	j->threshold = j->threshold ? j->threshold : 1;
+	j->bisect_last = ~0u;
+	if (range) {
+		j->bisect_first = (uint32_t)strtoul(range, &end, 0);
+		j->bisect_last = *end == '-' ? (uint32_t)strtoul(end + 1, NULL, 0) : ~0u;
+	}
+	j->check = params_has_word("USERKVM_JIT", "check");
+	j->dump = params_has_word("USERKVM_JIT", "dump");
+	j->perf = params_has_word("USERKVM_JIT", "perf");
+	j->perf_fd = -1;
+}
+
+/* --- stubs --- */
+
+static struct host_mem at(const void *p)
+{
+	return (struct host_mem){ .absolute = true, .address = (uint64_t)(uintptr_t)p };
+}
+
+static void load(struct emitter *e, bool wide, unsigned reg, const void *p)
+{
+	struct host_mem m = at(p);
+
+	emit_op_mem(e, wide, 0x8b, reg, &m);
+}
+
+static void store(struct emitter *e, bool wide, unsigned reg, const void *p)
+{
+	struct host_mem m = at(p);
+
+	emit_op_mem(e, wide, 0x89, reg, &m);
+}
+
+static void store_gprs(struct emitter *e, struct cpu_state *cs)
+{
+	for (unsigned r = 0; r < NR_GPRS; r++)
+		if (jit_host_reg[r] != HOST_NONE)
+			store(e, true, jit_host_reg[r], &cs->gpr[r]);
+}
+
+/* RFLAGS to cs->cc; RAX has been stored. */
+static void store_flags(struct emitter *e, struct cpu_state *cs)
+{
+	emit_bytes(e, "\x9f\x0f\x90\xc0\x0f\xb7\xc0", 7); /* lahf; seto al; movzx eax,ax */
+	store(e, false, HOST_RAX, &cs->cc);
+}
+
+/* cs->cc to RFLAGS, then all registers. */
+static void load_all(struct emitter *e, struct cpu_state *cs)
+{
+	load(e, false, HOST_RAX, &cs->cc);
+	emit_bytes(e, "\x04\x7f\x9e", 3); /* add al,7fh; sahf */
+	for (unsigned r = 0; r < NR_GPRS; r++)
+		if (jit_host_reg[r] != HOST_NONE)
+			load(e, true, jit_host_reg[r], &cs->gpr[r]);
+}
+
+/* push and pop rbx rbp r12-r15; one word more keeps the stack aligned in units. */
+static const char push_saved[] = "\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57\x48\x83\xec\x08";
+static const char pop_saved[] = "\x48\x83\xc4\x08\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b";
+
+static void *runs_at(const struct emitter *e)
+{
+	return (void *)(uintptr_t)emit_here(e);
+}
+
+static void emit_stubs(struct cpu_jit *j)
+{
+	struct emitter *e = &j->e;
+	struct cpu_state *cs = &j->cpu->cs;
+	uint32_t to_common, left, noflags;
+
+	/* enter(rdi cs, rsi code) */
+	j->enter = (uint32_t (*)(struct cpu_state *, const uint8_t *))(uintptr_t)emit_here(e);
+	emit_bytes(e, push_saved, sizeof(push_saved) - 1);
+	emit_op_reg(e, true, 0x89, HOST_RBP, HOST_RSI);
+	load_all(e, cs);
+	emit_bytes(e, "\xff\xe5", 2); /* jmp rbp */
+
+	/* an indirect branch that found no unit; flags in RFLAGS */
+	j->ind_miss = runs_at(e);
+	emit_mov_imm32(e, JIT_S1, JIT_EXIT_INDIRECT);
+	/* leave with the number in r11d, flags in RFLAGS */
+	j->leave_at = e->n;
+	store_gprs(e, cs);
+	store_flags(e, cs);
+	noflags = e->n;
+	emit_op_reg(e, false, 0x89, HOST_RAX, JIT_S1);
+	emit_bytes(e, pop_saved, sizeof(pop_saved) - 1);
+	emit_byte(e, 0xc3);
+	/* the same, flags in cs->cc */
+	j->ind_miss_cc_at = e->n;
+	emit_mov_imm32(e, JIT_S1, JIT_EXIT_INDIRECT);
+	store_gprs(e, cs);
+	emit_patch(e, emit_jmp(e), noflags);
+
+	/* call: number in r11d, flags in RFLAGS; reached by a call */
+	j->call = runs_at(e);
+	store_gprs(e, cs);
+	store_flags(e, cs);
+	to_common = emit_jmp(e);
+	/* miss: flags in cs->cc, or dead */
+	j->miss = runs_at(e);
+	store_gprs(e, cs);
+	emit_patch(e, to_common, e->n);
+	emit_op_reg(e, false, 0x89, HOST_RSI, JIT_S1);
+	{
+		struct host_mem m = at(cs);
+
+		emit_op_mem(e, true, 0x8d, HOST_RDI, &m);
+	}
+	emit_bytes(e, "\x48\x83\xec\x08", 4); /* sub rsp,8 */
+	emit_call_via(e, (uint64_t)(uintptr_t)&j->c_stub);
+	emit_bytes(e, "\x48\x83\xc4\x08\x85\xc0", 6); /* add rsp,8; test eax,eax */
+	left = emit_jcc(e, 5);
+	load_all(e, cs);
+	emit_byte(e, 0xc3);
+	emit_patch(e, left, e->n);
+	emit_bytes(e, "\x48\x83\xc4\x08\x31\xc0", 6); /* add rsp,8 (return address); xor eax,eax */
+	emit_bytes(e, pop_saved, sizeof(pop_saved) - 1);
+	emit_byte(e, 0xc3);
+	j->stubs_end = e->n;
+	j->c_stub = (void *)(uintptr_t)jit_stub;
+}
+
+/* --- memory --- */
+
+static bool wanted(void)
+{
+	return !strcmp(vmx_engine_name(), "jit");
+}
+
+struct vmx_cpu *cpu_jit_reserve(void)
+{
+	uint8_t *all;
+
+	if (!wanted())
+		return NULL;
+	all = own_reserve(ALL_BYTES);
+	if (!all) {
+		log_line(LOG_ERRORS, "no address space for translated code: this vCPU interprets");
+		return NULL;
+	}
+	if (mmap(all, CPU_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+		 0) == MAP_FAILED) {
+		own_pages_free(all);
+		return NULL;
+	}
+	return (struct vmx_cpu *)all;
+}
+
+bool cpu_jit_create(struct vmx_cpu *cpu)
+{
+	uint8_t *data = (uint8_t *)cpu + CPU_BYTES;
+	struct cpu_jit *j = (struct cpu_jit *)data;
+	struct exec_memory mem;
+	int err;
+
+	cpu->jit_pid = getpid();
+	if (mmap(data, JIT_BYTES, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+		return false;
+	madvise(data, JIT_BYTES, MADV_DONTFORK);
+	err = exec_memory_create(&mem, JIT_CODE_BYTES, data + JIT_BYTES);
+	if (err) {
+		log_line(LOG_ERRORS, "no executable memory: this vCPU interprets");
+		return false;
+	}
+	j->cpu = cpu;
+	j->mem = mem;
+	j->e = (struct emitter){ .b = mem.rw, .size = (uint32_t)mem.size,
+				 .run = (uint64_t)(uintptr_t)mem.run };
+	read_options(j);
+	emit_stubs(j);
+	for (unsigned n = 0; n < ARRAY_SIZE(j->cls); n++)
+		j->cls[n].ind = j->ind[n];
+	jit_drop_all(j);
+	if (j->perf) {
+		char path[40];
+
+		snprintf(path, sizeof(path), "/tmp/perf-%d.map", getpid());
+		j->perf_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	}
+	exec_memory_sync();
+	cpu->jit = j;
+	return true;
+}
+
+/* USERKVM_JIT=stat: the processor's counters, when it goes. */
+static void print_counters(const struct vmx_cpu *cpu)
+{
+#define PRINT_COUNTER(n) log_always("vCPU counter " #n " %lu", (unsigned long)cpu->counters.n);
+	VMX_CPU_COUNTERS(PRINT_COUNTER)
+#undef PRINT_COUNTER
+}
+
+bool cpu_jit_destroy(struct vmx_cpu *cpu)
+{
+	uint8_t *all = (uint8_t *)cpu;
+	struct exec_memory mem;
+
+	if (!cpu->jit_pid)
+		return false;
+	if (cpu->jit_pid == getpid() && cpu->jit) {
+		if (params_has_word("USERKVM_JIT", "stat"))
+			print_counters(cpu);
+		if (cpu->jit->perf_fd >= 0)
+			close(cpu->jit->perf_fd);
+		mem = cpu->jit->mem;
+		exec_memory_destroy(&mem);
+	}
+	own_pages_free(all);
+	return true;
+}
+
+void *jit_bulk(struct cpu_jit *j, size_t bytes)
+{
+	uint32_t start = ALIGN_UP(j->bulk_used, 16u);
+
+	if (bytes > JIT_BULK_BYTES - start)
+		return NULL;
+	j->bulk_used = start + (uint32_t)bytes;
+	return j->bulk + start;
+}
+
+static void forget_units(struct vmx_cpu *cpu)
+{
+	struct cpu_blocks *c = cpu->blocks;
+
+	for (size_t n = 0; c && n < PAGE_BUCKETS; n++)
+		for (struct code_page *p = c->pages[n]; p; p = p->next) {
+			p->units = NULL;
+			p->jit_epoch = 0;
+			for (struct cpu_block *b = p->blocks; b; b = b->page_next)
+				for (unsigned k = 0; k < ARRAY_SIZE(b->unit); k++)
+					b->unit[k] = NULL;
+		}
+}
+
+void jit_drop_all(struct cpu_jit *j)
+{
+	forget_units(j->cpu);
+	jit_forget_all(j);
+	for (unsigned k = 0; k < 4; k++)
+		for (unsigned n = 0; n < JIT_IND_ENTRIES; n++)
+			j->ind[k][n] = j->ind_miss;
+	j->e.n = j->stubs_end;
+	j->e.full = false;
+	j->nr_units = j->nr_cells = j->nr_calls = j->nr_branches = j->bulk_used = 0;
+	j->full = false;
+	j->drops++;
+}

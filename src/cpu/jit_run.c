@@ -1,0 +1,244 @@
+/*
+ * The translator's dispatcher: what cpu_run_blocks() is to the interpreter.
+ *
+ * Everything that can change under emitted code changes here, or in the
+ * handlers of system instructions, which come back to here.
+ *
+ * Locks: none; runs on the vCPU's thread, general registers only.
+ */
+#include "cpu/jit.h"
+#include "cpu/system.h"
+
+#define MODE_FOR_UNITS (JIT_NEEDS_CODE64 | JIT_NEEDS_UNWATCHED)
+#define NEEDS_FPU (JIT_NEEDS_X87 | JIT_NEEDS_SSE | JIT_NEEDS_AVX)
+#define KILLS_HALVE 65536 /* blocks interpreted until pages are forgiven half of their kills */
+
+uint8_t jit_mode(const struct vmx_cpu *cpu)
+{
+	const struct cpu_state *cs = &cpu->cs;
+	uint64_t off = cs->cr0 & (X86_CR0_EM | X86_CR0_TS);
+	uint8_t mode = 0;
+
+	if (cs->code_mode == ISA_CODE64)
+		mode |= JIT_NEEDS_CODE64;
+	if (!off)
+		mode |= JIT_NEEDS_X87;
+	if (!off && (cs->cr4 & X86_CR4_OSFXSR))
+		mode |= JIT_NEEDS_SSE;
+	if (!(cs->cr0 & X86_CR0_TS) && (cs->cr4 & X86_CR4_OSXSAVE) &&
+	    (cs->xcr0 & (XFEATURE_MASK_SSE | XFEATURE_MASK_YMM)) ==
+		    (XFEATURE_MASK_SSE | XFEATURE_MASK_YMM))
+		mode |= JIT_NEEDS_AVX;
+	if (!cpu->observed && !cpu->debug.code && !cpu->tlb->check &&
+	    cpu->preemption_deadline == ~0ULL)
+		mode |= JIT_NEEDS_UNWATCHED;
+	if (!cpu->bus_lock_detection)
+		mode |= JIT_NEEDS_NO_BUS_LOCK;
+	return mode;
+}
+
+/* Is any relative branch of this page to a canonical address? */
+static bool far_from_hole(gva_t page)
+{
+	const uint64_t reach = BIT_ULL(31) + PAGE_SIZE;
+
+	/* the hole is wider than both together; from the top to 0 there is none */
+	return cpu_canonical(page + reach) && cpu_canonical(page - reach);
+}
+
+/* Invariant 5 of jit.h; false: a block has changed and its page's units are dead. */
+static bool page_fresh(struct vmx_cpu *cpu, struct code_page *p)
+{
+	if (likely(p->jit_epoch == cpu->epoch))
+		return true;
+	for (struct cpu_block *b = p->blocks; b; b = b->page_next)
+		if (b->epoch != cpu->epoch && !block_verify(cpu, b)) {
+			block_drop(cpu, b);
+			return false;
+		}
+	for (struct cpu_block *b = p->blocks; b; b = b->page_next)
+		if (b->epoch != cpu->epoch)
+			return false; /* not settled */
+	p->jit_epoch = cpu->epoch;
+	return true;
+}
+
+static uint8_t *kills_of(struct cpu_jit *j, hpa_t page)
+{
+	return &j->kills[(page >> PAGE_SHIFT) & (JIT_KILL_BUCKETS - 1)];
+}
+
+static void forgive(struct cpu_jit *j)
+{
+	j->nr_interpreted = 0;
+	for (unsigned n = 0; n < JIT_KILL_BUCKETS; n++)
+		j->kills[n] >>= 1;
+}
+
+/* A block without a unit is about to be interpreted: is it time to translate it? */
+static struct jit_unit *warm(struct vmx_cpu *cpu, struct cpu_block *b, unsigned cls, uint8_t mode)
+{
+	struct cpu_jit *j = cpu->jit;
+	hpa_t host = cpu_block_host(b);
+	struct code_page *p;
+
+	if (unlikely(++j->nr_interpreted >= KILLS_HALVE))
+		forgive(j);
+	if (b->heat == JIT_NEVER || !b->key || b->host2)
+		return NULL;
+	if (++b->heat < j->threshold)
+		return NULL;
+	b->heat = (uint16_t)(j->threshold > 8 ? j->threshold - 8 : 0); /* if it is refused for now */
+	p = code_page_find(cpu->blocks, host & PAGE_MASK);
+	if (!p || *kills_of(j, p->page) >= JIT_PAGE_KILLS || !page_fresh(cpu, p) || !b->key)
+		return NULL;
+	return jit_translate(cpu, b, p, cls, mode);
+}
+
+static bool usable(struct vmx_cpu *cpu, struct jit_unit *u, unsigned cls, uint8_t mode)
+{
+	gva_t lin = cpu->cs.rip & PAGE_MASK;
+
+	if (unlikely(u->needs & ~mode))
+		return false;
+	if (unlikely(u->page->jit_epoch != cpu->epoch) && !page_fresh(cpu, u->page))
+		return false;
+	if (unlikely(!far_from_hole(lin)))
+		return false;
+	jit_own(cpu, cls, mode);
+	(void)jit_claim(cpu->jit, cls, u->page, lin);
+	return !u->dead;
+}
+
+static uint32_t enter(struct vmx_cpu *cpu, struct jit_unit *u, unsigned cls, struct cpu_block *b)
+{
+	struct cpu_state *cs = &cpu->cs;
+	struct cpu_jit *j = cpu->jit;
+
+	cs->page_lin = cs->rip & PAGE_MASK;
+	if (!cs->fpu_loaded && ((u->needs & NEEDS_FPU) || j->cls[cls].simd))
+		isa_fpu_load(cs);
+	if (cs->sp_tag == TLB_NO_ACCESS)
+		jit_fill_stack_slot(cs);
+	cpu->counters.jit_entries++;
+	if (unlikely(j->check))
+		return jit_check_enter(cpu, u, b);
+	return j->enter(cs, u->code);
+}
+
+/* The target of an indirect branch is not canonical: the interpreter is to run the branch. */
+static void roll_back(struct vmx_cpu *cpu)
+{
+	struct cpu_state *cs = &cpu->cs;
+	const struct jit_call *c = &cpu->jit->branches[(uint32_t)cs->spill[3]];
+	const struct jit_place *n = &c->unit->places[c->first];
+
+	cs->gpr[RSP] -= c->rsp_undo;
+	cs->rip = cs->page_lin + n->block_off + n->isa->off;
+	cpu->jit->interpret = true;
+}
+
+static void interpret(struct vmx_cpu *cpu, const struct cpu_block *b)
+{
+	struct cpu_state *cs = &cpu->cs;
+	const struct isa_insn *i = b->insns, *end = b->end;
+
+	cs->block_rip = cs->rip;
+	do {
+		cs->cur = i;
+		i->fn(cs, i);
+	} while (++i != end);
+	if (!b->jumps) {
+		cs->rip = isa_next_rip(cs, i - 1);
+		if (cs->code_mode != ISA_CODE64)
+			cs->rip = (uint32_t)cs->rip;
+	}
+	cpu->counters.instructions += b->nr;
+	cpu->counters.blocks_run++;
+}
+
+void cpu_jit_run_blocks(struct vmx_cpu *cpu)
+{
+	struct cpu_state *cs = &cpu->cs;
+	struct cpu_jit *j = cpu->jit;
+	struct cpu_block *b = NULL;
+	struct jit_cell *cell = NULL;
+	bool indirect = false, skip = j->interpret;
+	uint8_t mode = jit_mode(cpu);
+	unsigned cls = jit_class_now(cpu);
+	uint32_t drops = j->drops, budget = cpu_timer_budget(cpu);
+
+	j->interpret = false;
+	while (likely(!READ_ONCE(cs->exit_request))) {
+		struct jit_unit *u = NULL;
+		uint32_t why;
+
+		b = cpu_block_at_rip(cpu, b);
+		if (unlikely(cpu->debug.code) && cpu_debug_in_block(cpu, b)) {
+			cpu_at_boundary(cpu);
+			return;
+		}
+		if (unlikely(cpu->observed))
+			cpu_observe(cpu, b);
+		if (unlikely(skip))
+			skip = false;
+		else if (likely((mode & MODE_FOR_UNITS) == MODE_FOR_UNITS)) {
+			u = b->unit[cls];
+			if (!u)
+				u = warm(cpu, b, cls, mode);
+			if (u && unlikely(!usable(cpu, u, cls, mode)))
+				u = NULL;
+		}
+		if (u) {
+			if (cell && drops == j->drops && !j->check)
+				jit_bind(cpu, cell, u);
+			else if (indirect && !j->check)
+				jit_bind_indirect(cpu, u);
+			drops = j->drops;
+			why = enter(cpu, u, cls, b);
+			b = NULL;
+			cell = NULL;
+			indirect = false;
+			if (why >= JIT_EXIT_CELL) {
+				cell = &j->cells[why - JIT_EXIT_CELL];
+				cs->rip = cs->page_lin + cell->off;
+				if (cell->leaves) {
+					cell = NULL;
+					skip = true;
+				}
+				continue;
+			}
+			if (why == JIT_EXIT_INDIRECT) {
+				indirect = cpu_canonical(cs->rip);
+				if (unlikely(!indirect)) {
+					roll_back(cpu);
+					j->interpret = false;
+					skip = true;
+				}
+				continue;
+			}
+			cpu->counters.jit_left++;
+			if (cpu_need_care(cpu))
+				return;
+			mode = jit_mode(cpu);
+			cls = jit_class_now(cpu);
+			continue;
+		}
+		cell = NULL;
+		indirect = false;
+		drops = j->drops;
+		interpret(cpu, b);
+		if (unlikely(b->sys)) {
+			b = NULL;
+			if (cpu_need_care(cpu))
+				return;
+			mode = jit_mode(cpu);
+			cls = jit_class_now(cpu);
+		}
+		if (unlikely(--budget == 0)) {
+			if (cpu_timer_expired(cpu))
+				return;
+			budget = cpu_timer_budget(cpu);
+		}
+	}
+}

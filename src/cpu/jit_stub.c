@@ -1,0 +1,154 @@
+/*
+ * C's half of what emitted code calls, and host faults in emitted code.
+ *
+ * Invariants
+ * 1. A stub has stored all registers before it comes here; cs->cc holds the flags, or
+ *    they are dead. Handlers may unwind at any time.
+ * 2. Handlers run with cs->cur and cs->block_rip as in the interpreter, so that
+ *    isa_rip() is theirs.
+ * 3. A handler that has killed the running unit, or after which there is a request or
+ *    something to look at, is followed by the dispatcher, not by the unit.
+ *
+ * Locks: none; runs on the vCPU's thread, general registers only.
+ */
+#include "cpu/jit.h"
+
+#include <signal.h>
+#include <ucontext.h>
+
+void jit_fill_stack_slot(struct cpu_state *cs)
+{
+	const struct isa_tlb_entry *e = isa_tlb_slot(cs, cs->gpr[RSP]);
+	uint64_t page = cs->gpr[RSP] & PAGE_MASK;
+
+	/* a write tag implies a read tag; the slot is used for both */
+	if (e->write_tag != page || e->read_tag != page)
+		return;
+	cs->sp_tag = page;
+	cs->sp_addend = e->addend;
+}
+
+/* Under a sanitizer any C code may use vector registers. */
+static inline bool unload_for_c(struct cpu_state *cs)
+{
+	bool loaded = cs->fpu_loaded;
+
+	isa_fpu_leave(cs);
+	return loaded;
+}
+
+static void leave_at(struct cpu_state *cs, const struct jit_place *n, unsigned skip)
+{
+	cs->rip = cs->page_lin + n->block_off + n->isa->off + skip;
+	cpu_at_boundary(cpu_of(cs));
+}
+
+uint32_t jit_stub(struct cpu_state *cs, uint32_t number)
+{
+	struct vmx_cpu *cpu = cpu_of(cs);
+	const struct jit_call *c = &cpu->jit->calls[number];
+	const struct jit_unit *u = c->unit;
+	const struct jit_place *n = &u->places[c->first];
+	uint64_t sp_tag = cs->sp_tag;
+	bool loaded = unload_for_c(cs), system = false;
+
+	if (unlikely(c->kind == JIT_STUB_POLL)) {
+		leave_at(cs, n, 0);
+		return 1;
+	}
+	if (c->kind == JIT_STUB_GROUP)
+		jit_fill_stack_slot(cs);
+	cpu->counters.jit_stubs++;
+	for (unsigned k = 0;; n++) {
+		const struct isa_insn *i = n->isa;
+		isa_fn *fn = i->fn;
+
+		cs->block_rip = cs->page_lin + n->block_off;
+		cs->cur = i;
+		fn(cs, i);
+		system |= i->system;
+		if (i->flags & ISA_ENDS_BLOCK) {
+			cpu_at_boundary(cpu);
+			return 1;
+		}
+		if (++k == c->nr)
+			break;
+		if (unlikely(u->dead)) {
+			leave_at(cs, n, i->len);
+			return 1;
+		}
+	}
+	if (unlikely(c->kind != JIT_STUB_RUN || u->dead || READ_ONCE(cs->exit_request) ||
+		     (system ? cpu_need_care(cpu) : cs->sp_tag != sp_tag))) {
+		leave_at(cs, n, n->isa->len);
+		return 1;
+	}
+	if (unlikely(loaded && !cs->fpu_loaded))
+		isa_fpu_load(cs);
+	return 0;
+}
+
+/* --- host faults --- */
+
+static const struct jit_unit *unit_at(const struct cpu_jit *j, uint32_t offset)
+{
+	uint32_t low = 0, high = j->nr_units;
+
+	while (low < high) {
+		uint32_t mid = low + (high - low) / 2;
+
+		if (j->units[mid].end <= offset)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low < j->nr_units && j->units[low].start <= offset ? &j->units[low] : NULL;
+}
+
+static const struct jit_recover *recover_at(const struct jit_unit *u, uint32_t offset)
+{
+	uint32_t low = 0, high = u->nr_recover;
+
+	while (low < high) {
+		uint32_t mid = low + (high - low) / 2;
+
+		if (u->recover[mid].offset <= offset)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low ? &u->recover[low - 1] : NULL;
+}
+
+bool cpu_jit_fault(struct vmx_cpu *cpu, void *ucontext)
+{
+	static const uint8_t greg[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
+					  REG_RSI, REG_RDI, REG_R8, REG_R9, REG_R10, REG_R11,
+					  REG_R12, REG_R13, REG_R14, REG_R15 };
+	struct cpu_jit *j = cpu->jit;
+	struct cpu_state *cs = &cpu->cs;
+	greg_t *regs = ((ucontext_t *)ucontext)->uc_mcontext.gregs;
+	uint64_t offset = (uint64_t)regs[REG_RIP] - (uint64_t)(uintptr_t)j->mem.run;
+	const struct jit_unit *u = offset < j->mem.size ? unit_at(j, (uint32_t)offset) : NULL;
+	const struct jit_recover *r = u ? recover_at(u, (uint32_t)offset) : NULL;
+	uint64_t flags = (uint64_t)regs[REG_EFL];
+
+	if (!r)
+		return false;
+	for (unsigned g = 0; g < NR_GPRS; g++)
+		if (jit_host_reg[g] != HOST_NONE)
+			cs->gpr[g] = (uint64_t)regs[greg[jit_host_reg[g]]];
+	if (!r->flags_in_cc)
+		cs->cc = (uint32_t)((flags & 0xd5) << 8 | ((flags >> 11) & 1));
+	cs->block_rip = cs->page_lin + u->places[r->insn].block_off;
+	cs->cur = u->places[r->insn].isa;
+	cpu->counters.jit_faults++;
+	return true;
+}
+
+void cpu_jit_interpret_next(struct vmx_cpu *cpu)
+{
+	cpu->jit->interpret = true;
+	cpu->cs.rip = isa_rip(&cpu->cs);
+	cpu_unwind(cpu);
+}
