@@ -15,15 +15,20 @@
 #include "tools/userkvm/commands.h"
 
 #define MIN_MEM (16ULL << 20)
+#define MAX_WATCHDOG 86400
+/* A guest that resets so often in a row before it has written a byte will go on so. */
+#define MAX_SILENT_RESETS 3
+/* The count, from one process to the next. */
+#define SILENT_RESETS "userkvm_boot_silent_resets"
 
 struct options {
 	const char *kernel, *initrd, *append, *kvm_path;
 	uint64_t mem_size;
-	unsigned smp;
+	unsigned smp, watchdog;
 	bool no_reboot;
 };
 
-enum { INITRD, APPEND, MEM, SMP, KVM, NO_REBOOT };
+enum { INITRD, APPEND, MEM, SMP, KVM, NO_REBOOT, WATCHDOG };
 static const struct cli_option option_rows[] = {
 	[INITRD] = { "initrd", 0, "FILE", "initial ram disk" },
 	[APPEND] = { "append", 0, "TEXT", "kernel command line (after \"console=ttyS0\")" },
@@ -31,6 +36,7 @@ static const struct cli_option option_rows[] = {
 	[SMP] = { "smp", 0, "N", "virtual processors, 1 by default" },
 	[KVM] = { "kvm", 0, "FILE", "use the kernel's KVM at FILE instead of userkvm" },
 	[NO_REBOOT] = { "no-reboot", 0, NULL, "exit when the guest resets instead of starting it again" },
+	[WATCHDOG] = { "watchdog", 0, "SECONDS", "end a guest whose console is silent so long, and say where it stands" },
 	{ 0 },
 };
 
@@ -184,6 +190,11 @@ static int take(void *arg, int option, const char *value)
 	case APPEND: o->append = value; break;
 	case KVM: o->kvm_path = value; break;
 	case NO_REBOOT: o->no_reboot = true; break;
+	case WATCHDOG:
+		o->watchdog = (unsigned)strtoul(value, &end, 10);
+		if (end == value || *end || *value == '-' || o->watchdog < 1 || o->watchdog > MAX_WATCHDOG)
+			return wrong_usage("userkvm boot", "--watchdog %s: not a number of seconds", value);
+		break;
 	case MEM:
 		if (parse_size(value, &o->mem_size) < 0 || o->mem_size > 1ULL << 40)
 			return wrong_usage("userkvm boot", "--mem %s: not a size", value);
@@ -217,6 +228,23 @@ static int parse(int argc, char **argv, struct options *o)
 	return cli_check_environment("userkvm boot") ? 2 : -1;
 }
 
+/* Every start anew is told, and one that has no end is none. */
+static bool may_restart(void)
+{
+	const char *before = getenv(SILENT_RESETS);
+	char count[16];
+	unsigned silent = console_written() ? 0 : (before ? (unsigned)atoi(before) : 0) + 1;
+
+	if (silent >= MAX_SILENT_RESETS) {
+		fprintf(stderr, "userkvm boot: the guest has reset %u times without a byte on its console: not started again\n",
+			silent);
+		return false;
+	}
+	fputs("userkvm boot: the guest has reset: starting it again\n", stderr);
+	snprintf(count, sizeof(count), "%u", silent);
+	return setenv(SILENT_RESETS, count, 1) == 0;
+}
+
 /* A reset is a new machine, and the simplest new machine is a new process. */
 static void restart(int argc, char **argv)
 {
@@ -245,15 +273,18 @@ static int cmd_boot(int argc, char **argv)
 	vm.rtc = rtc_create();
 	if (!vm.uart || !vm.rtc || create_vm(&vm, &o) < 0 || vcpus_create(&vm) < 0 || load_guest(&vm, &o) < 0)
 		return 1;
-	if (terminal_start(&vm) != 0) {
-		failed("terminal thread");
+	if (terminal_start(&vm) != 0 || watchdog_start(&vm, o.watchdog) != 0) {
+		failed("a thread");
 		return 1;
 	}
 	if (vcpus_run(&vm) < 0)
 		vm.status = 1;
+	if (watchdog_finish(&vm))
+		vm.status = 1;
 	terminal_restore();
 	if (vm.status == VM_RESET && !o.no_reboot) {
-		restart(argc, argv);
+		if (may_restart())
+			restart(argc, argv);
 		return 1;
 	}
 	return vm.status == VM_RESET ? 0 : vm.status;

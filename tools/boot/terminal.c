@@ -49,6 +49,8 @@ static void *reader(void *arg)
 			}
 			out[m++] = in[i];
 		}
+		if (interactive)
+			watchdog_input();
 		uart_receive(vm->uart, out, m);
 	}
 	return NULL;

@@ -71,9 +71,11 @@ static void transmit(struct uart *u, uint8_t c)
 {
 	if (u->mcr & MCR_LOOP)
 		push(u, c);
-	else
+	else {
 		while (write(STDOUT_FILENO, &c, 1) < 0 && errno == EINTR)
 			;
+		watchdog_output(c);
+	}
 	u->thr_interrupt = true;
 }
 

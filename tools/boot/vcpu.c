@@ -204,9 +204,7 @@ int vcpus_create(struct vm *vm)
 static void bad_exit(struct vcpu *v)
 {
 	const struct kvm_run *r = v->run;
-	struct kvm_regs regs = {0};
 
-	v->vm->kvm->ioctl(v->fd, KVM_GET_REGS, (unsigned long)&regs);
 	fprintf(stderr, "\r\nuserkvm boot: the guest stopped: vCPU %u: ", v->id);
 	switch (r->exit_reason) {
 	case KVM_EXIT_SHUTDOWN: fprintf(stderr, "triple fault"); break;
@@ -216,7 +214,8 @@ static void bad_exit(struct vcpu *v)
 	case KVM_EXIT_INTERNAL_ERROR: fprintf(stderr, "KVM internal error, suberror %u", r->internal.suberror); break;
 	default: fprintf(stderr, "exit reason %u", r->exit_reason); break;
 	}
-	fprintf(stderr, " at rip 0x%llx\r\n", regs.rip);
+	fputs("\r\n", stderr);
+	print_standing(v, stderr);
 }
 
 /* Runs a vCPU until somebody stops the VM. */
@@ -233,6 +232,8 @@ static void run_vcpu(struct vcpu *v)
 			vm_stop(vm, 1);
 			return;
 		}
+		v->nr_exits++;
+		v->last_exit = r->exit_reason;
 		switch (r->exit_reason) {
 		case KVM_EXIT_IO:
 			for (uint32_t i = 0; i < r->io.count; i++)

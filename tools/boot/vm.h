@@ -20,6 +20,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 struct kvm_calls {
 	int (*open)(const char *path, int flags);
@@ -47,6 +48,8 @@ struct vcpu {
 	int fd;
 	struct kvm_run *run;
 	pthread_t thread;
+	uint64_t nr_exits; /* of KVM_RUN, EINTR not counted */
+	uint32_t last_exit;
 	bool started; /* thread is one to be joined; vCPU 0's is the main thread */
 };
 
@@ -112,6 +115,19 @@ void rtc_write(struct rtc *r, uint16_t reg, uint8_t v);
 /* terminal.c: raw mode and Ctrl-A x, when stdin is a terminal. */
 int terminal_start(struct vm *vm);
 void terminal_restore(void);
+
+/*
+ * watchdog.c. After `seconds` (0: never) without a byte on the console vm_stop(vm, 1). Returns 0 or
+ * an error number. watchdog_finish(), when no vCPU runs any more: true after it has told on stderr
+ * why the guest was ended.
+ */
+int watchdog_start(struct vm *vm, unsigned seconds);
+bool watchdog_finish(struct vm *vm);
+void watchdog_output(uint8_t c); /* by the UART, under its lock */
+void watchdog_input(void);	 /* something was typed */
+uint64_t console_written(void);	 /* bytes */
+/* One line: registers, exception, exits of a vCPU that does not run. */
+void print_standing(struct vcpu *v, FILE *f);
 
 /* io.c: one KVM_EXIT_IO. */
 void io_access(struct vm *vm, uint16_t port, bool out, unsigned size, uint8_t *data);
