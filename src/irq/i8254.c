@@ -478,14 +478,13 @@ int kvm_create_pit(struct kvm *kvm, uint32_t flags)
 void kvm_free_pit(struct kvm *kvm)
 {
 	struct kvm_pit *pit = kvm->vpit;
-	int err;
 
 	if (!pit)
 		return;
 	WRITE_ONCE(kvm->vpit, NULL);
 	pthread_mutex_lock(&kvm->slots_lock);
-	err = kvm_io_bus_unregister_dev(kvm, KVM_PIO_BUS, &pit->dev);
-	err = kvm_io_bus_unregister_dev(kvm, KVM_PIO_BUS, &pit->speaker_dev) ?: err;
+	kvm_io_bus_unregister_dev(kvm, KVM_PIO_BUS, &pit->dev);
+	kvm_io_bus_unregister_dev(kvm, KVM_PIO_BUS, &pit->speaker_dev);
 	pthread_mutex_unlock(&kvm->slots_lock);
 	kvm_unregister_irq_ack_notifier(kvm, &pit->notifier);
 	pthread_mutex_lock(&pit->lock);
@@ -493,9 +492,7 @@ void kvm_free_pit(struct kvm *kvm)
 	pthread_mutex_unlock(&pit->lock);
 	host_timer_destroy(pit->timer);
 	host_timer_destroy(pit->work);
-	/* Without memory for a smaller bus the device must outlive it. */
-	if (!err)
-		own_free(pit);
+	own_free(pit);
 }
 
 int kvm_vm_ioctl_get_pit2(struct kvm *kvm, struct kvm_pit_state2 *ps)

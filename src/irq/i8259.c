@@ -514,17 +514,14 @@ int kvm_pic_init(struct kvm *kvm)
 void kvm_pic_destroy(struct kvm *kvm)
 {
 	struct kvm_pic *pic = kvm->vpic;
-	int err;
 
 	if (!pic)
 		return;
 	pthread_mutex_lock(&kvm->slots_lock);
-	err = kvm_io_bus_unregister_dev(kvm, KVM_PIO_BUS, &pic->dev_master);
-	err = kvm_io_bus_unregister_dev(kvm, KVM_PIO_BUS, &pic->dev_slave) ?: err;
-	err = kvm_io_bus_unregister_dev(kvm, KVM_PIO_BUS, &pic->dev_elcr) ?: err;
+	kvm_io_bus_unregister_dev(kvm, KVM_PIO_BUS, &pic->dev_master);
+	kvm_io_bus_unregister_dev(kvm, KVM_PIO_BUS, &pic->dev_slave);
+	kvm_io_bus_unregister_dev(kvm, KVM_PIO_BUS, &pic->dev_elcr);
 	pthread_mutex_unlock(&kvm->slots_lock);
 	kvm->vpic = NULL;
-	/* Without memory for a smaller bus the chips must outlive it. */
-	if (!err)
-		own_free(pic);
+	own_free(pic);
 }

@@ -337,15 +337,12 @@ int kvm_ioapic_init(struct kvm *kvm)
 void kvm_ioapic_destroy(struct kvm *kvm)
 {
 	struct kvm_ioapic *io = kvm->vioapic;
-	int err;
 
 	if (!io)
 		return;
 	pthread_mutex_lock(&kvm->slots_lock);
-	err = kvm_io_bus_unregister_dev(kvm, KVM_MMIO_BUS, &io->dev);
+	kvm_io_bus_unregister_dev(kvm, KVM_MMIO_BUS, &io->dev);
 	pthread_mutex_unlock(&kvm->slots_lock);
 	kvm->vioapic = NULL;
-	/* Without memory for a smaller bus the chip must outlive it. */
-	if (!err)
-		own_free(io);
+	own_free(io);
 }

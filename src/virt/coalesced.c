@@ -154,19 +154,18 @@ int kvm_vm_ioctl_unregister_coalesced_mmio(struct kvm *kvm,
 					   const struct kvm_coalesced_mmio_zone *zone)
 {
 	struct coalesced *c;
-	int ret = 0;
 
 	if (zone->pio > 1)
 		return err_born(EINVAL, "coalesced zone: pio is %u", zone->pio);
 	pthread_mutex_lock(&kvm->slots_lock);
 	c = kvm->coalesced;
-	for (struct coalesced_zone *z = c ? c->zones : NULL, *next; z && !ret; z = next) {
+	for (struct coalesced_zone *z = c ? c->zones : NULL, *next; z; z = next) {
 		next = z->next;
 		if (z->zone.pio == zone->pio && zone_contains(z, zone->addr, zone->size))
-			ret = kvm_io_bus_unregister_dev(kvm, zone_bus(&z->zone), &z->dev);
+			kvm_io_bus_unregister_dev(kvm, zone_bus(&z->zone), &z->dev);
 	}
 	pthread_mutex_unlock(&kvm->slots_lock);
-	return ret;
+	return 0;
 }
 
 /* The VM is being destroyed, its buses are gone (and the zones with them). */

@@ -1,9 +1,10 @@
 /*
  * The in-process I/O buses.
  *
- * A bus is an immutable table of ranges sorted by start address. Writers
- * (slots_lock held) build the next table, publish it, and wait for a grace
- * period before the old one, or a device that left it, is freed. Readers are
+ * A bus is a table of ranges sorted by start address. A device that comes makes
+ * the next table, which is published; one that leaves is replaced by `gone` in its
+ * place, which needs no memory. Writers hold slots_lock, and wait for a grace
+ * period before the old table, or a device that left, is freed. Readers are
  * in an RCU read-side section for the look-up and the device's callback, so
  * callbacks neither block for long nor change a bus.
  *
@@ -11,13 +12,15 @@
  *  1. range[i].addr ascending; max_end = the largest end among range[0..i], so a
  *     look-up that walks down from the last candidate knows when to stop.
  *  2. kvm->buses[b] is NULL as long as nothing was ever registered.
+ *  3. All of a table but the devices is constant. A range of `gone` stays until
+ *     the next table is made.
  */
-#include "lib/own.h"
 #include "virt/iodev.h"
 
 #include <string.h>
 
 #include "lib/error.h"
+#include "lib/own.h"
 #include "lib/rcu.h"
 
 #define NR_IOBUS_DEVS 1000
@@ -25,13 +28,17 @@
 struct io_range {
 	gpa_t addr, end; /* end: first address behind; == addr for "any length" devices */
 	gpa_t max_end;
-	struct kvm_io_device *dev;
+	struct kvm_io_device *dev; /* (a) */
 };
 
 struct kvm_io_bus {
 	uint32_t nr;
 	struct io_range range[];
 };
+
+/* It takes no access. */
+static const struct kvm_io_device_ops gone_ops;
+static struct kvm_io_device gone = { .ops = &gone_ops };
 
 /* Index of the last range that starts at or below addr, -1 for none. */
 static int last_candidate(const struct kvm_io_bus *bus, gpa_t addr)
@@ -86,7 +93,7 @@ static int bus_access(struct kvm *kvm, struct kvm_vcpu *vcpu, enum kvm_bus_id id
 		const struct io_range *r = &bus->range[i];
 
 		if (range_takes(r, addr, len)) {
-			ret = fn(vcpu, r->dev, addr, len, val);
+			ret = fn(vcpu, __atomic_load_n(&r->dev, __ATOMIC_ACQUIRE), addr, len, val);
 			if (ret != -EOPNOTSUPP)
 				break;
 		}
@@ -133,46 +140,55 @@ static void bus_publish(struct kvm *kvm, enum kvm_bus_id id, struct kvm_io_bus *
 	own_free(old);
 }
 
+static uint32_t devices(const struct kvm_io_bus *bus)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; bus && i < bus->nr; i++)
+		n += bus->range[i].dev != &gone;
+	return n;
+}
+
 int kvm_io_bus_register_dev(struct kvm *kvm, enum kvm_bus_id id, gpa_t addr, int len,
 			    struct kvm_io_device *dev)
 {
 	struct kvm_io_bus *old = kvm->buses[id], *bus;
-	uint32_t nr = old ? old->nr : 0, at = 0;
+	struct io_range new = { .addr = addr, .end = addr + (gpa_t)len, .dev = dev };
+	uint32_t nr = devices(old), at = 0;
+	bool placed = false;
 
 	if (nr >= NR_IOBUS_DEVS)
 		return err_born(ENOSPC, "bus %d is full (%u devices)", id, nr);
 	bus = bus_alloc(nr + 1);
 	if (!bus)
 		return err_born(ENOMEM, "no memory for bus %d", id);
-	while (at < nr && old->range[at].addr <= addr)
-		at++;
-	if (old) {
-		memcpy(bus->range, old->range, at * sizeof(bus->range[0]));
-		memcpy(bus->range + at + 1, old->range + at, (nr - at) * sizeof(bus->range[0]));
+	for (uint32_t i = 0; old && i < old->nr; i++) {
+		if (!placed && old->range[i].addr > addr) {
+			bus->range[at++] = new;
+			placed = true;
+		}
+		if (old->range[i].dev != &gone)
+			bus->range[at++] = old->range[i];
 	}
-	bus->range[at] = (struct io_range){ .addr = addr, .end = addr + (gpa_t)len, .dev = dev };
+	if (!placed)
+		bus->range[at] = new;
 	bus_publish(kvm, id, bus);
 	return 0;
 }
 
-int kvm_io_bus_unregister_dev(struct kvm *kvm, enum kvm_bus_id id, struct kvm_io_device *dev)
+void kvm_io_bus_unregister_dev(struct kvm *kvm, enum kvm_bus_id id, struct kvm_io_device *dev)
 {
-	struct kvm_io_bus *old = kvm->buses[id], *bus;
+	struct kvm_io_bus *bus = kvm->buses[id];
 	uint32_t at = 0;
 
-	while (old && at < old->nr && old->range[at].dev != dev)
+	while (bus && at < bus->nr && bus->range[at].dev != dev)
 		at++;
-	if (!old || at == old->nr)
-		return 0;
-	bus = bus_alloc(old->nr - 1);
-	if (!bus)
-		return err_born(ENOMEM, "no memory for bus %d", id);
-	memcpy(bus->range, old->range, at * sizeof(bus->range[0]));
-	memcpy(bus->range + at, old->range + at + 1, (old->nr - at - 1) * sizeof(bus->range[0]));
-	bus_publish(kvm, id, bus);
+	if (!bus || at == bus->nr)
+		return;
+	__atomic_store_n(&bus->range[at].dev, &gone, __ATOMIC_RELEASE);
+	lib_rcu_synchronize();
 	if (dev->ops->destructor)
 		dev->ops->destructor(dev);
-	return 0;
 }
 
 /* A device on two buses (fast MMIO ioeventfds) is told once, by its main bus. */

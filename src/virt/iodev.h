@@ -33,7 +33,8 @@ must_check int kvm_io_bus_write(struct kvm_vcpu *vcpu, enum kvm_bus_id bus, gpa_
 /* slots_lock held. -ENOMEM, -ENOSPC (1,000 devices). */
 must_check int kvm_io_bus_register_dev(struct kvm *kvm, enum kvm_bus_id bus, gpa_t addr, int len,
 				       struct kvm_io_device *dev);
-int kvm_io_bus_unregister_dev(struct kvm *kvm, enum kvm_bus_id bus, struct kvm_io_device *dev);
+/* slots_lock held. Cannot fail: it undoes what needs undoing. No reader has the device when it returns. */
+void kvm_io_bus_unregister_dev(struct kvm *kvm, enum kvm_bus_id bus, struct kvm_io_device *dev);
 /* VM destruction, no vCPU left: every device of the bus hears its destructor. */
 void kvm_io_bus_destroy(struct kvm *kvm, enum kvm_bus_id bus);
 

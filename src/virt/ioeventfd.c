@@ -127,8 +127,7 @@ static int publish(struct kvm *kvm, struct ioeventfd *p)
 			static const struct kvm_io_device_ops silent = { .write = ioeventfd_write };
 
 			p->dev.ops = &silent;
-			if (kvm_io_bus_unregister_dev(kvm, p->bus, &p->dev))
-				kvm_vm_bugged(kvm, "an ioeventfd cannot leave its bus");
+			kvm_io_bus_unregister_dev(kvm, p->bus, &p->dev);
 			return err;
 		}
 	}
@@ -191,17 +190,11 @@ static int deassign(struct kvm *kvm, enum kvm_bus_id bus, const struct kvm_ioeve
 		static const struct kvm_io_device_ops silent = { .write = ioeventfd_write };
 
 		p->dev.ops = &silent;
-		err = kvm_io_bus_unregister_dev(kvm, KVM_FAST_MMIO_BUS, &p->dev);
+		kvm_io_bus_unregister_dev(kvm, KVM_FAST_MMIO_BUS, &p->dev);
 		p->dev.ops = &ioeventfd_ops;
-		if (err)
-			goto out;
 	}
 	list_remove(kvm, p);
-	err = kvm_io_bus_unregister_dev(kvm, bus, &p->dev);
-	if (err) {
-		p->next = kvm->ioeventfds;
-		kvm->ioeventfds = p;
-	}
+	kvm_io_bus_unregister_dev(kvm, bus, &p->dev);
 out:
 	pthread_mutex_unlock(&kvm->slots_lock);
 	return err;

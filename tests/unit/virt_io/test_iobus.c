@@ -58,7 +58,7 @@ static int add(struct probe *p, gpa_t addr, int len)
 static void drop(struct probe *p)
 {
 	pthread_mutex_lock(&vm->slots_lock);
-	assert_int_equal(kvm_io_bus_unregister_dev(vm, KVM_MMIO_BUS, &p->dev), 0);
+	kvm_io_bus_unregister_dev(vm, KVM_MMIO_BUS, &p->dev);
 	pthread_mutex_unlock(&vm->slots_lock);
 }
 
