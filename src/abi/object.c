@@ -233,7 +233,7 @@ static bool table_has(const struct abi_object *o)
 /* Another descriptor of the object, that was made behind our back. lock held. */
 static bool process_has(const struct abi_object *o)
 {
-	DIR *dir = opendir("/proc/self/fd");
+	DIR *dir = opendir("/proc/thread-self/fd");
 	bool found = false;
 	struct dirent *d;
 	struct stat st;

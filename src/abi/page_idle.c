@@ -106,7 +106,7 @@ static int pagemap(void)
 	if (pagemap_is_open())
 		return idle.pagemap.fd;
 	idle.pagemap.mm_id = 0;
-	fd = open_proc("/proc/self/pagemap");
+	fd = open_proc("/proc/thread-self/pagemap");
 	if (fd < 0 || !abi_identify(fd, &st))
 		return fd < 0 ? fd : err_born(EBADF, "pagemap was closed at once");
 	idle.pagemap.fd = fd;
@@ -189,7 +189,7 @@ static int new_file(int flags)
 
 	if (file < 0)
 		return err_born(errno, "memfd_create");
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", file);
+	snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", file);
 	if (syscall(SYS_fcntl, file, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL))
 		fd = err_born(errno, "F_ADD_SEALS");
 	else

@@ -143,7 +143,7 @@ static void parse_maps(struct snapshot *s, const char *text, bool flags)
 static struct snapshot *take_snapshot(void)
 {
 	bool flags = __atomic_load_n(&userfault_seen, __ATOMIC_ACQUIRE);
-	char *text = read_proc(flags ? "/proc/self/smaps" : "/proc/self/maps"), *p;
+	char *text = read_proc(flags ? "/proc/thread-self/smaps" : "/proc/thread-self/maps"), *p;
 	size_t lines = 0;
 	struct snapshot *s;
 

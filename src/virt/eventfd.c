@@ -3,7 +3,7 @@
  *
  * Linux keeps the eventfd's context alive after the client closed its
  * descriptor; we keep a duplicate, well above the numbers clients expect to
- * get. Two descriptors are the same eventfd when /proc/self/fdinfo shows the
+ * get. Two descriptors are the same eventfd when /proc/thread-self/fdinfo shows the
  * same eventfd-id, which is also how we know that one is an eventfd at all.
  *
  * System calls on our duplicates are made directly: the C library's wrappers

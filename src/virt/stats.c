@@ -105,7 +105,7 @@ int kvm_stats_file_open(struct kvm_stats_file *f, const struct kvm_stat_table *t
 			return r;
 	}
 	/* Opened anew: read-only, with a position of its own. */
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", f->memfd);
+	snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", f->memfd);
 	fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
 	if (fd < 0) /* no /proc: sealed against writing all the same */
 		fd = fcntl(f->memfd, F_DUPFD_CLOEXEC, 0);
