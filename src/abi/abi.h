@@ -52,6 +52,12 @@ bool abi_hold_signal(int signo, siginfo_t *si, ucontext_t *uc, bool has_handler)
  */
 void abi_run_signals(uint64_t blocked);
 
+/*
+ * The calling thread of the client's ends, in a way that Linux does not tell the library of: the process does
+ * with its last one (host/client_threads.h).
+ */
+void abi_thread_ends(void);
+
 /* Copies from and to client memory that may not be there: 0 or -EFAULT. */
 int abi_client_read(void *dst, const void *client_src, size_t n);
 int abi_client_write(void *client_dst, const void *src, size_t n);

@@ -27,6 +27,7 @@
 #include "abi/internal.h"
 #include "abi/strace.h"
 #include "emulate/emulate.h"
+#include "host/client_threads.h"
 #include "host/fault.h"
 #include "host/fault_mask.h"
 #include "host/memory.h"
@@ -199,6 +200,7 @@ USERKVM_EXPORT int userkvm_ioctl(int fd, unsigned long request, unsigned long ar
 
 	/* The kernel looks at 32 bits only. */
 	request = (unsigned int)request;
+	host_client_thread();
 	host_service_begin();
 	o = abi_object_get(fd);
 	if (unlikely(!o))
@@ -339,6 +341,11 @@ bool abi_is_system_fd(int fd)
 USERKVM_EXPORT void userkvm_signal_ran(void)
 {
 	kvm_running_vcpu_signal();
+}
+
+USERKVM_EXPORT void abi_thread_ends(void)
+{
+	host_client_thread_ends();
 }
 
 USERKVM_EXPORT void abi_run_signals(uint64_t blocked)

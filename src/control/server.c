@@ -25,9 +25,11 @@
 #include <sys/un.h>
 #include <unistd.h>
 #include <fcntl.h>
+#include <poll.h>
 
 #include "abi/introspect.h"
 #include "control/internal.h"
+#include "host/client_threads.h"
 #include "host/thread.h"
 #include "lib/error.h"
 #include "lib/fork.h"
@@ -158,9 +160,17 @@ static bool listener_is_ours(void)
 	       st.st_dev == listener.dev && st.st_ino == listener.ino;
 }
 
+/* False: the process has no other threads left than the library's. */
+static bool wait_for_peer(void)
+{
+	struct pollfd p[] = { { .fd = listener.fd, .events = POLLIN }, { .fd = host_threads_end_fd(), .events = POLLIN } };
+
+	return poll(p, ARRAY_SIZE(p), -1) < 0 || !p[1].revents;
+}
+
 static void *server(void *arg)
 {
-	while (listener_is_ours()) {
+	while (listener_is_ours() && wait_for_peer()) {
 		int fd = accept4(listener.fd, NULL, NULL, SOCK_CLOEXEC);
 
 		if (fd < 0) {

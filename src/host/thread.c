@@ -13,25 +13,44 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "host/client_threads.h"
 #include "host/service.h"
 #include "lib/error.h"
+#include "lib/fork.h"
 #include "lib/own.h"
+
+static unsigned nr_ours; /* (a) */
 
 struct start {
 	void *(*fn)(void *);
 	void *arg;
 };
 
+unsigned host_threads_of_ours(void)
+{
+	return __atomic_load_n(&nr_ours, __ATOMIC_ACQUIRE);
+}
+
+static void forget_in_child(void)
+{
+	nr_ours = 0;
+}
+LIB_IN_FORKED_CHILD(forget_in_child)
+
 static void *thread_main(void *arg)
 {
 	struct start s = *(struct start *)arg;
+	void *r;
 
 	own_free(arg);
 	host_service_begin();
-	return s.fn(s.arg);
+	host_client_thread_known = true; /* it is not the client's, and so never added */
+	r = s.fn(s.arg);
+	__atomic_fetch_sub(&nr_ours, 1, __ATOMIC_RELEASE);
+	return r;
 }
 
-int host_thread_start(pthread_t *out, const char *name, void *(*fn)(void *), void *arg)
+static int start_thread(pthread_t *out, const char *name, void *(*fn)(void *), void *arg)
 {
 	struct start *s = own_malloc(sizeof(*s));
 	sigset_t all, old;
@@ -42,14 +61,23 @@ int host_thread_start(pthread_t *out, const char *name, void *(*fn)(void *), voi
 	*s = (struct start){ fn, arg };
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
+	__atomic_fetch_add(&nr_ours, 1, __ATOMIC_RELEASE);
 	err = pthread_create(out, NULL, thread_main, s);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (err) {
+		__atomic_fetch_sub(&nr_ours, 1, __ATOMIC_RELEASE);
 		own_free(s);
 		return err_born(err, "cannot start thread %s", name);
 	}
 	pthread_setname_np(*out, name);
 	return 0;
+}
+
+int host_thread_start(pthread_t *out, const char *name, void *(*fn)(void *), void *arg)
+{
+	int r = host_client_threads_watch();
+
+	return r ? r : start_thread(out, name, fn, arg);
 }
 
 uint64_t host_thread_serial(void)

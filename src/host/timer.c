@@ -19,6 +19,7 @@
 #include <sys/prctl.h>
 #include <time.h>
 
+#include "host/client_threads.h"
 #include "host/thread.h"
 #include "lib/error.h"
 #include "lib/fork.h"
@@ -160,7 +161,7 @@ static void *timer_thread(void *arg)
 	/* The default slack of 50 µs would be added to every guest tick. */
 	prctl(PR_SET_TIMERSLACK, 1UL);
 	pthread_mutex_lock(&timers.lock);
-	for (;;) {
+	while (!host_threads_end()) {
 		uint64_t first = timers.nr_armed ? timers.heap[0]->deadline_ns : UINT64_MAX;
 		struct timespec ts;
 
@@ -178,8 +179,17 @@ static void *timer_thread(void *arg)
 		ts.tv_nsec = (long)(first % NSEC_PER_SEC);
 		pthread_cond_timedwait(&timers.wake, &timers.lock, &ts);
 	}
+	pthread_mutex_unlock(&timers.lock);
 	return NULL;
 }
+
+static void wake_thread(void *arg)
+{
+	pthread_mutex_lock(&timers.lock);
+	pthread_cond_signal(&timers.wake);
+	pthread_mutex_unlock(&timers.lock);
+}
+static struct host_waker waker = { .wake = wake_thread };
 
 static int start_thread(void)
 {
@@ -195,6 +205,7 @@ static int start_thread(void)
 	if (err)
 		return err;
 	pthread_detach(timers.thread);
+	host_waker_add(&waker);
 	timers.started = true;
 	return 0;
 }

@@ -12,6 +12,7 @@
  */
 #include <errno.h>
 
+#include "host/client_threads.h"
 #include "host/memory.h"
 #include "host/thread.h"
 #include "host/timer.h"
@@ -27,6 +28,7 @@ struct nx_recovery {
 	uint64_t mm_id;	       /* (c) a forked child has no thread */
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
+	struct host_waker waker; /* (c) */
 	bool stopping;
 	gfn_t next; /* thread only: where the next period begins */
 };
@@ -80,9 +82,9 @@ static bool wait_period(struct nx_recovery *nx, uint32_t period_ms)
 	int r = 0;
 
 	pthread_mutex_lock(&nx->lock);
-	while (!nx->stopping && r != ETIMEDOUT)
+	while (!nx->stopping && !host_threads_end() && r != ETIMEDOUT)
 		r = pthread_cond_timedwait(&nx->wake, &nx->lock, &t);
-	stopping = nx->stopping;
+	stopping = nx->stopping || host_threads_end();
 	pthread_mutex_unlock(&nx->lock);
 	return !stopping;
 }
@@ -97,6 +99,15 @@ static void *recovery_worker(void *arg)
 	return NULL;
 }
 
+static void wake_worker(void *arg)
+{
+	struct nx_recovery *nx = arg;
+
+	pthread_mutex_lock(&nx->lock);
+	pthread_cond_signal(&nx->wake);
+	pthread_mutex_unlock(&nx->lock);
+}
+
 static struct nx_recovery *make_recovery(struct kvm_mmu_vm *vm)
 {
 	struct nx_recovery *nx = own_calloc(1, sizeof(*nx));
@@ -106,6 +117,7 @@ static struct nx_recovery *make_recovery(struct kvm_mmu_vm *vm)
 		return NULL;
 	nx->vm = vm;
 	nx->mm_id = host_mm_id();
+	nx->waker = (struct host_waker){ .wake = wake_worker, .arg = nx };
 	pthread_mutex_init(&nx->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -134,6 +146,7 @@ static int start(struct kvm_mmu_vm *vm)
 		free_recovery(nx);
 		return r;
 	}
+	host_waker_add(&nx->waker);
 	vm->nx = nx;
 	return 0;
 }
@@ -157,6 +170,7 @@ void mmu_nx_recovery_stop(struct kvm_mmu_vm *vm)
 
 	if (!nx || nx->mm_id != host_mm_id())
 		return;
+	host_waker_remove(&nx->waker);
 	pthread_mutex_lock(&nx->lock);
 	nx->stopping = true;
 	pthread_cond_signal(&nx->wake);

@@ -151,6 +151,7 @@ static void end_of_client(struct trap_thread *t)
 	/* What the client registered may be gone as soon as its memory is free. */
 	syscall(SYS_set_robust_list, &no_locks, sizeof(no_locks));
 	trap_set_self(&library_thread);
+	abi_thread_ends();
 	clear_tid(t->clear_tid);
 }
 
@@ -309,6 +310,8 @@ int64_t trap_exit(struct trap_call *c)
 {
 	if (!c->thread->by_kernel)
 		longjmp(c->thread->end, 1);
+	if (!c->thread->vforked)
+		abi_thread_ends();
 	syscall(SYS_exit, (int)c->arg[0]);
 	__builtin_unreachable();
 }

@@ -10,6 +10,7 @@
 
 #include <pthread.h>
 
+#include "host/client_threads.h"
 #include "host/fault_mask.h"
 #include "host/memory.h"
 #include "host/thread.h"
@@ -68,8 +69,10 @@ static void *wait_for_pages(void *arg)
 	(void)host_fault_open();
 	pthread_mutex_lock(&async_pf.lock);
 	for (;;) {
-		while (!async_pf.wanted)
+		while (!async_pf.wanted && !host_threads_end())
 			pthread_cond_wait(&async_pf.work, &async_pf.lock);
+		if (host_threads_end())
+			break;
 		apf = async_pf.wanted;
 		async_pf.wanted = apf->wanted;
 		pthread_mutex_unlock(&async_pf.lock);
@@ -80,8 +83,17 @@ static void *wait_for_pages(void *arg)
 		page_is_there(apf);
 		async_pf.idle++;
 	}
+	pthread_mutex_unlock(&async_pf.lock);
 	return NULL;
 }
+
+static void wake_threads(void *arg)
+{
+	pthread_mutex_lock(&async_pf.lock);
+	pthread_cond_broadcast(&async_pf.work);
+	pthread_mutex_unlock(&async_pf.lock);
+}
+static struct host_waker waker = { .wake = wake_threads };
 
 static void forget_in_child(void)
 {
@@ -110,6 +122,8 @@ static void start_threads(void)
 		pthread_detach(t);
 		async_pf.idle++;
 	}
+	if (async_pf.idle)
+		host_waker_add(&waker);
 }
 
 void kvm_async_pf_prepare(enum kvm_async_pf_need need)

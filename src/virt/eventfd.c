@@ -31,7 +31,7 @@ static int read_fdinfo(int fd, char *buf, size_t size)
 
 	if (syscall(SYS_fcntl, fd, F_GETFD) < 0)
 		return err_born(EBADF, "eventfd %d is not open", fd);
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	snprintf(path, sizeof(path), "/proc/thread-self/fdinfo/%d", fd);
 	info = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
 	if (info < 0)
 		return err_born(errno, "%s cannot be opened", path);
@@ -117,8 +117,12 @@ bool virt_eventfd_consume(const struct virt_eventfd *e)
 	uint64_t count;
 	struct iovec iov = { &count, sizeof(count) };
 	struct pollfd pfd = { .fd = e->fd, .events = POLLIN };
-	ssize_t n = preadv2(e->fd, &iov, 1, -1, RWF_NOWAIT);
+	ssize_t n;
 
+	if (!e->blocks)
+		return syscall(SYS_read, e->fd, &count, sizeof(count)) == (long)sizeof(count);
+	/* The client may read it as well. */
+	n = preadv2(e->fd, &iov, 1, -1, RWF_NOWAIT);
 	if (n < 0 && errno == EOPNOTSUPP && poll(&pfd, 1, 0) == 1)
 		n = syscall(SYS_read, e->fd, &count, sizeof(count));
 	return n == (ssize_t)sizeof(count);

@@ -1,25 +1,28 @@
 /*
  * irqfds: a tick of an eventfd becomes an interrupt (KVM API: KVM_IRQFD).
  *
- * One thread of the process waits for all irqfds with epoll, takes the count
+ * One thread of the process waits for all irqfds with poll, takes the count
  * and drives the GSI: a pulse, or with KVM_IRQFD_FLAG_RESAMPLE a level that stays
  * up until the guest's EOI, which lowers it and ticks the resample eventfds of
  * that GSI.
  *
  * Invariants:
- *  1. epoll's user data is (generation << 32 | slot); an event of an irqfd that
- *     is gone finds another generation in the slot and is dropped.
+ *  1. The thread polls a copy of the slots' descriptors. Who changes a slot increments
+ *     `changes` and ticks `wake_fd`; until the thread has made a new copy it asks the slot's eventfd
+ *     before it takes a count.
  *  2. An irqfd is freed with irqfds.lock held since its removal, so the thread
  *     never uses a freed one; resamplers are read under RCU by the EOI path.
  *
  * Lock: irqfds.lock (outside the chips' locks and irq_lock). Held while the thread injects.
  */
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
-#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "host/client_threads.h"
 #include "host/thread.h"
 #include "lib/error.h"
 #include "lib/fork.h"
@@ -33,7 +36,7 @@ struct irqfd {
 	struct kvm *kvm;
 	struct irqfd *next; /* in kvm->irqfds */
 	uint32_t gsi;
-	uint32_t slot, generation;
+	uint32_t slot;
 	struct virt_eventfd eventfd;
 	struct virt_eventfd resamplefd; /* fd -1 without RESAMPLE */
 	struct irqfd_resampler *resampler;
@@ -50,19 +53,20 @@ struct irqfd_resampler {
 
 static struct {
 	pthread_mutex_t lock;
-	int epoll_fd; /* -1 until the thread runs */
+	int wake_fd; /* an eventfd; -1 until the thread runs */
 	pthread_t thread;
 	struct irqfd **slots;
-	uint32_t nr_slots, generation;
-} irqfds = { .lock = PTHREAD_MUTEX_INITIALIZER, .epoll_fd = -1 };
+	uint32_t nr_slots, changes;
+} irqfds = { .lock = PTHREAD_MUTEX_INITIALIZER, .wake_fd = -1 };
 
-/* Its irqfds are the parent's, as the thread and what epoll has are. */
+/*
+ * Its irqfds are the parent's, as the thread is. The descriptor stays open, since the client may have
+ * put another file in its place.
+ */
 static void forget_in_child(void)
 {
-	if (irqfds.epoll_fd >= 0)
-		syscall(SYS_close, irqfds.epoll_fd);
 	memset(&irqfds, 0, sizeof(irqfds));
-	irqfds.epoll_fd = -1;
+	irqfds.wake_fd = -1;
 	pthread_mutex_init(&irqfds.lock, NULL);
 }
 LIB_IN_FORKED_CHILD(forget_in_child)
@@ -77,55 +81,107 @@ static void inject(struct irqfd *i)
 	kvm_set_irq(i->kvm, KVM_USERSPACE_IRQ_SOURCE_ID, i->gsi, 0);
 }
 
+/* What the thread polls: the end of all threads, changes, the slots. */
+#define FIRST_SLOT 2
+struct polled {
+	struct pollfd *fd;
+	uint32_t nr, changes;
+};
+
+/* Lock held. Without memory for more it stays as it was, and is tried again. */
+static void copy_slots(struct polled *p)
+{
+	struct pollfd *bigger;
+
+	if (p->fd && p->changes == irqfds.changes)
+		return;
+	bigger = own_realloc(p->fd, (FIRST_SLOT + irqfds.nr_slots) * sizeof(*bigger));
+	if (!bigger)
+		return;
+	bigger[0] = (struct pollfd){ .fd = host_threads_end_fd(), .events = POLLIN };
+	bigger[1] = (struct pollfd){ .fd = irqfds.wake_fd, .events = POLLIN };
+	for (uint32_t k = 0; k < irqfds.nr_slots; k++)
+		bigger[FIRST_SLOT + k] = (struct pollfd){
+			.fd = irqfds.slots[k] ? irqfds.slots[k]->eventfd.fd : -1, .events = POLLIN };
+	*p = (struct polled){ bigger, FIRST_SLOT + irqfds.nr_slots, irqfds.changes };
+}
+
+/* Lock held. */
+static void take_counts(struct polled *p)
+{
+	uint64_t count;
+
+	for (uint32_t k = 0; k < p->nr; k++)
+		if (p->fd[k].revents & POLLNVAL) /* the client has closed it: it would never be silent again */
+			p->fd[k] = (struct pollfd){ .fd = -1 };
+	if (p->fd[1].revents)
+		(void)!syscall(SYS_read, irqfds.wake_fd, &count, sizeof(count));
+	for (uint32_t k = 0; k + FIRST_SLOT < p->nr; k++) {
+		struct irqfd *i = irqfds.slots[k];
+
+		if (i && p->fd[FIRST_SLOT + k].revents && i->eventfd.fd == p->fd[FIRST_SLOT + k].fd &&
+		    virt_eventfd_consume(&i->eventfd))
+			inject(i);
+	}
+}
+
 static void *irqfd_thread(void *arg)
 {
-	struct epoll_event ev[64];
+	struct polled p = { 0 };
 
-	for (;;) {
-		int n = epoll_wait(irqfds.epoll_fd, ev, ARRAY_SIZE(ev), -1);
+	pthread_mutex_lock(&irqfds.lock);
+	while (!host_threads_end()) {
+		int n;
 
-		pthread_mutex_lock(&irqfds.lock);
-		for (int k = 0; k < n; k++) {
-			uint32_t slot = (uint32_t)ev[k].data.u64;
-			struct irqfd *i = slot < irqfds.nr_slots ? irqfds.slots[slot] : NULL;
-
-			if (i && i->generation == ev[k].data.u64 >> 32 &&
-			    virt_eventfd_consume(&i->eventfd))
-				inject(i);
-		}
+		copy_slots(&p);
 		pthread_mutex_unlock(&irqfds.lock);
+		n = poll(p.fd, p.nr, -1);
+		pthread_mutex_lock(&irqfds.lock);
+		if (n > 0)
+			take_counts(&p);
 	}
+	pthread_mutex_unlock(&irqfds.lock);
+	own_free(p.fd);
 	return NULL;
 }
 
 static int start_thread(void)
 {
-	int fd, err;
+	int fd, high, err;
 
-	if (irqfds.epoll_fd >= 0)
+	if (irqfds.wake_fd >= 0)
 		return 0;
-	fd = epoll_create1(EPOLL_CLOEXEC);
+	fd = (int)syscall(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (fd < 0)
-		return err_born(errno, "no epoll descriptor");
-	irqfds.epoll_fd = (int)syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 512);
-	if (irqfds.epoll_fd < 0)
-		irqfds.epoll_fd = fd;
-	else
+		return err_born(errno, "no eventfd");
+	high = (int)syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 512);
+	if (high >= 0) {
 		syscall(SYS_close, fd);
+		fd = high;
+	}
+	irqfds.wake_fd = fd;
 	err = host_thread_start(&irqfds.thread, "userkvm-irqfd", irqfd_thread, NULL);
 	if (err) {
-		syscall(SYS_close, irqfds.epoll_fd);
-		irqfds.epoll_fd = -1;
+		syscall(SYS_close, irqfds.wake_fd);
+		irqfds.wake_fd = -1;
 		return err;
 	}
 	pthread_detach(irqfds.thread);
 	return 0;
 }
 
-/* A slot for i and its place in epoll's set. */
+/* Lock held. */
+static void slots_changed(void)
+{
+	const uint64_t one = 1;
+
+	irqfds.changes++;
+	(void)!syscall(SYS_write, irqfds.wake_fd, &one, sizeof(one));
+}
+
+/* A slot for i, which the thread polls from then on. */
 static int listen_to(struct irqfd *i)
 {
-	struct epoll_event ev = { .events = EPOLLIN };
 	uint32_t slot = 0;
 
 	while (slot < irqfds.nr_slots && irqfds.slots[slot])
@@ -142,11 +198,8 @@ static int listen_to(struct irqfd *i)
 		irqfds.nr_slots = nr;
 	}
 	i->slot = slot;
-	i->generation = ++irqfds.generation;
-	ev.data.u64 = (uint64_t)i->generation << 32 | slot;
-	if (epoll_ctl(irqfds.epoll_fd, EPOLL_CTL_ADD, i->eventfd.fd, &ev) < 0)
-		return err_born(errno, "cannot wait for eventfd %d", i->eventfd.fd);
 	irqfds.slots[slot] = i;
+	slots_changed();
 	return 0;
 }
 
@@ -219,8 +272,8 @@ static void irqfd_free(struct irqfd *i)
 
 static void unlisten(struct irqfd *i)
 {
-	epoll_ctl(irqfds.epoll_fd, EPOLL_CTL_DEL, i->eventfd.fd, NULL);
 	irqfds.slots[i->slot] = NULL;
+	slots_changed();
 }
 
 /* irqfds.lock held. */
