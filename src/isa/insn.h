@@ -105,6 +105,15 @@ must_check enum isa_decode_result isa_decode(const uint8_t *bytes, size_t nr_byt
 /* Does its handler do nothing but raise #UD? */
 bool isa_raises_ud(const struct isa_insn *i);
 
+/* What the host's own instruction does as a whole, registers and memory operand exchanged. */
+struct isa_silicon {
+	enum { ISA_SILICON_X87 /* MMX and FWAIT too */, ISA_SILICON_SSE, ISA_SILICON_AVX } state;
+	bool store; /* its memory operand is written, else read; never both */
+	bool notes_ip; /* cs->x87 tells about it afterwards */
+};
+/* false: not an x87, MMX, SSE or AVX instruction, or its handler does more than run it. */
+bool isa_silicon_insn(const struct isa_insn *i, struct isa_silicon *s);
+
 /*
  * The instruction's text in Intel syntax, for traces: `buf` of size `size`
  * always ends up a string. Returns the instruction's length, 0 if there is

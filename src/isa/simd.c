@@ -307,6 +307,25 @@ static isa_fn *const simd_fn[NR_SIMD_CLASSES][NR_FORMS] = {
 	[SIMD_FWAIT] = { fwait_reg, NULL, NULL },
 };
 
+bool isa_silicon_insn(const struct isa_insn *i, struct isa_silicon *s)
+{
+	static const uint8_t state[NR_SIMD_CLASSES] = {
+		[SIMD_SSE] = ISA_SILICON_SSE, [SIMD_AVX] = ISA_SILICON_AVX,
+		[SIMD_MMX] = ISA_SILICON_X87, [SIMD_X87] = ISA_SILICON_X87,
+		[SIMD_FWAIT] = ISA_SILICON_X87,
+	};
+
+	for (unsigned class = 0; class <= SIMD_FWAIT; class++)
+		for (unsigned form = 0; form < NR_FORMS; form++)
+			if (i->fn == simd_fn[class][form]) {
+				s->state = state[class];
+				s->store = form == FORM_STORE;
+				s->notes_ip = ((const struct silicon_op *)i->extra)->desc.notes_ip;
+				return true;
+			}
+	return false;
+}
+
 /* LDMXCSR: the host may allow bits (MISALIGNSSE) that the guest has not. */
 ISA_INLINE void ldmxcsr(struct cpu_state *cs, const struct isa_insn *i, enum simd_class class)
 {

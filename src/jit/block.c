@@ -49,6 +49,23 @@ static uint8_t access_of(const struct jit_bytes *p, const struct jit_form *f)
 	}
 }
 
+/*
+ * x87 to AVX: the decoder says what the memory operand is, the handler whether the
+ * host's instruction is all there is to it.
+ */
+static bool classify_vector(struct jit_insn *i, const struct jit_bytes *p)
+{
+	struct isa_silicon s;
+
+	if (!isa_silicon_insn(i->isa, &s))
+		return false;
+	i->access = !p->mem ? 0 : s.store ? ISA_WRITE : ISA_READ;
+	i->size = p->mem ? i->isa->memsize : 0;
+	i->needs |= s.state == ISA_SILICON_X87 ? JIT_NEEDS_X87 :
+		    s.state == ISA_SILICON_SSE ? JIT_NEEDS_SSE : JIT_NEEDS_AVX;
+	return !p->mem || i->size;
+}
+
 static bool emittable(struct jit_insn *i, const struct jit_bytes *p, const struct jit_form *f)
 {
 	int64_t target = i->page_off + i->isa->len + (int64_t)i->isa->imm;
@@ -62,7 +79,7 @@ static bool emittable(struct jit_insn *i, const struct jit_bytes *p, const struc
 	if (p->mem && i->access && i->isa->memsize != i->size)
 		return false;
 	switch (f->how) {
-	case HOW_COPY: return jit_copy_ok(p, f);
+	case HOW_COPY: case HOW_X87: return jit_copy_ok(p, f);
 	case HOW_CALL: case HOW_JMP: case HOW_JCC: case HOW_LOOP:
 		return target == (int32_t)target;
 	default: return true;
@@ -85,12 +102,11 @@ void jit_classify(struct jit_insn *i)
 	i->access = access_of(&p, &f);
 	if (i->access)
 		i->size = (uint8_t)(p.mem ? jit_rm_size(&p, f.ops) : 8);
-	if (!emittable(i, &p, &f)) {
+	if (((f.ops & OP_VECTOR) && !classify_vector(i, &p)) || !emittable(i, &p, &f)) {
 		i->access = i->size = 0;
 		return;
 	}
 	i->kind = JIT_EMIT;
-	i->needs |= f.needs;
 	if (i->access && (i->isa->flags & ISA_LOCK))
 		i->needs |= JIT_NEEDS_NO_BUS_LOCK;
 	jit_find_flags(i, &p, &f);
@@ -278,11 +294,13 @@ static void emit_insn(struct jit_ctx *c, struct jit_end *end)
 	case HOW_LEA:
 		jit_lea(c, &p);
 		break;
-	case HOW_COPY:
+	case HOW_COPY: case HOW_X87:
 		if (p.mem)
 			jit_operand(c, &p, jit_no_rex(&p, &f), &m, &spare);
 		jit_flags_want(c);
 		jit_copy(c, &p, &f, p.mem ? &m : NULL, spare);
+		if (f.how == HOW_X87)
+			jit_note_x87(c, &p);
 		break;
 	default:
 		jit_stack_insn(c, &p, &f, end);

@@ -221,13 +221,14 @@ static void emit_lea(struct jit_ctx *c, const struct jit_bytes *p, uint8_t reg,
 	emit_op_mem(c->e, p->w && !p->p67, OPC_LEA, reg, m);
 }
 
-/* No flags may be changed: base and index that live in memory take a scratch register each. */
-void jit_lea(struct jit_ctx *c, const struct jit_bytes *p)
+/*
+ * Base, index and displacement of an effective address; those that live in memory are
+ * loaded into JIT_S0 and JIT_S1. Changes no flags.
+ */
+static struct host_mem effective(struct jit_ctx *c, const struct jit_bytes *p)
 {
 	struct host_mem m = { .base = HOST_NONE, .index = HOST_NONE, .shift = p->shift,
 			      .disp = p->disp };
-	bool to_memory = jit_host_reg[p->reg] == HOST_NONE;
-	uint8_t reg = to_memory ? JIT_S0 : jit_host_reg[p->reg];
 
 	if (p->rip_relative) {
 		const struct jit_insn *i = &c->b->insn[c->k];
@@ -251,7 +252,15 @@ void jit_lea(struct jit_ctx *c, const struct jit_bytes *p)
 			c->s1_addend = false;
 		}
 	}
-	emit_lea(c, p, reg, &m);
+	return m;
+}
+
+void jit_lea(struct jit_ctx *c, const struct jit_bytes *p)
+{
+	struct host_mem m = effective(c, p);
+	bool to_memory = jit_host_reg[p->reg] == HOST_NONE;
+
+	emit_lea(c, p, to_memory ? JIT_S0 : jit_host_reg[p->reg], &m);
 	if (to_memory) {
 		struct host_mem gpr = jit_gpr_operand(c->r, p->reg);
 
@@ -259,4 +268,30 @@ void jit_lea(struct jit_ctx *c, const struct jit_bytes *p)
 			emit_byte(c->e, 0x66);
 		emit_op_mem(c->e, !(p->p66 && !p->w), OPC_MOV, JIT_S0, &gpr);
 	}
+}
+
+void jit_note_x87(struct jit_ctx *c, const struct jit_bytes *p)
+{
+	const struct jit_insn *i = &c->b->insn[c->k];
+	struct host_mem page = STATE(c->r, page_lin), ip = STATE(c->r, x87.ip);
+	struct host_mem dp = STATE(c->r, x87.dp), op = STATE(c->r, x87.op);
+	struct host_mem here = { .base = JIT_S0, .index = HOST_NONE, .disp = i->page_off };
+	unsigned code = (p->opcode & 7u) << 8 | p->modrm;
+	struct isa_silicon s;
+
+	if (!isa_silicon_insn(i->isa, &s) || !s.notes_ip)
+		return;
+	if (p->mem) {
+		struct host_mem m = effective(c, p);
+
+		emit_op_mem(c->e, !p->p67, OPC_LEA, JIT_S0, &m);
+		emit_op_mem(c->e, true, OPC_MOV, JIT_S0, &dp);
+	}
+	emit_op_mem(c->e, true, OPC_LOAD, JIT_S0, &page);
+	emit_op_mem(c->e, true, OPC_LEA, JIT_S0, &here);
+	emit_op_mem(c->e, true, OPC_MOV, JIT_S0, &ip);
+	emit_bytes(c->e, "\x66\xc7", 2); /* mov word [op], imm16 */
+	emit_modrm_mem(c->e, 0, &op, 2);
+	emit_byte(c->e, code);
+	emit_byte(c->e, code >> 8);
 }

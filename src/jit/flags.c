@@ -78,6 +78,9 @@ void jit_find_flags(struct jit_insn *i, const struct jit_bytes *p, const struct 
 	case FLAGS_SET_CF: set(i, 0, CF, 0); break;
 	case FLAGS_CMC: set(i, CF, CF, 0); break;
 	case FLAGS_LOOP: set(i, ZF, 0, 0); break;
+	case FLAGS_FCMOV: /* B E BE U in the order of ModRM.reg */
+		set(i, (const uint8_t[]){ CF, ZF, CF | ZF, PF }[p->modrm >> 3 & 3], 0, 0);
+		break;
 	case FLAGS_FCOMI: set(i, 0, CF | PF | ZF, ALL); break;
 	}
 }

@@ -261,6 +261,8 @@ struct jit_form jit_find_form(const struct jit_bytes *p)
 		default: f = refuse; break;
 		}
 	}
+	if (f.how == HOW_REFUSE)
+		f = jit_find_simd_form(p);
 	if (p->mem ? f.ops & OP_NO_MEM : f.ops & OP_MEM_ONLY)
 		return refuse;
 	return f;
@@ -319,6 +321,7 @@ bool jit_writes(const struct jit_bytes *p, const struct jit_form *f, unsigned gu
 	return ((o & OP_REG_W) && p->reg == guest) || ((o & OP_RM_W) && !p->mem && p->rm == guest) ||
 	       ((o & OP_OPC_W) && p->rm == guest) || ((o & OP_VVVV_W) && p->vvvv == guest) ||
 	       ((o & OP_AX_W) && guest == RAX) || ((o & OP_DX_W) && guest == RDX) ||
+	       ((o & OP_CX_W) && guest == RCX) ||
 	       (f->how == HOW_LOOP && guest == RCX) ||
 	       (f->how == HOW_LEAVE && (guest == RBP || guest == RSP)) ||
 	       (f->how >= HOW_PUSH_REG && f->how <= HOW_RET && guest == RSP);

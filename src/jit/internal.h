@@ -2,6 +2,7 @@
  * Inside the rewriter. Who does what:
  *   parse.c    an instruction's bytes taken apart
  *   forms.c    the table of forms: what may be rewritten, and how
+ *   forms_simd.c  the same for x87, MMX, SSE and AVX
  *   flags.c    which arithmetic flags an instruction reads and writes
  *   operand.c  addresses of guest memory, and the probe of the software TLB
  *   copy.c     one instruction with its registers and its operand exchanged
@@ -47,6 +48,7 @@ bool jit_parse(struct jit_bytes *p, const uint8_t *bytes, unsigned nr);
 enum jit_how {
 	HOW_REFUSE, /* zero: what the table does not name */
 	HOW_COPY,   /* the same instruction, operands exchanged */
+	HOW_X87,    /* HOW_COPY that may have to note its address in cs->x87 */
 	HOW_LEA,
 	HOW_NOTHING, /* NOP, hints, ENDBR: no access, no effect */
 	HOW_PUSH_REG, HOW_PUSH_IMM, HOW_PUSH_RM, HOW_POP_REG, HOW_LEAVE,
@@ -73,9 +75,11 @@ enum jit_how {
 #define OP_DX_W 0x10000u
 #define OP_MANDATORY 0x20000u /* pp is part of the opcode, emitted as such */
 #define OP_VEX 0x40000u
-#define OP_VECTOR 0x80000u /* rm in memory has the size Zydis says; alignment by the host */
+#define OP_VECTOR 0x80000u /* x87, MMX, SSE, AVX: needs a handler that is one silicon stub; size
+			      and direction of a memory operand are the decoder's */
 #define OP_MEM_ONLY 0x100000u
 #define OP_AX_R 0x200000u /* reads rAX, rDX, rCX, (rBX) implicitly */
+#define OP_CX_W 0x800000u
 #define OP_MEM_SAME 0x400000u /* an rm in memory is the same operation: a register kept in memory
 				 may be operated on there */
 
@@ -85,18 +89,18 @@ enum jit_flag_class {
 	FLAGS_SHIFT_CL, FLAGS_ROL_IMM, FLAGS_ROL_ONE, FLAGS_ROL_CL, FLAGS_RCL, FLAGS_DOUBLE_IMM,
 	FLAGS_MUL, FLAGS_DIV, FLAGS_BT, FLAGS_SCAN, FLAGS_ANDN, FLAGS_BEXTR,
 	FLAGS_ADCX, FLAGS_ADOX, FLAGS_COND, FLAGS_SAHF, FLAGS_LAHF, FLAGS_SET_CF, FLAGS_CMC,
-	FLAGS_LOOP, FLAGS_FCOMI,
+	FLAGS_LOOP, FLAGS_FCOMI, FLAGS_FCMOV,
 };
 
 struct jit_form {
 	uint8_t how;   /* enum jit_how */
 	uint8_t flags; /* enum jit_flag_class */
-	uint8_t needs; /* JIT_NEEDS_* beyond those of every instruction */
 	uint32_t ops;
 };
 
 /* The form of an instruction; {HOW_REFUSE} where there is none. */
 struct jit_form jit_find_form(const struct jit_bytes *p);
+struct jit_form jit_find_simd_form(const struct jit_bytes *p);
 /* Does a one-byte or 0F opcode have a ModRM byte? (Of those the table names.) */
 bool jit_has_modrm(uint8_t map, uint8_t opcode);
 /* Bytes of the memory operand, and of the operands in registers. */
@@ -183,6 +187,8 @@ void jit_effective(struct jit_ctx *c, const struct jit_bytes *p, unsigned scratc
 void jit_copy(struct jit_ctx *c, const struct jit_bytes *p, const struct jit_form *f,
 	      const struct host_mem *m, uint8_t spare);
 void jit_lea(struct jit_ctx *c, const struct jit_bytes *p);
+/* cs->x87 after an x87 instruction that is noted there; changes JIT_S0 and JIT_S1 only. */
+void jit_note_x87(struct jit_ctx *c, const struct jit_bytes *p);
 /* Can it be emitted with the scratch registers there are? */
 bool jit_copy_ok(const struct jit_bytes *p, const struct jit_form *f);
 /* Must its memory operand be encodable without REX? */

@@ -262,7 +262,7 @@ bool code_add(struct code *c, const uint8_t *bytes, unsigned nr)
 	return true;
 }
 
-/* A state in which nothing is masked out: registers random, default control words. */
+/* Registers random; exceptions masked, but for one time in eight. */
 void random_fpu(struct start *s)
 {
 	struct isa_xsave_image *x = (struct isa_xsave_image *)s->fpu;
@@ -275,9 +275,15 @@ void random_fpu(struct start *s)
 	x->fcw = FCW_DEFAULT;
 	x->fsw = (uint16_t)(random64() % 8 << 11);
 	x->ftw = (uint8_t)random64();
+	x->pad = 0;
 	x->fop = 0;
+	memset(x->reserved, 0, sizeof(x->reserved));
 	x->fip = x->fdp = 0;
 	x->mxcsr = MXCSR_DEFAULT;
+	if (random64() % 8 == 0)
+		x->mxcsr &= (uint32_t)random64() | 0x40; /* not DAZ */
+	if (random64() % 8 == 0)
+		x->fcw &= (uint16_t)(random64() | ~0x3fULL);
 	x->mxcsr_mask = MXCSR_VALID;
 	x->xstate_bv = XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM;
 	for (unsigned n = 0; n < 8; n++)
@@ -426,6 +432,14 @@ static void leave_block(struct code *c, const struct jit_end *end)
 	fail_msg("a branch to an address that is not canonical");
 }
 
+/* Nothing between load and unload may use vector registers. */
+static void __attribute__((noinline)) enter_code(uint64_t at)
+{
+	isa_fpu_load(&world->cs);
+	((void (*)(uint64_t))(uintptr_t)enter_at)(at);
+	isa_fpu_unload(&world->cs);
+}
+
 bool run_emitted(struct code *c, const struct start *s, struct outcome *o)
 {
 	unsigned base = (unsigned)(random64() & 0xffff);
@@ -444,7 +458,7 @@ bool run_emitted(struct code *c, const struct start *s, struct outcome *o)
 	while (!o->raised && !world->leave_now) {
 		world->call_number = ~0ULL;
 		world->why = 0;
-		((void (*)(uint64_t))(uintptr_t)enter_at)(at);
+		enter_code(at);
 		if (world->why) {
 			run_handlers(c, (unsigned)world->why - 1000, 1);
 			fail_msg("a host fault that the handler does not see");
