@@ -56,7 +56,9 @@ struct vcpu_vmx {
 	struct vmx_apicv apicv;
 	uint64_t efer;		/* the guest's; the VMCS has what the processor runs with */
 	uint64_t pdptrs[4];	/* ept=0: the VMCS has none */
-	uint64_t cr0_guest_owned, cr4_guest_owned;
+	uint64_t cr0, cr4;	/* the guest's, but for the bits it owns: vmx_get_cr0() */
+	uint64_t cr0_unmasked, cr4_unmasked; /* what the guest owns: not in the VMCS's masks */
+	uint64_t cr4_guest_owned; /* what we leave to a guest of this CPUID */
 	uint32_t event_exit_inst_len; /* of the software event to be delivered again */
 
 	/* of the last exit */

@@ -4,7 +4,9 @@
  * A bit of CR0/CR4 that is set in the guest/host mask is the hypervisor's: the
  * guest reads the shadow and exits on a change. The others are the guest's own
  * (SDM Vol. 3, "Guest/Host Masks and Read Shadows for CR0 and CR4"). The
- * guest's value is therefore put together from both.
+ * guest's value is therefore put together from both: the bits that the guest owns
+ * are in GUEST_CR0 and GUEST_CR4, the others in vmx->cr0 and vmx->cr4. The read
+ * shadow is written from them and never read: while an L2 runs it is L1's.
  */
 #include "mmu/mmu.h"
 #include "vmx/internal.h"
@@ -62,9 +64,9 @@ void vmx_set_rflags(struct kvm_vcpu *vcpu, uint64_t v)
 
 uint64_t vmx_get_cr0(struct kvm_vcpu *vcpu)
 {
-	uint64_t own = vcpu->vmx->cr0_guest_owned;
+	uint64_t own = vcpu->vmx->cr0_unmasked;
 
-	return (vmcs_readl(vcpu, GUEST_CR0) & own) | (vmcs_readl(vcpu, CR0_READ_SHADOW) & ~own);
+	return (vmcs_readl(vcpu, GUEST_CR0) & own) | (vcpu->vmx->cr0 & ~own);
 }
 
 uint64_t vmx_get_cr3(struct kvm_vcpu *vcpu)
@@ -76,9 +78,26 @@ uint64_t vmx_get_cr3(struct kvm_vcpu *vcpu)
 
 uint64_t vmx_get_cr4(struct kvm_vcpu *vcpu)
 {
-	uint64_t own = vcpu->vmx->cr4_guest_owned;
+	uint64_t own = vcpu->vmx->cr4_unmasked;
 
-	return (vmcs_readl(vcpu, GUEST_CR4) & own) | (vmcs_readl(vcpu, CR4_READ_SHADOW) & ~own);
+	return (vmcs_readl(vcpu, GUEST_CR4) & own) | (vcpu->vmx->cr4 & ~own);
+}
+
+/* What the guest may change of CR0 and CR4 without an exit. Their values must be whole: see the callers. */
+static void write_cr0_mask(struct kvm_vcpu *vcpu)
+{
+	struct vcpu_vmx *vmx = vcpu->vmx;
+
+	vmx->cr0_unmasked = CR0_GUEST_OWNED;
+	vmcs_writel(vcpu, CR0_GUEST_HOST_MASK, ~vmx->cr0_unmasked);
+}
+
+static void write_cr4_mask(struct kvm_vcpu *vcpu)
+{
+	struct vcpu_vmx *vmx = vcpu->vmx;
+
+	vmx->cr4_unmasked = vmx->cr4_guest_owned;
+	vmcs_writel(vcpu, CR4_GUEST_HOST_MASK, ~vmx->cr4_unmasked);
 }
 
 uint64_t vmx_get_efer(struct kvm_vcpu *vcpu)
@@ -152,8 +171,8 @@ void vmx_set_cr0(struct kvm_vcpu *vcpu, uint64_t v)
 			vmx_set_efer(vcpu, efer & ~EFER_LMA);
 		}
 	}
-	vmx->cr0_guest_owned = CR0_GUEST_OWNED;
-	vmcs_writel(vcpu, CR0_GUEST_HOST_MASK, ~vmx->cr0_guest_owned);
+	vmx->cr0 = v;
+	write_cr0_mask(vcpu);
 	vmcs_writel(vcpu, CR0_READ_SHADOW, v);
 	vmcs_writel(vcpu, GUEST_CR0, (v & ~CR0_ALWAYS_OFF) |
 					     (vmx_params()->ept ? CR0_ALWAYS_ON : CR0_ALWAYS_ON_SHADOW));
@@ -170,16 +189,17 @@ void vmx_set_guest_cr3(struct kvm_vcpu *vcpu, uint64_t v)
 void vmx_vcpu_after_set_cpuid(struct kvm_vcpu *vcpu)
 {
 	struct vcpu_vmx *vmx = vcpu->vmx;
-	uint64_t cr4 = vmx_get_cr4(vcpu), rsvd = 0;
+	uint64_t rsvd = 0;
 
+	vmx->cr4 = vmx_get_cr4(vcpu);
 	if (vmx_services && vmx_services->cr4_guest_rsvd_bits)
 		rsvd = vmx_services->cr4_guest_rsvd_bits(vcpu);
 	/* What the processor cannot hold lives in the shadow. */
 	vmx->cr4_guest_owned = CR4_GUEST_OWNED & ~rsvd & vmcs_config()->cr4_fixed1;
 	if (!vmx_params()->ept)
 		vmx->cr4_guest_owned &= ~CR4_NOT_OWNED_SHADOW;
-	vmcs_writel(vcpu, CR4_GUEST_HOST_MASK, ~vmx->cr4_guest_owned);
-	vmcs_writel(vcpu, CR4_READ_SHADOW, cr4);
+	write_cr4_mask(vcpu);
+	vmcs_writel(vcpu, CR4_READ_SHADOW, vmx->cr4);
 }
 
 void vmx_set_cr4(struct kvm_vcpu *vcpu, uint64_t v)
@@ -187,7 +207,7 @@ void vmx_set_cr4(struct kvm_vcpu *vcpu, uint64_t v)
 	if ((vmx_get_cr4(vcpu) ^ v) & CR4_TRANSLATION)
 		vcpu->vmx->loaded_vmcs->flush_guest = true;
 	write_hw_cr4(vcpu, v, vmx_get_cr0(vcpu) & X86_CR0_PG);
-	vmcs_writel(vcpu, CR4_READ_SHADOW, v);
+	vcpu->vmx->cr4 = v;
 	vmx_vcpu_after_set_cpuid(vcpu);
 }
 
