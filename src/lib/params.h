@@ -28,7 +28,8 @@
 	X(vpid, BOOL, "1", "translations are tagged by VPID")                                          \
 	X(pml, BOOL, "1", "page-modification logging")                             \
 	X(flexpriority, BOOL, "0", "the local APIC's page in xAPIC mode is the processor's affair")    \
-	X(enable_apicv, BOOL, "0", "the processor reads APIC registers, delivers and posts interrupts")
+	X(enable_apicv, BOOL, "0", "the processor reads APIC registers, delivers and posts interrupts") \
+	X(nested, BOOL, "0", "VMX is offered to guests, which may then run guests of their own")
 
 /*
  * The value of a boolean knob, by a name of PARAMS: 1 y Y or 0 n N; the table's default when it is

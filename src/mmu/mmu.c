@@ -164,6 +164,7 @@ static void init_kvm_tdp_mmu(struct kvm_vcpu *vcpu)
 	context->root_level = mmu_tdp_level(vcpu);
 	context->gva_to_gpa = context->guest_level ? paging_gva_to_gpa : nonpaging_gva_to_gpa;
 	context->role = tdp_role(vcpu);
+	context->eptp_ad = kvm_mmu_params()->eptad;
 	vcpu->mmu = context;
 }
 

@@ -90,6 +90,7 @@ struct kvm_mmu {
 	void (*pte_write)(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len);
 	bool (*unprotect)(struct kvm_vcpu *vcpu, gva_t gva);
 	bool direct_map;
+	bool eptp_ad; /* accessed and dirty flags are on in our EPTP */
 
 	struct kvm_mmu_page *root; /* (o) of ours, TDP: what root_hpa belongs to; NULL without one */
 	hpa_t root_hpa; /* (o) INVALID_PAGE: kvm_mmu_load() before the next entry */
@@ -132,6 +133,12 @@ void kvm_init_mmu(struct kvm_vcpu *vcpu);
  * always; a TDP root does not depend on the guest's paging mode).
  */
 void kvm_mmu_reset_context(struct kvm_vcpu *vcpu);
+/* The vendor's pointer to the tables is another VMCS's: where there is a root, hand it over again. */
+static inline void kvm_mmu_load_pgd(struct kvm_vcpu *vcpu)
+{
+	if (vcpu->mmu->root_hpa != INVALID_PAGE)
+		vcpu->mmu->set_cr3(vcpu, vcpu->mmu->root_hpa, vcpu->mmu->root_level);
+}
 /* Drop this vCPU's root; the next entry loads one. */
 void kvm_mmu_unload(struct kvm_vcpu *vcpu);
 

@@ -15,7 +15,7 @@ uint64_t construct_eptp(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level)
 	uint64_t eptp = FIELD_PREP(EPTP_MEMTYPE_MASK, MT_WRBACK) |
 			FIELD_PREP(EPTP_WALK_MASK, (unsigned)root_level - 1);
 
-	if (kvm_mmu_params()->eptad)
+	if (vcpu->mmu->eptp_ad)
 		eptp |= EPTP_AD_ENABLE;
 	return eptp | (root_hpa & EPTP_ROOT_MASK);
 }
@@ -77,14 +77,33 @@ void vmx_flush_tlb_current(struct kvm_vcpu *vcpu)
 		kvm_vm_bugged(vcpu->kvm, "INVEPT failed");
 }
 
+/* Linux vmx_get_current_vpid: what tags the mappings of whoever runs. 0: nothing does. */
+static uint16_t current_vpid(struct kvm_vcpu *vcpu)
+{
+	return is_guest_mode(vcpu) ? nested_get_vpid02(vcpu) : vcpu->vmx->vpid;
+}
+
+static void flush_vpid(struct kvm_vcpu *vcpu, uint16_t vpid)
+{
+	/* without a VPID every entry and exit flushes */
+	if (vpid && invvpid(vcpu->vmx->cpu, INVVPID_SINGLE_CONTEXT, vpid, 0) != VMX_SUCCEED)
+		kvm_vm_bugged(vcpu->kvm, "INVVPID failed");
+}
+
 void vmx_flush_tlb_guest(struct kvm_vcpu *vcpu)
 {
 	vcpu->stat.tlb_flush++;
-	/* without a VPID every entry and exit flushes */
-	if (!vcpu->vmx->vpid)
-		return;
-	if (invvpid(vcpu->vmx->cpu, INVVPID_SINGLE_CONTEXT, vcpu->vmx->vpid, 0) != VMX_SUCCEED)
-		kvm_vm_bugged(vcpu->kvm, "INVVPID failed");
+	flush_vpid(vcpu, current_vpid(vcpu));
+}
+
+/* A shoot-down: what any root of ours leads to, in use or only remembered. */
+void vmx_flush_tlb_all(struct kvm_vcpu *vcpu)
+{
+	vcpu->stat.tlb_flush++;
+	if (!vmx_params()->ept)
+		flush_vpid(vcpu, vcpu->vmx->vpid);
+	else if (invept(vcpu->vmx->cpu, INVEPT_ALL_CONTEXT, 0) != VMX_SUCCEED)
+		kvm_vm_bugged(vcpu->kvm, "INVEPT failed");
 }
 
 void vmx_flush_dirty_translation(struct kvm_vcpu *vcpu)

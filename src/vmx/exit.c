@@ -21,15 +21,15 @@ static vmx_exit_handler *const kvm_vmx_exit_handlers[EXIT_REASON_COUNT] = {
 	[EXIT_REASON_INVLPG] = handle_invlpg,
 	[EXIT_REASON_RDPMC] = handle_rdpmc,
 	[EXIT_REASON_VMCALL] = handle_vmcall,
-	[EXIT_REASON_VMCLEAR] = handle_vmx_instruction,
-	[EXIT_REASON_VMLAUNCH] = handle_vmx_instruction,
-	[EXIT_REASON_VMPTRLD] = handle_vmx_instruction,
-	[EXIT_REASON_VMPTRST] = handle_vmx_instruction,
-	[EXIT_REASON_VMREAD] = handle_vmx_instruction,
-	[EXIT_REASON_VMRESUME] = handle_vmx_instruction,
-	[EXIT_REASON_VMWRITE] = handle_vmx_instruction,
-	[EXIT_REASON_VMOFF] = handle_vmx_instruction,
-	[EXIT_REASON_VMON] = handle_vmx_instruction,
+	[EXIT_REASON_VMCLEAR] = handle_vmclear,
+	[EXIT_REASON_VMLAUNCH] = handle_vmlaunch,
+	[EXIT_REASON_VMPTRLD] = handle_vmptrld,
+	[EXIT_REASON_VMPTRST] = handle_vmptrst,
+	[EXIT_REASON_VMREAD] = handle_vmread,
+	[EXIT_REASON_VMRESUME] = handle_vmresume,
+	[EXIT_REASON_VMWRITE] = handle_vmwrite,
+	[EXIT_REASON_VMOFF] = handle_vmxoff,
+	[EXIT_REASON_VMON] = handle_vmxon,
 	[EXIT_REASON_CR_ACCESS] = handle_cr,
 	[EXIT_REASON_DR_ACCESS] = handle_dr,
 	[EXIT_REASON_IO_INSTRUCTION] = handle_io,
@@ -162,6 +162,8 @@ int vmx_handle_exit(struct kvm_vcpu *vcpu)
 	int r;
 
 	TRACE_FILL(kvm, kvm_exit, rec, trace_exit(vcpu, rec));
+	if (unlikely(is_guest_mode(vcpu)) && vmx->result == VMX_SUCCEED && nested_vmx_reflect_vmexit(vcpu))
+		return 1;
 	if (unlikely(vmx->result == VMX_FAIL_VALID || vmx->result == VMX_FAIL_INVALID))
 		return fail_entry(vcpu, vmx->instruction_error);
 	if (unlikely(vmx->exit_reason & VMX_EXIT_REASONS_FAILED_VMENTRY))

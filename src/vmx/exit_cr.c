@@ -28,6 +28,34 @@ static int handle_set_cr8(struct kvm_vcpu *vcpu, uint64_t v)
 	return 0;
 }
 
+/*
+ * v is what the guest means its CR0 or CR4 to read. In L2 the bits that L1 owns stay
+ * as they are: L1 would have had the exit if they were to change.
+ */
+static int set_cr_view(struct kvm_vcpu *vcpu, int cr, uint64_t v)
+{
+	const struct vmcs12 *v12 = get_vmcs12(vcpu);
+	uint64_t mask;
+
+	if (likely(!is_guest_mode(vcpu)))
+		return vmx_services->set_cr(vcpu, cr, v);
+	mask = cr == 0 ? v12->cr0_guest_host_mask : v12->cr4_guest_host_mask;
+	if (vmx_services->set_cr(vcpu, cr, (v & ~mask) | ((cr == 0 ? v12->guest_cr0 : v12->guest_cr4) & mask)))
+		return 1;
+	vmcs_writel(vcpu, cr == 0 ? CR0_READ_SHADOW : CR4_READ_SHADOW, v);
+	return 0;
+}
+
+/* What the guest reads in CR0. */
+static uint64_t cr0_view(struct kvm_vcpu *vcpu)
+{
+	uint64_t own = vcpu->vmx->cr0_unmasked;
+
+	if (likely(!is_guest_mode(vcpu)))
+		return vmx_get_cr0(vcpu);
+	return (vmcs_readl(vcpu, GUEST_CR0) & own) | (vmcs_readl(vcpu, CR0_READ_SHADOW) & ~own);
+}
+
 static int mov_to_cr(struct kvm_vcpu *vcpu, unsigned cr, unsigned reg)
 {
 	uint64_t v = vmx_regs(vcpu)[reg];
@@ -37,7 +65,9 @@ static int mov_to_cr(struct kvm_vcpu *vcpu, unsigned cr, unsigned reg)
 	TRACE(kvm, kvm_cr, 1, cr, v);
 	if (cr == 8)
 		return handle_set_cr8(vcpu, v);
-	return complete(vcpu, vmx_services->set_cr(vcpu, (int)cr, v));
+	if (cr == 3)
+		return complete(vcpu, vmx_services->set_cr(vcpu, 3, v));
+	return complete(vcpu, set_cr_view(vcpu, (int)cr, v));
 }
 
 static int mov_from_cr(struct kvm_vcpu *vcpu, unsigned cr, unsigned reg)
@@ -63,7 +93,7 @@ int handle_cr(struct kvm_vcpu *vcpu)
 	uint64_t q = vmcs_readl(vcpu, EXIT_QUALIFICATION);
 	unsigned cr = (unsigned)FIELD_GET(CR_ACCESS_NUM_MASK, q);
 	unsigned reg = (unsigned)FIELD_GET(CR_ACCESS_REG_MASK, q);
-	uint64_t cr0 = vmx_get_cr0(vcpu);
+	uint64_t cr0 = cr0_view(vcpu);
 
 	switch ((enum cr_access_type)FIELD_GET(CR_ACCESS_TYPE_MASK, q)) {
 	case CR_ACCESS_MOV_TO:
@@ -72,13 +102,12 @@ int handle_cr(struct kvm_vcpu *vcpu)
 		return mov_from_cr(vcpu, cr, reg);
 	case CR_ACCESS_CLTS:
 		TRACE(kvm, kvm_cr, 1, 0, cr0 & ~X86_CR0_TS);
-		vmx_set_cr0(vcpu, cr0 & ~X86_CR0_TS);
-		return complete(vcpu, 0);
+		return complete(vcpu, set_cr_view(vcpu, 0, cr0 & ~X86_CR0_TS));
 	case CR_ACCESS_LMSW:
 		/* PE can be set, never cleared, and only the low four bits are written */
 		cr0 = (cr0 & ~(X86_CR0_MP | X86_CR0_EM | X86_CR0_TS)) |
 		      (FIELD_GET(CR_ACCESS_LMSW_DATA_MASK, q) & 0xf);
-		return complete(vcpu, vmx_services->set_cr(vcpu, 0, cr0));
+		return complete(vcpu, set_cr_view(vcpu, 0, cr0));
 	}
 	return 1;
 }

@@ -59,7 +59,7 @@ int handle_ept_misconfig(struct kvm_vcpu *vcpu)
 
 	TRACE_CALL(handle_ept_misconfig, vcpu->vcpu_id, gpa);
 	/* an ioeventfd that matches every write needs no look at the instruction */
-	if (len && kvm_io_bus_write(vcpu, KVM_FAST_MMIO_BUS, gpa, 0, NULL) == 0) {
+	if (len && !is_guest_mode(vcpu) && kvm_io_bus_write(vcpu, KVM_FAST_MMIO_BUS, gpa, 0, NULL) == 0) {
 		TRACE(kvm, kvm_fast_mmio, gpa);
 		vmx_skip_emulated_instruction(vcpu);
 		return 1;

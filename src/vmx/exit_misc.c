@@ -161,9 +161,11 @@ int handle_vmx_instruction(struct kvm_vcpu *vcpu)
 
 int handle_invlpg(struct kvm_vcpu *vcpu)
 {
+	uint16_t vpid = is_guest_mode(vcpu) ? nested_get_vpid02(vcpu) : vcpu->vmx->vpid;
+
 	kvm_mmu_invlpg(vcpu, vmcs_readl(vcpu, EXIT_QUALIFICATION));
-	if (vcpu->vmx->vpid &&
-	    invvpid(vcpu->vmx->cpu, INVVPID_INDIVIDUAL_ADDRESS, vcpu->vmx->vpid,
+	if (vpid &&
+	    invvpid(vcpu->vmx->cpu, INVVPID_INDIVIDUAL_ADDRESS, vpid,
 		    vmcs_readl(vcpu, EXIT_QUALIFICATION)) != VMX_SUCCEED)
 		vcpu->vmx->loaded_vmcs->flush_guest = true; /* not canonical: nothing was cached */
 	vcpu->stat.invlpg++;

@@ -29,6 +29,9 @@ void vmx_set_interrupt_shadow(struct kvm_vcpu *vcpu, uint32_t mask)
 
 bool vmx_interrupt_allowed(struct kvm_vcpu *vcpu)
 {
+	/* L2 cannot block what L1 exits on */
+	if (unlikely(is_guest_mode(vcpu)) && nested_exit_on_intr(vcpu))
+		return true;
 	return (vmx_get_rflags(vcpu) & X86_FLAGS_IF) &&
 	       !(vmcs_read32(vcpu, GUEST_INTERRUPTIBILITY_INFO) &
 		 (GUEST_INTR_STATE_STI | GUEST_INTR_STATE_MOV_SS));
@@ -36,6 +39,8 @@ bool vmx_interrupt_allowed(struct kvm_vcpu *vcpu)
 
 bool vmx_nmi_allowed(struct kvm_vcpu *vcpu)
 {
+	if (unlikely(is_guest_mode(vcpu)) && nested_exit_on_nmi(vcpu))
+		return true;
 	return !(vmcs_read32(vcpu, GUEST_INTERRUPTIBILITY_INFO) &
 		 (GUEST_INTR_STATE_MOV_SS | GUEST_INTR_STATE_STI | GUEST_INTR_STATE_NMI));
 }
@@ -69,7 +74,8 @@ static void inject(struct kvm_vcpu *vcpu, uint8_t vector, enum intr_type type, b
 
 	vmx_clear_hlt(vcpu);
 	if (has_error_code) {
-		vmcs_write32(vcpu, VM_ENTRY_EXCEPTION_ERROR_CODE, error_code);
+		/* VM entry refuses more than 16 bits, which a client may have given */
+		vmcs_write32(vcpu, VM_ENTRY_EXCEPTION_ERROR_CODE, error_code & 0xffff);
 		info |= INTR_INFO_DELIVER_CODE_MASK;
 	}
 	if (type == INTR_TYPE_SOFT_INTR || type == INTR_TYPE_SOFT_EXCEPTION)
@@ -181,8 +187,19 @@ void vmx_complete_interrupts(struct kvm_vcpu *vcpu)
 			? vmcs_read32(vcpu, VM_EXIT_INSTRUCTION_LEN) : 0);
 }
 
+/* An event of L1's entry that no queue of ours holds: it stays where it is. */
+static bool stays_in_vmcs(struct kvm_vcpu *vcpu)
+{
+	uint64_t type = FIELD_GET(INTR_INFO_INTR_TYPE_MASK, vmcs_read32(vcpu, VM_ENTRY_INTR_INFO_FIELD));
+
+	return vcpu->vmx->nested.run_pending &&
+	       (type == INTR_TYPE_OTHER_EVENT || type == INTR_TYPE_PRIV_SW_EXCEPTION);
+}
+
 void vmx_cancel_injection(struct kvm_vcpu *vcpu)
 {
+	if (unlikely(stays_in_vmcs(vcpu)))
+		return;
 	requeue(vcpu, vmcs_read32(vcpu, VM_ENTRY_INTR_INFO_FIELD),
 		vmcs_read32(vcpu, VM_ENTRY_EXCEPTION_ERROR_CODE),
 		vmcs_read32(vcpu, VM_ENTRY_INSTRUCTION_LEN));
@@ -220,10 +237,17 @@ void vmx_update_exception_bitmap(struct kvm_vcpu *vcpu)
 		if (debug & KVM_GUESTDBG_USE_SW_BP)
 			eb |= BIT_ULL(X86_TRAP_BP);
 	}
+	if (unlikely(is_guest_mode(vcpu)))
+		eb |= get_vmcs12(vcpu)->exception_bitmap;
 	vmcs_write32(vcpu, EXCEPTION_BITMAP, eb);
 }
 
 void vmx_set_monitor_trap(struct kvm_vcpu *vcpu, bool on)
 {
 	cpu_based_assign(vcpu, CPU_BASED_MONITOR_TRAP_FLAG, on);
+}
+
+void vmx_set_pending_dbg(struct kvm_vcpu *vcpu, uint64_t payload)
+{
+	vmcs_writel(vcpu, GUEST_PENDING_DBG_EXCEPTIONS, payload | vmcs_readl(vcpu, GUEST_PENDING_DBG_EXCEPTIONS));
 }

@@ -13,6 +13,7 @@
  *   msr.c      MSRs of the VMCS and of the processor, the MSR bitmap, TSC
  *   run.c      vmx_vcpu_run
  *   exit.c     the table of exit handlers; exit_*.c the handlers by theme
+ *   vmcs12.c, nested_*.c  nested VMX (nested.h)
  *
  * Everything belongs to the vCPU's owner thread. The VMCS is written by
  * vmwrite only; a VMREAD or VMWRITE that fails is our own bug and kills the VM.
@@ -45,10 +46,18 @@ struct vmx_apicv {
 	unsigned threshold;  /* as in the VMCS */
 };
 
+#include "vmx/nested.h"
+
+/* TSC ticks; wider than Linux's defaults, because an interpreted loop is slower. */
+#define VMX_PLE_GAP 4096
+#define VMX_PLE_WINDOW 32768
+
 struct vcpu_vmx {
 	struct vmx_cpu *cpu;	/* (c) the logical processor */
 	struct loaded_vmcs vmcs01; /* L1's */
 	struct loaded_vmcs *loaded_vmcs; /* the processor's current VMCS */
+	struct nested_vmx nested;
+	uint64_t l1_tsc_offset, l1_tsc_multiplier; /* without what L1 adds for its L2 */
 	uint64_t *pml;		/* (c) page-modification log, one frame, NULL without PML */
 	uint16_t vpid;		/* (c) 0: not tagged */
 	bool state_unchecked;	/* segments or CR0 were set from outside: may be none to enter with */
@@ -172,9 +181,118 @@ static inline void cpu_based_assign(struct kvm_vcpu *vcpu, uint64_t bits, bool o
 /* --- msr.c --- */
 void vmx_init_msr_bitmap(struct kvm_vcpu *vcpu);
 
+/* VMCS TSC offset and multiplier of whoever runs: L1's, and with L2 what L1 adds. */
+void vmx_update_tsc(struct kvm_vcpu *vcpu);
+
+/* --- regs.c --- */
+/* CR0 and CR4 of a context that is being entered, EFER already there. No flush. */
+void vmx_load_guest_crs(struct kvm_vcpu *vcpu, uint64_t cr0, uint64_t cr4);
+
 /* --- eptp.c --- */
 /* What of the guest's translation state the hypervisor changed goes in before the entry. */
 void vmx_flush_dirty_translation(struct kvm_vcpu *vcpu);
+
+/* --- nested VMX (nested.h) --- */
+#define INVALID_VMPTR (~(gpa_t)0)
+#define VMX_INSN_INFO_REGISTER BIT_ULL(10) /* the operand is a register */
+#define FEAT_CTL_VMX_ENABLED_OUTSIDE_SMX BIT_ULL(2)
+#define FEAT_CTL_LOCKED BIT_ULL(0)
+#define NESTED_PREEMPTION_TIMER_RATE 5 /* the timer counts with bit 5 of the TSC */
+#define NESTED_EXIT_NONE 0xffffffffU   /* out of L2 without an exit that L1 sees */
+enum nvmx_vmentry_status { NVMX_VMENTRY_SUCCESS, NVMX_VMENTRY_VMEXIT };
+
+static inline struct vmcs12 *get_vmcs12(struct kvm_vcpu *vcpu)
+{
+	return vcpu->vmx->nested.cached_vmcs12;
+}
+static inline bool nested_cpu_has(const struct vmcs12 *v, uint64_t bits)
+{
+	return v->cpu_based_vm_exec_control & bits;
+}
+static inline bool nested_cpu_has2(const struct vmcs12 *v, uint64_t bits)
+{
+	return nested_cpu_has(v, CPU_BASED_ACTIVATE_SECONDARY_CONTROLS) && (v->secondary_vm_exec_control & bits);
+}
+static inline bool nested_cpu_has_ept(const struct vmcs12 *v)
+{
+	return nested_cpu_has2(v, SECONDARY_EXEC_ENABLE_EPT);
+}
+
+/* nested_operand.c: L1's memory where a failure has no consequence, as on a bus where nobody answers. */
+void nested_write_guest(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len);
+void nested_read_guest(struct kvm_vcpu *vcpu, gpa_t gpa, void *data, size_t len);
+
+/* nested_caps.c */
+void nested_vmx_init_msrs(struct kvm_vcpu *vcpu);
+void nested_vmx_after_set_cpuid(struct kvm_vcpu *vcpu, struct vmx_offered_insns offered);
+uint64_t nested_vmx_cap(struct kvm_vcpu *vcpu, uint32_t msr);
+
+/* nested_operand.c: how L1's instructions begin and end */
+bool nested_vmx_check_permission(struct kvm_vcpu *vcpu); /* false: an exception is queued */
+int nested_vmx_succeed(struct kvm_vcpu *vcpu);
+int nested_vmx_fail_invalid(struct kvm_vcpu *vcpu);
+int nested_vmx_fail(struct kvm_vcpu *vcpu, enum vm_instruction_error error);
+/* The memory operand of the instruction that exited. False: *r is the exit handler's answer. */
+bool nested_vmx_read_operand(struct kvm_vcpu *vcpu, void *buf, unsigned len, int *r);
+bool nested_vmx_write_operand(struct kvm_vcpu *vcpu, const void *buf, unsigned len, int *r);
+/* Its linear address. False: an exception is queued. */
+bool get_vmx_mem_address(struct kvm_vcpu *vcpu, unsigned len, bool write, gva_t *address);
+uint64_t nested_vmx_read_reg(struct kvm_vcpu *vcpu, unsigned reg);
+/* 4-KByte aligned and within L1's physical-address width. */
+bool nested_vmx_page_valid(struct kvm_vcpu *vcpu, gpa_t gpa);
+
+/* nested_insn.c */
+must_check int enter_vmx_operation(struct kvm_vcpu *vcpu);
+void free_nested(struct kvm_vcpu *vcpu);
+/* The current vmcs12 goes back to L1's memory and is current no more. */
+void nested_release_vmcs12(struct kvm_vcpu *vcpu);
+
+/* nested_check.c */
+struct nested_checks;
+bool nested_host_cr0_valid(struct kvm_vcpu *vcpu, uint64_t v);
+bool nested_guest_cr0_valid(struct kvm_vcpu *vcpu, uint64_t v);
+bool nested_cr4_valid(struct kvm_vcpu *vcpu, uint64_t v);
+bool nested_vmx_canonical(uint64_t v);
+bool nested_vmx_offers_secondary(struct kvm_vcpu *vcpu, uint64_t bit);
+bool nested_vmx_eptp_valid(struct kvm_vcpu *vcpu, uint64_t eptp);
+
+/* nested_vmcs02.c */
+void prepare_vmcs02_early(struct kvm_vcpu *vcpu, const struct vmcs12 *v);
+/* False: f says why. pat01: IA32_PAT of VMCS01. */
+must_check bool prepare_vmcs02(struct kvm_vcpu *vcpu, const struct vmcs12 *v, uint64_t pat01, bool from_vmentry,
+			       struct nested_checks *f);
+void nested_sync_rare(struct kvm_vcpu *vcpu, struct vmcs12 *v);
+void nested_vmx_transition_tlb_flush(struct kvm_vcpu *vcpu, const struct vmcs12 *v, bool entry);
+must_check bool nested_vmx_load_cr3(struct kvm_vcpu *vcpu, uint64_t cr3, bool nested_ept, struct nested_checks *f);
+/* What L2 sees of CR0 and CR4. */
+uint64_t nested_read_cr0(const struct vmcs12 *v);
+uint64_t nested_read_cr4(const struct vmcs12 *v);
+
+/* nested_msr.c: gpa of an area of L1's */
+uint64_t nested_vmx_load_msr(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t count); /* 0, or the number of the bad entry */
+bool nested_vmx_store_msr(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t count);
+bool nested_vmx_prepare_msr_bitmap(struct kvm_vcpu *vcpu, const struct vmcs12 *v); /* false: every access exits */
+
+/* nested_enter.c */
+void vmx_switch_vmcs(struct kvm_vcpu *vcpu, struct loaded_vmcs *to);
+uint16_t nested_get_vpid02(struct kvm_vcpu *vcpu);
+int nested_vmx_enter_non_root_mode(struct kvm_vcpu *vcpu, bool from_vmentry);
+
+/* nested_exit.c */
+void sync_vmcs02_to_vmcs12(struct kvm_vcpu *vcpu, struct vmcs12 *v);
+void load_vmcs12_host_state(struct kvm_vcpu *vcpu, struct vmcs12 *v);
+
+/* nested_reflect.c: in guest mode, after an exit. True: it was L1's, L1 is next. */
+bool nested_vmx_reflect_vmexit(struct kvm_vcpu *vcpu);
+
+/* nested_mmu.c */
+void nested_ept_init_mmu_context(struct kvm_vcpu *vcpu);
+void nested_ept_uninit_mmu_context(struct kvm_vcpu *vcpu);
+void nested_free_guest_roots(struct kvm_vcpu *vcpu);
+
+/* nested_shadow.c: the VMCS that L1's vmcs12 links for L2's VMREAD and VMWRITE */
+void nested_load_shadow_vmcs12(struct kvm_vcpu *vcpu, const struct vmcs12 *v);
+void nested_flush_shadow_vmcs12(struct kvm_vcpu *vcpu, const struct vmcs12 *v);
 
 /* --- exit handlers: 1 re-enter, 0 to the client, < 0 KVM_RUN's error --- */
 typedef int vmx_exit_handler(struct kvm_vcpu *vcpu);
@@ -184,6 +302,8 @@ vmx_exit_handler handle_ept_violation, handle_ept_misconfig, handle_cr, handle_d
 	handle_cpuid, handle_halt, handle_nop, handle_mwait, handle_pause, handle_vmcall, handle_vmx_instruction,
 	handle_invlpg, handle_rdpmc, handle_xsetbv, handle_invpcid, handle_monitor_trap,
 	handle_preemption_timer, handle_bus_lock, handle_tpr_below_threshold,
-	handle_apic_access, handle_apic_eoi_induced, handle_apic_write;
+	handle_apic_access, handle_apic_eoi_induced, handle_apic_write,
+	handle_vmxon, handle_vmxoff, handle_vmclear, handle_vmptrld, handle_vmptrst, handle_vmread,
+	handle_vmwrite, handle_vmlaunch, handle_vmresume;
 
 #endif

@@ -12,6 +12,9 @@
 #define BITMAP_WRITE_LOW 2048
 #define BITMAP_WRITE_HIGH 3072
 
+#define TSC_MULTIPLIER_FRAC_BITS 48
+#define TSC_MULTIPLIER_ONE (1ULL << TSC_MULTIPLIER_FRAC_BITS)
+
 /* MSRs the guest uses without an exit, as in KVM. */
 static const uint32_t passthrough[] = {
 	MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE, MSR_STAR, MSR_LSTAR, MSR_CSTAR,
@@ -117,13 +120,49 @@ int vmx_set_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t data)
 	return 1;
 }
 
+static uint64_t scale(uint64_t v, uint64_t multiplier)
+{
+	return (uint64_t)((unsigned __int128)v * multiplier >> TSC_MULTIPLIER_FRAC_BITS);
+}
+
+static uint64_t scale_signed(uint64_t v, uint64_t multiplier)
+{
+	return (int64_t)v < 0 ? -scale(-v, multiplier) : scale(v, multiplier);
+}
+
+/*
+ * L2's TSC is L1's, scaled and offset once more: ((tsc * m1 + o1) * m2) + o2 =
+ * tsc * (m1 * m2) + (o1 * m2 + o2). (Linux: kvm_calc_nested_tsc_offset, _multiplier.)
+ */
+void vmx_update_tsc(struct kvm_vcpu *vcpu)
+{
+	struct vcpu_vmx *vmx = vcpu->vmx;
+	uint64_t offset = vmx->l1_tsc_offset, multiplier = vmx->l1_tsc_multiplier;
+
+	if (vmx->nested.guest_mode && nested_cpu_has(get_vmcs12(vcpu), CPU_BASED_USE_TSC_OFFSETTING)) {
+		const struct vmcs12 *v = get_vmcs12(vcpu);
+		uint64_t m2 = nested_cpu_has2(v, SECONDARY_EXEC_TSC_SCALING) ? v->tsc_multiplier
+									     : TSC_MULTIPLIER_ONE;
+
+		if (m2 != TSC_MULTIPLIER_ONE) {
+			offset = scale_signed(offset, m2);
+			multiplier = scale(multiplier, m2);
+		}
+		offset += v->tsc_offset;
+	}
+	vmcs_write64(vcpu, TSC_OFFSET, offset);
+	if (vmx->loaded_vmcs->secondary & SECONDARY_EXEC_TSC_SCALING)
+		vmcs_write64(vcpu, TSC_MULTIPLIER, multiplier);
+}
+
 void vmx_write_tsc_offset(struct kvm_vcpu *vcpu, uint64_t offset)
 {
-	vmcs_write64(vcpu, TSC_OFFSET, offset);
+	vcpu->vmx->l1_tsc_offset = offset;
+	vmx_update_tsc(vcpu);
 }
 
 void vmx_write_tsc_multiplier(struct kvm_vcpu *vcpu, uint64_t multiplier)
 {
-	if (vcpu->vmx->loaded_vmcs->secondary & SECONDARY_EXEC_TSC_SCALING)
-		vmcs_write64(vcpu, TSC_MULTIPLIER, multiplier);
+	vcpu->vmx->l1_tsc_multiplier = multiplier;
+	vmx_update_tsc(vcpu);
 }

@@ -89,6 +89,8 @@ static void write_cr0_mask(struct kvm_vcpu *vcpu)
 	struct vcpu_vmx *vmx = vcpu->vmx;
 
 	vmx->cr0_unmasked = CR0_GUEST_OWNED;
+	if (vmx->nested.guest_mode)
+		vmx->cr0_unmasked &= ~get_vmcs12(vcpu)->cr0_guest_host_mask;
 	vmcs_writel(vcpu, CR0_GUEST_HOST_MASK, ~vmx->cr0_unmasked);
 }
 
@@ -97,6 +99,8 @@ static void write_cr4_mask(struct kvm_vcpu *vcpu)
 	struct vcpu_vmx *vmx = vcpu->vmx;
 
 	vmx->cr4_unmasked = vmx->cr4_guest_owned;
+	if (vmx->nested.guest_mode)
+		vmx->cr4_unmasked &= ~get_vmcs12(vcpu)->cr4_guest_host_mask;
 	vmcs_writel(vcpu, CR4_GUEST_HOST_MASK, ~vmx->cr4_unmasked);
 }
 
@@ -180,6 +184,21 @@ void vmx_set_cr0(struct kvm_vcpu *vcpu, uint64_t v)
 		write_hw_cr4(vcpu, vmx_get_cr4(vcpu), v & X86_CR0_PG);
 }
 
+void vmx_load_guest_crs(struct kvm_vcpu *vcpu, uint64_t cr0, uint64_t cr4)
+{
+	struct vcpu_vmx *vmx = vcpu->vmx;
+
+	vmx->state_unchecked = true;
+	vmx->cr0 = cr0;
+	write_cr0_mask(vcpu);
+	vmcs_writel(vcpu, CR0_READ_SHADOW, cr0);
+	vmcs_writel(vcpu, GUEST_CR0, (cr0 & ~CR0_ALWAYS_OFF) | CR0_ALWAYS_ON);
+	write_hw_cr4(vcpu, cr4, cr0 & X86_CR0_PG);
+	vmx->cr4 = cr4;
+	write_cr4_mask(vcpu);
+	vmcs_writel(vcpu, CR4_READ_SHADOW, cr4);
+}
+
 void vmx_set_guest_cr3(struct kvm_vcpu *vcpu, uint64_t v)
 {
 	vcpu->vmx->loaded_vmcs->cr3 = v;
@@ -199,7 +218,8 @@ void vmx_vcpu_after_set_cpuid(struct kvm_vcpu *vcpu)
 	if (!vmx_params()->ept)
 		vmx->cr4_guest_owned &= ~CR4_NOT_OWNED_SHADOW;
 	write_cr4_mask(vcpu);
-	vmcs_writel(vcpu, CR4_READ_SHADOW, vmx->cr4);
+	if (!vmx->nested.guest_mode)
+		vmcs_writel(vcpu, CR4_READ_SHADOW, vmx->cr4);
 }
 
 void vmx_set_cr4(struct kvm_vcpu *vcpu, uint64_t v)
@@ -208,6 +228,7 @@ void vmx_set_cr4(struct kvm_vcpu *vcpu, uint64_t v)
 		vcpu->vmx->loaded_vmcs->flush_guest = true;
 	write_hw_cr4(vcpu, v, vmx_get_cr0(vcpu) & X86_CR0_PG);
 	vcpu->vmx->cr4 = v;
+	vmcs_writel(vcpu, CR4_READ_SHADOW, v);
 	vmx_vcpu_after_set_cpuid(vcpu);
 }
 
@@ -247,6 +268,8 @@ void vmx_skip_emulated_instruction(struct kvm_vcpu *vcpu)
 		rip = (uint32_t)rip;
 	vmx_set_rip(vcpu, rip);
 	vmx_set_interrupt_shadow(vcpu, 0);
+	if (unlikely(vcpu->vmx->nested.guest_mode))
+		nested_vmx_update_mtf(vcpu, false);
 	/* the trap the instruction would have ended with */
 	if (unlikely(vmx_get_rflags(vcpu) & X86_FLAGS_TF))
 		vmx_services->queue_exception(vcpu, X86_TRAP_DB, false, 0, true, DR6_BS);

@@ -10,7 +10,8 @@ int vmx_vcpu_run(struct kvm_vcpu *vcpu)
 	vmx_flush_dirty_translation(vcpu);
 	vmx->result = vmx->loaded_vmcs->launched ? vmresume(vmx->cpu) : vmlaunch(vmx->cpu);
 	vcpu->stat.exits++;
-	if (vmx->pml)
+	vmx->nested.run_pending = false;
+	if (vmx->loaded_vmcs->secondary & SECONDARY_EXEC_ENABLE_PML)
 		vmx_flush_pml_buffer(vcpu);
 	vmx_gprs(vmx->cpu)[RSP] = vmcs_readl(vcpu, GUEST_RSP);
 

@@ -182,7 +182,9 @@ static bool guest_state_valid(struct kvm_vcpu *vcpu)
 
 bool vmx_emulation_required(struct kvm_vcpu *vcpu)
 {
-	if (likely(vmx_params()->unrestricted_guest))
+	/* an L2 has it where its L1 has asked for it */
+	if (likely(vmx_params()->unrestricted_guest &&
+		   (!is_guest_mode(vcpu) || nested_cpu_has2(get_vmcs12(vcpu), SECONDARY_EXEC_UNRESTRICTED_GUEST))))
 		return false;
 	/* what the guest does while it runs keeps the state valid */
 	if (vcpu->vmx->state_unchecked)

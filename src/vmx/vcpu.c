@@ -39,6 +39,8 @@ int vmx_create_vcpu(struct kvm_vcpu *vcpu, struct vmx_machine *machine)
 	if (!vmx)
 		return err_born(ENOMEM, "vcpu_vmx");
 	vmx->loaded_vmcs = &vmx->vmcs01;
+	vmx->l1_tsc_multiplier = 1ULL << 48;
+	vmx->nested.current_vmptr = vmx->nested.vmxon_ptr = INVALID_VMPTR;
 	vmx->vmcs01.vmcs = host_frame_alloc();
 	vmx->vmcs01.msr_bitmap = host_frame_alloc();
 	if (vmx_params()->pml)
@@ -64,6 +66,7 @@ int vmx_create_vcpu(struct kvm_vcpu *vcpu, struct vmx_machine *machine)
 	vmx_init_msr_bitmap(vcpu);
 	vmx_init_controls(vcpu);
 	vmx_set_constant_host_state(vcpu);
+	nested_vmx_init_msrs(vcpu);
 	r = kvm_vcpu_init(vcpu);
 	if (r)
 		vmx_free_vcpu(vcpu);
@@ -86,6 +89,9 @@ void vmx_free_vcpu(struct kvm_vcpu *vcpu)
 
 	if (!vmx)
 		return;
+	/* L2, if it runs, ends unseen: nothing of its state is wanted any more */
+	vmx_switch_vmcs(vcpu, &vmx->vmcs01);
+	free_nested(vcpu);
 	if (vmclear(vmx->cpu, __pa(vmx->vmcs01.vmcs)) != VMX_SUCCEED)
 		kvm_vm_bugged(vcpu->kvm, "VMCLEAR of a live VMCS failed");
 	/* the VPID's next owner must not find mappings of this one: its processor dies here */

@@ -7,9 +7,6 @@
 #include "lib/log.h"
 #include "vmx/internal.h"
 
-/* TSC ticks; wider than Linux's defaults, because an interpreted loop is slower. */
-#define VMX_PLE_GAP 4096
-#define VMX_PLE_WINDOW 32768
 /* Of a vCPU with an in-process APIC, and on by apicv.c. */
 #define APIC_CONTROLS                                                                              \
 	(SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES | SECONDARY_EXEC_VIRTUALIZE_X2APIC_MODE |         \
@@ -127,6 +124,7 @@ void vmx_offer_insns(struct kvm_vcpu *vcpu, struct vmx_offered_insns offered)
 	vmx->loaded_vmcs->secondary &= ~(uint32_t)OFFERED_INSNS;
 	vmx->loaded_vmcs->secondary |= vmcs_config()->secondary & (uint32_t)wanted;
 	vmcs_write32(vcpu, SECONDARY_VM_EXEC_CONTROL, vmx->loaded_vmcs->secondary);
+	nested_vmx_after_set_cpuid(vcpu, offered);
 }
 
 void vmx_set_maxphyaddr(struct kvm_vcpu *vcpu, int bits)

@@ -25,6 +25,7 @@ struct vmx_params {
 	bool unrestricted_guest, vpid, pml, preemption_timer;
 	bool flexpriority; /* the APIC-access page in xAPIC mode */
 	bool enable_apicv; /* register virtualization, virtual-interrupt delivery, posted interrupts */
+	bool nested; /* VMX is offered to guests */
 };
 const struct vmx_params *vmx_params(void);
 
@@ -32,6 +33,13 @@ const struct vmx_params *vmx_params(void);
  * Exit handlers return: 1 re-enter, 0 leave KVM_RUN with run->exit_reason set,
  * < 0 KVM_RUN's error. All services follow it unless said otherwise.
  */
+/* An event on its way into the guest: a type of enum intr_type. */
+struct vmx_event {
+	uint8_t type, vector;
+	bool has_error_code;
+	uint32_t error_code;
+};
+
 struct vmx_services {
 	int (*emulate_cpuid)(struct kvm_vcpu *vcpu);
 	int (*emulate_rdmsr)(struct kvm_vcpu *vcpu);
@@ -76,6 +84,24 @@ struct vmx_services {
 	void (*apic_write)(struct kvm_vcpu *vcpu, uint32_t offset);
 	/* CR4 bits that the guest's CPUID does not offer: they stay the hypervisor's. */
 	uint64_t (*cr4_guest_rsvd_bits)(struct kvm_vcpu *vcpu);
+
+	/* For nested VMX. MSRs as by the guest's RDMSR and WRMSR: 0, or not. */
+	int (*get_msr)(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data);
+	int (*set_msr)(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t data);
+	int (*maxphyaddr)(struct kvm_vcpu *vcpu); /* of the guest's CPUID */
+	uint64_t (*feature_control)(struct kvm_vcpu *vcpu); /* IA32_FEATURE_CONTROL */
+	bool (*x2apic_mode)(struct kvm_vcpu *vcpu);
+	bool (*load_pdptrs)(struct kvm_vcpu *vcpu, uint64_t cr3); /* false: reserved bits, nothing changed */
+	/* Guest memory as the guest's own processor writes it: 0 or -EFAULT. */
+	int (*write_guest)(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len);
+	/* The event that is to be delivered again. False: none. */
+	bool (*injected_event)(struct kvm_vcpu *vcpu, struct vmx_event *e);
+	/* Whatever waits for delivery, or is to be delivered again, is void. NMIs and interrupts that wait stay. */
+	void (*clear_events)(struct kvm_vcpu *vcpu);
+	/* Acknowledge the interrupt that waits: its vector, or -1. */
+	int (*take_interrupt)(struct kvm_vcpu *vcpu);
+	bool (*is_halted)(struct kvm_vcpu *vcpu);
+	void (*wake)(struct kvm_vcpu *vcpu); /* it runs, whatever it has waited for */
 };
 void vmx_register_services(const struct vmx_services *s);
 
@@ -186,7 +212,8 @@ void vmx_set_pdptrs(struct kvm_vcpu *vcpu, const uint64_t pdptrs[4]);
 void vmx_set_cr3(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level);
 uint64_t construct_eptp(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level);
 void vmx_flush_tlb_current(struct kvm_vcpu *vcpu); /* INVEPT single context, the current EPTP */
-void vmx_flush_tlb_guest(struct kvm_vcpu *vcpu);   /* INVVPID single context */
+void vmx_flush_tlb_guest(struct kvm_vcpu *vcpu);   /* INVVPID single context, the current VPID */
+void vmx_flush_tlb_all(struct kvm_vcpu *vcpu);	   /* INVEPT all contexts */
 
 /* MSRs the VMCS or the processor holds: 0, or 1 when vmx does not know the MSR. */
 must_check int vmx_get_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data);
@@ -208,10 +235,48 @@ void vmx_inject_exception(struct kvm_vcpu *vcpu, uint8_t vector, bool has_error_
 void vmx_inject_irq(struct kvm_vcpu *vcpu, uint8_t vector, bool soft);
 void vmx_inject_nmi(struct kvm_vcpu *vcpu);
 void vmx_enable_irq_window(struct kvm_vcpu *vcpu);
+void vmx_set_pending_dbg(struct kvm_vcpu *vcpu, uint64_t payload); /* adds to GUEST_PENDING_DBG_EXCEPTIONS */
 void vmx_enable_nmi_window(struct kvm_vcpu *vcpu);
 /* KVM_SET_GUEST_DEBUG or #MC/#DB policy changed. */
 void vmx_update_exception_bitmap(struct kvm_vcpu *vcpu);
 void vmx_set_monitor_trap(struct kvm_vcpu *vcpu, bool on);
+
+/*
+ * Nested VMX (nested.h). The guest is L1 until it runs a guest of its own; in guest
+ * mode (Linux: is_guest_mode, not kvm_vcpu_enter_guest_mode) it is L2, and everything
+ * above speaks of L2's state.
+ */
+bool is_guest_mode(struct kvm_vcpu *vcpu);
+bool vmx_in_vmx_operation(struct kvm_vcpu *vcpu); /* after VMXON */
+/* L1's VMLAUNCH has succeeded and L2 has yet to run: no exit may be made up, nothing injected. */
+bool vmx_nested_run_pending(struct kvm_vcpu *vcpu);
+bool nested_exit_on_nmi(struct kvm_vcpu *vcpu);
+bool nested_exit_on_intr(struct kvm_vcpu *vcpu);
+/* In guest mode: L1 wants this exception of L2's. */
+bool nested_vmx_is_exception_vmexit(struct kvm_vcpu *vcpu, uint8_t vector, uint32_t error_code);
+/*
+ * In guest mode: an exit from L2 to L1. reason: as VM_EXIT_REASON; intr_info: as
+ * VM_EXIT_INTR_INFO. Not while vmx_nested_run_pending().
+ */
+void nested_vmx_vmexit(struct kvm_vcpu *vcpu, uint32_t reason, uint32_t intr_info, uint64_t qualification);
+/* The same for an exception of L2; bits 31:0 of the error code where it has one. */
+void nested_vmx_exception_vmexit(struct kvm_vcpu *vcpu, uint8_t vector, bool has_error_code, uint32_t error_code,
+				 uint64_t qualification);
+void nested_vmx_exception_vmexit_nmi(struct kvm_vcpu *vcpu);
+/* A triple fault ends L2 before it began. */
+void nested_vmx_clear_run_pending(struct kvm_vcpu *vcpu);
+/* An instruction of L2 has been emulated: is an exit by the monitor trap flag due? */
+bool nested_mtf_pending(struct kvm_vcpu *vcpu);
+void nested_vmx_update_mtf(struct kvm_vcpu *vcpu, bool exception_pending);
+/* Out of L2 without an exit, out of VMX operation. */
+void vmx_leave_nested(struct kvm_vcpu *vcpu);
+/* Capability MSRs: 0, or 1 where there is no such MSR, or the value is refused. */
+must_check int vmx_get_nested_msr_feature(uint32_t msr, uint64_t *data);
+must_check int vmx_get_nested_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data);
+must_check int vmx_set_nested_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t data);
+/* May CR0, CR4 be so, in VMX operation? True outside of it. */
+bool vmx_is_valid_cr0(struct kvm_vcpu *vcpu, uint64_t v);
+bool vmx_is_valid_cr4(struct kvm_vcpu *vcpu, uint64_t v);
 
 /* What the last exit was, for people: reason, qualification, vectoring, as KVM reports them. */
 void vmx_get_exit_info(struct kvm_vcpu *vcpu, uint64_t info[5]);

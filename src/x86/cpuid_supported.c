@@ -185,7 +185,7 @@ static void leaf_basic(uint32_t function, uint32_t index, uint32_t r[4])
 		break;
 	case 1:
 		r[CPUID_EBX] &= 0x0000ffff; /* APIC id and thread count are the client's */
-		r[CPUID_ECX] = (r[CPUID_ECX] & MASK_1_ECX) | ADD_1_ECX;
+		r[CPUID_ECX] = (r[CPUID_ECX] & MASK_1_ECX) | ADD_1_ECX | (vmx_params()->nested ? F(5) /* VMX */ : 0);
 		r[CPUID_EDX] &= MASK_1_EDX;
 		break;
 	case 2:

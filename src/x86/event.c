@@ -44,10 +44,8 @@ static bool exception_is_fault(uint8_t vector)
 }
 
 /* CR2 and DR6 change when the exception is certain to be delivered, not before. */
-static void deliver_payload(struct kvm_vcpu *vcpu)
+void kvm_deliver_exception_payload(struct kvm_vcpu *vcpu, struct kvm_queued_exception *ex)
 {
-	struct kvm_queued_exception *ex = &vcpu->arch->exception;
-
 	if (!ex->has_payload)
 		return;
 	switch (ex->vector) {
@@ -66,6 +64,11 @@ static void deliver_payload(struct kvm_vcpu *vcpu)
 	}
 	ex->has_payload = false;
 	ex->payload = 0;
+}
+
+static void deliver_payload(struct kvm_vcpu *vcpu)
+{
+	kvm_deliver_exception_payload(vcpu, &vcpu->arch->exception);
 }
 
 static void set_exception(struct kvm_vcpu *vcpu, uint8_t vector, bool has_error_code,
@@ -92,6 +95,12 @@ static void queue_exception(struct kvm_vcpu *vcpu, uint8_t vector, bool has_erro
 	enum exception_class first, second;
 
 	kvm_make_request(KVM_REQ_EVENT, vcpu);
+	/* one that was injected has been sorted when it was new */
+	if (unlikely(is_guest_mode(vcpu)) && !reinject &&
+	    nested_vmx_is_exception_vmexit(vcpu, vector, error_code)) {
+		kvm_queue_exception_vmexit(vcpu, vector, has_error_code, error_code, has_payload, payload);
+		return;
+	}
 	if (!ex->pending && !ex->injected) {
 		set_exception(vcpu, vector, has_error_code, error_code, has_payload, payload,
 			      reinject);
@@ -105,9 +114,10 @@ static void queue_exception(struct kvm_vcpu *vcpu, uint8_t vector, bool has_erro
 	first = exception_class(ex->vector);
 	second = exception_class(vector);
 	if ((first == EXC_CONTRIBUTORY && second == EXC_CONTRIBUTORY) ||
-	    (first == EXC_PAGE_FAULT && second != EXC_BENIGN))
-		set_exception(vcpu, X86_TRAP_DF, true, 0, false, 0, false);
-	else /* the newer replaces the older, which will happen again */
+	    (first == EXC_PAGE_FAULT && second != EXC_BENIGN)) {
+		ex->pending = ex->injected = false;
+		queue_exception(vcpu, X86_TRAP_DF, true, 0, false, 0, false);
+	} else /* the newer replaces the older, which will happen again */
 		set_exception(vcpu, vector, has_error_code, error_code, has_payload, payload,
 			      reinject);
 }
@@ -211,7 +221,7 @@ static bool has_injectable_intr(struct kvm_vcpu *vcpu)
 	return kvm_cpu_has_injectable_intr(vcpu);
 }
 
-static int take_interrupt(struct kvm_vcpu *vcpu)
+int kvm_take_interrupt(struct kvm_vcpu *vcpu)
 {
 	int v = vcpu->arch->pending_external_vector;
 
@@ -302,20 +312,34 @@ static bool irq_blocked_by_debugger(struct kvm_vcpu *vcpu)
 	       (vcpu->arch->guest_debug & KVM_GUESTDBG_SINGLESTEP);
 }
 
-void inject_pending_event(struct kvm_vcpu *vcpu, bool req_int_win)
+bool kvm_event_needs_reinjection(struct kvm_vcpu *vcpu)
+{
+	return vcpu->arch->exception.injected || vcpu->arch->interrupt.injected || vcpu->arch->nmi_injected;
+}
+
+int inject_pending_event(struct kvm_vcpu *vcpu, bool req_int_win)
 {
 	struct kvm_vcpu_arch *a = vcpu->arch;
-	bool busy = reinject(vcpu);
-	int vector;
+	int vector, r = 0;
+	bool busy;
 
+	if (unlikely(is_guest_mode(vcpu)))
+		r = kvm_check_nested_events(vcpu);
+	busy = reinject(vcpu);
+	if (unlikely(r < 0))
+		return r;
+	if (unlikely(is_guest_mode(vcpu)) && vmx_nested_run_pending(vcpu))
+		return 0; /* L1's own event is in the VMCS, or there is nothing for L2 */
 	if (a->exception.pending && !a->exception.injected) {
 		inject_pending_exception(vcpu);
 		busy = true;
 	}
 	if (irq_blocked_by_debugger(vcpu))
-		return;
+		return 0;
 	if (kvm_smi_deliverable(vcpu)) {
 		/* after the event on its way, before the instruction that follows it */
+		if (busy && is_guest_mode(vcpu))
+			return -EBUSY;
 		if (busy)
 			vmx_set_monitor_trap(vcpu, true);
 		else
@@ -323,6 +347,9 @@ void inject_pending_event(struct kvm_vcpu *vcpu, bool req_int_win)
 		busy = true;
 	}
 	if (a->nmi_pending) {
+		/* for L1: it has come since kvm_check_nested_events() looked */
+		if (unlikely(is_guest_mode(vcpu)) && nested_exit_on_nmi(vcpu))
+			return -EBUSY;
 		if (!busy && vmx_nmi_allowed(vcpu)) {
 			a->nmi_pending--;
 			a->nmi_injected = true;
@@ -333,8 +360,10 @@ void inject_pending_event(struct kvm_vcpu *vcpu, bool req_int_win)
 			vmx_enable_nmi_window(vcpu);
 	}
 	if (vcpu->apic && has_injectable_intr(vcpu)) {
+		if (unlikely(is_guest_mode(vcpu)) && nested_exit_on_intr(vcpu))
+			return -EBUSY;
 		if (!busy && vmx_interrupt_allowed(vcpu)) {
-			vector = take_interrupt(vcpu);
+			vector = kvm_take_interrupt(vcpu);
 			if (vector >= 0) {
 				a->interrupt.injected = true;
 				a->interrupt.nr = (uint8_t)vector;
@@ -348,6 +377,7 @@ void inject_pending_event(struct kvm_vcpu *vcpu, bool req_int_win)
 	}
 	if (req_int_win)
 		vmx_enable_irq_window(vcpu);
+	return unlikely(is_guest_mode(vcpu)) && kvm_has_nested_events(vcpu) ? -EBUSY : 0;
 }
 
 /* --- ioctls --- */
@@ -376,12 +406,14 @@ int kvm_vcpu_ioctl_get_events(struct kvm_vcpu *vcpu, struct kvm_vcpu_events *e)
 	struct kvm_vcpu_arch *a = vcpu->arch;
 	struct kvm_queued_exception *ex = &a->exception;
 
+	if (a->exception_vmexit.pending && !a->exception.pending)
+		ex = &a->exception_vmexit;
 	process_nmi(vcpu);
 	if (kvm_check_request(KVM_REQ_SMI, vcpu))
 		kvm_process_smi(vcpu);
 	/* a client that knows no payloads must see their effect now */
 	if (!vcpu->kvm->arch->exception_payload_enabled && ex->pending && ex->has_payload)
-		deliver_payload(vcpu);
+		kvm_deliver_exception_payload(vcpu, ex);
 	memset(e, 0, sizeof(*e));
 	if (ex->vector != X86_TRAP_BP && ex->vector != X86_TRAP_OF) {
 		/* soft exceptions happen again when their instruction runs again */
@@ -463,6 +495,8 @@ int kvm_vcpu_ioctl_set_events(struct kvm_vcpu *vcpu, const struct kvm_vcpu_event
 	if (r)
 		return r;
 	process_nmi(vcpu);
+	a->exception_vmexit.pending = false;
+	a->exception_from_userspace = payload && e->exception.pending;
 	a->exception.injected = e->exception.injected;
 	a->exception.pending = payload && e->exception.pending;
 	a->exception.vector = e->exception.nr;

@@ -4,7 +4,7 @@
  *
  * Context: the vCPU's owner thread, not in the guest.
  */
-#include "x86/x86.h"
+#include "x86/run.h"
 
 /* In SMM an INIT waits for RSM, a SIPI is lost. */
 void kvm_apic_accept_events(struct kvm_vcpu *vcpu)
@@ -14,8 +14,12 @@ void kvm_apic_accept_events(struct kvm_vcpu *vcpu)
 
 	if (!vcpu->apic || !kvm_apic_init_sipi_pending(vcpu))
 		return;
-	if (vcpu->arch->smm) {
+	if (vcpu->arch->smm || kvm_init_is_held_back(vcpu)) {
 		kvm_apic_drop_sipi(vcpu);
+		return;
+	}
+	if (unlikely(is_guest_mode(vcpu))) {
+		(void)kvm_check_nested_events(vcpu);
 		return;
 	}
 	ev = kvm_apic_take_init_sipi(vcpu, &vector);

@@ -23,6 +23,7 @@
 
 #define MSR_SAVE 1u
 #define MSR_FEATURE 2u
+#define MSR_NESTED 4u /* in the lists only where VMX is offered */
 
 /* MSRs that sdm/regs.h has no name for: old or model-specific ones guests still probe. */
 #define MSR_EBL_CR_POWERON 0x2a
@@ -181,6 +182,9 @@ static int set_hyperv(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t
 #define ONE(msr) .first = (msr), .last = (msr)
 #define HV_SAVED(name) { ONE(HV_MSR_##name), get_hyperv, set_hyperv, MSR_SAVE }
 
+#define VMX_CAP(name, flags) \
+	{ ONE(MSR_IA32_VMX_##name), msr_get_vmx_cap, msr_set_vmx_cap, (flags) | MSR_FEATURE | MSR_NESTED }
+
 static const struct msr_row msr_table[] = {
 	{ ONE(MSR_IA32_P5_MC_ADDR), get_fixed, NULL },
 	{ ONE(MSR_IA32_P5_MC_TYPE), get_fixed, NULL },
@@ -259,6 +263,12 @@ static const struct msr_row msr_table[] = {
 	{ ONE(MSR_KVM_ASYNC_PF_EN), msr_get_async_pf, msr_set_async_pf, MSR_SAVE, .value = KVM_FEATURE_ASYNC_PF },
 	{ ONE(MSR_KVM_ASYNC_PF_INT), msr_get_async_pf, msr_set_async_pf, MSR_SAVE, .value = KVM_FEATURE_ASYNC_PF_INT },
 	{ ONE(MSR_KVM_ASYNC_PF_ACK), msr_get_async_pf, msr_set_async_pf, MSR_SAVE, .value = KVM_FEATURE_ASYNC_PF_INT },
+	VMX_CAP(BASIC, MSR_SAVE), VMX_CAP(PINBASED_CTLS, 0), VMX_CAP(PROCBASED_CTLS, 0), VMX_CAP(EXIT_CTLS, 0),
+	VMX_CAP(ENTRY_CTLS, 0), VMX_CAP(MISC, MSR_SAVE), VMX_CAP(CR0_FIXED0, MSR_SAVE), VMX_CAP(CR0_FIXED1, 0),
+	VMX_CAP(CR4_FIXED0, MSR_SAVE), VMX_CAP(CR4_FIXED1, 0), VMX_CAP(VMCS_ENUM, MSR_SAVE),
+	VMX_CAP(PROCBASED_CTLS2, MSR_SAVE), VMX_CAP(EPT_VPID_CAP, MSR_SAVE), VMX_CAP(TRUE_PINBASED_CTLS, MSR_SAVE),
+	VMX_CAP(TRUE_PROCBASED_CTLS, MSR_SAVE), VMX_CAP(TRUE_EXIT_CTLS, MSR_SAVE),
+	VMX_CAP(TRUE_ENTRY_CTLS, MSR_SAVE), VMX_CAP(VMFUNC, MSR_SAVE),
 	{ ONE(MSR_EFER), msr_get_efer, msr_set_efer },
 	{ ONE(MSR_STAR), msr_get_vmx, msr_set_vmx, MSR_SAVE },
 	{ ONE(MSR_LSTAR), msr_get_vmx, set_vmx_address, MSR_SAVE },
@@ -344,7 +354,7 @@ int kvm_get_msr_feature(uint32_t index, uint64_t *data)
 		*data = DE_CFG_LFENCE_SERIALIZE; /* LFENCE always serialises here */
 		return 0;
 	default:
-		return KVM_MSR_UNKNOWN;
+		return vmx_get_nested_msr_feature(index, data) ? KVM_MSR_UNKNOWN : 0;
 	}
 }
 
@@ -353,7 +363,7 @@ static int fill_list(uint32_t flag, uint32_t *indices, uint32_t *nmsrs)
 	uint32_t n = 0, room = *nmsrs;
 
 	for (size_t i = 0; i < ARRAY_SIZE(msr_table); i++) {
-		if (!(msr_table[i].flags & flag))
+		if (!(msr_table[i].flags & flag) || ((msr_table[i].flags & MSR_NESTED) && !vmx_params()->nested))
 			continue;
 		if (n < room)
 			indices[n] = msr_table[i].first;

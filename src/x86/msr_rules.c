@@ -126,15 +126,40 @@ int msr_set_tsc_deadline(struct kvm_vcpu *vcpu, const struct msr_row *row, uint3
 	return 0;
 }
 
+static bool guest_has_vmx(struct kvm_vcpu *vcpu)
+{
+	return guest_cpuid_bit(vcpu, 1, 0, CPUID_ECX, 5);
+}
+
+/* Firmware unlocks VMX here, and locks. The client that writes 0 resets the vCPU: it leaves VMX operation. */
 int msr_set_feat_ctl(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr,
 			uint64_t data, bool host)
 {
-	if (data & ~FEAT_CTL_LOCKED)
+	uint64_t valid = FEAT_CTL_LOCKED | (guest_has_vmx(vcpu) ? FEAT_CTL_VMX_OUTSIDE_SMX : 0);
+
+	if (data & ~valid)
 		return KVM_MSR_INVAL;
 	if (!host && (vcpu->arch->feat_ctl & FEAT_CTL_LOCKED))
 		return KVM_MSR_INVAL;
 	vcpu->arch->feat_ctl = data;
+	if (host && data == 0)
+		vmx_leave_nested(vcpu);
 	return 0;
+}
+
+/* IA32_VMX_*: what VMX the guest has; it can write none of them. */
+int msr_get_vmx_cap(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr, uint64_t *data, bool host)
+{
+	if (!host && !guest_has_vmx(vcpu))
+		return KVM_MSR_UNKNOWN;
+	return vmx_get_nested_msr(vcpu, msr, data) ? KVM_MSR_UNKNOWN : 0;
+}
+
+int msr_set_vmx_cap(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr, uint64_t data, bool host)
+{
+	if (!host)
+		return KVM_MSR_UNKNOWN;
+	return vmx_set_nested_msr(vcpu, msr, data) ? KVM_MSR_INVAL : 0;
 }
 
 static bool has_spec_ctrl(struct kvm_vcpu *vcpu)

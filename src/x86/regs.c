@@ -54,7 +54,8 @@ static bool cr0_valid(uint64_t cr0)
 
 static bool cr4_valid(struct kvm_vcpu *vcpu, uint64_t cr4)
 {
-	return !(cr4 & (kvm_cr4_host_reserved_bits() | kvm_cr4_guest_reserved_bits(vcpu)));
+	return !(cr4 & (kvm_cr4_host_reserved_bits() | kvm_cr4_guest_reserved_bits(vcpu))) &&
+	       vmx_is_valid_cr4(vcpu, cr4);
 }
 
 static uint64_t cr3_reserved(struct kvm_vcpu *vcpu)
@@ -94,7 +95,7 @@ int kvm_set_cr0(struct kvm_vcpu *vcpu, uint64_t cr0)
 	uint64_t old = vmx_get_cr0(vcpu), cr4 = vmx_get_cr4(vcpu);
 
 	cr0 |= X86_CR0_ET;
-	if (!cr0_valid(cr0))
+	if (!cr0_valid(cr0) || !vmx_is_valid_cr0(vcpu, cr0))
 		return 1;
 	cr0 &= CR0_ARCH_BITS;
 	if ((cr0 & X86_CR0_PG) && (vmx_get_efer(vcpu) & EFER_LME)) {
@@ -342,7 +343,7 @@ int kvm_vcpu_ioctl_set_regs(struct kvm_vcpu *vcpu, const struct kvm_regs *r)
 	vmx_set_rsp(vcpu, r->rsp);
 	vmx_set_rip(vcpu, r->rip);
 	vmx_set_rflags(vcpu, r->rflags | X86_FLAGS_FIXED);
-	vcpu->arch->exception.pending = false;
+	vcpu->arch->exception.pending = vcpu->arch->exception_vmexit.pending = false;
 	kvm_make_request(KVM_REQ_EVENT, vcpu);
 	return 0;
 }

@@ -25,7 +25,7 @@ bool kvm_vcpu_has_events(struct kvm_vcpu *vcpu)
 {
 	struct kvm_vcpu_arch *a = vcpu->arch;
 
-	if (vcpu->apic && kvm_apic_init_sipi_pending(vcpu) && !a->smm)
+	if (vcpu->apic && kvm_apic_init_sipi_pending(vcpu) && !a->smm && !kvm_init_is_held_back(vcpu))
 		return true;
 	if (kvm_test_request(KVM_REQ_SMI, vcpu) || kvm_smi_deliverable(vcpu))
 		return true;
@@ -34,6 +34,8 @@ bool kvm_vcpu_has_events(struct kvm_vcpu *vcpu)
 	    (a->apf.halted || a->mp_state == KVM_MP_STATE_HALTED))
 		return true;
 	if (__atomic_load_n(&a->pv_unhalted, __ATOMIC_SEQ_CST))
+		return true;
+	if (unlikely(is_guest_mode(vcpu)) && kvm_has_nested_events(vcpu))
 		return true;
 	if (a->exception.pending || kvm_test_request(KVM_REQ_TRIPLE_FAULT, vcpu))
 		return true;
@@ -73,7 +75,7 @@ static int serve_vm_dead(struct kvm_vcpu *vcpu)
 
 static int serve_tlb_flush(struct kvm_vcpu *vcpu)
 {
-	vmx_flush_tlb_current(vcpu);
+	vmx_flush_tlb_all(vcpu);
 	return 1;
 }
 
@@ -112,6 +114,12 @@ static int serve_report_tpr(struct kvm_vcpu *vcpu)
 
 static int serve_triple_fault(struct kvm_vcpu *vcpu)
 {
+	if (unlikely(is_guest_mode(vcpu))) {
+		/* it is L2's, so L1 has an exit */
+		kvm_make_request(KVM_REQ_EVENT, vcpu);
+		kvm_nested_triple_fault(vcpu);
+		return 1;
+	}
 	vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
 	return 0;
 }
@@ -273,6 +281,7 @@ static void cancel_injection(struct kvm_vcpu *vcpu)
 static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 {
 	bool req_int_win = dm_request_for_irq_injection(vcpu) && accept_dm_intr(vcpu);
+	bool immediate_exit = false;
 	uint64_t rip;
 	int r;
 
@@ -293,7 +302,7 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 	    kvm_event_has_injectable(vcpu) || vcpu->arch->nmi_pending ||
 	    kvm_smi_deliverable(vcpu)) {
 		vcpu->stat.req_event++;
-		inject_pending_event(vcpu, req_int_win);
+		immediate_exit = inject_pending_event(vcpu, req_int_win) < 0;
 		if (kvm_test_request(KVM_REQ_TRIPLE_FAULT, vcpu)) {
 			cancel_injection(vcpu);
 			return 1; /* served first thing next time */
@@ -303,6 +312,11 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 	if (vmx_wants_tpr_threshold(vcpu))
 		vmx_set_tpr_threshold(vcpu, kvm_apic_tpr_threshold(vcpu));
 
+	if (unlikely(vmx_emulation_required(vcpu)) && is_guest_mode(vcpu)) {
+		/* an L2 that no processor could be in; as Linux, it ends */
+		kvm_nested_triple_fault(vcpu);
+		return 1;
+	}
 	if (unlikely(vmx_emulation_required(vcpu)))
 		return kvm_emulator_ops->invalid_guest_state(vcpu);
 
@@ -323,7 +337,12 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 		cancel_injection(vcpu);
 		return 1;
 	}
-	TRACE(kvm, kvm_entry, vcpu->vcpu_id, vmx_get_rip(vcpu), false);
+	if (unlikely(immediate_exit)) {
+		/* in for what is injected, out before the first instruction: then what waits is looked at again */
+		kvm_make_request(KVM_REQ_EVENT, vcpu);
+		vmx_kick(vmx_processor(vcpu));
+	}
+	TRACE(kvm, kvm_entry, vcpu->vcpu_id, vmx_get_rip(vcpu), immediate_exit);
 	r = vmx_vcpu_run(vcpu);
 	kvm_vcpu_leave_guest_mode(vcpu);
 	if (unlikely(r))
@@ -391,6 +410,8 @@ static int vcpu_run(struct kvm_vcpu *vcpu)
 	for (;;) {
 		if (vcpu->apic && kvm_apic_init_sipi_pending(vcpu))
 			kvm_apic_accept_events(vcpu);
+		if (unlikely(is_guest_mode(vcpu)))
+			(void)kvm_check_nested_events(vcpu); /* a halted L2 may be L1's to go on with */
 		if (likely(vcpu_running(vcpu)))
 			r = vcpu_enter_guest(vcpu);
 		else
@@ -497,6 +518,7 @@ static int run_vcpu(struct kvm_vcpu *vcpu)
 		if (r)
 			return r;
 	}
+	kvm_sort_userspace_exception(vcpu);
 	/* without an in-process APIC the client has the TPR */
 	if (!vcpu->apic && kvm_set_cr8(vcpu, run->cr8))
 		return err_born(EINVAL, "run->cr8 %llx", (unsigned long long)run->cr8);

@@ -12,7 +12,33 @@
 #include "x86/x86.h"
 
 /* --- event.c --- */
-void inject_pending_event(struct kvm_vcpu *vcpu, bool req_int_win);
+/* -EBUSY: something must wait until the guest has taken what it is given: it is to leave at once then. */
+int inject_pending_event(struct kvm_vcpu *vcpu, bool req_int_win);
+/* Is something to be delivered again? */
+bool kvm_event_needs_reinjection(struct kvm_vcpu *vcpu);
+int kvm_take_interrupt(struct kvm_vcpu *vcpu); /* a vector, or -1 */
+/* A pending exception's effect on CR2 and DR6, now. */
+void kvm_deliver_exception_payload(struct kvm_vcpu *vcpu, struct kvm_queued_exception *ex);
+
+/* SDM "INIT in VMX operation": root operation holds it back; from L2 it is an exit. */
+static inline bool kvm_init_is_held_back(struct kvm_vcpu *vcpu)
+{
+	return unlikely(vmx_in_vmx_operation(vcpu)) && !is_guest_mode(vcpu);
+}
+
+/* --- nested_event.c: events while L2 runs --- */
+/* Exits to L1 that are due. -EBUSY: one must wait for L2's next exit. */
+int kvm_check_nested_events(struct kvm_vcpu *vcpu);
+/* Does L1 have one coming that no interrupt, NMI or SMI stands for? */
+bool kvm_has_nested_events(struct kvm_vcpu *vcpu);
+void kvm_nested_triple_fault(struct kvm_vcpu *vcpu);
+void kvm_queue_exception_vmexit(struct kvm_vcpu *vcpu, uint8_t vector, bool has_error_code, uint32_t error_code,
+				bool has_payload, uint64_t payload);
+/* KVM_RUN: the exception that the client has set may be one that L1 wants. */
+void kvm_sort_userspace_exception(struct kvm_vcpu *vcpu);
+/* For vmx: the event to deliver again; all of them void. */
+bool kvm_injected_event(struct kvm_vcpu *vcpu, struct vmx_event *e);
+void kvm_clear_events(struct kvm_vcpu *vcpu);
 void kvm_process_nmi(struct kvm_vcpu *vcpu);
 void kvm_events_entered(struct kvm_vcpu *vcpu);
 /* An interrupt waits, deliverable or not. */

@@ -85,7 +85,7 @@ static bool sregs_valid(struct kvm_vcpu *vcpu, const struct kvm_sregs2 *s)
 	if (s->cr0 >> 32 || ((s->cr0 & X86_CR0_NW) && !(s->cr0 & X86_CR0_CD)) ||
 	    ((s->cr0 & X86_CR0_PG) && !(s->cr0 & X86_CR0_PE)))
 		return false;
-	return !(s->cr4 & cr4_reserved);
+	return !(s->cr4 & cr4_reserved) && vmx_is_valid_cr0(vcpu, s->cr0) && vmx_is_valid_cr4(vcpu, s->cr4);
 }
 
 static int set_apic_base(struct kvm_vcpu *vcpu, uint64_t base)

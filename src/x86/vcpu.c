@@ -15,6 +15,7 @@
 #define APIC_BASE_DEFAULT 0xfee00000ULL
 #define APIC_BASE_BSP BIT_ULL(8)
 #define APIC_BASE_ENABLE BIT_ULL(11)
+#define APIC_BASE_EXTD BIT_ULL(10)
 #define SMBASE_DEFAULT 0x30000ULL
 
 /* --- services for the vmx room --- */
@@ -98,6 +99,41 @@ static int service_handle_ud(struct kvm_vcpu *vcpu)
 	return kvm_emulator_ops->handle_ud(vcpu);
 }
 
+static int service_get_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data)
+{
+	return kvm_get_msr(vcpu, msr, data, false);
+}
+
+static int service_set_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t data)
+{
+	return kvm_set_msr(vcpu, msr, data, false);
+}
+
+static int guest_maxphyaddr(struct kvm_vcpu *vcpu)
+{
+	return vcpu->arch->maxphyaddr;
+}
+
+static uint64_t service_feature_control(struct kvm_vcpu *vcpu)
+{
+	return vcpu->arch->feat_ctl;
+}
+
+static bool service_x2apic_mode(struct kvm_vcpu *vcpu)
+{
+	return vcpu->apic && (kvm_get_apic_base(vcpu) & APIC_BASE_EXTD);
+}
+
+static bool service_is_halted(struct kvm_vcpu *vcpu)
+{
+	return vcpu->arch->mp_state == KVM_MP_STATE_HALTED;
+}
+
+static void service_wake(struct kvm_vcpu *vcpu)
+{
+	__atomic_store_n(&vcpu->arch->mp_state, KVM_MP_STATE_RUNNABLE, __ATOMIC_SEQ_CST);
+}
+
 static const struct vmx_services services = {
 	.emulate_cpuid = kvm_emulate_cpuid,
 	.mwait_faults = mwait_faults,
@@ -127,6 +163,18 @@ static const struct vmx_services services = {
 	.apic_eoi_accelerated = kvm_apic_set_eoi_accelerated,
 	.apic_write = kvm_apic_write_nodecode,
 	.cr4_guest_rsvd_bits = kvm_cr4_guest_reserved_bits,
+	.get_msr = service_get_msr,
+	.set_msr = service_set_msr,
+	.maxphyaddr = guest_maxphyaddr,
+	.feature_control = service_feature_control,
+	.x2apic_mode = service_x2apic_mode,
+	.load_pdptrs = kvm_load_pdptrs,
+	.write_guest = kvm_write_guest_as_processor,
+	.injected_event = kvm_injected_event,
+	.clear_events = kvm_clear_events,
+	.take_interrupt = kvm_take_interrupt,
+	.is_halted = service_is_halted,
+	.wake = service_wake,
 };
 
 /* --- for the MMU --- */
@@ -137,11 +185,6 @@ static uint64_t guest_pdptr(struct kvm_vcpu *vcpu, int index)
 
 	vmx_get_pdptrs(vcpu, p);
 	return p[index & 3];
-}
-
-static int guest_maxphyaddr(struct kvm_vcpu *vcpu)
-{
-	return vcpu->arch->maxphyaddr;
 }
 
 static bool guest_in_smm(struct kvm_vcpu *vcpu)
@@ -396,6 +439,8 @@ static void kvm_arch_vcpu_destroy(struct kvm_vcpu *vcpu)
 static void reset_events(struct kvm_vcpu_arch *a)
 {
 	memset(&a->exception, 0, sizeof(a->exception));
+	memset(&a->exception_vmexit, 0, sizeof(a->exception_vmexit));
+	a->exception_from_userspace = false;
 	memset(&a->interrupt, 0, sizeof(a->interrupt));
 	__atomic_store_n(&a->nmi_queued, 0, __ATOMIC_SEQ_CST);
 	a->nmi_pending = 0;
@@ -413,9 +458,10 @@ void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event)
 	const struct kvm_cpuid_entry2 *sig = kvm_find_cpuid_entry(vcpu, 1, 0);
 	struct kvm_vcpu_arch *a = vcpu->arch;
 	struct vmx_cpu *cpu = vmx_processor(vcpu);
-	uint64_t old_cr0 = vmx_get_cr0(vcpu);
-	uint64_t cr0 = X86_CR0_ET;
+	uint64_t old_cr0, cr0 = X86_CR0_ET;
 
+	vmx_leave_nested(vcpu);
+	old_cr0 = vmx_get_cr0(vcpu);
 	if (vcpu->apic)
 		kvm_lapic_reset(vcpu, init_event);
 	kvm_async_pf_reset(vcpu);

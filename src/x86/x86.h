@@ -152,6 +152,8 @@ struct kvm_vcpu_arch {
 
 	/* events (event.c) */
 	struct kvm_queued_exception exception;
+	struct kvm_queued_exception exception_vmexit; /* of L2, and L1 wants an exit instead */
+	bool exception_from_userspace; /* the client set it: whether L1 wants it is decided by KVM_RUN */
 	struct kvm_queued_interrupt interrupt;
 	uint32_t nmi_queued; /* (a) raised by anybody */
 	uint32_t nmi_pending;

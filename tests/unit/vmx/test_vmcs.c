@@ -15,6 +15,7 @@
 static struct kvm kvm;
 static struct kvm_run run;
 static struct kvm_vcpu vcpu;
+static struct kvm_mmu mmu;
 
 /* what the services were asked for last */
 static struct {
@@ -62,6 +63,9 @@ static int setup(void **state)
 	memset(&vcpu, 0, sizeof(vcpu));
 	vcpu.kvm = &kvm;
 	vcpu.run = &run;
+	mmu.eptp_ad = kvm_mmu_params()->eptad;
+	mmu.root_hpa = INVALID_PAGE;
+	vcpu.mmu = &mmu;
 	vmx_register_services(&services);
 	assert_int_equal(vmx_machine_create(&m), 0);
 	assert_int_equal(vmx_create_vcpu(&vcpu, m), 0);

@@ -1,0 +1,87 @@
+/*
+ * What the other rooms ask about nested VMX, and events of L2 that become exits.
+ */
+#include "sdm/regs.h"
+#include "vmx/internal.h"
+
+bool is_guest_mode(struct kvm_vcpu *vcpu)
+{
+	return vcpu->vmx->nested.guest_mode;
+}
+
+bool vmx_in_vmx_operation(struct kvm_vcpu *vcpu)
+{
+	return vcpu->vmx->nested.vmxon;
+}
+
+bool vmx_nested_run_pending(struct kvm_vcpu *vcpu)
+{
+	return vcpu->vmx->nested.run_pending;
+}
+
+bool nested_exit_on_nmi(struct kvm_vcpu *vcpu)
+{
+	return get_vmcs12(vcpu)->pin_based_vm_exec_control & PIN_BASED_NMI_EXITING;
+}
+
+bool nested_exit_on_intr(struct kvm_vcpu *vcpu)
+{
+	return get_vmcs12(vcpu)->pin_based_vm_exec_control & PIN_BASED_EXT_INTR_MASK;
+}
+
+bool vmx_is_valid_cr0(struct kvm_vcpu *vcpu, uint64_t v)
+{
+	if (is_guest_mode(vcpu))
+		return nested_guest_cr0_valid(vcpu, v);
+	return !vcpu->vmx->nested.vmxon || nested_host_cr0_valid(vcpu, v);
+}
+
+bool vmx_is_valid_cr4(struct kvm_vcpu *vcpu, uint64_t v)
+{
+	return !vcpu->vmx->nested.vmxon || nested_cr4_valid(vcpu, v);
+}
+
+bool nested_mtf_pending(struct kvm_vcpu *vcpu)
+{
+	return vcpu->vmx->nested.mtf_pending;
+}
+
+/* SDM "Monitor Trap Flag": after the instruction, unless it ended by an exception. */
+void nested_vmx_update_mtf(struct kvm_vcpu *vcpu, bool exception_pending)
+{
+	bool mtf = nested_cpu_has(get_vmcs12(vcpu), CPU_BASED_MONITOR_TRAP_FLAG) && !exception_pending;
+
+	vcpu->vmx->nested.mtf_pending = mtf;
+	if (mtf)
+		kvm_make_request(KVM_REQ_EVENT, vcpu);
+}
+
+void nested_vmx_exception_vmexit(struct kvm_vcpu *vcpu, uint8_t vector, bool has_error_code, uint32_t error_code,
+				 uint64_t qualification)
+{
+	struct vmcs12 *v = get_vmcs12(vcpu);
+	bool soft = vector == X86_TRAP_BP || vector == X86_TRAP_OF;
+	uint64_t info = vector | INTR_INFO_VALID_MASK |
+			FIELD_PREP(INTR_INFO_INTR_TYPE_MASK, soft ? INTR_TYPE_SOFT_EXCEPTION
+								  : INTR_TYPE_HARD_EXCEPTION);
+
+	if (has_error_code) {
+		v->vm_exit_intr_error_code = (uint16_t)error_code;
+		info |= INTR_INFO_DELIVER_CODE_MASK;
+	}
+	if (!(v->idt_vectoring_info_field & INTR_INFO_VALID_MASK) && vmx_get_nmi_mask(vcpu))
+		info |= INTR_INFO_UNBLOCK_NMI;
+	nested_vmx_vmexit(vcpu, EXIT_REASON_EXCEPTION_NMI, (uint32_t)info, qualification);
+}
+
+void nested_vmx_exception_vmexit_nmi(struct kvm_vcpu *vcpu)
+{
+	nested_vmx_vmexit(vcpu, EXIT_REASON_EXCEPTION_NMI,
+			  (uint32_t)(X86_TRAP_NMI | INTR_INFO_VALID_MASK |
+				     FIELD_PREP(INTR_INFO_INTR_TYPE_MASK, INTR_TYPE_NMI_INTR)), 0);
+}
+
+void nested_vmx_clear_run_pending(struct kvm_vcpu *vcpu)
+{
+	vcpu->vmx->nested.run_pending = false;
+}

@@ -1,0 +1,155 @@
+/*
+ * VMLAUNCH and VMRESUME of L1 (SDM Vol. 3, "VM Entries"; Linux: nested_vmx_run,
+ * nested_vmx_enter_non_root_mode).
+ *
+ *	checks -> VMCS02 current -> controls -> guest state checks -> guest_mode
+ *	-> guest state -> MSRs loaded -> the run loop enters L2
+ *
+ * An entry that fails before "guest state checks" is a VMfail; later it is an exit of
+ * L1's with bit 31 of the reason, which loads L1's host state and stores nothing.
+ */
+#include "host/memory.h"
+#include "lib/error.h"
+#include "mmu/mmu.h"
+#include "sdm/regs.h"
+#include "trace/trace.h"
+#include "vmx/internal.h"
+#include "vmx/nested_check.h"
+
+void vmx_switch_vmcs(struct kvm_vcpu *vcpu, struct loaded_vmcs *to)
+{
+	struct vcpu_vmx *vmx = vcpu->vmx;
+
+	if (vmx->loaded_vmcs == to)
+		return;
+	if (vmptrld(vmx->cpu, __pa(to->vmcs)) != VMX_SUCCEED)
+		kvm_vm_bugged(vcpu->kvm, "VMPTRLD of a VMCS of ours failed");
+	vmx->loaded_vmcs = to;
+	if (to == &vmx->vmcs01)
+		vmx_apicv_vmcs01_loaded(vcpu);
+}
+
+uint16_t nested_get_vpid02(struct kvm_vcpu *vcpu)
+{
+	const struct vcpu_vmx *vmx = vcpu->vmx;
+
+	return vmx->nested.vpid02 ? vmx->nested.vpid02 : vmx->vpid;
+}
+
+/* The entry has failed after L2's state began to be loaded: an exit to L1 that is none of L2's. */
+static int entry_failure_exit(struct kvm_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, uint64_t qualification)
+{
+	vcpu->vmx->nested.guest_mode = false;
+	vmx_switch_vmcs(vcpu, &vcpu->vmx->vmcs01);
+	vmx_update_tsc(vcpu);
+	load_vmcs12_host_state(vcpu, v);
+	v->vm_exit_reason = reason | VMX_EXIT_REASONS_FAILED_VMENTRY;
+	v->exit_qualification = qualification;
+	return NVMX_VMENTRY_VMEXIT;
+}
+
+static void get_vmcs12_pages(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
+{
+	cpu_based_assign(vcpu, CPU_BASED_USE_MSR_BITMAPS, nested_vmx_prepare_msr_bitmap(vcpu, v));
+}
+
+int nested_vmx_enter_non_root_mode(struct kvm_vcpu *vcpu, bool from_vmentry)
+{
+	struct vcpu_vmx *vmx = vcpu->vmx;
+	struct vmcs12 *v = vmx->nested.cached_vmcs12;
+	struct nested_checks f = { 0 };
+	uint64_t pat01 = vmcs_read64(vcpu, GUEST_IA32_PAT), failed;
+
+	if (kvm_check_request(KVM_REQ_TLB_FLUSH_GUEST, vcpu))
+		vmx_flush_tlb_guest(vcpu);
+	vmx->nested.vmcs01_debugctl = vmcs_read64(vcpu, GUEST_IA32_DEBUGCTL);
+	vmx_switch_vmcs(vcpu, &vmx->nested.vmcs02);
+	prepare_vmcs02_early(vcpu, v);
+	get_vmcs12_pages(vcpu, v);
+	if (from_vmentry) {
+		nested_vmx_check_guest_state(vcpu, v, &f);
+		if (f.nr_failed) {
+			nested_vmx_explain(vcpu, &f, 0);
+			return entry_failure_exit(vcpu, v, EXIT_REASON_INVALID_STATE, f.qualification);
+		}
+	}
+	vmx->nested.guest_mode = true;
+	if (!prepare_vmcs02(vcpu, v, pat01, from_vmentry, &f)) {
+		nested_vmx_explain(vcpu, &f, 0);
+		return entry_failure_exit(vcpu, v, EXIT_REASON_INVALID_STATE, f.qualification);
+	}
+	if (from_vmentry) {
+		failed = nested_vmx_load_msr(vcpu, v->vm_entry_msr_load_addr, v->vm_entry_msr_load_count);
+		if (failed)
+			return entry_failure_exit(vcpu, v, EXIT_REASON_MSR_LOAD_FAIL, failed);
+	}
+	nested_load_shadow_vmcs12(vcpu, v);
+	/* what waits for L1 may have to leave L2 at once */
+	kvm_make_request(KVM_REQ_EVENT, vcpu);
+	return NVMX_VMENTRY_SUCCESS;
+}
+
+/* L2 begins in HLT, and nothing that the entry brings wakes it (SDM "Activity State"). */
+static bool begins_halted(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
+{
+	return v->guest_activity_state == GUEST_ACTIVITY_HLT &&
+	       !(v->vm_entry_intr_info_field & INTR_INFO_VALID_MASK) &&
+	       !nested_cpu_has(v, CPU_BASED_NMI_WINDOW_EXITING) &&
+	       !(nested_cpu_has(v, CPU_BASED_INTR_WINDOW_EXITING) && (v->guest_rflags & X86_FLAGS_IF));
+}
+
+static int enter_l2(struct kvm_vcpu *vcpu)
+{
+	struct nested_vmx *n = &vcpu->vmx->nested;
+
+	n->run_pending = true;
+	vcpu->stat.nested_run++;
+	if (nested_vmx_enter_non_root_mode(vcpu, true) != NVMX_VMENTRY_SUCCESS) {
+		n->run_pending = false;
+		return 1;
+	}
+	if (begins_halted(vcpu, n->cached_vmcs12)) {
+		n->run_pending = false;
+		return vmx_services->emulate_halt(vcpu);
+	}
+	return 1;
+}
+
+static int nested_vmx_run(struct kvm_vcpu *vcpu, bool launch)
+{
+	struct nested_vmx *n = &vcpu->vmx->nested;
+	struct vmcs12 *v = n->cached_vmcs12;
+	struct nested_checks f = { 0 };
+
+	if (!nested_vmx_check_permission(vcpu))
+		return 1;
+	if (n->current_vmptr == INVALID_VMPTR || (v->revision_id & VMCS12_SHADOW))
+		return nested_vmx_fail_invalid(vcpu);
+	if (vmx_get_interrupt_shadow(vcpu) & KVM_X86_SHADOW_INT_MOV_SS)
+		return nested_vmx_fail(vcpu, VMXERR_ENTRY_EVENTS_BLOCKED_BY_MOV_SS);
+	if (launch ? v->launch_state != 0 : v->launch_state != 1)
+		return nested_vmx_fail(vcpu, launch ? VMXERR_VMLAUNCH_NONCLEAR_VMCS
+						    : VMXERR_VMRESUME_NONLAUNCHED_VMCS);
+	nested_vmx_check_controls(vcpu, v, &f);
+	if (f.nr_failed) {
+		nested_vmx_explain(vcpu, &f, VMXERR_ENTRY_INVALID_CONTROL_FIELD);
+		return nested_vmx_fail(vcpu, VMXERR_ENTRY_INVALID_CONTROL_FIELD);
+	}
+	nested_vmx_check_address_space_size(vcpu, v, &f);
+	nested_vmx_check_host_state(vcpu, v, &f);
+	if (f.nr_failed) {
+		nested_vmx_explain(vcpu, &f, VMXERR_ENTRY_INVALID_HOST_STATE_FIELD);
+		return nested_vmx_fail(vcpu, VMXERR_ENTRY_INVALID_HOST_STATE_FIELD);
+	}
+	return enter_l2(vcpu);
+}
+
+int handle_vmlaunch(struct kvm_vcpu *vcpu)
+{
+	return nested_vmx_run(vcpu, true);
+}
+
+int handle_vmresume(struct kvm_vcpu *vcpu)
+{
+	return nested_vmx_run(vcpu, false);
+}

@@ -1,0 +1,234 @@
+/*
+ * From L2 to L1: what L2 has become goes into vmcs12, L1's host state into VMCS01
+ * (SDM Vol. 3, "VM Exits"; Linux: nested_vmx_vmexit, sync_vmcs02_to_vmcs12,
+ * prepare_vmcs12, load_vmcs12_host_state).
+ */
+#include <string.h>
+
+#include "mmu/mmu.h"
+#include "sdm/regs.h"
+#include "trace/trace.h"
+#include "vmx/internal.h"
+#include "vmx/nested_check.h"
+
+/* SDM "VMX Aborts": where L1 finds the number. */
+enum { ABORT_SAVE_GUEST_MSR = 1, ABORT_LOAD_HOST_PDPTE = 2, ABORT_LOAD_HOST_MSR = 4 };
+
+/* The exit cannot be completed. A processor would stop for good: L1 has a triple fault, as in Linux. */
+static void nested_vmx_abort(struct kvm_vcpu *vcpu, uint32_t indicator)
+{
+	struct nested_vmx *n = &vcpu->vmx->nested;
+
+	n->cached_vmcs12->abort = indicator;
+	nested_write_guest(vcpu, n->current_vmptr + offsetof(struct vmcs12, abort), &indicator,
+				   sizeof(indicator));
+	kvm_make_request(KVM_REQ_TRIPLE_FAULT, vcpu);
+}
+
+/*
+ * CR0 or CR4 of L2 as a processor would save it for L1. Three kinds of bits: L2's
+ * own are in the hardware's register; those that L1 owns are as L1 set them; those
+ * that only L0 owns are what L2 last wrote, which the read shadow has.
+ */
+static uint64_t guest_cr(uint64_t hw, uint64_t unmasked, uint64_t shadow, uint64_t v12, uint64_t mask12)
+{
+	return (hw & unmasked) | (v12 & mask12) | (shadow & ~(mask12 | unmasked));
+}
+
+static void sync_control_registers(struct kvm_vcpu *vcpu, struct vmcs12 *v)
+{
+	const struct vcpu_vmx *vmx = vcpu->vmx;
+	bool pae = (vmx_get_cr0(vcpu) & X86_CR0_PG) && (vmx_get_cr4(vcpu) & X86_CR4_PAE) &&
+		   !(vmx_get_efer(vcpu) & EFER_LMA);
+
+	v->guest_cr0 = guest_cr(vmcs_readl(vcpu, GUEST_CR0), vmx->cr0_unmasked, vmcs_readl(vcpu, CR0_READ_SHADOW),
+				v->guest_cr0, v->cr0_guest_host_mask);
+	v->guest_cr4 = guest_cr(vmcs_readl(vcpu, GUEST_CR4), vmx->cr4_unmasked, vmcs_readl(vcpu, CR4_READ_SHADOW),
+				v->guest_cr4, v->cr4_guest_host_mask);
+	v->guest_cr3 = vmx_get_cr3(vcpu);
+	if (nested_cpu_has_ept(v) && pae) {
+		uint64_t p[4];
+
+		vmx_get_pdptrs(vcpu, p);
+		v->guest_pdptr0 = p[0];
+		v->guest_pdptr1 = p[1];
+		v->guest_pdptr2 = p[2];
+		v->guest_pdptr3 = p[3];
+	}
+}
+
+void sync_vmcs02_to_vmcs12(struct kvm_vcpu *vcpu, struct vmcs12 *v)
+{
+	sync_control_registers(vcpu, v);
+	v->guest_rsp = vmx_regs(vcpu)[RSP];
+	v->guest_rip = vmx_get_rip(vcpu);
+	v->guest_rflags = vmx_get_rflags(vcpu);
+	nested_sync_rare(vcpu, v);
+	v->guest_interruptibility_info = vmcs_read32(vcpu, GUEST_INTERRUPTIBILITY_INFO);
+	v->guest_activity_state = vmx_services->is_halted(vcpu) ? GUEST_ACTIVITY_HLT : GUEST_ACTIVITY_ACTIVE;
+	v->guest_linear_address = vmcs_readl(vcpu, GUEST_LINEAR_ADDRESS);
+	v->vm_entry_controls = (v->vm_entry_controls & ~(uint32_t)VM_ENTRY_IA32E_MODE) |
+			       (vmx_get_efer(vcpu) & EFER_LMA ? (uint32_t)VM_ENTRY_IA32E_MODE : 0);
+	if (v->vm_exit_controls & VM_EXIT_SAVE_DEBUG_CONTROLS) {
+		v->guest_dr7 = vmx_services->get_dr(vcpu, 7);
+		v->guest_ia32_debugctl = vmcs_read64(vcpu, GUEST_IA32_DEBUGCTL);
+	}
+	if (v->vm_exit_controls & VM_EXIT_SAVE_IA32_EFER)
+		v->guest_ia32_efer = vmx_get_efer(vcpu);
+	if (v->vm_exit_controls & VM_EXIT_SAVE_IA32_PAT)
+		v->guest_ia32_pat = vmcs_read64(vcpu, GUEST_IA32_PAT);
+}
+
+/* An event that was on its way into L2 (SDM "Information for VM Exits That Occur During Event Delivery"). */
+static void save_pending_event(struct kvm_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, uint32_t intr_info)
+{
+	struct vmx_event e = { 0 };
+	uint64_t info;
+
+	v->idt_vectoring_info_field = 0;
+	if ((uint16_t)reason == EXIT_REASON_TRIPLE_FAULT)
+		return;
+	if ((uint16_t)reason == EXIT_REASON_EXCEPTION_NMI &&
+	    (intr_info & (INTR_INFO_VECTOR_MASK | INTR_INFO_INTR_TYPE_MASK)) ==
+		    (X86_TRAP_DF | FIELD_PREP(INTR_INFO_INTR_TYPE_MASK, INTR_TYPE_HARD_EXCEPTION)))
+		return;
+	if (!vmx_services->injected_event(vcpu, &e))
+		return;
+	info = e.vector | FIELD_PREP(INTR_INFO_INTR_TYPE_MASK, e.type) | INTR_INFO_VALID_MASK;
+	if (e.has_error_code) {
+		info |= INTR_INFO_DELIVER_CODE_MASK;
+		v->idt_vectoring_error_code = e.error_code;
+	}
+	v->idt_vectoring_info_field = (uint32_t)info;
+}
+
+static void prepare_vmcs12(struct kvm_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, uint32_t intr_info,
+			   uint64_t qualification)
+{
+	v->vm_exit_reason = reason;
+	v->exit_qualification = qualification;
+	v->launch_state = 1;
+	v->vm_entry_intr_info_field &= ~(uint32_t)INTR_INFO_VALID_MASK;
+	save_pending_event(vcpu, v, reason, intr_info);
+	v->vm_exit_intr_info = intr_info;
+	v->vm_exit_instruction_len = vmcs_read32(vcpu, VM_EXIT_INSTRUCTION_LEN);
+	v->vmx_instruction_info = vmcs_read32(vcpu, VMX_INSTRUCTION_INFO);
+	if (!nested_vmx_store_msr(vcpu, v->vm_exit_msr_store_addr, v->vm_exit_msr_store_count))
+		nested_vmx_abort(vcpu, ABORT_SAVE_GUEST_MSR);
+}
+
+/* --- L1's state --- */
+
+static void load_host_segments(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
+{
+	bool ia32e = v->vm_exit_controls & VM_EXIT_HOST_ADDR_SPACE_SIZE;
+	struct kvm_segment code = { .limit = 0xffffffff, .type = 11, .present = 1, .s = 1, .g = 1,
+				    .selector = v->host_cs_selector, .l = ia32e, .db = !ia32e };
+	struct kvm_segment data = { .limit = 0xffffffff, .type = 3, .present = 1, .s = 1, .g = 1, .db = 1 };
+	struct kvm_segment tr = { .base = v->host_tr_base, .limit = 0x67, .selector = v->host_tr_selector,
+				  .type = 11, .present = 1 };
+	struct kvm_segment ldt = { .unusable = 1 };
+	struct kvm_dtable gdt = { .base = v->host_gdtr_base, .limit = 0xffff };
+	struct kvm_dtable idt = { .base = v->host_idtr_base, .limit = 0xffff };
+
+	vmx_set_segment(vcpu, &code, SREG_CS);
+	data.selector = v->host_ds_selector;
+	vmx_set_segment(vcpu, &data, SREG_DS);
+	data.selector = v->host_es_selector;
+	vmx_set_segment(vcpu, &data, SREG_ES);
+	data.selector = v->host_ss_selector;
+	vmx_set_segment(vcpu, &data, SREG_SS);
+	data.selector = v->host_fs_selector;
+	data.base = v->host_fs_base;
+	vmx_set_segment(vcpu, &data, SREG_FS);
+	data.selector = v->host_gs_selector;
+	data.base = v->host_gs_base;
+	vmx_set_segment(vcpu, &data, SREG_GS);
+	vmx_set_tr_ldt(vcpu, &tr, &ldt);
+	vmx_set_gdt_idt(vcpu, &gdt, &idt);
+}
+
+static uint64_t host_efer(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
+{
+	if (v->vm_exit_controls & VM_EXIT_LOAD_IA32_EFER)
+		return v->host_ia32_efer;
+	if (v->vm_exit_controls & VM_EXIT_HOST_ADDR_SPACE_SIZE)
+		return vmx_get_efer(vcpu) | EFER_LMA | EFER_LME;
+	return vmx_get_efer(vcpu) & ~(EFER_LMA | EFER_LME);
+}
+
+void load_vmcs12_host_state(struct kvm_vcpu *vcpu, struct vmcs12 *v)
+{
+	struct nested_checks f = { 0 };
+
+	vmx_set_efer(vcpu, host_efer(vcpu, v));
+	vmx_set_rsp(vcpu, v->host_rsp);
+	vmx_set_rip(vcpu, v->host_rip);
+	vmx_set_rflags(vcpu, X86_FLAGS_FIXED);
+	vmx_set_interrupt_shadow(vcpu, 0);
+	vmx_load_guest_crs(vcpu, v->host_cr0, v->host_cr4);
+	nested_ept_uninit_mmu_context(vcpu);
+	if (!nested_vmx_load_cr3(vcpu, v->host_cr3, false, &f))
+		nested_vmx_abort(vcpu, ABORT_LOAD_HOST_PDPTE);
+	nested_vmx_transition_tlb_flush(vcpu, v, false);
+	vmcs_write32(vcpu, GUEST_SYSENTER_CS, v->host_ia32_sysenter_cs);
+	vmcs_writel(vcpu, GUEST_SYSENTER_ESP, v->host_ia32_sysenter_esp);
+	vmcs_writel(vcpu, GUEST_SYSENTER_EIP, v->host_ia32_sysenter_eip);
+	if (v->vm_exit_controls & VM_EXIT_LOAD_IA32_PAT)
+		(void)vmx_services->set_msr(vcpu, MSR_IA32_CR_PAT, v->host_ia32_pat);
+	load_host_segments(vcpu, v);
+	(void)vmx_services->set_dr(vcpu, 7, DR7_FIXED_1);
+	vmcs_write64(vcpu, GUEST_IA32_DEBUGCTL, 0);
+	if (nested_vmx_load_msr(vcpu, v->vm_exit_msr_load_addr, v->vm_exit_msr_load_count))
+		nested_vmx_abort(vcpu, ABORT_LOAD_HOST_MSR);
+}
+
+static void ack_interrupt(struct kvm_vcpu *vcpu, struct vmcs12 *v)
+{
+	int vector = vmx_services->take_interrupt(vcpu);
+
+	if (vector >= 0)
+		v->vm_exit_intr_info = (uint32_t)(vector | INTR_INFO_VALID_MASK |
+						  FIELD_PREP(INTR_INFO_INTR_TYPE_MASK, INTR_TYPE_EXT_INTR));
+}
+
+void nested_vmx_vmexit(struct kvm_vcpu *vcpu, uint32_t reason, uint32_t intr_info, uint64_t qualification)
+{
+	struct vcpu_vmx *vmx = vcpu->vmx;
+	struct vmcs12 *v = vmx->nested.cached_vmcs12;
+	bool failed_entry = reason != NESTED_EXIT_NONE && (reason & VMX_EXIT_REASONS_FAILED_VMENTRY);
+
+	if (kvm_check_request(KVM_REQ_TLB_FLUSH_GUEST, vcpu))
+		vmx_flush_tlb_guest(vcpu);
+	vmx->nested.mtf_pending = false;
+	if (failed_entry) {
+		/* the processor refused L2's state: vmcs12's guest state stays as L1 made it */
+		v->vm_exit_reason = reason;
+		v->exit_qualification = qualification;
+	} else {
+		sync_vmcs02_to_vmcs12(vcpu, v);
+		if (reason != NESTED_EXIT_NONE)
+			prepare_vmcs12(vcpu, v, reason, intr_info, qualification);
+		nested_flush_shadow_vmcs12(vcpu, v);
+	}
+	vmx_services->clear_events(vcpu);
+	vmx->event_exit_inst_len = 0;
+	vmx->nested.guest_mode = false;
+	vmx_switch_vmcs(vcpu, &vmx->vmcs01);
+	vmx_update_tsc(vcpu);
+	vmx_services->wake(vcpu);
+	if ((uint16_t)reason == EXIT_REASON_EXTERNAL_INTERRUPT && (v->vm_exit_controls & VM_EXIT_ACK_INTR_ON_EXIT))
+		ack_interrupt(vcpu, v);
+	load_vmcs12_host_state(vcpu, v);
+}
+
+void vmx_leave_nested(struct kvm_vcpu *vcpu)
+{
+	struct nested_vmx *n = &vcpu->vmx->nested;
+
+	if (n->guest_mode) {
+		n->run_pending = false;
+		nested_vmx_vmexit(vcpu, NESTED_EXIT_NONE, 0, 0);
+	}
+	free_nested(vcpu);
+}

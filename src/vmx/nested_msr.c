@@ -1,0 +1,85 @@
+/*
+ * MSRs of nested VMX: the areas that an entry loads and an exit stores and loads
+ * (SDM Vol. 3, "Loading MSRs", "Saving MSRs"), and VMCS02's MSR bitmap.
+ */
+#include <string.h>
+
+#include "host/memory.h"
+#include "mmu/mmu.h"
+#include "sdm/regs.h"
+#include "vmx/internal.h"
+
+struct vmx_msr_entry {
+	uint32_t index, reserved;
+	uint64_t value;
+};
+
+#define MSR_IA32_UCODE_WRITE 0x79
+#define MSR_IA32_SMM_MONITOR_CTL 0x9b
+
+#define MAX_MSR_ENTRIES 512 /* as IA32_VMX_MISC bits 27:25 recommend */
+#define X2APIC_PAGE 8	    /* MSRs 800h to 8FFh */
+
+/* Neither list may name these. */
+static bool common_ok(struct kvm_vcpu *vcpu, const struct vmx_msr_entry *e)
+{
+	if (e->reserved || e->index == MSR_IA32_UCODE_WRITE || e->index == MSR_IA32_UCODE_REV)
+		return false;
+	return e->index >> 8 != X2APIC_PAGE || !vmx_services->x2apic_mode(vcpu);
+}
+
+static bool load_ok(struct kvm_vcpu *vcpu, const struct vmx_msr_entry *e)
+{
+	return e->index != MSR_FS_BASE && e->index != MSR_GS_BASE && e->index != MSR_IA32_SMM_MONITOR_CTL &&
+	       common_ok(vcpu, e);
+}
+
+uint64_t nested_vmx_load_msr(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t count)
+{
+	struct vmx_msr_entry e;
+
+	for (uint32_t i = 0; i < count; i++) {
+		if (i >= MAX_MSR_ENTRIES || kvm_vcpu_read_guest(vcpu, gpa + i * sizeof(e), &e, sizeof(e)) ||
+		    !load_ok(vcpu, &e) || vmx_services->set_msr(vcpu, e.index, e.value))
+			return i + 1;
+	}
+	return 0;
+}
+
+bool nested_vmx_store_msr(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t count)
+{
+	struct vmx_msr_entry e;
+
+	for (uint32_t i = 0; i < count; i++) {
+		/* of an entry that is stored, index and reserved bits are L1's */
+		if (i >= MAX_MSR_ENTRIES ||
+		    kvm_vcpu_read_guest(vcpu, gpa + i * sizeof(e), &e, offsetof(struct vmx_msr_entry, value)) ||
+		    e.index == MSR_IA32_SMBASE || !common_ok(vcpu, &e) ||
+		    vmx_services->get_msr(vcpu, e.index, &e.value) ||
+		    kvm_vcpu_write_guest(vcpu, gpa + i * sizeof(e) + offsetof(struct vmx_msr_entry, value), &e.value,
+					 sizeof(e.value)))
+			return false;
+	}
+	return true;
+}
+
+/* An access is without exit only if both L0 and L1 let it be. x2APIC: L1's bitmap is asked at the exit. */
+bool nested_vmx_prepare_msr_bitmap(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
+{
+	uint8_t *b = vcpu->vmx->nested.vmcs02.msr_bitmap;
+	const uint8_t *b01 = vcpu->vmx->vmcs01.msr_bitmap;
+
+	if (!nested_cpu_has(v, CPU_BASED_USE_MSR_BITMAPS) || kvm_vcpu_read_guest(vcpu, v->msr_bitmap, b, PAGE_SIZE))
+		return false;
+	for (unsigned i = 0; i < PAGE_SIZE; i += sizeof(uint64_t)) {
+		uint64_t a, c;
+
+		memcpy(&a, b + i, sizeof(a));
+		memcpy(&c, b01 + i, sizeof(c));
+		a |= c;
+		memcpy(b + i, &a, sizeof(a));
+	}
+	memset(b + 0x800 / 8, 0xff, 0x100 / 8);
+	memset(b + 2048 + 0x800 / 8, 0xff, 0x100 / 8);
+	return true;
+}
