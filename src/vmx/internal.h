@@ -23,18 +23,6 @@
 
 #include "vmx/vmx.h"
 
-/* A VMCS and what is remembered of its fields. */
-struct loaded_vmcs {
-	void *vmcs;	     /* (c) VMCS region, one frame */
-	uint8_t *msr_bitmap; /* (c) one frame */
-	bool launched;	     /* VMRESUME from now on */
-	bool cr3_stale;	     /* `cr3` is newer than GUEST_CR3 */
-	bool flush_guest;    /* linear mappings of its VPID are out of date */
-	uint64_t cr3;	     /* valid while cr3_stale; always with ept=0 */
-	uint64_t eptp;	     /* as in the VMCS */
-	uint32_t cpu_based, secondary; /* controls as in the VMCS */
-};
-
 /* APIC virtualization, as VMCS01 has it or is to have it (apicv.c). */
 struct vmx_apicv {
 	enum vmx_apic_mode mode;

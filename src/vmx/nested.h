@@ -30,7 +30,20 @@
 #ifndef USERKVM_VMX_NESTED_H
 #define USERKVM_VMX_NESTED_H
 
+#include "lib/types.h"
 #include "vmx/vmcs12.h"
+
+/* A VMCS and what is remembered of its fields. */
+struct loaded_vmcs {
+	void *vmcs;	     /* (c) VMCS region, one frame */
+	uint8_t *msr_bitmap; /* (c) one frame */
+	bool launched;	     /* VMRESUME from now on */
+	bool cr3_stale;	     /* `cr3` is newer than GUEST_CR3 */
+	bool flush_guest;    /* linear mappings of its VPID are out of date */
+	uint64_t cr3;	     /* valid while cr3_stale; always with ept=0 */
+	uint64_t eptp;	     /* as in the VMCS */
+	uint32_t cpu_based, secondary; /* controls as in the VMCS */
+};
 
 /* The capability MSRs, 480h to 491h, as one L1 sees them. */
 #define NESTED_VMX_FIRST_MSR 0x480U

@@ -6,11 +6,11 @@
  *
  * VMLAUNCH and VMRESUME: nested_enter.c. INVEPT and INVVPID: nested_invalidate.c.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "host/memory.h"
 #include "lib/error.h"
+#include "lib/own.h"
 #include "mmu/mmu.h"
 #include "sdm/regs.h"
 #include "vmx/internal.h"
@@ -26,8 +26,8 @@ static void free_vmx_operation(struct kvm_vcpu *vcpu)
 {
 	struct nested_vmx *n = &vcpu->vmx->nested;
 
-	free(n->cached_vmcs12);
-	free(n->cached_shadow_vmcs12);
+	own_free(n->cached_vmcs12);
+	own_free(n->cached_shadow_vmcs12);
 	n->cached_vmcs12 = n->cached_shadow_vmcs12 = NULL;
 	host_frame_free(n->vmcs02.vmcs);
 	host_frame_free(n->vmcs02.msr_bitmap);
@@ -41,8 +41,8 @@ int enter_vmx_operation(struct kvm_vcpu *vcpu)
 {
 	struct nested_vmx *n = &vcpu->vmx->nested;
 
-	n->cached_vmcs12 = calloc(1, VMCS12_SIZE);
-	n->cached_shadow_vmcs12 = calloc(1, VMCS12_SIZE);
+	n->cached_vmcs12 = own_calloc(1, VMCS12_SIZE);
+	n->cached_shadow_vmcs12 = own_calloc(1, VMCS12_SIZE);
 	n->vmcs02.vmcs = host_frame_alloc();
 	n->vmcs02.msr_bitmap = host_frame_alloc();
 	if (!n->cached_vmcs12 || !n->cached_shadow_vmcs12 || !n->vmcs02.vmcs || !n->vmcs02.msr_bitmap) {
