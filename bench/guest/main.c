@@ -3,6 +3,7 @@
  * passes the host's counter through) and reported on COM1 as
  * "name rounds insns-a-round ticks". Ends by the ACPI and the isa-debug-exit way.
  */
+#include "apic.h"
 #include "loops.h"
 
 void guest_main(void);
@@ -103,6 +104,34 @@ static void user_part(void)
 		__asm__ volatile("pause");
 }
 
+static void devices(void)
+{
+	uint64_t base, sent = 50000;
+
+	apic_begin(pdpt);
+	TIMED("cpuid", 50000, 1, while (n--) (void)cpuid_ecx(0));
+	TIMED("ioapic_read", 50000, 1, while (n--) (void)*(volatile uint32_t *)IOAPIC_PAGE);
+	TIMED("apic_read", 200000, 1, while (n--) (void)*apic(APIC_ID));
+	TIMED("apic_count", 50000, 1, while (n--) (void)*apic(APIC_COUNT));
+	TIMED("apic_tpr", 50000, 1, while (n--) *apic(APIC_TPR) = 0x10);
+	TIMED("apic_eoi", 50000, 1, while (n--) *apic(APIC_EOI) = 0);
+	TIMED("apic_lvt", 50000, 1, while (n--) *apic(APIC_LVT1) = 0x10000);
+	TIMED("apic_self", sent, 1, self_ipis(n));
+	TIMED("cr8", 50000, 1, while (n--) __asm__ volatile("mov %0, %%cr8" ::"r"(1UL)));
+	if (interrupts_taken != sent)
+		print("self-IPIs were lost\n");
+	if (!(cpuid_ecx(1) & 1u << 21))
+		return;
+	set_handler(on_self_ipi_x2apic);
+	base = rdmsr(MSR_APIC_BASE);
+	wrmsr(MSR_APIC_BASE, base | 0xc00);
+	TIMED("x2apic_tpr", 50000, 1, while (n--) wrmsr(MSR_X2APIC_TPR, 0x10));
+	TIMED("x2apic_eoi", 50000, 1, while (n--) wrmsr(MSR_X2APIC_EOI, 0));
+	TIMED("x2apic_self", sent, 1, self_ipis_x2apic(n));
+	if (interrupts_taken != 2 * sent)
+		print("self-IPIs were lost\n");
+}
+
 void guest_main(void)
 {
 	TIMED("integer", 4000000, LOOP_INTEGER_INSNS, loop_integer(n));
@@ -111,6 +140,7 @@ void guest_main(void)
 #define STRING_TIMED(name, insn, count, first) TIMED(#name, 200, count, loop_##name(n, memory));
 	STRING_LOOPS(STRING_TIMED)
 	TIMED("exit", 50000, 1, while (n--) out8(0x80, 0));
+	devices();
 	TIMED("mapping", 100 * 512, LOOP_MAPPING_INSNS, loop_mapping(n));
 	enter_user(user_part);
 }
