@@ -7,7 +7,8 @@
  *    nobody else's business. Fields are stored truncated to their width.
  * 2. The running guest's cached controls (struct vmx_cpu) are read again from
  *    the region at each entry; what an entry may leave out is in v->stale, which
- *    no write of software passes by: VMWRITE is the only one to a current VMCS.
+ *    no write of software passes by: VMWRITE is the only one to a current VMCS. A
+ *    write of the value that is there makes nothing stale.
  * 3. IA32_VMX_MISC bit 29 is 0: exit-information fields are not writable.
  */
 #include "cpu/internal.h"
@@ -135,7 +136,7 @@ enum vmx_result vmread(struct vmx_cpu *cpu, uint32_t field, uint64_t *value)
 enum vmx_result vmwrite(struct vmx_cpu *cpu, uint32_t field, uint64_t value)
 {
 	const struct field *f;
-	uint64_t *cell;
+	uint64_t *cell, old;
 
 	if (!cpu->vmcs)
 		return VMX_FAIL_INVALID;
@@ -145,6 +146,7 @@ enum vmx_result vmwrite(struct vmx_cpu *cpu, uint32_t field, uint64_t value)
 	if (vmcs_field_kind(field) == VMCS_KIND_RO)
 		return vmx_fail(cpu, VMXERR_VMWRITE_READ_ONLY_VMCS_COMPONENT);
 	cell = cell_of(cpu, f);
+	old = *cell;
 	if (field & 1)
 		*cell = (uint32_t)*cell | value << 32;
 	else if (vmcs_field_width(field) == VMCS_WIDTH_16)
@@ -153,6 +155,8 @@ enum vmx_result vmwrite(struct vmx_cpu *cpu, uint32_t field, uint64_t value)
 		*cell = (uint32_t)value;
 	else
 		*cell = value;
-	cpu->vmcs->stale |= f->stale;
+	/* of RFLAGS, VM alone decides what other fields may hold; the rest is looked at by each entry */
+	if (*cell != old && (field != GUEST_RFLAGS || ((*cell ^ old) & X86_FLAGS_VM)))
+		cpu->vmcs->stale |= f->stale;
 	return VMX_SUCCEED;
 }

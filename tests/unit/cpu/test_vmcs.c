@@ -64,6 +64,47 @@ static void invalidations_of_no_type_or_no_eptp_fail_with_28(void **state)
 	assert_int_equal(invvpid(t->cpu, INVVPID_ALL_CONTEXT, 1, 0), VMX_SUCCEED);
 }
 
+/* A field that is written over with its value is as checked as it was; with another, its checks are due. */
+static void only_another_value_makes_checks_due(void **state)
+{
+	static const struct {
+		const char *name;
+		uint32_t field;
+	} fields[] = {
+#define FIELD(name, enc) { #name, enc },
+		VMCS_FIELDS(FIELD)
+#undef FIELD
+	};
+	STATE;
+	unsigned due = 0;
+
+	for (size_t n = 0; n < ARRAY_SIZE(fields); n++) {
+		uint32_t field = fields[n].field;
+		uint64_t v;
+
+		if (vmcs_field_kind(field) == VMCS_KIND_RO || vmread(t->cpu, field, &v) != VMX_SUCCEED)
+			continue;
+		t->vmcs->stale = 0;
+		W(field, v);
+		if (t->vmcs->stale)
+			fail_msg("%s: the same value made %#x stale", fields[n].name, t->vmcs->stale);
+		W(field, v ^ 2);
+		due += t->vmcs->stale != 0;
+		if (field == GUEST_RFLAGS) {
+			assert_int_equal(t->vmcs->stale, 0);
+			W(field, v ^ X86_FLAGS_VM);
+			assert_int_equal(t->vmcs->stale, VMCS_CHECK_GUEST | VMCS_LOAD_GUEST);
+		}
+		W(field, v);
+	}
+	assert_true(due > 100);
+	/* an entry that failed is checked again, though the value stays */
+	W(HOST_CS_SELECTOR, 0);
+	assert_int_equal(vmlaunch(t->cpu), VMX_FAIL_VALID);
+	W(HOST_CS_SELECTOR, 0);
+	assert_int_equal(vmlaunch(t->cpu), VMX_FAIL_VALID);
+}
+
 static void unsupported_fields_fail_with_12(void **state)
 {
 	static const uint32_t none[] = { 0x0004, 0x2fff, EPTP_LIST_ADDRESS, GUEST_BNDCFGS,
@@ -136,6 +177,7 @@ int main(void)
 		TEST_REAL(write_to_read_only_field_fails_with_13),
 		TEST_REAL(invalidations_of_no_type_or_no_eptp_fail_with_28),
 		TEST_REAL(unsupported_fields_fail_with_12),
+		TEST_REAL(only_another_value_makes_checks_due),
 		TEST_REAL(high_half_of_64_bit_field_is_its_upper_32_bits),
 		TEST_REAL(fields_are_truncated_to_their_width),
 		TEST_REAL(launch_state_decides_between_launch_and_resume),
