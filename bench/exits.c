@@ -2,7 +2,7 @@
  * What an exit to the client costs: a KVM client, run under `userkvm run` (and,
  * unchanged, on a kernel's /dev/kvm).
  *
- * Prints "name nanoseconds", medians: round trips for OUT, IN, an MMIO write
+ * Prints "name nanoseconds", medians: processor time of round trips for OUT, IN, an MMIO write
  * and read, and a hypercall; the way from an interrupt's ioctl to a halted guest's next
  * instruction seen by its thread; beside them a system call and the way from
  * FUTEX_WAKE to the woken thread.
@@ -75,14 +75,14 @@ static void round_trips(const char *name, uint32_t reason)
 	double v[BATCHES];
 
 	for (int b = 0; b < BATCHES; b++) {
-		uint64_t t = now();
+		uint64_t t = cpu_now();
 
 		for (int i = 0; i < PER_BATCH; i++) {
 			must(ioctl(vcpu, KVM_RUN, 0), "KVM_RUN");
 			if (run->exit_reason != reason)
 				errx(1, "%s: exit reason %u", name, run->exit_reason);
 		}
-		v[b] = (double)(now() - t) / PER_BATCH;
+		v[b] = (double)(cpu_now() - t) / PER_BATCH;
 	}
 	report(name, v, BATCHES);
 }
@@ -92,11 +92,11 @@ static void system_calls(void)
 	double v[BATCHES];
 
 	for (int b = 0; b < BATCHES; b++) {
-		uint64_t t = now();
+		uint64_t t = cpu_now();
 
 		for (int i = 0; i < PER_BATCH; i++)
 			syscall(SYS_getppid);
-		v[b] = (double)(now() - t) / PER_BATCH;
+		v[b] = (double)(cpu_now() - t) / PER_BATCH;
 	}
 	report("syscall", v, BATCHES);
 }
