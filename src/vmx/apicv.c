@@ -218,7 +218,7 @@ int handle_apic_access(struct kvm_vcpu *vcpu)
 		vmx_skip_emulated_instruction(vcpu);
 		return 1;
 	}
-	return vmx_services->emulate_instruction(vcpu, false, 0);
+	return vmx_services->emulate_instruction(vcpu, false, ~0ULL);
 }
 
 int handle_apic_eoi_induced(struct kvm_vcpu *vcpu)
