@@ -48,6 +48,7 @@ void cpu_apic_access_exit(struct vmx_cpu *cpu, gva_t lin, enum isa_access how)
 {
 	uint64_t type = how & ISA_WRITE ? ACCESS_WRITE : how & ISA_READ ? ACCESS_READ : ACCESS_FETCH;
 
+	cpu_note_exit_access(cpu, how & (ISA_READ | ISA_WRITE) ? how & (ISA_READ | ISA_WRITE) : CPU_EXEC, lin, ~0ULL);
 	if (cpu->event.active)
 		type = ACCESS_IN_DELIVERY;
 	exit_access(cpu, (lin & ~PAGE_MASK) | FIELD_PREP(QUALIFICATION_TYPE, type));

@@ -158,6 +158,7 @@ void cpu_load_guest(struct vmx_cpu *cpu)
 	struct vmcs *v = cpu->vmcs;
 	struct cpu_state *cs = &cpu->cs;
 
+	cpu->exit_access.valid = false;
 	load_execution_controls(cpu, v);
 	cpu_apic_load(cpu, v);
 	load_control_registers(cpu, v);

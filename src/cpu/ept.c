@@ -37,11 +37,13 @@ static void ept_violation(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, uint3
 	}
 	if (cpu->iret_unblocked && !cpu->event.active)
 		e.qualification |= EPT_VIOLATION_NMI_UNBLOCK;
+	if (final)
+		cpu_note_exit_access(cpu, access, gla, gpa);
 	cpu_tlb_ept_violation(cpu, gpa, final ? gla : CPU_NO_GLA);
 	cpu_vmexit(cpu, &e);
 }
 
-static void ept_misconfig(struct vmx_cpu *cpu, gpa_t gpa)
+static void ept_misconfig(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla, bool final)
 {
 	struct cpu_exit e = {
 		.reason = EXIT_REASON_EPT_MISCONFIG,
@@ -49,6 +51,8 @@ static void ept_misconfig(struct vmx_cpu *cpu, gpa_t gpa)
 		.rip = isa_rip(&cpu->cs),
 	};
 
+	if (final)
+		cpu_note_exit_access(cpu, access, gla, gpa);
 	cpu_vmexit(cpu, &e);
 }
 
@@ -152,7 +156,7 @@ static bool ept_walk(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla,
 		if (!(e & EPT_RWX))
 			ept_violation(cpu, gpa, access, 0, gla, final);
 		if (unlikely(cpu_ept_entry_bad(e, level)))
-			ept_misconfig(cpu, gpa);
+			ept_misconfig(cpu, gpa, access, gla, final);
 		if (cpu_ept_is_leaf(e, level))
 			break;
 	}

@@ -138,6 +138,12 @@ struct vmx_cpu {
 	uint32_t nr_stale;	   /* > 16: everything */
 	struct cpu_exit last_exit;
 	struct cpu_apic apic;	   /* APIC virtualization (apic.h) */
+	struct {		   /* what vmx_exit_insn() tells */
+		bool valid;
+		uint32_t access; /* enum cpu_access */
+		gva_t gla;
+		gpa_t gpa;
+	} exit_access;
 };
 
 /* The VMX-preemption timer counts the TSC shifted right by this. */
@@ -220,6 +226,8 @@ void cpu_vmexit(struct vmx_cpu *cpu, const struct cpu_exit *e) __attribute__((no
 /* The common case: an instruction that exits before it does anything. */
 void cpu_vmexit_insn(struct vmx_cpu *cpu, uint32_t reason, uint64_t qualification)
 	__attribute__((noreturn));
+/* An access of the running instruction's is about to make an exit (exit_insn.c). */
+void cpu_note_exit_access(struct vmx_cpu *cpu, uint32_t access, gva_t gla, gpa_t gpa);
 /* Unwind to the interpreter loop, state canonical (cs->rip is where to go on). */
 void cpu_unwind(struct vmx_cpu *cpu) __attribute__((noreturn));
 

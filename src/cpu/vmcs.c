@@ -122,6 +122,14 @@ enum vmx_result vmread(struct vmx_cpu *cpu, uint32_t field, uint64_t *value)
 	const struct field *f;
 	uint64_t cell;
 
+	/* the field of a current VMCS that is there: nearly always */
+	if (likely(cpu->vmcs && !(field & ~FIELD_BITS))) {
+		f = &fields[FIELD_SLOT(field)];
+		if (likely(f->cell)) {
+			*value = *cell_of(cpu, f);
+			return VMX_SUCCEED;
+		}
+	}
 	*value = 0;
 	if (unlikely(!cpu->vmcs))
 		return VMX_FAIL_INVALID;

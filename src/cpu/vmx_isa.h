@@ -147,6 +147,19 @@ void vmx_invalidate_code(struct vmx_machine *m, hpa_t start, uint64_t size_bytes
  */
 void vmx_code_written(struct vmx_cpu *cpu, hpa_t start, uint64_t size_bytes);
 
+/*
+ * The instruction whose access to memory made the last exit, and that access: for emulation, as other
+ * processors' decode assists give it. False where it is not known: no such exit, an access on the way of an
+ * event or to a paging structure, an instruction in two pages or changed since. Until the next entry.
+ */
+struct vmx_exit_insn {
+	uint8_t bytes[15], len;
+	bool read, write; /* of the access, which paging has allowed */
+	uint64_t gla;
+	uint64_t gpa;	  /* its translation; ~0: not known */
+};
+bool vmx_exit_insn(struct vmx_cpu *cpu, struct vmx_exit_insn *out);
+
 /* Counters of this processor, for people; they never influence it. */
 #define VMX_CPU_COUNTERS(F)                                        \
 	F(instructions) F(blocks_run) F(blocks_decoded) F(tlb_fills) \

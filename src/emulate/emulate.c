@@ -33,6 +33,7 @@
 #include "lib/error.h"
 #include "lib/log.h"
 #include "lib/own.h"
+#include "lib/params.h"
 #include "lib/rcu.h"
 #include "sdm/paging.h"
 #include "trace/trace.h"
@@ -134,27 +135,59 @@ unsigned kvm_fetch_code(struct kvm_vcpu *vcpu, uint8_t *bytes, unsigned len,
 	return done;
 }
 
+/* The instruction in bytes[] for this mode, if it was decoded before. */
+static bool decoded_before(struct kvm_emulator *e, const struct decoded *d)
+{
+	if (!d->len || d->mode != e->mode || e->nr_bytes < d->len || memcmp(d->bytes, e->bytes, d->len) != 0)
+		return false;
+	e->insn = d->insn;
+	return true;
+}
+
+static bool decode_bytes(struct kvm_emulator *e)
+{
+	struct decoded *d = &e->decoded[(e->rip ^ e->rip >> 4) % NR_DECODED];
+
+	e->insn_mode = e->mode;
+	e->insn_valid = decoded_before(e, d);
+	if (e->insn_valid)
+		return true;
+	memset(&e->insn, 0, sizeof(e->insn));
+	if (!e->nr_bytes || isa_decode(e->bytes, e->nr_bytes, e->mode, &emulator_ops, &e->insn) == ISA_DECODE_PARTIAL)
+		return false;
+	e->insn_valid = true;
+	*d = (struct decoded){ .len = e->insn.len, .mode = (uint8_t)e->mode, .insn = e->insn };
+	memcpy(d->bytes, e->bytes, e->insn.len);
+	return true;
+}
+
+/* USERKVM_CHECK=emulate: memory, if it can be fetched, has the instruction that the processor ran. */
+static void check_bytes(struct kvm_emulator *e, struct kvm_vcpu *vcpu)
+{
+	struct kvm_page_fault_info fault = { 0 };
+	uint8_t bytes[INSN_MAX];
+	unsigned n = kvm_fetch_code(vcpu, bytes, INSN_MAX, &fault);
+
+	if (n >= e->nr_bytes && memcmp(bytes, e->bytes, e->nr_bytes) != 0)
+		log_always("vCPU %u: the instruction at %#llx has changed since it ran", vcpu->vcpu_id,
+			   (unsigned long long)e->rip);
+}
+
 /* OUT_DONE, or why there is no instruction to run. */
 static enum outcome decode(struct kvm_emulator *e, struct kvm_vcpu *vcpu)
 {
 	struct kvm_page_fault_info fault = { 0 };
-	uint8_t bytes[INSN_MAX];
-	static_assert(sizeof(bytes) == sizeof(e->bytes), "one instruction");
-	unsigned n = kvm_fetch_code(vcpu, bytes, INSN_MAX, &fault);
 
-	/* device loops emulate the same instruction over and over */
-	if (n == INSN_MAX && e->insn_valid && e->nr_bytes == n && e->insn_mode == e->mode &&
-	    memcmp(bytes, e->bytes, n) == 0)
-		return OUT_DONE;
-	memcpy(e->bytes, bytes, n);
-	e->nr_bytes = n;
-	e->insn_valid = false;
-	memset(&e->insn, 0, sizeof(e->insn));
-	if (n && isa_decode(bytes, n, e->mode, &emulator_ops, &e->insn) != ISA_DECODE_PARTIAL) {
-		e->insn_valid = true;
-		e->insn_mode = e->mode;
-		return OUT_DONE;
+	if (e->has_assist) {
+		memcpy(e->bytes, e->assist.bytes, e->assist.len);
+		e->nr_bytes = e->assist.len;
+		if (unlikely(e->check))
+			check_bytes(e, vcpu);
+	} else {
+		e->nr_bytes = kvm_fetch_code(vcpu, e->bytes, INSN_MAX, &fault);
 	}
+	if (decode_bytes(e))
+		return OUT_DONE;
 	if (fault.vector) {
 		e->cs.exception = (struct isa_exception){
 			.vector = fault.vector, .has_error_code = true,
@@ -360,6 +393,7 @@ static bool resume(struct kvm_vcpu *vcpu)
 	uint64_t rip = e->rip;
 
 	e->active = false;
+	e->has_assist = false; /* the client may have changed anything */
 	load_state(e, vcpu);
 	if (e->rip == rip && e->insn_mode == e->mode)
 		return true;
@@ -426,7 +460,8 @@ static bool code_is_lost(struct kvm_vcpu *vcpu)
 	return gpa != INVALID_PAGE && kvm_emulator_is_ram(vcpu, gpa, false);
 }
 
-int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa)
+/* from_exit: the instruction is the one that the processor was at when it left the guest. */
+static int emulate_at_rip(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa, bool from_exit)
 {
 	struct kvm_emulator *e = vcpu->arch->emulator;
 	enum outcome o;
@@ -438,6 +473,7 @@ int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa)
 	e->nr_reads = e->nr_writes = e->next_write = 0;
 	e->pio_next = e->pio_avail = 0;
 	e->pio_wait = false;
+	e->has_assist = from_exit && vmx_exit_insn(vmx_processor(vcpu), &e->assist);
 	kvm_emulator_begin_iteration(e);
 	o = decode(e, vcpu);
 	if (o == OUT_EXCEPTION)
@@ -450,6 +486,11 @@ int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa)
 	return emulate(vcpu);
 }
 
+int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa)
+{
+	return emulate_at_rip(vcpu, has_gpa, gpa, true);
+}
+
 /* --- a guest that the processor cannot run --- */
 
 /* An event into real mode: what the entry would have injected is emulated instead. */
@@ -459,6 +500,7 @@ static int deliver_real(struct kvm_vcpu *vcpu, uint8_t vector, unsigned insn_len
 
 	load_state(e, vcpu);
 	e->fault_gva = ~0ULL;
+	e->has_assist = false;
 	e->nr_reads = e->nr_writes = e->next_write = 0;
 	kvm_emulator_begin_iteration(e);
 	e->insn = (struct isa_insn){ .fn = kvm_emulate_int_real, .flags = ISA_ENDS_BLOCK,
@@ -498,7 +540,7 @@ int kvm_emulate_invalid_guest_state(struct kvm_vcpu *vcpu)
 						    vcpu->run->request_interrupt_window))
 			break;
 		rip = vmx_get_rip(vcpu);
-		r = kvm_emulate_instruction(vcpu, false, ~0ULL);
+		r = emulate_at_rip(vcpu, false, ~0ULL, false);
 		if (r == 1 && e->sys.halt) {
 			vcpu->stat.halt_exits++;
 			return kvm_emulate_halt(vcpu);
@@ -560,6 +602,7 @@ int kvm_emulator_create(struct kvm_vcpu *vcpu)
 	if (!e)
 		return err_born(ENOMEM, "emulator");
 	memset(e, 0, sizeof(*e));
+	e->check = params_has_word("USERKVM_CHECK", "emulate");
 	vcpu->arch->emulator = e;
 	return 0;
 }

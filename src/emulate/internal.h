@@ -42,6 +42,14 @@ enum outcome {
 	OUT_ERROR,	 /* error: KVM_RUN's value */
 };
 
+/* Instructions that were emulated before: device loops come back to the same few. */
+#define NR_DECODED 16
+struct decoded {
+	uint8_t bytes[INSN_MAX], len; /* 0: none */
+	uint8_t mode;
+	struct isa_insn insn;
+};
+
 struct kvm_emulator {
 	struct cpu_state cs; /* first: cs.owner is the vCPU */
 	struct isa_insn insn;
@@ -50,6 +58,10 @@ struct kvm_emulator {
 	enum isa_code_mode mode;      /* of the vCPU now */
 	enum isa_code_mode insn_mode; /* insn is bytes[] decoded for this one, if insn_valid */
 	bool insn_valid;
+	struct decoded decoded[NR_DECODED]; /* by RIP; never believed but by bytes and mode */
+	struct vmx_exit_insn assist;  /* of the exit, while has_assist: until the client or another instruction */
+	bool has_assist;
+	bool check; /* (c) USERKVM_CHECK=emulate: what the exit has told is found out again */
 	uint64_t rip;	 /* where the instruction in progress is */
 	bool active;	 /* waits for the client's data */
 
@@ -99,6 +111,8 @@ void kvm_emulator_raise(struct cpu_state *cs) __attribute__((noreturn));
 uint64_t kvm_emulator_system_load(struct cpu_state *cs, gva_t lin, unsigned size);
 void kvm_emulator_system_store(struct cpu_state *cs, gva_t lin, unsigned size, uint64_t v);
 void kvm_emulator_begin_iteration(struct kvm_emulator *e);
+/* USERKVM_CHECK=emulate: `known` (INVALID_PAGE: nothing) is to be what the walk has found. The latter. */
+gpa_t kvm_emulator_checked(struct kvm_emulator *e, gpa_t walked, gpa_t known);
 /* RAM that may be accessed so; anything else is a device's. */
 bool kvm_emulator_is_ram(struct kvm_vcpu *vcpu, gpa_t gpa, bool write);
 

@@ -33,6 +33,27 @@ void kvm_emulator_begin_iteration(struct kvm_emulator *e)
 	e->nr_reads = e->next_read = 0;
 }
 
+/*
+ * The access that made the exit, again: the processor has translated and checked it. INVALID_PAGE: it is
+ * another one, or more than that was.
+ */
+static gpa_t known_translation(const struct kvm_emulator *e, gva_t lin, enum isa_access how)
+{
+	const struct vmx_exit_insn *a = &e->assist;
+
+	if (!e->has_assist || lin != a->gla || (how & ISA_IMPLICIT) || a->gpa == ~0ULL ||
+	    ((how & ISA_WRITE) && !a->write) || ((how & ISA_READ) && !a->read))
+		return INVALID_PAGE;
+	return a->gpa;
+}
+
+gpa_t kvm_emulator_checked(struct kvm_emulator *e, gpa_t walked, gpa_t known)
+{
+	if (unlikely(known != INVALID_PAGE && walked != INVALID_PAGE && walked != known))
+		kvm_vm_bugged(kvm_emulator_vcpu(&e->cs)->kvm, "the exit's address is not the emulator's");
+	return walked;
+}
+
 static gpa_t translate(struct kvm_emulator *e, gva_t lin, enum isa_access how)
 {
 	struct kvm_vcpu *vcpu = kvm_emulator_vcpu(&e->cs);
@@ -42,7 +63,9 @@ static gpa_t translate(struct kvm_emulator *e, gva_t lin, enum isa_access how)
 
 	if (e->cs.cpl == 3 && !(how & ISA_IMPLICIT))
 		access |= PFERR_USER_MASK;
-	gpa = kvm_mmu_gva_to_gpa(vcpu, lin, access, &f);
+	gpa = known_translation(e, lin, how);
+	if (gpa == INVALID_PAGE || unlikely(e->check))
+		gpa = kvm_emulator_checked(e, kvm_mmu_gva_to_gpa(vcpu, lin, access, &f), gpa);
 	if (likely(gpa != INVALID_PAGE))
 		return gpa;
 	e->cs.exception = (struct isa_exception){
@@ -149,8 +172,11 @@ static void write_part(struct kvm_emulator *e, gva_t lin, const uint8_t *buf, un
 	struct kvm_vcpu *vcpu = kvm_emulator_vcpu(&e->cs);
 	struct kvm_page_fault_info ignored;
 	uint32_t access = PFERR_WRITE_MASK | (user ? PFERR_USER_MASK : 0U);
-	gpa_t gpa = kvm_mmu_gva_to_gpa(vcpu, lin, access, &ignored);
+	gpa_t gpa = known_translation(e, lin, ISA_WRITE);
 	struct fragment *f;
+
+	if (gpa == INVALID_PAGE || unlikely(e->check))
+		gpa = kvm_emulator_checked(e, kvm_mmu_gva_to_gpa(vcpu, lin, access, &ignored), gpa);
 
 	if (gpa == INVALID_PAGE) {
 		/* checked a moment ago; another vCPU has just unmapped it */

@@ -25,11 +25,14 @@ static struct kvm_segment segment_out(const struct cpu_segment *s)
 
 static void load_segments(struct cpu_state *cs, struct kvm_vcpu *vcpu)
 {
-	struct kvm_segment s;
+	struct vmx_raw_segment s;
 
+	/* as the VMCS has them; an unusable one is not present, as it would come by KVM's form */
 	for (unsigned n = 0; n < NR_SREGS; n++) {
-		vmx_get_segment(vcpu, &s, (enum sreg)n);
-		cs->seg[n] = segment_in(&s);
+		vmx_get_raw_segment(vcpu, &s, (enum sreg)n);
+		if (s.ar & VMX_AR_UNUSABLE)
+			s.ar &= ~(uint32_t)VMX_AR_P;
+		cs->seg[n] = (struct cpu_segment){ .base = s.base, .limit = s.limit, .selector = s.selector, .ar = s.ar };
 	}
 }
 

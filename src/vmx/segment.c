@@ -75,6 +75,19 @@ void vmx_get_segment(struct kvm_vcpu *vcpu, struct kvm_segment *s, enum sreg nr)
 	read_segment(vcpu, s, (unsigned)nr);
 }
 
+void vmx_get_raw_segment(struct kvm_vcpu *vcpu, struct vmx_raw_segment *s, enum sreg nr)
+{
+	s->base = vmcs_readl(vcpu, SEG_FIELD(BASE, nr));
+	s->limit = vmcs_read32(vcpu, SEG_FIELD(LIMIT, nr));
+	s->selector = vmcs_read16(vcpu, SEG_FIELD(SELECTOR, nr));
+	s->ar = vmcs_read32(vcpu, SEG_FIELD(AR_BYTES, nr));
+}
+
+uint64_t vmx_get_segment_base(struct kvm_vcpu *vcpu, enum sreg nr)
+{
+	return vmcs_readl(vcpu, SEG_FIELD(BASE, nr));
+}
+
 void vmx_set_segment(struct kvm_vcpu *vcpu, const struct kvm_segment *s, enum sreg nr)
 {
 	write_segment(vcpu, s, (unsigned)nr);

@@ -32,12 +32,9 @@ void *kvm_pio_data(struct kvm_vcpu *vcpu)
 
 uint64_t kvm_get_linear_rip(struct kvm_vcpu *vcpu)
 {
-	struct kvm_segment cs;
-
 	if (vmx_is_64bit_code(vcpu))
 		return vmx_get_rip(vcpu);
-	vmx_get_segment(vcpu, &cs, SREG_CS);
-	return (uint32_t)(cs.base + vmx_get_rip(vcpu));
+	return (uint32_t)(vmx_get_segment_base(vcpu, SREG_CS) + vmx_get_rip(vcpu));
 }
 
 static void pio_exit(struct kvm_vcpu *vcpu, uint16_t port, int size, unsigned count, bool in)
