@@ -25,8 +25,13 @@ def check_console(out, status):
 
 def debian_kernel_runs_to_power_off_under_userkvm_boot():
     out, status = tap.run(USERKVM, "boot", KERNEL, "--initrd", INITRD, "--append", "demo.batch panic=-1", "--no-reboot",
-                          timeout=240)
+                          "--watchdog", "120", timeout=240)
     check_console(out, status)
+    # what the kernel says of processors that no firmware has set up
+    for bad in ("Disabled fast string operations", "MTRRs disabled", "CPU MTRRs all blank", "PAT support disabled"):
+        assert bad not in out, bad
+    assert re.search(r"x86/PAT: Configuration \[0-7\]: WB  WC", out), out[:6000]
+    assert re.search(r"ACPI: LAPIC_NMI \(acpi_id\[0xff\] .*lint\[0x1\]\)", out), out[:6000]
 
 
 def no_stale_translation_is_used_while_debian_boots():

@@ -65,6 +65,11 @@ struct __attribute__((packed)) acpi_madt {
 		uint16_t flags;
 	} sci; /* the SCI is level-triggered, active high */
 	struct __attribute__((packed)) {
+		uint8_t type, length, processor_id;
+		uint16_t flags;
+		uint8_t lint;
+	} nmi; /* LINT1 of every processor, as vcpu.c wires it */
+	struct __attribute__((packed)) {
 		uint8_t type, length, processor_id, apic_id;
 		uint32_t flags;
 	} lapic[]; /* one for each vCPU */
@@ -174,6 +179,10 @@ uint64_t acpi_build(struct vm *vm)
 	madt->sci.source = SCI_IRQ;
 	madt->sci.gsi = SCI_IRQ;
 	madt->sci.flags = 0xd;
+	madt->nmi.type = 4;
+	madt->nmi.length = sizeof(madt->nmi);
+	madt->nmi.processor_id = 0xff;
+	madt->nmi.lint = 1;
 	seal(&madt->h);
 
 	header(&xsdt->h, "XSDT", sizeof(*xsdt), 1);

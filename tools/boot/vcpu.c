@@ -110,6 +110,7 @@ static int set_cpuid(struct vcpu *v)
 
 /* --- what firmware leaves behind --- */
 
+#define MSR_IA32_UCODE_REV 0x8bu
 #define MSR_IA32_MISC_ENABLE 0x1a0u
 #define MISC_ENABLE_FAST_STRING 1u
 #define MSR_IA32_MTRR_DEF_TYPE 0x2ffu
@@ -138,6 +139,20 @@ static int set_msrs(const struct vcpu *v)
 	if (kvm->ioctl(v->fd, KVM_SET_MSRS, (unsigned long)&m) != 2)
 		return failed("KVM_SET_MSRS");
 	return 0;
+}
+
+/* The microcode that this KVM names, where it names one (KVM API: KVM_GET_MSRS of the system descriptor). */
+static int set_microcode(const struct vcpu *v)
+{
+	const struct kvm_calls *kvm = v->vm->kvm;
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry[1];
+	} m = {.head.nmsrs = 1, .entry = {{.index = MSR_IA32_UCODE_REV}}};
+
+	if (kvm->ioctl(v->vm->sys_fd, KVM_GET_MSRS, (unsigned long)&m) != 1 || !m.entry[0].data)
+		return 0;
+	return kvm->ioctl(v->fd, KVM_SET_MSRS, (unsigned long)&m) == 1 ? 0 : failed("KVM_SET_MSRS of the microcode's revision");
 }
 
 #define APIC_LVT_LINT0 0x350
@@ -172,7 +187,7 @@ static int create(struct vcpu *v)
 	v->run = kvm->mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
 	if (v->run == MAP_FAILED)
 		return failed("mapping kvm_run");
-	return set_cpuid(v) < 0 || set_msrs(v) < 0 || set_virtual_wire(v) < 0 ? -1 : 0;
+	return set_cpuid(v) < 0 || set_msrs(v) < 0 || set_microcode(v) < 0 || set_virtual_wire(v) < 0 ? -1 : 0;
 }
 
 static void on_kick(int signo)
