@@ -1,23 +1,29 @@
 # A thin front for Meson; the README explains each target.
 BUILD ?= build
 MESON_ARGS ?=
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+PREFIX ?= /usr/local
 
-.PHONY: all deps demo check clients selftests silicon fuzz coverage bench bench-rootfs lint format sanitize install clean
+.PHONY: all deps build demo check clients selftests silicon fuzz coverage bench bench-rootfs lint format sanitize \
+	install uninstall clean
 all: deps
+	@$(MAKE) --no-print-directory build
+
+build:
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) $(MESON_ARGS)
 	@ninja -C $(BUILD)
 
-# Debian packages that are missing, installed once (needs root or sudo).
-deps:
-	@scripts/deps build
+# Debian packages that are missing, installed once (needs root or sudo): all that a target needs, before
+# anything is compiled.
+deps: deps-build
+deps-%:
+	@scripts/deps $*
 
-demo: all
-	@scripts/deps demo
+demo: deps-demo
+	@$(MAKE) --no-print-directory build
 	@scripts/demo $(BUILD)
 
-check: all
-	@scripts/deps check
+check: deps-check
+	@$(MAKE) --no-print-directory build
 	@scripts/demo-files $(BUILD)/demo
 	@tests/run $(BUILD)
 
@@ -53,14 +59,14 @@ coverage:
 	@scripts/coverage build-coverage
 
 # Linux's own KVM selftests under userkvm; writes docs/selftests.md.
-selftests: all
-	@scripts/deps selftests
+selftests: deps-selftests
+	@$(MAKE) --no-print-directory build
 	@scripts/selftests $(BUILD)
 
 # Real clients at length: QEMU's machines, firmware, devices, snapshots, migration; stress-ng; other
 # guests (Xen, 32 bits, U-Boot); a whole Debian; statically linked clients, also in Go.
-clients: all
-	@scripts/deps clients
+clients: deps-clients
+	@$(MAKE) --no-print-directory build
 	@scripts/demo-files $(BUILD)/demo
 	@python3 tests/e2e/test_qemu.py $(BUILD)/tools/userkvm $(BUILD) all
 	@python3 tests/e2e/test_qemu_state.py $(BUILD)/tools/userkvm $(BUILD) all
@@ -70,19 +76,19 @@ clients: all
 	@python3 tests/e2e/test_debian.py $(BUILD)/tools/userkvm $(BUILD) all
 	@python3 tests/e2e/test_static.py $(BUILD)/tools/userkvm $(BUILD) all
 
-bench: all
-	@scripts/deps bench
+bench: deps-bench
+	@$(MAKE) --no-print-directory build
 	@bench/run $(BUILD)
 
 # A Debian from power-on to login and work in it, beside QEMU's TCG; its disk is made once (some minutes).
-bench-rootfs: all
-	@scripts/deps clients
+bench-rootfs: deps-clients
+	@$(MAKE) --no-print-directory build
 	@scripts/demo-files $(BUILD)/demo
 	@scripts/debian-root $(BUILD)/debian
 	@bench/rootfs $(BUILD)
 
-lint: all
-	@scripts/deps lint
+lint: deps-lint
+	@$(MAKE) --no-print-directory build
 	@scripts/lint $(BUILD)
 
 # The lines changed since SINCE, and no others: tables and hand-laid assembly stay as they were laid.
@@ -100,9 +106,12 @@ sanitize:
 		MESON_ARGS='$(SANITIZERS)'
 	@SANITIZE=1 tests/run build-sanitize
 
-install: all
-	$(SUDO) meson install -C $(BUILD)
-	@test -n "$(DESTDIR)" || $(SUDO) ldconfig
+# PREFIX=$$HOME/.local needs no root; DESTDIR= is for packages (scripts/install).
+install: deps-install
+	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) scripts/install $(BUILD)-install $(MESON_ARGS)
+
+uninstall:
+	@DESTDIR=$(DESTDIR) scripts/install --uninstall $(BUILD)-install
 
 clean:
 	rm -rf build build-*
