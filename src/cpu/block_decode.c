@@ -7,7 +7,7 @@
  *
  * Locks: none; runs on the vCPU's thread.
  */
-#include "cpu/internal.h"
+#include "cpu/jit.h"
 #include "host/memory.h"
 
 /* Bytes to decode from: a copy, so that what is decoded is what was saved. */
@@ -100,7 +100,9 @@ static void link_block(struct vmx_cpu *cpu, struct cpu_block *b, hpa_t host,
 	for (unsigned k = 0; k < b->nr_bytes; k++)
 		bytes[k] = s->bytes[k];
 	b->bytes = bytes;
+	b->page = p;
 	p->lines |= GENMASK_ULL((last >> 6) & 63, (host >> 6) & 63);
+	jit_page_grew(p, b);
 	b->page_next = p->blocks;
 	p->blocks = b;
 	b->hash_next = *bucket;

@@ -57,6 +57,17 @@ void cpu_blocks_destroy(struct vmx_cpu *cpu)
 	cpu->blocks = NULL;
 }
 
+void *cpu_blocks_room(struct vmx_cpu *cpu, size_t bytes)
+{
+	struct cpu_blocks *c = cpu->blocks;
+	uint8_t *p = (uint8_t *)(((uintptr_t)c->free + 63) & ~63ULL);
+
+	if (p + bytes + 2 * BLOCK_ROOM > c->arena + ARENA_BYTES)
+		return NULL;
+	c->free = p + bytes;
+	return p;
+}
+
 /* --- look-up --- */
 
 static bool same_bytes(const uint8_t *host, const uint8_t *bytes, unsigned n)
@@ -77,8 +88,13 @@ bool block_verify(struct vmx_cpu *cpu, struct cpu_block *b)
 {
 	const uint8_t *host = __va(cpu_block_host(b));
 	unsigned first = b->nr_bytes;
-	bool keep = code_page_settled(cpu, b);
+	bool keep;
 
+	if (b->epoch && !b->host2 && b->page->jit_epoch == cpu->epoch) {
+		b->epoch = cpu->epoch; /* with the whole page (jit_page.c) */
+		return true;
+	}
+	keep = code_page_settled(cpu, b);
 	if (b->host2)
 		first = (unsigned)(PAGE_SIZE - ((hpa_t)host & ~PAGE_MASK));
 	if (!same_bytes(host, b->bytes, first) ||

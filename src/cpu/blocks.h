@@ -10,6 +10,7 @@
 #include "isa/isa.h"
 #include "lib/types.h"
 
+struct code_page;
 struct jit_unit;
 struct vmx_cpu;
 
@@ -22,11 +23,13 @@ struct cpu_block {
 	struct cpu_block *hash_next, *page_next;
 	const uint8_t *bytes; /* as decoded */
 	hpa_t host2;	    /* second page of a crossing instruction, or 0 */
+	struct code_page *page;	    /* of its first byte */
 	struct jit_unit *unit[4]; /* by class: its translation, or NULL */
 	uint32_t wtags_gen; /* invariant 6 of blocks.c */
 	uint16_t nr_bytes;
 	uint8_t nr, turn;
 	uint16_t heat;	    /* runs without a unit, until it is translated (jit_run.c) */
+	uint8_t crosses;    /* times that a stack access of a unit was not within the stack slot's page */
 	bool jumps;	    /* the last instruction sets cs->rip */
 	bool sys;	    /* one of them is a system instruction: look around after the last */
 	struct isa_insn insns[];
@@ -67,6 +70,8 @@ struct code_page {
 	struct cpu_block *tail;	 /* a crossing instruction that ends here */
 	/* the translator's (jit_class.c) */
 	struct jit_unit *units;
+	uint8_t *copy;		 /* of the lines in `copied` (jit_page.c) */
+	uint64_t copied;
 	uint64_t jit_epoch;	 /* all blocks were compared with memory in this epoch */
 	gva_t lin[4];		 /* by class: the linear page its units are known at, */
 	uint32_t lin_gen[4];	 /* where this is the class's gen */
@@ -99,6 +104,8 @@ struct code_page *code_page_make(struct vmx_cpu *cpu, hpa_t page);
 bool code_page_register(struct vmx_cpu *cpu, hpa_t page);
 /* Invariant 6 of blocks.c: has everybody heard that the block's pages are code? */
 bool code_page_settled(struct vmx_cpu *cpu, const struct cpu_block *b);
+/* `bytes` of the arena, or NULL; theirs until all blocks are dropped. */
+void *cpu_blocks_room(struct vmx_cpu *cpu, size_t bytes);
 /* Is the block as memory has it? Enters it in the epoch, if its pages are settled. */
 bool block_verify(struct vmx_cpu *cpu, struct cpu_block *b);
 /* It is not: it goes. */

@@ -208,8 +208,12 @@ static void drop_in_page(struct vmx_cpu *cpu, struct code_page *p, hpa_t start, 
 		lines |= GENMASK_ULL((last >> 6) & 63, (first >> 6) & 63);
 		link = &b->page_next;
 	}
-	if (killed && p->units)
+	if (killed && p->units) {
+		uint8_t *kills = jit_kills_of(cpu->jit, p->page);
+
+		*kills += *kills < 255;
 		jit_kill_page(cpu, p);
+	}
 	if (p->tail && start < p->page + 16) {
 		struct cpu_block *b = p->tail;
 		hpa_t host = cpu_block_host(b);

@@ -47,6 +47,7 @@
 #define JIT_LIN_ENTRIES 2048u
 #define JIT_KILL_BUCKETS 4096u
 #define JIT_PAGE_KILLS 8 /* a page whose units died so often is interpreted */
+#define JIT_CROSSINGS 16 /* of a block, until its stack accesses are probed one by one */
 #define JIT_MAX_BLOCKS 16 /* of a unit */
 #define JIT_NEVER 0xffffu /* cpu_block.heat: not to be translated */
 
@@ -59,6 +60,7 @@ enum { JIT_EXIT_LEFT, JIT_EXIT_INDIRECT, JIT_EXIT_CELL };
 /* An instruction of a unit. */
 struct jit_place {
 	const struct isa_insn *isa;
+	struct cpu_block *block;
 	uint16_t block_off; /* of its block's first byte in the page */
 };
 
@@ -114,6 +116,7 @@ struct jit_class {
 	uint8_t mode;
 
 	uint32_t gen;	  /* counts resets: code_page.lin_gen */
+	bool has_ind;	  /* ind[] is filled: before a unit that looks into it runs */
 	bool simd;	  /* a cell was bound to a unit that needs the FPU */
 	uint32_t nr_lin;
 	struct jit_lin lin[JIT_LIN_ENTRIES]; /* by hash of the page */
@@ -179,6 +182,8 @@ bool cpu_jit_create(struct vmx_cpu *cpu);
 bool cpu_jit_destroy(struct vmx_cpu *cpu);
 /* All units go. In the dispatcher only. */
 void jit_drop_all(struct cpu_jit *j);
+/* Before a unit of the class that has an indirect branch, or a target of one, is made. */
+void jit_need_ind(struct cpu_jit *j, unsigned cls);
 /* Room for `bytes` that lives as long as the units, or NULL. */
 void *jit_bulk(struct cpu_jit *j, size_t bytes);
 
@@ -203,14 +208,26 @@ void jit_bind_indirect(struct vmx_cpu *cpu, struct jit_unit *u);
 void jit_forget_lin(struct cpu_jit *j, gva_t gva);
 /* Every class forgets everything. */
 void jit_forget_all(struct cpu_jit *j);
-/* A block of the page dies: its units too. */
+/* A block of the page dies, or is to be translated in another way: all units of the page die. */
 void jit_kill_page(struct vmx_cpu *cpu, struct code_page *p);
+
+/* --- jit_page.c --- */
+/* Invariant 5; false: not settled, or a block has changed and the page's units are dead. */
+bool jit_page_fresh(struct vmx_cpu *cpu, struct code_page *p);
+/* A block was decoded and is in p->lines. */
+void jit_page_grew(struct code_page *p, const struct cpu_block *b);
 
 /* --- jit_stub.c --- */
 /* C's half of the stubs. 0: go on in the unit; 1: left, cs->rip is the next instruction. */
 uint32_t jit_stub(struct cpu_state *cs, uint32_t number);
 /* Fill cs->sp_tag from a write tag of the stack's page, if there is one. */
 void jit_fill_stack_slot(struct cpu_state *cs);
+
+/* How often units of the page (or of one that shares the count) were killed by writes. */
+static inline uint8_t *jit_kills_of(struct cpu_jit *j, hpa_t page)
+{
+	return &j->kills[(page >> PAGE_SHIFT) & (JIT_KILL_BUCKETS - 1)];
+}
 
 /* --- jit_run.c --- */
 uint8_t jit_mode(const struct vmx_cpu *cpu);

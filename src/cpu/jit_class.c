@@ -229,10 +229,5 @@ void jit_kill_page(struct vmx_cpu *cpu, struct code_page *p)
 		if (l)
 			forget(l);
 	}
-	{
-		uint8_t *kills = &j->kills[(p->page >> PAGE_SHIFT) & (JIT_KILL_BUCKETS - 1)];
-
-		*kills += *kills < 255;
-	}
 	cpu->counters.jit_kills++;
 }

@@ -293,13 +293,23 @@ static void forget_units(struct vmx_cpu *cpu)
 		}
 }
 
+void jit_need_ind(struct cpu_jit *j, unsigned cls)
+{
+	struct jit_class *c = &j->cls[cls];
+
+	if (likely(c->has_ind))
+		return;
+	for (unsigned n = 0; n < JIT_IND_ENTRIES; n++)
+		c->ind[n] = j->ind_miss;
+	c->has_ind = true;
+}
+
 void jit_drop_all(struct cpu_jit *j)
 {
 	forget_units(j->cpu);
 	jit_forget_all(j);
-	for (unsigned k = 0; k < 4; k++)
-		for (unsigned n = 0; n < JIT_IND_ENTRIES; n++)
-			j->ind[k][n] = j->ind_miss;
+	for (unsigned k = 0; k < ARRAY_SIZE(j->cls); k++)
+		j->cls[k].has_ind = false;
 	j->e.n = j->stubs_end;
 	j->e.full = false;
 	j->nr_units = j->nr_cells = j->nr_calls = j->nr_branches = j->bulk_used = 0;

@@ -46,28 +46,6 @@ static bool far_from_hole(gva_t page)
 	return cpu_canonical(page + reach) && cpu_canonical(page - reach);
 }
 
-/* Invariant 5 of jit.h; false: a block has changed and its page's units are dead. */
-static bool page_fresh(struct vmx_cpu *cpu, struct code_page *p)
-{
-	if (likely(p->jit_epoch == cpu->epoch))
-		return true;
-	for (struct cpu_block *b = p->blocks; b; b = b->page_next)
-		if (b->epoch != cpu->epoch && !block_verify(cpu, b)) {
-			block_drop(cpu, b);
-			return false;
-		}
-	for (struct cpu_block *b = p->blocks; b; b = b->page_next)
-		if (b->epoch != cpu->epoch)
-			return false; /* not settled */
-	p->jit_epoch = cpu->epoch;
-	return true;
-}
-
-static uint8_t *kills_of(struct cpu_jit *j, hpa_t page)
-{
-	return &j->kills[(page >> PAGE_SHIFT) & (JIT_KILL_BUCKETS - 1)];
-}
-
 static void forgive(struct cpu_jit *j)
 {
 	j->nr_interpreted = 0;
@@ -84,13 +62,13 @@ static struct jit_unit *warm(struct vmx_cpu *cpu, struct cpu_block *b, unsigned 
 
 	if (unlikely(++j->nr_interpreted >= KILLS_HALVE))
 		forgive(j);
-	if (b->heat == JIT_NEVER || !b->key || b->host2)
+	if (b->heat == JIT_NEVER || !b->key || b->host2 || b->epoch != cpu->epoch)
 		return NULL;
 	if (++b->heat < j->threshold)
 		return NULL;
 	b->heat = (uint16_t)(j->threshold > 8 ? j->threshold - 8 : 0); /* if it is refused for now */
 	p = code_page_find(cpu->blocks, host & PAGE_MASK);
-	if (!p || *kills_of(j, p->page) >= JIT_PAGE_KILLS || !page_fresh(cpu, p) || !b->key)
+	if (!p || *jit_kills_of(j, p->page) >= JIT_PAGE_KILLS || !jit_page_fresh(cpu, p) || !b->key)
 		return NULL;
 	return jit_translate(cpu, b, p, cls, mode);
 }
@@ -101,7 +79,7 @@ static bool usable(struct vmx_cpu *cpu, struct jit_unit *u, unsigned cls, uint8_
 
 	if (unlikely(u->needs & ~mode))
 		return false;
-	if (unlikely(u->page->jit_epoch != cpu->epoch) && !page_fresh(cpu, u->page))
+	if (!jit_page_fresh(cpu, u->page))
 		return false;
 	if (unlikely(!far_from_hole(lin)))
 		return false;

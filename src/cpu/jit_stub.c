@@ -43,6 +43,20 @@ static void leave_at(struct cpu_state *cs, const struct jit_place *n, unsigned s
 	cpu_at_boundary(cpu_of(cs));
 }
 
+/*
+ * The slot holds another page, or a frame lies across two: where it is so again and
+ * again, the block's accesses are to be probed one by one.
+ */
+static void group_missed(struct cpu_state *cs, const struct jit_unit *u, struct cpu_block *b)
+{
+	uint64_t was = cs->sp_tag;
+
+	jit_fill_stack_slot(cs);
+	if (cs->sp_tag != was || b->crosses >= JIT_CROSSINGS || ++b->crosses != JIT_CROSSINGS)
+		return;
+	jit_kill_page(cpu_of(cs), u->page);
+}
+
 uint32_t jit_stub(struct cpu_state *cs, uint32_t number)
 {
 	struct vmx_cpu *cpu = cpu_of(cs);
@@ -57,7 +71,7 @@ uint32_t jit_stub(struct cpu_state *cs, uint32_t number)
 		return 1;
 	}
 	if (c->kind == JIT_STUB_GROUP)
-		jit_fill_stack_slot(cs);
+		group_missed(cs, u, n->block);
 	cpu->counters.jit_stubs++;
 	for (unsigned k = 0;; n++) {
 		const struct isa_insn *i = n->isa;

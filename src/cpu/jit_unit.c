@@ -11,8 +11,9 @@
  * 1. Blocks of a unit are live blocks of one page, verified in this epoch; so are
  *    those whose use of flags was looked at. Killing any of them kills the unit
  *    (jit.h, invariant 4).
- * 2. A jump within the unit to a block that is not after it in the emitted
- *    order, and each entry of a block that such a jump leads to, passes a poll.
+ * 2. A jump within the unit to a block that is not behind it, in the emitted order
+ *    or by address, passes a poll. Cells compare addresses (jit_cell.backward): so
+ *    every cycle of the guest's code, which has a jump backward, passes one.
  *
  * Locks: none; runs on the vCPU's thread with the FPU unloaded.
  */
@@ -26,7 +27,7 @@
 #define ROOM_FOR_A_UNIT (256u << 10)
 
 struct part {
-	const struct cpu_block *block;
+	struct cpu_block *block;
 	struct jit_insn *insn;
 	unsigned nr;
 	uint16_t first;
@@ -61,7 +62,7 @@ static struct cpu_block *block_at(struct forming *f, int32_t off)
 	key = (f->page->page + (hpa_t)off) | (uint64_t)ISA_CODE64 << BLOCK_MODE_SHIFT;
 	for (b = f->cpu->blocks->hash[block_hash(key)]; b && b->key != key;)
 		b = b->hash_next;
-	return b && !b->host2 && b->epoch == f->cpu->epoch ? b : NULL;
+	return b && !b->host2 && b->epoch ? b : NULL; /* the page has been compared: jit_page_fresh() */
 }
 
 /* Classified instructions of a block up to the one that the interpreter has to run. */
@@ -130,7 +131,7 @@ static int part_at(const struct forming *f, int32_t off)
 	return -1;
 }
 
-static bool add_part(struct forming *f, const struct cpu_block *b)
+static bool add_part(struct forming *f, struct cpu_block *b)
 {
 	struct part *p = &f->part[f->nr_parts];
 
@@ -365,7 +366,8 @@ static bool emit_parts(struct forming *f)
 	for (unsigned n = 0; n < f->nr_parts; n++) {
 		struct part *p = &f->part[n];
 		struct jit_block b = { .insn = p->insn, .nr = p->nr, .first = p->first,
-				       .live_out = p->live_out };
+				       .live_out = p->live_out,
+				       .no_group = p->block->crosses >= JIT_CROSSINGS };
 		struct jit_end end;
 
 		p->label = r->e.n;
@@ -405,7 +407,7 @@ static bool keep_records(struct forming *f)
 		return false;
 	for (unsigned n = 0; n < f->nr_parts; n++)
 		for (unsigned i = 0; i < f->part[n].nr; i++)
-			places[k++] = (struct jit_place){ .isa = f->part[n].insn[i].isa,
+			places[k++] = (struct jit_place){ .isa = f->part[n].insn[i].isa, .block = f->part[n].block,
 							  .block_off = (uint16_t)f->part[n].off };
 	for (uint32_t n = 0; n < r->nr_recover; n++)
 		recover[n] = r->recover[n];
@@ -427,6 +429,11 @@ static bool room(const struct cpu_jit *j)
 	       j->e.size - j->e.n > ROOM_FOR_A_UNIT && JIT_BULK_BYTES - j->bulk_used > (64u << 10);
 }
 
+static int32_t branch_off(const struct part *p)
+{
+	return p->insn[p->nr - 1].page_off;
+}
+
 static void form(struct forming *f, struct cpu_block *b)
 {
 	add_part(f, b);
@@ -443,7 +450,7 @@ static void form(struct forming *f, struct cpu_block *b)
 		for (int k = 0; k < 2; k++) {
 			int to = part_at(f, f->part[n].succ[k]);
 
-			if (to >= 0 && to <= (int)n)
+			if (to >= 0 && (to <= (int)n || f->part[to].off <= branch_off(&f->part[n])))
 				f->part[to].head = true;
 		}
 }
@@ -490,6 +497,7 @@ struct jit_unit *jit_translate(struct vmx_cpu *cpu, struct cpu_block *b, struct 
 	isa_fpu_sync(&cpu->cs);
 	if (!room(j))
 		jit_drop_all(j);
+	jit_need_ind(j, cls);
 	first_call = j->nr_calls;
 	branches = j->nr_branches;
 	bulk = j->bulk_used;
