@@ -2,15 +2,21 @@
 
 usage: test_see.py USERKVM BUILD
 """
+import fcntl
 import json
 import os
+import pty
 import re
 import resource
+import select
 import shutil
+import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 import xml.etree.ElementTree
@@ -315,6 +321,69 @@ def stat_of_all_processes_finds_the_client():
         assert re.search(r"^exits\s+[1-9]", ask("stat", "-1", "-s", "0.1"), re.M)
 
 
+def stat_json_and_csv_say_what_the_lines_say():
+    with Client() as c:
+        c.run()
+        lines = dict(re.findall(r"^(\w+) +(\d+)", ask("stat", "-1", "-s", "0.1", "-p", c.pid), re.M))
+        j = json.loads(ask("stat", "-j", "-s", "0.1", "-p", c.pid))
+        assert {r["name"]: str(r["value"]) for r in j["counters"]} == lines and j["seconds"] > 0, j
+        apart = json.loads(ask("stat", "-j", "-b", "-s", "0.1", "-p", c.pid))["counters"]
+        assert {r["pid"] for r in apart} == {int(c.pid)} and {r.get("vcpu") for r in apart} == {None, 0}, apart
+        p = subprocess.Popen([USERKVM, "stat", "-c", "-s", "0.1", "-p", c.pid], stdout=subprocess.PIPE, text=True)
+        header, *rows = [p.stdout.readline().rstrip("\n").split(",") for _ in range(3)]
+        p.terminate()
+        p.communicate()
+        assert header == ["seconds", *(r["name"] for r in j["counters"])], header
+        assert all(len(row) == len(header) for row in rows) and float(rows[0][0]) < float(rows[1][0]), rows
+        assert "\033" not in ask("stat", "-s", "0.1", "-p", c.pid), "escapes into a pipe"
+
+
+def on_a_terminal(rows, columns, keys, *argv):
+    """What a command writes to a terminal of that size while it is sent keys (None: SIGINT), its status, and whether the
+    terminal was given back as it was."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    before = termios.tcgetattr(slave)
+    p = subprocess.Popen([USERKVM, *argv], stdin=slave, stdout=slave, stderr=slave)
+    out = b""
+    for key in keys:
+        deadline = time.time() + 0.5 * tap.PATIENCE
+        while select.select([master], [], [], max(0, deadline - time.time()))[0]:
+            out += os.read(master, 65536)
+        if key:
+            os.write(master, key)
+        else:
+            p.send_signal(signal.SIGINT)
+    while p.poll() is None:
+        if select.select([master], [], [], 0.1)[0]:
+            out += os.read(master, 65536)
+    while select.select([master], [], [], 0.1)[0]:
+        out += os.read(master, 65536)
+    after = termios.tcgetattr(slave)
+    os.close(master)
+    os.close(slave)
+    return out.decode(), p.returncode, before == after
+
+
+def stat_fits_its_window_and_gives_the_terminal_back():
+    with Client() as c:
+        c.run()
+        for rows, columns in ((10, 40), (60, 200)):
+            out, status, given_back = on_a_terminal(rows, columns, (b"b", b"o", b"f", b"exits\n", b"q"), "stat", "-s", "0.2", "-p", c.pid)
+            assert status == 0 and given_back, status
+            assert out.startswith("\033[?1049h") and out.rstrip().endswith("\033[?1049l"), (out[:20], out[-20:])
+            pictures = out.split("\033[H\033[2J")[1:]
+            assert len(pictures) >= 4, pictures
+            for picture in pictures[:-1]:
+                lines = re.sub(r"\033\[[\d;?]*\w", "", picture.split(f"\033[{rows};1H")[0]).replace("\r", "").split("\n")
+                assert len(lines) <= rows and all(len(line) < columns for line in lines), (rows, columns, lines)
+            assert f"{c.pid}/1/0" in out or columns == 40, out
+            last = [line for line in pictures[-1].replace("\r", "").split("\n")[3:] if line.strip() and "\033" not in line]
+            assert last and all("exits" in line for line in last), last
+        out, status, given_back = on_a_terminal(24, 80, (None,), "stat", "-s", "0.2", "-p", c.pid)
+        assert status == 0 and given_back and "\033[?1049l" in out, (status, given_back)
+
+
 def qemu_reads_the_counters_of_its_vm():
     if not shutil.which("qemu-system-x86_64"):
         raise tap.Skip("qemu-system-x86_64 is not installed")
@@ -552,7 +621,8 @@ cases = (dump_json_agrees_with_slots_and_counters, walk_ends_at_the_clients_memo
          diff_shows_what_a_round_of_the_guest_changed, idle_memory_by_accessed_bits,
          idle_memory_without_accessed_bits, dump_file_says_the_same_as_the_live_vm,
          map_is_well_formed_and_shows_every_slot, core_file_says_the_same_as_the_live_vm, stat_counts_what_the_guest_does, stat_log_is_a_header_and_lines,
-         stat_of_all_processes_finds_the_client, qemu_reads_the_counters_of_its_vm, strace_shows_arguments_results_errors_and_time,
+         stat_of_all_processes_finds_the_client, stat_json_and_csv_say_what_the_lines_say,
+         stat_fits_its_window_and_gives_the_terminal_back, qemu_reads_the_counters_of_its_vm, strace_shows_arguments_results_errors_and_time,
          strace_without_a_file_goes_to_standard_error, wrong_processes_are_one_line, nonsense_is_one_line,
          other_users_may_not_look, switched_off_there_is_nothing_to_look_at, vm_that_dies_meanwhile_is_one_line,
          bad_dump_files_are_one_line, bad_peers_do_not_harm_the_target, client_that_closes_every_descriptor_is_left_alone,
