@@ -23,6 +23,7 @@
  * 5. The host's vector registers hold guest state while cs.fpu_loaded: every
  *    callback puts it away first and loads it again before it returns.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -278,6 +279,7 @@ static int retire(struct kvm_vcpu *vcpu, uint64_t old_rflags)
 int kvm_emulation_failed(struct kvm_vcpu *vcpu, const uint8_t *bytes, unsigned len)
 {
 	struct kvm_run *run = vcpu->run;
+	char hex[3 * 15 + 1] = "";
 	uint64_t info[5];
 
 	vcpu->stat.insn_emulation_fail++;
@@ -285,6 +287,10 @@ int kvm_emulation_failed(struct kvm_vcpu *vcpu, const uint8_t *bytes, unsigned l
 	/* user mode of the guest must not be able to stop the VM */
 	if (vmx_get_cpl(vcpu) != 0)
 		return 1;
+	for (unsigned i = 0; i < len; i++)
+		snprintf(hex + 3 * i, sizeof(hex) - 3 * i, " %02x", bytes[i]);
+	log_told("KVM_EXIT_INTERNAL_ERROR: vCPU %u, cannot be emulated at rip %#llx:%s", vcpu->vcpu_id,
+		 (unsigned long long)vmx_get_rip(vcpu), len ? hex : " (its bytes cannot be read)");
 	memset(&run->internal, 0, sizeof(run->internal));
 	run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
 	run->emulation_failure.suberror = KVM_INTERNAL_ERROR_EMULATION;

@@ -60,6 +60,34 @@ void log_always(const char *fmt, ...)
 	va_end(ap);
 }
 
+void log_told(const char *fmt, ...)
+{
+	static unsigned nr; /* atomic */
+	unsigned before = __atomic_load_n(&nr, __ATOMIC_RELAXED);
+	va_list ap;
+
+	if (before >= LOG_TOLD_MAX || __atomic_fetch_add(&nr, 1, __ATOMIC_RELAXED) >= LOG_TOLD_MAX)
+		return;
+	va_start(ap, fmt);
+	emit("", fmt, ap);
+	va_end(ap);
+	if (before + 1 == LOG_TOLD_MAX)
+		log_always("more of the kind is told by USERKVM_LOG=errors only");
+}
+
+int err_told_at(int e, const char *file, int line, const char *fmt, ...)
+{
+	char why[256];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(why, sizeof(why), fmt, ap);
+	va_end(ap);
+	if (!log_enabled(LOG_ERRORS))
+		log_told("%s: %s", why, strerror(e));
+	return err_born_at(e, file, line, "%s", why);
+}
+
 int err_born_at(int e, const char *file, int line, const char *fmt, ...)
 {
 	char prefix[128];

@@ -17,6 +17,14 @@ bool log_enabled(enum log_class c);
 void log_line(enum log_class c, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 
+/*
+ * One line on stderr for the author of a client whose call went wrong by its own doing, whatever
+ * USERKVM_LOG says: at most LOG_TOLD_MAX in the life of a process, so that a client which tries on
+ * purpose is not drowned.
+ */
+#define LOG_TOLD_MAX 16
+void log_told(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
 /* One line on stderr always: for what the user must see. */
 void log_always(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 

@@ -240,19 +240,19 @@ static int kvm_set_memslot(struct kvm *kvm, struct change *c)
 static int check_region(const struct kvm_userspace_memory_region *mem)
 {
 	if (mem->flags & ~(uint32_t)(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY))
-		return err_born(EINVAL, "memory region: unknown flags %#x", mem->flags);
+		return err_told(EINVAL, "memory region: unknown flags %#x", mem->flags);
 	if (!IS_ALIGNED(mem->memory_size, PAGE_SIZE) || !IS_ALIGNED(mem->guest_phys_addr, PAGE_SIZE) ||
 	    !IS_ALIGNED(mem->userspace_addr, PAGE_SIZE))
-		return err_born(EINVAL, "memory region: size or address not page-aligned");
+		return err_told(EINVAL, "memory region: size or address not page-aligned");
 	if (mem->memory_size > TASK_SIZE_MAX ||
 	    mem->userspace_addr > TASK_SIZE_MAX - mem->memory_size)
-		return err_born(EINVAL, "memory region: host address outside user space");
+		return err_told(EINVAL, "memory region: host address outside user space");
 	if (mem->slot >> 16 >= KVM_ADDRESS_SPACE_NUM || (uint16_t)mem->slot >= KVM_MEM_SLOTS_NUM)
-		return err_born(EINVAL, "memory region: no slot %#x", mem->slot);
+		return err_told(EINVAL, "memory region: no slot %#x", mem->slot);
 	if (mem->guest_phys_addr + mem->memory_size < mem->guest_phys_addr)
-		return err_born(EINVAL, "memory region: guest range wraps around");
+		return err_told(EINVAL, "memory region: guest range wraps around");
 	if (mem->memory_size >> PAGE_SHIFT > KVM_MEM_MAX_NR_PAGES)
-		return err_born(EINVAL, "memory region: too many pages");
+		return err_told(EINVAL, "memory region: too many pages");
 	return 0;
 }
 
@@ -264,17 +264,17 @@ static int classify(struct kvm *kvm, const struct kvm_userspace_memory_region *m
 
 	if (!npages) {
 		*kind = KVM_MR_DELETE;
-		return old ? 0 : err_born(EINVAL, "memory region: no slot %#x to delete", mem->slot);
+		return old ? 0 : err_told(EINVAL, "memory region: no slot %#x to delete", mem->slot);
 	}
 	if (!old) {
 		*kind = KVM_MR_CREATE;
 		if (kvm->nr_memslot_pages + npages < npages)
-			return err_born(EINVAL, "memory region: too many pages in all slots");
+			return err_told(EINVAL, "memory region: too many pages in all slots");
 		return 0;
 	}
 	if (mem->userspace_addr != old->userspace_addr || npages != old->npages ||
 	    (mem->flags ^ old->flags) & KVM_MEM_READONLY)
-		return err_born(EINVAL, "memory region: slot %#x: size, host address and READONLY are fixed",
+		return err_told(EINVAL, "memory region: slot %#x: size, host address and READONLY are fixed",
 				mem->slot);
 	*kind = mem->guest_phys_addr >> PAGE_SHIFT != old->base_gfn ? KVM_MR_MOVE : KVM_MR_FLAGS_ONLY;
 	return *kind == KVM_MR_FLAGS_ONLY && mem->flags == old->flags;
@@ -305,7 +305,7 @@ int __kvm_set_memory_region(struct kvm *kvm, const struct kvm_userspace_memory_r
 		return r < 0 ? r : 0;
 	if ((c.kind == KVM_MR_CREATE || c.kind == KVM_MR_MOVE) &&
 	    memslots_overlap(slots, id, base_gfn, base_gfn + npages))
-		return err_born(EEXIST, "memory region: slot %#x overlaps another", mem->slot);
+		return err_told(EEXIST, "memory region: slot %#x overlaps another", mem->slot);
 	if (c.kind != KVM_MR_DELETE) {
 		c.new = own_calloc(1, sizeof(*c.new));
 		if (!c.new)
@@ -343,6 +343,6 @@ int kvm_vm_ioctl_set_memory_region(struct kvm *kvm, const struct kvm_userspace_m
 	TRACE_CALL(kvm_vm_ioctl_set_memory_region, mem->slot, mem->flags, mem->guest_phys_addr,
 		   mem->memory_size, mem->userspace_addr);
 	if ((uint16_t)mem->slot >= KVM_USER_MEM_SLOTS)
-		return err_born(EINVAL, "memory region: slot %u is not the client's", mem->slot & 0xffff);
+		return err_told(EINVAL, "memory region: slot %u is not the client's", mem->slot & 0xffff);
 	return kvm_set_memory_region(kvm, mem);
 }

@@ -78,6 +78,9 @@ static int internal_error(struct kvm_vcpu *vcpu, uint32_t suberror, const uint64
 {
 	struct kvm_run *run = vcpu->run;
 
+	log_told("KVM_EXIT_INTERNAL_ERROR: vCPU %u, suberror %u, VM exit %u (%s) at rip %#llx; --log errors,info says more",
+		 vcpu->vcpu_id, suberror, vcpu->vmx->exit_reason,
+		 exit_reason_name(vmx_basic_exit_reason(vcpu->vmx)), (unsigned long long)vmx_get_rip(vcpu));
 	run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
 	run->internal.suberror = suberror;
 	run->internal.ndata = n;
@@ -139,7 +142,6 @@ static int handle_by_reason(struct kvm_vcpu *vcpu)
 	if (likely(reason < EXIT_REASON_COUNT && kvm_vmx_exit_handlers[reason]))
 		return kvm_vmx_exit_handlers[reason](vcpu);
 
-	log_always("vmx: unexpected exit reason %u (%s)", vmx->exit_reason, exit_reason_name(reason));
 	data[0] = vmx->exit_reason;
 	data[1] = 0;
 	return internal_error(vcpu, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, data, 2);
