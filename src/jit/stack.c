@@ -14,7 +14,8 @@
  *    a known constant, and every member lies within the checked extent.
  * 2. Groups do not overlap: a group's check stands behind the last access of
  *    the group before (cs->sp_addend is that of the last check).
- * 3. A group ends at every instruction that writes RSP by other than a
+ * 3. No constant is larger than MAX_OFFSET, so that their sum over a block fits 32 bits.
+ * 4. A group ends at every instruction that writes RSP by other than a
  *    constant, and at each call of C (which may invalidate cs->sp_tag). LEAVE begins a
  *    group, relative to RBP.
  *
@@ -30,6 +31,13 @@
 #define COND_A 7
 #define MAX_OFFSET (1 << 20)
 #define MAX_EXTENT 2048
+
+/* Is the explicit memory operand [rsp+disp], with a displacement that groups can add up without overflow? */
+static bool rsp_based(const struct jit_bytes *p)
+{
+	return p->mem && p->base == RSP && p->index == HOST_NONE && p->seg < SREG_FS && !p->p67 &&
+	       p->disp >= -MAX_OFFSET && p->disp <= MAX_OFFSET;
+}
 
 bool jit_rsp_delta(const struct jit_bytes *p, const struct jit_form *f, int32_t *delta)
 {
@@ -49,7 +57,7 @@ bool jit_rsp_delta(const struct jit_bytes *p, const struct jit_form *f, int32_t 
 		if (p->reg != RSP)
 			return true;
 		*delta = p->disp;
-		return p->w && !p->p67 && p->base == RSP && p->index == HOST_NONE;
+		return p->w && rsp_based(p);
 	default:
 		return !jit_writes(p, f, RSP);
 	}
@@ -78,13 +86,6 @@ static bool rsp_delta(const struct jit_insn *i, const struct jit_bytes *p,
 	case 5: *delta = -v; return true;
 	default: return false;
 	}
-}
-
-/* Is the explicit memory operand [rsp+disp]? */
-static bool rsp_based(const struct jit_bytes *p)
-{
-	return p->mem && p->base == RSP && p->index == HOST_NONE && p->seg < SREG_FS && !p->p67 &&
-	       p->disp >= -MAX_OFFSET && p->disp <= MAX_OFFSET;
 }
 
 /* Bytes [lo, hi) relative to RSP (LEAVE: RBP) that an instruction accesses; false: none. */

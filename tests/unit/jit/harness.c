@@ -196,6 +196,9 @@ static void on_fault(int signo, siginfo_t *si, void *context)
 		signal(signo, SIG_DFL);
 		return;
 	}
+	/* An access that was probed reaches guest memory: only #GP (no address) may come of it. */
+	if (signo == SIGSEGV && si->si_code != SI_KERNEL)
+		world->strayed = (uint64_t)(uintptr_t)si->si_addr;
 	for (uint32_t n = 0; n < rewriter->nr_recover; n++)
 		if (rewriter->recover[n].offset <= rip - rewriter->e.run)
 			found = &rewriter->recover[n];
@@ -432,6 +435,8 @@ static void leave_block(struct code *c, const struct jit_end *end)
 	fail_msg("a branch to an address that is not canonical");
 }
 
+static void list(struct code *c, const struct start *s);
+
 /* Nothing between load and unload may use vector registers. */
 static void __attribute__((noinline)) enter_code(uint64_t at)
 {
@@ -459,6 +464,10 @@ bool run_emitted(struct code *c, const struct start *s, struct outcome *o)
 		world->call_number = ~0ULL;
 		world->why = 0;
 		enter_code(at);
+		if (world->strayed) {
+			list(c, s);
+			fail_msg("emitted code accessed %#lx, which is no guest memory", world->strayed);
+		}
 		if (world->why) {
 			run_handlers(c, (unsigned)world->why - 1000, 1);
 			fail_msg("a host fault that the handler does not see");

@@ -43,6 +43,7 @@ struct world {
 	uint8_t saved[NR_PAGES][4096];
 	jmp_buf raised;
 	unsigned misses, calls; /* stub calls that the emitted code made */
+	uint64_t strayed;	/* host address that emitted code must not have accessed */
 	bool leave_now;		/* ended by JIT_STUB_REST or JIT_STUB_GROUP */
 };
 

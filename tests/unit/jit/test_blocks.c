@@ -199,6 +199,34 @@ static void random_blocks(void **state)
 	}
 }
 
+/* RSP comes back to where it was modulo 2^32, 4 GiB above: no constant that a group may follow. */
+static void rsp_moved_by_4_gib_leaves_its_group(void **state)
+{
+	static const struct {
+		const char *bytes;
+		unsigned nr;
+	} insns[] = {
+		{ "\x50", 1 },				  /* push rax: the group's first access */
+		{ "\x48\x8d\xa4\x24\xff\xff\xff\x7f", 8 }, /* lea rsp, [rsp+7fffffffh] */
+		{ "\x48\x8d\xa4\x24\xff\xff\xff\x7f", 8 },
+		{ "\x48\x8d\x64\x24\x02", 5 },	  /* lea rsp, [rsp+2] */
+		{ "\x48\x89\x4c\x24\x08", 5 },	  /* mov [rsp+8], rcx */
+	};
+	struct start s;
+	struct code c;
+
+	new_code(&c);
+	c.no_group = false;
+	c.live_out = 0;
+	for (unsigned n = 0; n < ARRAY_SIZE(insns); n++)
+		assert_true(code_add(&c, (const uint8_t *)insns[n].bytes, insns[n].nr));
+	for (unsigned n = 0; n < 32; n++) { /* soon the stack's page is the group slot's */
+		random_start(&s);
+		s.gpr[RSP] = s.gpr[RBP] = linear[4] + 0x800; /* nothing is 4 GiB above */
+		check_code(&c, &s);
+	}
+}
+
 static int setup(void **state)
 {
 	world_create();
@@ -214,6 +242,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_opcode_alone),
 		cmocka_unit_test(random_blocks),
+		cmocka_unit_test(rsp_moved_by_4_gib_leaves_its_group),
 	};
 
 	return cmocka_run_group_tests(tests, setup, NULL);
