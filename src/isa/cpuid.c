@@ -38,18 +38,20 @@ enum { EAX, EBX, ECX, EDX };
 #define L1_EDX_OWN (B(0) | B(1) | B(2) | B(3) | B(4) | B(5) | B(6) | B(7) | B(8) | B(9) | B(11) | \
 		    B(12) | B(13) | B(14) | B(15) | B(16) | B(17) | B(19) | B(23) | B(24) | \
 		    B(25) | B(26) | B(27))
-/* Leaf 7 EBX: BMI1 AVX2 BMI2 RDSEED ADX SHA */
-#define L7_EBX_SILICON (B(3) | B(5) | B(8) | B(18) | B(19) | B(29))
+/* Leaf 7 EBX: BMI1 AVX2 BMI2 AVX512F AVX512DQ RDSEED ADX AVX512_IFMA AVX512CD SHA AVX512BW AVX512VL */
+#define L7_EBX_SILICON (B(3) | B(5) | B(8) | B(16) | B(17) | B(18) | B(19) | B(21) | B(28) | B(29) | \
+			B(30) | B(31))
 /*
  * FSGSBASE SMEP ERMS INVPCID FCS/FDS-deprecated SMAP CLFLUSHOPT CLWB. ERMS comes with FSRM
  * (EDX) or not at all: Linux's memmove() takes FSRM for a promise of both.
  */
 #define L7_EBX_OWN (B(0) | B(7) | B(9) | B(10) | B(13) | B(20) | B(23) | B(24))
-/* Leaf 7 ECX: GFNI VAES VPCLMULQDQ MOVDIR64B */
-#define L7_ECX_SILICON (B(8) | B(9) | B(10) | B(28))
+/* Leaf 7 ECX: AVX512_VBMI AVX512_VBMI2 GFNI VAES VPCLMULQDQ AVX512_VNNI _BITALG _VPOPCNTDQ MOVDIR64B */
+#define L7_ECX_SILICON (B(1) | B(6) | B(8) | B(9) | B(10) | B(11) | B(12) | B(14) | B(28))
 #define L7_ECX_OWN (B(2) | B(22) | B(25) | B(27)) /* UMIP RDPID CLDEMOTE MOVDIRI */
 #define L7_EDX_OWN (B(4) | B(14))		  /* FSRM SERIALIZE */
-#define L7_1_EAX_SILICON B(4)			  /* AVX-VNNI */
+#define L7_EDX_SILICON B(23)			  /* AVX512_FP16 */
+#define L7_1_EAX_SILICON (B(4) | B(5))		  /* AVX-VNNI AVX512_BF16 */
 #define L7_1_EAX_OWN (B(10) | B(11) | B(12))	  /* FZRM FSRS FSRC, of the kind of FSRM */
 #define X8_EBX_OWN B(9)				  /* WBNOINVD, which runs as WBINVD */
 #define X8_EBX_AMD (B(0) | B(2)) /* CLZERO; XSAVEERPTR: FOP, FIP and FDP are always saved */
@@ -96,7 +98,7 @@ static void leaf_7(uint32_t subleaf, uint32_t r[4])
 	r[EAX] = 1;
 	r[EBX] = (r[EBX] & L7_EBX_SILICON) | L7_EBX_OWN;
 	r[ECX] = (r[ECX] & L7_ECX_SILICON) | L7_ECX_OWN;
-	r[EDX] = L7_EDX_OWN;
+	r[EDX] = (r[EDX] & L7_EDX_SILICON) | L7_EDX_OWN;
 }
 
 /* Processor Extended State Enumeration: nothing without XSAVE. */

@@ -342,7 +342,7 @@ enum isa_decode_result isa_decode(const uint8_t *bytes, size_t nr_bytes,
 	switch (d.insn.encoding) {
 	case ZYDIS_INSTRUCTION_ENCODING_LEGACY: fn = pick_legacy(&d, out); break;
 	case ZYDIS_INSTRUCTION_ENCODING_VEX: fn = isa_pick_bmi(&d, out); break;
-	case ZYDIS_INSTRUCTION_ENCODING_EVEX: fn = NULL; break;
+	case ZYDIS_INSTRUCTION_ENCODING_EVEX: fn = NULL; break; /* all are the silicon's */
 	default: /* 3DNow!, XOP, MVEX */
 		return no_instruction(out, isa_raise_ud, d.insn.length, ISA_DECODE_UD);
 	}

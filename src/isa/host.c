@@ -8,7 +8,6 @@
 #include "isa/host.h"
 
 #define LEGACY_AND_HEADER 576u
-#define XFEATURES_AVX512 (XFEATURE_MASK_OPMASK | XFEATURE_MASK_ZMM_HI256 | XFEATURE_MASK_HI16_ZMM)
 
 struct isa_host isa_host_table;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -127,12 +126,13 @@ static void fill(void)
 		isa_host_table.has[HOST_XSAVE] = false;
 	if (~xcr0 & (XFEATURE_MASK_SSE | XFEATURE_MASK_YMM))
 		isa_host_table.has[HOST_AVX] = false;
-	if (~xcr0 & XFEATURES_AVX512)
+	if (~xcr0 & XFEATURE_MASK_AVX512)
 		isa_host_table.has[HOST_AVX512F] = false;
 	(void)isa_host_mask(isa_host_table.has, &len); /* a wrong word: isa_host_mask_valid() */
 	drop_unsupported(isa_host_table.has);
 	isa_host_table.xfeatures = XFEATURE_MASK_FP | XFEATURE_MASK_SSE |
-			 (isa_host_table.has[HOST_AVX] ? XFEATURE_MASK_YMM : 0);
+			 (isa_host_table.has[HOST_AVX] ? XFEATURE_MASK_YMM : 0) |
+				   (isa_host_table.has[HOST_AVX512F] ? XFEATURE_MASK_AVX512 : 0);
 	read_components();
 	__atomic_store_n(&isa_host_table.filled, true, __ATOMIC_RELEASE);
 }

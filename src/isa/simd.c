@@ -47,6 +47,10 @@ simd_unavailable(struct cpu_state *cs, enum simd_class class)
 		ud = !(cs->cr4 & X86_CR4_OSXSAVE) || (~cs->xcr0 & SIMD_AVX_XCR0) ||
 		     !protected_mode(cs);
 		break;
+	case SIMD_AVX512:
+		ud = !(cs->cr4 & X86_CR4_OSXSAVE) || (~cs->xcr0 & SIMD_AVX512_XCR0) ||
+		     !protected_mode(cs);
+		break;
 	case SIMD_X87:
 	case SIMD_FWAIT:
 		break;
@@ -65,6 +69,10 @@ ISA_INLINE void check_available(struct cpu_state *cs, enum simd_class class)
 	case SIMD_AVX:
 		ok = !(cs->cr0 & X86_CR0_TS) && (cs->cr4 & X86_CR4_OSXSAVE) &&
 		     !(~cs->xcr0 & SIMD_AVX_XCR0) && protected_mode(cs);
+		break;
+	case SIMD_AVX512:
+		ok = !(cs->cr0 & X86_CR0_TS) && (cs->cr4 & X86_CR4_OSXSAVE) &&
+		     !(~cs->xcr0 & SIMD_AVX512_XCR0) && protected_mode(cs);
 		break;
 	case SIMD_FWAIT:
 		ok = (~cs->cr0 & (X86_CR0_MP | X86_CR0_TS)) != 0;
@@ -104,6 +112,11 @@ ISA_INLINE void run(struct cpu_state *cs, silicon_fn *fn, void *mem)
 	status = fn(mem, cs);
 	if (unlikely(status))
 		simd_fault(cs, status);
+}
+
+void simd_run(struct cpu_state *cs, silicon_fn *fn, void *mem)
+{
+	run(cs, fn, mem);
 }
 
 /* A pending x87 exception comes before #GP where MMX registers are involved. */
@@ -251,6 +264,7 @@ ISA_INLINE void run_store(struct cpu_state *cs, const struct isa_insn *i, enum s
 	}
 HANDLERS(sse, SIMD_SSE)
 HANDLERS(avx, SIMD_AVX)
+HANDLERS(avx512, SIMD_AVX512)
 HANDLERS(mmx, SIMD_MMX)
 HANDLERS(x87, SIMD_X87)
 
@@ -281,6 +295,8 @@ ISA_INLINE void vzero_low(struct cpu_state *cs, bool all)
 	x = isa_fpu_image(cs);
 	for (unsigned n = 0; n < 8; n++) {
 		x->ymm_high[n][0] = x->ymm_high[n][1] = 0;
+		if (isa_host()->xfeatures & XFEATURE_MASK_ZMM_HI256)
+			fill_bytes(isa_xsave_component(x, XFEATURE_ZMM_HI256) + n * 32, 0, 32);
 		if (all)
 			x->xmm[n][0] = x->xmm[n][1] = 0;
 	}
@@ -302,6 +318,7 @@ enum simd_form { FORM_REG, FORM_LOAD, FORM_STORE, NR_FORMS };
 static isa_fn *const simd_fn[NR_SIMD_CLASSES][NR_FORMS] = {
 	[SIMD_SSE] = { sse_reg, sse_load, sse_store },
 	[SIMD_AVX] = { avx_reg, avx_load, avx_store },
+	[SIMD_AVX512] = { avx512_reg, avx512_load, avx512_store },
 	[SIMD_MMX] = { mmx_reg, mmx_load, mmx_store },
 	[SIMD_X87] = { x87_reg, x87_load, x87_store },
 	[SIMD_FWAIT] = { fwait_reg, NULL, NULL },
@@ -418,6 +435,7 @@ static uint8_t alignment_mask(const struct isa_decoded *d, unsigned mem_size)
 	switch (d->insn.mnemonic) {
 	case ZYDIS_MNEMONIC_VMOVAPS: case ZYDIS_MNEMONIC_VMOVAPD:
 	case ZYDIS_MNEMONIC_VMOVDQA: case ZYDIS_MNEMONIC_VMOVNTPS:
+	case ZYDIS_MNEMONIC_VMOVDQA32: case ZYDIS_MNEMONIC_VMOVDQA64:
 	case ZYDIS_MNEMONIC_VMOVNTPD: case ZYDIS_MNEMONIC_VMOVNTDQ:
 	case ZYDIS_MNEMONIC_VMOVNTDQA:
 		return (uint8_t)(mem_size - 1);
@@ -474,6 +492,12 @@ static isa_fn *special(const struct isa_decoded *d, struct isa_insn *i)
 	return fn ? fn : isa_simd_masked_handler(d, i);
 }
 
+/* Gathers, scatters and prefetches: memory by a vector of indices. */
+static bool is_indexed(const struct isa_decoded *d)
+{
+	return ZydisRegisterGetClass(simd_memory_operand(d)->mem.index) > ZYDIS_REGCLASS_GPR64;
+}
+
 isa_fn *isa_simd_handler(const struct isa_decoded *d, struct isa_insn *i)
 {
 	const ZydisDecodedOperand *mem = simd_memory_operand(d);
@@ -490,6 +514,8 @@ isa_fn *isa_simd_handler(const struct isa_decoded *d, struct isa_insn *i)
 	fn = special(d, i);
 	if (fn)
 		return fn;
+	if (class == SIMD_AVX512 && simd_memory_operand(d) && is_indexed(d))
+		return isa_evex_indexed_handler(d, i);
 	/*
 	 * VEX.W1 would make them the Q forms, which 64-bit code alone has: #UD (as observed,
 	 * AMD's Zen 4), or the D forms (as observed, Intel's family 6 model 207).
@@ -512,7 +538,7 @@ isa_fn *isa_simd_handler(const struct isa_decoded *d, struct isa_insn *i)
 		desc.mem_size = mem->size / 8;
 		desc.align_mask = alignment_mask(d, desc.mem_size);
 		form = mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE ? FORM_STORE : FORM_LOAD;
-		assert(desc.mem_size && desc.mem_size <= 32);
+		assert(desc.mem_size && desc.mem_size <= 64);
 		desc.uses_mmx = has_register_of(d, ZYDIS_REGCLASS_MMX);
 	}
 	if (class == SIMD_X87 && !x87_control(d->insn.mnemonic)) {
@@ -520,6 +546,8 @@ isa_fn *isa_simd_handler(const struct isa_decoded *d, struct isa_insn *i)
 		desc.x87_op = (uint16_t)((d->insn.opcode & 7) << 8 |
 					 d->bytes[d->insn.raw.modrm.offset]);
 	}
+	if (class == SIMD_AVX512)
+		fn = isa_evex_masked_handler(d, &desc);
 	emit_silicon(&e, d);
 	i->extra = (void *)silicon_get(&desc, e.b, e.n);
 	if (!i->extra)

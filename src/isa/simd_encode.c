@@ -8,7 +8,7 @@
  * MMX and x87 registers keep their numbers: the guest's are loaded.
  *
  * The instruction is put together from the guest's own bytes: mandatory
- * prefixes, REX or VEX with the bits that named a general register or an
+ * prefixes, REX, VEX or EVEX (evex_encode.c) with the bits that named a general register or an
  * address cleared, opcode, ModRM with mod = 0, rm = 7 ([rdi]) for memory,
  * immediates. Address- and segment-prefixes, SIB and displacement are dropped.
  * Sources: SDM Vol. 2, "Instruction Format".
@@ -21,7 +21,7 @@
 
 enum { HOST_RAX, HOST_RCX, HOST_RDX };
 
-static void byte(struct emitter *e, unsigned b)
+void emit_byte(struct emitter *e, unsigned b)
 {
 	assert(e->n < sizeof(e->b));
 	e->b[e->n++] = (uint8_t)b;
@@ -40,9 +40,9 @@ static void emit_state_move(struct emitter *e, bool wide, unsigned op, unsigned 
 	uint32_t disp = (uint32_t)offset;
 
 	if (wide)
-		byte(e, 0x48);
-	byte(e, op);
-	byte(e, 0x86 | reg << 3); /* mod 2, rm 6: [rsi + disp32] */
+		emit_byte(e, 0x48);
+	emit_byte(e, op);
+	emit_byte(e, 0x86 | reg << 3); /* mod 2, rm 6: [rsi + disp32] */
 	bytes(e, &disp, 4);
 }
 
@@ -66,11 +66,11 @@ void emit_return(struct emitter *e)
 /* vmovdqu between register nr and [rdi]; opcode 6f loads, 7f stores. */
 void emit_vmovdqu(struct emitter *e, unsigned opcode, unsigned nr, bool ymm)
 {
-	byte(e, 0xc4);
-	byte(e, 0x61 | (nr < 8 ? 0x80 : 0)); /* R inverted, X, B, map 0f */
-	byte(e, 0x7a | (ymm ? 4 : 0));	     /* W0, vvvv unused, L, F3 */
-	byte(e, opcode);
-	byte(e, (nr & 7) << 3 | 7);
+	emit_byte(e, 0xc4);
+	emit_byte(e, 0x61 | (nr < 8 ? 0x80 : 0)); /* R inverted, X, B, map 0f */
+	emit_byte(e, 0x7a | (ymm ? 4 : 0));	     /* W0, vvvv unused, L, F3 */
+	emit_byte(e, opcode);
+	emit_byte(e, (nr & 7) << 3 | 7);
 }
 
 /* vpxor nr, nr, nr (128 bits, which zeroes the rest) */
@@ -78,22 +78,22 @@ void emit_vzero(struct emitter *e, unsigned nr)
 {
 	bool low = nr < 8;
 
-	byte(e, 0xc4);
-	byte(e, 0x41 | (low ? 0xa0 : 0));
-	byte(e, 0x01 | (~nr & 15) << 3);
-	byte(e, 0xef);
-	byte(e, 0xc0 | (nr & 7) << 3 | (nr & 7));
+	emit_byte(e, 0xc4);
+	emit_byte(e, 0x41 | (low ? 0xa0 : 0));
+	emit_byte(e, 0x01 | (~nr & 15) << 3);
+	emit_byte(e, 0xef);
+	emit_byte(e, 0xc0 | (nr & 7) << 3 | (nr & 7));
 }
 
 /* movdqu [rdi], xmm or movq [rdi], mm */
 void emit_legacy_spill(struct emitter *e, unsigned nr, bool mmx)
 {
 	if (!mmx)
-		byte(e, 0xf3);
+		emit_byte(e, 0xf3);
 	if (!mmx && nr >= 8)
-		byte(e, 0x44);
+		emit_byte(e, 0x44);
 	bytes(e, "\x0f\x7f", 2);
-	byte(e, (nr & 7) << 3 | 7);
+	emit_byte(e, (nr & 7) << 3 | 7);
 }
 
 bool operand_is_gpr(const ZydisDecodedOperand *o)
@@ -166,7 +166,7 @@ static struct layout find_layout(const struct isa_decoded *d)
 	case ZYDIS_OPCODE_MAP_0F: l.opcode_len = 2; break;
 	default: l.opcode_len = 3; break;
 	}
-	if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+	if (z->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
 		l.opcode_len = 1;
 	if (l.modrm) {
 		l.mem = z->raw.modrm.mod != 3;
@@ -190,7 +190,7 @@ static void emit_legacy_prefixes(struct emitter *e, const struct isa_decoded *d,
 		uint8_t p = z->raw.prefixes[n].value;
 
 		if (p == 0x66 || p == 0xf2 || p == 0xf3)
-			byte(e, p);
+			emit_byte(e, p);
 	}
 	if (l->x87 || !(z->attributes & ZYDIS_ATTRIB_HAS_REX))
 		return;
@@ -198,7 +198,7 @@ static void emit_legacy_prefixes(struct emitter *e, const struct isa_decoded *d,
 	rex |= z->raw.rex.R && !l->gpr_reg ? 4 : 0;
 	rex |= z->raw.rex.B && !l->gpr_rm && !l->mem ? 1 : 0;
 	if (rex)
-		byte(e, 0x40 | rex);
+		emit_byte(e, 0x40 | rex);
 }
 
 /* VEX.W widens a general register or memory operand in 64-bit code only. */
@@ -206,6 +206,8 @@ static bool ignores_w(ZydisMnemonic m)
 {
 	switch (m) {
 	case ZYDIS_MNEMONIC_VCVTSI2SS: case ZYDIS_MNEMONIC_VCVTSI2SD:
+	case ZYDIS_MNEMONIC_VCVTSI2SH: case ZYDIS_MNEMONIC_VCVTUSI2SH:
+	case ZYDIS_MNEMONIC_VCVTUSI2SS: case ZYDIS_MNEMONIC_VCVTUSI2SD:
 	case ZYDIS_MNEMONIC_VPCMPESTRI: case ZYDIS_MNEMONIC_VPCMPESTRM:
 	case ZYDIS_MNEMONIC_VMOVD:
 	case ZYDIS_MNEMONIC_VPINSRD: case ZYDIS_MNEMONIC_VPEXTRD:
@@ -234,9 +236,9 @@ static void emit_vex(struct emitter *e, const struct isa_decoded *d, const struc
 		r = 0x80;
 	if (l->gpr_rm || l->mem)
 		b = 0x20;
-	byte(e, 0xc4);
-	byte(e, r | 0x40 | b | map);
-	byte(e, last);
+	emit_byte(e, 0xc4);
+	emit_byte(e, r | 0x40 | b | map);
+	emit_byte(e, last);
 }
 
 /* The instruction itself. */
@@ -247,19 +249,23 @@ static void emit_insn(struct emitter *e, const struct isa_decoded *d)
 
 	if (d->insn.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
 		emit_vex(e, d, &l);
+	else if (d->insn.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX)
+		emit_evex_prefix(e, d, &(struct evex_operands){
+			.gpr_reg = l.gpr_reg, .gpr_rm = l.gpr_rm, .memory = l.modrm && l.mem,
+			.ignores_w = ignores_w(d->insn.mnemonic) });
 	else
 		emit_legacy_prefixes(e, d, &l);
 	bytes(e, d->bytes + l.opcode, l.opcode_len);
 	if (l.modrm && l.mem)
-		byte(e, reg << 3 | 7);
+		emit_byte(e, reg << 3 | 7);
 	else if (l.modrm)
-		byte(e, 0xc0 | reg << 3 | (l.gpr_rm ? HOST_RCX : d->insn.raw.modrm.rm));
+		emit_byte(e, 0xc0 | reg << 3 | (l.gpr_rm ? HOST_RCX : d->insn.raw.modrm.rm));
 	for (unsigned n = l.tail; n < d->insn.length; n++) {
 		unsigned imm = d->bytes[n];
 
 		if (d->mode != ISA_CODE64 && has_operand_at(d, ZYDIS_OPERAND_ENCODING_IS4))
 			imm &= 0x7f;
-		byte(e, imm);
+		emit_byte(e, imm);
 	}
 }
 
@@ -282,6 +288,11 @@ static bool writes_flags(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_UCOMISS: case ZYDIS_MNEMONIC_UCOMISD:
 	case ZYDIS_MNEMONIC_VCOMISS: case ZYDIS_MNEMONIC_VCOMISD:
 	case ZYDIS_MNEMONIC_VUCOMISS: case ZYDIS_MNEMONIC_VUCOMISD:
+	case ZYDIS_MNEMONIC_VCOMISH: case ZYDIS_MNEMONIC_VUCOMISH:
+	case ZYDIS_MNEMONIC_KORTESTB: case ZYDIS_MNEMONIC_KORTESTW:
+	case ZYDIS_MNEMONIC_KORTESTD: case ZYDIS_MNEMONIC_KORTESTQ:
+	case ZYDIS_MNEMONIC_KTESTB: case ZYDIS_MNEMONIC_KTESTW:
+	case ZYDIS_MNEMONIC_KTESTD: case ZYDIS_MNEMONIC_KTESTQ:
 	case ZYDIS_MNEMONIC_PTEST: case ZYDIS_MNEMONIC_VPTEST:
 	case ZYDIS_MNEMONIC_VTESTPS: case ZYDIS_MNEMONIC_VTESTPD:
 	case ZYDIS_MNEMONIC_PCMPESTRI: case ZYDIS_MNEMONIC_PCMPESTRM:
@@ -305,7 +316,7 @@ static void emit_gprs(struct emitter *e, const struct isa_decoded *d, unsigned a
 		if (!operand_is_gpr(o) || !(o->actions & action))
 			continue;
 		if (o->size == 16) /* FNSTSW AX: the rest of RAX stays */
-			byte(e, 0x66);
+			emit_byte(e, 0x66);
 		emit_state_move(e, o->size != 16,
 				action == ZYDIS_OPERAND_ACTION_MASK_READ ? 0x8b : 0x89,
 				host_gpr(o), operand_gpr(o) * 8);

@@ -22,6 +22,26 @@ void emit_vzero(struct emitter *e, unsigned nr);
 void emit_legacy_spill(struct emitter *e, unsigned nr, bool mmx);
 void emit_return(struct emitter *e);
 
+/* One byte of code. */
+void emit_byte(struct emitter *e, unsigned b);
+
+/* --- evex_encode.c --- */
+
+/* What an EVEX instruction's fields name, for what is left of its prefix. */
+struct evex_operands {
+	bool gpr_reg, gpr_rm, memory; /* ModRM.reg, ModRM.rm is a general register; memory */
+	bool ignores_w;		      /* W means nothing outside 64-bit code */
+};
+void emit_evex_prefix(struct emitter *e, const struct isa_decoded *d, const struct evex_operands *o);
+/* 64 bytes between [rdi] and a vector register, 0..31. */
+void emit_zmm_move(struct emitter *e, unsigned opcode, unsigned nr);
+#define ZMM_LOAD 0x6f
+#define ZMM_STORE 0x7f
+/* An opmask register and [rdi + disp8]: 8 bytes, 2 where the host has no AVX512BW. */
+void emit_kmov(struct emitter *e, unsigned opcode, unsigned nr, unsigned disp8);
+#define KMOV_LOAD 0x90
+#define KMOV_STORE 0x91
+
 bool operand_is_gpr(const ZydisDecodedOperand *o);
 
 #endif

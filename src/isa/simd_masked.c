@@ -31,7 +31,7 @@ static bool element_on(const struct vector *mask, unsigned n, unsigned elem_size
 	return mask->b[(n + 1) * elem_size - 1] & 0x80;
 }
 
-static uint64_t truncate_ea(const struct isa_insn *i, uint64_t ea)
+uint64_t simd_truncate_ea(const struct isa_insn *i, uint64_t ea)
 {
 	return i->adsize == 8 ? ea : i->adsize == 4 ? (uint32_t)ea : (uint16_t)ea;
 }
@@ -50,10 +50,9 @@ static void transfer(struct cpu_state *cs, silicon_fn *fn, struct vector *v)
 	isa_fpu_leave(cs);
 }
 
-static uint64_t element_load(struct cpu_state *cs, const struct isa_insn *i, uint64_t ea,
-			     unsigned size)
+uint64_t simd_element_load(struct cpu_state *cs, const struct isa_insn *i, uint64_t ea, unsigned size)
 {
-	uint64_t lin = isa_linear(cs, i->seg, truncate_ea(i, ea), size, ISA_READ);
+	uint64_t lin = isa_linear(cs, i->seg, simd_truncate_ea(i, ea), size, ISA_READ);
 	const void *p = isa_tlb_read(cs, lin, size);
 
 	if (unlikely(!p))
@@ -61,10 +60,10 @@ static uint64_t element_load(struct cpu_state *cs, const struct isa_insn *i, uin
 	return isa_host_load(p, size);
 }
 
-static void element_store(struct cpu_state *cs, const struct isa_insn *i, uint64_t ea,
-			  unsigned size, uint64_t v)
+void simd_element_store(struct cpu_state *cs, const struct isa_insn *i, uint64_t ea, unsigned size,
+			uint64_t v)
 {
-	uint64_t lin = isa_linear(cs, i->seg, truncate_ea(i, ea), size, ISA_WRITE);
+	uint64_t lin = isa_linear(cs, i->seg, simd_truncate_ea(i, ea), size, ISA_WRITE);
 	void *p = isa_tlb_write(cs, lin, size);
 
 	if (unlikely(!p))
@@ -90,7 +89,7 @@ static void maskmov_load(struct cpu_state *cs, const struct isa_insn *i)
 			uint64_t v = 0;
 
 			if (element_on(&mask, n, desc->elem_size))
-				v = element_load(cs, i, isa_ea(cs, i) + n * desc->elem_size,
+				v = simd_element_load(cs, i, isa_ea(cs, i) + n * desc->elem_size,
 						 desc->elem_size);
 			copy_bytes(data.b + n * desc->elem_size, &v, desc->elem_size);
 		}
@@ -114,7 +113,7 @@ static void masked_store(struct cpu_state *cs, const struct isa_insn *i,
 		if (!element_on(&mask, n, desc->elem_size))
 			continue;
 		copy_bytes(&v, data.b + n * desc->elem_size, desc->elem_size);
-		element_store(cs, i, isa_ea(cs, i) + n * desc->elem_size, desc->elem_size, v);
+		simd_element_store(cs, i, isa_ea(cs, i) + n * desc->elem_size, desc->elem_size, v);
 	}
 }
 
@@ -184,7 +183,7 @@ static void gather(struct cpu_state *cs, const struct isa_insn *i)
 		copy_bytes(&x, index.b + n * desc->index_size, desc->index_size);
 		if (desc->index_size == 4)
 			x = (int32_t)x;
-		v = element_load(cs, i, isa_ea(cs, i) + ((uint64_t)x << desc->scale_shift),
+		v = simd_element_load(cs, i, isa_ea(cs, i) + ((uint64_t)x << desc->scale_shift),
 				 desc->elem_size);
 		copy_bytes(dst.b + n * desc->elem_size, &v, desc->elem_size);
 	}

@@ -32,7 +32,8 @@ struct silicon_desc {
 	uint8_t index_size;    /* gathers: bytes of an index */
 	uint8_t scale_shift;
 	uint8_t uses_mmx;      /* has an operand that shares registers with the x87 */
-	uint8_t extra[5];      /* zero */
+	uint8_t nr_mask_bits;  /* of an opmask: elements that it governs */
+	uint8_t extra[4];      /* zero */
 };
 static_assert(sizeof(struct silicon_desc) == 40, "no padding: compared as bytes");
 

@@ -111,9 +111,14 @@ enum exception_vector {
 #define XFEATURE_MASK_FP BIT_ULL(0)
 #define XFEATURE_MASK_SSE BIT_ULL(1)
 #define XFEATURE_MASK_YMM BIT_ULL(2)
+#define XFEATURE_OPMASK 5
+#define XFEATURE_ZMM_HI256 6
+#define XFEATURE_HI16_ZMM 7
 #define XFEATURE_MASK_OPMASK BIT_ULL(5)
 #define XFEATURE_MASK_ZMM_HI256 BIT_ULL(6)
 #define XFEATURE_MASK_HI16_ZMM BIT_ULL(7)
+/* XCR0 has all of them or none, and none without YMM. */
+#define XFEATURE_MASK_AVX512 (XFEATURE_MASK_OPMASK | XFEATURE_MASK_ZMM_HI256 | XFEATURE_MASK_HI16_ZMM)
 
 #define MSR_LIST(F)                             \
 	F(MSR_IA32_P5_MC_ADDR, 0x00000000)      \

@@ -39,22 +39,30 @@
 #define ADD_1_ECX (F(21) /* x2APIC */ | F(31) /* hypervisor */)
 /* 1:EDX FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 SS */
 #define MASK_1_EDX 0x0f8bfbffu
-/* 7.0:EBX FSGSBASE BMI1 AVX2 SMEP BMI2 ERMS INVPCID FCS/FDS RDSEED ADX SMAP CLFLUSHOPT CLWB SHA */
+/*
+ * 7.0:EBX FSGSBASE BMI1 AVX2 SMEP BMI2 ERMS INVPCID FCS/FDS AVX512F AVX512DQ RDSEED ADX SMAP
+ * AVX512_IFMA CLFLUSHOPT CLWB AVX512CD SHA AVX512BW AVX512VL
+ */
 #define MASK_7_0_EBX                                                                  \
-	(F(0) | F(3) | F(5) | F(7) | F(8) | F(9) | F(10) | F(13) | F(18) | F(19) | \
-	 F(20) | F(23) | F(24) | F(29))
+	(F(0) | F(3) | F(5) | F(7) | F(8) | F(9) | F(10) | F(13) | F(16) | F(17) | F(18) | \
+	 F(19) | F(20) | F(21) | F(23) | F(24) | F(28) | F(29) | F(30) | F(31))
 #define ADD_7_0_EBX F(1) /* TSC_ADJUST */
-/* 7.0:ECX UMIP GFNI VAES VPCLMULQDQ RDPID CLDEMOTE MOVDIRI MOVDIR64B */
-#define MASK_7_0_ECX (F(2) | F(8) | F(9) | F(10) | F(22) | F(25) | F(27) | F(28))
-/* 7.0:EDX FSRM SERIALIZE */
-#define MASK_7_0_EDX (F(4) | F(14))
+/*
+ * 7.0:ECX AVX512_VBMI UMIP AVX512_VBMI2 GFNI VAES VPCLMULQDQ AVX512_VNNI AVX512_BITALG
+ * AVX512_VPOPCNTDQ RDPID CLDEMOTE MOVDIRI MOVDIR64B
+ */
+#define MASK_7_0_ECX                                                                  \
+	(F(1) | F(2) | F(6) | F(8) | F(9) | F(10) | F(11) | F(12) | F(14) | F(22) | F(25) | \
+	 F(27) | F(28))
+/* 7.0:EDX FSRM SERIALIZE AVX512_FP16 */
+#define MASK_7_0_EDX (F(4) | F(14) | F(23))
 /*
  * 7.0:EDX MD_CLEAR (VERW, for those who look), SPEC_CTRL and ARCH_CAPABILITIES MSRs, STIBP and
  * SSBD: SPEC_CTRL takes their bits, and invariant 2 obeys them.
  */
 #define ADD_7_0_EDX (F(10) | F(26) | F(27) | F(29) | F(31))
-/* 7.1:EAX AVX-VNNI FZRM FSRS FSRC */
-#define MASK_7_1_EAX (F(4) | F(10) | F(11) | F(12))
+/* 7.1:EAX AVX-VNNI AVX512_BF16 FZRM FSRS FSRC */
+#define MASK_7_1_EAX (F(4) | F(5) | F(10) | F(11) | F(12))
 /*
  * 7.2:EDX PSFD IPRED_CTRL RRSBA_CTRL DDPD_U BHI_CTRL MCDT_NO: bits of SPEC_CTRL again. Without
  * BHI_CTRL Linux clears the branch history by a loop at each system call.
@@ -106,17 +114,37 @@ uint64_t kvm_supported_xcr0(void)
 
 	vmx_cpuid(0xd, 0, r);
 	return (r[CPUID_EAX] | (uint64_t)r[CPUID_EDX] << 32) &
-	       (XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM);
+	       (XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM | XFEATURE_MASK_AVX512);
+}
+
+bool kvm_xstate_component(unsigned n, uint32_t *offset, uint32_t *size, bool *aligned)
+{
+	uint32_t r[4];
+
+	if (n < 2 || n > 62 || !(kvm_supported_xcr0() & BIT_ULL(n)))
+		return false;
+	vmx_cpuid(0xd, n, r);
+	*size = r[CPUID_EAX];
+	*offset = r[CPUID_EBX];
+	*aligned = r[CPUID_ECX] & 2;
+	return true;
 }
 
 uint32_t kvm_xstate_size(uint64_t xcr0, bool compacted)
 {
-	/* Legacy area and header; YMM's upper halves follow at once in both formats. */
-	uint32_t size = 576;
+	uint32_t size = 576; /* legacy area and header */
 
-	(void)compacted;
-	if (xcr0 & XFEATURE_MASK_YMM)
-		size += 256;
+	for (unsigned n = 2; n < 63; n++) {
+		uint32_t offset, bytes;
+		bool aligned;
+
+		if (!(xcr0 & BIT_ULL(n)) || !kvm_xstate_component(n, &offset, &bytes, &aligned))
+			continue;
+		if (compacted)
+			offset = aligned ? ALIGN_UP(size, 64u) : size;
+		if (offset + bytes > size)
+			size = offset + bytes;
+	}
 	return size;
 }
 

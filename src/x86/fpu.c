@@ -1,9 +1,12 @@
 /*
- * x87, SSE and AVX state: KVM_GET/SET_FPU and KVM_GET/SET_XSAVE(2) on the
- * processor's XSAVE area (standard format: legacy area, header, YMM halves).
+ * x87, SSE, AVX and AVX-512 state: KVM_GET/SET_FPU and KVM_GET/SET_XSAVE(2) on
+ * the processor's XSAVE area (standard format: legacy area, header, and behind
+ * it components where CPUID leaf 0Dh says).
  *
- * Invariant: the area is always one that XRSTOR accepts: XSTATE_BV within what
- * is supported, XCOMP_BV and the reserved header bytes zero, MXCSR legal.
+ * Invariants
+ * 1. The area is always one that XRSTOR accepts: XSTATE_BV within what is
+ *    supported, XCOMP_BV and the reserved header bytes zero, MXCSR legal.
+ * 2. It is never larger than KVM_GET_XSAVE's structure (4 KiB).
  *
  * Locks: vcpu->mutex, outside the guest.
  */
@@ -15,8 +18,6 @@
 #define MXCSR_MASK 0x0000ffffu
 #define MXCSR_DEFAULT 0x1f80u
 #define FCW_DEFAULT 0x037f
-#define YMM_OFFSET 576
-
 /* SDM Vol. 1, "Legacy Region of an XSAVE Area" and "XSAVE Header". */
 struct xsave_image {
 	uint16_t fcw, fsw;
@@ -29,11 +30,11 @@ struct xsave_image {
 	uint8_t unused[96];
 	uint64_t xstate_bv, xcomp_bv;
 	uint8_t header_reserved[48];
-	uint8_t ymm[16][16];
+	uint8_t extended[4096 - 576]; /* components 2 and above */
 };
 static_assert(offsetof(struct xsave_image, xmm) == 160, "legacy area");
 static_assert(offsetof(struct xsave_image, xstate_bv) == 512, "header");
-static_assert(offsetof(struct xsave_image, ymm) == YMM_OFFSET, "YMM_Hi128");
+static_assert(sizeof(struct xsave_image) == sizeof(struct kvm_xsave), "KVM_GET_XSAVE");
 
 /* Components an area can hold; x87 and SSE without XSAVE too. */
 static uint64_t image_features(void)
@@ -46,6 +47,19 @@ static struct xsave_image *image(struct kvm_vcpu *vcpu)
 	size_t size;
 
 	return vmx_xsave_area(vmx_processor(vcpu), &size);
+}
+
+/* Components 2 and above that bv has, from one area to another. */
+static void copy_extended(struct xsave_image *out, const struct xsave_image *x, uint64_t bv)
+{
+	for (unsigned n = 2; n < 63; n++) {
+		uint32_t offset, size;
+		bool aligned;
+
+		if ((bv & BIT_ULL(n)) && kvm_xstate_component(n, &offset, &size, &aligned) &&
+		    offset + size <= sizeof(*out))
+			memcpy((uint8_t *)out + offset, (const uint8_t *)x + offset, size);
+	}
 }
 
 /* The whole state, components in their initial configuration written out. */
@@ -66,8 +80,7 @@ static void read_image(struct kvm_vcpu *vcpu, struct xsave_image *out)
 		out->mxcsr = x->mxcsr;
 	if (bv & XFEATURE_MASK_SSE)
 		memcpy(out->xmm, x->xmm, sizeof(out->xmm));
-	if (bv & XFEATURE_MASK_YMM)
-		memcpy(out->ymm, x->ymm, sizeof(out->ymm));
+	copy_extended(out, x, bv);
 	out->xstate_bv = (bv & image_features()) | XFEATURE_MASK_FP | XFEATURE_MASK_SSE;
 }
 
@@ -164,8 +177,7 @@ int kvm_vcpu_ioctl_set_xsave(struct kvm_vcpu *vcpu, const struct kvm_xsave *in)
 		now.mxcsr = x.mxcsr;
 	if (x.xstate_bv & XFEATURE_MASK_SSE)
 		memcpy(now.xmm, x.xmm, sizeof(now.xmm));
-	if (x.xstate_bv & XFEATURE_MASK_YMM)
-		memcpy(now.ymm, x.ymm, sizeof(now.ymm));
+	copy_extended(&now, &x, x.xstate_bv);
 	now.mxcsr_mask = MXCSR_MASK;
 	/* what is in use stays visible to the guest: XSAVE and XGETBV(1) show it */
 	now.xstate_bv = x.xstate_bv | XFEATURE_MASK_FP | XFEATURE_MASK_SSE;

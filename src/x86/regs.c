@@ -258,6 +258,9 @@ int kvm_set_xcr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t v)
 		return 1;
 	if ((v & XFEATURE_MASK_YMM) && !(v & XFEATURE_MASK_SSE))
 		return 1;
+	if ((v & XFEATURE_MASK_AVX512) &&
+	    (~v & (XFEATURE_MASK_AVX512 | XFEATURE_MASK_YMM)))
+		return 1;
 	if (v & ~allowed)
 		return 1;
 	vcpu->arch->xcr0 = v;

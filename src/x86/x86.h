@@ -330,7 +330,12 @@ uint64_t kvm_efer_host_reserved_bits(void);
 uint32_t kvm_supported_cpuid(uint32_t function, uint32_t index, enum cpuid_reg reg);
 /* XCR0 bits a guest can have (KVM_X86_XCOMP_GUEST_SUPP). */
 uint64_t kvm_supported_xcr0(void);
-/* Bytes of a standard-format XSAVE area holding the components of xcr0. */
+/*
+ * State component n's place in a standard-format XSAVE area, its size, and whether it is aligned to
+ * 64 bytes in a compacted one; false: a legacy component, or none that guests have.
+ */
+bool kvm_xstate_component(unsigned n, uint32_t *offset, uint32_t *size, bool *aligned);
+/* Bytes of an XSAVE area holding the components of xcr0. */
 uint32_t kvm_xstate_size(uint64_t xcr0, bool compacted);
 /* AMD's name or Hygon's in leaf 0. */
 bool kvm_cpuid_regs_are_amd(const uint32_t r[4]);

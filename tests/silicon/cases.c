@@ -73,10 +73,14 @@ static void build(const struct encoding *e0, const struct form *f, enum isa_code
 			e.modrm = (uint8_t)((e.modrm & 7) | (rnd() & 0x38));
 		if (e.vex && e.vvvv != 15)
 			e.vvvv = mode == ISA_CODE64 ? rnd() & 15 : 8 | (rnd() & 7);
+		if (e.aaa)
+			e.aaa = 1 + rnd() % 7;
 		(void)encoding_bytes(&e, mode, plain);
 	}
 	if (mode == ISA_CODE64 && e.vex) {
-		plain[1] ^= (uint8_t)(rnd() & 0xe0);
+		plain[1] ^= (uint8_t)(rnd() & (e.vex == 2 ? 0xf0 : 0xe0));
+		if (e.vex == 2 && e.vvvv != 15)
+			plain[3] ^= (uint8_t)(rnd() & 8);
 	} else if (mode == ISA_CODE64 && (rnd() & 1)) {
 		if (e.pp)
 			i->b[n++] = plain[from++];

@@ -43,6 +43,8 @@ uint64_t insn_key(const struct insn *i)
 	h = mix(h, i->z.operand_width);
 	h = mix(h, i->z.attributes &
 	               (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE));
+	if (i->z.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX)
+		h = mix(h, i->z.raw.evex.b | i->z.raw.evex.z << 1 | (i->z.raw.evex.aaa != 0) << 2);
 	for (unsigned n = 0; n < i->z.operand_count; n++) {
 		h = mix(h, i->o[n].type);
 		h = mix(h, i->o[n].size);
@@ -59,7 +61,12 @@ unsigned encoding_bytes(const struct encoding *e, enum isa_code_mode mode, uint8
 	unsigned n = 0;
 
 	memset(b, 0, 24);
-	if (e->vex) {
+	if (e->vex == 2) {
+		b[n++] = 0x62;
+		b[n++] = (uint8_t)(0xf0 | e->map);
+		b[n++] = (uint8_t)(e->w << 7 | e->vvvv << 3 | 4 | e->pp);
+		b[n++] = (uint8_t)(e->z << 7 | e->l << 5 | e->b << 4 | 8 | e->aaa);
+	} else if (e->vex) {
 		b[n++] = 0xc4;
 		b[n++] = (uint8_t)(0xe0 | e->map);
 		b[n++] = (uint8_t)(e->w << 7 | e->vvvv << 3 | e->l << 2 | e->pp);
@@ -87,8 +94,13 @@ static const char *reason(const struct insn *i, enum isa_code_mode mode)
 	if (host_lacks_set(i->z.meta.isa_set))
 		return "skipped: this host has no such instruction";
 	if (i->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
-	    i->z.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
+	    i->z.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX &&
+	    i->z.encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX)
 		return "not offered by CPUID (#UD: tests/unit/isa)";
+	for (unsigned n = 0; n < i->z.operand_count; n++)
+		if (i->o[n].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+		    ZydisRegisterGetClass(i->o[n].mem.index) > ZYDIS_REGCLASS_GPR64)
+			return "vector index: isa_simd/test_forms.c";
 	if (isa_decode(i->b, 15, mode, &none, &d) != ISA_DECODE_OK)
 		return i->z.attributes & ZYDIS_ATTRIB_IS_PRIVILEGED
 		           ? "privileged: tests/unit/cpu_sys"
@@ -109,8 +121,6 @@ static const char *reason(const struct insn *i, enum isa_code_mode mode)
 	    i->z.meta.isa_set == ZYDIS_ISA_SET_FXSAVE ||
 	    i->z.meta.isa_set == ZYDIS_ISA_SET_FXSAVE64)
 		return "stores addresses or depends on the host: isa_simd/test_state.c";
-	if (i->z.meta.isa_set == ZYDIS_ISA_SET_AVX2GATHER)
-		return "vector index: isa_simd/test_forms.c";
 	if (i->z.meta.category == ZYDIS_CATEGORY_RET ||
 	    ((i->z.meta.category == ZYDIS_CATEGORY_CALL ||
 	      i->z.meta.category == ZYDIS_CATEGORY_UNCOND_BR) &&
@@ -182,6 +192,29 @@ static bool is_prefix(const struct encoding *e, enum isa_code_mode mode)
 	return memchr(prefixes, e->opcode, sizeof(prefixes));
 }
 
+/* EVEX: every reg field with memory [rbx] and with one register; masked, zeroing or neither. */
+static void all_evex(struct form_table *t, enum isa_code_mode mode, unsigned op, unsigned map)
+{
+	for (unsigned n = 0; n < 32 * 3 * 16; n++) {
+		unsigned modrm = n % 16, masking = n / 16 % 3, rest = n / 48;
+		struct encoding e = {
+		    .vex = 2,
+		    .map = (uint8_t)map,
+		    .opcode = (uint8_t)op,
+		    .pp = rest & 3,
+		    .w = (rest >> 2) & 1,
+		    .vvvv = rest & 8 ? 15 : 10,
+		    .b = (rest >> 4) & 1,
+		    .aaa = masking ? 3 : 0,
+		    .z = masking == 2,
+		    .modrm = (uint8_t)(modrm < 8 ? modrm << 3 | 3 : 0xc2 | (modrm - 8) << 3),
+		};
+
+		for (e.l = 0; e.l < (e.b ? 4 : 3); e.l++)
+			consider(t, &e, mode);
+	}
+}
+
 /* ModRM: every reg field with memory [rbx] (or its 16-bit like) and every value of mod 3. */
 static void all_modrm(struct form_table *t, struct encoding *e, enum isa_code_mode mode)
 {
@@ -227,4 +260,12 @@ void forms_enumerate(struct form_table *t, enum isa_code_mode mode)
 
 				all_modrm(t, &e, mode);
 			}
+	if (!isa_host_has(HOST_AVX512F)) {
+		printf("# EVEX forms skipped: this host has no AVX-512\n");
+		return;
+	}
+	for (unsigned op = 0; op < 256; op++)
+		for (unsigned map = 1; map < 7; map++)
+			if (map != 4)
+				all_evex(t, mode, op, map);
 }

@@ -51,9 +51,7 @@ static bool same_state(const struct insn *i, const struct state *a, const struct
 			return false;
 	return !((a->flags ^ b->flags) & ~undefined_flags(i)) && a->x.fcw == b->x.fcw &&
 	       a->x.fsw == b->x.fsw && a->x.ftw == b->x.ftw && a->x.mxcsr == b->x.mxcsr &&
-	       !memcmp(a->x.xmm, b->x.xmm, sizeof(a->x.xmm)) &&
-	       !memcmp(a->x.ymm_high, b->x.ymm_high, sizeof(a->x.ymm_high)) &&
-	       !memcmp(a->mem, b->mem, sizeof(a->mem));
+	       harness_same_vectors(a, b) && !memcmp(a->mem, b->mem, sizeof(a->mem));
 }
 
 /* Both ways; true: they agree. */

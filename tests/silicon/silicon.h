@@ -15,11 +15,12 @@
 
 /* One encoding of a form; cases.c fills in the rest. */
 struct encoding {
-	uint8_t vex; /* 0: legacy, 1: VEX */
+	uint8_t vex; /* 0: legacy, 1: VEX, 2: EVEX */
 	uint8_t pp;  /* 0 none, 1 66, 2 F3, 3 F2 */
-	uint8_t map; /* 0 one byte, 1 0F, 2 0F38, 3 0F3A */
+	uint8_t map; /* 0 one byte, 1 0F, 2 0F38, 3 0F3A; 5 and 6 of EVEX */
 	uint8_t opcode;
-	uint8_t w, l; /* REX.W or VEX.W; VEX.L */
+	uint8_t w, l; /* REX.W or VEX.W; VEX.L, EVEX.L'L */
+	uint8_t b, z, aaa; /* EVEX: broadcast or rounding, zeroing, opmask */
 	uint8_t modrm;
 	uint8_t vvvv; /* inverted: 15 is none */
 };

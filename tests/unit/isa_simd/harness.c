@@ -17,11 +17,13 @@
 struct native {
 	uint64_t gpr[NR_GPRS];
 	uint64_t flags, host_rsp;
-	uint64_t pad[6];
-	struct isa_xsave_image x __attribute__((aligned(64)));
+	uint64_t xfeatures;
+	uint64_t pad[5];
+	uint8_t area[XSAVE_BYTES] __attribute__((aligned(64)));
 };
 static_assert(offsetof(struct native, flags) == 128, "assembly");
-static_assert(offsetof(struct native, x) == 192, "assembly");
+static_assert(offsetof(struct native, xfeatures) == 144, "assembly");
+static_assert(offsetof(struct native, area) == 192, "assembly");
 struct native harness_native __attribute__((visibility("hidden")));
 extern uint8_t harness_slot[64] __attribute__((visibility("hidden")));
 extern uint8_t harness_return[] __attribute__((visibility("hidden")));
@@ -38,14 +40,14 @@ __asm__(".pushsection .text\n.balign 4096\n"
 	".hidden harness_trampoline\n.globl harness_trampoline\nharness_trampoline:\n"
 	"push %rbx\npush %rbp\npush %r12\npush %r13\npush %r14\npush %r15\n"
 	"mov %rsp, harness_native+136(%rip)\n"
-	"mov $7, %eax\nxor %edx, %edx\n"
+	"mov harness_native+144(%rip), %eax\nxor %edx, %edx\n"
 	"xrstor64 harness_native+192(%rip)\n"
 	"pushq harness_native+128(%rip)\npopfq\n" GPRS(LOAD) LOAD("rsp", 4)
 	".hidden harness_slot\n.globl harness_slot\nharness_slot: .fill 64, 1, 0x90\n"
 	".hidden harness_return\n.globl harness_return\nharness_return:\n" GPRS(STORE)
 	STORE("rsp", 4) "mov harness_native+136(%rip), %rsp\n"
 	"pushfq\npopq harness_native+128(%rip)\n"
-	"mov $7, %eax\nxor %edx, %edx\n"
+	"mov harness_native+144(%rip), %eax\nxor %edx, %edx\n"
 	"xsave64 harness_native+192(%rip)\n"
 	"fninit\npush $0x1f80\nldmxcsr (%rsp)\npop %rax\nvzeroupper\ncld\n"
 	"mov harness_native+136(%rip), %rsp\n"
@@ -57,12 +59,13 @@ struct cpu_state harness_cs;
 unsigned harness_mem_calls;
 uint64_t harness_fault_page;
 bool harness_vanish;
+bool harness_absent;
 
 static sigjmp_buf native_jump;
 static volatile sig_atomic_t in_native, native_vector;
 static jmp_buf raise_jump;
 static struct isa_tlb_entry tlb[ISA_TLB_ENTRIES];
-static struct isa_xsave_image image __attribute__((aligned(64)));
+static uint8_t image[XSAVE_BYTES] __attribute__((aligned(64)));
 
 uint64_t rnd(void)
 {
@@ -94,7 +97,7 @@ static void on_signal(int signo, siginfo_t *si, void *ucv)
 	if (signo == SIGSEGV && harness_cs.fpu_loaded) { /* guest memory has vanished */
 		greg_t *regs = uc->uc_mcontext.gregs;
 
-		memset(&image, 0xee, sizeof(image)); /* the frame has it, not this */
+		memset(image, 0xee, sizeof(image)); /* the frame has it, not this */
 		regs[REG_RSP] = ((regs[REG_RSP] - 128) & ~15LL) - 8;
 		regs[REG_RIP] = (greg_t)(uintptr_t)vanished;
 		return;
@@ -253,6 +256,11 @@ void harness_init(void)
 		perror("harness");
 		exit(1);
 	}
+	if (isa_host()->xsave_bytes > XSAVE_BYTES) {
+		fprintf(stderr, "harness: XSAVE_BYTES\n");
+		exit(1);
+	}
+	harness_native.xfeatures = isa_host()->xfeatures;
 	make_low_code();
 	sigaltstack(&ss, NULL);
 	sigaction(SIGSEGV, &sa, NULL);
@@ -266,6 +274,12 @@ int run_native(const uint8_t *bytes, unsigned n, struct state *s)
 	return run_native_mode(bytes, n, s, ISA_CODE64);
 }
 
+static void second_page(int prot)
+{
+	if (harness_absent && mprotect(harness_mem + PAGE_SIZE, PAGE_SIZE, prot))
+		exit(1);
+}
+
 int run_native_mode(const uint8_t *bytes, unsigned n, struct state *s, enum isa_code_mode mode)
 {
 	unsigned data = mode == ISA_CODE16 ? LDT_SELECTOR(1) : USER_DS;
@@ -276,13 +290,16 @@ int run_native_mode(const uint8_t *bytes, unsigned n, struct state *s, enum isa_
 		fill_low(bytes, n, mode);
 	memcpy(harness_native.gpr, s->gpr, sizeof(s->gpr));
 	harness_native.flags = s->flags | 0x202;
-	memcpy(&harness_native.x, &s->x, sizeof(s->x));
+	memcpy(harness_native.area, s->area, sizeof(s->area));
 	memcpy(harness_mem + PAGE_SIZE - 128, s->mem, sizeof(s->mem));
 	if (sigsetjmp(native_jump, 0)) {
 		in_native = 0;
 		set_segments(0, USER_DS);
+		second_page(PROT_READ | PROT_WRITE);
 		return native_vector;
 	}
+	if (harness_absent)
+		second_page(PROT_NONE);
 	in_native = 1;
 	if (mode != ISA_CODE64)
 		set_segments(data, data);
@@ -290,9 +307,10 @@ int run_native_mode(const uint8_t *bytes, unsigned n, struct state *s, enum isa_
 	if (mode != ISA_CODE64)
 		set_segments(0, USER_DS);
 	in_native = 0;
+	second_page(PROT_READ | PROT_WRITE);
 	memcpy(s->gpr, harness_native.gpr, sizeof(s->gpr));
 	s->flags = harness_native.flags & (X86_FLAGS_ARITH | X86_FLAGS_DF);
-	memcpy(&s->x, &harness_native.x, sizeof(s->x));
+	memcpy(s->area, harness_native.area, sizeof(s->area));
 	memcpy(s->mem, harness_mem + PAGE_SIZE - 128, sizeof(s->mem));
 	return NO_FAULT;
 }
@@ -304,12 +322,12 @@ void harness_reset(enum isa_code_mode mode)
 	memset(cs, 0, sizeof(*cs));
 	cs->ops = &ops;
 	cs->tlb = tlb;
-	cs->xsave = &image;
+	cs->xsave = image;
 	cs->code_mode = (uint8_t)mode;
 	cs->stack_mode = (uint8_t)mode;
 	cs->cr0 = X86_CR0_PE | X86_CR0_NE | X86_CR0_ET | X86_CR0_MP | X86_CR0_PG;
 	cs->cr4 = X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_OSXSAVE | X86_CR4_PAE;
-	cs->xcr0 = 7;
+	cs->xcr0 = isa_host()->xfeatures | 7;
 	for (unsigned n = 0; n < NR_SREGS; n++) {
 		cs->seg[n].limit = 0xffffffff;
 		cs->seg[n].ar = VMX_AR_S | VMX_AR_TYPE_WRITABLE | 1;
@@ -351,7 +369,7 @@ int run_handler(const uint8_t *bytes, unsigned n, struct state *s, enum isa_code
 		return X86_TRAP_UD;
 	memcpy(cs->gpr, s->gpr, sizeof(s->gpr));
 	cpu_set_rflags(cs, s->flags);
-	memcpy(cs->xsave, &s->x, sizeof(s->x));
+	memcpy(cs->xsave, s->area, sizeof(s->area));
 	cs->fpu_loaded = 0;
 	cs->cur = &i;
 	cs->block_rip = harness_rip(mode);
@@ -370,7 +388,7 @@ int run_handler(const uint8_t *bytes, unsigned n, struct state *s, enum isa_code
 		mprotect(harness_mem + PAGE_SIZE, PAGE_SIZE, PROT_READ | PROT_WRITE);
 	memcpy(s->gpr, cs->gpr, sizeof(s->gpr));
 	s->flags = cpu_rflags(cs) & (X86_FLAGS_ARITH | X86_FLAGS_DF);
-	memcpy(&s->x, cs->xsave, sizeof(s->x));
+	memcpy(s->area, cs->xsave, sizeof(s->area));
 	memcpy(s->mem, harness_mem + PAGE_SIZE - 128, sizeof(s->mem));
 	return vector;
 }
@@ -394,9 +412,22 @@ static uint64_t random_lane(void)
 	}
 }
 
+#define FIRST_AVX512 5u /* state component: opmasks, ZMM_Hi256, Hi16_ZMM */
+
+bool harness_same_vectors(const struct state *a, const struct state *b)
+{
+	for (unsigned n = FIRST_AVX512; n < ISA_HOST_COMPONENTS; n++)
+		if (isa_host()->component[n].size &&
+		    memcmp(a->area + isa_host()->component[n].offset,
+			   b->area + isa_host()->component[n].offset, isa_host()->component[n].size))
+			return false;
+	return !memcmp(a->x.xmm, b->x.xmm, sizeof(a->x.xmm)) &&
+	       !memcmp(a->x.ymm_high, b->x.ymm_high, sizeof(a->x.ymm_high));
+}
+
 void random_state(struct state *s)
 {
-	memset(&s->x, 0, sizeof(s->x));
+	memset(s->area, 0, sizeof(s->area));
 	for (unsigned n = 0; n < NR_GPRS; n++)
 		s->gpr[n] = rnd() >> (rnd() & 63);
 	s->flags = rnd() & (X86_FLAGS_ARITH | X86_FLAGS_DF);
@@ -422,7 +453,15 @@ void random_state(struct state *s)
 	s->x.mxcsr = (uint32_t)(rnd() & 0xe040) | (rnd() & 7 ? 0x1f80 : rnd() & 0x1f80) |
 		     (rnd() & 3 ? 0 : rnd() & 0x3f);
 	s->x.mxcsr_mask = 0xffff;
-	s->x.xstate_bv = 7;
+	s->x.xstate_bv = isa_host()->xfeatures | 7;
+	for (unsigned n = FIRST_AVX512; n < ISA_HOST_COMPONENTS; n++)
+		for (unsigned at = 0; at < isa_host()->component[n].size; at += 8) {
+			/* opmasks: full, empty and anything between */
+			uint64_t v = n > FIRST_AVX512 ? random_lane() :
+				     rnd() & 3 ? rnd() & rnd() : (rnd() & 1) - 1;
+
+			memcpy(isa_xsave_component(s->area, n) + at, &v, 8);
+		}
 	for (unsigned n = 0; n < sizeof(s->mem); n += 8) {
 		uint64_t v = random_lane();
 

@@ -14,11 +14,15 @@
 
 #define NO_FAULT (-1)
 #define MEM_BYTES 8192u
+#define XSAVE_BYTES 2816u /* x87 to Hi16_ZMM at any processor's places */
 
 struct state {
 	uint64_t gpr[NR_GPRS];
 	uint64_t flags; /* arithmetic ones, RFLAGS layout */
-	struct isa_xsave_image x __attribute__((aligned(64)));
+	union {
+		struct isa_xsave_image x;
+		uint8_t area[XSAVE_BYTES];
+	} __attribute__((aligned(64)));
 	uint8_t mem[256]; /* of the memory operand's surroundings */
 };
 
@@ -50,7 +54,11 @@ int run_handler(const uint8_t *bytes, unsigned n, struct state *s, enum isa_code
 /* Error code of the last exception, linear address and count of mem() calls. */
 extern unsigned harness_mem_calls;
 extern bool harness_vanish; /* the second page is there for the TLB, but not for the host */
+extern bool harness_absent; /* the second page is absent, natively too (with harness_fault_page) */
 extern uint64_t harness_fault_page; /* page that raises #PF, 0 none */
+
+/* Vector and opmask registers of both are equal, as far as this host has them. */
+bool harness_same_vectors(const struct state *a, const struct state *b);
 
 uint64_t rnd(void);
 void random_state(struct state *s);

@@ -66,6 +66,9 @@ static bool testable(const uint8_t *bytes, unsigned *len, bool *gather)
 		return false;
 	*gather = z.meta.isa_set == ZYDIS_ISA_SET_AVX2GATHER;
 	for (unsigned n = 0; n < z.operand_count; n++)
+		*gather |= o[n].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+			   ZydisRegisterGetClass(o[n].mem.index) > ZYDIS_REGCLASS_GPR64;
+	for (unsigned n = 0; n < z.operand_count; n++)
 		if (o[n].type == ZYDIS_OPERAND_TYPE_REGISTER &&
 		    ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, o[n].reg.value) ==
 			    ZYDIS_REGISTER_RSP)
@@ -85,9 +88,7 @@ static bool same(const struct state *a, const struct state *b)
 			return false;
 	return a->flags == b->flags && a->x.fcw == b->x.fcw && a->x.fsw == b->x.fsw &&
 	       a->x.ftw == b->x.ftw && a->x.mxcsr == b->x.mxcsr &&
-	       !memcmp(a->x.xmm, b->x.xmm, sizeof(a->x.xmm)) &&
-	       !memcmp(a->x.ymm_high, b->x.ymm_high, sizeof(a->x.ymm_high)) &&
-	       !memcmp(a->mem, b->mem, sizeof(a->mem));
+	       harness_same_vectors(a, b) && !memcmp(a->mem, b->mem, sizeof(a->mem));
 }
 
 static void complain(const uint8_t *bytes, unsigned len, int native, int handler,
@@ -264,6 +265,122 @@ static void x87_matches_the_bare_processor(void **state)
 	finish(4000);
 }
 
+/* --- AVX-512 --- */
+static void evex_bytes(uint8_t b[16], unsigned map, unsigned op, unsigned bits, unsigned aaa)
+{
+	memset(b, 0, 16);
+	b[0] = 0x62;
+	b[1] = (uint8_t)(0xf0 | map);
+	b[1] ^= (uint8_t)(rnd() & 0x90); /* R, R' */
+	b[2] = (uint8_t)((bits & 4) << 5 | (bits & 8 ? 15 : rnd() & 15) << 3 | 4 | (bits & 3));
+	b[3] = (uint8_t)((bits & 0x10) << 3 | (bits & 0x20) >> 1 | (bits >> 6 & 3) << 5 | 8 | aaa);
+	b[4] = (uint8_t)op;
+	b[5] = (uint8_t)((rnd() & 7) << 3 | 3); /* [rbx] */
+	b[6] = (uint8_t)rnd();
+}
+
+/*
+ * The operand ends in a page that is not there, or begins so far before it that
+ * it does not: which masks, and which kinds of instruction, keep it from faulting.
+ */
+static void evex_operand_in_an_absent_page_faults_as_on_silicon(void **state)
+{
+	unsigned suppressed = 0, faults = 0;
+
+	NEED(AVX512F);
+	harness_init();
+	harness_absent = true;
+	harness_fault_page = (uint64_t)(uintptr_t)harness_mem + PAGE_SIZE;
+	for (unsigned n = 0; n < 256 * 256 * 6; n++) {
+		unsigned map = 1 + n % 6, op = n / 6 % 256, bits = n / 6 / 256, len;
+		struct state a, b, in;
+		uint8_t code[16];
+		bool gather;
+		int va, vb;
+
+		if (map == 4 || (bits >> 6) == 3)
+			continue;
+		evex_bytes(code, map, op, bits, 1 + rnd() % 7);
+		if (!testable(code, &len, &gather) || gather)
+			continue;
+		random_state(&in);
+		if (rnd() & 1) /* few bits, so that the upper ones are often clear */
+			for (unsigned k = 0; k < 8; k++)
+				isa_xsave_component(in.area, 5)[8 * k + 1 + rnd() % 7] = 0;
+		in.gpr[RBX] = harness_fault_page - (rnd() & 3 ? rnd() % 9 * 8 : rnd() % 65);
+		a = b = in;
+		va = run_native(code, len, &a);
+		harness_reset(ISA_CODE64);
+		vb = run_handler(code, len, &b, ISA_CODE64, rnd() & 1 ? MEM_DIRECT : MEM_BOUNCE);
+		nr_compared++;
+		nr_forms++;
+		faults += va == X86_TRAP_PF;
+		suppressed += va == NO_FAULT && in.gpr[RBX] > harness_fault_page - 4;
+		if (va != vb || (va == NO_FAULT && !same(&a, &b)))
+			complain(code, len, va, vb, &in, &a, &b);
+	}
+	harness_absent = false;
+	harness_fault_page = 0;
+	print_message("%u faults, %u suppressed\n", faults, suppressed);
+	assert_true(faults > 500 && suppressed > 100);
+	finish(5000);
+}
+
+static void evex_gathers_and_scatters_match_the_bare_processor(void **state)
+{
+	NEED(AVX512VL);
+	harness_init();
+	for (unsigned n = 0; n < 20000; n++) {
+		/* 90..93 gather, a0..a3 scatter: dword or qword index; W, L'L, V', SIB of any index */
+		unsigned op = 0x90 + (n & 3) + (n & 4) * 4, length = n / 8 % 3, nr;
+		bool absent = rnd() & 1;
+		struct state in, a, b;
+		uint8_t code[16] = { 0x62 };
+		int va, vb;
+
+		code[1] = (uint8_t)(0xf2 ^ (rnd() & 0xd0)); /* R X R' */
+		code[2] = (uint8_t)(0x7d | (rnd() & 0x80));
+		code[3] = (uint8_t)(length << 5 | (rnd() & 8) | (n % 64 ? 1 + rnd() % 7 : 0));
+		code[4] = (uint8_t)op;
+		code[5] = (uint8_t)((rnd() & 7) << 3 | 4);
+		code[6] = (uint8_t)((op & 1 ? 0x80 : 0x40) | (rnd() & 7) << 3 | 3);
+		nr = (op & 1) ? 8 : 16;
+		random_state(&in);
+		in.gpr[RBX] = (uint64_t)(uintptr_t)harness_mem + PAGE_SIZE - 128 + rnd() % 64;
+		for (unsigned r = 0; r < 32; r++) /* small indices everywhere */
+			for (unsigned k = 0; k < nr; k++) {
+				uint8_t *half = k < nr / 4 ? (uint8_t *)in.x.xmm[r & 15] :
+						k < nr / 2 ? (uint8_t *)in.x.ymm_high[r & 15] :
+						isa_xsave_component(in.area, 6) + (r & 15) * 32;
+				unsigned lane = k < nr / 4 ? k : k < nr / 2 ? k - nr / 4 : k - nr / 2;
+				uint64_t v = rnd() % 24 - 8;
+				unsigned size = 64 / nr;
+
+				if (r >= 16) {
+					half = isa_xsave_component(in.area, 7) + (r & 15) * 64;
+					lane = k;
+				}
+				memcpy(half + lane * size, &v, size);
+			}
+		if (absent) {
+			harness_absent = true;
+			harness_fault_page = (uint64_t)(uintptr_t)harness_mem + PAGE_SIZE;
+		}
+		a = b = in;
+		va = run_native(code, 7, &a);
+		harness_reset(ISA_CODE64);
+		vb = run_handler(code, 7, &b, ISA_CODE64, rnd() & 1 ? MEM_DIRECT : MEM_BOUNCE);
+		nr_compared++;
+		nr_forms++;
+		nr_faults += va != NO_FAULT;
+		if (va != vb || (va == NO_FAULT && !same(&a, &b)))
+			complain(code, 7, va, vb, &in, &a, &b);
+		harness_absent = false;
+		harness_fault_page = 0;
+	}
+	finish(20000);
+}
+
 /* A pending x87 exception against an operand that is not there: which comes first? */
 static void pending_exception_and_page_fault_come_in_silicons_order(void **state)
 {
@@ -310,6 +427,8 @@ int main(void)
 		cmocka_unit_test(legacy_map_matches_the_bare_processor),
 		cmocka_unit_test(vex_map_matches_the_bare_processor),
 		cmocka_unit_test(x87_matches_the_bare_processor),
+		cmocka_unit_test(evex_operand_in_an_absent_page_faults_as_on_silicon),
+		cmocka_unit_test(evex_gathers_and_scatters_match_the_bare_processor),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -217,13 +217,13 @@ static int run_area(struct state *s, const uint8_t *bytes, unsigned n, uint64_t 
 
 static void save_area(struct state *s, const uint8_t *f, uint64_t rfbm, int kind, uint8_t *out)
 {
-	memset(area(), 0x5c, 832);
+	memset(area(), 0x5c, XSAVE_BYTES);
 	memset(area() + 512, 0, 64);
 	assert_int_equal(run_area(s, f, f[0] == 0x48 ? 4 : 3, rfbm, kind), NO_FAULT);
-	memcpy(out, area(), 832);
+	memcpy(out, area(), XSAVE_BYTES);
 }
 
-/* The first byte that differs, 832 none. */
+/* The first byte that differs, XSAVE_BYTES none. */
 static unsigned areas_differ_at(const uint8_t *bare, uint8_t *ours)
 {
 	unsigned at = 0;
@@ -234,7 +234,7 @@ static unsigned areas_differ_at(const uint8_t *bare, uint8_t *ours)
 	/* 16-bit reserved part of each ST. */
 	for (unsigned k = 0; k < 8; k++)
 		memcpy(ours + 32 + 16 * k + 10, bare + 32 + 16 * k + 10, 6);
-	while (at < 832 && bare[at] == ours[at])
+	while (at < XSAVE_BYTES && bare[at] == ours[at])
 		at++;
 	return at;
 }
@@ -251,29 +251,29 @@ static void saved_areas_equal_the_bare_processors(void **state)
 		{ 0x0f, 0xae, 0x23 }, /* xsave */ { 0x48, 0x0f, 0xae, 0x23 },
 		{ 0x0f, 0xc7, 0x23 }, /* xsavec */ { 0x0f, 0xae, 0x33 }, /* xsaveopt */
 	};
-	uint8_t bare[832], ours[832];
+	uint8_t bare[XSAVE_BYTES], ours[XSAVE_BYTES];
 
 	NEED(AVX);
 	begin();
 	for (unsigned n = 0; n < 3000; n++) {
 		const uint8_t *f = forms[n % ARRAY_SIZE(forms)];
-		uint64_t rfbm = rnd() & 7;
+		uint64_t rfbm = rnd() & isa_host()->xfeatures;
 		unsigned at = 0;
 		struct state from;
 
 		random_state(&from);
 		from.x.fip = from.x.fdp = 0;
-		from.x.xstate_bv = rnd() & 7;
+		from.x.xstate_bv = rnd() & isa_host()->xfeatures;
 		if (rnd() & 1)
 			from.x.mxcsr = MXCSR_DEFAULT;
-		for (unsigned tries = 0; tries < 5 && at < 832; tries++) {
+		for (unsigned tries = 0; tries < 5 && at < XSAVE_BYTES; tries++) {
 			struct state a = from, b = from;
 
 			save_area(&a, f, rfbm, -1, bare);
 			save_area(&b, f, rfbm, n & 1, ours);
 			at = areas_differ_at(bare, ours);
 		}
-		if (at < 832) {
+		if (at < XSAVE_BYTES) {
 			fprintf(stderr, "form %u rfbm %u byte %u: %02x, ours %02x\n", n % (unsigned)ARRAY_SIZE(forms),
 				(unsigned)rfbm, at, bare[at], ours[at]);
 			fail();
@@ -294,15 +294,15 @@ static void restored_state_equals_the_bare_processors(void **state)
 	for (unsigned n = 0; n < 6000; n++) {
 		const uint8_t *f = forms[n % ARRAY_SIZE(forms)];
 		unsigned len = f[0] == 0x48 ? 4 : 3;
-		uint64_t rfbm = rnd() & 7;
+		uint64_t rfbm = rnd() & isa_host()->xfeatures;
 		struct state a, b, in;
 		int va;
 
 		random_state(&a);
 		random_state(&in);
-		in.x.xstate_bv = rnd() & 7;
+		in.x.xstate_bv = rnd() & isa_host()->xfeatures;
 		if (!(rnd() & 3)) /* compacted */
-			in.x.xcomp_bv = 1ULL << 63 | (rnd() & 7);
+			in.x.xcomp_bv = 1ULL << 63 | (rnd() & isa_host()->xfeatures) | (rnd() & 1 ? in.x.xstate_bv : 0);
 		else if (!(rnd() & 7))
 			in.x.xcomp_bv = 1ULL << (rnd() % 10);
 		if (!(rnd() & 15))
@@ -312,7 +312,7 @@ static void restored_state_equals_the_bare_processors(void **state)
 		if (!(rnd() & 15))
 			in.x.mxcsr |= 1u << 20;
 		b = a;
-		memcpy(area(), &in.x, sizeof(in.x));
+		memcpy(area(), in.area, sizeof(in.area));
 		va = run_area(&a, f, len, rfbm, -1);
 		assert_int_equal(run_area(&b, f, len, rfbm, n & 1), va);
 		if (va != NO_FAULT) {
@@ -323,8 +323,7 @@ static void restored_state_equals_the_bare_processors(void **state)
 		assert_int_equal(a.x.fsw, b.x.fsw);
 		assert_int_equal(a.x.ftw, b.x.ftw);
 		assert_int_equal(a.x.mxcsr, b.x.mxcsr);
-		assert_memory_equal(a.x.xmm, b.x.xmm, sizeof(a.x.xmm));
-		assert_memory_equal(a.x.ymm_high, b.x.ymm_high, sizeof(a.x.ymm_high));
+		assert_true(harness_same_vectors(&a, &b));
 		for (unsigned k = 0; k < 8; k++)
 			assert_int_equal(a.x.st[k][0], b.x.st[k][0]);
 	}
@@ -414,6 +413,48 @@ static void gather_that_faults_changes_nothing(void **state)
 	assert_memory_equal(st.x.xmm, in.x.xmm, sizeof(in.x.xmm));
 }
 
+/* SDM Vol. 2, "VPGATHERDD", "VPSCATTERDD": elements before the one that faults are done, and their bits clear. */
+static void avx512_gather_and_scatter_that_fault_go_on_where_they_stopped(void **state)
+{
+	const uint64_t second = (uint64_t)(uintptr_t)harness_mem + PAGE_SIZE;
+	uint64_t *k, *zmm18, *zmm17;
+	struct state in;
+
+	NEED(AVX512F);
+	begin();
+	st.gpr[RBX] = second - 16;
+	k = (uint64_t *)isa_xsave_component(st.area, 5);
+	zmm17 = (uint64_t *)isa_xsave_component(st.area, 7) + 8;
+	zmm18 = zmm17 + 8;
+	for (unsigned n = 0; n < 8; n++)
+		zmm18[n] = (2 * n) | (2 * n + 1ULL) << 32; /* indices 0 to 15 */
+	k[1] = 0xfffd; /* without element 1 */
+	in = st;
+	harness_fault_page = second;
+	/* vpgatherdd zmm17{k1}, [rbx+zmm18*4] */
+	assert_int_equal(RUN64(&st, 0x62, 0xe2, 0x7d, 0x41, 0x90, 0x0c, 0x93), X86_TRAP_PF);
+	assert_int_equal((uint16_t)k[1], 0xfff0);
+	assert_memory_equal(zmm17, in.mem + 112, 4);
+	assert_memory_equal((uint8_t *)zmm17 + 8, in.mem + 120, 8);
+	assert_memory_equal((uint8_t *)zmm17 + 4, isa_xsave_component(in.area, 7) + 68, 4); /* masked: as it was */
+	harness_fault_page = 0;
+	assert_int_equal(RUN64(&st, 0x62, 0xe2, 0x7d, 0x41, 0x90, 0x0c, 0x93), NO_FAULT);
+	assert_int_equal(k[1], 0);
+	assert_memory_equal((uint8_t *)zmm17 + 8, in.mem + 120, 56);
+	/* vpscatterdd [rbx+zmm18*4]{k1}, zmm17 */
+	memset(st.mem, 0, sizeof(st.mem));
+	k[1] = 0xfffd;
+	harness_fault_page = second;
+	assert_int_equal(RUN64(&st, 0x62, 0xe2, 0x7d, 0x41, 0xa0, 0x0c, 0x93), X86_TRAP_PF);
+	assert_int_equal((uint16_t)k[1], 0xfff0);
+	assert_memory_equal(st.mem + 120, (uint8_t *)zmm17 + 8, 8);
+	assert_int_equal(st.mem[116] | st.mem[128], 0);
+	harness_fault_page = 0;
+	assert_int_equal(RUN64(&st, 0x62, 0xe2, 0x7d, 0x41, 0xa0, 0x0c, 0x93), NO_FAULT);
+	assert_memory_equal(st.mem + 120, (uint8_t *)zmm17 + 8, 56);
+	assert_int_equal(k[1], 0);
+}
+
 static void load_across_pages_sees_both(void **state)
 {
 	uint8_t want[16];
@@ -483,7 +524,8 @@ static void cpuid_offers_no_more_than_is_implemented(void **state)
 	assert_false(r[2] & 1u << 3);	  /* MONITOR */
 	assert_false(r[2] & 1u << 31);	  /* hypervisor */
 	isa_cpuid(7, 0, r);
-	assert_false(r[1] & (1u << 16 | 1u << 4 | 1u << 11 | 1u << 14)); /* AVX512F HLE RTM MPX */
+	assert_int_equal(r[1] >> 16 & 1, isa_host_has(HOST_AVX512F));
+	assert_false(r[1] & (1u << 4 | 1u << 11 | 1u << 14)); /* HLE RTM MPX */
 	assert_false(r[2] & (1u << 3 | 1u << 16 | 1u << 7));		 /* PKU LA57 CET */
 	isa_cpuid(0xd, 0, r);
 	assert_int_equal(r[0], isa_host_has(HOST_XSAVE) ? isa_host()->xfeatures : 0);
@@ -519,6 +561,7 @@ int main(void)
 		cmocka_unit_test(save_to_area_that_ends_unmapped_stores_nothing),
 		cmocka_unit_test(masked_out_elements_do_not_fault),
 		cmocka_unit_test(gather_that_faults_changes_nothing),
+		cmocka_unit_test(avx512_gather_and_scatter_that_fault_go_on_where_they_stopped),
 		cmocka_unit_test(load_across_pages_sees_both),
 		cmocka_unit_test(operand_that_vanishes_in_a_stub_leaves_the_state_as_it_was),
 		cmocka_unit_test(guest_registers_survive_between_stubs),

@@ -61,12 +61,12 @@ static void what_is_not_virtualised_is_not_offered(void **state)
 {
 	assert_int_equal(leaf(1, 0)->ecx & (1 << 3 | 1 << 5 | 1 << 15), 0); /* MONITOR VMX PDCM */
 	assert_int_equal(leaf(0x80000001, 0)->ecx & (1 << 2 | 1 << 22), 0);  /* SVM TOPOEXT */
-	assert_int_equal(leaf(7, 0)->ebx & (1 << 16 | 1 << 11 | 1 << 4), 0); /* AVX512F RTM HLE */
+	assert_int_equal(leaf(7, 0)->ebx & (1 << 11 | 1 << 4), 0); /* RTM HLE */
 	/* without a local APIC of the VM's own there is no such timer: KVM_CAP_TSC_DEADLINE_TIMER */
 	assert_int_equal(leaf(1, 0)->ecx & 1 << 24, 0);
 	assert_null(leaf(0xa, 0) && leaf(0xa, 0)->eax ? leaf(0xa, 0) : NULL); /* PMU */
 	if (leaf(0, 0)->eax >= 0xd)
-		assert_int_equal(leaf(0xd, 0)->eax & ~7u, 0);
+		assert_int_equal(leaf(0xd, 0)->eax & ~0xe7u, 0); /* no MPX, PKRU, AMX */
 }
 
 static void what_is_done_in_software_is_offered_on_every_host(void **state)
@@ -87,11 +87,37 @@ static void what_is_done_in_software_is_offered_on_every_host(void **state)
 static void xsave_sizes_go_with_the_components(void **state)
 {
 	NEED(XSAVE);
-	assert_int_equal(leaf(0xd, 0)->ecx, leaf(0xd, 0)->eax & 4 ? 832 : 576);
+	assert_int_equal(leaf(0xd, 0)->ecx, isa_host()->xsave_bytes);
+	if (!(leaf(0xd, 0)->eax & 0xe0))
+		assert_int_equal(leaf(0xd, 0)->ecx, leaf(0xd, 0)->eax & 4 ? 832 : 576);
 	if (leaf(0xd, 0)->eax & 4) {
 		assert_int_equal(leaf(0xd, 2)->eax, 256);
 		assert_int_equal(leaf(0xd, 2)->ebx, 576);
 	}
+}
+
+/* Vol. 1, "Enabling the XSAVE Feature Set": opmask, ZMM_Hi256 and Hi16_ZMM together, and with AVX. */
+static void avx512_is_offered_with_its_state_or_not_at_all(void **state)
+{
+	uint32_t a = 0xd, b = 0, c = 1, d = 0;
+
+	assert_int_equal(leaf(7, 0)->ebx >> 16 & 1, isa_host_has(HOST_AVX512F));
+	NEED(AVX512F);
+	assert_int_equal(leaf(0xd, 0)->eax, 0xe7);
+	assert_int_equal(leaf(0xd, 5)->eax, 64);
+	assert_int_equal(leaf(0xd, 6)->eax, 512);
+	assert_int_equal(leaf(0xd, 7)->eax, 1024);
+	assert_int_equal(leaf(0xd, 7)->ebx, isa_host()->component[7].offset);
+	for (uint64_t bits = 0x20; bits < 0x100; bits += 0x20)
+		assert_int_equal(kvm_set_xcr(vcpu, 0, 7 | bits), bits != 0xe0);
+	assert_int_equal(kvm_set_xcr(vcpu, 0, 0xe3), 1);
+	assert_int_equal(kvm_set_xcr(vcpu, 0, 0xe7), 0);
+	kvm_cpuid(vcpu, &a, &b, &c, &d); /* compacted: one after the other, aligned where ECX[1] says so */
+	assert_int_equal(b, 576 + 256 + 64 + 512 + 1024);
+	a = 0xd, c = 0;
+	kvm_cpuid(vcpu, &a, &b, &c, &d);
+	assert_int_equal(b, leaf(0xd, 0)->ecx);
+	assert_int_equal(kvm_set_xcr(vcpu, 0, 1), 0);
 }
 
 static void osxsave_follows_cr4(void **state)
@@ -203,6 +229,7 @@ int main(void)
 		cmocka_unit_test(what_is_not_virtualised_is_not_offered),
 		cmocka_unit_test(what_is_done_in_software_is_offered_on_every_host),
 		cmocka_unit_test(xsave_sizes_go_with_the_components),
+		cmocka_unit_test(avx512_is_offered_with_its_state_or_not_at_all),
 		cmocka_unit_test(osxsave_follows_cr4),
 		cmocka_unit_test(xsave_size_follows_xcr0),
 		cmocka_unit_test(intel_answers_a_leaf_out_of_range_with_the_highest_and_amd_with_zero),
