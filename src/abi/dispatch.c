@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "abi/abi.h"
+#include "abi/inject.h"
 #include "abi/internal.h"
 #include "abi/strace.h"
 #include "emulate/emulate.h"
@@ -116,6 +117,14 @@ static long dispatch(struct abi_object *o, unsigned long request, unsigned long 
 	if (!row)
 		return unknown_request(o->kind, request);
 	TRACE_CALL_IF(o->kind == ABI_VM, kvm_vm_ioctl, request, arg);
+	if (unlikely(abi_inject_on)) {
+		int e = abi_inject(row);
+
+		if (e && e == EINTR && request == KVM_RUN)
+			o->vcpu->run->exit_reason = KVM_EXIT_INTR;
+		if (e)
+			return -e;
+	}
 	if (row->arg == ABI_ARG_NONE && arg)
 		return err_born(EINVAL, "%s takes no argument", row->name);
 	host_fault_reclaim();
@@ -154,6 +163,12 @@ static long open_system(const char *path, int flags)
 
 	if (strcmp(path, "/dev/kvm") != 0)
 		return err_born(ENOENT, "%s is not /dev/kvm", path);
+	abi_inject_init();
+	if (unlikely(abi_inject_on)) {
+		r = abi_inject(NULL);
+		if (r)
+			return -r;
+	}
 	r = host_fault_init();
 	if (r)
 		return r;

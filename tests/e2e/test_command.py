@@ -221,6 +221,15 @@ def wrong_environment_starts_no_client():
     assert status == 2 and "`7'" in one_line(out), out
 
 
+def injected_errors_are_checked_before_the_client():
+    for rule in ("KVM_CREATE_VCPU", "KVM_CREATE_VCPU=ENOMEN", "KVM_CREATE_CPU=ENOMEM", "KVM_RUN=EINTR@0", "KVM_RUN=EINTR@x",
+                 "KVM_RUN=EINTR%3+", "=EINTR"):
+        out, status = tap.run(USERKVM, "run", "--inject", "open=ENOENT", "--inject", rule, "--", "echo", "ran")
+        assert status == 2 and rule in one_line(out) and "ran" not in out, (rule, out, status)
+    out, status = tap.run(USERKVM, "run", "--inject", "open=EMFILE", "--", sys.executable, "-c", "open('/dev/kvm', 'rb+', buffering=0)")
+    assert status == 1 and "OSError: [Errno 24]" in out, (out, status)
+
+
 def parameters_are_listed():
     out, status = tap.run(USERKVM, "doctor", "--params")
     names = [line.split()[0] for line in out.splitlines()[1:]]
@@ -305,7 +314,7 @@ def installed_tree_works_by_itself():
     assert status == 0, out
 
 
-tap.main(wrong_environment_starts_no_client, parameters_are_listed, typing_errors_are_guessed,
+tap.main(wrong_environment_starts_no_client, injected_errors_are_checked_before_the_client, parameters_are_listed, typing_errors_are_guessed,
          help_and_version_have_all_their_names, man_pages_have_the_options_that_help_has, completion_offers_what_help_has,
          unknown_word_of_a_list_is_told_once, wrong_words_are_one_line_with_status_2, output_that_nobody_gets_is_status_1, closed_streams_are_nobody_elses,
          run_finds_programs_as_execvp_does, special_file_is_no_kernel, doctor_asks_the_device_whether_it_is_kvm,

@@ -13,17 +13,20 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "abi/abi.h"
 #include "lib/program.h"
 #include "tools/userkvm/commands.h"
 #include "trap/trap.h"
 
 
-enum { ENGINE, PARAMS_LIST, LOG, STRACE, OUTPUT, TIMES };
+enum { ENGINE, PARAMS_LIST, LOG, INJECT, STRACE, OUTPUT, TIMES };
 static const struct cli_option options[] = {
 	[ENGINE] = { "engine", 0, "NAME", "execution engine (USERKVM_ENGINE)" },
 	[PARAMS_LIST] = { "params", 0, "LIST", "KVM's module parameters, e.g. ept=1,eptad=0 (USERKVM_PARAMS);\n"
 			  "`userkvm doctor --params` lists them" },
 	[LOG] = { "log", 0, "CLASSES", "errors,info,debug to standard error (USERKVM_LOG)" },
+	[INJECT] = { "inject", 0, "RULE", "NAME=ERRNO, @N the N-th call, @N+ from it on, %N each N-th: e.g.\n"
+		     "KVM_CREATE_VCPU=ENOMEM@2, KVM_RUN=EINTR%10; may be given several times (USERKVM_INJECT)" },
 	[STRACE] = { "strace", 0, NULL, "a line for each KVM ioctl, as strace would print it, to standard error" },
 	[OUTPUT] = { NULL, 'o', "FILE", "... to FILE (USERKVM_STRACE)" },
 	[TIMES] = { NULL, 'T', NULL, "... with the time spent in it (USERKVM_STRACE_TIMES)" },
@@ -189,6 +192,19 @@ struct choice {
 	bool strace, times;
 };
 
+/* Behind the rules that are there. */
+static int add_rule(const char *rule)
+{
+	const char *before = getenv("USERKVM_INJECT");
+	char *all;
+
+	if (asprintf(&all, "%s%s%s", before ? before : "", before && *before ? "," : "", rule) < 0)
+		return refuse("--inject", strerror(ENOMEM));
+	setenv("USERKVM_INJECT", all, 1);
+	free(all);
+	return 0;
+}
+
 static int take(void *arg, int option, const char *value)
 {
 	static const char *const variable[] = {
@@ -197,6 +213,7 @@ static int take(void *arg, int option, const char *value)
 	struct choice *c = arg;
 
 	switch (option) {
+	case INJECT: return add_rule(value);
 	case STRACE: c->strace = true; break;
 	case OUTPUT: c->strace_file = value; break;
 	case TIMES: c->times = true; break;
@@ -220,6 +237,8 @@ int cmd_run(int argc, char **argv)
 		return wrong_usage("userkvm run", "%s goes with --strace", c.strace_file ? "-o" : "-T");
 	if (cli_check_environment("userkvm run"))
 		return 2;
+	if (abi_inject_fault(getenv("USERKVM_INJECT"), buf, sizeof(buf)))
+		return wrong_usage("userkvm run", "USERKVM_INJECT: %s", buf);
 	if (c.times)
 		setenv("USERKVM_STRACE_TIMES", "1", 1);
 	if (c.strace && !prepare_strace(c.strace_file))
