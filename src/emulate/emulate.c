@@ -283,10 +283,12 @@ int kvm_emulation_failed(struct kvm_vcpu *vcpu, const uint8_t *bytes, unsigned l
 	uint64_t info[5];
 
 	vcpu->stat.insn_emulation_fail++;
-	kvm_queue_exception(vcpu, X86_TRAP_UD);
-	/* user mode of the guest must not be able to stop the VM */
-	if (vmx_get_cpl(vcpu) != 0)
-		return 1;
+	/* user mode of the guest must not be able to stop the VM, unless the client wants to see to it */
+	if (!vcpu->kvm->arch->exit_on_emulation_error) {
+		kvm_queue_exception(vcpu, X86_TRAP_UD);
+		if (vmx_get_cpl(vcpu) != 0)
+			return 1;
+	}
 	for (unsigned i = 0; i < len; i++)
 		snprintf(hex + 3 * i, sizeof(hex) - 3 * i, " %02x", bytes[i]);
 	log_told("KVM_EXIT_INTERNAL_ERROR: vCPU %u, cannot be emulated at rip %#llx:%s", vcpu->vcpu_id,

@@ -57,7 +57,6 @@ static const struct {
 	{ KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_DIRTY_RING_MAX_ENTRIES * sizeof(struct kvm_dirty_gfn) },
 	{ KVM_CAP_MMU_SHADOW_CACHE_CONTROL, 1 },
 	{ KVM_CAP_VM_DISABLE_NX_HUGE_PAGES, 1 },
-	{ KVM_CAP_SMALLER_MAXPHYADDR, 1 },
 	{ KVM_CAP_SET_TSS_ADDR, 1 },
 	{ KVM_CAP_SET_IDENTITY_MAP_ADDR, 1 },
 	/* vCPUs */
@@ -84,6 +83,7 @@ static const struct {
 	{ KVM_CAP_SET_GUEST_DEBUG2, KVM_VALID_GUESTDBG },
 	{ KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1 },
 	{ KVM_CAP_SYNC_REGS, KVM_SYNC_X86_VALID_FIELDS },
+	{ KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1 },
 	{ KVM_CAP_EXIT_HYPERCALL, KVM_VALID_HYPERCALL_EXITS },
 	{ KVM_CAP_GET_MSR_FEATURES, 1 },
 	{ KVM_CAP_MSR_PLATFORM_INFO, 1 },
@@ -160,6 +160,9 @@ int kvm_check_extension(struct kvm *kvm, long ext)
 		return online_cpus();
 	if (ext == KVM_CAP_PRE_FAULT_MEMORY)
 		return kvm_mmu_params()->ept;
+	/* the guest's MAXPHYADDR is the one that counts either way; KVM says so of shadow paging only */
+	if (ext == KVM_CAP_SMALLER_MAXPHYADDR)
+		return !kvm_mmu_params()->ept;
 	if (ext == KVM_CAP_X86_BUS_LOCK_EXIT)
 		return vmx_has_bus_lock_detection() ? KVM_BUS_LOCK_DETECTION_VALID_MODE : 0;
 	if (ext == KVM_CAP_TSC_CONTROL || ext == KVM_CAP_VM_TSC_CONTROL)
@@ -300,6 +303,11 @@ int kvm_vm_ioctl_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 		return 0;
 	case KVM_CAP_X86_TRIPLE_FAULT_EVENT:
 		ka->triple_fault_event = arg;
+		return 0;
+	case KVM_CAP_EXIT_ON_EMULATION_FAILURE:
+		if (arg & ~1ULL)
+			return err_born(EINVAL, "exit on emulation failure: %#lx", (unsigned long)arg);
+		ka->exit_on_emulation_error = arg;
 		return 0;
 	case KVM_CAP_EXIT_HYPERCALL:
 		if (arg & ~(uint64_t)KVM_VALID_HYPERCALL_EXITS)

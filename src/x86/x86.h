@@ -80,6 +80,7 @@ struct kvm_arch {
 	uint64_t default_tsc_khz;
 	uint64_t disabled_exits; /* [l] KVM_CAP_X86_DISABLE_EXITS; (c) once there is a vCPU */
 	bool exception_payload_enabled, triple_fault_event, user_space_msr_enabled;
+	bool exit_on_emulation_error;	 /* KVM_CAP_EXIT_ON_EMULATION_FAILURE */
 	bool bus_lock_detection_enabled; /* KVM_CAP_X86_BUS_LOCK_EXIT: once and for all */
 	uint32_t user_space_msr_mask; /* KVM_MSR_EXIT_REASON_* */
 	void *msr_filter;	     /* (r) KVM_X86_SET_MSR_FILTER, msr.c */

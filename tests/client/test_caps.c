@@ -387,7 +387,6 @@ static const struct {
 	ROW(KVM_CAP_NR_MEMSLOTS, memslots),
 	ROW(KVM_CAP_MULTI_ADDRESS_SPACE, address_spaces),
 	ROW(KVM_CAP_MMU_SHADOW_CACHE_CONTROL, nr_mmu_pages),
-	ROW(KVM_CAP_SMALLER_MAXPHYADDR, positive),    /* test_maxphyaddr.c */
 	ROW(KVM_CAP_SET_TSS_ADDR, positive),	      /* test_state.c */
 	ROW(KVM_CAP_SET_IDENTITY_MAP_ADDR, positive), /* test_state.c */
 	ROW(KVM_CAP_NR_VCPUS, vcpus),
@@ -413,6 +412,7 @@ static const struct {
 	ROW(KVM_CAP_X86_TRIPLE_FAULT_EVENT, triple_fault_event),
 	ROW(KVM_CAP_SYNC_REGS, positive),      /* test_state.c */
 	ROW(KVM_CAP_EXIT_HYPERCALL, positive), /* test_state.c */
+	ROW(KVM_CAP_EXIT_ON_EMULATION_FAILURE, positive), /* test_corners.c */
 	ROW(KVM_CAP_GET_MSR_FEATURES, msr_features),
 	ROW(KVM_CAP_MSR_PLATFORM_INFO, platform_info),
 	ROW(KVM_CAP_X86_USER_SPACE_MSR, user_space_msr),

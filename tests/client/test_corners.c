@@ -272,6 +272,41 @@ static void what_ends_at_the_hole_ends_in_gp(void **state)
 	}
 }
 
+/* --- KVM API: KVM_CAP_EXIT_ON_EMULATION_FAILURE: user mode's too are the client's, and no #UD comes with them --- */
+
+GUEST_CODE(unemulated, 64, "lar (%rsi), %eax; out %al, $0x99"); /* of a selector in a device, which KVM does not emulate */
+
+static void an_emulation_failure_exits_when_the_client_wants_it(void **state)
+{
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE, .args = {2}};
+	struct kvm_regs r;
+	struct client c;
+
+	for (int enabled = 0; enabled < 2; enabled++) {
+		OPEN(&c, PAGING_LONG, 3, 0, unemulated);
+		assert_fails(ioctl(c.vm, KVM_ENABLE_CAP, &cap), EINVAL);
+		cap.args[0] = (uint64_t)enabled;
+		assert_int_equal(ioctl(c.vm, KVM_ENABLE_CAP, &cap), 0);
+		cap.args[0] = 2;
+		r = client_regs(&c);
+		r.rsi = DEVICE;
+		assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &r), 0);
+		if (!enabled) {
+			assert_int_equal(client_next_out(&c), UD);
+		} else {
+			assert_run_exits(&c, KVM_EXIT_INTERNAL_ERROR);
+			assert_int_equal(c.run->emulation_failure.suberror, KVM_INTERNAL_ERROR_EMULATION);
+			assert_int_equal(c.run->emulation_failure.flags & 1, 1); /* the instruction's bytes */
+			assert_memory_equal(c.run->emulation_failure.insn_bytes, "\x0f\x02\x06", 3);
+			r = client_regs(&c);
+			r.rip += 3;
+			assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &r), 0);
+			assert_int_equal(client_next_out(&c), DONE);
+		}
+		client_close(&c);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -281,6 +316,7 @@ int main(void)
 		cmocka_unit_test(an_outward_return_keeps_the_bases_of_inner_segments),
 		cmocka_unit_test(a_trap_that_mov_ss_held_back_comes_once),
 		cmocka_unit_test(what_ends_at_the_hole_ends_in_gp),
+		cmocka_unit_test(an_emulation_failure_exits_when_the_client_wants_it),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
