@@ -15,7 +15,7 @@ import tap
 
 USERKVM, BUILD = sys.argv[1:3]
 MAN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../man")
-COMMANDS = ([], ["boot"], ["run"], ["walkthrough"], ["trace"], ["ept"], ["stat"], ["doctor"], ["completion"])
+COMMANDS = ([], ["boot"], ["run"], ["walkthrough"], ["trace"], ["ept"], ["explain"], ["stat"], ["doctor"], ["completion"])
 tmp = tempfile.TemporaryDirectory()
 
 
@@ -230,6 +230,35 @@ def injected_errors_are_checked_before_the_client():
     assert status == 1 and "OSError: [Errno 24]" in out, (out, status)
 
 
+def exits_are_explained():
+    def explained(*argv):
+        out, status = tap.run(USERKVM, "explain", "exit", *argv)
+        assert status == 0, out
+        return out
+
+    for reason in ("48", "0x30", "EPT_VIOLATION", "exit_reason_ept_violation"):
+        out = explained(reason, "0x182")
+        assert "48 EPT_VIOLATION" in out and "a write of what the linear address translates to; the entry is not present" in out, out
+    assert "is present and does not allow it" in explained("48", "0x18a")
+    out = explained("CR_ACCESS", "0x703")  # MOV to CR3 from RDI
+    assert re.search(r"3:0 +0x3 +control register$", out, re.M) and "access: MOV to CR" in out and "general register of MOV: RDI" in out, out
+    out = explained("30", "0x3f80009")
+    assert "size of the access: 2 bytes" in out and "direction: IN" in out and re.search(r"31:16 +0x3f8 +port$", out, re.M), out
+    assert "size of the access: reserved" in explained("30", "2")
+    assert "bits 0x80 are reserved" in explained("DR_ACCESS", "0x80")
+    assert "VM entry failed" in explained("0x80000021", "2") and "a PDPTE" in explained("33", "2")
+    assert "access: guest-physical, during event delivery" in explained("44", "0xa000")
+    assert "access: guest-physical, fetch or" in explained("44", "0xf000") and "access: reserved" in explained("44", "0xb000")
+    assert "means nothing" in explained("HLT", "1") and "qualification 0" in explained("HLT")
+    # every reason of the table of names has words
+    for n in range(76):
+        out, status = tap.run(USERKVM, "explain", "exit", str(n), "0xffffffffffffffff")
+        assert status == 0 or (status == 2 and "no exit reason" in one_line(out)), (n, out)
+    for argv in (["48", "x"], ["NOTHING"], ["5"], ["48", "1", "2"], []):
+        out, status = tap.run(USERKVM, "explain", "exit", *argv)
+        assert status == 2 and one_line(out), (argv, out)
+
+
 def parameters_are_listed():
     out, status = tap.run(USERKVM, "doctor", "--params")
     names = [line.split()[0] for line in out.splitlines()[1:]]
@@ -314,7 +343,7 @@ def installed_tree_works_by_itself():
     assert status == 0, out
 
 
-tap.main(wrong_environment_starts_no_client, injected_errors_are_checked_before_the_client, parameters_are_listed, typing_errors_are_guessed,
+tap.main(wrong_environment_starts_no_client, exits_are_explained, injected_errors_are_checked_before_the_client, parameters_are_listed, typing_errors_are_guessed,
          help_and_version_have_all_their_names, man_pages_have_the_options_that_help_has, completion_offers_what_help_has,
          unknown_word_of_a_list_is_told_once, wrong_words_are_one_line_with_status_2, output_that_nobody_gets_is_status_1, closed_streams_are_nobody_elses,
          run_finds_programs_as_execvp_does, special_file_is_no_kernel, doctor_asks_the_device_whether_it_is_kvm,
