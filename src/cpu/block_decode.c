@@ -9,6 +9,7 @@
  */
 #include "cpu/jit.h"
 #include "host/memory.h"
+#include "isa/stub.h"
 
 /* Bytes to decode from: a copy, so that what is decoded is what was saved. */
 struct source {
@@ -59,6 +60,7 @@ static bool decode(struct vmx_cpu *cpu, struct cpu_block *b, const struct source
 	struct cpu_state *cs = &cpu->cs;
 	unsigned off = 0, nr = 0;
 
+	silicon_use(cs->stubs);
 	b->jumps = b->sys = false;
 	while (nr < max_insns && off < s->nr) {
 		struct isa_insn *i = &b->insns[nr];
@@ -128,6 +130,8 @@ struct cpu_block *block_decode_scratch(struct vmx_cpu *cpu, gva_t lin, const uin
 
 	if (cs->rip >= cpu->fetch_end)
 		isa_raise_error(cs, X86_TRAP_GP, 0);
+	if (!silicon_arena_has_room(cs->stubs, 2))
+		blocks_reset(cpu);
 	read_first(&s, host);
 	if (decode(cpu, b, &s, 1)) {
 		if (cs->rip + s.nr >= cpu->fetch_end)
@@ -151,7 +155,8 @@ struct cpu_block *block_decode(struct vmx_cpu *cpu, gva_t lin, const uint8_t *ho
 	uint64_t epoch = cpu->epoch; /* from before the bytes were read */
 
 	isa_fpu_sync(&cpu->cs);
-	if (c->free + 2 * BLOCK_ROOM > c->arena + ARENA_BYTES)
+	if (c->free + 2 * BLOCK_ROOM > c->arena + ARENA_BYTES ||
+	    !silicon_arena_has_room(cpu->cs.stubs, 2 * BLOCK_MAX_INSNS))
 		blocks_reset(cpu);
 	if (!code_page_register(cpu, (hpa_t)host & PAGE_MASK))
 		return block_decode_scratch(cpu, lin, host);

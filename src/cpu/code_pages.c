@@ -8,6 +8,7 @@
  * Locks: machine->lock guards machine->code[] and every processor's stale[].
  */
 #include "cpu/jit.h"
+#include "isa/stub.h"
 #include "host/memory.h"
 #include "lib/own.h"
 
@@ -251,6 +252,7 @@ void blocks_reset(struct vmx_cpu *cpu)
 {
 	drop_everything(cpu);
 	cpu->blocks->free = cpu->blocks->arena;
+	silicon_arena_reset(cpu->cs.stubs);
 	cpu->blocks->resets++;
 }
 

@@ -6,6 +6,7 @@
  * other.
  */
 #include "cpu/internal.h"
+#include "emit/exec.h"
 #include "isa/host.h"
 #include "lib/error.h"
 #include "lib/log.h"
@@ -15,11 +16,25 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* x87, SSE and AVX instructions run as code of ours: say at once that they cannot. */
+static int executable_memory(void)
+{
+	struct exec_memory m;
+	int err = exec_memory_create(&m, PAGE_SIZE, NULL);
+
+	if (err == -EPERM)
+		log_always("this host lets the process have no executable memory, which guests' "
+			   "x87, SSE and AVX instructions need");
+	exec_memory_destroy(&m);
+	return err;
+}
+
 int vmx_machine_create(struct vmx_machine **out)
 {
 	const char *engine = getenv("USERKVM_ENGINE");
 	struct vmx_machine *m;
 	pthread_mutex_t *lock;
+	int err;
 
 	if (engine && *engine && strcmp(engine, vmx_engine_name()) != 0) {
 		log_always("USERKVM_ENGINE=%s: there is no such engine, only interp and jit", engine);
@@ -27,6 +42,9 @@ int vmx_machine_create(struct vmx_machine **out)
 	}
 	if (!isa_host_mask_valid())
 		return err_born(EINVAL, "USERKVM_HOST_CPUID");
+	err = executable_memory();
+	if (err)
+		return err;
 	m = own_calloc(1, sizeof(*m));
 	lock = own_malloc(sizeof(*lock));
 	if (!m || !lock) {

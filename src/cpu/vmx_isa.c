@@ -9,6 +9,7 @@
 #include "cpu/tlb_check.h"
 #include "host/fault.h"
 #include "host/memory.h"
+#include "isa/stub.h"
 #include "lib/own.h"
 #include "lib/params.h"
 #include "lib/error.h"
@@ -67,6 +68,9 @@ int vmx_cpu_create(struct vmx_machine *m, struct vmx_cpu **out)
 	cpu->cs.ops = &cpu_isa_ops;
 	cpu->cs.owner = cpu;
 	cpu->cs.unwind = cpu->unwind_buf;
+	err = silicon_arena_create(&cpu->cs.stubs, SILICON_CPU_BYTES);
+	if (err)
+		goto out_free;
 	cpu->cs.xsave = own_aligned(64, isa_xsave_size());
 	if (!cpu->cs.xsave) {
 		err = err_born(ENOMEM, "no memory for an XSAVE area");
@@ -91,6 +95,7 @@ out_free:
 	tlb_check_destroy(cpu);
 	own_free(cpu->tlb);
 	own_free(cpu->cs.xsave);
+	silicon_arena_destroy(cpu->cs.stubs);
 	if (!cpu_jit_destroy(cpu))
 		own_free(cpu);
 	return err;
@@ -106,6 +111,7 @@ void vmx_cpu_destroy(struct vmx_cpu *cpu)
 	own_free(cpu->tlb);
 	own_free(cpu->ring);
 	own_free(cpu->cs.xsave);
+	silicon_arena_destroy(cpu->cs.stubs);
 	if (!cpu_jit_destroy(cpu))
 		own_free(cpu);
 }

@@ -31,6 +31,7 @@
 #include "host/fault.h"
 #include "host/memory.h"
 #include "isa/fpu.h"
+#include "isa/stub.h"
 #include "lib/error.h"
 #include "lib/log.h"
 #include "lib/own.h"
@@ -154,6 +155,11 @@ static bool decode_bytes(struct kvm_emulator *e)
 	if (e->insn_valid)
 		return true;
 	memset(&e->insn, 0, sizeof(e->insn));
+	if (!silicon_arena_has_room(e->cs.stubs, 1)) {
+		memset(e->decoded, 0, sizeof(e->decoded));
+		silicon_arena_reset(e->cs.stubs);
+	}
+	silicon_use(e->cs.stubs);
 	if (!e->nr_bytes || isa_decode(e->bytes, e->nr_bytes, e->mode, &emulator_ops, &e->insn) == ISA_DECODE_PARTIAL)
 		return false;
 	e->insn_valid = true;
@@ -602,6 +608,7 @@ int kvm_handle_ud(struct kvm_vcpu *vcpu)
 int kvm_emulator_create(struct kvm_vcpu *vcpu)
 {
 	struct kvm_emulator *e = own_aligned(64, sizeof(*e));
+	int err;
 
 	/* idempotent: the same values whoever writes them */
 	for (unsigned i = 0; i < ISA_TLB_ENTRIES; i++)
@@ -611,13 +618,22 @@ int kvm_emulator_create(struct kvm_vcpu *vcpu)
 		return err_born(ENOMEM, "emulator");
 	memset(e, 0, sizeof(*e));
 	e->check = params_has_word("USERKVM_CHECK", "emulate");
+	err = silicon_arena_create(&e->cs.stubs, SILICON_ONE_BYTES);
+	if (err) {
+		own_free(e);
+		return err;
+	}
 	vcpu->arch->emulator = e;
 	return 0;
 }
 
 void kvm_emulator_destroy(struct kvm_vcpu *vcpu)
 {
-	own_free(vcpu->arch->emulator);
+	struct kvm_emulator *e = vcpu->arch->emulator;
+
+	if (e)
+		silicon_arena_destroy(e->cs.stubs);
+	own_free(e);
 	vcpu->arch->emulator = NULL;
 }
 

@@ -30,6 +30,7 @@
 
 struct isa_insn;
 struct isa_ops;
+struct silicon_arena;
 struct cpu_state;
 
 enum isa_code_mode { ISA_CODE16, ISA_CODE32, ISA_CODE64, ISA_CODE_MODES };
@@ -111,6 +112,7 @@ struct cpu_state {
 	/* --- the embedding: the processor, or the MMIO emulator --- */
 	const struct isa_ops *ops; /* (c) */
 	void *owner;		   /* (c) for ops */
+	struct silicon_arena *stubs; /* (c) of its decoded instructions (isa/stub.h) */
 	void **unwind;		   /* __builtin_setjmp buffer of the running loop */
 	struct isa_exception exception; /* what isa_raise() was called with */
 

@@ -154,7 +154,7 @@ bool isa_silicon_fault(struct cpu_state *cs, int signo, void *ucontext)
 	greg_t *regs = uc->uc_mcontext.gregs;
 	uint64_t trap = (uint64_t)regs[REG_TRAPNO];
 
-	if (!cs || !silicon_contains((uint64_t)regs[REG_RIP]))
+	if (!cs || !silicon_contains(cs->stubs, (uint64_t)regs[REG_RIP]))
 		return false;
 	switch (signo) {
 	case SIGFPE:
@@ -172,6 +172,6 @@ bool isa_silicon_fault(struct cpu_state *cs, int signo, void *ucontext)
 		return false;
 	}
 	regs[REG_RAX] = (greg_t)trap + 1;
-	regs[REG_RIP] = (greg_t)silicon_ret();
+	regs[REG_RIP] = (greg_t)silicon_ret(cs->stubs);
 	return true;
 }

@@ -1,79 +1,83 @@
 /*
- * The arena of silicon stubs (isa/stub.h).
+ * Arenas of silicon stubs (isa/stub.h).
+ *
+ *     [ RET ... | op, code | op, code | ... free ... ]   written by rw, used by run
  *
  * Invariants
- * 1. Chunks are appended, never unmapped; nr_chunks is published (release)
- *    after the chunk it counts, so that silicon_contains() reads it without a
- *    lock, from a signal handler.
- * 2. The first byte of the first chunk is a RET.
- * 3. An op and its code lie together in the arena; what has been returned
- *    by silicon_get() is not written again.
+ * 1. The first byte is a RET, from creation on.
+ * 2. An op and its code lie together; what silicon_get() has returned is not
+ *    written again before silicon_arena_reset().
+ * 3. The hash buckets hold addresses in the executable view.
  *
- * Locks: arena.lock guards the table, the chunks' fill mark and appending.
+ * Locks: none; an arena is used by one thread at a time.
  */
-#include <pthread.h>
 #include <string.h>
-#include <sys/mman.h>
 
+#include "emit/exec.h"
 #include "isa/stub.h"
-#include "lib/fork.h"
-#include "lib/log.h"
+#include "lib/error.h"
 #include "lib/own.h"
 
-#define CHUNK_BYTES (16u << 20)
-#define NR_CHUNKS 128u /* 2 GiB of different instructions */
-#define NR_BUCKETS (1u << 14)
 #define RET_OPCODE 0xc3
+#define LINE 64u
+#define MAX_CODE 128u /* of a stub: sizeof(emitter.b) */
+#define STUB_ROOM ALIGN_UP((uint32_t)sizeof(struct silicon_op) + MAX_CODE, LINE)
+#define STUBS_EACH 4u /* an instruction's own and its helpers */
 
-static struct {
-	pthread_mutex_t lock;
-	uint8_t *chunk[NR_CHUNKS];
-	uint32_t nr_chunks; /* (a) */
-	uint32_t used;	    /* of the last chunk, bytes */
-	bool complained;    /* that no chunk was to be had */
-	const struct silicon_op *bucket[NR_BUCKETS];
-} arena = { .lock = PTHREAD_MUTEX_INITIALIZER };
+struct silicon_arena {
+	struct exec_memory mem;
+	uint32_t used;	      /* bytes */
+	uint32_t nr_buckets;  /* a power of two */
+	const struct silicon_op *bucket[];
+};
 
-/* What is in the buckets is whole at any time. */
-static void unlock_in_child(void)
+static __thread struct silicon_arena *in_use;
+
+int silicon_arena_create(struct silicon_arena **out, size_t bytes)
 {
-	pthread_mutex_init(&arena.lock, NULL);
-}
-LIB_IN_FORKED_CHILD(unlock_in_child)
+	uint32_t nr = bytes < (1u << 20) ? 16 : 4096;
+	struct silicon_arena *a = own_calloc(1, sizeof(*a) + nr * sizeof(a->bucket[0]));
+	int err;
 
-static bool append_chunk(void)
-{
-	uint32_t n = arena.nr_chunks;
-	uint8_t *p;
-
-	if (n == NR_CHUNKS)
-		return false;
-	p = own_reserve(CHUNK_BYTES);
-	if (!p)
-		return false;
-	if (mmap(p, CHUNK_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
-		own_pages_free(p);
-		return false;
+	*out = NULL;
+	if (!a)
+		return err_born(ENOMEM, "no memory for stubs");
+	err = exec_memory_create(&a->mem, bytes, NULL);
+	if (err) {
+		own_free(a);
+		return err;
 	}
-	p[0] = RET_OPCODE;
-	arena.chunk[n] = p;
-	arena.used = 64;
-	__atomic_store_n(&arena.nr_chunks, n + 1, __ATOMIC_RELEASE);
-	return true;
+	a->mem.rw[0] = RET_OPCODE;
+	a->used = LINE;
+	a->nr_buckets = nr;
+	*out = a;
+	return 0;
 }
 
-/* Room for an op with nr_bytes of code, cache-line aligned. */
-static struct silicon_op *arena_alloc(unsigned nr_bytes)
+void silicon_arena_destroy(struct silicon_arena *a)
 {
-	uint32_t size = ALIGN_UP((uint32_t)sizeof(struct silicon_op) + nr_bytes, 64u);
-	struct silicon_op *op;
+	if (!a)
+		return;
+	if (in_use == a)
+		in_use = NULL;
+	exec_memory_destroy(&a->mem);
+	own_free(a);
+}
 
-	if ((!arena.nr_chunks || arena.used + size > CHUNK_BYTES) && !append_chunk())
-		return NULL;
-	op = (struct silicon_op *)(arena.chunk[arena.nr_chunks - 1] + arena.used);
-	arena.used += size;
-	return op;
+void silicon_arena_reset(struct silicon_arena *a)
+{
+	memset(a->bucket, 0, a->nr_buckets * sizeof(a->bucket[0]));
+	a->used = LINE;
+}
+
+bool silicon_arena_has_room(const struct silicon_arena *a, unsigned nr)
+{
+	return a->mem.size - a->used >= (size_t)nr * STUBS_EACH * STUB_ROOM;
+}
+
+void silicon_use(struct silicon_arena *a)
+{
+	in_use = a;
 }
 
 /* FNV-1a */
@@ -90,46 +94,40 @@ const struct silicon_op *silicon_get(const struct silicon_desc *desc, const uint
 				     unsigned nr_bytes)
 {
 	uint32_t hash = hash_bytes(hash_bytes(2166136261u, desc, sizeof(*desc)), code, nr_bytes);
-	const struct silicon_op **head = &arena.bucket[hash % NR_BUCKETS], *op;
+	uint32_t size = ALIGN_UP((uint32_t)sizeof(struct silicon_op) + nr_bytes, LINE);
+	struct silicon_arena *a = in_use;
+	const struct silicon_op **head, *op;
 	struct silicon_op *made;
 
-	pthread_mutex_lock(&arena.lock);
+	if (!a)
+		return NULL;
+	head = &a->bucket[hash & (a->nr_buckets - 1)];
 	for (op = *head; op; op = op->next)
 		if (op->hash == hash && op->nr_bytes == nr_bytes &&
 		    !memcmp(&op->desc, desc, sizeof(*desc)) && !memcmp(op->code, code, nr_bytes))
-			goto out;
-	made = arena_alloc(nr_bytes);
-	if (made) {
-		made->desc = *desc;
-		made->hash = hash;
-		made->nr_bytes = nr_bytes;
-		memcpy(made->code, code, nr_bytes);
-		made->run = (silicon_fn *)(uintptr_t)made->code;
-		made->next = *head;
-		*head = made;
-	}
-	op = made;
-	if (!made && !arena.complained) {
-		arena.complained = true;
-		log_always("no executable memory for x87/SSE/AVX stubs (%u chunks of %u bytes): "
-			   "such instructions raise #UD", arena.nr_chunks, CHUNK_BYTES);
-	}
-out:
-	pthread_mutex_unlock(&arena.lock);
+			return op;
+	if (a->used + size > a->mem.size)
+		return NULL;
+	made = (struct silicon_op *)(a->mem.rw + a->used);
+	op = (const struct silicon_op *)(a->mem.run + a->used);
+	made->desc = *desc;
+	made->hash = hash;
+	made->nr_bytes = nr_bytes;
+	memcpy(made->code, code, nr_bytes);
+	made->run = (silicon_fn *)(uintptr_t)op->code;
+	made->next = *head;
+	*head = op;
+	a->used += size;
+	exec_memory_sync();
 	return op;
 }
 
-bool silicon_contains(uint64_t host_ip)
+bool silicon_contains(const struct silicon_arena *a, uint64_t host_ip)
 {
-	uint32_t n = __atomic_load_n(&arena.nr_chunks, __ATOMIC_ACQUIRE);
-
-	while (n--)
-		if (host_ip - (uint64_t)(uintptr_t)arena.chunk[n] < CHUNK_BYTES)
-			return true;
-	return false;
+	return a && host_ip - (uint64_t)(uintptr_t)a->mem.run < a->mem.size;
 }
 
-uint64_t silicon_ret(void)
+uint64_t silicon_ret(const struct silicon_arena *a)
 {
-	return arena.nr_chunks ? (uint64_t)(uintptr_t)arena.chunk[0] : 0;
+	return (uint64_t)(uintptr_t)a->mem.run;
 }

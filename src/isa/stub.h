@@ -8,9 +8,12 @@
  * instead; nothing has been moved out then, so the guest's state is that
  * before the instruction.
  *
- * Stubs are found by what they do (code and description), made once per
- * process and never freed. Any thread may ask for one; running them needs no
- * lock, as published bytes do not change.
+ * Stubs are found by what they do (code and description) and live in an arena
+ * of whoever decodes: a processor, or the emulator of a vCPU. The arena is
+ * reserved with its owner and never grows; its owner forgets all of its decoded
+ * instructions, and then all stubs, when there is no room for more.
+ *
+ * Context: an arena is its owner's, on one thread at a time; no lock.
  */
 #ifndef USERKVM_ISA_STUB_H
 #define USERKVM_ISA_STUB_H
@@ -37,6 +40,7 @@ struct silicon_desc {
 };
 static_assert(sizeof(struct silicon_desc) == 40, "no padding: compared as bytes");
 
+/* In the executable view: what has been returned is read-only. */
 struct silicon_op {
 	struct silicon_desc desc;
 	silicon_fn *run;
@@ -46,17 +50,37 @@ struct silicon_op {
 	uint8_t code[];
 };
 
+#define SILICON_CPU_BYTES (8u << 20)  /* a processor's arena: some 60,000 different instructions */
+#define SILICON_ONE_BYTES (16u << 10) /* an arena for a few */
+
 /*
- * The stub with this code and description. NULL: the host refuses executable
- * memory or 2 GiB of different stubs exist (said once on stderr).
- * Takes the arena's lock; calls libc: not while the guest's FPU is loaded.
+ * An arena of `bytes` bytes. Returns 0; -ENOMEM; -EPERM: the host lets this process have no
+ * executable memory (emit/exec.h). To be called before clients put their
+ * threads under a filter: with the vCPU, not on first use.
+ */
+must_check int silicon_arena_create(struct silicon_arena **out, size_t bytes);
+void silicon_arena_destroy(struct silicon_arena *a);
+/* Forget all stubs. No isa_insn that has one may be run again. */
+void silicon_arena_reset(struct silicon_arena *a);
+/* Is there room for the stubs of `nr` more instructions, whatever they are? */
+bool silicon_arena_has_room(const struct silicon_arena *a, unsigned nr);
+
+/*
+ * isa_decode() on this thread puts stubs into *a from now on. The owner keeps
+ * its pointer in cs->stubs as well, for isa_silicon_fault().
+ */
+void silicon_use(struct silicon_arena *a);
+
+/*
+ * The stub with this code and description; NULL: no room, or no arena in use.
+ * While decoding only; serialises where it has made one.
  */
 const struct silicon_op *silicon_get(const struct silicon_desc *desc, const uint8_t *code,
 				     unsigned nr_bytes);
 
-/* Is this address inside a stub? Async-signal-safe. */
-bool silicon_contains(uint64_t host_ip);
-/* Address of a RET that a faulting stub can be sent to; 0 before the first stub. */
-uint64_t silicon_ret(void);
+/* Is this address inside one of its stubs? Async-signal-safe. */
+bool silicon_contains(const struct silicon_arena *a, uint64_t host_ip);
+/* Address of a RET that a faulting stub can be sent to. */
+uint64_t silicon_ret(const struct silicon_arena *a);
 
 #endif

@@ -101,6 +101,7 @@ static const char *reason(const struct insn *i, enum isa_code_mode mode)
 		if (i->o[n].type == ZYDIS_OPERAND_TYPE_MEMORY &&
 		    ZydisRegisterGetClass(i->o[n].mem.index) > ZYDIS_REGCLASS_GPR64)
 			return "vector index: isa_simd/test_forms.c";
+	harness_stubs();
 	if (isa_decode(i->b, 15, mode, &none, &d) != ISA_DECODE_OK)
 		return i->z.attributes & ZYDIS_ATTRIB_IS_PRIVILEGED
 		           ? "privileged: tests/unit/cpu_sys"

@@ -315,11 +315,23 @@ int run_native_mode(const uint8_t *bytes, unsigned n, struct state *s, enum isa_
 	return NO_FAULT;
 }
 
+struct silicon_arena *harness_stubs(void)
+{
+	static struct silicon_arena *stubs;
+
+	if (!stubs && silicon_arena_create(&stubs, SILICON_ONE_BYTES))
+		abort();
+	silicon_arena_reset(stubs);
+	silicon_use(stubs);
+	return stubs;
+}
+
 void harness_reset(enum isa_code_mode mode)
 {
 	struct cpu_state *cs = &harness_cs;
 
 	memset(cs, 0, sizeof(*cs));
+	cs->stubs = harness_stubs();
 	cs->ops = &ops;
 	cs->tlb = tlb;
 	cs->xsave = image;
@@ -365,6 +377,7 @@ int run_handler(const uint8_t *bytes, unsigned n, struct state *s, enum isa_code
 	memcpy(harness_mem + PAGE_SIZE - 128, s->mem, sizeof(s->mem));
 	map_memory(kind);
 	memset(&i, 0, sizeof(i));
+	harness_stubs();
 	if (isa_decode(bytes, n, mode, &ops, &i) != ISA_DECODE_OK)
 		return X86_TRAP_UD;
 	memcpy(cs->gpr, s->gpr, sizeof(s->gpr));

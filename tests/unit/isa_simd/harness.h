@@ -10,6 +10,7 @@
 #define TEST_ISA_SIMD_HARNESS_H
 
 #include "isa/fpu.h"
+#include "isa/stub.h"
 #include "isa/isa.h"
 
 #define NO_FAULT (-1)
@@ -47,6 +48,7 @@ uint64_t harness_rip(enum isa_code_mode mode);
 enum memory_kind { MEM_DIRECT, MEM_BOUNCE };
 extern struct cpu_state harness_cs;
 /* A 64-bit (or 32-bit) kernel with everything enabled. */
+struct silicon_arena *harness_stubs(void); /* before each isa_decode(): emptied and in use */
 void harness_reset(enum isa_code_mode mode);
 /* Decode and run on harness_cs; s is input and output as for run_native(). */
 int run_handler(const uint8_t *bytes, unsigned n, struct state *s, enum isa_code_mode mode,

@@ -41,6 +41,7 @@ static bool testable(const uint8_t *bytes, unsigned *len, bool *gather)
 		nr_lacking++;
 		return false;
 	}
+	harness_stubs();
 	if (isa_decode(bytes, z.length, ISA_CODE64, &no_ops, &i) != ISA_DECODE_OK)
 		return false;
 	d.insn = z;

@@ -6,6 +6,8 @@
 
 #include <Zydis/Zydis.h>
 
+#include "isa/stub.h"
+
 #define CODE_BYTES (1u << 20)
 #define REACH (64u << 20)
 
@@ -234,6 +236,8 @@ void world_create(void)
 	world->cs.cr0 = X86_CR0_PE | X86_CR0_MP | X86_CR0_NE | X86_CR0_PG;
 	world->cs.cr4 = X86_CR4_PAE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_OSXSAVE;
 	world->cs.xcr0 = XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM;
+	assert_int_equal(silicon_arena_create(&world->cs.stubs, SILICON_CPU_BYTES), 0);
+	silicon_use(world->cs.stubs);
 	world->cs.xsave = aligned_alloc(64, ALIGN_UP(isa_xsave_size(), (size_t)64));
 	memset(world->cs.xsave, 0, isa_xsave_size());
 	rewriter = calloc(1, sizeof(*rewriter));
@@ -249,6 +253,8 @@ bool code_add(struct code *c, const uint8_t *bytes, unsigned nr)
 	unsigned off = c->nr ? i[-1].off + i[-1].len : 0;
 
 	assert_true(c->nr < MAX_INSNS && nr <= 16);
+	if (!c->nr && !silicon_arena_has_room(world->cs.stubs, 1000))
+		silicon_arena_reset(world->cs.stubs);
 	memset(c->bytes[c->nr], 0, 16);
 	memcpy(c->bytes[c->nr], bytes, nr);
 	if (isa_decode(c->bytes[c->nr], 15, ISA_CODE64, &ops, i) != ISA_DECODE_OK)

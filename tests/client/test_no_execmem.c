@@ -1,0 +1,156 @@
+/*
+ * Hosts that keep a process from gaining executable memory: served where that is
+ * possible, refused at KVM_CREATE_VM where not, and nothing asked for later.
+ */
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "client.h"
+#include "guest_code.h"
+#include "paging.h"
+
+#ifndef PR_SET_MDWE
+#define PR_SET_MDWE 65
+#endif
+#define NOT_HERE 77
+
+/* A sum that SSE makes, out to port 98h. */
+GUEST_CODE(sse_sum, 32,
+	   "mov $3, %eax; movd %eax, %xmm0; mov $4, %eax; movd %eax, %xmm1; paddd %xmm1, %xmm0\n"
+	   "movd %xmm0, %eax; out %al, $0x98");
+
+static void open_guest(struct client *c)
+{
+	struct kvm_sregs s;
+
+	client_open_vm(c, 2 << 20);
+	client_add_vcpu(c);
+	client_flat_mode(c, AT_CODE, sse_sum, GUEST_CODE_SIZE(sse_sum));
+	assert_int_equal(ioctl(c->vcpu, KVM_GET_SREGS, &s), 0);
+	s.cr4 |= 0x200; /* OSFXSR */
+	assert_int_equal(ioctl(c->vcpu, KVM_SET_SREGS, &s), 0);
+}
+
+static int sum_is_right(struct client *c)
+{
+	assert_int_equal(client_next_out(c), 0x98);
+	return (uint8_t)client_regs(c).rax == 7;
+}
+
+/* PROT_EXEC in mmap() or mprotect() has this effect from now on, on this thread. */
+static int filter_exec(uint32_t effect)
+{
+	struct sock_filter f[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 1, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mprotect, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, PROT_EXEC, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, effect),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = { .len = sizeof(f) / sizeof(f[0]), .filter = f };
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog))
+		return -1;
+	return 0;
+}
+
+/* In a child: none of this can be undone. 1: as it should be. */
+static void in_child(int (*f)(void))
+{
+	int status;
+	pid_t pid = fork();
+
+	if (!pid)
+		_exit(f());
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	if (WEXITSTATUS(status) == NOT_HERE) {
+		print_message("skip: this kernel has no such control\n");
+		skip();
+	}
+	assert_int_equal(WEXITSTATUS(status), 1);
+}
+
+static int under_mdwe(void)
+{
+	struct client c;
+
+	if (prctl(PR_SET_MDWE, 1, 0, 0, 0))
+		return NOT_HERE;
+	open_guest(&c);
+	return sum_is_right(&c);
+}
+
+static void guests_run_where_no_mapping_may_gain_exec_rights(void **state)
+{
+	in_child(under_mdwe);
+}
+
+static int all_refused(void)
+{
+	int kvm = open("/dev/kvm", O_RDWR);
+
+	if (filter_exec(SECCOMP_RET_ERRNO | EPERM))
+		return NOT_HERE;
+	return ioctl(kvm, KVM_CREATE_VM, 0) < 0 && errno == EPERM;
+}
+
+static void without_executable_memory_there_is_no_vm(void **state)
+{
+	in_child(all_refused);
+}
+
+static int refused_once_created(void)
+{
+	struct client c;
+
+	open_guest(&c);
+	if (filter_exec(SECCOMP_RET_KILL_PROCESS))
+		return NOT_HERE;
+	return sum_is_right(&c);
+}
+
+static void a_vcpu_thread_asks_for_no_executable_memory(void **state)
+{
+	in_child(refused_once_created);
+}
+
+static void no_page_is_writable_and_executable(void **state)
+{
+	char line[512], perms[8];
+	unsigned nr = 0;
+	struct client c;
+	FILE *f;
+
+	open_guest(&c);
+	assert_true(sum_is_right(&c));
+	f = fopen("/proc/self/maps", "r");
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f)) {
+		assert_int_equal(sscanf(line, "%*x-%*x %7s", perms), 1);
+		nr++;
+		if (perms[1] == 'w')
+			assert_int_not_equal(perms[2], 'x');
+	}
+	fclose(f);
+	assert_true(nr > 10);
+	client_close(&c);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(guests_run_where_no_mapping_may_gain_exec_rights),
+		cmocka_unit_test(without_executable_memory_there_is_no_vm),
+		cmocka_unit_test(a_vcpu_thread_asks_for_no_executable_memory),
+		cmocka_unit_test(no_page_is_writable_and_executable),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
