@@ -34,6 +34,7 @@
 #include "host/memory.h"
 #include "host/service.h"
 #include "hyperv/hyperv.h"
+#include "lib/bug.h"
 #include "lib/error.h"
 #include "virt/eventfd.h"
 
@@ -87,7 +88,8 @@ static __attribute__((noinline)) long call_with_copy(const struct abi_row *row, 
 	size_t size = _IOC_SIZE(row->request);
 	long r;
 
-	assert(size <= sizeof(data));
+	if (bug_on(size > sizeof(data)))
+		return -EIO;
 	if (row->arg & ABI_COPY_IN) {
 		r = host_copy_from(data, (const void *)c->arg, size);
 		if (r)

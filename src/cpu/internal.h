@@ -102,6 +102,9 @@ struct vmx_cpu {
 	int jit_pid;		   /* of the process that reserved code memory beside us, or 0 */
 	struct cpu_journal *journal; /* of writes, while the lock-step needs it (jit_check.c) */
 	hpa_t bus_error;
+	/* cpu_bug_on(): NULL, or what is broken, and where; then the processor runs no guest any more */
+	const char *broken, *broken_file;
+	int broken_line;
 
 	/* --- the engine's own (interp.c, mem.c) --- */
 	uint32_t unwind_reason;	   /* enum cpu_unwind_reason */
@@ -279,6 +282,18 @@ const char *cpu_check_guest_registers(const struct vmcs *v);
 const char *cpu_check_guest_state(const struct vmcs *v, uint64_t *qualification);
 /* --- vmx_isa.c: an MSR for the VM-exit MSR-store area; 0 or -EINVAL. --- */
 int cpu_msr_area_read(struct vmx_cpu *cpu, uint32_t msr, uint64_t *value);
+/* --- unwind.c --- */
+/*
+ * A broken invariant of the processor's: the guest is left, by VMX_BUS_ERROR, and vmx_broken() says why.
+ * Inside the guest only (cs.unwind is set); calls no libc.
+ */
+#define cpu_bug_on(cpu, broken)                                          \
+	do {                                                             \
+		if (unlikely(broken))                                    \
+			cpu_broken((cpu), #broken, __FILE__, __LINE__); \
+	} while (0)
+void cpu_broken(struct vmx_cpu *cpu, const char *what, const char *file, int line)
+	__attribute__((noreturn, cold));
 /* --- entry.c, exit.c --- */
 void cpu_load_guest(struct vmx_cpu *cpu);
 /* Save guest state and exit fields without unwinding (failed entries, bus errors). */

@@ -82,14 +82,18 @@ static uint64_t alignment(unsigned size)
 	}
 }
 
+/* 64-bit mode; and tables in all of IA-32e mode. Others' linear addresses wrap at 4 GiB. */
+static bool wide_addresses(const struct cpu_state *cs, enum isa_access how)
+{
+	return cs->code_mode == ISA_CODE64 || ((how & ISA_IMPLICIT) && (cs->efer & EFER_LMA));
+}
+
 static uint64_t check_linear(struct vmx_cpu *cpu, uint64_t lin, unsigned size,
 			     enum isa_access how)
 {
 	struct cpu_state *cs = &cpu->cs;
-	bool wide = cs->code_mode == ISA_CODE64 ||
-		    ((how & ISA_IMPLICIT) && (cs->efer & EFER_LMA));
 
-	if (!wide)
+	if (!wide_addresses(cs, how))
 		lin = (uint32_t)lin;
 	else if (unlikely(!canonical(lin) || !canonical(lin + size - 1)))
 		raise_noncanonical(cs, lin);
@@ -131,7 +135,7 @@ static void *mem_crossing(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint
 	uint8_t *part[2];
 	struct cpu_commit *c;
 
-	if (cpu->cs.code_mode != ISA_CODE64 && !(cpu->cs.efer & EFER_LMA))
+	if (!wide_addresses(&cpu->cs, how))
 		next = (uint32_t)next;
 	/* both first: translating the second page may fault */
 	part[0] = cpu_translate(cpu, lin, access, priv);
@@ -196,19 +200,18 @@ static void cpu_mem_commit(struct cpu_state *cs, uint64_t lin, unsigned size, co
 {
 	struct vmx_cpu *cpu = cpu_of(cs);
 
-	if (cs->code_mode != ISA_CODE64 && !(cs->efer & EFER_LMA))
-		lin = (uint32_t)lin;
 	for (uint32_t n = 1; n <= ARRAY_SIZE(cpu->commit); n++) {
 		struct cpu_commit *c = &cpu->commit[(cpu->next_commit - n) % ARRAY_SIZE(cpu->commit)];
 
-		if (c->lin != lin || c->size != size)
+		/* as check_linear() made it of this `lin` */
+		if ((c->lin != lin && c->lin != (uint32_t)lin) || c->size != size)
 			continue;
 		copy_bytes(c->part[0], bounce, c->first);
 		copy_bytes(c->part[1], (const uint8_t *)bounce + c->first, size - c->first);
 		cpu_bus_unlock(cpu);
 		return;
 	}
-	assert(!"commit without its access");
+	cpu_broken(cpu, "a commit without its access", __FILE__, __LINE__);
 }
 
 static __attribute__((noreturn)) void cpu_raise(struct cpu_state *cs)

@@ -19,6 +19,16 @@ void cpu_unwind(struct vmx_cpu *cpu)
 	__builtin_longjmp(cpu->cs.unwind, 1);
 }
 
+void cpu_broken(struct vmx_cpu *cpu, const char *what, const char *file, int line)
+{
+	cpu->broken = what;
+	cpu->broken_file = file;
+	cpu->broken_line = line;
+	cpu->bus_error = ~0ULL;
+	cpu->unwind_reason = CPU_UNWIND_BUS_ERROR;
+	__builtin_longjmp(cpu->cs.unwind, 1);
+}
+
 /* The exception in cs->exception, whose instruction is at cs->rip. */
 static __attribute__((noinline)) void take_exception(struct vmx_cpu *cpu)
 {

@@ -164,6 +164,14 @@ hpa_t vmx_bus_error_address(struct vmx_cpu *cpu)
 	return cpu->bus_error;
 }
 
+bool vmx_broken(const struct vmx_cpu *cpu, const char **what, const char **file, int *line)
+{
+	*what = cpu->broken;
+	*file = cpu->broken_file;
+	*line = cpu->broken_line;
+	return cpu->broken;
+}
+
 /* --- CPUID and MSRs of root operation --- */
 
 void vmx_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t regs[4])

@@ -82,6 +82,8 @@ must_check enum vmx_result invvpid(struct vmx_cpu *cpu, uint64_t type, uint16_t 
 must_check enum vmx_result vmlaunch(struct vmx_cpu *cpu);
 must_check enum vmx_result vmresume(struct vmx_cpu *cpu);
 hpa_t vmx_bus_error_address(struct vmx_cpu *cpu);
+/* After VMX_BUS_ERROR: has the processor found itself broken? It is not to be entered again. */
+bool vmx_broken(const struct vmx_cpu *cpu, const char **what, const char **file, int *line);
 
 /*
  * An interprocessor interrupt for the hypervisor: the guest leaves at the next

@@ -138,6 +138,14 @@ static void read_part(struct kvm_emulator *e, gpa_t gpa, uint8_t *buf, unsigned 
 	}
 }
 
+/* The next page's first byte: outside 64-bit mode linear addresses wrap at 4 GiB; tables' do not in IA-32e mode. */
+static gva_t following(const struct cpu_state *cs, gva_t lin, enum isa_access how)
+{
+	bool wide = cs->code_mode == ISA_CODE64 || ((how & ISA_IMPLICIT) && (cs->efer & EFER_LMA));
+
+	return wide ? lin : (uint32_t)lin;
+}
+
 void *kvm_emulator_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum isa_access how,
 			  void *bounce)
 {
@@ -155,7 +163,7 @@ void *kvm_emulator_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum i
 	}
 	gpa[0] = translate(e, lin, how);
 	if (first < size)
-		gpa[1] = translate(e, lin + first, how);
+		gpa[1] = translate(e, following(cs, lin + first, how), how);
 	if (how & ISA_READ) {
 		read_part(e, gpa[0], bounce, first, kvm_emulator_is_ram(vcpu, gpa[0], false));
 		if (first < size)
@@ -203,13 +211,14 @@ static void write_part(struct kvm_emulator *e, gva_t lin, const uint8_t *buf, un
 	}
 }
 
-static void commit(struct kvm_emulator *e, gva_t lin, const void *bounce, unsigned size, bool user)
+static void commit(struct kvm_emulator *e, gva_t lin, const void *bounce, unsigned size, bool user,
+		   enum isa_access how)
 {
 	unsigned first = (unsigned)min_u64(size, PAGE_SIZE - (lin & ~PAGE_MASK));
 
 	write_part(e, lin, bounce, first, user);
 	if (first < size)
-		write_part(e, lin + first, (const uint8_t *)bounce + first, size - first, user);
+		write_part(e, following(&e->cs, lin + first, how), (const uint8_t *)bounce + first, size - first, user);
 }
 
 void kvm_emulator_mem_commit(struct cpu_state *cs, uint64_t lin, unsigned size,
@@ -218,7 +227,7 @@ void kvm_emulator_mem_commit(struct cpu_state *cs, uint64_t lin, unsigned size,
 	bool loaded = cs->fpu_loaded;
 
 	isa_fpu_sync(cs);
-	commit(kvm_emulator_of(cs), lin, bounce, size, cs->cpl == 3);
+	commit(kvm_emulator_of(cs), lin, bounce, size, cs->cpl == 3, ISA_WRITE);
 	if (loaded)
 		isa_fpu_load(cs);
 }
@@ -236,7 +245,7 @@ void kvm_emulator_system_store(struct cpu_state *cs, gva_t lin, unsigned size, u
 	uint64_t unused;
 
 	kvm_emulator_mem(cs, lin, size, ISA_WRITE | ISA_IMPLICIT, &unused); /* its faults */
-	commit(kvm_emulator_of(cs), lin, &v, size, false);
+	commit(kvm_emulator_of(cs), lin, &v, size, false, ISA_WRITE | ISA_IMPLICIT);
 }
 
 void kvm_emulator_raise(struct cpu_state *cs)

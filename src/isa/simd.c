@@ -22,6 +22,7 @@
 #include "isa/simd.h"
 #include "isa/simd_encode.h"
 #include "isa/stub.h"
+#include "lib/bug.h"
 #include "lib/copy.h"
 
 /* --- availability: SDM Vol. 3, "System Programming for Instruction Set Extensions" --- */
@@ -538,7 +539,8 @@ isa_fn *isa_simd_handler(const struct isa_decoded *d, struct isa_insn *i)
 		desc.mem_size = mem->size / 8;
 		desc.align_mask = alignment_mask(d, desc.mem_size);
 		form = mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE ? FORM_STORE : FORM_LOAD;
-		assert(desc.mem_size && desc.mem_size <= 64);
+		if (bug_on(!desc.mem_size || desc.mem_size > 64))
+			return NULL;
 		desc.uses_mmx = has_register_of(d, ZYDIS_REGCLASS_MMX);
 	}
 	if (class == SIMD_X87 && !x87_control(d->insn.mnemonic)) {

@@ -17,6 +17,7 @@
 #include <errno.h>
 
 #include "jit/internal.h"
+#include "lib/bug.h"
 
 #define OPC_LOAD 0x8b
 #define OPC_STORE 0x89
@@ -314,7 +315,8 @@ int jit_emit_block(struct jit_rewriter *r, const struct jit_block *b, struct jit
 	struct jit_ctx c = { .r = r, .e = &r->e, .b = b, .flags = AT_HOST };
 
 	*end = (struct jit_end){ .kind = JIT_END_NEXT };
-	assert(b->nr && b->nr <= JIT_BLOCK_INSNS);
+	if (bug_on(!b->nr || b->nr > JIT_BLOCK_INSNS))
+		return -EINVAL;
 	c.live[b->nr] = b->live_out;
 	for (unsigned k = b->nr; k--;)
 		c.live[k] = jit_flags_live(&b->insn[k], 1, c.live[k + 1]);

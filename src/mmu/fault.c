@@ -18,6 +18,7 @@
  */
 #include "host/memory.h"
 #include "lib/error.h"
+#include "lib/own.h"
 #include "lib/rcu.h"
 #include "mmu/check.h"
 #include "sdm/paging.h"
@@ -181,6 +182,16 @@ static int find_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, struct slo
 	return RET_PF_CONTINUE;
 }
 
+/* What a leaf for the fault may map: memory of its slot, the same distance into it, and none of the library's. */
+static bool leaf_is_the_slots(const struct kvm_page_fault *f, const struct slot_bounds *bounds)
+{
+	uint64_t size = PAGE_SIZE << (9 * (f->goal_level - 1));
+	hva_t first = ALIGN_DOWN(f->hva, size);
+
+	return first >= bounds->start && first + size <= bounds->start + bounds->size_bytes &&
+	       ((f->gfn << PAGE_SHIFT) & (size - 1)) == (f->hva & (size - 1) & PAGE_MASK) && !own_overlaps(first, size);
+}
+
 int kvm_faultin_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 {
 	struct slot_bounds bounds = { 0 };
@@ -202,6 +213,8 @@ int kvm_faultin_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 	f->req_level = f->goal_level;
 	if (f->exec && is_nx_huge_page_enabled(vcpu->kvm->mmu_vm))
 		f->goal_level = 1;
+	if (kvm_bug_on(vcpu->kvm, !leaf_is_the_slots(f, &bounds)))
+		return -EIO;
 	return RET_PF_CONTINUE;
 }
 

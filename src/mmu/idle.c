@@ -14,6 +14,7 @@
  */
 #include <sys/mman.h>
 
+#include "lib/bug.h"
 #include "lib/error.h"
 #include "lib/own.h"
 #include "mmu/internal.h"
@@ -123,8 +124,7 @@ int kvm_mmu_set_idle(const hva_t *hva, unsigned n)
 {
 	int r;
 
-	assert(n <= 64);
-	if (!kvm_mmu_params()->ept || !mmu_have_vms())
+	if (bug_on(n > 64) || !kvm_mmu_params()->ept || !mmu_have_vms())
 		return 0;
 	r = set_idle(mmu_vms_lock(), hva, n);
 	mmu_vms_unlock();
@@ -152,8 +152,7 @@ uint64_t kvm_mmu_test_idle(const hva_t *hva, unsigned n)
 	struct kvm_mmu_vm *vms;
 	uint64_t found = 0;
 
-	assert(n <= 64);
-	if (!READ_ONCE(mmu_idle_in_use) || !mmu_have_vms())
+	if (bug_on(n > 64) || !READ_ONCE(mmu_idle_in_use) || !mmu_have_vms())
 		return 0;
 	vms = mmu_vms_lock();
 	for (unsigned i = 0; i < n; i++)

@@ -220,6 +220,8 @@ static inline bool kvm_mmu_unprotect(struct kvm_vcpu *vcpu, gva_t gva)
  * sections, no lock of a VM held. May sleep.
  */
 void kvm_mmu_invalidate_hva_range(hva_t start, hva_t end);
+/* Is any of [start, end) memory of the VM? Any thread. */
+bool kvm_mmu_uses_hva(struct kvm *kvm, hva_t start, hva_t end);
 
 /*
  * The same around a change of the client's mapping that is about to be made

@@ -252,8 +252,7 @@ static void zap_slot_hva(struct kvm_mmu_vm *vm, const struct kvm_memory_slot *s,
 	zap_as_range(vm, s->as_id, first, beyond, z);
 }
 
-/* vms_lock. Is any of [start, end) memory of the VM? */
-static bool vm_uses_hva(struct kvm *kvm, hva_t start, hva_t end)
+bool kvm_mmu_uses_hva(struct kvm *kvm, hva_t start, hva_t end)
 {
 	bool uses = false;
 	int as;
@@ -303,7 +302,7 @@ static bool invalidate_vms(hva_t start, hva_t end)
 	bool forgotten = false;
 
 	for (vm = vms; vm; vm = vm->next_vm) {
-		if (!vm_uses_hva(vm->kvm, start, end))
+		if (!kvm_mmu_uses_hva(vm->kvm, start, end))
 			continue;
 		if (!forgotten)
 			host_mapping_changed();
@@ -330,7 +329,7 @@ static bool any_vm_uses_hva(hva_t start, hva_t end)
 {
 	struct kvm_mmu_vm *vm = vms;
 
-	while (vm && !vm_uses_hva(vm->kvm, start, end))
+	while (vm && !kvm_mmu_uses_hva(vm->kvm, start, end))
 		vm = vm->next_vm;
 	return vm;
 }

@@ -184,6 +184,19 @@ void kvm_get_kvm(struct kvm *kvm);
 void kvm_put_kvm(struct kvm *kvm);
 /* A broken invariant: message on stderr, every later ioctl gives -EIO. */
 void kvm_vm_bugged(struct kvm *kvm, const char *why);
+/*
+ * True where `broken` is; then the VM is stopped. The caller backs out.
+ *	if (kvm_bug_on(kvm, slot->npages == 0))
+ *		return -EIO;
+ */
+#define kvm_bug_on(kvm, broken)                                            \
+	({                                                                 \
+		bool bug_ = unlikely(broken);                              \
+		if (bug_)                                                  \
+			kvm_vm_bugged_at((kvm), #broken, __FILE__, __LINE__); \
+		bug_;                                                      \
+	})
+void kvm_vm_bugged_at(struct kvm *kvm, const char *what, const char *file, int line) __attribute__((cold));
 
 /*
  * Hooks the x86 room registers once, so that virt knows no x86. vcpu_create

@@ -4,6 +4,7 @@
  * Invariant: the page at `stat` is private to the process until the file is
  * made, and the file's last page afterwards; its content goes over unchanged.
  */
+#include "lib/bug.h"
 #include "lib/own.h"
 #include "virt/stats.h"
 
@@ -30,9 +31,8 @@ static size_t region_size(size_t size, size_t stat_offset)
 
 void *kvm_stats_object_alloc(size_t size, size_t stat_offset)
 {
-	char *p = own_pages(region_size(size, stat_offset));
+	char *p = bug_on(!IS_ALIGNED(stat_offset, 64)) ? NULL : own_pages(region_size(size, stat_offset));
 
-	assert(IS_ALIGNED(stat_offset, 64));
 	return p ? p + (ALIGN_UP(stat_offset, PAGE_SIZE) - stat_offset) : NULL;
 }
 

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "host/memory.h"
+#include "lib/bug.h"
 #include "lib/error.h"
 #include "lib/log.h"
 #include "lib/rcu.h"
@@ -102,4 +103,12 @@ void kvm_vm_bugged(struct kvm *kvm, const char *why)
 		return;
 	log_always("a VM is stopped, its state is broken: %s", why);
 	kvm_make_all_cpus_request(kvm, KVM_REQ_VM_DEAD);
+}
+
+void kvm_vm_bugged_at(struct kvm *kvm, const char *what, const char *file, int line)
+{
+	char text[200];
+
+	bug_text(text, sizeof(text), what, file, line);
+	kvm_vm_bugged(kvm, text);
 }

@@ -3,8 +3,11 @@
  * processor into the MMU (SDM Vol. 3, "EPT-Induced VM Exits", table "Exit
  * Qualification for EPT Violations").
  */
+#include <errno.h>
+
 #include "host/memory.h"
 #include "lib/log.h"
+#include "lib/own.h"
 #include "mmu/mmu.h"
 #include "sdm/paging.h"
 #include "trace/trace.h"
@@ -85,17 +88,40 @@ int handle_ept_misconfig(struct kvm_vcpu *vcpu)
 /*
  * A kick, mostly. After VMX_BUS_ERROR the memory behind a leaf has gone: drop
  * what maps it and let the guest fault, so that the client's mapping is looked
- * at again (and -EFAULT comes out if there is none).
+ * at again (and -EFAULT comes out if there is none). An address in no slot is a
+ * slot's that was deleted a moment ago, once; again and again, it is a fault of the
+ * processor's own.
  */
-int handle_external_interrupt(struct kvm_vcpu *vcpu)
-{
-	hva_t page;
+#define MAX_STRAYS 3
 
-	if (unlikely(vcpu->vmx->result == VMX_BUS_ERROR)) {
-		page = vmx_bus_error_address(vcpu->vmx->cpu) & PAGE_MASK;
+static int handle_bus_error(struct kvm_vcpu *vcpu)
+{
+	struct vcpu_vmx *vmx = vcpu->vmx;
+	hva_t page = vmx_bus_error_address(vmx->cpu) & PAGE_MASK;
+	const char *what, *file;
+	int line;
+
+	if (unlikely(vmx_broken(vmx->cpu, &what, &file, &line))) {
+		kvm_vm_bugged_at(vcpu->kvm, what, file, line);
+		return -EIO;
+	}
+	if (likely(kvm_mmu_uses_hva(vcpu->kvm, page, page + PAGE_SIZE))) {
+		vmx->nr_strays = 0;
 		kvm_mmu_invalidate_hva_range(page, page + PAGE_SIZE);
 		return 1;
 	}
+	if (page != vmx->stray_page)
+		vmx->nr_strays = 0;
+	vmx->stray_page = page;
+	if (kvm_bug_on(vcpu->kvm, ++vmx->nr_strays >= MAX_STRAYS || own_overlaps(page, PAGE_SIZE)))
+		return -EIO;
+	return 1;
+}
+
+int handle_external_interrupt(struct kvm_vcpu *vcpu)
+{
+	if (unlikely(vcpu->vmx->result == VMX_BUS_ERROR))
+		return handle_bus_error(vcpu);
 	vcpu->stat.irq_exits++;
 	return 1;
 }

@@ -48,6 +48,8 @@ struct vcpu_vmx {
 	uint64_t l1_tsc_offset, l1_tsc_multiplier; /* without what L1 adds for its L2 */
 	uint64_t *pml;		/* (c) page-modification log, one frame, NULL without PML */
 	uint16_t vpid;		/* (c) 0: not tagged */
+	hva_t stray_page;	/* (o) of the last bus error outside all slots, and how many there were of it */
+	uint32_t nr_strays;
 	bool state_unchecked;	/* segments or CR0 were set from outside: may be none to enter with */
 	bool hlt_in_guest;	/* (c) HLT does not exit */
 	struct vmx_apicv apicv;

@@ -326,6 +326,41 @@ static void unmapped_client_memory_is_efault(void **state)
 	assert_int_equal(vm_regs(v).rip, CODE);
 }
 
+/* The leaf that maps gpa in our own tables. */
+static uint64_t *leaf_of(struct vm *v, gpa_t gpa)
+{
+	hpa_t table = v->vcpu->mmu->root_hpa;
+
+	for (int level = v->vcpu->mmu->root_level;; level--) {
+		uint64_t *e = (uint64_t *)(uintptr_t)(table & GENMASK_ULL(51, 12)) + (gpa >> (12 + 9 * (level - 1)) & 511);
+
+		if (level == 1 || *e & BIT_ULL(7))
+			return e;
+		table = *e;
+	}
+}
+
+/* An entry of our own that leads out of the guest's memory: the VM stops and says so, the client goes on. */
+static void a_fault_outside_all_slots_stops_the_vm(void **state)
+{
+	struct vm *v = *state;
+	struct sigaction cmockas;
+	static const uint8_t code[] = { 0xe6, 0x10, 0xeb, 0xfc }; /* out 10h, al; again */
+	char *hole = mmap(NULL, 4 << 20, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint64_t *leaf;
+
+	vm_code(v, CODE, code, sizeof(code));
+	vm_run(v, 0, KVM_EXIT_IO);
+	leaf = leaf_of(v, CODE);
+	*leaf = (*leaf & ~GENMASK_ULL(51, 12)) | ALIGN_UP((uintptr_t)hole, 2UL << 20);
+	vmx_flush_tlb_current(v->vcpu);
+	sigaction(SIGSEGV, &fault_action, &cmockas);
+	assert_int_equal(kvm_arch_vcpu_ioctl_run(v->vcpu), -EIO);
+	sigaction(SIGSEGV, &cmockas, NULL);
+	assert_true(v->kvm->dead);
+	munmap(hole, 4 << 20);
+}
+
 static void single_step_stops_after_each_instruction(void **state)
 {
 	struct vm *v = *state;
@@ -362,6 +397,7 @@ int main(void)
 		T(triple_fault_is_a_shutdown),
 		T(immediate_exit_is_eintr_before_the_first_instruction),
 		T(unmapped_client_memory_is_efault),
+		T(a_fault_outside_all_slots_stops_the_vm),
 		T(single_step_stops_after_each_instruction),
 	};
 	struct vm first;
