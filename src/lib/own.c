@@ -12,11 +12,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define UNIT_SHIFT 16
 #define UNIT_BYTES (1ULL << UNIT_SHIFT)
 #define AREA_BYTES (256ULL << 30)
-#define AREA_FIRST 0x200000000000ULL /* far below where the kernel maps, far above where programs are loaded */
+/* Far below where the kernel maps and programs are loaded, above what sanitizers and Go use. */
+#define AREA_FIRST 0x200000000000ULL
+#define AREA_LAST 0x500000000000ULL
+#define AREA_ALIGN (1ULL << 30)
 #define AREA_TRIES 64
 #define NR_UNITS (AREA_BYTES >> UNIT_SHIFT)
 #define FALLBACK_MAX (16ULL << 30)
@@ -102,16 +107,28 @@ static bool can_map_at(uint64_t at)
 	return p == want;
 }
 
+/* Where the area lies is no guest's to know, and clients with addresses of their own like round ones. */
+static uint64_t random_number(void)
+{
+	uint64_t v;
+
+	if (syscall(SYS_getrandom, &v, sizeof(v), 1 /* GRND_NONBLOCK */) == sizeof(v))
+		return v;
+	return ((uint64_t)__builtin_ia32_rdtsc() ^ (uint64_t)(uintptr_t)&v) * 0x9e3779b97f4a7c15ULL >> 16;
+}
+
 static void choose_area(void)
 {
-	uint64_t at = AREA_FIRST, bytes;
+	uint64_t at, bytes;
 
-	for (unsigned n = 0; n < AREA_TRIES; n++, at += AREA_BYTES)
-		if (is_empty(at, AREA_BYTES) && can_map_at(at)) {
+	for (unsigned n = 0; n < AREA_TRIES; n++) {
+		at = AREA_FIRST + random_number() % ((AREA_LAST - AREA_FIRST) / AREA_ALIGN) * AREA_ALIGN;
+		if (at % (1ULL << 40) && is_empty(at, AREA_BYTES) && can_map_at(at)) {
 			own.start = at;
 			own.end = at + AREA_BYTES;
 			return;
 		}
+	}
 	for (bytes = FALLBACK_MAX; bytes >= FALLBACK_MIN; bytes /= 4) {
 		void *p = mmap(NULL, bytes, PROT_NONE, RESERVED, -1, 0);
 

@@ -15,8 +15,8 @@
  * Invariants
  * 1. The bounds of both are set once, before any allocation returns, and stay:
  *    own_overlaps() needs no lock, and an address is ours or the client's for good.
- * 2. The area was empty when it was chosen, and lies where the host's kernel puts
- *    nothing by itself; a page is mapped into it only where nothing is mapped.
+ * 2. The area was empty when it was chosen, at random, and lies where the host's
+ *    kernel puts nothing by itself; a page is mapped into it only where nothing is mapped.
  * 3. The area is managed in units of 64 KiB. A unit is free, begins or continues a
  *    run (one allocation), or is a slab (objects of one size).
  * 4. Free units are mapped without access or not at all: memory given back is
