@@ -329,4 +329,47 @@ MORE = (q35_that_halts_without_exits, microvm, q35_with_qemus_own_irqchip, pc_wi
         *(cpu_model(m) for m in ("host", "max", "qemu64", "Skylake-Client", "EPYC")), ovmf_boots_the_kernel,
         ovmf_in_smm_keeps_variables, linux_on_the_hyperv_clock, linux_talks_to_qemus_vmbus, a_crash_is_told_by_hyperv, bus_locks_are_limited_by_qemu,
         virtiofs_shares_a_folder, stress_ng_runs_clean)
+# What named models may lack, and why (docs/processor.md): never offered; not yet; AMD's, offered on AMD.
+NEVER = set("hle rtm mpx core-capability split-lock-detect 3dnow 3dnowext xop fma4 tbm "
+            "avx512pf avx512er avx512-4vnniw avx512-4fmaps".split())
+NOT_YET = set("pku la57 misalignsse fxsr-opt perfctr-core cr8legacy".split())
+AMD = set("mmxext osvw ibpb ibrs amd-stibp amd-ssbd clzero xsaveerptr amd-ssb-no".split())
+# QEMU's names of what the host's own instructions do, by doctor's where these differ.
+SILICON = {"abm": "lzcnt", "lahf-lm": "lahf-lm", "sse4_1": "sse4.1", "sse4_2": "sse4.2"}
+
+
+def doctor_words(out, heading):
+    return out.split(heading)[1].split("\n  ", 1)[0].split("\n\n")[0].split() if heading in out else []
+
+
+def named_models_start_unless_for_a_known_reason():
+    """Each of QEMU's models asks for nothing but what is offered, what this host lacks, and the lists above."""
+    import json
+    out, status = tap.run(USERKVM, "doctor")
+    assert status == 0, out
+    out = re.sub(r"\n {18} ", " ", out)
+    host, safe = doctor_words(out, "host has"), doctor_words(out, "safe models")
+    allowed = NEVER | NOT_YET | (set() if "AuthenticAMD" in open("/proc/cpuinfo").read() else AMD)
+    with Machine(USERKVM, "-M", "pc", "-S") as m:
+        models = {d["name"]: set(d.get("unavailable-features", ())) for d in m.qmp("query-cpu-definitions")}
+    wrong = {}
+    for name, lacking in models.items():
+        more = {f for f in lacking - allowed if SILICON.get(f, f).replace("-", "") in {h.replace("-", "") for h in host}}
+        if more:
+            wrong[name] = sorted(more)
+    assert not wrong, wrong
+    for name in safe:
+        assert not models.get(name, ()), f"doctor calls {name} safe, QEMU says {models[name]}"
+    starting = [n for n, lacking in models.items() if not lacking]
+    print(f"# {len(starting)} of {len(models)} named models start with enforce", flush=True)
+    if "avx2" in host and "rdseed" in host:
+        assert {"Broadwell-noTSX", "Skylake-Client-v4", "Nehalem", "kvm64", "n270", "core2duo"} <= set(starting), starting
+    last = [n for n in safe if n in models][-1]
+    for name, starts in ((last, True), ("KnightsMill", False)):
+        out, status = tap.run("timeout", "5", USERKVM, "run", "--", "qemu-system-x86_64", "-accel", "kvm", "-M", "pc", "-cpu",
+                              name + ",enforce", "-m", "64", "-S", "-display", "none", "-nodefaults")
+        assert (status == 124) == starts, f"{name}: {status}\n{out}"
+
+
+CASES = (*CASES, named_models_start_unless_for_a_known_reason)
 tap.select(CASES, MORE, sys.argv[3:])
