@@ -27,9 +27,13 @@ static uint8_t read_by_condition(unsigned cond)
 	return read[cond >> 1 & 7];
 }
 
-static unsigned shift_count(const struct jit_insn *i, const struct jit_bytes *p)
+/*
+ * Is the count surely not 0? It is masked to five bits, to six with a 64-bit operand;
+ * 32 is not looked at closer.
+ */
+static bool shifts(const struct jit_insn *i, const struct jit_bytes *p)
 {
-	return p->nr_imm ? i->bytes[p->imm] & (p->w ? 63u : 31u) : 1;
+	return i->bytes[p->imm] & 31;
 }
 
 static void set(struct jit_insn *i, unsigned read, unsigned killed, unsigned written)
@@ -48,18 +52,12 @@ void jit_find_flags(struct jit_insn *i, const struct jit_bytes *p, const struct 
 	case FLAGS_INCDEC: set(i, 0, ALL & ~CF, 0); break;
 	case FLAGS_SHIFT_ONE: set(i, 0, ALL, 0); break;
 	case FLAGS_SHIFT_IMM:
-		if (shift_count(i, p))
-			set(i, 0, ALL, 0);
-		else
-			set(i, 0, 0, 0);
+		set(i, 0, shifts(i, p) ? ALL : 0, ALL);
 		break;
 	case FLAGS_SHIFT_CL: set(i, 0, 0, ALL); break;
 	case FLAGS_ROL_ONE: set(i, 0, CF | OF, 0); break;
 	case FLAGS_ROL_IMM:
-		if (shift_count(i, p))
-			set(i, 0, CF, OF);
-		else
-			set(i, 0, 0, 0);
+		set(i, 0, shifts(i, p) ? CF : 0, CF | OF);
 		break;
 	case FLAGS_ROL_CL: set(i, 0, 0, CF | OF); break;
 	case FLAGS_RCL: set(i, CF, 0, CF | OF); break;

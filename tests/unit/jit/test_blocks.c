@@ -227,6 +227,68 @@ static void rsp_moved_by_4_gib_leaves_its_group(void **state)
 	}
 }
 
+static const int32_t far_disps[] = {
+	INT32_MAX, INT32_MAX - 3, INT32_MAX - 7, INT32_MAX - 31, INT32_MAX - 127, INT32_MIN, INT32_MIN + 1, -1, 0,
+};
+
+/* The offset of a 32-bit displacement in an instruction with a base register; 0: not such a one. */
+static unsigned find_disp32(const uint8_t *b)
+{
+	ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction z;
+	ZydisDecoder d;
+
+	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&d, b, 15, &z, o)) || z.raw.disp.size != 32)
+		return 0;
+	return z.raw.disp.offset;
+}
+
+/*
+ * Operands whose displacement is at the end of its range and whose base makes up for
+ * it, around page boundaries: with and without FS and GS, address size 32 (the
+ * base's upper half is anything), and pages that lie 4 GiB apart.
+ */
+static void displacements_at_the_ends_of_their_range(void **state)
+{
+	unsigned run = 0;
+
+	while (run < 20000) {
+		uint64_t r = random64(), lin = random_address();
+		int32_t disp = far_disps[random64() % ARRAY_SIZE(far_disps)];
+		const struct isa_insn *i;
+		struct start s;
+		struct code c;
+		uint8_t b[16];
+		unsigned at;
+
+		random_encoding(b, r % 16 < 9 ? 0 : r % 16 < 13 ? 1 : 2 + r / 16 % 5, (unsigned)(r >> 32 & 0xff));
+		at = find_disp32(b);
+		if (!at)
+			continue;
+		memcpy(b + at, &disp, 4);
+		new_code(&c);
+		i = &c.isa[0];
+		if (!code_add(&c, b, 16) || !c.insn[0].access || is_random(i) || i->base == ISA_NO_REG ||
+		    c.insn[0].kind != JIT_EMIT || ((i->flags & ISA_LOCK) && r >> 60))
+			continue;
+		random_start(&s);
+		if (i->index != ISA_NO_REG)
+			s.gpr[i->index] = random64() % 3 ? random64() % 64 : random64();
+		s.gpr[i->base] = lin - (uint64_t)(int64_t)disp;
+		if (i->index != ISA_NO_REG && i->index != i->base)
+			s.gpr[i->base] -= s.gpr[i->index] << i->shift;
+		if (i->seg >= SREG_FS)
+			s.gpr[i->base] -= i->seg == SREG_FS ? s.fs : s.gs;
+		if (i->adsize == 4)
+			s.gpr[i->base] ^= random64() << 32;
+		c.live_out &= (uint8_t)~undefined_flags(i);
+		check_code(&c, &s);
+		check_code(&c, &s);
+		run++;
+	}
+}
+
 static int setup(void **state)
 {
 	world_create();
@@ -241,6 +303,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_opcode_alone),
+		cmocka_unit_test(displacements_at_the_ends_of_their_range),
 		cmocka_unit_test(random_blocks),
 		cmocka_unit_test(rsp_moved_by_4_gib_leaves_its_group),
 	};
