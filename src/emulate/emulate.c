@@ -195,7 +195,8 @@ static enum outcome decode(struct kvm_emulator *e, struct kvm_vcpu *vcpu)
 	}
 	if (decode_bytes(e))
 		return OUT_DONE;
-	if (fault.vector) {
+	if (fault.vector || fault.nested) {
+		e->nested_fault = fault;
 		e->cs.exception = (struct isa_exception){
 			.vector = fault.vector, .has_error_code = true,
 			.error_code = fault.error_code, .payload = fault.address,
@@ -317,9 +318,16 @@ static int complete_string_in(struct kvm_vcpu *vcpu);
 
 static int inject(struct kvm_vcpu *vcpu, const struct isa_exception *x)
 {
+	struct kvm_emulator *e = vcpu->arch->emulator;
 	struct kvm_page_fault_info f = { .vector = x->vector, .error_code = (uint16_t)x->error_code,
 					 .address = x->payload };
 
+	if (unlikely(e->nested_fault.nested)) {
+		f = e->nested_fault;
+		e->nested_fault.nested = false;
+		kvm_inject_page_fault(vcpu, &f);
+		return 1;
+	}
 	if (x->vector == X86_TRAP_PF)
 		kvm_inject_page_fault(vcpu, &f);
 	else if (x->vector == X86_TRAP_DB)
@@ -368,6 +376,8 @@ static int emulate(struct kvm_vcpu *vcpu)
 			e->nr_reads = e->nr_writes = 0;
 			/* memory that is protected for its past as a page table: let the guest have it */
 			if (e->fault_gva != ~0ULL && kvm_mmu_unprotect(vcpu, e->fault_gva))
+				return 1;
+			if (e->fault_gpa != ~0ULL && kvm_mmu_unprotect_gpa(vcpu, e->fault_gpa))
 				return 1;
 			return kvm_emulation_failed(vcpu, e->bytes,
 						    e->insn.len ? e->insn.len : e->nr_bytes);
@@ -483,11 +493,16 @@ static int emulate_at_rip(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa, bool f
 	vcpu->stat.insn_emulation++;
 	load_state(e, vcpu);
 	e->fault_gva = has_gpa ? ~0ULL : gpa;
+	/* L2's address is none of the memslots' */
+	e->fault_gpa = has_gpa && !is_guest_mode(vcpu) ? gpa : ~0ULL;
+	e->nested_fault.nested = false;
 	e->active = false;
 	e->nr_reads = e->nr_writes = e->next_write = 0;
 	e->pio_next = e->pio_avail = 0;
 	e->pio_wait = false;
 	e->has_assist = from_exit && vmx_exit_insn(vmx_processor(vcpu), &e->assist);
+	if (unlikely(is_guest_mode(vcpu)))
+		e->assist.gpa = ~0ULL; /* L2's, of which EPT12 has to be asked */
 	kvm_emulator_begin_iteration(e);
 	o = decode(e, vcpu);
 	if (o == OUT_EXCEPTION)
@@ -495,6 +510,8 @@ static int emulate_at_rip(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa, bool f
 	TRACE_FILL(kvm, kvm_emulate_insn, rec, trace_insn(e, vcpu, o == OUT_UNSUPPORTED, rec));
 	if (o == OUT_UNSUPPORTED && !e->nr_bytes && code_is_lost(vcpu))
 		return err_born(EFAULT, "the code of vCPU %u is in no memory", vcpu->vcpu_id);
+	if (o == OUT_UNSUPPORTED && e->fault_gpa != ~0ULL && kvm_mmu_unprotect_gpa(vcpu, e->fault_gpa))
+		return 1;
 	if (o == OUT_UNSUPPORTED)
 		return kvm_emulation_failed(vcpu, e->bytes, e->nr_bytes);
 	return emulate(vcpu);

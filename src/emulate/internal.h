@@ -83,6 +83,8 @@ struct kvm_emulator {
 	bool pio_exit;		      /* an OUT goes to the client */
 
 	struct emulator_sys sys;
+	struct kvm_page_fault_info nested_fault; /* of cs.exception, where EPT12 is behind it */
+	gpa_t fault_gpa; /* ~0: none. As fault_gva, with EPT */
 	gva_t fault_gva; /* ~0: none. The write that brought us here, perhaps to a page table */
 };
 

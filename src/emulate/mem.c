@@ -68,6 +68,7 @@ static gpa_t translate(struct kvm_emulator *e, gva_t lin, enum isa_access how)
 		gpa = kvm_emulator_checked(e, kvm_mmu_gva_to_gpa(vcpu, lin, access, &f), gpa);
 	if (likely(gpa != INVALID_PAGE))
 		return gpa;
+	e->nested_fault = f;
 	e->cs.exception = (struct isa_exception){
 		.vector = f.vector,
 		.has_error_code = true,

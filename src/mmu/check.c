@@ -113,6 +113,9 @@ static void check_rights(struct check *c, const struct kvm_memory_slot *s, gfn_t
 		return;
 	if (s->flags & KVM_MEM_READONLY || !(e & SPTE_MMU_WRITABLE))
 		fault(c, "leaf writable against slot or host", gfn, level, e);
+	if (c->kvm->mmu_vm->shadow && (level == 1 ? shadow_gfn_is_tracked(c->kvm->mmu_vm, gfn)
+						  : !shadow_allows_level(c->kvm->mmu_vm, gfn, level)))
+		fault(c, "leaf writable over a table that is shadowed", gfn, level, e);
 	if (kvm_slot_dirty_track_enabled(s))
 		check_logged(c, s, gfn, level, e);
 }
@@ -266,7 +269,7 @@ static void check_locked(struct kvm *kvm, struct mmu_check_result *r)
 	pthread_rwlock_wrlock(&vm->lock);
 	check_roots(&c, vm);
 	if (vm->shadow)
-		shadow_check(kvm, r);
+		shadow_check(kvm, r, c.tables, c.leaves);
 	pthread_rwlock_unlock(&vm->lock);
 	own_free(c.seen);
 	if (kvm_memslots_check(kvm))

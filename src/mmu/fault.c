@@ -325,6 +325,10 @@ int kvm_mmu_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code)
 	}
 	if (r < 0)
 		return r;
+	/* the processor writes its flags into a page table of the guest's, in the page of one that is shadowed */
+	if (r == RET_PF_EMULATE && vcpu->mmu->direct_map && error_code & PFERR_GUEST_PAGE_MASK &&
+	    kvm_mmu_unprotect_gpa(vcpu, gpa))
+		return 1;
 	return r == RET_PF_EMULATE ? KVM_MMU_EMULATE : 1;
 }
 

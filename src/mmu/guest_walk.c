@@ -12,7 +12,7 @@
 #include "host/fault.h"
 #include "host/memory.h"
 #include "lib/rcu.h"
-#include "mmu/shadow.h"
+#include "mmu/nested_mmu.h"
 #include "sdm/regs.h"
 #include "trace/trace.h"
 
@@ -57,7 +57,7 @@ static void read_mode(struct kvm_vcpu *vcpu, struct walk_mode *m)
 	const struct kvm_mmu_guest_ops *g = mmu_guest_ops();
 	uint64_t cr4 = g->get_cr4(vcpu);
 
-	m->level = vcpu->mmu->guest_level;
+	m->level = vcpu->walk_mmu->guest_level;
 	m->bits = m->level == 2 ? 10 : 9;
 	m->entry_size = m->level == 2 ? 4 : 8;
 	m->wp = g->get_cr0(vcpu) & X86_CR0_WP;
@@ -107,6 +107,11 @@ static bool refused(const struct walk *w, bool user_page, bool writable, bool no
 	    (w->implicit || !(mmu_guest_ops()->get_rflags(w->vcpu) & X86_FLAGS_AC)))
 		return true;
 	return w->access & PFERR_WRITE_MASK && !writable && (user || m->wp);
+}
+
+static bool is_nested(const struct walk *w)
+{
+	return unlikely(w->vcpu->walk_mmu != w->vcpu->mmu);
 }
 
 static int read_entry(struct walk *w, gpa_t gpa, uint64_t *e)
@@ -177,11 +182,17 @@ static gpa_t walk_tables(struct walk *w, gpa_t table, int level)
 	for (;; level--) {
 		unsigned shift = PAGE_SHIFT + (unsigned)(w->m.bits * (level - 1));
 		uint64_t index = (w->gva >> shift) & (BIT_ULL(w->m.bits) - 1);
-		gpa_t at = table + index * (uint64_t)w->m.entry_size;
+		gpa_t at = table + index * (uint64_t)w->m.entry_size, page;
 		uint64_t e, set = PTE_A;
 		bool leaf;
 		int r;
 
+		/* L2's tables are at guest-physical addresses of L2 */
+		if (is_nested(w)) {
+			at = translate_nested_gpa(w->vcpu, at, w->gva, 0, false, w->exception);
+			if (at == INVALID_PAGE)
+				return at;
+		}
 		if (read_entry(w, at, &e) || !(e & PTE_P))
 			return page_fault(w, 0);
 		TRACE(kvmmmu, kvm_mmu_paging_element, e, (uint32_t)level);
@@ -213,8 +224,11 @@ static gpa_t walk_tables(struct walk *w, gpa_t table, int level)
 			gw->gfn = leaf_gpa(w, e, level) >> PAGE_SHIFT;
 			gw->pte_access = rights(user, writable && (e | set) & PTE_D, no_exec);
 		}
-		if (leaf)
-			return leaf_gpa(w, e, level);
+		if (leaf) {
+			page = leaf_gpa(w, e, level);
+			return is_nested(w) ? translate_nested_gpa(w->vcpu, page, w->gva, w->access, true, w->exception)
+					    : page;
+		}
 		table = e & (w->m.level == 2 ? 0xfffff000ULL : PTE_ADDR_MASK);
 	}
 }
@@ -241,7 +255,7 @@ gpa_t mmu_guest_walk(struct kvm_vcpu *vcpu, gva_t gva, uint32_t access, struct g
 	/* A supervisor access of user code is one to a descriptor table or a TSS. */
 	w.implicit = !(access & PFERR_USER_MASK) && mmu_guest_ops()->get_cpl(vcpu) == 3;
 	do {
-		uint64_t cr3 = vcpu->mmu->get_cr3(vcpu);
+		uint64_t cr3 = vcpu->walk_mmu->get_cr3(vcpu);
 
 		if (w.m.level == 3)
 			gpa = walk_pae(&w);

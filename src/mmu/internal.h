@@ -46,7 +46,8 @@ struct kvm_mmu_vm {
 	uint64_t nr_requested_shadow_pages; /* slots_lock; 0: the default */
 	uint64_t *leaves; /* (c)->(a) by level, 1..3: the VM's pages_4k, _2m, _1g */
 	uint64_t mmio_entries;			       /* (a) */
-	struct shadow_vm *shadow;		       /* (c) ept=0: the shadow pages */
+	struct shadow_vm *shadow;		       /* (c) shadow pages, with ept=0 or nested=1 */
+	pthread_mutex_t track_lock;		       /* kvm_mmu_track_lock() */
 	bool nx_disabled; /* (c) once there are vCPUs: KVM_CAP_VM_DISABLE_NX_HUGE_PAGES */
 	struct nx_recovery *nx; /* roots_lock; NULL: no thread (nx_huge.c) */
 	uint32_t agers; /* (a) between mmu_age_begin() and mmu_age_end() */
@@ -62,10 +63,11 @@ struct kvm_mmu_memory_cache {
 };
 
 struct kvm_mmu_vcpu {
-	struct kvm_mmu root_mmu; /* (o) L1's; guest_mmu and nested_mmu will stand here */
+	struct kvm_mmu root_mmu; /* (o) L1's */
+	struct kvm_mmu guest_mmu, nested_mmu; /* (o) while L2 runs on EPT02: nested_mmu.h */
 	struct kvm_mmu_memory_cache cache; /* (o) */
 	bool short_of_tables; /* (o) the fault at hand has met the limit */
-	struct shadow_vcpu *shadow;	   /* (c) ept=0 */
+	struct shadow_vcpu *shadow;	   /* (c) of root_mmu with ept=0, of guest_mmu with nested=1 */
 };
 
 /* One fault on its way (Linux: struct kvm_page_fault). */
@@ -82,6 +84,7 @@ struct kvm_page_fault {
 	uint64_t mmu_seq;
 	hva_t hva; /* of gfn */
 	bool map_writable;
+	bool tracked; /* gfn has a table of the guest's that is shadowed: not writable */
 	int goal_level;
 	int req_level; /* what goal_level was before huge pages were ruled out for being run */
 	uint64_t generation; /* of the slots looked at */
@@ -135,7 +138,7 @@ must_check int mmu_topup_memory_caches(struct kvm_vcpu *vcpu);
 /* --- tdp_root.c --- */
 /* A root of mmu->role for the current context (the seed's kvm_alloc_direct_roots). -ENOMEM. */
 must_check int mmu_alloc_direct_roots(struct kvm_vcpu *vcpu);
-void mmu_tdp_unload(struct kvm_vcpu *vcpu);
+void mmu_tdp_unload(struct kvm_vcpu *vcpu, struct kvm_mmu *mmu);
 
 /* --- fault.c --- */
 int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault);
@@ -164,6 +167,8 @@ bool kvm_tdp_mmu_unlink_table(struct kvm_mmu_vm *vm, uint64_t *ptep, int level, 
 /* mmu_lock for writing. Every translation in [start, end). */
 void kvm_tdp_mmu_zap_range(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, gfn_t start, gfn_t end,
 			   struct zap_list *z);
+/* mmu_lock for writing. No leaf of any root lets gfn be written; true: one did, a flush is due. */
+bool kvm_tdp_mmu_write_protect_gfn(struct kvm_mmu_vm *vm, gfn_t gfn);
 /* No lock. Shoot-down, grace period, free. */
 void kvm_tdp_mmu_zap_finish(struct kvm *kvm, struct zap_list *z);
 /*
@@ -267,10 +272,10 @@ void mmu_hva_to_gfns(const struct kvm_memory_slot *s, hva_t start, hva_t end, gf
 struct guest_walker {
 	int max_level; /* of the tables in memory: PAE begins at 2 */
 	int level;     /* of the entry that maps the page */
-	gfn_t table_gfn[5];
-	gpa_t pte_gpa[5];
-	uint64_t pte[5];	/* as left by the walk, A and D set */
-	unsigned pt_access[5]; /* ACC_*: rights down to and with this entry */
+	gfn_t table_gfn[6];
+	gpa_t pte_gpa[6];
+	uint64_t pte[6];	/* as left by the walk, A and D set */
+	unsigned pt_access[6]; /* ACC_*: rights down to and with this entry */
 	unsigned pte_access;	/* of the page; no write while its entry is clean */
 	gfn_t gfn;		/* of the 4 KiB page */
 };

@@ -9,7 +9,7 @@
 #include "host/memory.h"
 #include "lib/error.h"
 #include "lib/own.h"
-#include "mmu/shadow.h"
+#include "mmu/nested_mmu.h"
 #include "sdm/regs.h"
 #include "trace/trace.h"
 
@@ -49,7 +49,9 @@ int kvm_mmu_init_vm(struct kvm *kvm)
 	pthread_rwlock_init(&vm->lock, &attr);
 	pthread_rwlockattr_destroy(&attr);
 	pthread_mutex_init(&vm->roots_lock, NULL);
-	if (!kvm_mmu_params()->ept && shadow_vm_create(vm)) {
+	pthread_mutex_init(&vm->track_lock, NULL);
+	if ((!kvm_mmu_params()->ept || kvm_mmu_params()->nested) && shadow_vm_create(vm)) {
+		pthread_mutex_destroy(&vm->track_lock);
 		pthread_mutex_destroy(&vm->roots_lock);
 		pthread_rwlock_destroy(&vm->lock);
 		own_free(vm);
@@ -76,6 +78,7 @@ void kvm_mmu_uninit_vm(struct kvm *kvm)
 		host_frame_free(vm->roots[i]->spt);
 		own_free(vm->roots[i]);
 	}
+	pthread_mutex_destroy(&vm->track_lock);
 	pthread_mutex_destroy(&vm->roots_lock);
 	pthread_rwlock_destroy(&vm->lock);
 	own_free(vm);
@@ -168,16 +171,14 @@ static void init_kvm_tdp_mmu(struct kvm_vcpu *vcpu)
 	vcpu->mmu = context;
 }
 
-/*
- * init_kvm_nested_mmu() (while L2 runs) has its place here; no guest is offered
- * VMX until it is written.
- */
 void kvm_init_mmu(struct kvm_vcpu *vcpu)
 {
 	TRACE_CALL(kvm_init_mmu, vcpu->vcpu_id);
 	vcpu->as_id = guest_ops->is_smm && guest_ops->is_smm(vcpu) ? 1 : 0;
-	vcpu->mmu->guest_level = guest_paging_level(vcpu);
-	if (kvm_mmu_params()->ept)
+	vcpu->walk_mmu->guest_level = guest_paging_level(vcpu);
+	if (unlikely(vcpu->walk_mmu == &vcpu->mmu_vcpu->nested_mmu))
+		init_kvm_nested_mmu(vcpu);
+	else if (kvm_mmu_params()->ept)
 		init_kvm_tdp_mmu(vcpu);
 	else
 		init_kvm_softmmu(vcpu);
@@ -197,11 +198,12 @@ int kvm_mmu_create(struct kvm_vcpu *vcpu)
 		return err_born(ENOMEM, "no memory for a vCPU's MMU");
 	m->root_mmu.root_hpa = INVALID_PAGE;
 	vcpu->mmu_vcpu = m;
-	vcpu->mmu = &m->root_mmu;
-	if (!kvm_mmu_params()->ept && shadow_vcpu_create(vcpu)) {
+	m->guest_mmu.root_hpa = m->nested_mmu.root_hpa = INVALID_PAGE;
+	vcpu->mmu = vcpu->walk_mmu = &m->root_mmu;
+	if ((!kvm_mmu_params()->ept || kvm_mmu_params()->nested) && shadow_vcpu_create(vcpu)) {
 		own_free(m);
 		vcpu->mmu_vcpu = NULL;
-		vcpu->mmu = NULL;
+		vcpu->mmu = vcpu->walk_mmu = NULL;
 		return -ENOMEM;
 	}
 	return 0;
@@ -227,13 +229,67 @@ void kvm_mmu_destroy(struct kvm_vcpu *vcpu)
 		host_frame_free(m->cache.frame[--m->cache.nr]);
 	own_free(m);
 	vcpu->mmu_vcpu = NULL;
-	vcpu->mmu = NULL;
+	vcpu->mmu = vcpu->walk_mmu = NULL;
+}
+
+static void unload(struct kvm_vcpu *vcpu, struct kvm_mmu *mmu)
+{
+	if (mmu->unload) /* the context has been chosen once */
+		mmu->unload(vcpu, mmu);
 }
 
 void kvm_mmu_unload(struct kvm_vcpu *vcpu)
 {
-	if (vcpu->mmu->unload) /* a context has been chosen */
-		vcpu->mmu->unload(vcpu);
+	unload(vcpu, &vcpu->mmu_vcpu->root_mmu);
+	unload(vcpu, &vcpu->mmu_vcpu->guest_mmu);
+}
+
+/* --- tables of the guest that are shadowed --- */
+
+void kvm_mmu_track_write(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len)
+{
+	const struct shadow_vm *s = vcpu->kvm->mmu_vm->shadow;
+
+	if (unlikely(s && READ_ONCE(s->nr_pages)))
+		shadow_pte_write(vcpu, gpa, data, len);
+}
+
+bool kvm_mmu_gpa_is_tracked(struct kvm_vcpu *vcpu, gpa_t gpa)
+{
+	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
+	bool tracked;
+
+	if (likely(!vm->shadow || !READ_ONCE(vm->shadow->nr_pages)))
+		return false;
+	pthread_rwlock_rdlock(&vm->lock);
+	tracked = shadow_gfn_is_tracked(vm, gpa >> PAGE_SHIFT);
+	pthread_rwlock_unlock(&vm->lock);
+	return tracked;
+}
+
+bool kvm_mmu_unprotect_gpa(struct kvm_vcpu *vcpu, gpa_t gpa)
+{
+	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
+	struct shadow_zap z = { 0 };
+	bool any;
+
+	if (likely(!vm->shadow || !READ_ONCE(vm->shadow->nr_pages)))
+		return false;
+	pthread_rwlock_wrlock(&vm->lock);
+	any = shadow_unprotect_gfn(vm, gpa >> PAGE_SHIFT, &z);
+	shadow_commit(vcpu->kvm, &z);
+	pthread_rwlock_unlock(&vm->lock);
+	return any;
+}
+
+void kvm_mmu_track_lock(struct kvm *kvm)
+{
+	pthread_mutex_lock(&kvm->mmu_vm->track_lock);
+}
+
+void kvm_mmu_track_unlock(struct kvm *kvm)
+{
+	pthread_mutex_unlock(&kvm->mmu_vm->track_lock);
 }
 
 void kvm_mmu_reset_context(struct kvm_vcpu *vcpu)

@@ -41,7 +41,11 @@ enum ret_pf {
 struct kvm_page_fault_info { /* x86_exception of the guest walk */
 	uint8_t vector;
 	uint16_t error_code;
-	uint64_t address;
+	uint64_t address; /* linear; nested: L2's guest-physical */
+	/* EPT12 forbids it: an exit to L1 instead of an exception of L2's */
+	bool nested, misconfigured, from_walk;
+	uint64_t exit_qualification; /* of a violation; bits 8:7 too if from_walk */
+	gva_t gva;		     /* from_walk: what was walked for */
 };
 
 /* Guest registers the MMU must look at, supplied by the x86 room. */
@@ -57,6 +61,8 @@ struct kvm_mmu_guest_ops {
 	bool (*is_smm)(struct kvm_vcpu *vcpu);
 	/* The guest's own #PF, found by a walk of its tables (shadow paging). */
 	void (*inject_page_fault)(struct kvm_vcpu *vcpu, const struct kvm_page_fault_info *fault);
+	/* EPT12 forbids what L2 does: an exit to L1. */
+	void (*inject_nested_fault)(struct kvm_vcpu *vcpu, const struct kvm_page_fault_info *fault);
 };
 
 /* What the MMU asks of the vendor room (vmx), so that it knows no VMCS. */
@@ -82,15 +88,16 @@ struct kvm_mmu {
 	uint64_t (*get_cr3)(struct kvm_vcpu *vcpu);
 	void (*sync_roots)(struct kvm_vcpu *vcpu); /* NULL: nothing can be unsync */
 	int (*alloc_roots)(struct kvm_vcpu *vcpu);
-	void (*unload)(struct kvm_vcpu *vcpu);
+	void (*unload)(struct kvm_vcpu *vcpu, struct kvm_mmu *mmu);
 	/* What the guest does to its translations; NULL: the processor sees to it itself. */
 	void (*new_cr3)(struct kvm_vcpu *vcpu, uint64_t cr3, bool skip_sync);
 	void (*invalidate_pcid)(struct kvm_vcpu *vcpu, bool all, uint16_t pcid);
 	void (*invlpg)(struct kvm_vcpu *vcpu, gva_t gva);
-	void (*pte_write)(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len);
 	bool (*unprotect)(struct kvm_vcpu *vcpu, gva_t gva);
 	bool direct_map;
 	bool eptp_ad; /* accessed and dirty flags are on in our EPTP */
+	uint64_t eptp12; /* guest_mmu: L1's EPTP, whose tables ours shadow */
+	bool ept12_execonly; /* it may have execute-only entries */
 
 	struct kvm_mmu_page *root; /* (o) of ours, TDP: what root_hpa belongs to; NULL without one */
 	hpa_t root_hpa; /* (o) INVALID_PAGE: kvm_mmu_load() before the next entry */
@@ -101,6 +108,7 @@ struct kvm_mmu {
 
 /* Module knobs (USERKVM_PARAMS), read once. */
 struct kvm_mmu_params {
+	bool nested; /* guests may have EPT tables of their own; never without ept */
 	bool ept, eptad, tdp_mmu, eager_page_split;
 	bool nx_huge_pages; /* no huge page is executable: the workaround for iTLB multihit */
 	uint32_t nx_huge_pages_recovery_ratio, nx_huge_pages_recovery_period_ms;
@@ -139,7 +147,15 @@ static inline void kvm_mmu_load_pgd(struct kvm_vcpu *vcpu)
 	if (vcpu->mmu->root_hpa != INVALID_PAGE)
 		vcpu->mmu->set_cr3(vcpu, vcpu->mmu->root_hpa, vcpu->mmu->root_level);
 }
-/* Drop this vCPU's root; the next entry loads one. */
+/*
+ * Nested VMX, EPT12 on: L2 is about to run (guest_mmu, nested_mmu), or no longer. The
+ * caller chooses the paging mode (kvm_mmu_reset_context) and loads the root after it.
+ */
+void kvm_init_shadow_ept_mmu(struct kvm_vcpu *vcpu, uint64_t eptp12, bool execonly);
+void kvm_mmu_leave_nested(struct kvm_vcpu *vcpu);
+/* INVEPT by L1: what is remembered of EPTP12s with the same root, or of all. */
+void kvm_mmu_free_guest_roots(struct kvm_vcpu *vcpu, bool all, uint64_t eptp);
+/* Drop this vCPU's roots; the next entry loads one. */
 void kvm_mmu_unload(struct kvm_vcpu *vcpu);
 
 /*
@@ -199,11 +215,18 @@ static inline void kvm_mmu_invlpg(struct kvm_vcpu *vcpu, gva_t gva)
 		vcpu->mmu->invlpg(vcpu, gva);
 }
 /* Guest memory was written by emulation (Linux kvm_page_track_write): it may be a page table. */
-static inline void kvm_mmu_track_write(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len)
-{
-	if (vcpu->mmu->pte_write)
-		vcpu->mmu->pte_write(vcpu, gpa, data, len);
-}
+void kvm_mmu_track_write(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len);
+/* Is the page of gpa protected, since the guest's tables in it are shadowed? Any thread. */
+bool kvm_mmu_gpa_is_tracked(struct kvm_vcpu *vcpu, gpa_t gpa);
+/* End that. True: it was; try again. */
+bool kvm_mmu_unprotect_gpa(struct kvm_vcpu *vcpu, gpa_t gpa);
+/*
+ * Around the emulation of a write to a tracked page, so that a locked instruction is one
+ * among the vCPUs: who else writes there comes this way too. The outermost lock but
+ * vcpu->mutex.
+ */
+void kvm_mmu_track_lock(struct kvm *kvm);
+void kvm_mmu_track_unlock(struct kvm *kvm);
 /*
  * gva is to be written by something that cannot be emulated: if its page was
  * protected as a page table, it is no longer. True: it was; try again.
@@ -244,7 +267,7 @@ void kvm_mmu_invalidate_end(const struct kvm_mmu_invalidation *inv);
  * The address is taken as canonical. INVALID_PAGE with *exception filled
  * when the guest would get #PF.
  */
-#define kvm_mmu_gva_to_gpa(vcpu, gva, access, e) ((vcpu)->mmu->gva_to_gpa((vcpu), (gva), (access), (e)))
+#define kvm_mmu_gva_to_gpa(vcpu, gva, access, e) ((vcpu)->walk_mmu->gva_to_gpa((vcpu), (gva), (access), (e)))
 
 /*
  * The tables as text for people, one call of line() for each run of alike

@@ -1,6 +1,7 @@
 /*
- * Inside the shadow MMU (ept=0): the guest's page tables are not the ones the
- * processor walks. For each guest table there is a page of ours (a *shadow
+ * Inside the shadow MMU: the guest's page tables are not the ones the processor
+ * walks. (With ept=0; and with nested=1 for EPT12, an L1's EPT tables, which EPT02
+ * shadows beside the TDP MMU: ROLE_EPT, nested_mmu.h.) For each guest table there is a page of ours (a *shadow
  * page*) that translates linear to host-physical addresses, and the processor's
  * CR3 is the root of those. (Linux: mmu/mmu.c, mmu/paging_tmpl.h.)
  *
@@ -58,6 +59,9 @@
 #define ROLE_SMAP_ANDNOT_WP BIT_ULL(16)
 #define ROLE_PSE BIT_ULL(17)
 #define ROLE_LMA BIT_ULL(18)
+/* The guest's table is one of EPT, an L1's for its L2, and so is ours. */
+#define ROLE_EPT BIT_ULL(19)
+#define ROLE_EXECONLY BIT_ULL(20)
 
 /*
  * Our entries are the SDM's 8-byte ones; software bits are those that are
@@ -145,6 +149,28 @@ static inline bool sp_direct(const struct shadow_page *sp)
 	return sp->role & ROLE_DIRECT;
 }
 
+static inline bool sp_ept(const struct shadow_page *sp)
+{
+	return sp->role & ROLE_EPT;
+}
+
+/* Of an entry of the page: the dirty flag, and what a table entry consists of beside the address. */
+static inline uint64_t sp_dirty_mask(const struct shadow_page *sp)
+{
+	return sp_ept(sp) ? EPT_DIRTY : PTE_D;
+}
+
+static inline uint64_t sp_table_bits(const struct shadow_page *sp)
+{
+	return SHADOW_PRESENT | (sp_ept(sp) ? EPT_RWX | EPT_ACCESSED : PTE_P | PTE_RW | PTE_US | PTE_A);
+}
+
+/* That the client's page may be written: a software bit of each format. */
+static inline uint64_t sp_host_writable(const struct shadow_page *sp)
+{
+	return sp_ept(sp) ? SPTE_HOST_WRITABLE : SHADOW_HOST_WRITABLE;
+}
+
 static inline bool shadow_is_present(uint64_t e)
 {
 	return e & SHADOW_PRESENT;
@@ -171,6 +197,9 @@ static inline unsigned shadow_hash(gfn_t gfn)
 {
 	return (unsigned)((gfn * 0x9e3779b97f4a7c15ULL) >> (64 - SHADOW_HASH_BITS));
 }
+
+/* mmu_lock, reading is enough. A table of the guest's in gfn is shadowed and has to stay protected. */
+bool shadow_gfn_is_tracked(struct kvm_mmu_vm *vm, gfn_t gfn);
 
 /* --- shadow_page.c --- */
 must_check int shadow_vm_create(struct kvm_mmu_vm *vm);
@@ -258,7 +287,8 @@ bool shadow_wrprot_range(const struct kvm_memory_slot *slot, gfn_t start, gfn_t 
 /* --- shadow_check.c --- */
 /* mmu_lock, slots_lock. The invariants of shadow.h. */
 struct mmu_check_result;
-void shadow_check(struct kvm *kvm, struct mmu_check_result *r);
+/* tables, leaves (by level): what the TDP MMU has, counted in the same counters. */
+void shadow_check(struct kvm *kvm, struct mmu_check_result *r, uint64_t tables, const uint64_t *leaves);
 /* mmu_lock. One line for each page. */
 void shadow_dump(struct kvm *kvm, void (*line)(void *arg, const char *text), void *arg);
 

@@ -38,13 +38,11 @@ static bool is_active(struct kvm_mmu_vm *vm, const struct shadow_page *wanted)
 static void check_child(struct kvm_mmu_vm *vm, struct shadow_page *sp, unsigned i, struct mmu_check_result *r)
 {
 	struct shadow_page *child = sp->node[i].child;
-	uint64_t must = SHADOW_PRESENT | PTE_P | PTE_RW | PTE_US | PTE_A;
-
 	if (!is_active(vm, child)) {
 		fault(r, "child that is not active", sp, i);
 		return;
 	}
-	if (sp->spt[i] != (__pa(child->spt) | must))
+	if (sp->spt[i] != (__pa(child->spt) | sp_table_bits(sp)))
 		fault(r, "table entry of a wrong format", sp, i);
 	if (sp_level(child) != sp_level(sp) - 1)
 		fault(r, "child of a wrong level", sp, i);
@@ -71,14 +69,16 @@ static void check_write_protection(struct kvm_mmu_vm *vm, struct shadow_page *sp
 static void check_leaf(struct kvm *kvm, struct shadow_page *sp, unsigned i, struct mmu_check_result *r)
 {
 	uint64_t e = sp->spt[i], pages = level_pages(sp_level(sp));
-	uint64_t may = PTE_ADDR_MASK | PTE_P | PTE_RW | PTE_US | PTE_A | PTE_D | PTE_XD |
-		       SHADOW_PRESENT | SHADOW_HOST_WRITABLE | (pages > 1 ? PTE_PS : 0);
+	uint64_t must = sp_ept(sp) ? EPT_ACCESSED | EPT_IPAT : PTE_P | PTE_A;
+	uint64_t may = PTE_ADDR_MASK | must | PTE_RW | PTE_US | SHADOW_PRESENT | sp_host_writable(sp) |
+		       sp_dirty_mask(sp) | (pages > 1 ? PTE_PS : 0) |
+		       (sp_ept(sp) ? EPT_READ | EPT_MEMTYPE_MASK : PTE_XD);
 	gfn_t gfn = sp->node[i].gfn, rel;
 	struct kvm_memory_slot *s = gfn_to_memslot_as(kvm, (int)FIELD_GET(ROLE_AS_ID_MASK, sp->role),
 						      gfn);
 	struct shadow_node **head = shadow_rmap(s, gfn, sp_level(sp));
 
-	if (e & ~may || !(e & PTE_P) || !(e & PTE_A) || (e & PTE_ADDR_MASK) % (pages << PAGE_SHIFT))
+	if (e & ~may || (e & must) != must || (e & PTE_ADDR_MASK) % (pages << PAGE_SHIFT))
 		fault(r, "leaf of a wrong format", sp, i);
 	if (!head || !in_list(*head, &sp->node[i])) {
 		fault(r, "leaf that is not in its rmap", sp, i);
@@ -92,7 +92,7 @@ static void check_leaf(struct kvm *kvm, struct shadow_page *sp, unsigned i, stru
 		fault(r, "direct leaf of a wrong gfn", sp, i);
 	if (!(e & PTE_RW))
 		return;
-	if (s->flags & KVM_MEM_READONLY || !(e & SHADOW_HOST_WRITABLE))
+	if (s->flags & KVM_MEM_READONLY || !(e & sp_host_writable(sp)))
 		fault(r, "leaf writable against slot or host", sp, i);
 	for (rel = gfn - s->base_gfn; kvm_slot_uses_bitmap(kvm, s) && rel < gfn - s->base_gfn + pages; rel++)
 		if (!(READ_ONCE(s->dirty_bitmap[rel / 64]) & BIT_ULL(rel % 64)))
@@ -127,7 +127,7 @@ static void check_page(struct kvm *kvm, struct shadow_page *sp, struct mmu_check
 	}
 }
 
-void shadow_check(struct kvm *kvm, struct mmu_check_result *r)
+void shadow_check(struct kvm *kvm, struct mmu_check_result *r, uint64_t tables, const uint64_t *tdp_leaves)
 {
 	struct kvm_mmu_vm *vm = kvm->mmu_vm;
 	uint64_t leaves[2 + NR_HUGE_LEVELS] = { 0 }, pages = 0;
@@ -139,9 +139,10 @@ void shadow_check(struct kvm *kvm, struct mmu_check_result *r)
 		pages++;
 	}
 	lib_rcu_read_unlock();
-	if (pages != vm->shadow->nr_pages || pages != READ_ONCE(vm->table_pages) ||
-	    leaves[1] != READ_ONCE(vm->leaves[1]) || leaves[2] != READ_ONCE(vm->leaves[2]) ||
-	    leaves[3] != READ_ONCE(vm->leaves[3]))
+	if (pages != vm->shadow->nr_pages || pages + tables != READ_ONCE(vm->table_pages) ||
+	    leaves[1] + tdp_leaves[1] != READ_ONCE(vm->leaves[1]) ||
+	    leaves[2] + tdp_leaves[2] != READ_ONCE(vm->leaves[2]) ||
+	    leaves[3] + tdp_leaves[3] != READ_ONCE(vm->leaves[3]))
 		mmu_check_fault(r, "counters of shadow pages are wrong");
 }
 

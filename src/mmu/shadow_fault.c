@@ -16,7 +16,7 @@
 #include "host/memory.h"
 #include "lib/error.h"
 #include "lib/rcu.h"
-#include "mmu/shadow.h"
+#include "mmu/nested_mmu.h"
 #include "mmu/shadow_vcpu.h"
 #include "sdm/regs.h"
 
@@ -126,27 +126,41 @@ static int leaf_level(struct kvm_mmu_vm *vm, const struct shadow_page *sp,
 	return level;
 }
 
-static uint64_t make_shadow_spte(struct kvm_mmu_vm *vm, const struct kvm_page_fault *f, int level,
-				 unsigned access, bool *wrprot)
+/* A leaf's rights to read and to run, in the page's format. ACC_USER_MASK is EPT's right to read. */
+static uint64_t leaf_rights(const struct shadow_page *sp, unsigned access)
 {
+	if (sp_ept(sp))
+		return (access & ACC_USER_MASK ? EPT_READ : 0) | (access & ACC_EXEC_MASK ? EPT_EXEC : 0) |
+		       EPT_ACCESSED | FIELD_PREP(EPT_MEMTYPE_MASK, MT_WRBACK) | EPT_IPAT;
+	return PTE_P | PTE_A | (access & ACC_USER_MASK ? PTE_US : 0) | (access & ACC_EXEC_MASK ? 0 : PTE_XD);
+}
+
+static uint64_t make_shadow_spte(struct kvm_mmu_vm *vm, const struct shadow_page *sp,
+				 const struct kvm_page_fault *f, unsigned access, bool *wrprot)
+{
+	int level = sp_level(sp);
 	bool tracked = kvm_slot_dirty_track_enabled(f->slot);
 	hva_t hva = ALIGN_DOWN(f->hva, level_pages(level) << PAGE_SHIFT);
-	uint64_t e = __pa(__va(hva)) | SHADOW_PRESENT | PTE_P | PTE_A | (level > 1 ? PTE_PS : 0);
+	uint64_t e = __pa(__va(hva)) | SHADOW_PRESENT | leaf_rights(sp, access) | (level > 1 ? PTE_PS : 0);
 
-	if (access & ACC_USER_MASK)
-		e |= PTE_US;
-	if (!(access & ACC_EXEC_MASK))
-		e |= PTE_XD;
 	if (!f->map_writable)
 		return e;
-	e |= SHADOW_HOST_WRITABLE;
+	e |= sp_host_writable(sp);
 	if (!(access & ACC_WRITE_MASK) || (tracked && !f->write))
 		return e;
 	if (level > 1 || shadow_try_to_unsync(vm, f->gfn, f->write))
-		e |= PTE_RW | PTE_D;
+		e |= PTE_RW | sp_dirty_mask(sp);
 	else
 		*wrprot = true;
 	return e;
+}
+
+static bool lost_rights(const struct shadow_page *sp, uint64_t old, uint64_t e)
+{
+	if (sp_ept(sp))
+		return old & ~e & EPT_RWX;
+	return (old & PTE_RW && !(e & PTE_RW)) || (!(old & PTE_XD) && e & PTE_XD) ||
+	       (old & PTE_US && !(e & PTE_US));
 }
 
 /* The leaf for gva in `sp`. */
@@ -164,13 +178,12 @@ static int map_leaf(struct kvm_vcpu *vcpu, struct shadow_page *sp, gva_t gva,
 
 	if (!rmap)
 		return RET_PF_RETRY;
-	e = make_shadow_spte(vm, f, level, gw->pte_access, &wrprot);
+	e = make_shadow_spte(vm, sp, f, gw->pte_access, &wrprot);
 	if (shadow_is_present(old)) {
 		if (!shadow_is_leaf(old, level) || sp->node[index].gfn != gfn || (old ^ e) & PTE_ADDR_MASK)
 			z->flush |= shadow_drop_spte(vm, sp, index);
 		else
-			z->flush |= (old & PTE_RW && !(e & PTE_RW)) || (!(old & PTE_XD) && e & PTE_XD) ||
-				    (old & PTE_US && !(e & PTE_US));
+			z->flush |= lost_rights(sp, old, e);
 	}
 	shadow_set_leaf(vm, sp, index, e, gfn, rmap);
 	if (wrprot && f->write)
@@ -264,6 +277,23 @@ int shadow_page_fault(struct kvm_vcpu *vcpu, gva_t gva, uint64_t error_code, boo
 	}
 	emulate_wp_off(vcpu, &gw, access);
 	return fault_in_and_map(vcpu, gva, &gw, error_code, prefault);
+}
+
+/* L2 has met nothing in EPT02, or too few rights. gpa is L2's; EPT12 decides whose affair that is. */
+int ept_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault)
+{
+	uint32_t access = error_code & (PFERR_WRITE_MASK | PFERR_USER_MASK | PFERR_FETCH_MASK);
+	struct kvm_page_fault_info fault = { 0 };
+	struct guest_walker gw;
+
+	if (!vcpu->mmu_vcpu->shadow->root.sp)
+		return RET_PF_RETRY;
+	if (mmu_ept12_walk(vcpu, gpa, access, &gw, &fault) == INVALID_PAGE) {
+		if (!prefault)
+			mmu_guest_ops()->inject_nested_fault(vcpu, &fault);
+		return RET_PF_RETRY;
+	}
+	return fault_in_and_map(vcpu, gpa, &gw, error_code, prefault);
 }
 
 int nonpaging_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault)

@@ -100,7 +100,7 @@ void shadow_link_child(struct shadow_page *parent, unsigned index, struct shadow
 	parent->node[index].child = child;
 	node_add(&parent->node[index], &child->parents);
 	__atomic_store_n(&parent->spt[index],
-			 __pa(child->spt) | SHADOW_PRESENT | PTE_P | PTE_RW | PTE_US | PTE_A,
+			 __pa(child->spt) | sp_table_bits(parent),
 			 __ATOMIC_RELEASE);
 }
 
@@ -160,12 +160,22 @@ bool shadow_try_to_unsync(struct kvm_mmu_vm *vm, gfn_t gfn, bool can_unsync)
 	struct shadow_page *sp;
 
 	for_each_gfn_indirect_sp(vm, sp, gfn)
-		if (sp_level(sp) > 1 || (!can_unsync && !sp->unsync))
+		if (sp_level(sp) > 1 || sp_ept(sp) || (!can_unsync && !sp->unsync))
 			return false;
 	for_each_gfn_indirect_sp(vm, sp, gfn)
 		if (!sp->unsync)
 			mark_unsync(vm, sp);
 	return true;
+}
+
+bool shadow_gfn_is_tracked(struct kvm_mmu_vm *vm, gfn_t gfn)
+{
+	struct shadow_page *sp;
+
+	for_each_gfn_indirect_sp(vm, sp, gfn)
+		if (!sp->unsync)
+			return true;
+	return false;
 }
 
 /* --- finding and making --- */
@@ -264,7 +274,10 @@ static void remove_page(struct kvm_mmu_vm *vm, struct shadow_page *sp)
 /* Linux account_shadowed, and the flush that makes what is read next final. */
 static void protect_table(struct kvm_vcpu *vcpu, gfn_t gfn, struct shadow_zap *z)
 {
-	if (!shadow_wrprot_range(kvm_vcpu_gfn_to_memslot(vcpu, gfn), gfn, gfn + 1))
+	bool any = shadow_wrprot_range(kvm_vcpu_gfn_to_memslot(vcpu, gfn), gfn, gfn + 1);
+
+	any |= kvm_tdp_mmu_write_protect_gfn(vcpu->kvm->mmu_vm, gfn);
+	if (!any)
 		return;
 	z->flush = true;
 	shadow_commit(vcpu->kvm, z);

@@ -18,7 +18,7 @@
 #include "lib/error.h"
 #include "lib/own.h"
 #include "lib/rcu.h"
-#include "mmu/shadow.h"
+#include "mmu/nested_mmu.h"
 #include "trace/trace.h"
 #include "mmu/shadow_vcpu.h"
 #include "sdm/regs.h"
@@ -29,8 +29,9 @@ int shadow_vcpu_create(struct kvm_vcpu *vcpu)
 
 	if (!s)
 		return err_born(ENOMEM, "no memory for a vCPU's shadow MMU");
-	s->pae_root = host_low_frame_alloc();
-	if (!s->pae_root) {
+	if (!kvm_mmu_params()->ept)
+		s->pae_root = host_low_frame_alloc();
+	if (!kvm_mmu_params()->ept && !s->pae_root) {
 		own_free(s);
 		return err_born(ENOMEM, "no frame below 4 GiB for PAE roots");
 	}
@@ -45,7 +46,8 @@ void shadow_vcpu_destroy(struct kvm_vcpu *vcpu)
 	if (!s)
 		return;
 	shadow_drain_cache(vcpu);
-	host_low_frame_free(s->pae_root);
+	if (s->pae_root)
+		host_low_frame_free(s->pae_root);
 	own_free(s);
 	vcpu->mmu_vcpu->shadow = NULL;
 }
@@ -84,7 +86,7 @@ static void put_pae_roots(struct kvm_vcpu *vcpu, struct shadow_zap *z)
 {
 	struct shadow_vcpu *s = vcpu->mmu_vcpu->shadow;
 
-	for (unsigned i = 0; i < NR_PAE_ROOTS; i++) {
+	for (unsigned i = 0; i < NR_PAE_ROOTS && s->pae_root; i++) {
 		__atomic_store_n(&s->pae_root[i], 0, __ATOMIC_RELEASE);
 		if (s->pae[i])
 			shadow_put_root(vcpu->kvm->mmu_vm, s->pae[i], z);
@@ -110,7 +112,7 @@ static void put_all(struct kvm_vcpu *vcpu, struct shadow_zap *z)
 	s->loaded = false;
 }
 
-static void shadow_unload(struct kvm_vcpu *vcpu)
+void shadow_unload(struct kvm_vcpu *vcpu, struct kvm_mmu *mmu)
 {
 	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
 	struct shadow_zap z = { 0 };
@@ -120,7 +122,7 @@ static void shadow_unload(struct kvm_vcpu *vcpu)
 	/* nobody walks them: the request that made us leave came with a flush */
 	shadow_commit(vcpu->kvm, &z);
 	pthread_rwlock_unlock(&vm->lock);
-	vcpu->mmu->root_hpa = INVALID_PAGE;
+	mmu->root_hpa = INVALID_PAGE;
 }
 
 static struct shadow_page *take_root(struct kvm_vcpu *vcpu, gfn_t gfn, uint32_t role,
@@ -297,6 +299,82 @@ static void shadow_new_cr3(struct kvm_vcpu *vcpu, uint64_t cr3, bool skip_sync)
 	new_cr3_4level(vcpu, cr3, skip_sync);
 }
 
+/* --- EPT02: the key is the whole of EPTP12 --- */
+
+int shadow_alloc_ept_root(struct kvm_vcpu *vcpu)
+{
+	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
+	struct shadow_vcpu *s = vcpu->mmu_vcpu->shadow;
+	struct shadow_zap z = { 0 };
+	int r = shadow_topup(vcpu);
+
+	TRACE_CALL(mmu_alloc_shadow_roots, (uint32_t)vcpu->mmu->root_level);
+	if (r)
+		return r;
+	lib_rcu_read_lock();
+	pthread_rwlock_wrlock(&vm->lock);
+	put_root(vcpu, &s->root, &z);
+	r = shadow_make_pages_available(vm, &z);
+	if (!r) {
+		s->root.cr3 = vcpu->mmu->eptp12;
+		s->root.sp = take_root(vcpu, (vcpu->mmu->eptp12 & PTE_ADDR_MASK) >> PAGE_SHIFT, vcpu->mmu->role, &z);
+		vcpu->mmu->root_hpa = __pa(s->root.sp->spt);
+	} else {
+		vcpu->mmu->root_hpa = INVALID_PAGE;
+	}
+	s->loaded = !r;
+	shadow_commit(vcpu->kvm, &z);
+	pthread_rwlock_unlock(&vm->lock);
+	lib_rcu_read_unlock();
+	return r;
+}
+
+void shadow_new_eptp(struct kvm_vcpu *vcpu)
+{
+	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
+	struct shadow_vcpu *s = vcpu->mmu_vcpu->shadow;
+	struct kvm_mmu *mmu = vcpu->mmu;
+	struct shadow_zap z = { 0 };
+
+	pthread_rwlock_wrlock(&vm->lock);
+	if (!s->root.sp || s->root.cr3 != mmu->eptp12 || s->root.sp->role != mmu->role || s->root.sp->invalid) {
+		if (!cached_root(s, mmu->eptp12, mmu->role)) {
+			put_root(vcpu, &s->prev[KVM_MMU_NUM_PREV_ROOTS - 1], &z);
+			memmove(&s->prev[1], &s->prev[0], sizeof(s->prev) - sizeof(s->prev[0]));
+			s->prev[0] = s->root;
+			s->root.sp = NULL;
+		}
+	}
+	mmu->root_hpa = s->root.sp ? __pa(s->root.sp->spt) : INVALID_PAGE;
+	s->loaded = s->root.sp;
+	shadow_commit(vcpu->kvm, &z);
+	pthread_rwlock_unlock(&vm->lock);
+}
+
+static bool same_root(uint64_t a, uint64_t b)
+{
+	return !((a ^ b) & PTE_ADDR_MASK);
+}
+
+void shadow_free_ept_roots(struct kvm_vcpu *vcpu, bool all, uint64_t eptp)
+{
+	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
+	struct shadow_vcpu *s = vcpu->mmu_vcpu->shadow;
+	struct shadow_zap z = { 0 };
+
+	pthread_rwlock_wrlock(&vm->lock);
+	if (all || same_root(s->root.cr3, eptp)) {
+		put_root(vcpu, &s->root, &z);
+		s->loaded = false;
+		vcpu->mmu_vcpu->guest_mmu.root_hpa = INVALID_PAGE;
+	}
+	for (unsigned i = 0; i < KVM_MMU_NUM_PREV_ROOTS; i++)
+		if (all || same_root(s->prev[i].cr3, eptp))
+			put_root(vcpu, &s->prev[i], &z);
+	shadow_commit(vcpu->kvm, &z);
+	pthread_rwlock_unlock(&vm->lock);
+}
+
 static void shadow_invalidate_pcid(struct kvm_vcpu *vcpu, bool all, uint16_t pcid)
 {
 	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
@@ -342,9 +420,8 @@ void init_kvm_softmmu(struct kvm_vcpu *vcpu)
 	context->new_cr3 = shadow_new_cr3;
 	context->invalidate_pcid = shadow_invalidate_pcid;
 	context->invlpg = shadow_invlpg;
-	context->pte_write = shadow_pte_write;
 	context->unprotect = shadow_unprotect_gva;
 	context->root_level = level == PT64_ROOT_4LEVEL ? PT64_ROOT_4LEVEL : PT32E_ROOT_LEVEL;
 	context->role = shadow_role(vcpu, level);
-	vcpu->mmu = context;
+	vcpu->mmu = vcpu->walk_mmu = context;
 }

@@ -86,8 +86,8 @@ static bool wrprot_rmap(struct shadow_node **head)
 	bool any = false;
 
 	for (n = head ? *head : NULL; n; n = n->next)
-		any |= (__atomic_fetch_and(node_sptep(n), ~(PTE_RW | PTE_D), __ATOMIC_ACQ_REL) &
-			PTE_RW) != 0;
+		any |= (__atomic_fetch_and(node_sptep(n), ~(PTE_RW | sp_dirty_mask(node_page(n))),
+					   __ATOMIC_ACQ_REL) & PTE_RW) != 0;
 	return any;
 }
 

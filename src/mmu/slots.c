@@ -126,10 +126,10 @@ static void zap_slot(struct kvm *kvm, const struct kvm_memory_slot *slot)
 	struct kvm_mmu_vm *vm = kvm->mmu_vm;
 	struct zap_list z = { 0 };
 
-	if (vm->shadow) {
+	if (vm->shadow)
 		shadow_zap_slot(kvm, slot);
+	if (!kvm_mmu_params()->ept)
 		return;
-	}
 	pthread_rwlock_wrlock(&vm->lock);
 	zap_as_range(vm, slot->as_id, slot->base_gfn, slot->base_gfn + slot->npages, &z);
 	pthread_rwlock_unlock(&vm->lock);
@@ -204,7 +204,7 @@ static void slot_generation(struct kvm *kvm, uint64_t gen)
 	struct zap_list z = { 0 };
 	int as;
 
-	if (!vm || vm->shadow || mmio_gen(gen) >= KVM_ADDRESS_SPACE_NUM * 2 || gen >> 1 <= MMIO_GEN_MASK)
+	if (!vm || !kvm_mmu_params()->ept || mmio_gen(gen) >= KVM_ADDRESS_SPACE_NUM * 2 || gen >> 1 <= MMIO_GEN_MASK)
 		return;
 	pthread_rwlock_wrlock(&vm->lock);
 	for (as = 0; as < KVM_ADDRESS_SPACE_NUM; as++)

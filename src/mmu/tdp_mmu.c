@@ -24,7 +24,7 @@
 #include "host/memory.h"
 #include "lib/own.h"
 #include "lib/rcu.h"
-#include "mmu/internal.h"
+#include "mmu/shadow.h"
 #include "trace/trace.h"
 
 static void count(uint64_t *counter, int64_t n)
@@ -82,7 +82,7 @@ static uint64_t make_spte(struct kvm *kvm, const struct kvm_mmu_page *root,
 		e &= ~EPT_EXEC;
 	if (root_has_ad(root))
 		e |= EPT_ACCESSED;
-	if (f->map_writable) {
+	if (f->map_writable && !f->tracked) {
 		e |= SPTE_HOST_WRITABLE | SPTE_MMU_WRITABLE;
 		/*
 		 * Reads do not dirty a logged page: it becomes writable by a write only, or
@@ -260,6 +260,26 @@ static bool install_leaf(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint64
 	return true;
 }
 
+/*
+ * Tables of the guest's that are shadowed: the page of one is not writable, and no larger
+ * page around it. False: it is to be written.
+ */
+static bool adjust_for_tables(struct kvm_mmu_vm *vm, struct kvm_page_fault *f)
+{
+	int level = f->goal_level;
+
+	if (likely(!vm->shadow || !vm->shadow->nr_pages))
+		return true;
+	f->tracked = shadow_gfn_is_tracked(vm, f->gfn);
+	if (f->tracked && f->write)
+		return false;
+	while (level > 1 && !shadow_allows_level(vm, f->gfn, level))
+		level--;
+	f->req_level = f->req_level > level ? level : f->req_level;
+	f->goal_level = level;
+	return true;
+}
+
 enum ret_pf kvm_tdp_mmu_map(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 {
 	struct kvm_mmu_page *root = vcpu->mmu->root;
@@ -268,6 +288,8 @@ enum ret_pf kvm_tdp_mmu_map(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 	bool split = false;
 	enum ret_pf ret;
 
+	if (f->slot && !adjust_for_tables(vcpu->kvm->mmu_vm, f))
+		return RET_PF_EMULATE;
 	for (;;) {
 		uint64_t *ptep = &table[spte_index(f->gfn, level)];
 		uint64_t old = load_spte(ptep);
@@ -436,6 +458,25 @@ bool kvm_tdp_mmu_zap_nx_splits(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root,
 {
 	z->as_id = (uint8_t)root_as_id(root);
 	return zap_nx_splits_in(vm, root->spt, root_level(root), 0, gfn, n, z);
+}
+
+bool kvm_tdp_mmu_write_protect_gfn(struct kvm_mmu_vm *vm, gfn_t gfn)
+{
+	uint64_t take = EPT_WRITE | EPT_DIRTY | SPTE_MMU_WRITABLE;
+	bool any = false;
+
+	for (uint32_t i = 0; i < mmu_nr_roots(vm); i++) {
+		uint64_t *ptep;
+		int level;
+
+		if (gfn >= root_end_gfn(vm->roots[i]))
+			continue;
+		ptep = kvm_tdp_mmu_walk(vm->roots[i], gfn, &level);
+		if (!spte_is_leaf(load_spte(ptep), level))
+			continue;
+		any |= (__atomic_fetch_and(ptep, ~take, __ATOMIC_ACQ_REL) & EPT_WRITE) != 0;
+	}
+	return any;
 }
 
 void kvm_tdp_mmu_zap_finish(struct kvm *kvm, struct zap_list *z)

@@ -94,10 +94,9 @@ int mmu_alloc_direct_roots(struct kvm_vcpu *vcpu)
 	return 0;
 }
 
-void mmu_tdp_unload(struct kvm_vcpu *vcpu)
+void mmu_tdp_unload(struct kvm_vcpu *vcpu, struct kvm_mmu *mmu)
 {
 	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
-	struct kvm_mmu *mmu = vcpu->mmu;
 
 	if (mmu->root) {
 		pthread_mutex_lock(&vm->roots_lock);

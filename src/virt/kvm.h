@@ -157,7 +157,8 @@ struct kvm_vcpu {
 	/* Interrupts the processor of a vCPU in guest mode (vmx_kick). (c) */
 	void (*kick_processor)(struct kvm_vcpu *vcpu);
 
-	struct kvm_mmu *mmu;	 /* (o) current MMU context, mmu room */
+	struct kvm_mmu *mmu;	 /* (o) MMU context that the processor runs on, mmu room */
+	struct kvm_mmu *walk_mmu; /* (o) the one that linear addresses are walked with */
 	struct kvm_mmu_vcpu *mmu_vcpu; /* (c) mmu room's part */
 	struct kvm_lapic *apic;	 /* (c) irq room; NULL without in-kernel irqchip */
 	struct vcpu_vmx *vmx;	 /* (c) vmx room's part */

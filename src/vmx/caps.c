@@ -85,7 +85,7 @@ static void setup(void)
 	/* not driven yet, whatever the knobs say */
 	params.preemption_timer = false;
 	params.flexpriority = params_get_bool("flexpriority");
-	params.nested = params_get_bool("nested") && params.ept && params.unrestricted_guest;
+	params.nested = kvm_mmu_params()->nested && params.unrestricted_guest;
 	/* a virtual interrupt is delivered with VMCS01 current only */
 	params.enable_apicv = params_get_bool("enable_apicv") && !params.nested;
 

@@ -17,8 +17,13 @@
 /* What kvm_mmu_page_fault() left to us. */
 static int finish_fault(struct kvm_vcpu *vcpu, gpa_t gpa, int r)
 {
-	if (r == KVM_MMU_EMULATE)
+	if (r != KVM_MMU_EMULATE)
+		return r;
+	if (likely(is_guest_mode(vcpu) || !kvm_mmu_gpa_is_tracked(vcpu, gpa)))
 		return vmx_services->emulate_instruction(vcpu, true, gpa);
+	kvm_mmu_track_lock(vcpu->kvm);
+	r = vmx_services->emulate_instruction(vcpu, true, gpa);
+	kvm_mmu_track_unlock(vcpu->kvm);
 	return r;
 }
 
@@ -52,6 +57,10 @@ int handle_ept_violation(struct kvm_vcpu *vcpu)
 					    EPT_VIOLATION_EXECUTABLE) ? PFERR_PRESENT_MASK : 0;
 	error_code |= exit_qualification & EPT_VIOLATION_GVA_TRANSLATED ? PFERR_GUEST_FINAL_MASK
 									 : PFERR_GUEST_PAGE_MASK;
+	/* event delivery cannot be emulated: what it writes to may be no table any more */
+	if (unlikely(vcpu->vmx->idt_vectoring_info & INTR_INFO_VALID_MASK) && error_code & PFERR_WRITE_MASK &&
+	    !is_guest_mode(vcpu))
+		kvm_mmu_unprotect_gpa(vcpu, gpa);
 	return finish_fault(vcpu, gpa, kvm_mmu_page_fault(vcpu, gpa, error_code));
 }
 

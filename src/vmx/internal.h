@@ -294,6 +294,6 @@ vmx_exit_handler handle_ept_violation, handle_ept_misconfig, handle_cr, handle_d
 	handle_preemption_timer, handle_bus_lock, handle_tpr_below_threshold,
 	handle_apic_access, handle_apic_eoi_induced, handle_apic_write,
 	handle_vmxon, handle_vmxoff, handle_vmclear, handle_vmptrld, handle_vmptrst, handle_vmread,
-	handle_vmwrite, handle_vmlaunch, handle_vmresume;
+	handle_vmwrite, handle_vmlaunch, handle_vmresume, handle_invept, handle_invvpid;
 
 #endif

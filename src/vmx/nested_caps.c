@@ -36,6 +36,7 @@
 #define SECONDARY_EMULATED SECONDARY_EXEC_SHADOW_VMCS
 #define SECONDARY_OFFERED                                            \
 	(SECONDARY_EXEC_DESC | SECONDARY_EXEC_ENABLE_RDTSCP |        \
+	 SECONDARY_EXEC_ENABLE_EPT | SECONDARY_EXEC_ENABLE_VPID | SECONDARY_EXEC_UNRESTRICTED_GUEST | \
 	 SECONDARY_EXEC_WBINVD_EXITING | SECONDARY_EXEC_ENABLE_INVPCID | \
 	 SECONDARY_EXEC_ENABLE_XSAVES | SECONDARY_EXEC_TSC_SCALING)
 #define EXIT_OFFERED                                                                     \
@@ -45,6 +46,15 @@
 
 /* Default1 controls that may be 0, by the TRUE capability MSRs. */
 #define PRIMARY_MAY_CLEAR (CPU_BASED_CR3_LOAD_EXITING | CPU_BASED_CR3_STORE_EXITING)
+
+/* IA32_VMX_EPT_VPID_CAP */
+#define EPT_OFFERED                                                                      \
+	(BIT_ULL(0) /* execute-only */ | BIT_ULL(6) /* walk of 4 */ | BIT_ULL(14) /* WB */ | \
+	 BIT_ULL(16) /* 2M */ | BIT_ULL(17) /* 1G */ | BIT_ULL(20) /* INVEPT */ |         \
+	 BIT_ULL(25) /* single */ | BIT_ULL(26) /* all */)
+#define VPID_OFFERED                                                              \
+	(BIT_ULL(32) /* INVVPID */ | BIT_ULL(40) /* address */ | BIT_ULL(41) /* single */ | \
+	 BIT_ULL(42) /* all */ | BIT_ULL(43) /* retaining globals */)
 
 #define BASIC_SIZE_MASK GENMASK_ULL(44, 32)
 #define BASIC_REVISION_MASK GENMASK_ULL(30, 0)
@@ -98,6 +108,8 @@ static void setup(void)
 	v[INDEX(MSR_IA32_VMX_CR4_FIXED0)] = X86_CR4_VMXE;
 	v[INDEX(MSR_IA32_VMX_CR4_FIXED1)] = vmx_capability_msr(MSR_IA32_VMX_CR4_FIXED1);
 	v[INDEX(MSR_IA32_VMX_VMCS_ENUM)] = vmcs12_enum();
+	v[INDEX(MSR_IA32_VMX_EPT_VPID_CAP)] =
+		vmx_capability_msr(MSR_IA32_VMX_EPT_VPID_CAP) & (EPT_OFFERED | VPID_OFFERED);
 }
 
 static const struct nested_vmx_msrs *supported_msrs(void)

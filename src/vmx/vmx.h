@@ -271,6 +271,9 @@ void nested_vmx_vmexit(struct kvm_vcpu *vcpu, uint32_t reason, uint32_t intr_inf
 void nested_vmx_exception_vmexit(struct kvm_vcpu *vcpu, uint8_t vector, bool has_error_code, uint32_t error_code,
 				 uint64_t qualification);
 void nested_vmx_exception_vmexit_nmi(struct kvm_vcpu *vcpu);
+/* EPT12 forbids what L2 does (fault->nested): exit 48 or 49 to L1. */
+struct kvm_page_fault_info;
+void nested_ept_inject_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_fault_info *fault);
 /* A triple fault ends L2 before it began. */
 void nested_vmx_clear_run_pending(struct kvm_vcpu *vcpu);
 /* An instruction of L2 has been emulated: is an exit by the monitor trap flag due? */

@@ -139,6 +139,10 @@ void kvm_queue_exception_p(struct kvm_vcpu *vcpu, uint8_t vector, uint64_t paylo
 
 void kvm_inject_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_fault_info *fault)
 {
+	if (unlikely(fault->nested)) {
+		nested_ept_inject_page_fault(vcpu, fault);
+		return;
+	}
 	vcpu->stat.pf_guest++;
 	if (fault->vector == X86_TRAP_PF)
 		queue_exception(vcpu, X86_TRAP_PF, true, fault->error_code, true, fault->address,

@@ -203,6 +203,7 @@ static const struct kvm_mmu_guest_ops guest_ops = {
 	.get_cpl = vmx_get_cpl,
 	.is_smm = guest_in_smm,
 	.inject_page_fault = kvm_inject_page_fault,
+	.inject_nested_fault = nested_ept_inject_page_fault,
 };
 
 static void invalidate_code(struct kvm *kvm, hva_t start, uint64_t size_bytes)

@@ -80,6 +80,9 @@ static inline uint64_t *nested_operand(struct client *c)
 	return (uint64_t *)(c->mem + AT_TEST);
 }
 
+/* L2's registers as L1 finds them, of the last exit. */
+static struct kvm_regs nested_at_exit;
+
 static inline struct outcome nested_run(struct client *c)
 {
 	struct outcome o = {0};
@@ -88,6 +91,8 @@ static inline struct outcome nested_run(struct client *c)
 	assert_run_exits(c, KVM_EXIT_IO);
 	r = client_regs(c);
 	o.port = c->run->io.port;
+	if (o.port == PORT_EXIT)
+		nested_at_exit = r;
 	o.rflags = r.rflags;
 	o.rbx = r.rbx;
 	o.error_code = r.rdx;

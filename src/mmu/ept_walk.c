@@ -1,0 +1,181 @@
+/*
+ * The hypervisor's walk of EPT12, the EPT tables of an L1 (SDM Vol. 3, "The Extended
+ * Page Table Mechanism"): from an L2's guest-physical address to L1's.
+ *
+ *	EPTP12 -> table (level 4 or 5) -> ... -> leaf (level 3, 2, 1) -> gpa of L1
+ *
+ * It shares nothing with the processor's walker but the formats of sdm/. Accessed and
+ * dirty flags are set, where EPTP12 has them on, only after the access is known to be
+ * allowed; the walk starts over when an entry changed under it.
+ *
+ * A walk that fails tells how the processor would have left L2: a violation with the
+ * rights that were found, or a misconfiguration.
+ */
+#include "host/fault.h"
+#include "host/memory.h"
+#include "lib/rcu.h"
+#include "mmu/nested_mmu.h"
+#include "sdm/ept.h"
+#include "sdm/vmx.h"
+#include "trace/trace.h"
+
+enum entry_kind { ENTRY_ABSENT, ENTRY_BAD, ENTRY_TABLE, ENTRY_LEAF };
+
+/* What an entry is to a processor with L1's address width (SDM "EPT Misconfigurations"). */
+static enum entry_kind classify(struct kvm_vcpu *vcpu, uint64_t e, int level)
+{
+	int width = mmu_guest_ops()->get_maxphyaddr(vcpu);
+	uint64_t beyond = width < 52 ? GENMASK_ULL(51, width) : 0, type = FIELD_GET(EPT_MEMTYPE_MASK, e);
+	bool leaf = level == 1 || (level <= 3 && e & EPT_PAGE_SIZE);
+
+	if (!(e & EPT_RWX))
+		return ENTRY_ABSENT;
+	if ((e & (EPT_READ | EPT_WRITE)) == EPT_WRITE || e & beyond)
+		return ENTRY_BAD;
+	if ((e & EPT_RWX) == EPT_EXEC && !vcpu->mmu_vcpu->guest_mmu.ept12_execonly)
+		return ENTRY_BAD;
+	if (!leaf)
+		return e & (EPT_MEMTYPE_MASK | EPT_IPAT | EPT_PAGE_SIZE) ? ENTRY_BAD : ENTRY_TABLE;
+	if (type == 2 || type == 3 || type == 7)
+		return ENTRY_BAD;
+	if (level > 1 && e & GENMASK_ULL(PAGE_SHIFT + 9 * (level - 1) - 1, PAGE_SHIFT))
+		return ENTRY_BAD;
+	return ENTRY_LEAF;
+}
+
+bool mmu_ept12_entry_valid(struct kvm_vcpu *vcpu, uint64_t e)
+{
+	return classify(vcpu, e, 1) == ENTRY_LEAF;
+}
+
+static gpa_t violation(gpa_t gpa, uint32_t access, uint64_t rights, struct kvm_page_fault_info *fault)
+{
+	uint64_t q = (rights & EPT_RWX) << 3;
+
+	q |= access & PFERR_USER_MASK ? EPT_VIOLATION_ACC_READ : 0;
+	q |= access & PFERR_WRITE_MASK ? EPT_VIOLATION_ACC_WRITE : 0;
+	q |= access & PFERR_FETCH_MASK ? EPT_VIOLATION_ACC_INSTR : 0;
+	if (fault)
+		*fault = (struct kvm_page_fault_info){ .nested = true, .address = gpa, .exit_qualification = q };
+	return INVALID_PAGE;
+}
+
+static gpa_t misconfiguration(gpa_t gpa, struct kvm_page_fault_info *fault)
+{
+	if (fault)
+		*fault = (struct kvm_page_fault_info){ .nested = true, .misconfigured = true, .address = gpa };
+	return INVALID_PAGE;
+}
+
+static unsigned acc_of(uint64_t rights)
+{
+	return (rights & EPT_READ ? ACC_USER_MASK : 0) | (rights & EPT_WRITE ? ACC_WRITE_MASK : 0) |
+	       (rights & EPT_EXEC ? ACC_EXEC_MASK : 0);
+}
+
+static bool allowed(uint64_t rights, uint32_t access)
+{
+	return (!(access & PFERR_USER_MASK) || rights & EPT_READ) &&
+	       (!(access & PFERR_WRITE_MASK) || rights & EPT_WRITE) &&
+	       (!(access & PFERR_FETCH_MASK) || rights & EPT_EXEC);
+}
+
+/* 1 done, or not possible: read-only memory; 0 the entry changed; < 0 it cannot be reached. */
+static int set_flags(struct kvm_vcpu *vcpu, gpa_t at, uint64_t *e, uint64_t set)
+{
+	struct kvm_memory_slot *slot;
+	hva_t hva;
+	int r;
+
+	if ((*e & set) == set)
+		return 1;
+	hva = kvm_vcpu_gpa_to_hva(vcpu, at, true);
+	if (!hva)
+		return 1;
+	r = host_cmpxchg64(__va(hva), *e, *e | set);
+	if (r != 1)
+		return r;
+	*e |= set;
+	lib_rcu_read_lock();
+	slot = kvm_vcpu_gfn_to_memslot(vcpu, at >> PAGE_SHIFT);
+	mark_page_dirty_in_slot(vcpu->kvm, slot, at >> PAGE_SHIFT);
+	lib_rcu_read_unlock();
+	return 1;
+}
+
+/* Accessed flags on the way, the dirty flag of a leaf that is written. False: look again. */
+static bool set_ad(struct kvm_vcpu *vcpu, struct guest_walker *gw, uint32_t access)
+{
+	for (int level = gw->max_level; level >= gw->level; level--) {
+		uint64_t set = EPT_ACCESSED;
+
+		if (level == gw->level && access & PFERR_WRITE_MASK)
+			set |= EPT_DIRTY;
+		if (set_flags(vcpu, gw->pte_gpa[level], &gw->pte[level], set) == 0)
+			return false;
+	}
+	return true;
+}
+
+/* One walk. *again: an entry changed before its flags were set. */
+static gpa_t walk(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t access, struct guest_walker *gw,
+		  struct kvm_page_fault_info *fault, bool *again)
+{
+	uint64_t eptp = vcpu->mmu_vcpu->guest_mmu.eptp12, rights = EPT_RWX, e = 0, size;
+	int level = (int)FIELD_GET(EPTP_WALK_MASK, eptp) + 1;
+	gpa_t table = eptp & EPTP_ROOT_MASK;
+	enum entry_kind kind;
+
+	*again = false;
+	gw->max_level = level;
+	if (gpa >> (PAGE_SHIFT + 9 * level))
+		return violation(gpa, access, 0, fault);
+	for (;; level--) {
+		gpa_t at = table + (gpa >> (PAGE_SHIFT + 9 * (level - 1)) & 511) * 8;
+
+		/* a table in no memory: as Linux, a violation */
+		if (kvm_vcpu_read_guest(vcpu, at, &e, sizeof(e)))
+			return violation(gpa, access, 0, fault);
+		kind = classify(vcpu, e, level);
+		if (kind == ENTRY_ABSENT)
+			return violation(gpa, access, 0, fault);
+		if (kind == ENTRY_BAD)
+			return misconfiguration(gpa, fault);
+		rights &= e;
+		gw->level = level;
+		gw->table_gfn[level] = table >> PAGE_SHIFT;
+		gw->pte_gpa[level] = at;
+		gw->pte[level] = e;
+		gw->pt_access[level] = acc_of(rights);
+		if (kind == ENTRY_LEAF)
+			break;
+		table = e & EPT_ADDR_MASK;
+	}
+	if (!allowed(rights, access))
+		return violation(gpa, access, rights, fault);
+	if (eptp & EPTP_AD_ENABLE && !set_ad(vcpu, gw, access)) {
+		*again = true;
+		return INVALID_PAGE;
+	}
+	gw->pte_access = acc_of(rights);
+	/* a write to a clean page has to be seen, for its dirty flag */
+	if (eptp & EPTP_AD_ENABLE && !(gw->pte[level] & EPT_DIRTY))
+		gw->pte_access &= ~ACC_WRITE_MASK;
+	size = level_pages(level) << PAGE_SHIFT;
+	gpa = (e & EPT_ADDR_MASK & ~(size - 1)) | (gpa & (size - 1));
+	gw->gfn = gpa >> PAGE_SHIFT;
+	return gpa;
+}
+
+gpa_t mmu_ept12_walk(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t access, struct guest_walker *gw,
+		     struct kvm_page_fault_info *fault)
+{
+	struct guest_walker mine;
+	bool again;
+	gpa_t r;
+
+	do {
+		r = walk(vcpu, gpa, access, gw ? gw : &mine, fault, &again);
+	} while (again);
+	return r;
+}
