@@ -51,7 +51,7 @@
 #define EPT_OFFERED                                                                      \
 	(BIT_ULL(0) /* execute-only */ | BIT_ULL(6) /* walk of 4 */ | BIT_ULL(14) /* WB */ | \
 	 BIT_ULL(16) /* 2M */ | BIT_ULL(17) /* 1G */ | BIT_ULL(20) /* INVEPT */ |         \
-	 BIT_ULL(25) /* single */ | BIT_ULL(26) /* all */)
+	 BIT_ULL(21) /* A/D */ | BIT_ULL(25) /* single */ | BIT_ULL(26) /* all */)
 #define VPID_OFFERED                                                              \
 	(BIT_ULL(32) /* INVVPID */ | BIT_ULL(40) /* address */ | BIT_ULL(41) /* single */ | \
 	 BIT_ULL(42) /* all */ | BIT_ULL(43) /* retaining globals */)

@@ -69,9 +69,11 @@ static bool token_slot_is_free(struct kvm_vcpu *vcpu)
 
 /* --- a page is not there --- */
 
-/* Without paging there is hardly a #PF handler. */
+/* Without paging there is hardly a #PF handler. While L2 runs it is L1 that is told, by an exit, if it wants that. */
 static bool can_deliver(struct kvm_vcpu *vcpu)
 {
+	if (unlikely(is_guest_mode(vcpu)))
+		return vcpu->arch->apf.en_msr & ASYNC_PF_DELIVERY_AS_PF_VMEXIT;
 	return ((vcpu->arch->apf.en_msr & ASYNC_PF_SEND_ALWAYS) || vmx_get_cpl(vcpu) != 0) &&
 	       (vmx_get_cr0(vcpu) & X86_CR0_PG);
 }
@@ -97,7 +99,10 @@ bool kvm_arch_async_page_not_present(struct kvm_vcpu *vcpu, const struct kvm_asy
 	TRACE(kvm, kvm_async_pf_not_present, info->token, info->addr);
 	if (can_deliver(vcpu) && put_word(vcpu, offsetof(struct kvm_vcpu_pv_apf_data, flags),
 					  PV_REASON_PAGE_NOT_PRESENT) == 0) {
-		kvm_inject_page_fault(vcpu, &fault);
+		if (unlikely(is_guest_mode(vcpu)))
+			kvm_queue_exception_vmexit(vcpu, X86_TRAP_PF, true, 0, true, info->token);
+		else
+			kvm_inject_page_fault(vcpu, &fault);
 		return true;
 	}
 	kvm_make_request(KVM_REQ_APF_HALT, vcpu);

@@ -55,7 +55,7 @@ static bool cr0_valid(uint64_t cr0)
 static bool cr4_valid(struct kvm_vcpu *vcpu, uint64_t cr4)
 {
 	return !(cr4 & (kvm_cr4_host_reserved_bits() | kvm_cr4_guest_reserved_bits(vcpu))) &&
-	       vmx_is_valid_cr4(vcpu, cr4);
+	       (vcpu->arch->smm || vmx_is_valid_cr4(vcpu, cr4));
 }
 
 static uint64_t cr3_reserved(struct kvm_vcpu *vcpu)
@@ -95,7 +95,7 @@ int kvm_set_cr0(struct kvm_vcpu *vcpu, uint64_t cr0)
 	uint64_t old = vmx_get_cr0(vcpu), cr4 = vmx_get_cr4(vcpu);
 
 	cr0 |= X86_CR0_ET;
-	if (!cr0_valid(cr0) || !vmx_is_valid_cr0(vcpu, cr0))
+	if (!cr0_valid(cr0) || (!vcpu->arch->smm && !vmx_is_valid_cr0(vcpu, cr0)))
 		return 1;
 	cr0 &= CR0_ARCH_BITS;
 	if ((cr0 & X86_CR0_PG) && (vmx_get_efer(vcpu) & EFER_LME)) {
