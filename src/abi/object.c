@@ -39,6 +39,7 @@
 
 #include "host/memory.h"
 #include "host/service.h"
+#include "lib/anon_file.h"
 #include "lib/error.h"
 #include "lib/fork.h"
 #include "lib/own.h"
@@ -175,10 +176,7 @@ struct abi_object *abi_object_find(int fd)
 
 int abi_new_file(const char *name, bool cloexec)
 {
-	/* MFD_CLOEXEC is 1. */
-	int fd = (int)syscall(SYS_memfd_create, name, cloexec ? 1u : 0u);
-
-	return fd < 0 ? err_born(errno, "memfd_create(%s)", name) : fd;
+	return lib_anon_file(name, cloexec ? 1u /* MFD_CLOEXEC */ : 0u);
 }
 
 int abi_object_bind(int fd, enum abi_kind kind, struct kvm *kvm, struct kvm_vcpu *vcpu)

@@ -17,6 +17,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "lib/anon_file.h"
 #include "lib/error.h"
 
 /* <linux/fcntl.h>, which does not go with <fcntl.h>. */
@@ -63,13 +64,13 @@ static int make_file(struct kvm_stats_file *f, const struct kvm_stat_table *t, c
 		     void *stat)
 {
 	size_t head = kvm_stats_head(t, id, 0, NULL, 0), data = ALIGN_UP(head, PAGE_SIZE);
-	int fd = (int)syscall(SYS_memfd_create, "kvm-stats", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	int fd = lib_anon_file("kvm-stats", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	struct stat st;
 	void *p;
 	int e;
 
 	if (fd < 0)
-		return err_born(errno, "memfd for counters");
+		return fd;
 	if (ftruncate(fd, (off_t)(data + t->size)))
 		goto out_errno;
 	p = mmap(NULL, data, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "lib/anon_file.h"
 #include "lib/error.h"
 #include "lib/own.h"
 #include "trace/trace.h"
@@ -24,9 +25,9 @@ static int create_run_pages(struct kvm_vcpu *vcpu)
 {
 	void *p;
 
-	vcpu->run_memfd = memfd_create("userkvm-vcpu", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	vcpu->run_memfd = lib_anon_file("userkvm-vcpu", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (vcpu->run_memfd < 0)
-		return err_born(errno, "vCPU %u: no memfd", vcpu->vcpu_id);
+		return vcpu->run_memfd;
 	if (ftruncate(vcpu->run_memfd, (off_t)RUN_SIZE)) {
 		int e = errno;
 

@@ -92,24 +92,49 @@ static void client_view(int kvm)
 	doctor_offered_features(kvm);
 }
 
-/* The two things that a confined process may be refused, tried as guests need them. False: no guest can run. */
+/* Memory mapped twice, writable here and executable there, as the library maps its own (emit/exec.h). NULL, or why not. */
+static const char *try_code_memory(void)
+{
+	void *run = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS, -1, 0), *rw;
+	const char *why = NULL;
+
+	if (run == MAP_FAILED)
+		return strerror(errno);
+	rw = mremap(run, 0, 4096, MREMAP_MAYMOVE);
+	if (rw == MAP_FAILED || mprotect(rw, 4096, PROT_READ | PROT_WRITE))
+		why = strerror(errno);
+	if (rw != MAP_FAILED)
+		munmap(rw, 4096);
+	munmap(run, 4096);
+	return why;
+}
+
+static const char *files_words(void)
+{
+	int fd = memfd_create("doctor", MFD_CLOEXEC);
+
+	if (fd < 0)
+		return "no memfd_create(): nameless files in /dev/shm or /tmp stand for descriptors";
+	close(fd);
+	return "memfd_create()";
+}
+
+/* What a confined process may be refused, tried as guests need it. False: no guest can run. */
 static bool try_guests(int kvm)
 {
 	int vm = userkvm_ioctl(kvm, KVM_CREATE_VM, 0), vcpu = vm < 0 ? -1 : userkvm_ioctl(vm, KVM_CREATE_VCPU, 0);
 	const char *why = vcpu < 0 ? strerror(errno) : NULL;
-	void *stub;
+	const char *code = try_code_memory();
 
+	printf("  files            %s\n", files_words());
 	printf("  VM and vCPU      %s%s\n", why ? "CANNOT BE MADE: " : "can be made", why ? why : "");
 	userkvm_close(vcpu);
 	userkvm_close(vm);
-	stub = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (stub == MAP_FAILED) {
-		printf("  code memory      REFUSED: %s; guests cannot use x87, SSE and AVX\n", strerror(errno));
-		return false;
-	}
-	munmap(stub, 4096);
-	printf("  code memory      can be had\n");
-	return !why;
+	if (code)
+		printf("  code memory      REFUSED: %s; guests cannot use x87, SSE and AVX\n", code);
+	else
+		printf("  code memory      can be had\n");
+	return !why && !code;
 }
 
 static const struct cli_option options[] = {
