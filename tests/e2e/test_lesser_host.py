@@ -69,10 +69,13 @@ def a_host_without_membarrier_is_served():
     passes(FIRST, without(NR_MEMBARRIER, errno.ENOSYS))
 
 
-def doctor_tells_of_executable_memory_that_is_refused():
+def executable_memory_that_is_refused_is_told():
     out, status = tap.run(USERKVM, "doctor", preexec_fn=without_executable_memory)
     assert status == 1 and "code memory      REFUSED: Operation not permitted" in out, out
+    assert "VM and vCPU      CANNOT BE MADE: Operation not permitted" in out, out
+    out, status = tap.run(USERKVM, "run", "--", FIRST, preexec_fn=without_executable_memory)
+    assert status != 0 and "this host lets the process have no executable memory" in out, out
 
 
 tap.main(a_host_without_memfd_create_uses_nameless_files, a_shortage_of_descriptors_stays_one,
-         a_host_without_membarrier_is_served, doctor_tells_of_executable_memory_that_is_refused)
+         a_host_without_membarrier_is_served, executable_memory_that_is_refused_is_told)
