@@ -1,10 +1,10 @@
 /*
  * Units: which blocks make one, and how they are put together.
  *
- *   indirect:  flags to cc; cs->rip == expect?; page_lin
- *   polled:    exit_request?
+ *   indirect:  flags to cc; cs->rip == expect?; exit_request?; page_lin
  *   code:      block 0 … block n, each ended by a jump within the unit, a cell or
  *              an indirect branch
+ *   polled:    exit_request?; to code
  *              the cells' stubs, the cold paths (src/jit)
  *
  * Invariants
@@ -335,18 +335,26 @@ static bool emit_end(struct forming *f, unsigned n, const struct jit_end *end)
 	return false;
 }
 
-/* The indirect entry; the polled one follows it. */
+/*
+ * The indirect entry. A request leaves by the way of a miss: cs->rip is the target, and
+ * the dispatcher looks.
+ */
 static void emit_indirect_entry(struct forming *f)
 {
 	struct cpu_jit *j = f->j;
 	struct jit_rewriter *r = &j->rw;
 	struct emitter *e = &r->e;
+	struct host_mem request = at(&r->cs->exit_request);
 	struct host_mem back = { .base = JIT_S0, .index = HOST_NONE, .disp = -f->part[0].off };
 
 	f->u->indirect = (const uint8_t *)(uintptr_t)emit_here(e);
 	jit_emit_save_flags(r);
 	op_state(e, true, 0x8b, JIT_S0, &r->cs->rip);
 	op_state(e, true, 0x3b, JIT_S0, &f->u->expect);
+	emit_patch(e, emit_jcc(e, 5), j->ind_miss_cc_at);
+	emit_byte(e, 0x83); /* cmp dword [exit_request],0 */
+	emit_modrm_mem(e, 7, &request, 1);
+	emit_byte(e, 0);
 	emit_patch(e, emit_jcc(e, 5), j->ind_miss_cc_at);
 	emit_op_mem(e, true, 0x8d, JIT_S0, &back);
 	op_state(e, true, 0x89, JIT_S0, &r->cs->page_lin);
@@ -358,11 +366,11 @@ static bool emit_parts(struct forming *f)
 {
 	struct cpu_jit *j = f->j;
 	struct jit_rewriter *r = &j->rw;
+	uint32_t code;
 
 	emit_indirect_entry(f);
-	f->u->polled = (const uint8_t *)(uintptr_t)emit_here(&r->e);
-	jit_emit_poll(r, 0, f->part[0].live_in);
 	f->u->code = (const uint8_t *)(uintptr_t)emit_here(&r->e);
+	code = r->e.n;
 	for (unsigned n = 0; n < f->nr_parts; n++) {
 		struct part *p = &f->part[n];
 		struct jit_block b = { .insn = p->insn, .nr = p->nr, .first = p->first,
@@ -378,6 +386,10 @@ static bool emit_parts(struct forming *f)
 	}
 	for (unsigned n = 0; n < f->nr_patches; n++)
 		emit_patch(&r->e, f->patch[n].at, f->part[f->patch[n].to].label);
+	f->u->polled = (const uint8_t *)(uintptr_t)emit_here(&r->e);
+	if (!f->part[0].head) /* else it polls itself */
+		jit_emit_poll(r, 0, f->part[0].live_in);
+	emit_patch(&r->e, emit_jmp(&r->e), code);
 	return true;
 }
 
