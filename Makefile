@@ -4,7 +4,7 @@ MESON_ARGS ?=
 PREFIX ?= /usr/local
 
 .PHONY: all deps build demo check clients selftests silicon fuzz coverage bench bench-rootfs lint format sanitize \
-	install uninstall clean
+	install uninstall deb clean
 all: deps
 	@$(MAKE) --no-print-directory build
 
@@ -109,6 +109,10 @@ sanitize:
 # PREFIX=$$HOME/.local needs no root; DESTDIR= is for packages (scripts/install).
 install: deps-install
 	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) scripts/install $(BUILD)-install $(MESON_ARGS)
+
+# Debian packages in build-deb/, and what lintian says of them.
+deb: deps-deb
+	@scripts/deb $(BUILD)-deb
 
 uninstall:
 	@DESTDIR=$(DESTDIR) scripts/install --uninstall $(BUILD)-install

@@ -72,7 +72,7 @@ int preload_path(char *buf, size_t size)
 	static const char *const places[] = {
 		"/../src/preload/libuserkvm-preload.so", /* build tree: tools/userkvm */
 		"/src/preload/libuserkvm-preload.so",
-		"/../" USERKVM_LIBDIR "/libuserkvm-preload.so",
+		"/../" USERKVM_LIBDIR "/userkvm/libuserkvm-preload.so",
 		NULL,
 	};
 
