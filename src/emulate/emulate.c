@@ -278,7 +278,7 @@ static int retire(struct kvm_vcpu *vcpu, uint64_t old_rflags)
 	vmx_set_interrupt_shadow(vcpu, 0);
 	if (unlikely(is_guest_mode(vcpu)))
 		nested_vmx_update_mtf(vcpu, vcpu->arch->exception.pending);
-	if (old_rflags & X86_FLAGS_TF)
+	if (old_rflags & X86_FLAGS_TF && !(vcpu->arch->guest_debug & KVM_GUESTDBG_SINGLESTEP))
 		kvm_queue_exception_p(vcpu, X86_TRAP_DB, DR6_BS);
 	return 1;
 }

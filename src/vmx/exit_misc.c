@@ -192,9 +192,20 @@ int handle_invpcid(struct kvm_vcpu *vcpu)
 int handle_monitor_trap(struct kvm_vcpu *vcpu)
 {
 	/* also set for one boundary, after which an SMI is taken */
-	if ((vmx_services->guest_debug(vcpu) & KVM_GUESTDBG_SINGLESTEP) &&
-	    vmx_services->guest_debug_exit(vcpu, X86_TRAP_DB, DR6_BS))
-		return 0;
+	if (vmx_services->guest_debug(vcpu) & KVM_GUESTDBG_SINGLESTEP) {
+		/*
+		 * A guest with TF of its own has its trap pending here: the debugger's step is the one that is
+		 * told, as KVM's, which steps by TF. VM entry wants the bit while there is a shadow, which ends
+		 * (Linux does so too).
+		 */
+		if (vmx_get_rflags(vcpu) & X86_FLAGS_TF) {
+			vmx_set_interrupt_shadow(vcpu, 0);
+			vmcs_writel(vcpu, GUEST_PENDING_DBG_EXCEPTIONS,
+				    vmcs_readl(vcpu, GUEST_PENDING_DBG_EXCEPTIONS) & ~DR6_BS);
+		}
+		if (vmx_services->guest_debug_exit(vcpu, X86_TRAP_DB, DR6_BS))
+			return 0;
+	}
 	vmx_set_monitor_trap(vcpu, false);
 	return 1;
 }

@@ -270,7 +270,8 @@ void vmx_skip_emulated_instruction(struct kvm_vcpu *vcpu)
 	vmx_set_interrupt_shadow(vcpu, 0);
 	if (unlikely(vcpu->vmx->nested.guest_mode))
 		nested_vmx_update_mtf(vcpu, false);
-	/* the trap the instruction would have ended with */
-	if (unlikely(vmx_get_rflags(vcpu) & X86_FLAGS_TF))
+	/* the trap the instruction would have ended with; while a debugger steps, it has the step */
+	if (unlikely(vmx_get_rflags(vcpu) & X86_FLAGS_TF) &&
+	    !(vmx_services->guest_debug && vmx_services->guest_debug(vcpu) & KVM_GUESTDBG_SINGLESTEP))
 		vmx_services->queue_exception(vcpu, X86_TRAP_DB, false, 0, true, DR6_BS);
 }

@@ -46,6 +46,33 @@ static void single_step_stops_after_each_instruction(void **state)
 	client_close(&c);
 }
 
+/* The guest sets TF; CPUID and a load from a device are emulated; a shadow; STI. */
+GUEST_CODE(own_tf, 64, "pushfq; orl $0x100, (%rsp); popfq; nop; cpuid; movl (%rsi), %ecx; mov %ss, %eax; mov %eax, %ss; "
+		       "nop; sti; nop; outb %al, $0x40");
+
+static void single_step_of_a_guest_with_tf_stops_once_an_instruction(void **state)
+{
+	static const unsigned offsets[] = {1, 8, 9, 10, 12, 14, 16, 18, 19, 20, 21};
+	struct kvm_regs r;
+	struct client c;
+
+	open_long(&c, own_tf, GUEST_CODE_SIZE(own_tf));
+	r = client_regs(&c);
+	r.rsi = 0x1ff000; /* as good as any page that leads to no memory */
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &r), 0);
+	paging_pte_set(&c, PAGING_LONG, 0x1ff000, 0xe0000000 | PG_ALL);
+	debug(&c, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP);
+	for (size_t i = 0; i < sizeof(offsets) / sizeof(*offsets); i++) {
+		if (offsets[i] == 14)
+			assert_run_exits(&c, KVM_EXIT_MMIO);
+		assert_run_exits(&c, KVM_EXIT_DEBUG);
+		if (c.run->debug.arch.pc != AT_CODE + offsets[i])
+			fail_msg("step %zu at +%lld, not +%u", i, (long long)c.run->debug.arch.pc - AT_CODE, offsets[i]);
+	}
+	assert_int_equal(client_next_out(&c), 0x40);
+	client_close(&c);
+}
+
 GUEST_CODE(int3, 64, "nop; int3; outb %al, $0x40");
 
 static void software_breakpoint_goes_to_the_client_or_the_guest(void **state)
@@ -169,6 +196,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(single_step_stops_after_each_instruction),
+		cmocka_unit_test(single_step_of_a_guest_with_tf_stops_once_an_instruction),
 		cmocka_unit_test(software_breakpoint_goes_to_the_client_or_the_guest),
 		cmocka_unit_test(injected_debug_exception_reaches_the_guest),
 		cmocka_unit_test(debug_registers_set_by_the_client_trap_in_the_guest),
