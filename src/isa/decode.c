@@ -162,6 +162,16 @@ static uint8_t reg_offset(uint8_t r)
 	return r == ISA_NO_REG ? offsetof(struct cpu_state, zero) : (uint8_t)(r * 8);
 }
 
+/*
+ * Base 5 with mod 0 is no base, whatever REX.B says (SDM Vol. 2, "Special Cases of REX
+ * Encodings"). Zydis 4.0 takes it for R13D where the address size is 32.
+ */
+static bool sib_without_base(const struct isa_decoded *d)
+{
+	return (d->insn.attributes & ZYDIS_ATTRIB_HAS_SIB) && d->insn.raw.modrm.mod == 0 &&
+	       d->insn.raw.sib.base == 5;
+}
+
 static void fill_memory(const struct isa_decoded *d, const ZydisDecodedOperand *o,
 			struct isa_insn *i)
 {
@@ -171,7 +181,7 @@ static void fill_memory(const struct isa_decoded *d, const ZydisDecodedOperand *
 	i->seg = segment_number(o->mem.segment);
 	if (o->mem.base == ZYDIS_REGISTER_RIP || o->mem.base == ZYDIS_REGISTER_EIP)
 		i->flags |= ISA_RIP_RELATIVE;
-	else
+	else if (!sib_without_base(d))
 		i->base = base_number(o->mem.base);
 	if (ZydisRegisterGetClass(o->mem.index) <= ZYDIS_REGCLASS_GPR64)
 		i->index = base_number(o->mem.index);

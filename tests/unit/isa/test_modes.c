@@ -312,6 +312,20 @@ static enum isa_decode_result decode(enum isa_code_mode mode, const void *b, siz
 #define DECODE(mode, ...) decode(mode, (const uint8_t[]){ __VA_ARGS__ }, \
 				 sizeof((const uint8_t[]){ __VA_ARGS__ }), &i)
 
+/* and r13, [esi*4]: with REX.B and 32-bit addresses too there is no base */
+static void sib_without_a_base_has_none_at_any_address_size(void **state)
+{
+	struct isa_insn i;
+
+	assert_int_equal(DECODE(ISA_CODE64, 0x4d, 0x23, 0x2c, 0xb5, 0, 0, 0, 0), ISA_DECODE_OK);
+	assert_int_equal(i.base, ISA_NO_REG);
+	assert_int_equal(DECODE(ISA_CODE64, 0x67, 0x4d, 0x23, 0x2c, 0xb5, 0, 0, 0, 0), ISA_DECODE_OK);
+	assert_int_equal(i.base, ISA_NO_REG);
+	assert_int_equal(i.index, RSI);
+	assert_int_equal(DECODE(ISA_CODE64, 0x67, 0x4d, 0x23, 0x6c, 0xb5, 0), ISA_DECODE_OK);
+	assert_int_equal(i.base, R13);
+}
+
 static void decoder_tells_partial_too_long_and_undefined_apart(void **state)
 {
 	struct isa_insn i;
@@ -402,6 +416,7 @@ int main(void)
 		cmocka_unit_test(fs_base_is_added_in_64_bit_mode_ds_base_is_not),
 		cmocka_unit_test(address_size_32_truncates_in_64_bit_mode),
 		cmocka_unit_test(decoder_tells_partial_too_long_and_undefined_apart),
+		cmocka_unit_test(sib_without_a_base_has_none_at_any_address_size),
 		cmocka_unit_test(decoder_fills_what_system_instructions_need),
 		cmocka_unit_test(processor_without_cet_and_mpx_takes_their_hints_for_nop),
 		cmocka_unit_test(text_names_the_instruction),
