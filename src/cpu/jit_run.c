@@ -10,7 +10,7 @@
 #include "cpu/system.h"
 
 #define MODE_FOR_UNITS (JIT_NEEDS_CODE64 | JIT_NEEDS_UNWATCHED)
-#define NEEDS_FPU (JIT_NEEDS_X87 | JIT_NEEDS_SSE | JIT_NEEDS_AVX)
+#define NEEDS_FPU (JIT_NEEDS_X87 | JIT_NEEDS_SSE | JIT_NEEDS_AVX | JIT_NEEDS_AVX512)
 #define KILLS_HALVE 65536 /* blocks interpreted until pages are forgiven half of their kills */
 
 uint8_t jit_mode(const struct vmx_cpu *cpu)
@@ -29,6 +29,8 @@ uint8_t jit_mode(const struct vmx_cpu *cpu)
 	    (cs->xcr0 & (XFEATURE_MASK_SSE | XFEATURE_MASK_YMM)) ==
 		    (XFEATURE_MASK_SSE | XFEATURE_MASK_YMM))
 		mode |= JIT_NEEDS_AVX;
+	if ((mode & JIT_NEEDS_AVX) && !(~cs->xcr0 & XFEATURE_MASK_AVX512))
+		mode |= JIT_NEEDS_AVX512;
 	if (!cpu->observed && !cpu->debug.code && !cpu->tlb->check &&
 	    cpu->preemption_deadline == ~0ULL)
 		mode |= JIT_NEEDS_UNWATCHED;

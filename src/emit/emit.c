@@ -42,7 +42,7 @@ void emit_modrm_mem(struct emitter *e, unsigned reg, const struct host_mem *m,
 	if (!m->disp && (m->base & 7) != HOST_RBP)
 		mod = 0;
 	else
-		mod = m->disp == (int8_t)m->disp ? MOD_DISP8 : MOD_DISP32;
+		mod = m->disp == (int8_t)m->disp && !(m->wide_disp && m->disp) ? MOD_DISP8 : MOD_DISP32;
 	if (m->index == HOST_NONE && (m->base & 7) != HOST_SP) {
 		emit_byte(e, mod | r | (m->base & 7u));
 	} else {

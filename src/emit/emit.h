@@ -76,6 +76,7 @@ static inline bool emit_reaches(const struct emitter *e, uint64_t address)
 struct host_mem {
 	uint8_t base, index, shift;
 	bool absolute;	 /* `address`, reached RIP-relatively; nothing else counts */
+	bool wide_disp;	 /* no displacement of 8 bits but 0: EVEX would scale it */
 	int32_t disp;
 	uint64_t address;
 };

@@ -107,11 +107,12 @@ bool isa_raises_ud(const struct isa_insn *i);
 
 /* What the host's own instruction does as a whole, registers and memory operand exchanged. */
 struct isa_silicon {
-	enum { ISA_SILICON_X87 /* MMX and FWAIT too */, ISA_SILICON_SSE, ISA_SILICON_AVX } state;
+	enum { ISA_SILICON_X87 /* MMX and FWAIT too */, ISA_SILICON_SSE, ISA_SILICON_AVX,
+	       ISA_SILICON_AVX512 } state;
 	bool store; /* its memory operand is written, else read; never both */
 	bool notes_ip; /* cs->x87 tells about it afterwards */
 };
-/* false: not an x87, MMX, SSE or AVX instruction, or its handler does more than run it. */
+/* false: not an x87, MMX, SSE, AVX or AVX-512 instruction, or its handler does more than run it. */
 bool isa_silicon_insn(const struct isa_insn *i, struct isa_silicon *s);
 
 /*

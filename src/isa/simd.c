@@ -330,10 +330,10 @@ bool isa_silicon_insn(const struct isa_insn *i, struct isa_silicon *s)
 	static const uint8_t state[NR_SIMD_CLASSES] = {
 		[SIMD_SSE] = ISA_SILICON_SSE, [SIMD_AVX] = ISA_SILICON_AVX,
 		[SIMD_MMX] = ISA_SILICON_X87, [SIMD_X87] = ISA_SILICON_X87,
-		[SIMD_FWAIT] = ISA_SILICON_X87,
+		[SIMD_FWAIT] = ISA_SILICON_X87, [SIMD_AVX512] = ISA_SILICON_AVX512,
 	};
 
-	for (unsigned class = 0; class <= SIMD_FWAIT; class++)
+	for (unsigned class = 0; class < NR_SIMD_CLASSES; class++)
 		for (unsigned form = 0; form < NR_FORMS; form++)
 			if (i->fn == simd_fn[class][form]) {
 				s->state = state[class];

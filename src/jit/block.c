@@ -51,7 +51,7 @@ static uint8_t access_of(const struct jit_bytes *p, const struct jit_form *f)
 }
 
 /*
- * x87 to AVX: the decoder says what the memory operand is, the handler whether the
+ * x87 to AVX-512: the decoder says what the memory operand is, the handler whether the
  * host's instruction is all there is to it.
  */
 static bool classify_vector(struct jit_insn *i, const struct jit_bytes *p)
@@ -63,7 +63,8 @@ static bool classify_vector(struct jit_insn *i, const struct jit_bytes *p)
 	i->access = !p->mem ? 0 : s.store ? ISA_WRITE : ISA_READ;
 	i->size = p->mem ? i->isa->memsize : 0;
 	i->needs |= s.state == ISA_SILICON_X87 ? JIT_NEEDS_X87 :
-		    s.state == ISA_SILICON_SSE ? JIT_NEEDS_SSE : JIT_NEEDS_AVX;
+		    s.state == ISA_SILICON_SSE ? JIT_NEEDS_SSE :
+		    s.state == ISA_SILICON_AVX ? JIT_NEEDS_AVX : JIT_NEEDS_AVX512;
 	return !p->mem || i->size;
 }
 
@@ -97,7 +98,7 @@ void jit_classify(struct jit_insn *i)
 	i->flags_read = JIT_FLAGS_ALL;
 	i->flags_killed = i->flags_written = 0;
 	i->access = i->size = 0;
-	if (!jit_parse(&p, i->bytes, i->isa->len))
+	if (!jit_parse(&p, i))
 		return;
 	f = jit_find_form(&p);
 	i->access = access_of(&p, &f);
@@ -284,7 +285,7 @@ static void emit_insn(struct jit_ctx *c, struct jit_end *end)
 	struct host_mem m;
 	uint8_t spare;
 
-	if (!jit_parse(&p, i->bytes, i->isa->len)) {
+	if (!jit_parse(&p, i)) {
 		c->r->failed = true;
 		return;
 	}

@@ -36,7 +36,7 @@ struct operands {
 
 static bool is_high_byte(const struct jit_bytes *p, unsigned size, uint8_t guest)
 {
-	return size == 1 && !p->has_rex && !p->vex && guest >= 4 && guest < 8;
+	return size == 1 && !p->has_rex && !p->vex && !p->evex && guest >= 4 && guest < 8;
 }
 
 /* A scratch register for a guest register; the same one for the same guest register. */
@@ -156,6 +156,25 @@ static void emit_legacy(struct emitter *e, const struct jit_bytes *p, const stru
 	emit_byte(e, opcode);
 }
 
+/* The guest's own prefix but for bits that name general registers or an address. */
+static void emit_evex(struct emitter *e, const struct jit_bytes *p, const struct jit_form *f,
+		      const struct operands *o)
+{
+	unsigned rex = o->has_mem ? emit_rex_bits(o->reg, &o->mem) :
+				    (o->reg & 8 ? 4u : 0) | (o->rm & 8 ? 1u : 0);
+	unsigned changed = 0, p0 = p->evex[0];
+
+	if (f->ops & (OP_REG_R | OP_REG_W))
+		changed |= 0x80;
+	if (f->ops & (OP_RM_R | OP_RM_W) || o->has_mem)
+		changed |= 0x60;
+	emit_byte(e, 0x62);
+	emit_byte(e, (p0 & ~changed) | ((~rex & 7) << 5 & changed));
+	emit_byte(e, p->evex[1]);
+	emit_byte(e, p->evex[2]);
+	emit_byte(e, p->opcode);
+}
+
 static void emit_vex(struct emitter *e, const struct jit_bytes *p, const struct operands *o)
 {
 	unsigned rex = o->has_mem ? emit_rex_bits(o->reg, &o->mem) :
@@ -193,8 +212,11 @@ void jit_copy(struct jit_ctx *c, const struct jit_bytes *p, const struct jit_for
 		else
 			emit_op_reg(e, true, OPC_MOV, o.by[n].host, jit_host_reg[o.by[n].guest]);
 	}
+	o.mem.wide_disp = p->evex;
 	if (p->vex)
 		emit_vex(e, p, &o);
+	else if (p->evex)
+		emit_evex(e, p, f, &o);
 	else
 		emit_legacy(e, p, f, &o);
 	if (p->has_modrm && o.has_mem)

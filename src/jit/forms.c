@@ -251,7 +251,9 @@ struct jit_form jit_find_form(const struct jit_bytes *p)
 {
 	struct jit_form f;
 
-	if (p->vex) {
+	if (p->evex) {
+		f = refuse;
+	} else if (p->vex) {
 		f = find_vex(p);
 	} else {
 		switch (p->map) {

@@ -1,5 +1,5 @@
 /*
- * The table of forms, continued: x87, MMX, SSE and AVX.
+ * The table of forms, continued: x87, MMX, SSE, AVX and AVX-512.
  *
  * Registers of these sets keep their numbers, so a row says no more than that an
  * opcode may be copied, and which field, if any, is a general register.
@@ -18,7 +18,7 @@
 #define PF2 8u
 #define P_ALL 15u
 
-enum { LEGACY = 1, VEX = 2, BOTH = 3 };
+enum { LEGACY = 1, VEX = 2, BOTH = 3, EVEX = 4 };
 
 /* Opcodes first..last of a map, with these prefixes, legacy or VEX. */
 struct simd_row {
@@ -107,6 +107,61 @@ static const struct simd_row rows[] = {
 	{ JIT_MAP_0F3A, 0xcc, 0xcc, P0, LEGACY },
 	{ JIT_MAP_0F3A, 0xce, 0xcf, P66, BOTH },
 	{ JIT_MAP_0F3A, 0xdf, 0xdf, P66, BOTH },
+
+	/* opmasks */
+	{ JIT_MAP_0F, 0x41, 0x4b, P0 | P66, VEX },
+	{ JIT_MAP_0F, 0x90, 0x91, P0 | P66, VEX },
+	{ JIT_MAP_0F, 0x92, 0x92, P0 | P66 | PF2, VEX, 0, OP_RM_R }, /* KMOV k, r */
+	{ JIT_MAP_0F, 0x93, 0x93, P0 | P66 | PF2, VEX, 0, REG_OUT }, /* KMOV r, k */
+	{ JIT_MAP_0F, 0x98, 0x99, P0 | P66, VEX, FLAGS_ALL },	   /* KORTEST, KTEST */
+	{ JIT_MAP_0F3A, 0x30, 0x33, P66, VEX },			   /* KSHIFT */
+
+	{ JIT_MAP_0F, 0x10, 0x17, P_ALL, EVEX },
+	{ JIT_MAP_0F, 0x28, 0x29, P_ALL, EVEX },
+	{ JIT_MAP_0F, 0x2a, 0x2a, PF3 | PF2, EVEX, 0, OP_RM_R },   /* VCVTSI2Sx */
+	{ JIT_MAP_0F, 0x2b, 0x2b, P_ALL, EVEX },
+	{ JIT_MAP_0F, 0x2c, 0x2d, PF3 | PF2, EVEX, 0, REG_OUT },   /* VCVT(T)Sx2SI */
+	{ JIT_MAP_0F, 0x2e, 0x2f, P_ALL, EVEX, FLAGS_ALL },	   /* VUCOMISx VCOMISx */
+	{ JIT_MAP_0F, 0x51, 0x6d, P_ALL, EVEX },
+	{ JIT_MAP_0F, 0x6e, 0x6e, P66, EVEX, 0, OP_RM_R },	   /* VMOVD VMOVQ */
+	{ JIT_MAP_0F, 0x6f, 0x76, P_ALL, EVEX },
+	{ JIT_MAP_0F, 0x78, 0x79, P0 | P66, EVEX },
+	{ JIT_MAP_0F, 0x78, 0x79, PF3 | PF2, EVEX, 0, REG_OUT },   /* VCVT(T)Sx2USI */
+	{ JIT_MAP_0F, 0x7a, 0x7a, P_ALL, EVEX },
+	{ JIT_MAP_0F, 0x7b, 0x7b, P66, EVEX },
+	{ JIT_MAP_0F, 0x7b, 0x7b, PF3 | PF2, EVEX, 0, OP_RM_R },   /* VCVTUSI2Sx */
+	{ JIT_MAP_0F, 0x7e, 0x7e, P66, EVEX, 0, OP_RM_W },	   /* VMOVD VMOVQ */
+	{ JIT_MAP_0F, 0x7e, 0x7e, PF3, EVEX },
+	{ JIT_MAP_0F, 0x7f, 0x7f, P_ALL, EVEX },
+	{ JIT_MAP_0F, 0xc2, 0xc2, P_ALL, EVEX },
+	{ JIT_MAP_0F, 0xc4, 0xc4, P66, EVEX, 0, OP_RM_R },	   /* VPINSRW */
+	{ JIT_MAP_0F, 0xc5, 0xc5, P66, EVEX, 0, REG_OUT },	   /* VPEXTRW */
+	{ JIT_MAP_0F, 0xc6, 0xc6, P_ALL, EVEX },
+	{ JIT_MAP_0F, 0xd1, 0xd6, P_ALL, EVEX },
+	{ JIT_MAP_0F, 0xd8, 0xfe, P_ALL, EVEX },
+
+	{ JIT_MAP_0F38, 0x00, 0x79, P66 | PF3 | PF2, EVEX },
+	{ JIT_MAP_0F38, 0x7a, 0x7c, P66, EVEX, 0, OP_RM_R | OP_NO_MEM }, /* VPBROADCASTx of a general register */
+	{ JIT_MAP_0F38, 0x7d, 0x8f, P66, EVEX },
+	{ JIT_MAP_0F38, 0x96, 0x9f, P66, EVEX },
+	{ JIT_MAP_0F38, 0xa6, 0xaf, P66, EVEX },
+	{ JIT_MAP_0F38, 0xb4, 0xbf, P66, EVEX },
+	{ JIT_MAP_0F38, 0xc4, 0xc4, P66, EVEX },
+	{ JIT_MAP_0F38, 0xc8, 0xcf, P66, EVEX },
+	{ JIT_MAP_0F38, 0xdc, 0xdf, P66, EVEX },
+	{ JIT_MAP_0F3A, 0x00, 0x0f, P66, EVEX },
+	{ JIT_MAP_0F3A, 0x14, 0x17, P66, EVEX, 0, OP_RM_W },	   /* VPEXTRx VEXTRACTPS */
+	{ JIT_MAP_0F3A, 0x18, 0x1f, P66, EVEX },
+	{ JIT_MAP_0F3A, 0x20, 0x20, P66, EVEX, 0, OP_RM_R },	   /* VPINSRB */
+	{ JIT_MAP_0F3A, 0x21, 0x21, P66, EVEX },
+	{ JIT_MAP_0F3A, 0x22, 0x22, P66, EVEX, 0, OP_RM_R },	   /* VPINSRD VPINSRQ */
+	{ JIT_MAP_0F3A, 0x23, 0x27, P66, EVEX },
+	{ JIT_MAP_0F3A, 0x38, 0x3f, P66, EVEX },
+	{ JIT_MAP_0F3A, 0x42, 0x44, P66, EVEX },
+	{ JIT_MAP_0F3A, 0x50, 0x57, P66, EVEX },
+	{ JIT_MAP_0F3A, 0x66, 0x67, P66, EVEX },
+	{ JIT_MAP_0F3A, 0x70, 0x73, P66, EVEX },
+	{ JIT_MAP_0F3A, 0xce, 0xcf, P66, EVEX },
 };
 
 /* x87: d8..df. What touches no image and no environment is one instruction of the host's. */
@@ -137,7 +192,7 @@ struct jit_form jit_find_simd_form(const struct jit_bytes *p)
 			return (struct jit_form){ .how = HOW_COPY, .ops = OP_VECTOR };
 		return (p->opcode & 0xf8) == 0xd8 ? find_x87(p) : refuse;
 	}
-	if (p->map == JIT_MAP_0F && p->opcode == 0xae) {
+	if (p->map == JIT_MAP_0F && p->opcode == 0xae && !p->evex) {
 		if (!p->mem && !p->vex && !p->pp && p->modrm >= 0xe8)
 			return fence;
 		if (p->mem && !p->pp && (p->modrm & 0x38) == 0x18) /* STMXCSR */
@@ -145,13 +200,13 @@ struct jit_form jit_find_simd_form(const struct jit_bytes *p)
 						  .ops = OP_MODRM | OP_VECTOR | OP_MANDATORY };
 		return refuse;
 	}
-	if (!p->vex && p->rep && p->p66)
+	if (!p->vex && !p->evex && p->rep && p->p66)
 		return refuse; /* which of them counts is not for us to know */
 	for (unsigned n = 0; n < ARRAY_SIZE(rows); n++) {
 		const struct simd_row *r = &rows[n];
 
 		if (r->map == p->map && p->opcode >= r->first && p->opcode <= r->last &&
-		    (r->pp >> p->pp & 1) && (r->enc & (p->vex ? VEX : LEGACY)))
+		    (r->pp >> p->pp & 1) && (r->enc & (p->evex ? EVEX : p->vex ? VEX : LEGACY)))
 			return (struct jit_form){
 				.how = HOW_COPY, .flags = r->flags,
 				.ops = OP_MODRM | OP_VECTOR | OP_MANDATORY | r->gpr,

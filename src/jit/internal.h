@@ -28,6 +28,7 @@ struct jit_bytes {
 	uint8_t seg;	 /* SREG_FS, SREG_GS, else SREG_DS */
 	uint8_t vvvv;	 /* VEX: register number */
 	bool l;		 /* VEX.L */
+	const uint8_t *evex; /* the three bytes behind 62h, or NULL */
 	bool has_modrm, mem;
 	uint8_t modrm;
 	uint8_t reg;	 /* ModRM.reg with REX.R */
@@ -40,7 +41,7 @@ struct jit_bytes {
 };
 
 /* Take the bytes of a valid 64-bit-mode instruction apart. false: an encoding not known here. */
-bool jit_parse(struct jit_bytes *p, const uint8_t *bytes, unsigned nr);
+bool jit_parse(struct jit_bytes *p, const struct jit_insn *i);
 
 /* --- forms.c --- */
 

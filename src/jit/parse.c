@@ -64,6 +64,20 @@ static unsigned parse_vex(struct jit_bytes *p, const uint8_t *b, unsigned n, uin
 	return n + (three ? 3 : 2);
 }
 
+/*
+ * Vector registers 16 to 31 are in bits that stay as they are: reg and rm hold what a
+ * general register's number would be.
+ */
+static unsigned parse_evex(struct jit_bytes *p, const uint8_t *b, unsigned n, uint8_t *rex)
+{
+	p->evex = b + n + 1;
+	*rex = 0x40 | (~p->evex[0] >> 5 & 7) | (p->evex[1] & 0x80 ? 8 : 0);
+	p->map = p->evex[0] & 7;
+	p->vvvv = (uint8_t)(~p->evex[1] >> 3 & 15);
+	p->pp = p->evex[1] & 3;
+	return n + 4;
+}
+
 static unsigned parse_modrm(struct jit_bytes *p, const uint8_t *b, unsigned n, uint8_t rex)
 {
 	unsigned mod, nr_disp;
@@ -101,10 +115,11 @@ static unsigned parse_modrm(struct jit_bytes *p, const uint8_t *b, unsigned n, u
 	return n + nr_disp;
 }
 
-bool jit_parse(struct jit_bytes *p, const uint8_t *b, unsigned nr)
+bool jit_parse(struct jit_bytes *p, const struct jit_insn *i)
 {
+	const uint8_t *b = i->bytes;
+	unsigned nr = i->isa->len, n;
 	uint8_t rex;
-	unsigned n;
 
 	*p = (struct jit_bytes){ .seg = SREG_DS, .base = HOST_NONE, .index = HOST_NONE };
 	n = parse_prefixes(p, b, nr, &rex);
@@ -115,11 +130,16 @@ bool jit_parse(struct jit_bytes *p, const uint8_t *b, unsigned nr)
 			return false;
 		n = parse_vex(p, b, n, &rex);
 		p->opcode = b[n++];
+	} else if (b[n] == 0x62) {
+		if (n + 6 > nr || rex)
+			return false;
+		n = parse_evex(p, b, n, &rex);
+		if (p->map < JIT_MAP_0F || p->map > JIT_MAP_0F3A)
+			return false;
+		p->opcode = b[n++];
 	} else {
 		p->has_rex = rex;
 		p->pp = p->rep == 0xf2 ? 3 : p->rep == 0xf3 ? 2 : p->p66 ? 1 : 0;
-		if (b[n] == 0x62)
-			return false; /* EVEX */
 		if (b[n] == 0x0f && n + 1 < nr) {
 			n++;
 			p->map = JIT_MAP_0F;
@@ -135,6 +155,8 @@ bool jit_parse(struct jit_bytes *p, const uint8_t *b, unsigned nr)
 		if (n >= nr)
 			return false;
 		n = parse_modrm(p, b, n, rex);
+		if (p->evex && p->mem && p->modrm >> 6 == 1)
+			p->disp = (int32_t)i->isa->disp; /* disp8 counts in operands */
 	} else {
 		p->rm = (uint8_t)((p->opcode & 7) | (rex & 1) << 3);
 	}

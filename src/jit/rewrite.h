@@ -61,6 +61,7 @@ extern const uint8_t jit_host_reg[NR_GPRS];
 #define JIT_NEEDS_SSE 0x04u
 #define JIT_NEEDS_AVX 0x08u
 #define JIT_NEEDS_UNWATCHED 0x10u /* always: no observer, no code breakpoints */
+#define JIT_NEEDS_AVX512 0x40u
 #define JIT_NEEDS_NO_BUS_LOCK 0x20u /* LOCK on memory: bus-lock detection is off */
 
 enum jit_kind {

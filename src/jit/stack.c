@@ -172,7 +172,7 @@ void jit_plan_stack(struct jit_ctx *c)
 		int32_t lo, hi, delta;
 
 		c->stack[k] = (struct jit_stack){ 0 };
-		if (i->kind != JIT_EMIT || !jit_parse(&p, i->bytes, i->isa->len)) {
+		if (i->kind != JIT_EMIT || !jit_parse(&p, i)) {
 			close_group(c, &g);
 			g = (struct group){ .earliest = k + 1 };
 			continue;

@@ -29,6 +29,11 @@ uint64_t random64(void)
 
 /* --- a small processor --- */
 
+static bool has_avx512(void)
+{
+	return isa_host_has(HOST_AVX512F);
+}
+
 static struct page *find_page(uint64_t lin)
 {
 	for (unsigned n = 0; n < world->nr_pages; n++)
@@ -235,7 +240,9 @@ void world_create(void)
 	world->cs.code_mode = world->cs.stack_mode = ISA_CODE64;
 	world->cs.cr0 = X86_CR0_PE | X86_CR0_MP | X86_CR0_NE | X86_CR0_PG;
 	world->cs.cr4 = X86_CR4_PAE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_OSXSAVE;
-	world->cs.xcr0 = XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM;
+	world->cs.xcr0 = XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM |
+			 (has_avx512() ? XFEATURE_MASK_AVX512 : 0);
+	assert_true(isa_xsave_size() <= MAX_IMAGE);
 	assert_int_equal(silicon_arena_create(&world->cs.stubs, SILICON_CPU_BYTES), 0);
 	silicon_use(world->cs.stubs);
 	world->cs.xsave = aligned_alloc(64, ALIGN_UP(isa_xsave_size(), (size_t)64));
@@ -277,10 +284,13 @@ void random_fpu(struct start *s)
 	struct isa_xsave_image *x = (struct isa_xsave_image *)s->fpu;
 
 	memset(s->fpu, 0, sizeof(s->fpu));
-	for (unsigned n = 0; n < sizeof(s->fpu); n++)
+	for (unsigned n = 0; n < sizeof(*x); n++)
 		if (n < offsetof(struct isa_xsave_image, xstate_bv) ||
 		    n >= offsetof(struct isa_xsave_image, ymm_high))
 			s->fpu[n] = (uint8_t)random64();
+	for (unsigned k = 5; k < 8 && has_avx512(); k++)
+		for (unsigned n = 0; n < isa_host()->component[k].size; n++)
+			isa_xsave_component(s->fpu, k)[n] = (uint8_t)random64();
 	x->fcw = FCW_DEFAULT;
 	x->fsw = (uint16_t)(random64() % 8 << 11);
 	x->ftw = (uint8_t)random64();
@@ -294,7 +304,7 @@ void random_fpu(struct start *s)
 	if (random64() % 8 == 0)
 		x->fcw &= (uint16_t)(random64() | ~0x3fULL);
 	x->mxcsr_mask = MXCSR_VALID;
-	x->xstate_bv = XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM;
+	x->xstate_bv = world->cs.xcr0;
 	for (unsigned n = 0; n < 8; n++)
 		memset((uint8_t *)&x->st[n] + 10, 0, 6);
 }
@@ -304,7 +314,7 @@ static void start(const struct start *s, const struct code *c)
 	struct cpu_state *cs = &world->cs;
 
 	isa_fpu_sync(cs);
-	memcpy(cs->xsave, s->fpu, sizeof(s->fpu));
+	memcpy(cs->xsave, s->fpu, isa_xsave_size());
 
 	memcpy(cs->gpr, s->gpr, sizeof(cs->gpr));
 	cs->cc = s->cc;
@@ -322,7 +332,7 @@ static void finish(struct outcome *o)
 	struct cpu_state *cs = &world->cs;
 
 	isa_fpu_sync(cs);
-	memcpy(o->fpu, cs->xsave, sizeof(o->fpu));
+	memcpy(o->fpu, cs->xsave, isa_xsave_size());
 	memset(o->fpu + offsetof(struct isa_xsave_image, xstate_bv), 0, 8);
 	memcpy(o->gpr, cs->gpr, sizeof(o->gpr));
 	o->cc = cs->cc & 0xd501;

@@ -26,6 +26,7 @@
 
 #define NR_PAGES 8
 #define MAX_INSNS 24
+#define MAX_IMAGE 4096 /* bytes of an XSAVE image */
 
 struct page {
 	uint64_t lin;	 /* guest linear address */
@@ -65,7 +66,7 @@ struct outcome {
 	bool raised;
 	uint8_t vector;
 	uint8_t mem[NR_PAGES][4096];
-	uint8_t fpu[sizeof(struct isa_xsave_image)]; /* x87, SSE and AVX state */
+	uint8_t fpu[MAX_IMAGE]; /* the XSAVE image */
 };
 
 extern struct world *world;
@@ -84,7 +85,7 @@ struct start {
 	uint64_t gpr[NR_GPRS];
 	uint32_t cc;
 	uint64_t fs, gs;
-	uint8_t fpu[sizeof(struct isa_xsave_image)];
+	uint8_t fpu[MAX_IMAGE];
 };
 void random_fpu(struct start *s);
 void run_interpreter(struct code *c, const struct start *s, struct outcome *o);

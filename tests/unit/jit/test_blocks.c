@@ -59,7 +59,19 @@ static void random_encoding(uint8_t *b, unsigned map, unsigned opcode)
 	if (r / 32768 % 64 == 0) /* seldom: hosts make a split lock cost milliseconds */
 		b[n++] = 0xf0;
 	r = random64();
-	if (map >= 4) { /* VEX */
+	if (map >= 7) { /* EVEX */
+		n = 0;
+		b[n++] = 0x62;
+		b[n] = (uint8_t)((b[n] & 0xf0) | (map - 6));
+		b[n + 1] |= 4;
+		if (random64() % 2) { /* two operands */
+			b[n + 1] |= 0x78;
+			b[n + 2] |= 8;
+		}
+		if (random64() % 2)
+			b[n + 2] &= 0x68; /* no mask, no zeroing, no broadcast */
+		n += 3;
+	} else if (map >= 4) { /* VEX */
 		n = 0;
 		b[n++] = 0xc4;
 		b[n] = (uint8_t)((b[n] & 0xe0) | (map - 3));
@@ -134,11 +146,11 @@ static void new_code(struct code *c)
 
 static void every_opcode_alone(void **state)
 {
-	unsigned emitted = 0, called = 0;
+	unsigned emitted = 0, called = 0, evex = 0;
 
-	for (unsigned map = 0; map < 7; map++)
+	for (unsigned map = 0; map < 10; map++)
 		for (unsigned opcode = 0; opcode < 256; opcode++)
-			for (unsigned n = 0; n < (map < 4 ? 100u : 40u); n++) {
+			for (unsigned n = 0; n < (map < 4 ? 100u : map < 7 ? 40u : 150u); n++) {
 				struct start s;
 				struct code c;
 
@@ -150,11 +162,12 @@ static void every_opcode_alone(void **state)
 					continue;
 				}
 				emitted++;
+				evex += map >= 7;
 				c.live_out &= (uint8_t)~undefined_flags(&c.isa[0]);
 				random_start(&s);
 				check_code(&c, &s);
 			}
-	print_message("%u emitted, %u by their handlers, %u stub calls\n", emitted, called,
+	print_message("%u emitted (%u EVEX), %u by their handlers, %u stub calls\n", emitted, evex, called,
 		      world->misses);
 	assert_true(emitted > 20000);
 }
@@ -163,7 +176,7 @@ static void add_any(struct code *c, bool may_end)
 {
 	for (unsigned tries = 0; tries < 1000; tries++) {
 		uint64_t r = random64();
-		unsigned map = r % 16 < 10 ? 0 : r % 16 < 14 ? 1 : 2 + r / 16 % 5;
+		unsigned map = r % 16 < 10 ? 0 : r % 16 < 14 ? 1 : 2 + r / 16 % 8;
 		unsigned opcode = (unsigned)(r >> 32 & 0xff);
 
 		if (r >> 40 & 1) /* what compilers emit */
@@ -262,7 +275,7 @@ static void displacements_at_the_ends_of_their_range(void **state)
 		uint8_t b[16];
 		unsigned at;
 
-		random_encoding(b, r % 16 < 9 ? 0 : r % 16 < 13 ? 1 : 2 + r / 16 % 5, (unsigned)(r >> 32 & 0xff));
+		random_encoding(b, r % 16 < 9 ? 0 : r % 16 < 13 ? 1 : 2 + r / 16 % 8, (unsigned)(r >> 32 & 0xff));
 		at = find_disp32(b);
 		if (!at)
 			continue;
