@@ -39,7 +39,7 @@ void sysinsn_mov_to_ss(struct cpu_state *cs, const struct isa_insn *i)
 
 void sysinsn_push_sreg(struct cpu_state *cs, const struct isa_insn *i)
 {
-	isa_push(cs, i->opsize, cs->seg[i->src].selector);
+	isa_push_sreg(cs, i->opsize, cs->seg[i->src].selector);
 }
 
 /* RSP moves after the load has worked, by the stack width from before it. */
@@ -138,7 +138,7 @@ void sysinsn_lar(struct cpu_state *cs, const struct isa_insn *i)
 
 	if (ok)
 		isa_set_gpr(cs, i->src, i->opsize,
-			    (d.raw >> 32) & (i->opsize == 2 ? 0xff00 : 0xf0ff00));
+			    (d.raw >> 32) & (i->opsize == 2 ? 0xff00 : isa_host()->lar_mask));
 	set_zf(cs, ok);
 }
 

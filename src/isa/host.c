@@ -110,6 +110,18 @@ static void read_components(void)
 	}
 }
 
+/*
+ * Does LAR show bits 19:16 of the descriptor, which hold its limit? Asked of the running code
+ * segment's, whose limit is 4 GiB. SDM Vol. 2, "LAR": undefined.
+ */
+static uint32_t read_lar_mask(void)
+{
+	uint32_t selector, rights = 0;
+
+	__asm__("mov %%cs, %0\n\tlar %0, %1" : "=&r"(selector), "+r"(rights) : : "cc");
+	return rights & 0xf0000 ? 0xffff00 : 0xf0ff00;
+}
+
 static void fill(void)
 {
 	uint32_t r[4], highest, extended;
@@ -134,6 +146,7 @@ static void fill(void)
 			 (isa_host_table.has[HOST_AVX] ? XFEATURE_MASK_YMM : 0) |
 				   (isa_host_table.has[HOST_AVX512F] ? XFEATURE_MASK_AVX512 : 0);
 	read_components();
+	isa_host_table.lar_mask = read_lar_mask();
 	__atomic_store_n(&isa_host_table.filled, true, __ATOMIC_RELEASE);
 }
 

@@ -126,6 +126,7 @@ struct isa_host {
 		uint32_t offset, size;
 		bool aligned; /* to 64 bytes in the compacted format */
 	} component[ISA_HOST_COMPONENTS];
+	uint32_t lar_mask; /* what LAR shows: bits 19:16 are undefined, hence the silicon's */
 	bool filled; /* set last */
 };
 

@@ -73,6 +73,11 @@ void isa_raise_error(struct cpu_state *cs, enum exception_vector v, uint32_t err
 /* The stack, at the current stack width; RSP moves only if the access works. */
 void isa_push(struct cpu_state *cs, unsigned size, uint64_t v);
 uint64_t isa_pop(struct cpu_state *cs, unsigned size);
+/*
+ * A segment register: with a 32-bit operand Intel's processors write 16 bits and leave the slot's
+ * other half alone, AMD's write zeros there (SDM Vol. 2, "PUSH": implementation-specific).
+ */
+void isa_push_sreg(struct cpu_state *cs, unsigned size, uint16_t selector);
 
 /* The operand ModRM.rm names, of `size` bytes: memory, or register i->rm. */
 uint64_t isa_read_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size);

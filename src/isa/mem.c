@@ -125,6 +125,18 @@ void isa_push(struct cpu_state *cs, unsigned size, uint64_t v)
 	stack_set(cs, sp);
 }
 
+void isa_push_sreg(struct cpu_state *cs, unsigned size, uint16_t selector)
+{
+	uint64_t sp = stack_offset(cs, -(int64_t)size);
+
+	if (size != 4 || isa_host()->vendor == HOST_AMD) {
+		isa_push(cs, size, selector);
+		return;
+	}
+	isa_store(cs, stack_linear(cs, sp, 2, ISA_WRITE), 2, selector);
+	stack_set(cs, sp);
+}
+
 uint64_t isa_pop(struct cpu_state *cs, unsigned size)
 {
 	uint64_t sp = stack_offset(cs, 0);

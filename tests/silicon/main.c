@@ -244,8 +244,7 @@ int main(void)
 	tracing = number("TRACE", 0);
 	harness_init();
 	clock_gettime(CLOCK_MONOTONIC, &a);
-	while (seed--)
-		(void)rnd();
+	rnd_seed(seed);
 	for (int mode = ISA_CODE64; mode >= ISA_CODE16; mode--) {
 		struct form_table t = {0};
 		uint64_t share = mode == ISA_CODE64 ? n - n / 4 - n / 4 : n / 4;

@@ -67,14 +67,24 @@ static jmp_buf raise_jump;
 static struct isa_tlb_entry tlb[ISA_TLB_ENTRIES];
 static uint8_t image[XSAVE_BYTES] __attribute__((aligned(64)));
 
+static uint64_t rnd_state = 0x9e3779b97f4a7c15;
+
 uint64_t rnd(void)
 {
-	static uint64_t s = 0x9e3779b97f4a7c15;
+	rnd_state ^= rnd_state << 13;
+	rnd_state ^= rnd_state >> 7;
+	rnd_state ^= rnd_state << 17;
+	return rnd_state * 0x2545f4914f6cdd1d;
+}
 
-	s ^= s << 13;
-	s ^= s >> 7;
-	s ^= s << 17;
-	return s * 0x2545f4914f6cdd1d;
+/* splitmix64's finalizer: neighbouring seeds begin far apart. */
+void rnd_seed(uint64_t seed)
+{
+	uint64_t z = seed * 0x9e3779b97f4a7c15;
+
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+	z = (z ^ z >> 27) * 0x94d049bb133111eb;
+	rnd_state = (z ^ z >> 31) ? z ^ z >> 31 : 1;
 }
 
 /* As the processor unwinds: outside the handler, with the guest's registers back from its frame. */

@@ -63,6 +63,8 @@ extern uint64_t harness_fault_page; /* page that raises #PF, 0 none */
 bool harness_same_vectors(const struct state *a, const struct state *b);
 
 uint64_t rnd(void);
+/* Another stream for each seed. */
+void rnd_seed(uint64_t seed);
 void random_state(struct state *s);
 
 #endif

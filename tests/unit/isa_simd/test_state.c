@@ -502,6 +502,27 @@ static void guest_registers_survive_between_stubs(void **state)
 			    sizeof(before.ymm_high));
 }
 
+/* SDM Vol. 2, "PUSH": of a 32-bit slot a segment register may fill only half; which is the silicon's. */
+static void pushed_segment_register_fills_as_much_as_silicons_does(void **state)
+{
+	struct state a;
+
+	begin();
+	memset(st.mem, 0x5a, sizeof(st.mem));
+	st.gpr[RSP] = (uint64_t)(uintptr_t)harness_mem + PAGE_SIZE - 64;
+	a = st;
+	assert_int_equal(run_native_mode((const uint8_t *)"\x1e", 1, &a, ISA_CODE32), NO_FAULT); /* push ds */
+	memcpy(harness_mem + PAGE_SIZE - 128, st.mem, sizeof(st.mem));
+	harness_reset(ISA_CODE32);
+	harness_cs.gpr[RSP] = st.gpr[RSP];
+	isa_push_sreg(&harness_cs, 4, 0x1234);
+	assert_int_equal(harness_cs.gpr[RSP], st.gpr[RSP] - 4);
+	memcpy(st.mem, harness_mem + PAGE_SIZE - 128, sizeof(st.mem));
+	assert_memory_equal(st.mem + 60, "\x34\x12", 2);
+	assert_memory_equal(st.mem + 62, a.mem + 62, 6); /* the slot's upper half, and what follows */
+	assert_memory_equal(st.mem + 52, a.mem + 52, 8);
+}
+
 static void image_of_nonsense_loads_without_a_fault(void **state)
 {
 	struct isa_xsave_image *x;
@@ -565,6 +586,7 @@ int main(void)
 		cmocka_unit_test(load_across_pages_sees_both),
 		cmocka_unit_test(operand_that_vanishes_in_a_stub_leaves_the_state_as_it_was),
 		cmocka_unit_test(guest_registers_survive_between_stubs),
+		cmocka_unit_test(pushed_segment_register_fills_as_much_as_silicons_does),
 		cmocka_unit_test(image_of_nonsense_loads_without_a_fault),
 		cmocka_unit_test(cpuid_offers_no_more_than_is_implemented),
 	};
