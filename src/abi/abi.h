@@ -101,7 +101,14 @@ struct abi_mapping_change {
 	uint64_t opaque[3];
 };
 void abi_mapping_begin(struct abi_mapping_change *c, const void *addr, size_t length);
-void abi_mapping_end(const struct abi_mapping_change *c);
+/* What has become of the range; prot as mprotect(2). */
+enum abi_mapping_news {
+	ABI_MAPPING_AS_BEFORE, /* also: the change failed, or dropped pages only */
+	ABI_MAPPING_GONE,
+	ABI_MAPPING_NEW,
+	ABI_MAPPING_PROTECTED,
+};
+void abi_mapping_end(const struct abi_mapping_change *c, enum abi_mapping_news what, int prot);
 /* Is this thread in a call of ours, or one of our own? What it maps is not the client's doing then. */
 bool abi_in_service(void);
 /* MADV_COLD: guests have not accessed that memory for long, until they do again. */

@@ -36,6 +36,7 @@
 #include "hyperv/hyperv.h"
 #include "lib/bug.h"
 #include "lib/error.h"
+#include "lib/rcu.h"
 #include "virt/eventfd.h"
 
 /*
@@ -130,6 +131,8 @@ static long dispatch(struct abi_object *o, unsigned long request, unsigned long 
 	if (row->arg == ABI_ARG_NONE && arg)
 		return err_born(EINVAL, "%s takes no argument", row->name);
 	host_fault_reclaim();
+	if (o->kind != ABI_SYSTEM && request != KVM_RUN)
+		host_client_thread_prepare();
 	if (row->arg & ABI_COPY_INOUT)
 		return call_with_copy(row, &c);
 	return call_row(row, &c);
@@ -219,6 +222,7 @@ USERKVM_EXPORT int userkvm_ioctl(int fd, unsigned long request, unsigned long ar
 	request = (unsigned int)request;
 	host_client_thread();
 	host_service_begin();
+	lib_rcu_thread();
 	o = abi_object_get(fd);
 	if (unlikely(!o))
 		o = abi_object_find(fd);
@@ -301,9 +305,20 @@ void abi_mapping_begin(struct abi_mapping_change *c, const void *addr, size_t le
 	kvm_mmu_invalidate_begin((struct kvm_mmu_invalidation *)c, start, start + length);
 }
 
-void abi_mapping_end(const struct abi_mapping_change *c)
+_Static_assert((int)ABI_MAPPING_GONE == HOST_MAPPING_GONE && (int)ABI_MAPPING_NEW == HOST_MAPPING_NEW &&
+	       (int)ABI_MAPPING_PROTECTED == HOST_MAPPING_PROTECTED, "one is the other");
+
+void abi_mapping_end(const struct abi_mapping_change *c, enum abi_mapping_news what, int prot)
 {
-	kvm_mmu_invalidate_end((const struct kvm_mmu_invalidation *)c);
+	const struct kvm_mmu_invalidation *inv = (const struct kvm_mmu_invalidation *)c;
+	const struct host_mapping_change change = { inv->start, inv->end, (enum host_mapping_news)what, prot };
+
+	/* Before faults go on. */
+	if (inv->last_vm)
+		host_mapping_update(&change);
+	else if (what != ABI_MAPPING_AS_BEFORE)
+		host_mapping_stale();
+	kvm_mmu_invalidate_end(inv);
 	host_service_end();
 }
 

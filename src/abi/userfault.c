@@ -53,7 +53,9 @@ bool abi_userfault_begin(struct abi_mapping_change *c, unsigned long request, un
 
 void abi_userfault_end(const struct abi_mapping_change *c)
 {
-	/* What was looked at between the two may be of before. */
-	host_mapping_changed();
-	abi_mapping_end(c);
+	const struct kvm_mmu_invalidation *inv = (const struct kvm_mmu_invalidation *)c;
+	const struct host_mapping_change change = { inv->start, inv->end, HOST_MAPPING_USERFAULT, 0 };
+
+	host_mapping_update(&change);
+	abi_mapping_end(c, ABI_MAPPING_AS_BEFORE, 0);
 }

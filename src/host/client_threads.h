@@ -28,6 +28,24 @@ static inline void host_client_thread(void)
 		host_client_thread_add();
 }
 
+/*
+ * Before it can run a vCPU: the descriptor is opened that host_client_thread_run_delay() reads. No system call
+ * after the first time.
+ */
+extern __thread bool host_client_thread_prepared __attribute__((tls_model("initial-exec")));
+void host_client_thread_prepare_slow(void);
+static inline void host_client_thread_prepare(void)
+{
+	if (unlikely(!host_client_thread_prepared))
+		host_client_thread_prepare_slow();
+}
+
+/*
+ * How long the calling thread has waited for a processor in all, in ns (Linux: sched_info.run_delay). One
+ * system call, pread64. -ENOSYS: this kernel does not count it, or the thread was never prepared.
+ */
+must_check int host_client_thread_run_delay(uint64_t *ns);
+
 /* It is one no longer: for those that end without the kernel's telling (src/trap). */
 void host_client_thread_ends(void);
 

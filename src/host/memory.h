@@ -46,8 +46,8 @@ must_check int host_fault_in(hva_t hva, bool write, bool *writable);
  * EPT leaf at hva may have as far as the client's mapping is concerned: any
  * range of uniform permissions is contiguous "physical" memory in userkvm.
  * Bounded by [start, start + size_bytes) of the memslot. The answer comes from
- * a snapshot of the client's mappings and may be out of date: a processor that
- * then meets a hole reports a bus error, host_mapping_changed() follows.
+ * a picture of the client's mappings and may be out of date: a processor that
+ * then meets a hole reports a bus error.
  * Where a userfaultfd is registered it is 1: a processor must never meet a page
  * that somebody has yet to bring.
  */
@@ -59,14 +59,32 @@ int host_mapping_level(hva_t hva, hva_t start, uint64_t size_bytes, int max_leve
  * there is none (readable), or when it cannot be known.
  */
 bool host_mapping_find(hva_t hva, hva_t *start, hva_t *end, bool *writable);
-/* The client changed its mappings: forget the snapshot. Not in an RCU section. */
-void host_mapping_changed(void);
-/* The client registers memory with a userfaultfd (userfaultfd(2)): look for it from now on. As above. */
+/*
+ * The two above answer by a picture of the client's mappings, which is kept up to date without system calls:
+ * host_mapping_look() before the first fault in [start, end) (reads /proc, if the picture lacks some of it), then
+ * host_mapping_update() for what the client does to it. host_mapping_stale(): the client has changed mappings elsewhere.
+ */
+enum host_mapping_news {
+	HOST_MAPPING_AS_BEFORE, /* pages may be gone, the mapping is not */
+	HOST_MAPPING_GONE,
+	HOST_MAPPING_NEW,	/* with prot, as mmap(2) */
+	HOST_MAPPING_PROTECTED, /* prot is new */
+	HOST_MAPPING_USERFAULT, /* registered with a userfaultfd */
+};
+struct host_mapping_change {
+	hva_t start, end;
+	enum host_mapping_news what;
+	int prot;
+};
+void host_mapping_look(hva_t start, hva_t end);
+void host_mapping_update(const struct host_mapping_change *c);
+void host_mapping_stale(void);
+/* The client registers memory with a userfaultfd (userfaultfd(2)): the next look is for it, too. */
 void host_userfault_seen(void);
 
 /*
  * Whether a touch of hva would wait for the client: a page of memory that is registered with a
- * userfaultfd, not there. (As a snapshot says: see host_mapping_level().)
+ * userfaultfd, not there. (As the picture says: see host_mapping_level().)
  */
 bool host_page_is_awaited(hva_t hva);
 

@@ -1,16 +1,22 @@
 /*
- * What the client's address space looks like: a snapshot of /proc/self/maps.
+ * What the client's address space looks like: a picture of /proc/self/maps, kept up to date by what the client
+ * calls.
  *
- * Neighbouring mappings of equal permissions are one range. A snapshot is
- * immutable, made when somebody asks for an address the current one does not
- * know, replaced under RCU. It is a hint about page sizes and permissions, not
- * a promise: nothing unsafe follows from a stale one, since every access to
- * client memory is guarded.
+ *	memslot made ─> host_mapping_look(): /proc, where the picture does not have all of the slot
+ *	munmap(), mprotect() … of guest memory ─> host_mapping_update(): the same, in the picture
+ *	a fault, in KVM_RUN ─> host_mapping_level(), host_mapping_find(): the picture only
  *
- * Once the client has registered memory with a userfaultfd, snapshots are made
- * of /proc/self/smaps, which says where (and costs a walk of the page tables).
+ * Invariants
+ * 1. No fault reads a file: a client may confine itself between KVM_CREATE_VCPU and KVM_RUN.
+ * 2. The entries ascend, do not overlap, and neighbours that touch differ.
+ * 3. The picture is a hint about page sizes and permissions, not a promise: nothing unsafe follows from a wrong
+ *    one, since every access to client memory is guarded. What it lacks is mapped in small pages and asked again for
+ *    writing.
  *
- * Lock: snapshot_lock serialises makers; readers use RCU.
+ * Once the client has registered memory with a userfaultfd, the picture is made of /proc/self/smaps, which says
+ * where (and costs a walk of the page tables).
+ *
+ * Lock: picture.lock, a leaf; memory is allocated with it held.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -24,7 +30,6 @@
 #include "host/memory.h"
 #include "lib/fork.h"
 #include "lib/own.h"
-#include "lib/rcu.h"
 
 struct mapping {
 	hva_t start, end;
@@ -32,19 +37,18 @@ struct mapping {
 	bool userfault; /* a page that was there may be missing or write-protected later */
 };
 
-struct snapshot {
-	size_t nr;
-	struct mapping map[]; /* ascending; readable ones only */
-};
-
-static pthread_mutex_t snapshot_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct snapshot *current; /* (r) NULL: unknown */
+static struct {
+	pthread_rwlock_t lock;
+	struct mapping *map; /* readable ones only */
+	size_t nr, room;
+	bool stale; /* (a) the client has changed mappings that no slot had: look again */
+} picture = { .lock = PTHREAD_RWLOCK_INITIALIZER };
 
 static bool userfault_seen; /* (a) */
 
 static void unlock_in_child(void)
 {
-	pthread_mutex_init(&snapshot_lock, NULL);
+	pthread_rwlock_init(&picture.lock, NULL);
 }
 LIB_IN_FORKED_CHILD(unlock_in_child)
 
@@ -86,15 +90,128 @@ out_fail:
 	return NULL;
 }
 
-static void add_mapping(struct snapshot *s, const struct mapping *m)
-{
-	struct mapping *last = s->nr ? &s->map[s->nr - 1] : NULL;
+/* --- the picture; lock held for writing --- */
 
-	if (last && last->end == m->start && last->writable == m->writable &&
-	    last->userfault == m->userfault)
+static bool make_room(size_t nr)
+{
+	struct mapping *bigger;
+
+	if (nr <= picture.room)
+		return true;
+	bigger = own_realloc(picture.map, nr * 2 * sizeof(*bigger));
+	if (!bigger)
+		return false;
+	picture.map = bigger;
+	picture.room = nr * 2;
+	return true;
+}
+
+/* The first entry that ends behind hva. */
+static size_t first_behind(hva_t hva)
+{
+	size_t lo = 0, hi = picture.nr;
+
+	while (lo < hi) {
+		size_t mid = (lo + hi) / 2;
+
+		if (picture.map[mid].end <= hva)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+static void move_tail(size_t from, size_t to)
+{
+	memmove(picture.map + to, picture.map + from, (picture.nr - from) * sizeof(*picture.map));
+	picture.nr = picture.nr - from + to;
+}
+
+/* An entry ends at hva, and another begins there, if one is across it. */
+static void split_at(hva_t hva)
+{
+	size_t i = first_behind(hva);
+
+	if (i == picture.nr || picture.map[i].start >= hva)
+		return;
+	move_tail(i, i + 1);
+	picture.map[i] = picture.map[i + 1];
+	picture.map[i].end = picture.map[i + 1].start = hva;
+}
+
+static bool touch_alike(const struct mapping *a, const struct mapping *b)
+{
+	return a->end == b->start && a->writable == b->writable && a->userfault == b->userfault;
+}
+
+/* Entries [first, last) and their neighbours on both sides. */
+static void join(size_t first, size_t last)
+{
+	for (size_t i = last < picture.nr ? last : picture.nr - 1; picture.nr > 1 && i > 0 && i + 1 > first; i--) {
+		struct mapping *m = picture.map + i;
+
+		if (!touch_alike(m - 1, m))
+			continue;
+		m[-1].end = m->end;
+		move_tail(i + 1, i);
+	}
+}
+
+/* Nothing is known any more of [start, end). */
+static void drop(hva_t start, hva_t end)
+{
+	size_t first, last;
+
+	split_at(start);
+	split_at(end);
+	first = first_behind(start);
+	for (last = first; last < picture.nr && picture.map[last].start < end;)
+		last++;
+	move_tail(last, first);
+}
+
+static void put(const struct mapping *m)
+{
+	size_t i;
+
+	drop(m->start, m->end);
+	i = first_behind(m->start);
+	move_tail(i, i + 1);
+	picture.map[i] = *m;
+	join(i, i + 1);
+}
+
+/* Of all that is known in [start, end): userfault, if it is ever registered or write-protected. */
+static void mark_userfault(hva_t start, hva_t end)
+{
+	size_t first;
+
+	split_at(start);
+	split_at(end);
+	first = first_behind(start);
+	for (size_t i = first; i < picture.nr && picture.map[i].start < end; i++)
+		picture.map[i].userfault = true;
+}
+
+static void protect(const struct host_mapping_change *c)
+{
+	struct mapping m = { .start = c->start, .end = c->end, .writable = c->prot & PROT_WRITE };
+	size_t i = first_behind(c->start);
+
+	for (; i < picture.nr && picture.map[i].start < c->end; i++)
+		m.userfault |= picture.map[i].userfault;
+	put(&m);
+}
+
+static void add_mapping(const struct mapping *m)
+{
+	struct mapping *last = picture.nr ? &picture.map[picture.nr - 1] : NULL;
+
+	if (last && touch_alike(last, m))
 		last->end = m->end;
 	else
-		s->map[s->nr++] = *m;
+		picture.map[picture.nr++] = *m;
 }
 
 /* "start-end rwxp …". False: another line, or not readable. */
@@ -119,7 +236,7 @@ static bool parse_userfault(const char *line)
 }
 
 /* The lines of maps, or of smaps, where a range's flags come after it. */
-static void parse_maps(struct snapshot *s, const char *text, bool flags)
+static void parse_maps(const char *text, bool flags)
 {
 	struct mapping m = { 0 };
 	bool open = false;
@@ -129,107 +246,69 @@ static void parse_maps(struct snapshot *s, const char *text, bool flags)
 		if (flags && !strncmp(p, "VmFlags:", 8)) {
 			m.userfault = parse_userfault(p);
 			if (open)
-				add_mapping(s, &m);
+				add_mapping(&m);
 			open = false;
 		} else if (!flags || (*p >= '0' && *p <= '9') || (*p >= 'a' && *p <= 'f')) {
 			open = parse_range(p, &m);
 			if (open && !flags)
-				add_mapping(s, &m);
+				add_mapping(&m);
 		}
 		p = strchrnul(p, '\n');
 	}
 }
 
-static struct snapshot *take_snapshot(void)
+/* Lock held for writing. What cannot be read is not known. */
+static void read_picture(void)
 {
 	bool flags = __atomic_load_n(&userfault_seen, __ATOMIC_ACQUIRE);
-	char *text = read_proc(flags ? "/proc/thread-self/smaps" : "/proc/thread-self/maps"), *p;
+	char *text = read_proc(flags ? "/proc/thread-self/smaps" : "/proc/thread-self/maps");
 	size_t lines = 0;
-	struct snapshot *s;
 
-	if (!text)
-		return NULL;
-	for (p = text; *p; p++)
+	picture.nr = 0;
+	for (const char *p = text; p && *p; p++)
 		lines += *p == '\n';
-	s = own_malloc(sizeof(*s) + lines * sizeof(s->map[0]));
-	if (s) {
-		s->nr = 0;
-		parse_maps(s, text, flags);
-	}
+	if (text && make_room(lines))
+		parse_maps(text, flags);
 	own_free(text);
-	return s;
 }
 
-static const struct mapping *look_up(const struct snapshot *s, hva_t hva)
+/* Lock held. */
+static const struct mapping *look_up(hva_t hva)
 {
-	size_t lo = 0, hi = s ? s->nr : 0;
+	size_t i = first_behind(hva);
 
-	while (lo < hi) {
-		size_t mid = (lo + hi) / 2;
-
-		if (hva < s->map[mid].start)
-			hi = mid;
-		else if (hva >= s->map[mid].end)
-			lo = mid + 1;
-		else
-			return &s->map[mid];
-	}
-	return NULL;
+	return i < picture.nr && picture.map[i].start <= hva ? &picture.map[i] : NULL;
 }
 
-static bool find_now(hva_t hva, struct mapping *out)
+static bool find_mapping(hva_t hva, struct mapping *out)
 {
 	const struct mapping *m;
 
-	lib_rcu_read_lock();
-	m = look_up(__atomic_load_n(&current, __ATOMIC_ACQUIRE), hva);
+	pthread_rwlock_rdlock(&picture.lock);
+	m = look_up(hva);
 	if (m)
 		*out = *m;
-	lib_rcu_read_unlock();
+	pthread_rwlock_unlock(&picture.lock);
 	return m != NULL;
 }
 
-/* Snapshots that were replaced; freed by host_mapping_changed(), which may wait. */
-struct old_snapshot {
-	struct old_snapshot *next;
-	struct snapshot *s;
-};
-static struct old_snapshot *old_snapshots; /* snapshot_lock */
-
-/* snapshot_lock held. May be called inside an RCU section, so it never waits. */
-static void replace(struct snapshot *s)
+/* Lock held. */
+static bool knows_all(hva_t start, hva_t end)
 {
-	struct snapshot *old = __atomic_exchange_n(&current, s, __ATOMIC_ACQ_REL);
-	struct old_snapshot *o;
-
-	if (!old)
-		return;
-	o = own_malloc(sizeof(*o));
-	if (!o)
-		return; /* leaks one snapshot rather than pull it from under a reader */
-	o->s = old;
-	o->next = old_snapshots;
-	old_snapshots = o;
+	for (const struct mapping *m; start < end; start = m->end) {
+		m = look_up(start);
+		if (!m)
+			return false;
+	}
+	return true;
 }
 
-static bool find_mapping(hva_t hva, struct mapping *m)
+void host_mapping_look(hva_t start, hva_t end)
 {
-	bool found = find_now(hva, m);
-
-	if (!found) {
-		pthread_mutex_lock(&snapshot_lock);
-		found = find_now(hva, m);
-		if (!found) {
-			struct snapshot *s = take_snapshot();
-
-			if (s) {
-				replace(s);
-				found = find_now(hva, m);
-			}
-		}
-		pthread_mutex_unlock(&snapshot_lock);
-	}
-	return found;
+	pthread_rwlock_wrlock(&picture.lock);
+	if (__atomic_exchange_n(&picture.stale, false, __ATOMIC_ACQ_REL) || !knows_all(start, end))
+		read_picture();
+	pthread_rwlock_unlock(&picture.lock);
 }
 
 bool host_mapping_find(hva_t hva, hva_t *start, hva_t *end, bool *writable)
@@ -247,31 +326,33 @@ bool host_mapping_find(hva_t hva, hva_t *start, hva_t *end, bool *writable)
 	return true;
 }
 
-void host_mapping_changed(void)
+void host_mapping_update(const struct host_mapping_change *c)
 {
-	struct old_snapshot *o;
-
-	pthread_mutex_lock(&snapshot_lock);
-	replace(NULL);
-	o = old_snapshots;
-	old_snapshots = NULL;
-	pthread_mutex_unlock(&snapshot_lock);
-	if (!o)
+	if (c->start >= c->end || c->what == HOST_MAPPING_AS_BEFORE)
 		return;
-	lib_rcu_synchronize();
-	while (o) {
-		struct old_snapshot *next = o->next;
+	pthread_rwlock_wrlock(&picture.lock);
+	if (!make_room(picture.nr + 2))
+		picture.nr = 0;
+	else if (c->what == HOST_MAPPING_USERFAULT)
+		mark_userfault(c->start, c->end);
+	else if (c->what == HOST_MAPPING_GONE || !(c->prot & PROT_READ))
+		drop(c->start, c->end);
+	else if (c->what == HOST_MAPPING_NEW)
+		put(&(struct mapping){ .start = c->start, .end = c->end, .writable = c->prot & PROT_WRITE });
+	else
+		protect(c);
+	pthread_rwlock_unlock(&picture.lock);
+}
 
-		own_free(o->s);
-		own_free(o);
-		o = next;
-	}
+void host_mapping_stale(void)
+{
+	__atomic_store_n(&picture.stale, true, __ATOMIC_RELEASE);
 }
 
 void host_userfault_seen(void)
 {
 	__atomic_store_n(&userfault_seen, true, __ATOMIC_RELEASE);
-	host_mapping_changed();
+	host_mapping_stale();
 }
 
 int host_mapping_level(hva_t hva, hva_t start, uint64_t size_bytes, int max_level)

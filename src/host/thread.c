@@ -7,9 +7,10 @@
 #include "host/thread.h"
 
 #include <errno.h>
-#include <fcntl.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -18,12 +19,14 @@
 #include "lib/error.h"
 #include "lib/fork.h"
 #include "lib/own.h"
+#include "lib/rcu.h"
 
 static unsigned nr_ours; /* (a) */
 
 struct start {
 	void *(*fn)(void *);
 	void *arg;
+	sem_t *ready;
 };
 
 unsigned host_threads_of_ours(void)
@@ -44,25 +47,35 @@ static void *thread_main(void *arg)
 
 	own_free(arg);
 	host_service_begin();
+	/* The default slack of 50 µs would be added to every guest tick. */
+	prctl(PR_SET_TIMERSLACK, 1UL);
+	lib_rcu_thread();
+	sem_post(s.ready);
 	host_client_thread_known = true; /* it is not the client's, and so never added */
 	r = s.fn(s.arg);
 	__atomic_fetch_sub(&nr_ours, 1, __ATOMIC_RELEASE);
 	return r;
 }
 
+/* When it returns, the thread has made the system calls that a filter of the client's may soon forbid to all threads. */
 static int start_thread(pthread_t *out, const char *name, void *(*fn)(void *), void *arg)
 {
 	struct start *s = own_malloc(sizeof(*s));
 	sigset_t all, old;
+	sem_t ready;
 	int err;
 
 	if (!s)
 		return err_born(ENOMEM, "cannot start thread %s", name);
-	*s = (struct start){ fn, arg };
+	sem_init(&ready, 0, 0);
+	*s = (struct start){ fn, arg, &ready };
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	__atomic_fetch_add(&nr_ours, 1, __ATOMIC_RELEASE);
 	err = pthread_create(out, NULL, thread_main, s);
+	while (!err && sem_wait(&ready) && errno == EINTR)
+		;
+	sem_destroy(&ready);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (err) {
 		__atomic_fetch_sub(&nr_ours, 1, __ATOMIC_RELEASE);
@@ -96,23 +109,4 @@ uint64_t host_thread_cpu_ns(void)
 
 	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-/* The file: time on a processor, time waited for one, number of turns. A thread that runs has had one. */
-int host_thread_run_delay(uint64_t *ns)
-{
-	int fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
-	char text[80], *p;
-	ssize_t n;
-
-	if (fd < 0)
-		return -ENOSYS;
-	n = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	if (n <= 0)
-		return -ENOSYS;
-	text[n] = 0;
-	strtoull(text, &p, 10);
-	*ns = strtoull(p, &p, 10);
-	return strtoull(p, NULL, 10) ? 0 : -ENOSYS;
 }

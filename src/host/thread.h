@@ -19,10 +19,5 @@ unsigned host_threads_of_ours(void);
 uint64_t host_thread_serial(void);
 /* What the calling thread has used of processors so far, in ns. */
 uint64_t host_thread_cpu_ns(void);
-/*
- * How long the calling thread has waited for a processor in all, in ns (Linux: sched_info.run_delay).
- * -ENOSYS: this kernel does not count it, or the file cannot be read.
- */
-must_check int host_thread_run_delay(uint64_t *ns);
 
 #endif

@@ -16,7 +16,6 @@
 
 #include <pthread.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <time.h>
 
 #include "host/client_threads.h"
@@ -158,8 +157,6 @@ static void run_first(void)
 
 static void *timer_thread(void *arg)
 {
-	/* The default slack of 50 µs would be added to every guest tick. */
-	prctl(PR_SET_TIMERSLACK, 1UL);
 	pthread_mutex_lock(&timers.lock);
 	while (!host_threads_end()) {
 		uint64_t first = timers.nr_armed ? timers.heap[0]->deadline_ns : UINT64_MAX;

@@ -5,6 +5,8 @@
 
 #include <pthread.h>
 
+__thread bool lib_rcu_knows_thread __attribute__((tls_model("initial-exec")));
+
 /*
  * Invariant: readers of other threads do not keep a forked child waiting; liburcu takes them out of its registry,
  * which nobody changes while the process is copied.

@@ -8,7 +8,18 @@
 #ifndef USERKVM_LIB_RCU_H
 #define USERKVM_LIB_RCU_H
 
+#include <stdbool.h>
 #include <urcu/urcu-bp.h>
+
+extern __thread bool lib_rcu_knows_thread __attribute__((tls_model("initial-exec")));
+
+/* In service (host/service.h), since liburcu maps memory. Once in a thread: registers it, with the two rt_sigprocmask() that liburcu would make in its first section. */
+static inline void lib_rcu_thread(void)
+{
+	if (!lib_rcu_knows_thread)
+		urcu_bp_register_thread();
+	lib_rcu_knows_thread = true;
+}
 
 static inline void lib_rcu_read_lock(void)
 {

@@ -168,7 +168,7 @@ static void commit_tables(struct kvm *kvm, const struct kvm_memory_slot *old,
 
 	/* Read the process's mappings now: a client may confine itself before it runs (docs/ci.md). */
 	if (change == KVM_MR_CREATE || change == KVM_MR_MOVE)
-		(void)host_mapping_find(new->userspace_addr, NULL, NULL, NULL);
+		host_mapping_look(new->userspace_addr, new->userspace_addr + new->npages * PAGE_SIZE);
 	if (!kvm->mmu_vm)
 		return;
 	if (change == KVM_MR_CREATE || change == KVM_MR_DELETE)
@@ -299,18 +299,16 @@ static void invalidate_vm(struct kvm_mmu_vm *vm, hva_t start, hva_t end)
 static bool invalidate_vms(hva_t start, hva_t end)
 {
 	struct kvm_mmu_vm *vm;
-	bool forgotten = false;
+	bool some = false;
 
 	for (vm = vms; vm; vm = vm->next_vm) {
 		if (!kvm_mmu_uses_hva(vm->kvm, start, end))
 			continue;
-		if (!forgotten)
-			host_mapping_changed();
-		forgotten = true;
+		some = true;
 		TRACE(kvm, kvm_unmap_hva_range, start, end);
 		invalidate_vm(vm, start, end);
 	}
-	return forgotten;
+	return some;
 }
 
 void kvm_mmu_invalidate_hva_range(hva_t start, hva_t end)
@@ -361,7 +359,6 @@ void kvm_mmu_invalidate_end(const struct kvm_mmu_invalidation *inv)
 	if (!inv->last_vm)
 		return;
 	mmu_vms_lock();
-	host_mapping_changed();
 	mmu_idle_forget(inv->start, inv->end); /* whoever has marked it meanwhile may have meant what was there */
 	for (vm = vms; vm; vm = vm->next_vm) {
 		if (vm->number > inv->last_vm)

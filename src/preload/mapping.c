@@ -34,11 +34,11 @@ static bool is_own_work(const void *caller)
 	return preload_is_own_code(caller) || abi_in_service();
 }
 
-static void end_keeping_errno(const struct abi_mapping_change *c)
+static void end_keeping_errno(const struct abi_mapping_change *c, enum abi_mapping_news what, int prot)
 {
 	int saved = errno;
 
-	abi_mapping_end(c);
+	abi_mapping_end(c, what, prot);
 	errno = saved;
 }
 
@@ -59,7 +59,7 @@ static void end_keeping_errno(const struct abi_mapping_change *c)
 			return REAL(name)(addr, length, prot, flags, fd, offset);              \
 		abi_mapping_begin(&c, addr, length);                                           \
 		p = REAL(name)(addr, length, prot, flags, fd, offset);                         \
-		end_keeping_errno(&c);                                                         \
+		end_keeping_errno(&c, p == MAP_FAILED ? ABI_MAPPING_GONE : ABI_MAPPING_NEW, prot); \
 		return p;                                                                      \
 	}
 DEFINE_MMAP(mmap, off_t)
@@ -74,8 +74,14 @@ EXPORT int munmap(void *addr, size_t length)
 		return REAL(munmap)(addr, length);
 	abi_mapping_begin(&c, addr, length);
 	r = REAL(munmap)(addr, length);
-	end_keeping_errno(&c);
+	end_keeping_errno(&c, r ? ABI_MAPPING_AS_BEFORE : ABI_MAPPING_GONE, 0);
 	return r;
+}
+
+/* Where it failed a part may have changed: nothing is known of all of it, then. */
+static enum abi_mapping_news protected(int r)
+{
+	return r ? ABI_MAPPING_GONE : ABI_MAPPING_PROTECTED;
 }
 
 EXPORT int mprotect(void *addr, size_t length, int prot)
@@ -87,7 +93,7 @@ EXPORT int mprotect(void *addr, size_t length, int prot)
 		return REAL(mprotect)(addr, length, prot);
 	abi_mapping_begin(&c, addr, length);
 	r = REAL(mprotect)(addr, length, prot);
-	end_keeping_errno(&c);
+	end_keeping_errno(&c, protected(r), prot);
 	return r;
 }
 
@@ -100,7 +106,7 @@ EXPORT int pkey_mprotect(void *addr, size_t length, int prot, int pkey)
 		return REAL(pkey_mprotect)(addr, length, prot, pkey);
 	abi_mapping_begin(&c, addr, length);
 	r = REAL(pkey_mprotect)(addr, length, prot, pkey);
-	end_keeping_errno(&c);
+	end_keeping_errno(&c, protected(r), prot);
 	return r;
 }
 
@@ -108,6 +114,7 @@ EXPORT void *mremap(void *addr, size_t old_size, size_t new_size, int flags, ...
 {
 	struct abi_mapping_change from, to;
 	void *new_addr, *p;
+	bool moved;
 	va_list ap;
 
 	va_start(ap, flags);
@@ -119,8 +126,10 @@ EXPORT void *mremap(void *addr, size_t old_size, size_t new_size, int flags, ...
 	abi_mapping_begin(&from, addr, old_size);
 	abi_mapping_begin(&to, new_addr, flags & MREMAP_FIXED ? new_size : 0);
 	p = REAL(mremap)(addr, old_size, new_size, flags, new_addr);
-	end_keeping_errno(&to);
-	end_keeping_errno(&from);
+	moved = p != MAP_FAILED && p != addr && old_size && !(flags & MREMAP_DONTUNMAP);
+	/* A mapping that memory has moved to is looked at with the next slot there. */
+	end_keeping_errno(&to, p == MAP_FAILED ? ABI_MAPPING_AS_BEFORE : ABI_MAPPING_GONE, 0);
+	end_keeping_errno(&from, moved || new_size < old_size ? ABI_MAPPING_GONE : ABI_MAPPING_AS_BEFORE, 0);
 	return p;
 }
 
@@ -156,7 +165,7 @@ EXPORT int madvise(void *addr, size_t length, int advice)
 	}
 	abi_mapping_begin(&c, addr, length);
 	r = REAL(madvise)(addr, length, advice);
-	end_keeping_errno(&c);
+	end_keeping_errno(&c, ABI_MAPPING_AS_BEFORE, 0);
 	return r;
 }
 
@@ -193,7 +202,7 @@ EXPORT ssize_t process_madvise(int pidfd, const struct iovec *iov, size_t count,
 				continue;
 			}
 			abi_mapping_begin(&c, iov[i].iov_base, iov[i].iov_len);
-			abi_mapping_end(&c);
+			abi_mapping_end(&c, ABI_MAPPING_AS_BEFORE, 0);
 		}
 	}
 	errno = saved;

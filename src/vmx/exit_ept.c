@@ -107,6 +107,7 @@ static int handle_bus_error(struct kvm_vcpu *vcpu)
 {
 	struct vcpu_vmx *vmx = vcpu->vmx;
 	hva_t page = vmx_bus_error_address(vmx->cpu) & PAGE_MASK;
+	const struct host_mapping_change gone = { page, page + PAGE_SIZE, HOST_MAPPING_GONE, 0 };
 	const char *what, *file;
 	int line;
 
@@ -116,6 +117,7 @@ static int handle_bus_error(struct kvm_vcpu *vcpu)
 	}
 	if (likely(kvm_mmu_uses_hva(vcpu->kvm, page, page + PAGE_SIZE))) {
 		vmx->nr_strays = 0;
+		host_mapping_update(&gone); /* the client has changed something unseen */
 		kvm_mmu_invalidate_hva_range(page, page + PAGE_SIZE);
 		return 1;
 	}

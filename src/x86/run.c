@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <string.h>
 
+#include "host/timer.h"
 #include "lib/error.h"
 #include "trace/trace.h"
 #include "virt/dirty_ring.h"
@@ -371,11 +372,14 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 /* A vCPU that does not run: HLT, a page, waiting for INIT or SIPI. 1 look again; < 0 KVM_RUN's error. */
 static int vcpu_block(struct kvm_vcpu *vcpu)
 {
+	uint64_t since = host_tsc();
 	int r = 0;
 
-	if (!kvm_arch_vcpu_runnable(vcpu))
+	if (!kvm_arch_vcpu_runnable(vcpu)) {
 		r = vcpu->arch->mp_state == KVM_MP_STATE_HALTED ? kvm_vcpu_halt(vcpu)
 								: kvm_vcpu_block(vcpu);
+		kvm_steal_time_halted(vcpu, since);
+	}
 	if (halted_with_stimer(vcpu) && kvm_check_request(KVM_REQ_HV_STIMER, vcpu))
 		kvm_hyperv_ops->serve_stimers(vcpu);
 	kvm_apic_accept_events(vcpu);

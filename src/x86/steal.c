@@ -9,12 +9,15 @@
  *    instructions, and is clear whenever guest code runs.
  *
  * Reading the host's counter costs some microseconds, so the page is looked
- * after now and then, and after a long time outside the guest.
+ * after now and then, and after a long time outside the guest. KVM_RUN opens no file for it: the thread's
+ * first other ioctl on a vCPU does. A thread that has made none is judged by its clock: what it was neither on
+ * a processor nor outside the guest for long, in KVM_RUN or in HLT.
  *
  * Locks: none; owner thread.
  */
 #include <stddef.h>
 
+#include "host/client_threads.h"
 #include "host/thread.h"
 #include "host/timer.h"
 #include "x86/msr_row.h"
@@ -26,6 +29,7 @@
 #define KVM_VCPU_PREEMPTED 1
 #define UPDATE_PERIOD_US 4000
 #define LONG_OUTSIDE_US 200
+#define SHORT_OUTSIDE_US 50 /* the client was on a processor, more likely than not */
 
 struct kvm_steal_time {
 	uint64_t steal; /* ns */
@@ -41,7 +45,8 @@ bool kvm_has_steal_time(void)
 {
 	uint64_t ns;
 
-	return host_thread_run_delay(&ns) == 0;
+	host_client_thread_prepare();
+	return host_client_thread_run_delay(&ns) == 0;
 }
 
 /* Has so much time gone by since a TSC value? */
@@ -50,15 +55,29 @@ static bool older_than(uint64_t tsc, uint64_t us)
 	return host_tsc() - tsc > host_tsc_khz() * us / 1000;
 }
 
+static uint64_t tsc_to_ns(uint64_t tsc)
+{
+	return (uint64_t)((unsigned __int128)tsc * 1000000 / host_tsc_khz());
+}
+
+/* An estimate that grows as run_delay does; from where does not matter. */
+static uint64_t delay_by_clock(const struct kvm_steal *st)
+{
+	return BIT_ULL(62) + tsc_to_ns(host_tsc() - st->outside_tsc) - host_thread_cpu_ns();
+}
+
 /* What the thread has waited since the last time. */
 static uint64_t waited(struct kvm_steal *st)
 {
 	uint64_t thread = host_thread_serial(), now, delta;
 
-	if (host_thread_run_delay(&now))
-		return 0;
-	delta = st->thread == thread && now >= st->run_delay ? now - st->run_delay : 0;
+	bool by_clock = host_client_thread_run_delay(&now) != 0;
+
+	if (by_clock)
+		now = delay_by_clock(st);
+	delta = st->thread == thread && st->by_clock == by_clock && now >= st->run_delay ? now - st->run_delay : 0;
 	st->thread = thread;
+	st->by_clock = by_clock;
 	st->run_delay = now;
 	return delta;
 }
@@ -105,8 +124,16 @@ void kvm_steal_time_run_begins(struct kvm_vcpu *vcpu)
 {
 	struct kvm_steal *st = &vcpu->arch->steal;
 
-	if (st->msr & KVM_STEAL_ENABLED)
-		st->due |= older_than(st->left_tsc, LONG_OUTSIDE_US);
+	if (!(st->msr & KVM_STEAL_ENABLED))
+		return;
+	if (st->left_tsc && older_than(st->left_tsc, SHORT_OUTSIDE_US))
+		st->outside_tsc += host_tsc() - st->left_tsc;
+	st->due |= older_than(st->left_tsc, LONG_OUTSIDE_US);
+}
+
+void kvm_steal_time_halted(struct kvm_vcpu *vcpu, uint64_t since_tsc)
+{
+	vcpu->arch->steal.outside_tsc += host_tsc() - since_tsc;
 }
 
 void kvm_steal_time_run_ends(struct kvm_vcpu *vcpu, bool preempted)
@@ -128,7 +155,7 @@ int msr_set_steal_time(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_
 {
 	if (!guest_pv_has(vcpu, (int)row->value))
 		return KVM_MSR_UNKNOWN;
-	if (!kvm_has_steal_time() || data & KVM_STEAL_RESERVED_MASK)
+	if (data & KVM_STEAL_RESERVED_MASK)
 		return KVM_MSR_INVAL;
 	vcpu->arch->steal.msr = data;
 	vcpu->arch->steal.due = true;

@@ -125,6 +125,8 @@ struct kvm_steal {
 	uint64_t thread;       /* host_thread_serial() that run_delay is of */
 	uint64_t run_delay;    /* ns, when the page was written last */
 	uint64_t updated_tsc, left_tsc;
+	uint64_t outside_tsc;  /* in all: neither in the guest nor waiting for a processor */
+	bool by_clock;	       /* run_delay is an estimate */
 	bool due, preempted;
 };
 
@@ -447,6 +449,8 @@ void kvm_record_steal_time(struct kvm_vcpu *vcpu);
 /* KVM_RUN, on this thread; preempted: it ends between two guest instructions, and not by the guest. */
 void kvm_steal_time_run_begins(struct kvm_vcpu *vcpu);
 void kvm_steal_time_run_ends(struct kvm_vcpu *vcpu, bool preempted);
+/* It has slept in HLT and the like since then. */
+void kvm_steal_time_halted(struct kvm_vcpu *vcpu, uint64_t since_tsc);
 
 /* --- I/O (pio.c, mmio.c), hypercall.c --- */
 int kvm_fast_pio(struct kvm_vcpu *vcpu, uint16_t port, int size, bool in);

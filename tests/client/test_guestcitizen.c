@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -17,6 +18,7 @@
 #include <time.h>
 
 #include "client.h"
+#include "guest_code.h"
 
 /*
  * 32-bit: hash in eax over ecx rounds, memory written and read back, out eax,
@@ -418,22 +420,103 @@ static void exec_drops_descriptors_that_ask_for_it(void **state)
 
 #define ALLOW(name) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_##name, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
 
-static int run_confined(bool probe)
+struct confinement {
+	bool probe;	 /* does the filter bite? */
+	bool mprotected; /* a part of guest memory, just before */
+	bool ticks;	 /* a timer and an irqfd, which threads of the library serve */
+	bool all_threads;
+	uint32_t kill;
+};
+
+static int confine(const struct confinement *how)
 {
 	struct sock_filter rules[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		ALLOW(futex), ALLOW(exit_group), ALLOW(rt_sigreturn), ALLOW(rt_sigprocmask), ALLOW(mmap),
-		ALLOW(munmap), ALLOW(madvise), ALLOW(membarrier),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+		ALLOW(futex), ALLOW(rt_sigreturn), ALLOW(clock_gettime), ALLOW(madvise), ALLOW(write), ALLOW(exit_group),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, PROT_EXEC, 1, 0),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		/* of the library's threads */
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_poll, 2, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_read, 1, 0),
+		BPF_STMT(BPF_RET | BPF_K, how->kill),
+		BPF_STMT(BPF_RET | BPF_K, how->all_threads ? SECCOMP_RET_ALLOW : how->kill),
 	};
 	struct sock_fprog program = {sizeof(rules) / sizeof(rules[0]), rules};
-	struct client c;
 
-	open_work(&c);
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		return -1;
+	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, how->all_threads ? SECCOMP_FILTER_FLAG_TSYNC : 0, &program);
+}
+
+/* IRQ 4 comes by the irqfd, IRQ 0 by the 8254: the handlers say which, by a port. */
+GUEST_CODE(two_sources, 16,
+	   "mov $0x11, %al; out %al, $0x20; mov $0x20, %al; out %al, $0x21\n"
+	   "mov $4, %al; out %al, $0x21; mov $1, %al; out %al, $0x21; xor %ax, %ax; out %al, $0x21\n"
+	   "mov $0x34, %al; out %al, $0x43; xor %ax, %ax; out %al, $0x40; mov $0x10, %al; out %al, $0x40\n"
+	   "sti; 1: hlt; jmp 1b");
+GUEST_CODE(tick, 16, "mov $0x20, %al; out %al, $0x20; out %al, $0x77; iret");
+GUEST_CODE(irqfd_came, 16, "mov $0x20, %al; out %al, $0x20; out %al, $0x55; iret");
+
+static void put_handler(struct client *c, uint8_t vector, uint16_t at, const uint8_t *code, size_t n)
+{
+	memcpy(c->mem + at, code, n);
+	c->mem[vector * 4] = (uint8_t)at;
+	c->mem[vector * 4 + 1] = (uint8_t)(at >> 8);
+}
+
+static int open_ticking(struct client *c)
+{
+	struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
+	struct kvm_irqfd irqfd = {.gsi = 4};
+
+	client_open_vm(c, 1 << 20);
+	assert_int_equal(ioctl(c->vm, KVM_CREATE_IRQCHIP, 0), 0);
+	assert_int_equal(ioctl(c->vm, KVM_CREATE_PIT2, &pit), 0);
+	client_add_vcpu(c);
+	irqfd.fd = (uint32_t)eventfd(0, EFD_NONBLOCK);
+	assert_int_equal(ioctl(c->vm, KVM_IRQFD, &irqfd), 0);
+	put_handler(c, 0x20, 0x500, tick, GUEST_CODE_SIZE(tick));
+	put_handler(c, 0x24, 0x600, irqfd_came, GUEST_CODE_SIZE(irqfd_came));
+	client_real_mode(c, 0x1000, two_sources, GUEST_CODE_SIZE(two_sources));
+	return (int)irqfd.fd;
+}
+
+static int run_ticking(struct client *c, int irqfd)
+{
+	const uint64_t one = 1;
+	int ticks = 0, came = 0;
+
+	for (int n = 0; n < 400 && !(ticks > 20 && came > 5); n++) {
+		if (n % 4 == 0 && write(irqfd, &one, sizeof(one)) != sizeof(one))
+			return 4;
+		if (ioctl(c->vcpu, KVM_RUN, 0) || c->run->exit_reason != KVM_EXIT_IO)
+			return 2;
+		ticks += c->run->io.port == 0x77;
+		came += c->run->io.port == 0x55;
+	}
+	return ticks > 20 && came > 5 ? 0 : 5;
+}
+
+static int run_confined(const struct confinement *how)
+{
+	struct client c;
+	int irqfd = -1;
+
+	if (how->ticks)
+		irqfd = open_ticking(&c);
+	else
+		open_work(&c);
+	if (how->mprotected && mprotect(c.mem + 0x8000, 4096, PROT_READ))
 		return 1;
-	if (probe)
+	if (confine(how))
+		return 1;
+	if (how->probe)
 		syscall(SYS_getppid);
+	if (how->ticks)
+		return run_ticking(&c, irqfd);
 	if (ioctl(c.vcpu, KVM_RUN, 0) || c.run->exit_reason != KVM_EXIT_IO)
 		return 2;
 	return *(uint32_t *)((uint8_t *)c.run + c.run->io.data_offset) == expected() ? 0 : 3;
@@ -446,18 +529,23 @@ static void run_works_under_a_narrow_seccomp_filter(void **state)
 
 	if (getenv("SANITIZE"))
 		skip(); /* its runtime makes system calls of its own */
-	child = fork();
-	if (child == 0)
-		_exit(run_confined(false));
-	assert_int_equal(waitpid(child, &status, 0), child);
-	if (WIFSIGNALED(status))
-		fail_msg("KVM_RUN made a system call that is not on the list");
-	assert_int_equal(WEXITSTATUS(status), 0);
-	child = fork();
-	if (child == 0)
-		_exit(run_confined(true));
-	assert_int_equal(waitpid(child, &status, 0), child);
-	assert_true(WIFSIGNALED(status)); /* the filter does bite */
+	for (unsigned n = 0; n < 32; n++) {
+		const struct confinement how = { .probe = n & 1, .mprotected = n & 2, .ticks = n & 4, .all_threads = n & 8,
+						 .kill = n & 16 ? SECCOMP_RET_KILL_THREAD : SECCOMP_RET_KILL_PROCESS };
+
+		child = fork();
+		if (child == 0) {
+			alarm(30);
+			_exit(run_confined(&how));
+		}
+		assert_int_equal(waitpid(child, &status, 0), child);
+		if (how.probe)
+			assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS);
+		else if (WIFSIGNALED(status))
+			fail_msg("case %#x: KVM_RUN made a system call that is not on the list", n);
+		else
+			assert_int_equal(WEXITSTATUS(status), 0);
+	}
 }
 
 int main(void)

@@ -23,6 +23,10 @@ struct steal_time {
 /* preempted, as the guest sees it, to a port; for ever */
 GUEST_CODE(look, 64, "mov $0x40000, %ebx; 1: mov 16(%rbx), %al; outb %al, $0x40; jmp 1b");
 
+/* The same with some milliseconds of work before each. */
+GUEST_CODE(work_and_look, 64,
+	   "mov $0x40000, %ebx; 1: mov $2000000, %ecx; 2: dec %ecx; jnz 2b; mov 16(%rbx), %al; outb %al, $0x40; jmp 1b");
+
 /* How long this thread has waited for a processor; false: not counted here. */
 static bool run_delay(uint64_t *ns)
 {
@@ -179,6 +183,49 @@ static void *run_here(void *p)
 	return NULL;
 }
 
+/* The thread's first ioctl of all is KVM_RUN, which opens no file: its clock has to do. */
+static void *run_long(void *p)
+{
+	struct client *c = p;
+	volatile struct steal_time *st = (volatile struct steal_time *)(c->mem + AT_PAGE);
+	uint64_t start, now, first;
+
+	assert_int_equal(client_next_out(c), 0x40);
+	first = st->steal;
+	assert_true(run_delay(&start));
+	do {
+		assert_int_equal(client_next_out(c), 0x40);
+		assert_true(run_delay(&now));
+	} while (now - start < 5 * STOLEN_NS);
+	assert_int_equal(client_next_out(c), 0x40); /* the page is written on the way in */
+	/* What the client does meanwhile is not the guest's. */
+	assert_true(st->steal - first > (now - start) / 4);
+	return NULL;
+}
+
+static void thread_that_makes_no_other_call_is_judged_by_its_clock(void **state)
+{
+	bool stop = false;
+	struct client c;
+	pthread_t t, other;
+	cpu_set_t all, one;
+
+	open_guest(&c);
+	memcpy(c.mem + AT_CODE, work_and_look, GUEST_CODE_SIZE(work_and_look));
+	assert_int_equal(client_try_set_msr(&c, MSR_KVM_STEAL_TIME, AT_PAGE | 1), 1);
+	assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
+	CPU_ZERO(&one);
+	CPU_SET(sched_getcpu(), &one);
+	assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
+	assert_int_equal(pthread_create(&other, NULL, spin, &stop), 0);
+	assert_int_equal(pthread_create(&t, NULL, run_long, &c), 0);
+	assert_int_equal(pthread_join(t, NULL), 0);
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	assert_int_equal(pthread_join(other, NULL), 0);
+	assert_int_equal(sched_setaffinity(0, sizeof(all), &all), 0);
+	client_close(&c);
+}
+
 static void another_threads_past_is_not_stolen(void **state)
 {
 	struct client c;
@@ -219,6 +266,7 @@ int main(void)
 		cmocka_unit_test(time_waited_for_a_processor_is_stolen),
 		cmocka_unit_test(disabled_the_page_stays_as_it_is),
 		cmocka_unit_test(a_vcpu_taken_from_its_thread_is_preempted),
+		cmocka_unit_test(thread_that_makes_no_other_call_is_judged_by_its_clock),
 		cmocka_unit_test(another_threads_past_is_not_stolen),
 		cmocka_unit_test(a_page_that_is_no_memory_is_no_error),
 	};

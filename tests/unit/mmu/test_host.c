@@ -1,5 +1,5 @@
 /*
- * Frames, the snapshot of host mappings, knobs.
+ * Frames, the picture of host mappings, knobs.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -55,6 +55,8 @@ static void fault_in_tells_permissions(void **state)
 
 	assert_int_equal(host_fault_init(), 0);
 	rw[5] = 77;
+	host_mapping_stale();
+	host_mapping_look((uintptr_t)rw, (uintptr_t)rw + 1);
 	assert_int_equal(host_fault_in((uintptr_t)rw + 5, false, &w), 0);
 	assert_true(w);
 	assert_int_equal(host_fault_in((uintptr_t)rw, true, NULL), 0);
@@ -70,27 +72,80 @@ static void mapping_level_is_bounded_by_mapping_slot_and_permissions(void **stat
 	char *p = map(8 * MIB, PROT_READ | PROT_WRITE);
 	hva_t h = (uintptr_t)p;
 
-	host_mapping_changed();
+	host_mapping_look(h, h + 8 * MIB);
 	assert_int_equal(host_mapping_level(h + 5, h, 8 * MIB, 3), 2);
 	assert_int_equal(host_mapping_level(h + 5, h, 8 * MIB, 1), 1);
 	assert_int_equal(host_mapping_level(h, h + 4096, 8 * MIB - 4096, 3), 1);
 	assert_int_equal(host_mapping_level(h + 7 * MIB, h, 8 * MIB - 4096, 3), 1);
 	mprotect(p + 3 * MIB, 4096, PROT_READ);
 	assert_int_equal(host_mapping_level(h + 2 * MIB, h, 8 * MIB, 3), 2); /* not told */
-	host_mapping_changed();
+	host_mapping_update(&(struct host_mapping_change){ h + 3 * MIB, h + 3 * MIB + 4096, HOST_MAPPING_PROTECTED, PROT_READ });
 	assert_int_equal(host_mapping_level(h + 2 * MIB, h, 8 * MIB, 3), 1);
 	assert_int_equal(host_mapping_level(h + 4 * MIB, h, 8 * MIB, 3), 2);
+	munmap(p, 8 * MIB);
 }
 
-static void mapping_made_after_the_snapshot_is_found(void **state)
+static void mapping_that_the_picture_lacks_is_found_by_a_look(void **state)
 {
 	hva_t start, end;
 	bool w;
-	char *p = map(MIB, PROT_READ);
+	char *p;
 
+	host_mapping_stale();
+	host_mapping_look((uintptr_t)&w, (uintptr_t)&w + 1);
+	p = map(MIB, PROT_READ);
+	assert_false(host_mapping_find((uintptr_t)p, &start, &end, &w)); /* no file is read */
+	host_mapping_look((uintptr_t)p, (uintptr_t)p + MIB);
 	assert_true(host_mapping_find((uintptr_t)p, &start, &end, &w));
 	assert_true(start <= (uintptr_t)p && end > (uintptr_t)p && !w);
 	assert_false(host_mapping_find(0x1000, &start, &end, &w));
+}
+
+/* Addresses that nothing is mapped at, since the picture takes our word for it. */
+#define MODEL_BASE 0x100000000ULL
+#define MODEL_PAGES 64
+
+enum model_page { NOTHING, READ_ONLY, WRITABLE };
+
+static void assert_model(const enum model_page *page)
+{
+	for (hva_t i = 0; i < MODEL_PAGES; i++) {
+		hva_t hva = MODEL_BASE + i * PAGE_SIZE, start, end, first = i, last = i;
+		bool w;
+
+		assert_int_equal(host_mapping_find(hva + 7, &start, &end, &w), page[i] != NOTHING);
+		if (page[i] == NOTHING)
+			continue;
+		assert_int_equal(w, page[i] == WRITABLE);
+		while (first && page[first - 1] == page[i])
+			first--;
+		while (last + 1 < MODEL_PAGES && page[last + 1] == page[i])
+			last++;
+		assert_int_equal(start, MODEL_BASE + first * PAGE_SIZE);
+		assert_int_equal(end, MODEL_BASE + (last + 1) * PAGE_SIZE);
+	}
+}
+
+static void picture_follows_a_model_of_pages(void **state)
+{
+	static const int prots[] = { PROT_NONE, PROT_READ, PROT_READ | PROT_WRITE };
+	enum model_page page[MODEL_PAGES] = { NOTHING };
+	unsigned seed = 1;
+
+	host_mapping_look((uintptr_t)&seed, (uintptr_t)&seed + 1);
+	for (int n = 0; n < 3000; n++) {
+		unsigned first = (unsigned)rand_r(&seed) % MODEL_PAGES;
+		unsigned end = first + 1 + (unsigned)rand_r(&seed) % (MODEL_PAGES - first);
+		unsigned what = (unsigned)rand_r(&seed) % 4, prot = (unsigned)rand_r(&seed) % 3;
+		struct host_mapping_change c = { MODEL_BASE + first * PAGE_SIZE, MODEL_BASE + end * PAGE_SIZE,
+						 (enum host_mapping_news)what, prots[prot] };
+
+		host_mapping_update(&c);
+		for (unsigned i = first; i < end && what != HOST_MAPPING_AS_BEFORE; i++)
+			page[i] = what == HOST_MAPPING_GONE ? NOTHING : (enum model_page)prot;
+		assert_model(page);
+	}
+	host_mapping_stale();
 }
 
 static void params_are_parsed_by_whole_names(void **state)
@@ -188,7 +243,8 @@ int main(void)
 		cmocka_unit_test(frames_are_zero_and_counted),
 		cmocka_unit_test(fault_in_tells_permissions),
 		cmocka_unit_test(mapping_level_is_bounded_by_mapping_slot_and_permissions),
-		cmocka_unit_test(mapping_made_after_the_snapshot_is_found),
+		cmocka_unit_test(mapping_that_the_picture_lacks_is_found_by_a_look),
+		cmocka_unit_test(picture_follows_a_model_of_pages),
 		cmocka_unit_test(params_are_parsed_by_whole_names),
 		cmocka_unit_test(numbers_are_decimal_or_hexadecimal),
 		cmocka_unit_test(unknown_params_are_told),

@@ -99,7 +99,7 @@ static void leaf_size_stops_at_a_change_of_host_permissions(void **state)
 	char *m = get_memory(8 * MIB, 2 * MIB, PROT_READ | PROT_WRITE);
 
 	mprotect(m + 2 * MIB + 8192, 4096, PROT_READ);
-	host_mapping_changed();
+	host_mapping_stale();
 	assert_int_equal(set_slot(0, 0, 0, 8 * MIB, m), 0);
 	assert_int_equal(level_after_fault(0), 2);
 	assert_int_equal(level_after_fault(2 * MIB), 1);
@@ -109,13 +109,15 @@ static void leaf_size_stops_at_a_change_of_host_permissions(void **state)
 	assert_int_equal(kvm_mmu_page_fault(vcpu, 2 * MIB + 8192, PFERR_WRITE_MASK), -EFAULT);
 }
 
-static void stale_snapshot_heals_after_an_invalidation(void **state)
+static void wrong_picture_heals_after_an_invalidation(void **state)
 {
 	char *m = get_memory(4 * MIB, 2 * MIB, PROT_READ | PROT_WRITE);
 
 	assert_int_equal(set_slot(0, 0, 0, 4 * MIB, m), 0);
 	assert_int_equal(level_after_fault(0), 2);
-	munmap(m + 0x5000, 0x1000); /* nobody told us */
+	munmap(m + 0x5000, 0x1000); /* nobody told us, a processor met the hole */
+	host_mapping_update(&(struct host_mapping_change){ (hva_t)(uintptr_t)m + 0x5000, (hva_t)(uintptr_t)m + 0x6000,
+							   HOST_MAPPING_GONE, 0 });
 	kvm_mmu_invalidate_hva_range((hva_t)(uintptr_t)m + 0x5000, (hva_t)(uintptr_t)m + 0x6000);
 	assert_int_equal(kvm_mmu_page_fault(vcpu, 0x5000, 0), -EFAULT);
 	assert_int_equal(level_after_fault(0), 1);
@@ -369,7 +371,7 @@ int main(void)
 		TEST(read_fault_maps_one_page_of_a_small_slot),
 		TEST(leaf_size_follows_alignment_and_slot_bounds),
 		TEST(leaf_size_stops_at_a_change_of_host_permissions),
-		TEST(stale_snapshot_heals_after_an_invalidation),
+		TEST(wrong_picture_heals_after_an_invalidation),
 		TEST(unmapped_client_memory_gives_efault),
 		TEST(readonly_slot_reads_and_runs_but_a_write_is_emulated),
 		TEST(deleting_a_slot_zaps_and_flushes),
