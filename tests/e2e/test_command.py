@@ -230,6 +230,16 @@ def injected_errors_are_checked_before_the_client():
     assert status == 1 and "OSError: [Errno 24]" in out, (out, status)
 
 
+def the_machines_kvm_is_used_where_it_is_good():
+    shows = [sys.executable, "-c", "import os; print('preloaded' if 'userkvm' in os.environ.get('LD_PRELOAD', '') else 'bare')"]
+    out, status = tap.run(USERKVM, "run", "--prefer-kvm", "--", *shows)
+    good = "on the machine's own KVM" in out
+    assert status == 0 and len(out.splitlines()) == 2 and ("bare" if good else "preloaded") in out, out
+    assert good or "does not serve (" in out and out.splitlines()[0].endswith("): on userkvm"), out
+    out, status = tap.run(USERKVM, "run", "--require-kvm", "--", *shows)
+    assert (status == 0 and "bare" in out) if good else (status == 126 and "does not serve" in one_line(out)), (status, out)
+
+
 def exits_are_explained():
     def explained(*argv):
         out, status = tap.run(USERKVM, "explain", "exit", *argv)
@@ -343,7 +353,7 @@ def installed_tree_works_by_itself():
     assert status == 0, out
 
 
-tap.main(wrong_environment_starts_no_client, exits_are_explained, injected_errors_are_checked_before_the_client, parameters_are_listed, typing_errors_are_guessed,
+tap.main(wrong_environment_starts_no_client, the_machines_kvm_is_used_where_it_is_good, exits_are_explained, injected_errors_are_checked_before_the_client, parameters_are_listed, typing_errors_are_guessed,
          help_and_version_have_all_their_names, man_pages_have_the_options_that_help_has, completion_offers_what_help_has,
          unknown_word_of_a_list_is_told_once, wrong_words_are_one_line_with_status_2, output_that_nobody_gets_is_status_1, closed_streams_are_nobody_elses,
          run_finds_programs_as_execvp_does, special_file_is_no_kernel, doctor_asks_the_device_whether_it_is_kvm,

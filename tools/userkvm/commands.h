@@ -26,4 +26,7 @@ void doctor_offered_features(int kvm);
 /* The preload library beside this program (build tree) or installed; -1: not found. */
 int preload_path(char *buf, size_t size);
 
+/* machine_kvm.c: why the machine's own KVM does not serve, in words; NULL: it runs guests at a processor's speed. */
+const char *machine_kvm_fault(void);
+
 #endif

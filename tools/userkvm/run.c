@@ -19,7 +19,7 @@
 #include "trap/trap.h"
 
 
-enum { ENGINE, PARAMS_LIST, LOG, INJECT, STRACE, OUTPUT, TIMES };
+enum { ENGINE, PARAMS_LIST, LOG, INJECT, PREFER, REQUIRE, STRACE, OUTPUT, TIMES };
 static const struct cli_option options[] = {
 	[ENGINE] = { "engine", 0, "NAME", "execution engine (USERKVM_ENGINE)" },
 	[PARAMS_LIST] = { "params", 0, "LIST", "KVM's module parameters, e.g. ept=1,eptad=0 (USERKVM_PARAMS);\n"
@@ -27,6 +27,8 @@ static const struct cli_option options[] = {
 	[LOG] = { "log", 0, "CLASSES", "errors,info,debug to standard error (USERKVM_LOG)" },
 	[INJECT] = { "inject", 0, "RULE", "NAME=ERRNO, @N the N-th call, @N+ from it on, %N each N-th: e.g.\n"
 		     "KVM_CREATE_VCPU=ENOMEM@2, KVM_RUN=EINTR%10; may be given several times (USERKVM_INJECT)" },
+	[PREFER] = { "prefer-kvm", 0, NULL, "use the machine's KVM where it runs guests at a processor's speed, and say which" },
+	[REQUIRE] = { "require-kvm", 0, NULL, "the same, but fail where it does not" },
 	[STRACE] = { "strace", 0, NULL, "a line for each KVM ioctl, as strace would print it, to standard error" },
 	[OUTPUT] = { NULL, 'o', "FILE", "... to FILE (USERKVM_STRACE)" },
 	[TIMES] = { NULL, 'T', NULL, "... with the time spent in it (USERKVM_STRACE_TIMES)" },
@@ -189,7 +191,7 @@ static bool prepare_strace(const char *file)
 
 struct choice {
 	const char *strace_file;
-	bool strace, times;
+	bool strace, times, prefer, require;
 };
 
 /* Behind the rules that are there. */
@@ -217,6 +219,8 @@ static int take(void *arg, int option, const char *value)
 	case STRACE: c->strace = true; break;
 	case OUTPUT: c->strace_file = value; break;
 	case TIMES: c->times = true; break;
+	case PREFER: c->prefer = true; break;
+	case REQUIRE: c->require = true; break;
 	default: setenv(variable[option], value, 1);
 	}
 	return 0;
@@ -249,6 +253,19 @@ int cmd_run(int argc, char **argv)
 
 		refuse(argv[i], strerror(e));
 		return e == ENOENT || e == ENOTDIR ? NOT_FOUND : CANNOT_RUN;
+	}
+	if (c.prefer || c.require) {
+		const char *why = machine_kvm_fault();
+
+		if (!why) {
+			fputs("userkvm run: on the machine's own KVM\n", stderr);
+			execv(program, &argv[i]);
+			return refuse(program, strerror(errno));
+		}
+		fprintf(stderr, "userkvm run: the machine's own KVM does not serve (%s)%s\n", why,
+			c.require ? "" : ": on userkvm");
+		if (c.require)
+			return CANNOT_RUN;
 	}
 	if (preload_path(lib, sizeof(lib)) < 0) {
 		fputs("userkvm run: libuserkvm-preload.so is not beside this program: build or install it\n", stderr);
