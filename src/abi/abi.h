@@ -27,6 +27,8 @@ void abi_fd_duplicated(int oldfd, int newfd);
  * behind our back enters the table with the question.
  */
 bool abi_fd_is_ours(int fd);
+/* One of the library's own, which the client does not know of (lib/own_fd.h). */
+bool abi_fd_is_librarys(int fd);
 /* In a child of vfork() or of clone(CLONE_VM), whose signal actions are its own. Async-signal-safe. */
 bool abi_memory_is_borrowed(void);
 /* close(2), by the bare system call; the last descriptor of an object ends it. */
@@ -34,6 +36,10 @@ int abi_fd_close(int fd);
 
 /* A descriptor of /dev/kvm itself (not of a VM or vCPU). */
 bool abi_is_system_fd(int fd);
+/* A descriptor of /dev/kvm, a VM or a vCPU. Async-signal-safe. */
+bool abi_fd_is_device(int fd);
+/* What its link in /proc shows on Linux: "/dev/kvm", "anon_inode:kvm-vm", "anon_inode:kvm-vcpu:0". False: none of those. */
+bool abi_fd_name(int fd, char *name, size_t size);
 
 /*
  * In a handler that stands before the client's. True: not now, return to where the signal
@@ -119,8 +125,8 @@ void abi_memory_cold(const void *addr, size_t length);
  */
 bool abi_userfault_begin(struct abi_mapping_change *c, unsigned long request, unsigned long arg);
 void abi_userfault_end(const struct abi_mapping_change *c);
-/* KVM API: "vcpu mmap area". False (-EINVAL): not with these flags, at this offset. */
-bool abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset);
+/* KVM API: "vcpu mmap area". 0; -EINVAL: not with these flags, at this offset; -ENODEV: not this descriptor. */
+int abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset);
 
 /*
  * Idle page tracking of guest memory, for hosts without it (page_idle.c): the file

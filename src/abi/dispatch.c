@@ -17,6 +17,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -36,6 +37,7 @@
 #include "hyperv/hyperv.h"
 #include "lib/bug.h"
 #include "lib/error.h"
+#include "lib/own_fd.h"
 #include "lib/rcu.h"
 #include "virt/eventfd.h"
 
@@ -257,38 +259,46 @@ USERKVM_EXPORT int userkvm_ioctl(int fd, unsigned long request, unsigned long ar
 USERKVM_EXPORT void *userkvm_mmap(void *addr, size_t length, int prot, int flags, int fd,
 				  off_t offset)
 {
-	if (!abi_may_mmap(fd, length, prot, flags, offset)) {
-		errno = EINVAL;
+	int refused = abi_may_mmap(fd, length, prot, flags, offset);
+
+	if (refused) {
+		errno = -refused;
 		return MAP_FAILED;
 	}
 	return mmap(addr, length, prot, flags, fd, offset);
 }
 
 /* A dirty ring is for sharing, and not for executing. */
-static bool may_map_object(struct abi_object *o, size_t length, int prot, int flags, off_t offset)
+static int may_map_object(struct abi_object *o, size_t length, int prot, int flags, off_t offset)
 {
 	uint64_t ring = KVM_DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE, start = (uint64_t)offset;
 	uint64_t ring_end = ring + (o->kvm ? o->kvm->dirty_ring_size : 0);
 
-	return o->kind != ABI_VCPU || start >= ring_end || start + length <= ring ||
-	       (!(prot & PROT_EXEC) && (flags & MAP_TYPE) != MAP_PRIVATE);
+	if (o->kind == ABI_SYSTEM || o->kind == ABI_VM)
+		return -ENODEV;
+	if (o->kind != ABI_VCPU || start >= ring_end || start + length <= ring ||
+	    (!(prot & PROT_EXEC) && (flags & MAP_TYPE) != MAP_PRIVATE))
+		return 0;
+	return -EINVAL;
 }
 
-bool abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset)
+int abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset)
 {
 	struct abi_object *o;
-	bool may = true;
+	int r = 0;
 
 	if (fd < 0)
-		return true;
+		return 0;
 	host_service_begin();
 	o = abi_object_get(fd);
 	if (o) {
-		may = may_map_object(o, length, prot, flags, offset);
+		r = may_map_object(o, length, prot, flags, offset);
+		if (r && !abi_object_has(o, fd)) /* another file has the number, unseen */
+			r = 0;
 		abi_object_put(o);
 	}
 	host_service_end();
-	return may;
+	return r;
 }
 
 bool abi_in_service(void)
@@ -360,6 +370,11 @@ USERKVM_EXPORT bool userkvm_is_fd(int fd)
 	return is_fd_of(fd, -1);
 }
 
+USERKVM_EXPORT bool abi_fd_is_librarys(int fd)
+{
+	return own_fd_is(fd);
+}
+
 bool abi_memory_is_borrowed(void)
 {
 	return host_mm_is_borrowed();
@@ -368,6 +383,26 @@ bool abi_memory_is_borrowed(void)
 bool abi_is_system_fd(int fd)
 {
 	return is_fd_of(fd, ABI_SYSTEM);
+}
+
+bool abi_fd_name(int fd, char *name, size_t size)
+{
+	struct abi_object *o;
+
+	host_service_begin();
+	o = abi_object_get(fd);
+	if (o && (o->kind == ABI_PAGE_IDLE || !abi_object_has(o, fd))) {
+		abi_object_put(o);
+		o = NULL;
+	}
+	if (o && o->kind == ABI_VCPU)
+		snprintf(name, size, "anon_inode:kvm-vcpu:%d", o->vcpu->vcpu_id);
+	else if (o)
+		snprintf(name, size, "%s", o->kind == ABI_VM ? "anon_inode:kvm-vm" : "/dev/kvm");
+	if (o)
+		abi_object_put(o);
+	host_service_end();
+	return o;
 }
 
 USERKVM_EXPORT void userkvm_signal_ran(void)

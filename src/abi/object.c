@@ -145,6 +145,13 @@ bool abi_object_has(const struct abi_object *o, int fd)
 	return abi_identify(fd, &st) && st.st_ino == o->ino && st.st_dev == o->dev;
 }
 
+bool abi_fd_is_device(int fd)
+{
+	const struct abi_object *o = read_slot(fd);
+
+	return unlikely(o != NULL) && o->kind != ABI_PAGE_IDLE && abi_object_has(o, fd);
+}
+
 /* lock held. */
 static struct abi_object *list_find(const struct stat *st)
 {

@@ -34,6 +34,7 @@
 #include "lib/error.h"
 #include "lib/fork.h"
 #include "lib/log.h"
+#include "lib/own_fd.h"
 #include "virt/kvm.h"
 
 #define PEER_TIMEOUT_S 2
@@ -214,7 +215,7 @@ static int listen_here(void)
 	}
 	listener.dev = st.st_dev;
 	listener.ino = st.st_ino;
-	listener.fd = fd;
+	listener.fd = own_fd_keep(fd);
 	return 0;
 }
 
@@ -230,7 +231,7 @@ static void start_once(void)
 	if (listen_here())
 		return;
 	if (host_thread_start(&t, "userkvm-control", server, NULL)) {
-		close_fd(listener.fd);
+		own_fd_close(listener.fd);
 		listener.fd = -1;
 		return;
 	}

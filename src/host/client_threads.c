@@ -29,6 +29,7 @@
 #include "lib/error.h"
 #include "lib/fork.h"
 #include "lib/own.h"
+#include "lib/own_fd.h"
 
 struct client_thread {
 	pthread_mutex_t alive; /* robust */
@@ -84,23 +85,14 @@ void host_client_thread_add(void)
 	pthread_mutex_unlock(&clients.lock);
 }
 
-/* Well above the numbers that clients expect to get. */
-#define FIRST_OWN_FD 512
-
 void host_client_thread_prepare_slow(void)
 {
-	int fd, high;
-
 	host_client_thread_prepared = true;
 	if (!self)
 		return;
 	if (self->delay_fd >= 0)
-		syscall(SYS_close, self->delay_fd);
-	fd = (int)syscall(SYS_openat, AT_FDCWD, "/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
-	high = fd < 0 ? -1 : (int)syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, FIRST_OWN_FD);
-	if (high >= 0)
-		syscall(SYS_close, fd);
-	self->delay_fd = high >= 0 ? high : fd;
+		own_fd_close(self->delay_fd);
+	self->delay_fd = own_fd_keep((int)syscall(SYS_openat, AT_FDCWD, "/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC));
 }
 
 int host_client_thread_run_delay(uint64_t *ns)
@@ -265,8 +257,8 @@ int host_client_threads_watch(void)
 		return 0;
 	}
 	clients.watched = true;
-	clients.end_fd = eventfd(0, EFD_CLOEXEC);
-	clients.stat_fd = (int)syscall(SYS_openat, AT_FDCWD, "/proc/self/stat", O_RDONLY | O_CLOEXEC);
+	clients.end_fd = own_fd_keep(eventfd(0, EFD_CLOEXEC));
+	clients.stat_fd = own_fd_keep((int)syscall(SYS_openat, AT_FDCWD, "/proc/self/stat", O_RDONLY | O_CLOEXEC));
 	pthread_mutex_unlock(&clients.lock);
 	r = host_thread_start(&t, "userkvm-last", watcher, NULL);
 	if (r)

@@ -9,6 +9,7 @@
 #undef _FORTIFY_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/kvm.h>
 #include <linux/userfaultfd.h>
 #include <stdarg.h>
@@ -19,6 +20,7 @@
 #include <unistd.h>
 
 #include "abi/abi.h"
+#include "lib/own_fd.h"
 #include "preload/real.h"
 #include "userkvm/userkvm.h"
 
@@ -127,8 +129,19 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 
 /* --- close and copies --- */
 
+/* The library's, and no client's: but in a child of vfork(), which does with its own as it likes. */
+static bool is_librarys(int fd, int error)
+{
+	if (!own_fd_is(fd) || abi_memory_is_borrowed())
+		return false;
+	errno = error;
+	return true;
+}
+
 EXPORT int close(int fd)
 {
+	if (is_librarys(fd, EBADF))
+		return -1;
 	if (abi_fd_is_ours(fd))
 		return userkvm_close(fd);
 	return REAL(close)(fd);
@@ -145,21 +158,41 @@ static void closing_range(unsigned int first, unsigned int last)
 			abi_fd_close((int)fd);
 }
 
+/* What lies between the library's own. */
+static int close_between(unsigned int first, unsigned int last, int flags)
+{
+	int r = 0, own;
+
+	while (!r && first <= last) {
+		own = first < INT_MAX ? own_fd_next((int)first) : -1;
+		if (own < 0 || (unsigned int)own > last)
+			return REAL(close_range)(first, last, flags);
+		if ((unsigned int)own > first)
+			r = REAL(close_range)(first, (unsigned int)own - 1, flags);
+		first = (unsigned int)own + 1;
+	}
+	return r;
+}
+
 EXPORT int close_range(unsigned int first, unsigned int last, int flags)
 {
-	int r;
 
 	/* With CLOSE_RANGE_CLOEXEC nothing is closed now. */
 	if (!(flags & (int)CLOSE_RANGE_CLOEXEC) && first <= last)
 		closing_range(first, last);
-	r = REAL(close_range)(first, last, flags);
-	return r;
+	/* The library's are close-on-exec already. */
+	if (first > last || own_fd_next(0) < 0 || abi_memory_is_borrowed())
+		return REAL(close_range)(first, last, flags);
+	return close_between(first, last, flags);
 }
 
 EXPORT void closefrom(int lowfd)
 {
-	closing_range(lowfd < 0 ? 0 : (unsigned int)lowfd, ~0u);
-	REAL(closefrom)(lowfd);
+	unsigned int first = lowfd < 0 ? 0 : (unsigned int)lowfd;
+
+	closing_range(first, ~0u);
+	if (own_fd_next(0) < 0 || abi_memory_is_borrowed() || close_between(first, ~0u, 0))
+		REAL(closefrom)(lowfd); /* also where Linux has no close_range() */
 }
 
 EXPORT int dup(int fd)
@@ -182,16 +215,22 @@ static void replaced(int oldfd, int newfd, int r)
 
 EXPORT int dup2(int oldfd, int newfd)
 {
-	int r = REAL(dup2)(oldfd, newfd);
+	int r;
 
+	if (oldfd != newfd && is_librarys(newfd, EBUSY))
+		return -1;
+	r = REAL(dup2)(oldfd, newfd);
 	replaced(oldfd, newfd, r);
 	return r;
 }
 
 EXPORT int dup3(int oldfd, int newfd, int flags)
 {
-	int r = REAL(dup3)(oldfd, newfd, flags);
+	int r;
 
+	if (oldfd != newfd && is_librarys(newfd, EBUSY))
+		return -1;
+	r = REAL(dup3)(oldfd, newfd, flags);
 	replaced(oldfd, newfd, r);
 	return r;
 }

@@ -48,11 +48,13 @@ static void end_keeping_errno(const struct abi_mapping_change *c, enum abi_mappi
 	{                                                                                      \
 		struct abi_mapping_change c;                                                   \
 		void *p;                                                                       \
+		int refused;                                                                   \
                                                                                                \
 		if (is_own_work(__builtin_return_address(0)))                                  \
 			return REAL(name)(addr, length, prot, flags, fd, offset);              \
-		if (!(flags & MAP_ANONYMOUS) && !abi_may_mmap(fd, length, prot, flags, offset)) { \
-			errno = EINVAL;                                                        \
+		refused = flags & MAP_ANONYMOUS ? 0 : abi_may_mmap(fd, length, prot, flags, offset); \
+		if (refused) {                                                                 \
+			errno = -refused;                                                      \
 			return MAP_FAILED;                                                     \
 		}                                                                              \
 		if (!(flags & MAP_FIXED))                                                      \

@@ -18,6 +18,19 @@
 #define KVM_MINOR 232
 #define KVM_MODE (S_IFCHR | 0666)
 
+#define ANON_INODE_MODE 0600 /* of no type, as Linux has it */
+
+/* A VM's or vCPU's descriptor: what is left of the memfd below is its device and inode. */
+static int answer_fd(int r, int fd, struct stat *st)
+{
+	if (r == 0 && abi_fd_is_device(fd)) {
+		st->st_mode = ANON_INODE_MODE;
+		st->st_size = 0;
+		st->st_blocks = 0;
+	}
+	return r;
+}
+
 /* struct stat and struct stat64 are the same on x86-64. */
 static int answer(struct stat *st)
 {
@@ -46,7 +59,7 @@ DEFINE_STAT(lstat64, stat64)
 	{                                                                              \
 		if (abi_is_system_fd(fd))                                              \
 			return answer((struct stat *)st);                              \
-		return REAL(name)(fd, st);                                             \
+		return answer_fd(REAL(name)(fd, st), fd, (struct stat *)st);           \
 	}
 DEFINE_FSTAT(fstat, stat)
 DEFINE_FSTAT(fstat64, stat64)

@@ -98,9 +98,15 @@ static bool is_ours(uint64_t fd)
 	return userkvm_is_fd((int)fd);
 }
 
+/* Of ours that the client has, or has not (lib/own_fd.h). */
+static bool is_known(uint64_t fd)
+{
+	return is_ours(fd) || abi_fd_is_librarys((int)fd);
+}
+
 int64_t trap_close(struct trap_call *c)
 {
-	return is_ours(c->arg[0]) ? trap_result(close((int)c->arg[0])) : TRAP_PASS;
+	return is_known(c->arg[0]) ? trap_result(close((int)c->arg[0])) : TRAP_PASS;
 }
 
 int64_t trap_close_range(struct trap_call *c)
@@ -115,14 +121,14 @@ int64_t trap_dup(struct trap_call *c)
 
 int64_t trap_dup2(struct trap_call *c)
 {
-	if (!is_ours(c->arg[0]) && !is_ours(c->arg[1]))
+	if (!is_ours(c->arg[0]) && !is_known(c->arg[1]))
 		return TRAP_PASS;
 	return trap_result(dup2((int)c->arg[0], (int)c->arg[1]));
 }
 
 int64_t trap_dup3(struct trap_call *c)
 {
-	if (!is_ours(c->arg[0]) && !is_ours(c->arg[1]))
+	if (!is_ours(c->arg[0]) && !is_known(c->arg[1]))
 		return TRAP_PASS;
 	return trap_result(dup3((int)c->arg[0], (int)c->arg[1], (int)c->arg[2]));
 }

@@ -19,9 +19,8 @@
 #include <unistd.h>
 
 #include "lib/error.h"
+#include "lib/own_fd.h"
 #include "virt/eventfd.h"
-
-#define FIRST_OWN_FD 512
 
 static int read_fdinfo(int fd, char *buf, size_t size)
 {
@@ -77,28 +76,26 @@ void virt_eventfd_set_close(int (*fn)(int fd))
 int virt_eventfd_get(int client_fd, struct virt_eventfd *out)
 {
 	int err = virt_eventfd_id(client_fd, &out->id);
-	long fd;
+	int fd;
 
 	out->fd = -1;
 	if (err)
 		return err;
-	fd = syscall(SYS_fcntl, client_fd, F_DUPFD_CLOEXEC, FIRST_OWN_FD);
-	if (fd < 0)
-		fd = syscall(SYS_fcntl, client_fd, F_DUPFD_CLOEXEC, 3);
+	fd = own_fd_duplicate(client_fd);
 	if (fd < 0)
 		return err_born(errno, "cannot duplicate eventfd %d", client_fd);
-	err = virt_eventfd_id((int)fd, &out->id);
+	err = virt_eventfd_id(fd, &out->id);
 	if (err)
-		close_foreign((int)fd);
+		close_foreign(fd);
 	else
-		*out = (struct virt_eventfd){ (int)fd, !(syscall(SYS_fcntl, fd, F_GETFL) & O_NONBLOCK), out->id };
+		*out = (struct virt_eventfd){ fd, !(syscall(SYS_fcntl, fd, F_GETFL) & O_NONBLOCK), out->id };
 	return err;
 }
 
 void virt_eventfd_put(struct virt_eventfd *e)
 {
 	if (e->fd >= 0)
-		syscall(SYS_close, e->fd);
+		own_fd_close(e->fd);
 	e->fd = -1;
 }
 

@@ -15,7 +15,6 @@
  *
  * Lock: irqfds.lock (outside the chips' locks and irq_lock). Held while the thread injects.
  */
-#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -27,6 +26,7 @@
 #include "lib/error.h"
 #include "lib/fork.h"
 #include "lib/own.h"
+#include "lib/own_fd.h"
 #include "lib/rcu.h"
 #include "virt/eventfd.h"
 #include "virt/iodev.h"
@@ -147,22 +147,17 @@ static void *irqfd_thread(void *arg)
 
 static int start_thread(void)
 {
-	int fd, high, err;
+	int fd, err;
 
 	if (irqfds.wake_fd >= 0)
 		return 0;
 	fd = (int)syscall(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (fd < 0)
 		return err_born(errno, "no eventfd");
-	high = (int)syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 512);
-	if (high >= 0) {
-		syscall(SYS_close, fd);
-		fd = high;
-	}
-	irqfds.wake_fd = fd;
+	irqfds.wake_fd = own_fd_keep(fd);
 	err = host_thread_start(&irqfds.thread, "userkvm-irqfd", irqfd_thread, NULL);
 	if (err) {
-		syscall(SYS_close, irqfds.wake_fd);
+		own_fd_close(irqfds.wake_fd);
 		irqfds.wake_fd = -1;
 		return err;
 	}
