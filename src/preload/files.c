@@ -21,6 +21,7 @@
 
 #include "abi/abi.h"
 #include "lib/own_fd.h"
+#include "preload/node.h"
 #include "preload/real.h"
 #include "userkvm/userkvm.h"
 
@@ -41,6 +42,20 @@ static mode_t mode_of(int flags, va_list ap)
 	return flags & (O_CREAT | __O_TMPFILE) ? va_arg(ap, mode_t) : 0;
 }
 
+/* What open(2) looks at of a device node, besides the device. */
+static int open_node(int flags)
+{
+	if ((flags & O_CREAT) && (flags & O_EXCL)) {
+		errno = EEXIST;
+		return -1;
+	}
+	if (flags & O_DIRECTORY) {
+		errno = ENOTDIR;
+		return -1;
+	}
+	return userkvm_open("/dev/kvm", flags);
+}
+
 #define DEFINE_OPEN(name)                                                              \
 	EXPORT int name(const char *path, int flags, ...);                             \
 	EXPORT int name(const char *path, int flags, ...)                              \
@@ -51,8 +66,8 @@ static mode_t mode_of(int flags, va_list ap)
 		va_start(ap, flags);                                                   \
 		mode = mode_of(flags, ap);                                             \
 		va_end(ap);                                                            \
-		if (preload_is_dev_kvm(path))                                          \
-			return userkvm_open(path, flags);                              \
+		if (preload_is_dev_kvm_at(AT_FDCWD, path))                              \
+			return open_node(flags);                                       \
 		return preload_opened(REAL(name)(path, flags, mode), path, flags);    \
 	}
 DEFINE_OPEN(open)
@@ -68,8 +83,8 @@ DEFINE_OPEN(open64)
 		va_start(ap, flags);                                                   \
 		mode = mode_of(flags, ap);                                             \
 		va_end(ap);                                                            \
-		if (preload_is_dev_kvm(path))                                          \
-			return userkvm_open(path, flags);                              \
+		if (preload_is_dev_kvm_at(dirfd, path))                                \
+			return open_node(flags);                                       \
 		return preload_opened(REAL(name)(dirfd, path, flags, mode), path, flags); \
 	}
 DEFINE_OPENAT(openat)
@@ -80,8 +95,8 @@ DEFINE_OPENAT(openat64)
 	EXPORT int name(const char *path, int flags);                                  \
 	EXPORT int name(const char *path, int flags)                                   \
 	{                                                                              \
-		if (preload_is_dev_kvm(path))                                          \
-			return userkvm_open(path, flags);                              \
+		if (preload_is_dev_kvm_at(AT_FDCWD, path))                              \
+			return open_node(flags);                                       \
 		return preload_opened(REAL(name)(path, flags), path, flags);           \
 	}
 DEFINE_OPEN_2(__open_2)
@@ -91,8 +106,8 @@ DEFINE_OPEN_2(__open64_2)
 	EXPORT int name(int dirfd, const char *path, int flags);                       \
 	EXPORT int name(int dirfd, const char *path, int flags)                        \
 	{                                                                              \
-		if (preload_is_dev_kvm(path))                                          \
-			return userkvm_open(path, flags);                              \
+		if (preload_is_dev_kvm_at(dirfd, path))                                \
+			return open_node(flags);                                       \
 		return preload_opened(REAL(name)(dirfd, path, flags), path, flags);    \
 	}
 DEFINE_OPENAT_2(__openat_2)

@@ -6,17 +6,15 @@
 #undef _FORTIFY_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "abi/abi.h"
+#include "preload/node.h"
 #include "preload/real.h"
-
-#define KVM_MAJOR 10
-#define KVM_MINOR 232
-#define KVM_MODE (S_IFCHR | 0666)
 
 #define ANON_INODE_MODE 0600 /* of no type, as Linux has it */
 
@@ -34,18 +32,14 @@ static int answer_fd(int r, int fd, struct stat *st)
 /* struct stat and struct stat64 are the same on x86-64. */
 static int answer(struct stat *st)
 {
-	memset(st, 0, sizeof(*st));
-	st->st_mode = KVM_MODE;
-	st->st_nlink = 1;
-	st->st_rdev = makedev(KVM_MAJOR, KVM_MINOR);
-	st->st_blksize = 4096;
+	preload_node_stat(st);
 	return 0;
 }
 
 #define DEFINE_STAT(name, type)                                                        \
 	EXPORT int name(const char *path, struct type *st)                             \
 	{                                                                              \
-		if (preload_is_dev_kvm(path))                                          \
+		if (preload_is_dev_kvm_at(AT_FDCWD, path))                              \
 			return answer((struct stat *)st);                              \
 		return REAL(name)(path, st);                                           \
 	}
@@ -67,7 +61,7 @@ DEFINE_FSTAT(fstat64, stat64)
 #define DEFINE_FSTATAT(name, type)                                                     \
 	EXPORT int name(int dirfd, const char *path, struct type *st, int flags)       \
 	{                                                                              \
-		if (preload_is_dev_kvm(path))                                          \
+		if (preload_is_dev_kvm_at(dirfd, path))                                \
 			return answer((struct stat *)st);                              \
 		if ((flags & AT_EMPTY_PATH) && preload_is_empty(path) && abi_is_system_fd(dirfd)) \
 			return answer((struct stat *)st);                              \
@@ -81,7 +75,7 @@ DEFINE_FSTATAT(fstatat64, stat64)
 	EXPORT int name(int version, const char *path, struct type *st);               \
 	EXPORT int name(int version, const char *path, struct type *st)                \
 	{                                                                              \
-		if (preload_is_dev_kvm(path))                                          \
+		if (preload_is_dev_kvm_at(AT_FDCWD, path))                              \
 			return answer((struct stat *)st);                              \
 		return REAL(name)(version, path, st);                                  \
 	}
@@ -103,18 +97,28 @@ DEFINE_FXSTAT(__fxstat64, stat64)
 
 EXPORT int statx(int dirfd, const char *path, int flags, unsigned int mask, struct statx *sx)
 {
-	bool ours = preload_is_dev_kvm(path) ||
+	struct stat st;
+	bool ours = preload_is_dev_kvm_at(dirfd, path) ||
 		    ((flags & AT_EMPTY_PATH) && preload_is_empty(path) && abi_is_system_fd(dirfd));
 
 	if (!ours)
 		return REAL(statx)(dirfd, path, flags, mask, sx);
+	preload_node_stat(&st);
 	memset(sx, 0, sizeof(*sx));
-	sx->stx_mask = STATX_TYPE | STATX_MODE | STATX_NLINK | STATX_UID | STATX_GID;
-	sx->stx_mode = KVM_MODE;
+	sx->stx_mask = STATX_BASIC_STATS;
+	sx->stx_mode = (uint16_t)st.st_mode;
+	sx->stx_uid = st.st_uid;
+	sx->stx_gid = st.st_gid;
 	sx->stx_nlink = 1;
+	sx->stx_ino = st.st_ino;
 	sx->stx_blksize = 4096;
-	sx->stx_rdev_major = KVM_MAJOR;
-	sx->stx_rdev_minor = KVM_MINOR;
+	sx->stx_atime = (struct statx_timestamp){ .tv_sec = st.st_atim.tv_sec, .tv_nsec = (uint32_t)st.st_atim.tv_nsec };
+	sx->stx_mtime = (struct statx_timestamp){ .tv_sec = st.st_mtim.tv_sec, .tv_nsec = (uint32_t)st.st_mtim.tv_nsec };
+	sx->stx_ctime = (struct statx_timestamp){ .tv_sec = st.st_ctim.tv_sec, .tv_nsec = (uint32_t)st.st_ctim.tv_nsec };
+	sx->stx_dev_major = major(st.st_dev);
+	sx->stx_dev_minor = minor(st.st_dev);
+	sx->stx_rdev_major = NODE_MAJOR;
+	sx->stx_rdev_minor = NODE_MINOR;
 	return 0;
 }
 
@@ -128,20 +132,20 @@ static int may(int mode)
 
 EXPORT int access(const char *path, int mode)
 {
-	return preload_is_dev_kvm(path) ? may(mode) : REAL(access)(path, mode);
+	return preload_is_dev_kvm_at(AT_FDCWD, path) ? may(mode) : REAL(access)(path, mode);
 }
 
 EXPORT int euidaccess(const char *path, int mode)
 {
-	return preload_is_dev_kvm(path) ? may(mode) : REAL(euidaccess)(path, mode);
+	return preload_is_dev_kvm_at(AT_FDCWD, path) ? may(mode) : REAL(euidaccess)(path, mode);
 }
 
 EXPORT int eaccess(const char *path, int mode)
 {
-	return preload_is_dev_kvm(path) ? may(mode) : REAL(eaccess)(path, mode);
+	return preload_is_dev_kvm_at(AT_FDCWD, path) ? may(mode) : REAL(eaccess)(path, mode);
 }
 
 EXPORT int faccessat(int dirfd, const char *path, int mode, int flags)
 {
-	return preload_is_dev_kvm(path) ? may(mode) : REAL(faccessat)(dirfd, path, mode, flags);
+	return preload_is_dev_kvm_at(dirfd, path) ? may(mode) : REAL(faccessat)(dirfd, path, mode, flags);
 }

@@ -55,5 +55,34 @@ def debugger_outside_runs_a_client():
     assert status == 0 and "exited normally" in out and "not ok" not in out, out
 
 
-CASES = (python_keeps_its_kvm_through_subprocess, debugger_inside_runs_a_client, debugger_outside_runs_a_client)
+def device_node_is_one_to_programs_that_only_look():
+    """In a /dev without it: what provisioning scripts and udev's kin do, and listings."""
+    script = """
+mount -t tmpfs none /dev && mknod /dev/null c 1 3 2>/dev/null || : > /dev/null
+exec "$0" run -- bash -c '
+set -e
+ls -l /dev/kvm | grep -q "^crw-rw-rw- 1 root root 10, 232"
+chmod 600 /dev/kvm; chmod a+rw /dev/kvm; chown 0:0 /dev/kvm; touch /dev/kvm
+test "$(find /dev -name kvm)" = /dev/kvm
+ls /dev | grep -qx kvm
+test "$(echo /dev/k*)" = /dev/kvm
+cd /dev; test "$(stat -c %t:%T kvm)" = a:e8; test "$(echo k*)" = kvm; cd /
+! mknod /dev/kvm c 10 232 2>/dev/null
+! rm -f /dev/kvm 2>/dev/null
+! getfattr /dev/kvm -n user.x 2>/dev/null
+cat /dev/kvm 2>&1 | grep -q "Invalid argument"
+dd if=/dev/kvm count=0 2>/dev/null
+'
+status=$?
+ls -A /dev | grep -x kvm && exit 1
+exit $status
+"""
+    unshare = ("unshare", "--user", "--map-root-user", "--mount")
+    if tap.run(*unshare, "true")[1]:
+        raise tap.Skip("no user namespaces here")
+    out, status = tap.run(*unshare, "bash", "-c", script.replace("exec \"$0\"", "\"$0\""), USERKVM)
+    assert (out, status) == ("", 0), (out, status)
+
+
+CASES = (device_node_is_one_to_programs_that_only_look, python_keeps_its_kvm_through_subprocess, debugger_inside_runs_a_client, debugger_outside_runs_a_client)
 tap.select(CASES, (), sys.argv[3:])

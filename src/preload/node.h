@@ -1,0 +1,18 @@
+/*
+ * /dev/kvm as a device node (node.c).
+ */
+#ifndef USERKVM_PRELOAD_NODE_H
+#define USERKVM_PRELOAD_NODE_H
+
+#include <stdbool.h>
+#include <sys/stat.h>
+
+#define NODE_MAJOR 10
+#define NODE_MINOR 232
+#define NODE_INODE 232 /* nothing else of a process's /dev is told apart by it */
+
+/* "/dev/kvm", or "kvm" where dirfd is /dev (or the working directory, for AT_FDCWD). NULL is not. */
+bool preload_is_dev_kvm_at(int dirfd, const char *path);
+void preload_node_stat(struct stat *st);
+
+#endif
