@@ -83,9 +83,9 @@ static uint64_t age_root(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root, gfn_t
 	for (; gfn < end; gfn = next_used(root, a.end, end)) {
 		a.start = gfn;
 		a.end = min_u64(end, ALIGN_DOWN(gfn, CHUNK_PAGES) + CHUNK_PAGES);
-		pthread_rwlock_wrlock(&vm->lock);
+		mmu_write_lock(vm);
 		age_table(&a, root->spt, root_level(root), 0);
-		pthread_rwlock_unlock(&vm->lock);
+		mmu_write_unlock(vm);
 	}
 	return a.young;
 }

@@ -266,11 +266,11 @@ static void check_locked(struct kvm *kvm, struct mmu_check_result *r)
 	c.seen = own_malloc(c.max_seen * sizeof(*c.seen));
 	if (!c.seen)
 		c.max_seen = 0;
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	check_roots(&c, vm);
 	if (vm->shadow)
 		shadow_check(kvm, r, c.tables, c.leaves);
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 	own_free(c.seen);
 	if (kvm_memslots_check(kvm))
 		mmu_check_fault(r, "the sets of memslots are not in order");

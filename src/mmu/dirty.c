@@ -145,9 +145,9 @@ static bool protect_range(struct kvm *kvm, const struct kvm_memory_slot *slot, g
 	uint32_t i;
 
 	if (vm->shadow) {
-		pthread_rwlock_wrlock(&vm->lock);
+		mmu_write_lock(vm);
 		any = shadow_wrprot_range(slot, start, end);
-		pthread_rwlock_unlock(&vm->lock);
+		mmu_write_unlock(vm);
 	}
 	for (i = 0; i < mmu_nr_roots(vm); i++) {
 		struct kvm_mmu_page *root = vm->roots[i];
@@ -158,10 +158,10 @@ static bool protect_range(struct kvm *kvm, const struct kvm_memory_slot *slot, g
 			continue;
 		if (split)
 			split_range(vm, root, start, root_end);
-		pthread_rwlock_wrlock(&vm->lock);
+		mmu_write_lock(vm);
 		any |= protect_in_table(root->spt, root_level(root), 0, start, root_end,
 					root_has_pml(kvm, root), slot->as_id);
-		pthread_rwlock_unlock(&vm->lock);
+		mmu_write_unlock(vm);
 	}
 	return any;
 }

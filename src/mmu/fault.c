@@ -239,13 +239,12 @@ static void trace_faultin(const struct kvm_page_fault *f, int r)
 /* f is complete; is it still true? enum ret_pf. */
 static int map_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 {
-	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
 	int r;
 
 	lib_rcu_read_lock();
-	pthread_rwlock_rdlock(&vm->lock);
+	mmu_read_lock(vcpu);
 	r = is_page_fault_stale(vcpu, f) ? RET_PF_RETRY : (int)kvm_tdp_mmu_map(vcpu, f);
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_read_unlock(vcpu);
 	if (!f->slot && r == RET_PF_EMULATE)
 		vcpu->stat.pf_mmio_spte_created++;
 	if (f->slot && f->write && (r == RET_PF_FIXED || r == RET_PF_SPURIOUS))
@@ -344,6 +343,7 @@ int kvm_mmu_pre_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t size, uint64_t 
 	if (r)
 		return r;
 	r = tdp_page_fault(vcpu, gpa, PFERR_USER_MASK, true);
+	kvm_mmu_settle(vcpu);
 	mmu_verify(vcpu->kvm, "a pre-fault");
 	if (r < 0)
 		return r;

@@ -34,7 +34,8 @@ struct kvm_mmu_page {
 
 struct kvm_mmu_vm {
 	struct kvm *kvm;       /* (c) */
-	pthread_rwlock_t lock; /* mmu_lock */
+	pthread_rwlock_t lock; /* mmu_lock: mmu_read_lock(), mmu_write_lock() (lock.c) */
+	uint32_t writer;       /* (a) somebody holds it for writing, or waits for readers */
 	pthread_mutex_t roots_lock;
 	/* Only ever grows; kept until the VM goes, so that SMM switches are cheap. */
 	struct kvm_mmu_page *roots[KVM_MMU_MAX_ROOTS]; /* roots_lock to add */
@@ -67,6 +68,7 @@ struct kvm_mmu_vcpu {
 	struct kvm_mmu guest_mmu, nested_mmu; /* (o) while L2 runs on EPT02: nested_mmu.h */
 	struct kvm_mmu_memory_cache cache; /* (o) */
 	bool short_of_tables; /* (o) the fault at hand has met the limit */
+	struct mmu_reader *reader; /* (c) lock.c */
 	struct shadow_vcpu *shadow;	   /* (c) of root_mmu with ept=0, of guest_mmu with nested=1 */
 };
 
@@ -103,6 +105,18 @@ static inline bool is_nx_huge_page_enabled(const struct kvm_mmu_vm *vm)
 {
 	return kvm_mmu_params()->nx_huge_pages && !vm->nx_disabled;
 }
+
+/* --- lock.c --- */
+must_check int mmu_reader_create(struct kvm_mmu_vcpu *m); /* -ENOMEM */
+void mmu_reader_destroy(struct kvm_mmu_vcpu *m);
+/* A vCPU's page fault: beside others of its kind. Not nested; its thread. */
+void mmu_read_lock(struct kvm_vcpu *vcpu);
+void mmu_read_unlock(struct kvm_vcpu *vcpu);
+/* Alone. Any thread, not inside a read section. */
+void mmu_write_lock(struct kvm_mmu_vm *vm);
+void mmu_write_unlock(struct kvm_mmu_vm *vm);
+/* In a read section: n leaves more, or fewer, at the level (mmio: MMIO entries). */
+void mmu_count_fault_leaf(struct kvm_vcpu *vcpu, int level, bool mmio, int64_t n);
 
 /* Writes to clean leaves are logged by the processor (PML). */
 static inline bool root_has_pml(const struct kvm *kvm, const struct kvm_mmu_page *root)

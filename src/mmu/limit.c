@@ -103,7 +103,7 @@ int mmu_reclaim_tables(struct kvm *kvm)
 	uint32_t turns;
 	bool found;
 
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	found = enough(&r); /* somebody was here before */
 	for (turns = RECLAIM_ROUNDS * mmu_nr_roots(vm); turns && !enough(&r); turns--) {
 		struct kvm_mmu_page *root = vm->roots[vm->reclaim_root];
@@ -115,7 +115,7 @@ int mmu_reclaim_tables(struct kvm *kvm)
 		vm->reclaim_hand = 0;
 		vm->reclaim_root = (vm->reclaim_root + 1) % mmu_nr_roots(vm);
 	}
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 	kvm_stat_add(&kvm->stat.mmu_recycled, r.gone);
 	kvm_tdp_mmu_zap_finish(kvm, &r.z);
 	mmu_verify(kvm, "a reclaim of tables");
@@ -130,13 +130,13 @@ static void change_mmu_pages(struct kvm *kvm, uint64_t nr)
 	struct kvm_mmu_vm *vm = kvm->mmu_vm;
 	struct shadow_zap z = { 0 };
 
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	WRITE_ONCE(vm->nr_max_shadow_pages, min_u64(nr, kvm_mmu_params()->max_table_pages));
 	if (vm->shadow && vm->shadow->nr_pages > vm->nr_max_shadow_pages) {
 		shadow_zap_oldest(vm, vm->shadow->nr_pages - vm->nr_max_shadow_pages, &z);
 		shadow_commit(kvm, &z);
 	}
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 }
 
 /* The default is Linux's kvm_mmu_calculate_default_mmu_pages. */

@@ -87,12 +87,12 @@ void kvm_mmu_uninit_vm(struct kvm *kvm)
 
 void kvm_mmu_hold(struct kvm *kvm)
 {
-	pthread_rwlock_wrlock(&kvm->mmu_vm->lock);
+	mmu_write_lock(kvm->mmu_vm);
 }
 
 void kvm_mmu_release(struct kvm *kvm)
 {
-	pthread_rwlock_unlock(&kvm->mmu_vm->lock);
+	mmu_write_unlock(kvm->mmu_vm);
 }
 
 int mmu_topup_memory_caches(struct kvm_vcpu *vcpu)
@@ -197,10 +197,16 @@ int kvm_mmu_create(struct kvm_vcpu *vcpu)
 	if (!m)
 		return err_born(ENOMEM, "no memory for a vCPU's MMU");
 	m->root_mmu.root_hpa = INVALID_PAGE;
+	r = mmu_reader_create(m);
+	if (r) {
+		own_free(m);
+		return r;
+	}
 	vcpu->mmu_vcpu = m;
 	m->guest_mmu.root_hpa = m->nested_mmu.root_hpa = INVALID_PAGE;
 	vcpu->mmu = vcpu->walk_mmu = &m->root_mmu;
 	if ((!kvm_mmu_params()->ept || kvm_mmu_params()->nested) && shadow_vcpu_create(vcpu)) {
+		mmu_reader_destroy(m);
 		own_free(m);
 		vcpu->mmu_vcpu = NULL;
 		vcpu->mmu = vcpu->walk_mmu = NULL;
@@ -227,6 +233,7 @@ void kvm_mmu_destroy(struct kvm_vcpu *vcpu)
 	shadow_vcpu_destroy(vcpu);
 	while (m->cache.nr)
 		host_frame_free(m->cache.frame[--m->cache.nr]);
+	mmu_reader_destroy(m);
 	own_free(m);
 	vcpu->mmu_vcpu = NULL;
 	vcpu->mmu = vcpu->walk_mmu = NULL;
@@ -275,10 +282,10 @@ bool kvm_mmu_unprotect_gpa(struct kvm_vcpu *vcpu, gpa_t gpa)
 
 	if (likely(!vm->shadow || !READ_ONCE(vm->shadow->nr_pages)))
 		return false;
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	any = shadow_unprotect_gfn(vm, gpa >> PAGE_SHIFT, &z);
 	shadow_commit(vcpu->kvm, &z);
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 	return any;
 }
 

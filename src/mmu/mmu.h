@@ -269,6 +269,9 @@ void kvm_mmu_invalidate_end(const struct kvm_mmu_invalidation *inv);
  */
 #define kvm_mmu_gva_to_gpa(vcpu, gva, access, e) ((vcpu)->walk_mmu->gva_to_gpa((vcpu), (gva), (access), (e)))
 
+/* What the vCPU's faults have mapped goes into the VM's counters: at the end of KVM_RUN. Owner thread. */
+void kvm_mmu_settle(struct kvm_vcpu *vcpu);
+
 /*
  * The tables as text for people, one call of line() for each run of alike
  * leaves. Takes mmu_lock.

@@ -59,14 +59,14 @@ static void recover_nx_lpages(struct nx_recovery *nx)
 
 	if (!n)
 		return;
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	for (i = 0; i < mmu_nr_roots(vm) && n; i++) {
 		gfn_t gfn = first;
 
 		if (!kvm_tdp_mmu_zap_nx_splits(vm, vm->roots[i], &gfn, &n, &z))
 			stopped = gfn;
 	}
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 	/* What is left at the end of the addresses is made up for from their beginning. */
 	nx->next = stopped;
 	kvm_tdp_mmu_zap_finish(vm->kvm, &z);

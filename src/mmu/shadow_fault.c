@@ -222,14 +222,14 @@ static int map_walked(struct kvm_vcpu *vcpu, gva_t gva, const struct guest_walke
 	int r = RET_PF_RETRY;
 
 	lib_rcu_read_lock();
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	if (!is_page_fault_stale(vcpu, f)) {
 		r = shadow_make_pages_available(vm, &z);
 		if (!r)
 			r = fetch(vcpu, gva, gw, f, &z);
 	}
 	shadow_commit(vcpu->kvm, &z);
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 	if (f->write && (r == RET_PF_FIXED || r == RET_PF_SPURIOUS))
 		mark_page_dirty_in_slot(vcpu->kvm, f->slot, f->gfn);
 	lib_rcu_read_unlock();
@@ -314,10 +314,10 @@ bool shadow_unprotect_gva(struct kvm_vcpu *vcpu, gva_t gva)
 	if (gpa == INVALID_PAGE)
 		return false;
 	lib_rcu_read_lock();
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	any = shadow_unprotect_gfn(vm, gpa >> PAGE_SHIFT, &z);
 	shadow_commit(vcpu->kvm, &z);
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 	lib_rcu_read_unlock();
 	return any;
 }

@@ -117,11 +117,11 @@ void shadow_unload(struct kvm_vcpu *vcpu, struct kvm_mmu *mmu)
 	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
 	struct shadow_zap z = { 0 };
 
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	put_all(vcpu, &z);
 	/* nobody walks them: the request that made us leave came with a flush */
 	shadow_commit(vcpu->kvm, &z);
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 	mmu->root_hpa = INVALID_PAGE;
 }
 
@@ -186,7 +186,7 @@ static int shadow_alloc_roots(struct kvm_vcpu *vcpu)
 	if (r)
 		return r;
 	lib_rcu_read_lock();
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	put_pae_roots(vcpu, &z);
 	put_root(vcpu, &s->root, &z);
 	r = shadow_make_pages_available(vm, &z);
@@ -202,7 +202,7 @@ static int shadow_alloc_roots(struct kvm_vcpu *vcpu)
 	}
 	s->loaded = !r;
 	shadow_commit(vcpu->kvm, &z);
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 	lib_rcu_read_unlock();
 	return r;
 }
@@ -262,7 +262,7 @@ static void new_cr3_4level(struct kvm_vcpu *vcpu, uint64_t cr3, bool skip_sync)
 	struct shadow_zap z = { 0 };
 
 	/* a root may be zapped by somebody else: look at it under the lock only */
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	if (cached_root(s, cr3, vcpu->mmu->role)) {
 		vcpu->mmu->root_hpa = __pa(s->root.sp->spt);
 		vcpu->mmu->set_cr3(vcpu, vcpu->mmu->root_hpa, vcpu->mmu->root_level);
@@ -276,7 +276,7 @@ static void new_cr3_4level(struct kvm_vcpu *vcpu, uint64_t cr3, bool skip_sync)
 		vcpu->mmu->root_hpa = INVALID_PAGE;
 	}
 	shadow_commit(vcpu->kvm, &z);
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 }
 
 /* The guest has loaded CR3. A root that is not here comes with the next kvm_mmu_reload(). */
@@ -312,7 +312,7 @@ int shadow_alloc_ept_root(struct kvm_vcpu *vcpu)
 	if (r)
 		return r;
 	lib_rcu_read_lock();
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	put_root(vcpu, &s->root, &z);
 	r = shadow_make_pages_available(vm, &z);
 	if (!r) {
@@ -324,7 +324,7 @@ int shadow_alloc_ept_root(struct kvm_vcpu *vcpu)
 	}
 	s->loaded = !r;
 	shadow_commit(vcpu->kvm, &z);
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 	lib_rcu_read_unlock();
 	return r;
 }
@@ -336,7 +336,7 @@ void shadow_new_eptp(struct kvm_vcpu *vcpu)
 	struct kvm_mmu *mmu = vcpu->mmu;
 	struct shadow_zap z = { 0 };
 
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	if (!s->root.sp || s->root.cr3 != mmu->eptp12 || s->root.sp->role != mmu->role || s->root.sp->invalid) {
 		if (!cached_root(s, mmu->eptp12, mmu->role)) {
 			put_root(vcpu, &s->prev[KVM_MMU_NUM_PREV_ROOTS - 1], &z);
@@ -348,7 +348,7 @@ void shadow_new_eptp(struct kvm_vcpu *vcpu)
 	mmu->root_hpa = s->root.sp ? __pa(s->root.sp->spt) : INVALID_PAGE;
 	s->loaded = s->root.sp;
 	shadow_commit(vcpu->kvm, &z);
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 }
 
 static bool same_root(uint64_t a, uint64_t b)
@@ -362,7 +362,7 @@ void shadow_free_ept_roots(struct kvm_vcpu *vcpu, bool all, uint64_t eptp)
 	struct shadow_vcpu *s = vcpu->mmu_vcpu->shadow;
 	struct shadow_zap z = { 0 };
 
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	if (all || same_root(s->root.cr3, eptp)) {
 		put_root(vcpu, &s->root, &z);
 		s->loaded = false;
@@ -372,7 +372,7 @@ void shadow_free_ept_roots(struct kvm_vcpu *vcpu, bool all, uint64_t eptp)
 		if (all || same_root(s->prev[i].cr3, eptp))
 			put_root(vcpu, &s->prev[i], &z);
 	shadow_commit(vcpu->kvm, &z);
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 }
 
 static void shadow_invalidate_pcid(struct kvm_vcpu *vcpu, bool all, uint16_t pcid)
@@ -382,12 +382,12 @@ static void shadow_invalidate_pcid(struct kvm_vcpu *vcpu, bool all, uint16_t pci
 	struct shadow_zap z = { 0 };
 
 	kvm_make_request(KVM_REQ_MMU_SYNC, vcpu);
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	for (unsigned i = 0; i < KVM_MMU_NUM_PREV_ROOTS; i++)
 		if (all || (s->prev[i].cr3 & CR3_PCID_MASK) == pcid)
 			put_root(vcpu, &s->prev[i], &z);
 	shadow_commit(vcpu->kvm, &z);
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 }
 
 /* --- the context --- */

@@ -43,10 +43,10 @@ void shadow_zap_slot(struct kvm *kvm, const struct kvm_memory_slot *slot)
 	struct kvm_mmu_vm *vm = kvm->mmu_vm;
 	struct shadow_zap z = { 0 };
 
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	shadow_zap_all(vm, &z);
 	shadow_commit(kvm, &z);
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 }
 
 /* The next gfn after the page of `level` around gfn. */

@@ -146,9 +146,9 @@ void shadow_sync_roots(struct kvm_vcpu *vcpu)
 	if (!__atomic_load_n(&vm->shadow->unsync, __ATOMIC_ACQUIRE))
 		return;
 	lib_rcu_read_lock();
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	shadow_sync_below(vcpu, NULL);
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 	lib_rcu_read_unlock();
 }
 
@@ -176,14 +176,14 @@ void shadow_invlpg(struct kvm_vcpu *vcpu, gva_t gva)
 
 	if (!__atomic_load_n(&vm->shadow->unsync, __ATOMIC_ACQUIRE))
 		return;
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	flush = invlpg_below(vcpu, shadow_root_for(vcpu, gva), gva);
 	/* a global page is one in every address space */
 	for (i = 0; i < KVM_MMU_NUM_PREV_ROOTS; i++)
 		flush |= invlpg_below(vcpu, s->prev[i].sp, gva);
 	if (flush)
 		kvm_flush_remote_tlbs(vcpu->kvm);
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 }
 
 /* --- emulated writes --- */
@@ -233,7 +233,7 @@ void shadow_pte_write(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t
 	gfn_t gfn = gpa >> PAGE_SHIFT;
 	unsigned offset = (unsigned)(gpa & ~PAGE_MASK);
 
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	vcpu->kvm->stat.mmu_pte_write++;
 	for (sp = vm->shadow->hash[shadow_hash(gfn)]; sp; sp = next) {
 		next = sp->hash_next;
@@ -247,5 +247,5 @@ void shadow_pte_write(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t
 		}
 	}
 	shadow_commit(vcpu->kvm, &z);
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 }

@@ -130,9 +130,9 @@ static void zap_slot(struct kvm *kvm, const struct kvm_memory_slot *slot)
 		shadow_zap_slot(kvm, slot);
 	if (!kvm_mmu_params()->ept)
 		return;
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	zap_as_range(vm, slot->as_id, slot->base_gfn, slot->base_gfn + slot->npages, &z);
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 	kvm_tdp_mmu_zap_finish(kvm, &z);
 }
 
@@ -206,10 +206,10 @@ static void slot_generation(struct kvm *kvm, uint64_t gen)
 
 	if (!vm || !kvm_mmu_params()->ept || mmio_gen(gen) >= KVM_ADDRESS_SPACE_NUM * 2 || gen >> 1 <= MMIO_GEN_MASK)
 		return;
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	for (as = 0; as < KVM_ADDRESS_SPACE_NUM; as++)
 		zap_as_range(vm, as, 0, TDP_MAX_GFN + 1, &z);
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 	kvm_tdp_mmu_zap_finish(kvm, &z);
 }
 
@@ -279,7 +279,7 @@ static void invalidate_vm(struct kvm_mmu_vm *vm, hva_t start, hva_t end)
 	int as;
 
 	lib_rcu_read_lock();
-	pthread_rwlock_wrlock(&vm->lock);
+	mmu_write_lock(vm);
 	__atomic_fetch_add(&kvm->mmu_invalidate_seq, 1, __ATOMIC_ACQ_REL);
 	for (as = 0; as < KVM_ADDRESS_SPACE_NUM; as++) {
 		struct kvm_memslots *slots = __kvm_memslots(kvm, as);
@@ -289,7 +289,7 @@ static void invalidate_vm(struct kvm_mmu_vm *vm, hva_t start, hva_t end)
 		while ((s = memslots_next_in_hva_range(slots, start, end, &pos)) != NULL)
 			zap_slot_hva(vm, s, start, end, &z);
 	}
-	pthread_rwlock_unlock(&vm->lock);
+	mmu_write_unlock(vm);
 	lib_rcu_read_unlock();
 	kvm_tdp_mmu_zap_finish(kvm, &z);
 	mmu_verify(kvm, "an invalidation");

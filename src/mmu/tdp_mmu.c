@@ -129,6 +129,14 @@ static void count_leaf(struct kvm_mmu_vm *vm, uint64_t e, int level, int64_t n)
 		count(&vm->mmio_entries, n);
 }
 
+static void count_fault_leaf(struct kvm_vcpu *vcpu, uint64_t e, int level, int64_t n)
+{
+	if (spte_is_present(e))
+		mmu_count_fault_leaf(vcpu, level, false, n);
+	else if (spte_is_mmio(e))
+		mmu_count_fault_leaf(vcpu, level, true, n);
+}
+
 static void leaf_gone(struct kvm_mmu_vm *vm, uint64_t e, int level)
 {
 	count_leaf(vm, e, level, -1);
@@ -196,8 +204,8 @@ static bool publish_chain(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint6
 	if (splits)
 		count(&vcpu->kvm->stat.nx_lpage_splits, splits);
 	trace_mapped(root, f, ptep, level, old, e, leaf, before - c->nr);
-	count_leaf(vm, leaf, f->goal_level, 1);
-	count_leaf(vm, old, level, -1);
+	count_fault_leaf(vcpu, leaf, f->goal_level, 1);
+	count_fault_leaf(vcpu, old, level, -1);
 	return true;
 }
 
@@ -238,7 +246,6 @@ static void split_leaf(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f, ui
 static bool install_leaf(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint64_t *ptep,
 			 uint64_t old, int level, enum ret_pf *ret)
 {
-	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
 	uint64_t new = wanted_spte(vcpu->kvm, vcpu->mmu->root, f, level);
 
 	if (spte_is_present(old)) {
@@ -253,8 +260,8 @@ static bool install_leaf(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, uint64
 	}
 	if (!cmpxchg_spte(ptep, old, new))
 		return false;
-	count_leaf(vm, old, level, -1);
-	count_leaf(vm, new, level, 1);
+	count_fault_leaf(vcpu, old, level, -1);
+	count_fault_leaf(vcpu, new, level, 1);
 	trace_mapped(vcpu->mmu->root, f, ptep, level, old, new, new, 0);
 	*ret = f->slot ? RET_PF_FIXED : RET_PF_EMULATE;
 	return true;

@@ -599,6 +599,7 @@ int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu)
 	kvm_steal_time_run_begins(vcpu);
 	vcpu->run->flags = 0;
 	r = run_vcpu(vcpu);
+	kvm_mmu_settle(vcpu);
 	kvm_steal_time_run_ends(vcpu, r == -EINTR && vcpu_running(vcpu));
 	if (vcpu->run->kvm_valid_regs)
 		store_regs(vcpu);
