@@ -168,16 +168,15 @@ static bool decode_bytes(struct kvm_emulator *e)
 	return true;
 }
 
-/* USERKVM_CHECK=emulate: memory, if it can be fetched, has the instruction that the processor ran. */
-static void check_bytes(struct kvm_emulator *e, struct kvm_vcpu *vcpu)
+/* USERKVM_CHECK=emulate: the long way, whose bytes are believed; do they differ from those that ran? */
+static unsigned fetch_and_compare(struct kvm_emulator *e, struct kvm_vcpu *vcpu, struct kvm_page_fault_info *fault)
 {
-	struct kvm_page_fault_info fault = { 0 };
-	uint8_t bytes[INSN_MAX];
-	unsigned n = kvm_fetch_code(vcpu, bytes, INSN_MAX, &fault);
+	unsigned n = kvm_fetch_code(vcpu, e->bytes, INSN_MAX, fault);
 
-	if (n >= e->nr_bytes && memcmp(bytes, e->bytes, e->nr_bytes) != 0)
-		log_always("vCPU %u: the instruction at %#llx has changed since it ran", vcpu->vcpu_id,
-			   (unsigned long long)e->rip);
+	if (e->has_assist && (n < e->assist.len || memcmp(e->bytes, e->assist.bytes, e->assist.len) != 0))
+		log_line(LOG_INFO, "vCPU %u: the instruction at %#llx is not the one that ran", vcpu->vcpu_id,
+			 (unsigned long long)e->rip);
+	return n;
 }
 
 /* OUT_DONE, or why there is no instruction to run. */
@@ -185,13 +184,11 @@ static enum outcome decode(struct kvm_emulator *e, struct kvm_vcpu *vcpu)
 {
 	struct kvm_page_fault_info fault = { 0 };
 
-	if (e->has_assist) {
+	if (e->has_assist && likely(!e->check)) {
 		memcpy(e->bytes, e->assist.bytes, e->assist.len);
 		e->nr_bytes = e->assist.len;
-		if (unlikely(e->check))
-			check_bytes(e, vcpu);
 	} else {
-		e->nr_bytes = kvm_fetch_code(vcpu, e->bytes, INSN_MAX, &fault);
+		e->nr_bytes = fetch_and_compare(e, vcpu, &fault);
 	}
 	if (decode_bytes(e))
 		return OUT_DONE;
