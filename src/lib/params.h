@@ -27,8 +27,8 @@
 	X(unrestricted_guest, BOOL, "1", "real mode and unpaged protected mode in VMX non-root operation") \
 	X(vpid, BOOL, "1", "translations are tagged by VPID")                                          \
 	X(pml, BOOL, "1", "page-modification logging")                             \
-	X(flexpriority, BOOL, "0", "the local APIC's page in xAPIC mode is the processor's affair")    \
-	X(enable_apicv, BOOL, "0", "the processor reads APIC registers, delivers and posts interrupts") \
+	X(flexpriority, BOOL, "1", "the local APIC's page in xAPIC mode is the processor's affair")    \
+	X(enable_apicv, BOOL, "1", "the processor reads APIC registers, delivers and posts interrupts") \
 	X(nested, BOOL, "0", "VMX is offered to guests, which may then run guests of their own")
 
 /*
