@@ -82,7 +82,7 @@ static bool open_guest(uint64_t mode, const void *code, size_t n)
 	memset(fill, FILL, PAGE);
 	client_open_vm(&c, 1 << 20);
 	client_add_vcpu(&c);
-	data = mmap((void *)0x200000000000, DATA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	data = mmap((void *)0x300000000000, DATA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	spare = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	assert_true(data != MAP_FAILED && spare != MAP_FAILED && (uintptr_t)data % 0x200000 == 0);
 	client_slot(&c, 2, 0, DATA_GPA, data, DATA_SIZE);
