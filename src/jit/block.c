@@ -314,6 +314,7 @@ static void emit_insn(struct jit_ctx *c, struct jit_end *end)
 int jit_emit_block(struct jit_rewriter *r, const struct jit_block *b, struct jit_end *end)
 {
 	struct jit_ctx c = { .r = r, .e = &r->e, .b = b, .flags = AT_HOST };
+	uint32_t hoisted_from = 0;
 
 	*end = (struct jit_end){ .kind = JIT_END_NEXT };
 	if (bug_on(!b->nr || b->nr > JIT_BLOCK_INSNS))
@@ -324,7 +325,7 @@ int jit_emit_block(struct jit_rewriter *r, const struct jit_block *b, struct jit
 	jit_plan_stack(&c);
 	for (c.k = 0; c.k < b->nr && !r->failed; c.k++) {
 		const struct jit_insn *i = &b->insn[c.k];
-		uint32_t from = r->nr_cold;
+		uint32_t from = c.hoisted ? hoisted_from : r->nr_cold;
 
 		end->next = i->page_off + i->isa->len;
 		jit_note_recover(&c);
@@ -339,8 +340,15 @@ int jit_emit_block(struct jit_rewriter *r, const struct jit_block *b, struct jit
 			jit_emit_call(&c);
 			continue;
 		}
+		if (!c.hoisted) {
+			jit_hoist(&c);
+			hoisted_from = from;
+		}
 		emit_insn(&c, end);
-		jit_cold_resume(&c, from);
+		if (c.hoisted <= c.k) {
+			jit_cold_resume(&c, from);
+			c.hoisted = 0;
+		}
 		jit_flags_after(&c);
 	}
 	if (c.flags == AT_CC && (end->kind == JIT_END_LEAVE || c.live[b->nr]))

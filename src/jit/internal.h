@@ -138,6 +138,8 @@ struct jit_ctx {
 	unsigned k;	 /* the instruction being emitted */
 	enum jit_flags_at flags;
 	bool s1_addend;	 /* JIT_S1 holds cs->sp_addend of the open group */
+	unsigned hoisted; /* JIT_S1 holds the addend for this instruction, whose probe has been
+			     emitted ahead of it; 0: none */
 	uint8_t live[JIT_BLOCK_INSNS + 1]; /* before instruction k */
 	struct jit_stack stack[JIT_BLOCK_INSNS];
 };
@@ -177,6 +179,12 @@ void jit_cold_resume(struct jit_ctx *c, uint32_t from);
  */
 void jit_probe(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsigned access,
 	       bool no_rex, struct host_mem *m, uint8_t *spare);
+/*
+ * Emit the probe of a later instruction before instruction k, where flags are dead: if
+ * flags are live where it would stand, and only instructions between that cannot fault,
+ * touch memory, use JIT_S1 or change the address. Sets c->hoisted.
+ */
+void jit_hoist(struct jit_ctx *c);
 /* Can the address be computed? (Displacements past 32 bits cannot.) */
 bool jit_address_ok(const struct jit_insn *i, const struct jit_bytes *p);
 /* lea-like: JIT_S0 or JIT_S1 = effective address (not linear: no segment base); may destroy flags. */

@@ -151,6 +151,7 @@ static void look_up(struct jit_ctx *c, const struct jit_bytes *p, unsigned size,
 	struct host_mem last = { .base = JIT_S1, .index = HOST_NONE, .disp = (int32_t)size - 1 };
 	struct host_mem tlb = STATE(c->r, tlb), entry = { .base = JIT_S1, .index = HOST_NONE };
 	bool ends = c->b->insn[c->k].isa->flags & ISA_ENDS_BLOCK;
+	unsigned nr = c->hoisted ? c->hoisted - c->k + 1 : 1; /* the handlers of a miss */
 
 	static_assert(sizeof(struct isa_tlb_entry) == 32, "the shift below");
 	linear(c, p, JIT_S1);
@@ -165,7 +166,7 @@ static void look_up(struct jit_ctx *c, const struct jit_bytes *p, unsigned size,
 	entry.disp = access & ISA_WRITE ? offsetof(struct isa_tlb_entry, write_tag)
 					   : offsetof(struct isa_tlb_entry, read_tag);
 	emit_op_mem(e, true, OPC_CMP_LOAD, JIT_S0, &entry);
-	jit_cold(c, COND_NE, ends ? JIT_STUB_REST : JIT_STUB_RUN, c->k, 1);
+	jit_cold(c, COND_NE, ends ? JIT_STUB_REST : JIT_STUB_RUN, c->k, nr);
 	entry.disp = offsetof(struct isa_tlb_entry, addend);
 	emit_op_mem(e, true, OPC_LOAD, JIT_S1, &entry);
 }
@@ -173,9 +174,11 @@ static void look_up(struct jit_ctx *c, const struct jit_bytes *p, unsigned size,
 void jit_probe(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsigned access,
 	       bool no_rex, struct host_mem *m, uint8_t *spare)
 {
-	jit_flags_give_up(c);
-	c->s1_addend = false;
-	look_up(c, p, size, access);
+	if (c->hoisted != c->k || !c->k) {
+		jit_flags_give_up(c);
+		c->s1_addend = false;
+		look_up(c, p, size, access);
+	}
 	*m = (struct host_mem){ .base = JIT_S1, .index = host_of(p->index), .shift = p->shift,
 				.disp = p->disp };
 	*spare = JIT_S0;
@@ -194,4 +197,65 @@ void jit_probe(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsi
 
 		emit_op_mem(c->e, true, OPC_LEA, JIT_S1, &sum);
 	}
+}
+
+#define HOIST_DISTANCE 6
+
+/* May a probe move ahead of this instruction? */
+static bool passes(const struct jit_bytes *p, const struct jit_form *f)
+{
+	uint32_t o = f->ops;
+
+	switch (f->how) {
+	case HOW_NOTHING:
+		return true;
+	case HOW_LEA:
+		return !in_memory(p->index);
+	case HOW_COPY:
+		return !p->mem && !(o & OP_VECTOR) && f->flags != FLAGS_DIV &&
+		       !((o & (OP_REG_R | OP_REG_W)) && in_memory(p->reg)) &&
+		       !((o & (OP_RM_R | OP_RM_W | OP_OPC_R | OP_OPC_W)) && in_memory(p->rm)) &&
+		       !((o & (OP_VVVV_R | OP_VVVV_W)) && in_memory(p->vvvv));
+	default:
+		return false;
+	}
+}
+
+/* Instruction k's parts, if it is emitted. */
+static bool parts(const struct jit_ctx *c, unsigned k, struct jit_bytes *p, struct jit_form *f)
+{
+	const struct jit_insn *i = &c->b->insn[k];
+
+	if (i->kind != JIT_EMIT || !jit_parse(p, i))
+		return false;
+	*f = jit_find_form(p);
+	return true;
+}
+
+void jit_hoist(struct jit_ctx *c)
+{
+	unsigned last = c->k + HOIST_DISTANCE < c->b->nr ? c->k + HOIST_DISTANCE : c->b->nr - 1;
+	const struct jit_insn *i;
+	struct jit_bytes p, q;
+	struct jit_form f, g;
+	unsigned k = c->k;
+
+	if (c->live[c->k])
+		return;
+	while (k <= last && parts(c, k, &p, &f) && passes(&p, &f) && !(k > c->k && c->stack[k].check))
+		k++;
+	i = &c->b->insn[k];
+	if (k == c->k || k > last || !c->live[k] || c->stack[k].check || c->stack[k].member ||
+	    !parts(c, k, &p, &f) || (f.how != HOW_COPY && f.how != HOW_X87) || !p.mem ||
+	    !direct(&p) || jit_no_rex(&p, &f) || (i->isa->flags & ISA_ENDS_BLOCK))
+		return;
+	for (unsigned n = c->k; n < k; n++)
+		if (parts(c, n, &q, &g) && ((p.base != HOST_NONE && jit_writes(&q, &g, p.base)) ||
+					    (p.index != HOST_NONE && jit_writes(&q, &g, p.index))))
+			return;
+	c->hoisted = k;
+	c->flags = AT_NONE;
+	c->s1_addend = false;
+	jit_note_recover(c);
+	look_up(c, &p, i->size, i->access);
 }

@@ -13,7 +13,7 @@
 
 struct world *world;
 static struct exec_memory exec;
-static struct jit_rewriter *rewriter;
+struct jit_rewriter *rewriter;
 static uint64_t enter_at, leave_at, fault_at, stub_bytes;
 uint64_t random_seed = 1;
 

@@ -70,6 +70,7 @@ struct outcome {
 };
 
 extern struct world *world;
+extern struct jit_rewriter *rewriter; /* what the last block was emitted with */
 void world_create(void);
 /* Add a page of guest memory; contents random. */
 struct page *world_page(uint64_t lin);

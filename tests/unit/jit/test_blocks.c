@@ -302,6 +302,30 @@ static void displacements_at_the_ends_of_their_range(void **state)
 	}
 }
 
+/* cmp rax, rbx; lea rdx, [rbx+1]; mov rcx, [rdi]; setne al */
+static void a_probe_moves_ahead_of_a_compare(void **state)
+{
+	static const uint8_t cmp[16] = { 0x48, 0x39, 0xd8 }, lea[16] = { 0x48, 0x8d, 0x53, 1 },
+			     mov[16] = { 0x48, 0x8b, 0x0f }, setne[16] = { 0x0f, 0x95, 0xc0 },
+			     other[16] = { 0x48, 0x8d, 0x7f, 1 }; /* lea rdi, [rdi+1] */
+	struct start s;
+	struct code c;
+
+	for (unsigned moved = 0; moved < 2; moved++)
+		for (unsigned n = 0; n < 200; n++) {
+			new_code(&c);
+			assert_true(code_add(&c, cmp, 16));
+			assert_true(code_add(&c, moved ? lea : other, 16));
+			assert_true(code_add(&c, mov, 16));
+			assert_true(code_add(&c, setne, 16));
+			random_start(&s);
+			check_code(&c, &s);
+			assert_int_equal(rewriter->nr_calls, 1);
+			assert_int_equal(rewriter->calls[0].first, moved ? 0 : 2);
+			assert_int_equal(rewriter->calls[0].nr, moved ? 3 : 1);
+		}
+}
+
 static int setup(void **state)
 {
 	world_create();
@@ -317,6 +341,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_opcode_alone),
 		cmocka_unit_test(displacements_at_the_ends_of_their_range),
+		cmocka_unit_test(a_probe_moves_ahead_of_a_compare),
 		cmocka_unit_test(random_blocks),
 		cmocka_unit_test(rsp_moved_by_4_gib_leaves_its_group),
 	};
