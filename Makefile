@@ -46,8 +46,9 @@ fuzz:
 else
 fuzz:
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) $(MESON_ARGS)
-	@ninja -C $(BUILD) tests/fuzz/fuzz tests/fuzz/fuzz-ioctl
+	@ninja -C $(BUILD) tests/fuzz/fuzz tests/fuzz/fuzz-ioctl tests/fuzz/fuzz-guest
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BUILD)/tests/fuzz/fuzz tests/fuzz/corpus
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BUILD)/tests/fuzz/fuzz-guest tests/fuzz/corpus
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BUILD)/tests/fuzz/fuzz-ioctl
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BUILD)/tests/fuzz/fuzz-ioctl --compare /dev/kvm || test $$? = 77
 endif
