@@ -3,6 +3,9 @@
 usage: test_boot.py USERKVM BUILD
 """
 import os
+import pty
+import select
+import signal
 import struct
 import subprocess
 import sys
@@ -72,6 +75,34 @@ def a_guest_that_writes_is_not_ended():
     p.wait()
 
 
+def at_terminal(code, seconds, keys=b""):
+    """A guest with a pseudo-terminal: its exit status within so many seconds, or None when it still runs."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execv(USERKVM, [USERKVM, "boot", kernel("terminal", code), "--mem", "16M", "--watchdog", "2"])
+    os.write(fd, keys)
+    deadline, status = time.time() + seconds * tap.PATIENCE, None
+    while time.time() < deadline and status is None:
+        while select.select([fd], [], [], 0.1)[0]:
+            try:
+                os.read(fd, 4096)
+            except OSError:  # it has ended
+                break
+        done, s = os.waitpid(pid, os.WNOHANG)
+        status = os.waitstatus_to_exitcode(s) if done else None
+    if status is None:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    os.close(fd)
+    return status
+
+
+def at_a_terminal_what_idles_or_has_been_typed_to_goes_on():
+    assert at_terminal(PRINT + HALT, 5) is None
+    assert at_terminal(PRINT + SPIN, 5, b"x") is None
+    assert at_terminal(PRINT + SPIN, 20) == 1
+
+
 def a_triple_fault_is_told():
     _, err, status, _ = boot(TRIPLE)
     assert status == 1 and "vCPU 0: triple fault" in err and f"rip 0x{AT + 7:x}" in err, err
@@ -91,4 +122,4 @@ def a_watchdog_of_no_seconds_is_refused():
 
 
 tap.main(a_guest_that_spins_is_ended_with_where_it_stands, a_guest_that_has_halted_is_ended_too,
-         a_guest_that_writes_is_not_ended, a_triple_fault_is_told, resets_without_end_end, a_watchdog_of_no_seconds_is_refused)
+         a_guest_that_writes_is_not_ended, at_a_terminal_what_idles_or_has_been_typed_to_goes_on, a_triple_fault_is_told, resets_without_end_end, a_watchdog_of_no_seconds_is_refused)
