@@ -62,12 +62,16 @@ static int open_node(int flags)
 	{                                                                              \
 		mode_t mode;                                                           \
 		va_list ap;                                                            \
+		int fd;                                                                \
                                                                                        \
 		va_start(ap, flags);                                                   \
 		mode = mode_of(flags, ap);                                             \
 		va_end(ap);                                                            \
 		if (preload_is_dev_kvm_at(AT_FDCWD, path))                              \
 			return open_node(flags);                                       \
+		fd = preload_host_file(path, flags);                                   \
+		if (fd != PRELOAD_NOT_OURS)                                            \
+			return fd;                                                     \
 		return preload_opened(REAL(name)(path, flags, mode), path, flags);    \
 	}
 DEFINE_OPEN(open)
@@ -79,12 +83,16 @@ DEFINE_OPEN(open64)
 	{                                                                              \
 		mode_t mode;                                                           \
 		va_list ap;                                                            \
+		int fd;                                                                \
                                                                                        \
 		va_start(ap, flags);                                                   \
 		mode = mode_of(flags, ap);                                             \
 		va_end(ap);                                                            \
 		if (preload_is_dev_kvm_at(dirfd, path))                                \
 			return open_node(flags);                                       \
+		fd = preload_host_file(path, flags);                                   \
+		if (fd != PRELOAD_NOT_OURS)                                            \
+			return fd;                                                     \
 		return preload_opened(REAL(name)(dirfd, path, flags, mode), path, flags); \
 	}
 DEFINE_OPENAT(openat)
@@ -95,8 +103,13 @@ DEFINE_OPENAT(openat64)
 	EXPORT int name(const char *path, int flags);                                  \
 	EXPORT int name(const char *path, int flags)                                   \
 	{                                                                              \
+		int fd;                                                                \
+                                                                                       \
 		if (preload_is_dev_kvm_at(AT_FDCWD, path))                              \
 			return open_node(flags);                                       \
+		fd = preload_host_file(path, flags);                                   \
+		if (fd != PRELOAD_NOT_OURS)                                            \
+			return fd;                                                     \
 		return preload_opened(REAL(name)(path, flags), path, flags);           \
 	}
 DEFINE_OPEN_2(__open_2)
@@ -106,8 +119,13 @@ DEFINE_OPEN_2(__open64_2)
 	EXPORT int name(int dirfd, const char *path, int flags);                       \
 	EXPORT int name(int dirfd, const char *path, int flags)                        \
 	{                                                                              \
+		int fd;                                                                \
+                                                                                       \
 		if (preload_is_dev_kvm_at(dirfd, path))                                \
 			return open_node(flags);                                       \
+		fd = preload_host_file(path, flags);                                   \
+		if (fd != PRELOAD_NOT_OURS)                                            \
+			return fd;                                                     \
 		return preload_opened(REAL(name)(dirfd, path, flags), path, flags);    \
 	}
 DEFINE_OPENAT_2(__openat_2)

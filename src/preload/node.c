@@ -308,9 +308,13 @@ DEFINE_CREAT(creat64)
 	{                                                                                        \
 		int fd;                                                                          \
                                                                                                  \
-		if (!is_node(path))                                                              \
+		if (is_node(path))                                                               \
+			fd = userkvm_open("/dev/kvm", O_RDWR | (strchr(mode, 'e') ? O_CLOEXEC : 0)); \
+		else                                                                             \
+			fd = mode[0] != 'r' || strchr(mode, '+') ? PRELOAD_NOT_OURS :            \
+				preload_host_file(path, strchr(mode, 'e') ? O_CLOEXEC : 0);      \
+		if (fd == PRELOAD_NOT_OURS)                                                      \
 			return REAL(name)(path, mode);                                           \
-		fd = userkvm_open("/dev/kvm", O_RDWR | (strchr(mode, 'e') ? O_CLOEXEC : 0));     \
 		return fd < 0 ? NULL : fdopen(fd, mode);                                         \
 	}
 DEFINE_FOPEN(fopen)

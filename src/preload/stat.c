@@ -41,6 +41,8 @@ static int answer(struct stat *st)
 	{                                                                              \
 		if (preload_is_dev_kvm_at(AT_FDCWD, path))                              \
 			return answer((struct stat *)st);                              \
+		if (preload_host_stat(path, (struct stat *)st))                        \
+			return 0;                                                      \
 		return REAL(name)(path, st);                                           \
 	}
 DEFINE_STAT(stat, stat)
@@ -65,6 +67,8 @@ DEFINE_FSTAT(fstat64, stat64)
 			return answer((struct stat *)st);                              \
 		if ((flags & AT_EMPTY_PATH) && preload_is_empty(path) && abi_is_system_fd(dirfd)) \
 			return answer((struct stat *)st);                              \
+		if (preload_host_stat(path, (struct stat *)st))                        \
+			return 0;                                                      \
 		return REAL(name)(dirfd, path, st, flags);                             \
 	}
 DEFINE_FSTATAT(fstatat, stat)
@@ -101,15 +105,17 @@ EXPORT int statx(int dirfd, const char *path, int flags, unsigned int mask, stru
 	bool ours = preload_is_dev_kvm_at(dirfd, path) ||
 		    ((flags & AT_EMPTY_PATH) && preload_is_empty(path) && abi_is_system_fd(dirfd));
 
-	if (!ours)
+	if (ours)
+		preload_node_stat(&st);
+	else if (!preload_host_stat(path, &st))
 		return REAL(statx)(dirfd, path, flags, mask, sx);
-	preload_node_stat(&st);
 	memset(sx, 0, sizeof(*sx));
 	sx->stx_mask = STATX_BASIC_STATS;
 	sx->stx_mode = (uint16_t)st.st_mode;
 	sx->stx_uid = st.st_uid;
 	sx->stx_gid = st.st_gid;
 	sx->stx_nlink = 1;
+	sx->stx_size = (uint64_t)st.st_size;
 	sx->stx_ino = st.st_ino;
 	sx->stx_blksize = 4096;
 	sx->stx_atime = (struct statx_timestamp){ .tv_sec = st.st_atim.tv_sec, .tv_nsec = (uint32_t)st.st_atim.tv_nsec };
@@ -117,8 +123,8 @@ EXPORT int statx(int dirfd, const char *path, int flags, unsigned int mask, stru
 	sx->stx_ctime = (struct statx_timestamp){ .tv_sec = st.st_ctim.tv_sec, .tv_nsec = (uint32_t)st.st_ctim.tv_nsec };
 	sx->stx_dev_major = major(st.st_dev);
 	sx->stx_dev_minor = minor(st.st_dev);
-	sx->stx_rdev_major = NODE_MAJOR;
-	sx->stx_rdev_minor = NODE_MINOR;
+	sx->stx_rdev_major = major(st.st_rdev);
+	sx->stx_rdev_minor = minor(st.st_rdev);
 	return 0;
 }
 
@@ -130,22 +136,47 @@ static int may(int mode)
 	return -1;
 }
 
+/* Nobody writes, anybody reads; a directory may be searched. */
+static int may_file(const struct stat *st, int mode)
+{
+	if (!(mode & W_OK) && (S_ISDIR(st->st_mode) || !(mode & X_OK)))
+		return 0;
+	errno = EACCES;
+	return -1;
+}
+
 EXPORT int access(const char *path, int mode)
 {
+	struct stat st;
+
+	if (preload_host_stat(path, &st))
+		return may_file(&st, mode);
 	return preload_is_dev_kvm_at(AT_FDCWD, path) ? may(mode) : REAL(access)(path, mode);
 }
 
 EXPORT int euidaccess(const char *path, int mode)
 {
+	struct stat st;
+
+	if (preload_host_stat(path, &st))
+		return may_file(&st, mode);
 	return preload_is_dev_kvm_at(AT_FDCWD, path) ? may(mode) : REAL(euidaccess)(path, mode);
 }
 
 EXPORT int eaccess(const char *path, int mode)
 {
+	struct stat st;
+
+	if (preload_host_stat(path, &st))
+		return may_file(&st, mode);
 	return preload_is_dev_kvm_at(AT_FDCWD, path) ? may(mode) : REAL(eaccess)(path, mode);
 }
 
 EXPORT int faccessat(int dirfd, const char *path, int mode, int flags)
 {
+	struct stat st;
+
+	if (preload_host_stat(path, &st))
+		return may_file(&st, mode);
 	return preload_is_dev_kvm_at(dirfd, path) ? may(mode) : REAL(faccessat)(dirfd, path, mode, flags);
 }

@@ -84,5 +84,25 @@ exit $status
     assert (out, status) == ("", 0), (out, status)
 
 
-CASES = (device_node_is_one_to_programs_that_only_look, python_keeps_its_kvm_through_subprocess, debugger_inside_runs_a_client, debugger_outside_runs_a_client)
+def host_looks_like_one_with_vmx():
+    """Programs look for it before they open /dev/kvm."""
+    look = r"""
+grep -qE "^flags.* vmx( |$)" /proc/cpuinfo
+grep -qE "^vmx flags.* ept( |$)" /proc/cpuinfo
+test "$(grep -c ^processor /proc/cpuinfo)" = "$(grep -cE '^flags.* vmx' /proc/cpuinfo)"
+test -d /sys/module/kvm_intel
+test -r /sys/module/kvm_intel/parameters/ept
+test "$(cat /sys/module/kvm_intel/parameters/ept)" = "$0"
+test "$(cat /sys/module/kvm_intel/parameters/nested)" = N
+"""
+    assert client("bash", "-ec", look, "Y") == ("", 0)
+    without = look.replace('grep -qE "^vmx', '! grep -qE "^vmx')
+    assert client("bash", "-ec", without, "N", env=dict(os.environ, USERKVM_PARAMS="ept=0")) == ("", 0)
+    assert python("print([l for l in open('/proc/cpuinfo') if l.startswith('vmx flags')] != [])") == ("True\n", 0)
+    same = "import sys; print(sum(1 for l in open('/proc/cpuinfo')))"
+    out, status = tap.run(USERKVM, "run", "--no-host-vmx", "--", sys.executable, "-c", same)
+    assert (out, status) == tap.run(sys.executable, "-c", same)
+
+
+CASES = (host_looks_like_one_with_vmx, device_node_is_one_to_programs_that_only_look, python_keeps_its_kvm_through_subprocess, debugger_inside_runs_a_client, debugger_outside_runs_a_client)
 tap.select(CASES, (), sys.argv[3:])

@@ -19,7 +19,7 @@
 #include "trap/trap.h"
 
 
-enum { ENGINE, PARAMS_LIST, LOG, INJECT, PREFER, REQUIRE, STRACE, OUTPUT, TIMES };
+enum { ENGINE, PARAMS_LIST, LOG, INJECT, PREFER, REQUIRE, STRACE, OUTPUT, TIMES, NO_HOST_VMX };
 static const struct cli_option options[] = {
 	[ENGINE] = { "engine", 0, "NAME", "execution engine (USERKVM_ENGINE)" },
 	[PARAMS_LIST] = { "params", 0, "LIST", "KVM's module parameters, e.g. ept=1,eptad=0 (USERKVM_PARAMS);\n"
@@ -32,6 +32,8 @@ static const struct cli_option options[] = {
 	[STRACE] = { "strace", 0, NULL, "a line for each KVM ioctl, as strace would print it, to standard error" },
 	[OUTPUT] = { NULL, 'o', "FILE", "... to FILE (USERKVM_STRACE)" },
 	[TIMES] = { NULL, 'T', NULL, "... with the time spent in it (USERKVM_STRACE_TIMES)" },
+	[NO_HOST_VMX] = { "no-host-vmx", 0, NULL, "leave /proc/cpuinfo and /sys/module/kvm* as the machine has them\n"
+			  "(USERKVM_HOST_VMX=0); else they say what /dev/kvm serves" },
 	{ 0 },
 };
 
@@ -221,6 +223,7 @@ static int take(void *arg, int option, const char *value)
 	case TIMES: c->times = true; break;
 	case PREFER: c->prefer = true; break;
 	case REQUIRE: c->require = true; break;
+	case NO_HOST_VMX: setenv("USERKVM_HOST_VMX", "0", 1); break;
 	default: setenv(variable[option], value, 1);
 	}
 	return 0;
