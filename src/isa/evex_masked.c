@@ -333,7 +333,7 @@ static silicon_fn *published(struct emitter *e)
 /* A stub that stores an opmask behind the area's vector. */
 static silicon_fn *mask_out(unsigned k)
 {
-	struct emitter e = { .n = 0 };
+	STUB_EMITTER(e);
 
 	emit_kmov(&e, KMOV_STORE, k, ZMM_BYTES);
 	return published(&e);
@@ -341,7 +341,7 @@ static silicon_fn *mask_out(unsigned k)
 
 static silicon_fn *vector_out(unsigned nr, unsigned k)
 {
-	struct emitter e = { .n = 0 };
+	STUB_EMITTER(e);
 
 	emit_zmm_move(&e, ZMM_STORE, nr);
 	if (k)
@@ -361,7 +361,7 @@ static isa_fn *indexed_handler(const struct isa_decoded *d, struct isa_insn *i, 
 		.nr_elems = (uint8_t)(d->insn.avx.vector_length / 8 / larger),
 		.scale_shift = (uint8_t)__builtin_ctz(mem->mem.scale ? mem->mem.scale : 1),
 	};
-	struct emitter e = { .n = 0 };
+	STUB_EMITTER(e);
 
 	if (!k || (!is_store && vector_number(reg) == vector_number(mem->mem.index)))
 		return NULL; /* #UD */

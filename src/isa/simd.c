@@ -503,7 +503,7 @@ isa_fn *isa_simd_handler(const struct isa_decoded *d, struct isa_insn *i)
 {
 	const ZydisDecodedOperand *mem = simd_memory_operand(d);
 	struct silicon_desc desc = { 0 };
-	struct emitter e = { .n = 0 };
+	STUB_EMITTER(e);
 	enum simd_form form = FORM_REG;
 	enum simd_class class;
 	isa_fn *fn = isa_xsave_handler(d, i);
@@ -551,6 +551,8 @@ isa_fn *isa_simd_handler(const struct isa_decoded *d, struct isa_insn *i)
 	if (class == SIMD_AVX512)
 		fn = isa_evex_masked_handler(d, &desc);
 	emit_silicon(&e, d);
+	if (bug_on(e.full))
+		return NULL;
 	i->extra = (void *)silicon_get(&desc, e.b, e.n);
 	if (!i->extra)
 		return NULL;

@@ -15,24 +15,7 @@
  *
  * Locks: none; called while decoding.
  */
-#include <string.h>
-
 #include "isa/simd_encode.h"
-
-enum { HOST_RAX, HOST_RCX, HOST_RDX };
-
-void emit_byte(struct emitter *e, unsigned b)
-{
-	assert(e->n < sizeof(e->b));
-	e->b[e->n++] = (uint8_t)b;
-}
-
-static void bytes(struct emitter *e, const void *p, size_t n)
-{
-	assert(e->n + n <= sizeof(e->b));
-	memcpy(e->b + e->n, p, n);
-	e->n += (unsigned)n;
-}
 
 /* op reg, [rsi + offset]; op 8b loads, 89 stores. */
 static void emit_state_move(struct emitter *e, bool wide, unsigned op, unsigned reg, size_t offset)
@@ -43,24 +26,24 @@ static void emit_state_move(struct emitter *e, bool wide, unsigned op, unsigned 
 		emit_byte(e, 0x48);
 	emit_byte(e, op);
 	emit_byte(e, 0x86 | reg << 3); /* mod 2, rm 6: [rsi + disp32] */
-	bytes(e, &disp, 4);
+	emit_bytes(e, &disp, 4);
 }
 
 static void emit_flags_in(struct emitter *e)
 {
 	emit_state_move(e, false, 0x8b, HOST_RAX, offsetof(struct cpu_state, cc));
-	bytes(e, "\x04\x7f\x9e", 3); /* add al, 7fh (OF); sahf */
+	emit_bytes(e, "\x04\x7f\x9e", 3); /* add al, 7fh (OF); sahf */
 }
 
 static void emit_flags_out(struct emitter *e)
 {
-	bytes(e, "\x9f\x0f\x90\xc0\x0f\xb7\xc0", 7); /* lahf; seto al; movzx eax, ax */
+	emit_bytes(e, "\x9f\x0f\x90\xc0\x0f\xb7\xc0", 7); /* lahf; seto al; movzx eax, ax */
 	emit_state_move(e, false, 0x89, HOST_RAX, offsetof(struct cpu_state, cc));
 }
 
 void emit_return(struct emitter *e)
 {
-	bytes(e, "\x31\xc0\xc3", 3); /* xor eax, eax; ret */
+	emit_bytes(e, "\x31\xc0\xc3", 3); /* xor eax, eax; ret */
 }
 
 /* vmovdqu between register nr and [rdi]; opcode 6f loads, 7f stores. */
@@ -92,7 +75,7 @@ void emit_legacy_spill(struct emitter *e, unsigned nr, bool mmx)
 		emit_byte(e, 0xf3);
 	if (!mmx && nr >= 8)
 		emit_byte(e, 0x44);
-	bytes(e, "\x0f\x7f", 2);
+	emit_bytes(e, "\x0f\x7f", 2);
 	emit_byte(e, (nr & 7) << 3 | 7);
 }
 
@@ -255,7 +238,7 @@ static void emit_insn(struct emitter *e, const struct isa_decoded *d)
 			.ignores_w = ignores_w(d->insn.mnemonic) });
 	else
 		emit_legacy_prefixes(e, d, &l);
-	bytes(e, d->bytes + l.opcode, l.opcode_len);
+	emit_bytes(e, d->bytes + l.opcode, l.opcode_len);
 	if (l.modrm && l.mem)
 		emit_byte(e, reg << 3 | 7);
 	else if (l.modrm)

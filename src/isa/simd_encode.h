@@ -4,12 +4,14 @@
 #ifndef USERKVM_ISA_SIMD_ENCODE_H
 #define USERKVM_ISA_SIMD_ENCODE_H
 
+#include "emit/emit.h"
 #include "isa/decoder.h"
 
-struct emitter {
-	uint8_t b[128];
-	unsigned n;
-};
+/* Declares an emitter with room for one stub. */
+#define STUB_BYTES 128u
+#define STUB_EMITTER(e)                  \
+	uint8_t e##_bytes[STUB_BYTES];   \
+	struct emitter e = { .b = e##_bytes, .size = STUB_BYTES }
 
 /* The whole stub of an instruction: registers in, instruction, registers out, return. */
 void emit_silicon(struct emitter *e, const struct isa_decoded *d);
@@ -21,9 +23,6 @@ void emit_vmovdqu(struct emitter *e, unsigned opcode, unsigned nr, bool ymm);
 void emit_vzero(struct emitter *e, unsigned nr);
 void emit_legacy_spill(struct emitter *e, unsigned nr, bool mmx);
 void emit_return(struct emitter *e);
-
-/* One byte of code. */
-void emit_byte(struct emitter *e, unsigned b);
 
 /* --- evex_encode.c --- */
 

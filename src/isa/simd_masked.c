@@ -206,7 +206,7 @@ static bool is_ymm(ZydisRegister r)
 static silicon_fn *helper(void (*emit)(struct emitter *, ZydisRegister), ZydisRegister r)
 {
 	const struct silicon_desc none = { 0 };
-	struct emitter e = { .n = 0 };
+	STUB_EMITTER(e);
 	const struct silicon_op *op;
 
 	emit(&e, r);
@@ -236,7 +236,7 @@ static isa_fn *gather_handler(const struct isa_decoded *d, struct isa_insn *i, u
 	ZydisRegister dst = d->operands[0].reg.value, mask = d->operands[2].reg.value;
 	ZydisRegister index = d->operands[1].mem.index;
 	struct silicon_desc desc = { .index_size = (uint8_t)index_size };
-	struct emitter e = { .n = 0 };
+	STUB_EMITTER(e);
 	unsigned nr, room;
 
 	if (vector_number(dst) == vector_number(mask) || vector_number(dst) == vector_number(index) ||
@@ -268,7 +268,7 @@ static isa_fn *maskmov_handler(const struct isa_decoded *d, struct isa_insn *i, 
 	const ZydisDecodedOperand *mem = simd_memory_operand(d);
 	bool store = mem == &d->operands[0];
 	struct silicon_desc desc = { .elem_size = (uint8_t)elem_size };
-	struct emitter e = { .n = 0 };
+	STUB_EMITTER(e);
 
 	desc.helper[0] = helper(emit_spill, d->operands[1].reg.value);
 	desc.helper[1] = store ? helper(emit_spill, d->operands[2].reg.value) : desc.helper[0];
@@ -284,8 +284,9 @@ static isa_fn *maskmov_bytes_handler(const struct isa_decoded *d, struct isa_ins
 {
 	bool mmx = d->insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
 	struct silicon_desc desc = { .elem_size = 1, .nr_elems = mmx ? 8 : 16 };
-	struct emitter e = { .b = { 0x9b }, .n = 1 }; /* FWAIT, run by MASKMOVQ only */
+	STUB_EMITTER(e);
 
+	emit_byte(&e, 0x9b); /* FWAIT, run by MASKMOVQ only */
 	desc.helper[0] = helper(emit_spill_legacy, d->operands[1].reg.value);
 	desc.helper[1] = helper(emit_spill_legacy, d->operands[0].reg.value);
 	emit_return(&e);

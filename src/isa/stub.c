@@ -14,14 +14,14 @@
 #include <string.h>
 
 #include "emit/exec.h"
+#include "isa/simd_encode.h"
 #include "isa/stub.h"
 #include "lib/error.h"
 #include "lib/own.h"
 
 #define RET_OPCODE 0xc3
 #define LINE 64u
-#define MAX_CODE 128u /* of a stub: sizeof(emitter.b) */
-#define STUB_ROOM ALIGN_UP((uint32_t)sizeof(struct silicon_op) + MAX_CODE, LINE)
+#define STUB_ROOM ALIGN_UP((uint32_t)sizeof(struct silicon_op) + STUB_BYTES, LINE)
 #define STUBS_EACH 4u /* an instruction's own and its helpers */
 
 struct silicon_arena {
