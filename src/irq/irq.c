@@ -62,8 +62,7 @@ int kvm_cpu_get_interrupt(struct kvm_vcpu *vcpu)
 		return -1;
 	if (kvm_cpu_has_extint(vcpu))
 		return kvm_pic_read_irq(vcpu->kvm);
-	if (lapic_apicv_active(apic))
-		return -1;
+	/* with the processor at it, too: RVI and SVI follow */
 	return lapic_get_interrupt(apic);
 }
 

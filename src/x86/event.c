@@ -222,6 +222,9 @@ static bool has_injectable_intr(struct kvm_vcpu *vcpu)
 {
 	if (vcpu->arch->pending_external_vector >= 0 && kvm_apic_accept_pic_intr(vcpu))
 		return true;
+	/* L1's interrupt is an exit from L2: no processor delivers it by itself */
+	if (unlikely(is_guest_mode(vcpu)))
+		return kvm_cpu_has_interrupt(vcpu);
 	return kvm_cpu_has_injectable_intr(vcpu);
 }
 

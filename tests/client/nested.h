@@ -149,6 +149,8 @@ static inline void nested_vmwrite(struct client *c, uint64_t field, uint64_t val
 		assert_int_equal(nested_vmread(c, VM_INSTRUCTION_ERROR), (error)); \
 	} while (0)
 
+static bool nested_irqchip; /* the VM has interrupt controllers of KVM's */
+
 /* False: VMX is not offered, the test has nothing to do. */
 static inline bool nested_open(struct client *c)
 {
@@ -161,6 +163,8 @@ static inline bool nested_open(struct client *c)
 	};
 
 	client_open_vm(c, 4 << 20);
+	if (nested_irqchip)
+		assert_int_equal(ioctl(c->vm, KVM_CREATE_IRQCHIP, 0), 0);
 	client_add_vcpu(c);
 	client_all_cpuid(c);
 	if (!client_cpuid_bit(c, 1, CPUID_ECX, 5)) {

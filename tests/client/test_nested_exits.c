@@ -170,6 +170,40 @@ NESTED_TEST(an_injected_event_is_delivered_and_cleared, nested_open_l2)
 	assert_int_equal(nested_vmread(c, VM_ENTRY_INTR_INFO_FIELD), 3u << 8 | 1u << 11 | 13);
 }
 
+static bool open_l2_with_irqchip(struct client *c)
+{
+	bool open;
+
+	nested_irqchip = true;
+	open = nested_open_l2(c);
+	nested_irqchip = false;
+	return open;
+}
+
+/* It waits since before the entry; L1 takes external interrupts as exits, with and without their vector. */
+NESTED_TEST(an_interrupt_of_l1_is_an_exit_from_l2, open_l2_with_irqchip)
+{
+	struct kvm_msi msi = {.address_lo = 0xfee00000, .data = 0x51};
+	struct kvm_lapic_state l;
+	uint32_t spiv = 0x1ff;
+
+	assert_int_equal(ioctl(c->vcpu, KVM_GET_LAPIC, &l), 0);
+	memcpy(l.regs + 0xf0, &spiv, sizeof(spiv));
+	assert_int_equal(ioctl(c->vcpu, KVM_SET_LAPIC, &l), 0);
+	nested_l2_code(c, "\xb9\x00\x00\x10\x00\xe2\xfe\x0f\xa2", 9); /* a while, then CPUID */
+	nested_vmwrite(c, PIN_BASED_VM_EXEC_CONTROL, nested_control(c, 13, 1));
+	assert_int_equal(ioctl(c->vm, KVM_SIGNAL_MSI, &msi), 1);
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_EXTERNAL_INTERRUPT);
+	assert_int_equal(nested_vmread(c, VM_EXIT_INTR_INFO) >> 31, 0);
+	nested_vmwrite(c, VM_EXIT_CONTROLS, nested_control(c, 15, EXIT_HOST_64 | 1u << 15));
+	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_EXTERNAL_INTERRUPT);
+	assert_int_equal(nested_vmread(c, VM_EXIT_INTR_INFO), 1u << 31 | 0x51);
+	assert_int_equal(ioctl(c->vcpu, KVM_GET_LAPIC, &l), 0);
+	memcpy(&spiv, l.regs + 0x120, sizeof(spiv));
+	assert_int_equal(spiv, 1u << 17); /* in service */
+	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_CPUID);
+}
+
 NESTED_TEST(a_triple_fault_of_l2_is_an_exit_of_l1, nested_open_l2)
 {
 	nested_l2_code(c, "\x0f\x0b", 2);
@@ -398,6 +432,7 @@ int main(void)
 		cmocka_unit_test(exceptions_exit_by_the_bitmap_and_page_faults_by_mask_and_match),
 		cmocka_unit_test(control_registers_have_an_owner_bit_by_bit),
 		cmocka_unit_test(an_injected_event_is_delivered_and_cleared),
+		cmocka_unit_test(an_interrupt_of_l1_is_an_exit_from_l2),
 		cmocka_unit_test(a_triple_fault_of_l2_is_an_exit_of_l1),
 		cmocka_unit_test(l2_runs_on_ept_of_l1),
 		cmocka_unit_test(ept_maps_l2_addresses_elsewhere),
