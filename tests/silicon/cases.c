@@ -4,6 +4,7 @@
  */
 #include <string.h>
 
+#include "../unit/support/split_lock.h"
 #include "silicon.h"
 
 uint64_t window_base(enum isa_code_mode mode)
@@ -126,6 +127,11 @@ static bool inside(uint64_t ea, unsigned size, enum isa_code_mode mode)
 	return ea - window_base(mode) <= WINDOW_BYTES - size;
 }
 
+static bool is_locked(const struct insn *i)
+{
+	return i->z.mnemonic == ZYDIS_MNEMONIC_XCHG || (i->z.attributes & ZYDIS_ATTRIB_HAS_LOCK);
+}
+
 /* Every memory operand into the window, by way of its base register. */
 static bool place_operands(const struct insn *i, enum isa_code_mode mode, struct state *s)
 {
@@ -153,6 +159,8 @@ static bool place_operands(const struct insn *i, enum isa_code_mode mode, struct
 			continue;
 		/* aligned more often than not */
 		want = window_base(mode) + 64 + (rnd() & 3 ? rnd() % 5 * 16 : rnd() % 72);
+		if (is_locked(i) && split_locks_are_dear())
+			want &= ~15ULL;
 		s->gpr[base] += want - effective(i, o, s);
 		if (mode != ISA_CODE64 || mask != ~0ULL)
 			s->gpr[base] = (uint32_t)s->gpr[base];

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include "../support/split_lock.h"
 #include "../support/host_sets.h"
 #include "harness.h"
 
@@ -299,6 +300,7 @@ struct test_case {
 	uint8_t bytes[16];
 	unsigned len, size;
 	bool taken_slot;
+	bool locked; /* LOCK, or XCHG's own */
 	uint64_t gpr[16], rflags;
 };
 
@@ -311,13 +313,13 @@ static void put(struct test_case *t, uint64_t v, unsigned n)
 }
 
 /* An address in the window with room for operands on both sides. */
-static uint64_t place(const struct op *o)
+static uint64_t place(const struct op *o, const struct test_case *t)
 {
 	uint64_t at = (uintptr_t)memory + 256 + rnd() % (WINDOW - 512);
 
 	if (rnd() % 3 == 0)
 		at = (uintptr_t)memory + WINDOW / 2 - rnd() % 9;
-	return (o->flags & ALIGNED) ? at & ~15ULL : at;
+	return (o->flags & ALIGNED) || (t->locked && split_locks_are_dear()) ? at & ~15ULL : at;
 }
 
 /* ModRM (and SIB, disp) of a memory operand; sets the registers it uses. */
@@ -328,7 +330,7 @@ static void memory_operand(const struct op *o, struct test_case *t, unsigned reg
 	unsigned scale = rnd() % 4;
 	int64_t disp = rnd() % 3 == 0 ? (int32_t)rnd() : (int)(rnd() % 256) - 128;
 	bool disp8 = disp == (int8_t)disp && rnd() % 2;
-	uint64_t target = place(o);
+	uint64_t target = place(o, t);
 
 	put(t, (disp8 ? 0x40u : 0x80u) | (reg & 7) << 3 | (sib ? 4 : (base & 7)), 1);
 	if (sib)
@@ -371,6 +373,7 @@ static void build(const struct op *o, struct test_case *t)
 	for (n = 0; n < 16; n++)
 		t->gpr[n] = value();
 	t->rflags = (rnd() & X86_FLAGS_ARITH) | X86_FLAGS_FIXED;
+	t->locked = lock || (!o->esc && (o->opcode & 0xfe) == 0x86);
 	if (o->flags & VEX) {
 		build_vex(o, t);
 		if (o->imm)
