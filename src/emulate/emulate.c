@@ -547,7 +547,7 @@ static int deliver_event(struct kvm_vcpu *vcpu)
 	kvm_events_entered(vcpu);
 	if (!(vmx_get_cr0(vcpu) & X86_CR0_PE))
 		return deliver_real(vcpu, vector, insn_len);
-	log_always("vCPU %u: event %u in a state that no processor enters", vcpu->vcpu_id, vector);
+	log_told("vCPU %u: event %u in a state that no processor enters", vcpu->vcpu_id, vector);
 	return kvm_emulation_failed(vcpu, NULL, 0);
 }
 
