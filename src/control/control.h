@@ -6,7 +6,8 @@
  * signal. USERKVM_CONTROL=0 switches it off. Abstract, because nothing is left
  * behind when the process dies; the address is no secret, so the server answers
  * only peers of its own user or root (SO_PEERCRED), and a client should look
- * who listens in the same way.
+ * who listens in the same way. Where somebody else has taken that address, a
+ * slash and eight hexadecimal digits follow; /proc/net/unix shows which.
  *
  * One connection, one request line, one reply:
  *

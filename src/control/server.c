@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -38,6 +39,8 @@
 #include "virt/kvm.h"
 
 #define PEER_TIMEOUT_S 2
+#define STRANGER_TIMEOUT_MS 20
+#define ADDRESSES 8 /* that are tried */
 #define MAX_ARGS 3
 
 static struct {
@@ -134,18 +137,22 @@ static void serve(int fd)
 {
 	struct timeval limit = { .tv_sec = PEER_TIMEOUT_S };
 	char line[CONTROL_REQUEST_MAX];
+	bool may = peer_may_look(fd);
 	struct reply r = { 0 };
 	ssize_t n;
 
+	/* One who may not look could keep others from it. */
+	if (!may)
+		limit = (struct timeval){ .tv_usec = STRANGER_TIMEOUT_MS * 1000 };
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	/* One line in one piece: whoever sends less gets an error. Read it in any
 	 * case, since closing with something unread would take the reply along. */
 	n = recv(fd, line, sizeof(line) - 1, 0);
-	if (n <= 0)
+	if (n <= 0 && may)
 		return;
-	line[n] = '\0';
-	if (peer_may_look(fd))
+	line[n > 0 ? n : 0] = '\0';
+	if (may)
 		answer(&r, line);
 	else
 		reply_error(&r, "not permitted: it belongs to user %u", geteuid());
@@ -197,18 +204,32 @@ static void after_fork_in_child(void)
 }
 LIB_IN_FORKED_CHILD(after_fork_in_child)
 
+/* The address by the process id; where somebody else has taken that, with a number behind it that nobody knows before. */
+static int bind_some(int fd, struct sockaddr_un *a)
+{
+	uint32_t number = 0;
+	int n, r = -1;
+
+	for (int i = 0; i < ADDRESSES && r; i++) {
+		n = snprintf(a->sun_path + 1, sizeof(a->sun_path) - 1, CONTROL_ADDRESS "%d", (int)getpid());
+		if (i && getrandom(&number, sizeof(number), GRND_NONBLOCK) == (ssize_t)sizeof(number))
+			n += snprintf(a->sun_path + 1 + n, sizeof(a->sun_path) - 1 - (size_t)n, "/%08x", number);
+		r = bind(fd, (struct sockaddr *)a, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n));
+		if (r && errno != EADDRINUSE)
+			break;
+	}
+	return r;
+}
+
 static int listen_here(void)
 {
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
-	int n = snprintf(a.sun_path + 1, sizeof(a.sun_path) - 1, CONTROL_ADDRESS "%d", (int)getpid());
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), e;
 	struct stat st;
 
 	if (fd < 0)
 		return err_born(errno, "no control socket");
-	if (bind(fd, (struct sockaddr *)&a,
-		 (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)) ||
-	    listen(fd, 8) || syscall(SYS_newfstatat, fd, "", &st, AT_EMPTY_PATH)) {
+	if (bind_some(fd, &a) || listen(fd, 8) || syscall(SYS_newfstatat, fd, "", &st, AT_EMPTY_PATH)) {
 		e = errno;
 		close_fd(fd);
 		return err_born(e, "control socket @%s", a.sun_path + 1);

@@ -554,6 +554,37 @@ def bad_peers_do_not_harm_the_target():
         c.run()
 
 
+def taken_address_and_silent_strangers_keep_nobody_out():
+    if os.geteuid() != 0:
+        raise tap.Skip("needs root to become somebody else")
+    # Somebody else takes the address of the process before it has a VM.
+    code = ("import fcntl, os, sys\nprint(os.getpid(), flush=True); sys.stdin.readline()\n"
+            "v = fcntl.ioctl(os.open('/dev/kvm', 2), 0xAE01, 0)\nprint('ready', flush=True); sys.stdin.readline()\n")
+    p = subprocess.Popen([USERKVM, "run", "--", sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pid = p.stdout.readline().strip()
+    squat = ("import os, socket, sys\nos.setgid(65534); os.setuid(65534)\ns = socket.socket(socket.AF_UNIX); s.bind('\\0userkvm/' + sys.argv[1])\n"
+             "s.listen()\nprint('taken', flush=True); sys.stdin.readline()\n")
+    q = subprocess.Popen([sys.executable, "-c", squat, pid], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert q.stdout.readline() == "taken\n"
+    p.stdin.write("\n")
+    p.stdin.flush()
+    assert p.stdout.readline() == "ready\n"
+    out, status = tap.run(USERKVM, "ept", "dump", pid)
+    assert status == 0 and "not trusted" not in out, out
+    q.communicate("\n")
+    p.communicate("\n")
+    # Connections of a stranger's that say nothing.
+    with Client() as c:
+        hold = ("import os, socket, sys\nos.setgid(65534); os.setuid(65534)\nl = [socket.socket(socket.AF_UNIX) for _ in range(6)]\n"
+                "for s in l: s.connect('\\0userkvm/' + sys.argv[1])\nprint('held', flush=True); sys.stdin.readline()\n")
+        q = subprocess.Popen([sys.executable, "-c", hold, c.pid], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert q.stdout.readline() == "held\n"
+        started = time.time()
+        ask("ept", "dump", c.pid)
+        assert time.time() - started < 5  # six peers with two seconds each
+        q.communicate("\n")
+
+
 def client_that_closes_every_descriptor_is_left_alone():
     code = ("import fcntl, os, socket, sys, time\nk = os.open('/dev/kvm', 2)\nv = fcntl.ioctl(k, 0xAE01, 0)\n"
             "for fd in range(3, 64):\n    if fd not in (k, v):\n        try: os.close(fd)\n        except OSError: pass\n"
@@ -625,6 +656,6 @@ cases = (dump_json_agrees_with_slots_and_counters, walk_ends_at_the_clients_memo
          stat_fits_its_window_and_gives_the_terminal_back, qemu_reads_the_counters_of_its_vm, strace_shows_arguments_results_errors_and_time,
          strace_without_a_file_goes_to_standard_error, wrong_processes_are_one_line, nonsense_is_one_line,
          other_users_may_not_look, switched_off_there_is_nothing_to_look_at, vm_that_dies_meanwhile_is_one_line,
-         bad_dump_files_are_one_line, bad_peers_do_not_harm_the_target, client_that_closes_every_descriptor_is_left_alone,
+         bad_dump_files_are_one_line, bad_peers_do_not_harm_the_target, taken_address_and_silent_strangers_keep_nobody_out, client_that_closes_every_descriptor_is_left_alone,
          forked_child_does_not_answer_for_its_parent, a_kernel_boots_while_everything_is_looked_at)
 tap.main(*[f for f in cases if not sys.argv[3:] or f.__name__ in sys.argv[3:]])

@@ -40,12 +40,12 @@ static long owner_of(pid_t pid)
 	return stat(path, &st) == 0 ? (long)st.st_uid : -1;
 }
 
-/* A descriptor, or what is wrong, in words. */
-static int connect_to(pid_t pid, char *why, size_t size)
+/* A descriptor, or what is wrong, in words; suffix: of the address, behind the process id. */
+static int connect_at(pid_t pid, const char *suffix, char *why, size_t size)
 {
 	struct timeval limit = { .tv_sec = ANSWER_TIMEOUT_S };
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
-	int n = snprintf(a.sun_path + 1, sizeof(a.sun_path) - 1, CONTROL_ADDRESS "%d", (int)pid);
+	int n = snprintf(a.sun_path + 1, sizeof(a.sun_path) - 1, CONTROL_ADDRESS "%d%s", (int)pid, suffix);
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	long owner = owner_of(pid);
 	struct ucred peer;
@@ -78,6 +78,28 @@ static int connect_to(pid_t pid, char *why, size_t size)
 	if (fd >= 0)
 		close(fd);
 	return -1;
+}
+
+/* The process's own address, or one of those that it takes when somebody else has that. */
+static int connect_to(pid_t pid, char *why, size_t size)
+{
+	int fd = connect_at(pid, "", why, size), n;
+	FILE *f = fd < 0 ? fopen("/proc/net/unix", "re") : NULL;
+	char line[512], begin[64], others[256];
+
+	n = snprintf(begin, sizeof(begin), " @" CONTROL_ADDRESS "%d/", (int)pid);
+	while (f && fd < 0 && fgets(line, sizeof(line), f)) {
+		char *at = strstr(line, begin);
+
+		if (!at)
+			continue;
+		at += n - 1; /* from the slash on */
+		at[strcspn(at, " \n")] = '\0';
+		fd = connect_at(pid, at, others, sizeof(others));
+	}
+	if (f)
+		fclose(f);
+	return fd;
 }
 
 /* All there is until the other side closes; NULL: it went silent or away. */
