@@ -355,8 +355,18 @@ static void run_handlers(struct code *c, unsigned first, unsigned nr)
 	}
 }
 
+static void catch_faults(void)
+{
+	static const int signals[] = { SIGFPE, SIGILL, SIGSEGV };
+	struct sigaction sa = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER };
+
+	for (unsigned n = 0; n < ARRAY_SIZE(signals); n++) /* cmocka has its own before each test */
+		sigaction(signals[n], &sa, NULL);
+}
+
 void run_interpreter(struct code *c, const struct start *s, struct outcome *o)
 {
+	catch_faults();
 	start(s, c);
 	o->raised = setjmp(world->raised);
 	if (!o->raised)
@@ -505,7 +515,7 @@ bool run_emitted(struct code *c, const struct start *s, struct outcome *o)
 
 /* --- comparing --- */
 
-static uint32_t cc_mask(uint8_t live)
+uint32_t cc_mask(uint8_t live)
 {
 	return (uint32_t)((live & JIT_CF ? CC_CF : 0) | (live & JIT_PF ? CC_PF : 0) |
 			  (live & JIT_AF ? CC_AF : 0) | (live & JIT_ZF ? CC_ZF : 0) |
@@ -565,22 +575,17 @@ void compare(struct code *c, const struct start *s, const struct outcome *a, con
 	fail_msg("emitted code differs from the handlers (seed %#lx)", random_seed);
 }
 
-static void catch_faults(void)
+void world_save(void)
 {
-	static const int signals[] = { SIGFPE, SIGILL, SIGSEGV };
-	struct sigaction sa = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER };
-
-	for (unsigned n = 0; n < ARRAY_SIZE(signals); n++) /* cmocka has its own before each test */
-		sigaction(signals[n], &sa, NULL);
+	for (unsigned n = 0; n < world->nr_pages; n++)
+		memcpy(world->saved[n], world->page[n].host, 4096);
 }
 
 void check_code(struct code *c, const struct start *s)
 {
 	static struct outcome a, b;
 
-	for (unsigned n = 0; n < world->nr_pages; n++)
-		memcpy(world->saved[n], world->page[n].host, 4096);
-	catch_faults();
+	world_save();
 	run_interpreter(c, s, &a);
 	if (random64() % 4 == 0)
 		world_flush();

@@ -75,6 +75,8 @@ void world_create(void);
 /* Add a page of guest memory; contents random. */
 struct page *world_page(uint64_t lin);
 void world_flush(void);
+/* The pages as they are now are what each run starts with. */
+void world_save(void);
 
 uint64_t random64(void);
 extern uint64_t random_seed;
@@ -95,5 +97,7 @@ bool run_emitted(struct code *c, const struct start *s, struct outcome *o);
 /* Both must agree; flags outside live_out do not count. Fails the test with a listing. */
 void compare(struct code *c, const struct start *s, const struct outcome *a, const struct outcome *b);
 void check_code(struct code *c, const struct start *s);
+/* Flags of the rewriter (JIT_CF and so on) as bits of cpu_state.cc. */
+uint32_t cc_mask(uint8_t flags);
 
 #endif
