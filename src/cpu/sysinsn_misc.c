@@ -138,3 +138,34 @@ void sysinsn_fence(struct cpu_state *cs, const struct isa_insn *i)
 {
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
+
+/*
+ * SDM Vol. 3, "Instructions That Cause VM Exits Conditionally"; the register and its size go
+ * along ("VM-Exit Instruction-Information Field as Used for RDRAND and RDSEED").
+ */
+static void random_number(struct cpu_state *cs, const struct isa_insn *i, bool seed)
+{
+	struct vmx_cpu *cpu = cpu_of(cs);
+
+	if (cpu->secondary & (seed ? SECONDARY_EXEC_RDSEED_EXITING : SECONDARY_EXEC_RDRAND_EXITING)) {
+		struct cpu_exit e = {
+			.reason = seed ? EXIT_REASON_RDSEED : EXIT_REASON_RDRAND,
+			.insn_len = i->len,
+			.insn_info = (uint32_t)i->dst << 3 | (uint32_t)(i->opsize / 4) << 11,
+			.rip = isa_rip(cs),
+		};
+
+		cpu_vmexit(cpu, &e);
+	}
+	isa_random(cs, i, seed);
+}
+
+void sysinsn_rdrand(struct cpu_state *cs, const struct isa_insn *i)
+{
+	random_number(cs, i, false);
+}
+
+void sysinsn_rdseed(struct cpu_state *cs, const struct isa_insn *i)
+{
+	random_number(cs, i, true);
+}

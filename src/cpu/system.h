@@ -272,7 +272,7 @@ uint32_t cpu_insn_info_mem(const struct isa_insn *i);
 	F(hlt, HLT, 1) F(pause, PAUSE, 0) F(cpuid, CPUID, 0)               \
 	F(invlpg, INVLPG, 1) F(invpcid, INVPCID, 1) F(wbinvd, WBINVD, 0)   \
 	F(invd, INVD, 0) F(clflush, CLFLUSH, 0) F(clflush, CLFLUSHOPT, 0)  \
-	F(clflush, CLWB, 0)                                                \
+	F(clflush, CLWB, 0) F(rdrand, RDRAND, 0) F(rdseed, RDSEED, 0)      \
 	F(monitor, MONITOR, 0) F(mwait, MWAIT, 0)                          \
 	F(fence, LFENCE, 0) F(fence, SFENCE, 0) F(fence, MFENCE, 0)        \
 	/* sysinsn_vmx.c */                                                \

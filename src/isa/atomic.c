@@ -206,14 +206,19 @@ HANDLER(cmpxchg16b)
 RANDOM(rdrand)
 RANDOM(rdseed)
 
-/* 0f c7: /1 with memory, /6 and /7 with a register; the rest is VMX's and XSAVE's */
+void isa_random(struct cpu_state *cs, const struct isa_insn *i, bool seed)
+{
+	if (!isa_host_has(seed ? HOST_RDSEED : HOST_RDRAND))
+		isa_raise(cs, X86_TRAP_UD);
+	(seed ? rdseed : rdrand)(cs, i);
+}
+
+/* 0f c7: /1 with memory; the rest is the embedding's (isa_random()), VMX's and XSAVE's */
 isa_fn *isa_pick_grp9(const struct isa_decoded *d, struct isa_insn *i)
 {
 	switch (d->insn.mnemonic) {
 	case ZYDIS_MNEMONIC_CMPXCHG8B: return cmpxchg8b;
 	case ZYDIS_MNEMONIC_CMPXCHG16B: return isa_host_has(HOST_CX16) ? cmpxchg16b : NULL;
-	case ZYDIS_MNEMONIC_RDRAND: return isa_host_has(HOST_RDRAND) ? rdrand : NULL;
-	case ZYDIS_MNEMONIC_RDSEED: return isa_host_has(HOST_RDSEED) ? rdseed : NULL;
 	default: return NULL;
 	}
 }

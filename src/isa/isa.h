@@ -99,6 +99,12 @@ static inline void isa_set_gpr(struct cpu_state *cs, unsigned reg, unsigned size
  */
 void isa_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t regs[4]);
 
+/*
+ * RDRAND, RDSEED into register i->rm of i->opsize bytes, for embeddings that let them run; #UD where
+ * the host has none. The decoder leaves both to the embedding (isa_ops.system).
+ */
+void isa_random(struct cpu_state *cs, const struct isa_insn *i, bool seed);
+
 /* Is the address canonical for the current paging depth (CR4.LA57)? */
 static inline bool isa_canonical(const struct cpu_state *cs, uint64_t lin)
 {

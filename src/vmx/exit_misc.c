@@ -159,6 +159,13 @@ int handle_vmx_instruction(struct kvm_vcpu *vcpu)
 	return 1;
 }
 
+/* It exits because the guest's CPUID lacks it (vmx_offer_insns()). */
+int handle_insn_not_offered(struct kvm_vcpu *vcpu)
+{
+	vmx_services->queue_exception(vcpu, X86_TRAP_UD, false, 0, false, 0);
+	return 1;
+}
+
 int handle_invlpg(struct kvm_vcpu *vcpu)
 {
 	uint16_t vpid = is_guest_mode(vcpu) ? nested_get_vpid02(vcpu) : vcpu->vmx->vpid;

@@ -290,7 +290,7 @@ vmx_exit_handler handle_ept_violation, handle_ept_misconfig, handle_cr, handle_d
 	handle_rdmsr, handle_wrmsr, handle_exception_nmi, handle_external_interrupt,
 	handle_triple_fault, handle_interrupt_window, handle_nmi_window, handle_task_switch,
 	handle_cpuid, handle_halt, handle_nop, handle_mwait, handle_pause, handle_vmcall, handle_vmx_instruction,
-	handle_invlpg, handle_rdpmc, handle_xsetbv, handle_invpcid, handle_monitor_trap,
+	handle_insn_not_offered, handle_invlpg, handle_rdpmc, handle_xsetbv, handle_invpcid, handle_monitor_trap,
 	handle_preemption_timer, handle_bus_lock, handle_tpr_below_threshold,
 	handle_apic_access, handle_apic_eoi_induced, handle_apic_write,
 	handle_vmxon, handle_vmxoff, handle_vmclear, handle_vmptrld, handle_vmptrst, handle_vmread,

@@ -11,8 +11,11 @@
 #define APIC_CONTROLS                                                                              \
 	(SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES | SECONDARY_EXEC_VIRTUALIZE_X2APIC_MODE |         \
 	 SECONDARY_EXEC_APIC_REGISTER_VIRT | SECONDARY_EXEC_VIRTUAL_INTR_DELIVERY)
-#define OFFERED_INSNS \
-	(SECONDARY_EXEC_ENABLE_RDTSCP | SECONDARY_EXEC_ENABLE_INVPCID | SECONDARY_EXEC_ENABLE_XSAVES)
+/* RDRAND and RDSEED are the other way round: those that are not offered exit, and raise #UD then. */
+#define EXITING_INSNS (SECONDARY_EXEC_RDRAND_EXITING | SECONDARY_EXEC_RDSEED_EXITING)
+#define OFFERED_INSNS                                                                  \
+	(SECONDARY_EXEC_ENABLE_RDTSCP | SECONDARY_EXEC_ENABLE_INVPCID | SECONDARY_EXEC_ENABLE_XSAVES | \
+	 EXITING_INSNS)
 
 void vmcs_access_failed(struct kvm_vcpu *vcpu, const char *what, uint32_t field)
 {
@@ -51,7 +54,8 @@ void vmx_init_controls(struct kvm_vcpu *vcpu)
 
 	vmx->loaded_vmcs->cpu_based = c->cpu_based & ~(uint32_t)CPU_BASED_TPR_SHADOW;
 	vmx->loaded_vmcs->secondary =
-		c->secondary & ~(uint32_t)(SECONDARY_EXEC_BUS_LOCK_DETECTION | OFFERED_INSNS | APIC_CONTROLS);
+		c->secondary & ~(uint32_t)(SECONDARY_EXEC_BUS_LOCK_DETECTION | (OFFERED_INSNS & ~EXITING_INSNS) |
+					   APIC_CONTROLS);
 	if (vmx->vpid == 0)
 		vmx->loaded_vmcs->secondary &= ~(uint32_t)SECONDARY_EXEC_ENABLE_VPID;
 	vmcs_write32(vcpu, PIN_BASED_VM_EXEC_CONTROL, c->pin_based & ~(uint32_t)PIN_BASED_POSTED_INTR);
@@ -119,7 +123,9 @@ void vmx_offer_insns(struct kvm_vcpu *vcpu, struct vmx_offered_insns offered)
 	struct vcpu_vmx *vmx = vcpu->vmx;
 	uint64_t wanted = (offered.rdtscp ? SECONDARY_EXEC_ENABLE_RDTSCP : 0) |
 			  (offered.invpcid ? SECONDARY_EXEC_ENABLE_INVPCID : 0) |
-			  (offered.xsaves ? SECONDARY_EXEC_ENABLE_XSAVES : 0);
+			  (offered.xsaves ? SECONDARY_EXEC_ENABLE_XSAVES : 0) |
+			  (offered.rdrand ? 0 : SECONDARY_EXEC_RDRAND_EXITING) |
+			  (offered.rdseed ? 0 : SECONDARY_EXEC_RDSEED_EXITING);
 
 	vmx->loaded_vmcs->secondary &= ~(uint32_t)OFFERED_INSNS;
 	vmx->loaded_vmcs->secondary |= vmcs_config()->secondary & (uint32_t)wanted;

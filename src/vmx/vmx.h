@@ -118,7 +118,7 @@ void vmx_detect_bus_locks(struct kvm_vcpu *vcpu);
  * is called. (Linux: vmx_adjust_sec_exec_feature; SDM "Secondary Processor-Based VM-Execution Controls")
  */
 struct vmx_offered_insns {
-	bool rdtscp, invpcid, xsaves;
+	bool rdtscp, invpcid, xsaves, rdrand, rdseed;
 };
 void vmx_offer_insns(struct kvm_vcpu *vcpu, struct vmx_offered_insns offered);
 /* The guest's MAXPHYADDR, 32 to 52: the processor's own affair with EPT; shadow tables have the host's. */

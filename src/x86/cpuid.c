@@ -154,6 +154,8 @@ static void offer_insns(struct kvm_vcpu *vcpu)
 		.rdtscp = guest_has_tsc_aux(vcpu),
 		.invpcid = guest_cpuid_bit(vcpu, 7, 0, CPUID_EBX, 10),
 		.xsaves = guest_cpuid_bit(vcpu, 1, 0, CPUID_ECX, 26) && guest_cpuid_bit(vcpu, 0xd, 1, CPUID_EAX, 3),
+		.rdrand = guest_cpuid_bit(vcpu, 1, 0, CPUID_ECX, 30),
+		.rdseed = guest_cpuid_bit(vcpu, 7, 0, CPUID_EBX, 18),
 	});
 }
 

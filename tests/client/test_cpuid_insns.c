@@ -15,6 +15,9 @@ GUEST_CODE(run_invpcid, 32, "movl $2, %eax; invpcid (%esi), %eax" OUT);
 GUEST_CODE(run_xsaves, 32, "xsaves (%esi)" OUT);
 GUEST_CODE(run_xrstors, 32, "movb $0x80, 527(%esi); xrstors (%esi)" OUT);
 
+GUEST_CODE(run_rdrand, 32, "rdrand %eax" OUT);
+GUEST_CODE(run_rdseed, 32, "rdseed %eax" OUT);
+
 struct bit {
 	uint32_t function, index;
 	enum cpuid_register reg;
@@ -24,6 +27,8 @@ struct bit {
 #define RDPID {7, 0, CPUID_ECX, 22}
 #define INVPCID {7, 0, CPUID_EBX, 10}
 #define XSAVE {1, 0, CPUID_ECX, 26}
+#define RDRAND {1, 0, CPUID_ECX, 30}
+#define RDSEED {7, 0, CPUID_EBX, 18}
 #define XSAVES {0xd, 1, CPUID_EAX, 3}
 
 static const struct bit xsave = XSAVE;
@@ -37,6 +42,8 @@ static const struct insn {
 	{"RDPID", run_rdpid, run_rdpid_end, {RDPID, RDTSCP}, true},
 	{"INVPCID", run_invpcid, run_invpcid_end, {INVPCID, INVPCID}, false},
 	{"XSAVES", run_xsaves, run_xsaves_end, {XSAVES, XSAVE}, false},
+	{"RDRAND", run_rdrand, run_rdrand_end, {RDRAND, RDRAND}, false},
+	{"RDSEED", run_rdseed, run_rdseed_end, {RDSEED, RDSEED}, false},
 	{"XRSTORS", run_xrstors, run_xrstors_end, {XSAVES, XSAVE}, false},
 };
 

@@ -198,12 +198,12 @@ static void failed_entry_is_fail_entry_with_the_exit_reason(void **state)
 
 static void unknown_exit_is_an_internal_error_with_its_reason(void **state)
 {
-	fake.exit_reason = EXIT_REASON_RDSEED;
+	fake.exit_reason = EXIT_REASON_XSAVES;
 	assert_int_equal(vmx_vcpu_run(&vcpu), 0);
 	assert_int_equal(vmx_handle_exit(&vcpu), 0);
 	assert_int_equal(run.exit_reason, KVM_EXIT_INTERNAL_ERROR);
 	assert_int_equal(run.internal.suberror, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON);
-	assert_int_equal(run.internal.data[0], EXIT_REASON_RDSEED);
+	assert_int_equal(run.internal.data[0], EXIT_REASON_XSAVES);
 }
 
 /* Bit 26, with any reason; reason 74 means it with or without the bit. */
