@@ -152,7 +152,11 @@ void cpu_boundary(struct vmx_cpu *cpu)
 		if (debug_trap_due(cpu)) {
 			uint64_t bits = cpu->pending_dbg & (DR6_BS | 0xf);
 
-			cpu->pending_dbg = 0;
+			/*
+			 * BS stays until the delivery is complete: an exit during it saves BS, as VM entry wants
+			 * it with TF and a shadow (SDM "Checks on Guest Non-Register State").
+			 */
+			cpu->pending_dbg &= DR6_BS;
 			if (bits)
 				cpu_debug_trap(cpu, bits);
 			cpu_at_boundary(cpu);
