@@ -432,8 +432,11 @@ static void *second(void *arg)
 				continue;
 			FAIL("vCPU 1: KVM_RUN: %s", strerror(errno));
 		}
-		if (v->run->exit_reason == KVM_EXIT_FAIL_ENTRY)
+		if (v->run->exit_reason == KVM_EXIT_FAIL_ENTRY) {
+			for (unsigned n = 0; n < 48; n++)
+				fprintf(stderr, "%02x%s", w.ram[KERNEL_CODE + n], n == 47 ? "\n" : " ");
 			FAIL("vCPU 1: KVM_EXIT_FAIL_ENTRY %#llx", v->run->fail_entry.hardware_entry_failure_reason);
+		}
 		if (v->run->exit_reason == KVM_EXIT_MMIO || v->run->exit_reason == KVM_EXIT_IO) {
 			if (++exits > 200)
 				break;
@@ -515,6 +518,9 @@ static void hostile(void)
 	code_at(w.ram + CODE + 0xff8, 0x40);
 	code_at(w.rom, 64);
 	code_at(w.ram + BYTES, 64);
+	/* what the emulator finds where the processor's TLB still has another page */
+	if (one_of(2))
+		memset(w.ram + CODE + 0x2000, "\xee\xec\x6e\x6c\xf4\xfa"[one_of(6)], 64);
 	rip = starts[one_of(ARRAY(starts))];
 	registers(&g, wide, wide ? rip : (uint32_t)rip % 0x300000);
 	put_state(0, true, wide, &g, cr4);
@@ -530,7 +536,7 @@ static void hostile(void)
 		g.rdi = CODE;
 		g.rdx = PT2;
 		g.rbx = (CODE + 0x1000) | P | RW | US;
-		g.rbp = (DEVICE + 0x2000) | P | RW | US;
+		g.rbp = (one_of(2) ? CODE + 0x2000 : DEVICE + 0x2000) | P | RW | US;
 		g.rflags = 2;
 	}
 	put_state(1, false, true, &g, 0);
