@@ -153,6 +153,61 @@ static long set_msrs(struct abi_call *c)
 	return abi_msr_io(c->vcpu, c->arg, set_one_msr, false);
 }
 
+/* --- nested VMX --- */
+
+static bool nested_state_is_offered(struct abi_call *c)
+{
+	return kvm_check_extension(c->vcpu->kvm, KVM_CAP_NESTED_STATE) != 0;
+}
+
+/* KVM API: KVM_GET_NESTED_STATE. -E2BIG, with the size wanted written, where the client has less room. */
+static long get_nested_state(struct abi_call *c)
+{
+	struct kvm_nested_state *user = (struct kvm_nested_state *)c->arg;
+	struct vmx_nested_state *state;
+	uint32_t room, size;
+	long r;
+
+	if (!nested_state_is_offered(c))
+		return err_born(EINVAL, "nested state without nested=1");
+	r = host_copy_from(&room, &user->size, sizeof(room));
+	if (r)
+		return r;
+	state = own_malloc(sizeof(*state));
+	if (!state)
+		return err_born(ENOMEM, "nested state");
+	size = kvm_vcpu_ioctl_get_nested_state(c->vcpu, state);
+	if (size > room) {
+		r = host_copy_to(&user->size, &size, sizeof(size));
+		r = r ? r : err_born(E2BIG, "%u bytes of nested state, room for %u", size, room);
+	} else {
+		r = host_copy_to(user, state, size);
+	}
+	own_free(state);
+	return r;
+}
+
+static long set_nested_state(struct abi_call *c)
+{
+	const struct kvm_nested_state *user = (const struct kvm_nested_state *)c->arg;
+	struct vmx_nested_state *state;
+	long r;
+
+	if (!nested_state_is_offered(c))
+		return err_born(EINVAL, "nested state without nested=1");
+	state = own_calloc(1, sizeof(*state));
+	if (!state)
+		return err_born(ENOMEM, "nested state");
+	r = host_copy_from(&state->head, user, sizeof(state->head));
+	if (!r && state->head.size > sizeof(state->head))
+		r = host_copy_from((char *)state + sizeof(state->head), (const char *)user + sizeof(state->head),
+				   min_u64(state->head.size, sizeof(*state)) - sizeof(state->head));
+	if (!r)
+		r = kvm_vcpu_ioctl_set_nested_state(c->vcpu, state);
+	own_free(state);
+	return r;
+}
+
 /* --- state, one function of the x86 room each --- */
 
 #define STATE(name, function)                           \
@@ -339,6 +394,8 @@ const struct abi_row abi_vcpu_rows[] = {
 	VCPU_ROW(KVM_GET_XSAVE2, OUT, get_xsave),
 	VCPU_ROW(KVM_SET_XSAVE, IN, set_xsave),
 	VCPU_ROW(KVM_GET_XCRS, OUT, get_xcrs),
+	VCPU_ROW(KVM_GET_NESTED_STATE, ABI_ARG_VALUE, get_nested_state),
+	VCPU_ROW(KVM_SET_NESTED_STATE, ABI_ARG_VALUE, set_nested_state),
 	VCPU_ROW(KVM_SET_XCRS, IN, set_xcrs),
 	VCPU_ROW(KVM_GET_DEBUGREGS, OUT, get_debugregs),
 	VCPU_ROW(KVM_SET_DEBUGREGS, IN, set_debugregs),

@@ -41,6 +41,7 @@ struct vmx_apicv {
 #define VMX_PLE_WINDOW 32768
 
 struct vcpu_vmx {
+	struct vmx_nested_head head; /* first: is_guest_mode() */
 	struct vmx_cpu *cpu;	/* (c) the logical processor */
 	struct loaded_vmcs vmcs01; /* L1's */
 	struct loaded_vmcs *loaded_vmcs; /* the processor's current VMCS */
@@ -253,7 +254,7 @@ must_check bool prepare_vmcs02(struct kvm_vcpu *vcpu, const struct vmcs12 *v, ui
 			       struct nested_checks *f);
 void nested_sync_rare(struct kvm_vcpu *vcpu, struct vmcs12 *v);
 void nested_vmx_transition_tlb_flush(struct kvm_vcpu *vcpu, const struct vmcs12 *v, bool entry);
-must_check bool nested_vmx_load_cr3(struct kvm_vcpu *vcpu, uint64_t cr3, bool nested_ept, struct nested_checks *f);
+must_check bool nested_vmx_load_cr3(struct kvm_vcpu *vcpu, uint64_t cr3, bool keep_pdptrs, struct nested_checks *f);
 /* What L2 sees of CR0 and CR4. */
 uint64_t nested_read_cr0(const struct vmcs12 *v);
 uint64_t nested_read_cr4(const struct vmcs12 *v);
@@ -267,6 +268,8 @@ bool nested_vmx_prepare_msr_bitmap(struct kvm_vcpu *vcpu, const struct vmcs12 *v
 void vmx_switch_vmcs(struct kvm_vcpu *vcpu, struct loaded_vmcs *to);
 uint16_t nested_get_vpid02(struct kvm_vcpu *vcpu);
 int nested_vmx_enter_non_root_mode(struct kvm_vcpu *vcpu, bool from_vmentry);
+/* Before the next entry of L2: what of L1's memory was not read when L2 was restored. */
+void nested_get_vmcs12_pages(struct kvm_vcpu *vcpu);
 
 /* nested_exit.c */
 void sync_vmcs02_to_vmcs12(struct kvm_vcpu *vcpu, struct vmcs12 *v);

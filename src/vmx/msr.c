@@ -139,7 +139,7 @@ void vmx_update_tsc(struct kvm_vcpu *vcpu)
 	struct vcpu_vmx *vmx = vcpu->vmx;
 	uint64_t offset = vmx->l1_tsc_offset, multiplier = vmx->l1_tsc_multiplier;
 
-	if (vmx->nested.guest_mode && nested_cpu_has(get_vmcs12(vcpu), CPU_BASED_USE_TSC_OFFSETTING)) {
+	if (vmx->head.guest_mode && nested_cpu_has(get_vmcs12(vcpu), CPU_BASED_USE_TSC_OFFSETTING)) {
 		const struct vmcs12 *v = get_vmcs12(vcpu);
 		uint64_t m2 = nested_cpu_has2(v, SECONDARY_EXEC_TSC_SCALING) ? v->tsc_multiplier
 									     : TSC_MULTIPLIER_ONE;

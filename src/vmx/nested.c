@@ -4,16 +4,6 @@
 #include "sdm/regs.h"
 #include "vmx/internal.h"
 
-bool is_guest_mode(struct kvm_vcpu *vcpu)
-{
-	return vcpu->vmx->nested.guest_mode;
-}
-
-bool vmx_in_vmx_operation(struct kvm_vcpu *vcpu)
-{
-	return vcpu->vmx->nested.vmxon;
-}
-
 bool vmx_nested_run_pending(struct kvm_vcpu *vcpu)
 {
 	return vcpu->vmx->nested.run_pending;
@@ -33,12 +23,12 @@ bool vmx_is_valid_cr0(struct kvm_vcpu *vcpu, uint64_t v)
 {
 	if (is_guest_mode(vcpu))
 		return nested_guest_cr0_valid(vcpu, v);
-	return !vcpu->vmx->nested.vmxon || nested_host_cr0_valid(vcpu, v);
+	return !vcpu->vmx->head.vmxon || nested_host_cr0_valid(vcpu, v);
 }
 
 bool vmx_is_valid_cr4(struct kvm_vcpu *vcpu, uint64_t v)
 {
-	return !vcpu->vmx->nested.vmxon || nested_cr4_valid(vcpu, v);
+	return !vcpu->vmx->head.vmxon || nested_cr4_valid(vcpu, v);
 }
 
 bool nested_mtf_pending(struct kvm_vcpu *vcpu)
@@ -84,4 +74,30 @@ void nested_vmx_exception_vmexit_nmi(struct kvm_vcpu *vcpu)
 void nested_vmx_clear_run_pending(struct kvm_vcpu *vcpu)
 {
 	vcpu->vmx->nested.run_pending = false;
+}
+
+void vmx_pre_enter_smm(struct kvm_vcpu *vcpu)
+{
+	struct vcpu_vmx *vmx = vcpu->vmx;
+
+	vmx->nested.smm.guest_mode = vmx->head.guest_mode;
+	if (vmx->head.guest_mode)
+		nested_vmx_vmexit(vcpu, NESTED_EXIT_NONE, 0, 0);
+	vmx->nested.smm.vmxon = vmx->head.vmxon;
+	vmx->head.vmxon = false;
+}
+
+bool vmx_pre_leave_smm(struct kvm_vcpu *vcpu)
+{
+	struct vcpu_vmx *vmx = vcpu->vmx;
+	bool guest_mode = vmx->nested.smm.guest_mode;
+
+	vmx->head.vmxon |= vmx->nested.smm.vmxon;
+	vmx->nested.smm.vmxon = vmx->nested.smm.guest_mode = false;
+	if (!guest_mode)
+		return true;
+	if (nested_vmx_enter_non_root_mode(vcpu, false) != NVMX_VMENTRY_SUCCESS)
+		return false;
+	vmx->nested.run_pending = true;
+	return true;
 }

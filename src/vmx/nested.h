@@ -53,9 +53,13 @@ struct nested_vmx_msrs {
 };
 
 struct nested_vmx {
-	bool vmxon, guest_mode, run_pending;
+	bool run_pending;
+	bool pages_stale;      /* the MSR bitmap, and PDPTEs without EPT12, are to be read from L1's memory */
 	bool dirty_vmcs12;     /* fields that VMCS02 takes over only when L1 has changed them */
 	bool vmcs02_constant;  /* what never changes in VMCS02 has been written */
+	struct {
+		bool vmxon, guest_mode; /* in SMM: what RSM comes back to */
+	} smm;
 	bool mtf_pending;      /* an emulated instruction of L2 is over and L1 wants MTF exits */
 	gpa_t vmxon_ptr;
 	gpa_t current_vmptr;   /* ~0: none */

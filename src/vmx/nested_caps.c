@@ -195,7 +195,7 @@ int vmx_set_nested_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t v)
 	uint64_t has_it;
 	bool ok;
 
-	if (!vmx_params()->nested || !is_capability_msr(msr) || n->vmxon)
+	if (!vmx_params()->nested || !is_capability_msr(msr) || vcpu->vmx->head.vmxon)
 		return 1;
 	has_it = read_msr(supported_msrs(), msr);
 	switch (msr) {

@@ -336,7 +336,8 @@ void nested_vmx_check_guest_state(struct kvm_vcpu *vcpu, const struct vmcs12 *v,
 	if (v->vm_entry_controls & VM_ENTRY_LOAD_IA32_PAT)
 		CHECK(f, GUEST_PAT_TYPES, pat_ok(v->guest_ia32_pat));
 	CHECK(f, GUEST_IA32E_PAGING, !ia32e || (pg && v->guest_cr4 & X86_CR4_PAE));
-	if (v->vm_entry_controls & VM_ENTRY_LOAD_IA32_EFER)
+	/* of an L2 that is restored EFER is the client's to set */
+	if (vcpu->vmx->nested.run_pending && (v->vm_entry_controls & VM_ENTRY_LOAD_IA32_EFER))
 		CHECK(f, GUEST_EFER_BITS, !(v->guest_ia32_efer & EFER_RESERVED) &&
 						  !!(v->guest_ia32_efer & EFER_LMA) == ia32e &&
 						  (!pg || !!(v->guest_ia32_efer & EFER_LME) == ia32e));

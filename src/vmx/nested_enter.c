@@ -37,20 +37,43 @@ uint16_t nested_get_vpid02(struct kvm_vcpu *vcpu)
 }
 
 /* The entry has failed after L2's state began to be loaded: an exit to L1 that is none of L2's. */
-static int entry_failure_exit(struct kvm_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, uint64_t qualification)
+static int entry_failure_exit(struct kvm_vcpu *vcpu, struct vmcs12 *v, bool from_vmentry, uint32_t reason,
+			      uint64_t qualification)
 {
-	vcpu->vmx->nested.guest_mode = false;
+	vcpu->vmx->head.guest_mode = false;
 	vmx_switch_vmcs(vcpu, &vcpu->vmx->vmcs01);
 	vmx_update_tsc(vcpu);
+	if (!from_vmentry) {
+		/* the client's state is no good: L1 goes on as the client has set it */
+		nested_ept_uninit_mmu_context(vcpu);
+		kvm_mmu_reset_context(vcpu);
+		return NVMX_VMENTRY_VMEXIT;
+	}
 	load_vmcs12_host_state(vcpu, v);
 	v->vm_exit_reason = reason | VMX_EXIT_REASONS_FAILED_VMENTRY;
 	v->exit_qualification = qualification;
 	return NVMX_VMENTRY_VMEXIT;
 }
 
-static void get_vmcs12_pages(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
+static bool pae_paging(struct kvm_vcpu *vcpu)
+{
+	return (vmx_get_cr0(vcpu) & X86_CR0_PG) && (vmx_get_cr4(vcpu) & X86_CR4_PAE) &&
+	       !(vmx_get_efer(vcpu) & EFER_LMA);
+}
+
+static void prepare_msr_bitmap(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
 {
 	cpu_based_assign(vcpu, CPU_BASED_USE_MSR_BITMAPS, nested_vmx_prepare_msr_bitmap(vcpu, v));
+}
+
+void nested_get_vmcs12_pages(struct kvm_vcpu *vcpu)
+{
+	const struct vmcs12 *v = get_vmcs12(vcpu);
+
+	vcpu->vmx->nested.pages_stale = false;
+	prepare_msr_bitmap(vcpu, v);
+	if (!nested_cpu_has_ept(v) && pae_paging(vcpu) && !vmx_services->load_pdptrs(vcpu, vmx_get_cr3(vcpu)))
+		kvm_make_request(KVM_REQ_TRIPLE_FAULT, vcpu);
 }
 
 int nested_vmx_enter_non_root_mode(struct kvm_vcpu *vcpu, bool from_vmentry)
@@ -65,25 +88,27 @@ int nested_vmx_enter_non_root_mode(struct kvm_vcpu *vcpu, bool from_vmentry)
 	vmx->nested.vmcs01_debugctl = vmcs_read64(vcpu, GUEST_IA32_DEBUGCTL);
 	vmx_switch_vmcs(vcpu, &vmx->nested.vmcs02);
 	prepare_vmcs02_early(vcpu, v);
-	get_vmcs12_pages(vcpu, v);
 	if (from_vmentry) {
+		prepare_msr_bitmap(vcpu, v);
 		nested_vmx_check_guest_state(vcpu, v, &f);
 		if (f.nr_failed) {
 			nested_vmx_explain(vcpu, &f, 0);
-			return entry_failure_exit(vcpu, v, EXIT_REASON_INVALID_STATE, f.qualification);
+			return entry_failure_exit(vcpu, v, true, EXIT_REASON_INVALID_STATE, f.qualification);
 		}
 	}
-	vmx->nested.guest_mode = true;
+	vmx->head.guest_mode = true;
 	if (!prepare_vmcs02(vcpu, v, pat01, from_vmentry, &f)) {
 		nested_vmx_explain(vcpu, &f, 0);
-		return entry_failure_exit(vcpu, v, EXIT_REASON_INVALID_STATE, f.qualification);
+		return entry_failure_exit(vcpu, v, from_vmentry, EXIT_REASON_INVALID_STATE, f.qualification);
 	}
 	if (from_vmentry) {
 		failed = nested_vmx_load_msr(vcpu, v->vm_entry_msr_load_addr, v->vm_entry_msr_load_count);
 		if (failed)
-			return entry_failure_exit(vcpu, v, EXIT_REASON_MSR_LOAD_FAIL, failed);
+			return entry_failure_exit(vcpu, v, true, EXIT_REASON_MSR_LOAD_FAIL, failed);
 	}
-	nested_load_shadow_vmcs12(vcpu, v);
+	vmx->nested.pages_stale = !from_vmentry;
+	if (from_vmentry)
+		nested_load_shadow_vmcs12(vcpu, v);
 	/* what waits for L1 may have to leave L2 at once */
 	kvm_make_request(KVM_REQ_EVENT, vcpu);
 	return NVMX_VMENTRY_SUCCESS;

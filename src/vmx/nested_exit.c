@@ -200,7 +200,7 @@ void nested_vmx_vmexit(struct kvm_vcpu *vcpu, uint32_t reason, uint32_t intr_inf
 
 	if (kvm_check_request(KVM_REQ_TLB_FLUSH_GUEST, vcpu))
 		vmx_flush_tlb_guest(vcpu);
-	vmx->nested.mtf_pending = false;
+	vmx->nested.mtf_pending = vmx->nested.pages_stale = false;
 	if (failed_entry) {
 		/* the processor refused L2's state: vmcs12's guest state stays as L1 made it */
 		v->vm_exit_reason = reason;
@@ -213,7 +213,7 @@ void nested_vmx_vmexit(struct kvm_vcpu *vcpu, uint32_t reason, uint32_t intr_inf
 	}
 	vmx_services->clear_events(vcpu);
 	vmx->event_exit_inst_len = 0;
-	vmx->nested.guest_mode = false;
+	vmx->head.guest_mode = false;
 	vmx_switch_vmcs(vcpu, &vmx->vmcs01);
 	vmx_update_tsc(vcpu);
 	vmx_services->wake(vcpu);
@@ -226,7 +226,7 @@ void vmx_leave_nested(struct kvm_vcpu *vcpu)
 {
 	struct nested_vmx *n = &vcpu->vmx->nested;
 
-	if (n->guest_mode) {
+	if (vcpu->vmx->head.guest_mode) {
 		n->run_pending = false;
 		nested_vmx_vmexit(vcpu, NESTED_EXIT_NONE, 0, 0);
 	}

@@ -56,7 +56,7 @@ int enter_vmx_operation(struct kvm_vcpu *vcpu)
 	n->last_vpid = 0;
 	n->current_vmptr = INVALID_VMPTR;
 	n->vmcs02_constant = false;
-	n->vmxon = true;
+	vcpu->vmx->head.vmxon = true;
 	return 0;
 }
 
@@ -76,9 +76,10 @@ void free_nested(struct kvm_vcpu *vcpu)
 {
 	struct nested_vmx *n = &vcpu->vmx->nested;
 
-	if (!n->vmxon && !n->cached_vmcs12)
+	if (!vcpu->vmx->head.vmxon && !n->cached_vmcs12)
 		return;
-	n->vmxon = n->run_pending = n->mtf_pending = false;
+	vcpu->vmx->head.vmxon = n->run_pending = n->mtf_pending = false;
+	n->smm.vmxon = n->smm.guest_mode = n->pages_stale = false;
 	n->current_vmptr = INVALID_VMPTR;
 	nested_free_guest_roots(vcpu);
 	if (n->vmcs02.vmcs && vmclear(vcpu->vmx->cpu, __pa(n->vmcs02.vmcs)) != VMX_SUCCEED)
@@ -109,7 +110,7 @@ int handle_vmxon(struct kvm_vcpu *vcpu)
 	}
 	if (vmx_get_cpl(vcpu))
 		goto protection;
-	if (n->vmxon)
+	if (vcpu->vmx->head.vmxon)
 		return nested_vmx_fail(vcpu, VMXERR_VMXON_IN_VMX_ROOT_OPERATION);
 	if (!nested_host_cr0_valid(vcpu, vmx_get_cr0(vcpu)) || !nested_cr4_valid(vcpu, vmx_get_cr4(vcpu)) ||
 	    !feature_control_allows(vcpu))
@@ -211,7 +212,7 @@ static struct vmcs12 *operand_vmcs12(struct kvm_vcpu *vcpu)
 
 	if (n->current_vmptr == INVALID_VMPTR)
 		return NULL;
-	if (!n->guest_mode)
+	if (!vcpu->vmx->head.guest_mode)
 		return n->cached_vmcs12;
 	return n->cached_vmcs12->vmcs_link_pointer == INVALID_VMPTR ? NULL : n->cached_shadow_vmcs12;
 }
@@ -289,7 +290,7 @@ int handle_vmwrite(struct kvm_vcpu *vcpu)
 		value &= AR_BYTES_WRITABLE;
 	if (!vmcs12_write_field(v, field, value))
 		return nested_vmx_fail(vcpu, VMXERR_UNSUPPORTED_VMCS_COMPONENT);
-	if (!n->guest_mode && !is_taken_over_always(field))
+	if (!vcpu->vmx->head.guest_mode && !is_taken_over_always(field))
 		n->dirty_vmcs12 = true;
 	return nested_vmx_succeed(vcpu);
 }

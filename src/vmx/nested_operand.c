@@ -37,7 +37,7 @@ static void fault(struct kvm_vcpu *vcpu, uint8_t vector)
 
 bool nested_vmx_check_permission(struct kvm_vcpu *vcpu)
 {
-	if (!vcpu->vmx->nested.vmxon) {
+	if (!vcpu->vmx->head.vmxon) {
 		undefined(vcpu);
 		return false;
 	}

@@ -193,7 +193,7 @@ void nested_vmx_transition_tlb_flush(struct kvm_vcpu *vcpu, const struct vmcs12 
 }
 
 /* L2's or L1's CR3 for the context that is being entered. False: *failure says why. */
-bool nested_vmx_load_cr3(struct kvm_vcpu *vcpu, uint64_t cr3, bool nested_ept, struct nested_checks *f)
+bool nested_vmx_load_cr3(struct kvm_vcpu *vcpu, uint64_t cr3, bool keep_pdptrs, struct nested_checks *f)
 {
 	bool pae = (vmx_get_cr0(vcpu) & X86_CR0_PG) && (vmx_get_cr4(vcpu) & X86_CR4_PAE) &&
 		   !(vmx_get_efer(vcpu) & EFER_LMA);
@@ -202,7 +202,7 @@ bool nested_vmx_load_cr3(struct kvm_vcpu *vcpu, uint64_t cr3, bool nested_ept, s
 		nested_check_failed(f, VMENTRY_CHECK_GUEST_CR3_WIDTH, ENTRY_FAIL_DEFAULT);
 		return false;
 	}
-	if (!nested_ept && pae && !vmx_services->load_pdptrs(vcpu, cr3)) {
+	if (!keep_pdptrs && pae && !vmx_services->load_pdptrs(vcpu, cr3)) {
 		nested_check_failed(f, VMENTRY_CHECK_GUEST_PDPTES, ENTRY_FAIL_PDPTE);
 		return false;
 	}
@@ -274,7 +274,7 @@ bool prepare_vmcs02(struct kvm_vcpu *vcpu, const struct vmcs12 *v, uint64_t pat0
 		nested_check_failed(f, VMENTRY_CHECK_GUEST_SEGMENTS, ENTRY_FAIL_DEFAULT);
 		return false;
 	}
-	if (!nested_vmx_load_cr3(vcpu, v->guest_cr3, nested_cpu_has_ept(v), f))
+	if (!nested_vmx_load_cr3(vcpu, v->guest_cr3, nested_cpu_has_ept(v) || !from_vmentry, f))
 		return false;
 	vmx_set_rsp(vcpu, v->guest_rsp);
 	vmx_set_rip(vcpu, v->guest_rip);

@@ -89,7 +89,7 @@ static void write_cr0_mask(struct kvm_vcpu *vcpu)
 	struct vcpu_vmx *vmx = vcpu->vmx;
 
 	vmx->cr0_unmasked = CR0_GUEST_OWNED;
-	if (vmx->nested.guest_mode)
+	if (vmx->head.guest_mode)
 		vmx->cr0_unmasked &= ~get_vmcs12(vcpu)->cr0_guest_host_mask;
 	vmcs_writel(vcpu, CR0_GUEST_HOST_MASK, ~vmx->cr0_unmasked);
 }
@@ -99,7 +99,7 @@ static void write_cr4_mask(struct kvm_vcpu *vcpu)
 	struct vcpu_vmx *vmx = vcpu->vmx;
 
 	vmx->cr4_unmasked = vmx->cr4_guest_owned;
-	if (vmx->nested.guest_mode)
+	if (vmx->head.guest_mode)
 		vmx->cr4_unmasked &= ~get_vmcs12(vcpu)->cr4_guest_host_mask;
 	vmcs_writel(vcpu, CR4_GUEST_HOST_MASK, ~vmx->cr4_unmasked);
 }
@@ -218,7 +218,7 @@ void vmx_vcpu_after_set_cpuid(struct kvm_vcpu *vcpu)
 	if (!vmx_params()->ept)
 		vmx->cr4_guest_owned &= ~CR4_NOT_OWNED_SHADOW;
 	write_cr4_mask(vcpu);
-	if (!vmx->nested.guest_mode)
+	if (!vmx->head.guest_mode)
 		vmcs_writel(vcpu, CR4_READ_SHADOW, vmx->cr4);
 }
 
@@ -268,7 +268,7 @@ void vmx_skip_emulated_instruction(struct kvm_vcpu *vcpu)
 		rip = (uint32_t)rip;
 	vmx_set_rip(vcpu, rip);
 	vmx_set_interrupt_shadow(vcpu, 0);
-	if (unlikely(vcpu->vmx->nested.guest_mode))
+	if (unlikely(vcpu->vmx->head.guest_mode))
 		nested_vmx_update_mtf(vcpu, false);
 	/* the trap the instruction would have ended with; while a debugger steps, it has the step */
 	if (unlikely(vmx_get_rflags(vcpu) & X86_FLAGS_TF) &&

@@ -16,6 +16,7 @@
 #include "cpu/vmx_isa.h"
 #include "sdm/regs.h"
 #include "virt/kvm.h"
+#include "vmx/vmcs12.h"
 
 struct vcpu_vmx;
 
@@ -91,6 +92,8 @@ struct vmx_services {
 	int (*maxphyaddr)(struct kvm_vcpu *vcpu); /* of the guest's CPUID */
 	uint64_t (*feature_control)(struct kvm_vcpu *vcpu); /* IA32_FEATURE_CONTROL */
 	bool (*x2apic_mode)(struct kvm_vcpu *vcpu);
+	bool (*in_smm)(struct kvm_vcpu *vcpu);
+	bool (*has_vmx)(struct kvm_vcpu *vcpu); /* in the guest's CPUID */
 	bool (*load_pdptrs)(struct kvm_vcpu *vcpu, uint64_t cr3); /* false: reserved bits, nothing changed */
 	/* Guest memory as the guest's own processor writes it: 0 or -EFAULT. */
 	int (*write_guest)(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len);
@@ -254,8 +257,17 @@ void vmx_set_monitor_trap(struct kvm_vcpu *vcpu, bool on);
  * mode (Linux: is_guest_mode, not kvm_vcpu_enter_guest_mode) it is L2, and everything
  * above speaks of L2's state.
  */
-bool is_guest_mode(struct kvm_vcpu *vcpu);
-bool vmx_in_vmx_operation(struct kvm_vcpu *vcpu); /* after VMXON */
+struct vmx_nested_head { /* stands first in struct vcpu_vmx, since every exit asks */
+	bool guest_mode, vmxon;
+};
+static inline bool is_guest_mode(const struct kvm_vcpu *vcpu)
+{
+	return ((const struct vmx_nested_head *)vcpu->vmx)->guest_mode;
+}
+static inline bool vmx_in_vmx_operation(const struct kvm_vcpu *vcpu) /* after VMXON */
+{
+	return ((const struct vmx_nested_head *)vcpu->vmx)->vmxon;
+}
 /* L1's VMLAUNCH has succeeded and L2 has yet to run: no exit may be made up, nothing injected. */
 bool vmx_nested_run_pending(struct kvm_vcpu *vcpu);
 bool nested_exit_on_nmi(struct kvm_vcpu *vcpu);
@@ -279,8 +291,25 @@ void nested_vmx_clear_run_pending(struct kvm_vcpu *vcpu);
 /* An instruction of L2 has been emulated: is an exit by the monitor trap flag due? */
 bool nested_mtf_pending(struct kvm_vcpu *vcpu);
 void nested_vmx_update_mtf(struct kvm_vcpu *vcpu, bool exception_pending);
+/*
+ * SMM knows no VMX (SDM "Default Treatment of SMIs"): into it, whoever runs, and back to L2 if it was
+ * L2. False: L2 cannot be entered as it is now.
+ */
+void vmx_pre_enter_smm(struct kvm_vcpu *vcpu);
+must_check bool vmx_pre_leave_smm(struct kvm_vcpu *vcpu);
 /* Out of L2 without an exit, out of VMX operation. */
 void vmx_leave_nested(struct kvm_vcpu *vcpu);
+/*
+ * KVM API: KVM_GET_NESTED_STATE, KVM_SET_NESTED_STATE, as they lie in the client's memory. get: how many
+ * bytes of it count. set: -EINVAL, -ENOMEM; after the header has been found good VMX operation is
+ * left and entered anew, whatever comes.
+ */
+struct vmx_nested_state {
+	struct kvm_nested_state head;
+	struct vmcs12 vmcs12, shadow_vmcs12;
+};
+uint32_t vmx_get_nested_state(struct kvm_vcpu *vcpu, struct vmx_nested_state *out);
+must_check int vmx_set_nested_state(struct kvm_vcpu *vcpu, const struct vmx_nested_state *in);
 /* Capability MSRs: 0, or 1 where there is no such MSR, or the value is refused. */
 must_check int vmx_get_nested_msr_feature(uint32_t msr, uint64_t *data);
 must_check int vmx_get_nested_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data);

@@ -167,6 +167,8 @@ int kvm_check_extension(struct kvm *kvm, long ext)
 		return vmx_has_bus_lock_detection() ? KVM_BUS_LOCK_DETECTION_VALID_MODE : 0;
 	if (ext == KVM_CAP_TSC_CONTROL || ext == KVM_CAP_VM_TSC_CONTROL)
 		return kvm_has_tsc_control();
+	if (ext == KVM_CAP_NESTED_STATE)
+		return kvm_mmu_params()->nested ? (int)sizeof(struct vmx_nested_state) : 0;
 	for (size_t i = 0; i < ARRAY_SIZE(capabilities); i++)
 		if (capabilities[i].ext == ext)
 			return capabilities[i].value;

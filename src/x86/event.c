@@ -485,8 +485,10 @@ static void set_smi_events(struct kvm_vcpu *vcpu, const struct kvm_vcpu_events *
 {
 	struct kvm_vcpu_arch *a = vcpu->arch;
 
-	if (a->smm != (e->smi.smm != 0))
+	if (a->smm != (e->smi.smm != 0)) {
+		vmx_leave_nested(vcpu);
 		kvm_smm_changed(vcpu, e->smi.smm);
+	}
 	a->smi_pending = e->smi.pending;
 	a->smm_inside_nmi = e->smi.smm && e->smi.smm_inside_nmi;
 	kvm_lapic_set_latched_init(vcpu, e->smi.latched_init);

@@ -128,6 +128,8 @@ int kvm_check_nested_events(struct kvm_vcpu *vcpu)
 	r = exceptions(vcpu, true, run_pending, blocked, &done);
 	if (done)
 		return r;
+	if (vcpu->arch->smi_pending && !vcpu->arch->smm)
+		return blocked ? -EBUSY : 0;
 	if (vcpu->arch->nmi_pending && vmx_nmi_allowed(vcpu))
 		return nmi(vcpu, blocked);
 	if (kvm_event_has_interrupt(vcpu) && vcpu->apic && vmx_interrupt_allowed(vcpu))

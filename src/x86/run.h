@@ -95,8 +95,7 @@ int kvm_emulate_vmmcall(struct kvm_vcpu *vcpu);
 void kvm_process_smi(struct kvm_vcpu *vcpu);
 static inline bool kvm_smi_deliverable(struct kvm_vcpu *vcpu)
 {
-	/* while L2 runs it waits for L1 */
-	return vcpu->arch->smi_pending && !vcpu->arch->smm && !is_guest_mode(vcpu);
+	return vcpu->arch->smi_pending && !vcpu->arch->smm;
 }
 /* Take the SMI: the state goes to the area at SMBASE, the handler's comes. */
 void kvm_enter_smm(struct kvm_vcpu *vcpu);

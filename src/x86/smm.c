@@ -252,6 +252,7 @@ void kvm_enter_smm(struct kvm_vcpu *vcpu)
 	read_state(vcpu, &s);
 	s.revision = l->revision;
 	state_to_area(l, &s, area);
+	vmx_pre_enter_smm(vcpu); /* the area has L2's state, if it was L2 */
 	kvm_smm_changed(vcpu, true);
 	/* where there is no memory the write is lost, as on a bus without RAM */
 	(void)kvm_write_guest_as_processor(vcpu, a->smbase + SMM_AREA_OFFSET, area, sizeof(area));
@@ -313,7 +314,7 @@ bool kvm_leave_smm(struct kvm_vcpu *vcpu)
 	area_to_state(l, area, &s);
 	kvm_smm_changed(vcpu, false);
 	a->smbase = s.smbase;
-	if (!load_state(vcpu, &s))
+	if (!vmx_pre_leave_smm(vcpu) || !load_state(vcpu, &s))
 		kvm_make_request(KVM_REQ_TRIPLE_FAULT, vcpu);
 	return true;
 }

@@ -124,6 +124,16 @@ static bool service_x2apic_mode(struct kvm_vcpu *vcpu)
 	return vcpu->apic && (kvm_get_apic_base(vcpu) & APIC_BASE_EXTD);
 }
 
+static bool service_in_smm(struct kvm_vcpu *vcpu)
+{
+	return vcpu->arch->smm;
+}
+
+static bool service_has_vmx(struct kvm_vcpu *vcpu)
+{
+	return guest_cpuid_bit(vcpu, 1, 0, CPUID_ECX, 5);
+}
+
 static bool service_is_halted(struct kvm_vcpu *vcpu)
 {
 	return vcpu->arch->mp_state == KVM_MP_STATE_HALTED;
@@ -168,6 +178,8 @@ static const struct vmx_services services = {
 	.maxphyaddr = guest_maxphyaddr,
 	.feature_control = service_feature_control,
 	.x2apic_mode = service_x2apic_mode,
+	.in_smm = service_in_smm,
+	.has_vmx = service_has_vmx,
 	.load_pdptrs = kvm_load_pdptrs,
 	.write_guest = kvm_write_guest_as_processor,
 	.injected_event = kvm_injected_event,

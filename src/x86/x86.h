@@ -301,6 +301,9 @@ void kvm_read_xmm(struct kvm_vcpu *vcpu, uint64_t (*out)[2], unsigned n);
 int kvm_vcpu_ioctl_set_fpu(struct kvm_vcpu *vcpu, const struct kvm_fpu *f);
 int kvm_vcpu_ioctl_get_xsave(struct kvm_vcpu *vcpu, struct kvm_xsave *x);
 int kvm_vcpu_ioctl_set_xsave(struct kvm_vcpu *vcpu, const struct kvm_xsave *x);
+/* KVM API: KVM_GET_NESTED_STATE: the bytes that count. KVM_SET_NESTED_STATE: -EINVAL, -ENOMEM. */
+uint32_t kvm_vcpu_ioctl_get_nested_state(struct kvm_vcpu *vcpu, struct vmx_nested_state *out);
+must_check int kvm_vcpu_ioctl_set_nested_state(struct kvm_vcpu *vcpu, const struct vmx_nested_state *in);
 int kvm_vcpu_ioctl_get_xcrs(struct kvm_vcpu *vcpu, struct kvm_xcrs *x);
 int kvm_vcpu_ioctl_set_xcrs(struct kvm_vcpu *vcpu, const struct kvm_xcrs *x);
 int kvm_vcpu_ioctl_get_debugregs(struct kvm_vcpu *vcpu, struct kvm_debugregs *d);

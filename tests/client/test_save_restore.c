@@ -423,7 +423,7 @@ static void pending_triple_fault_shuts_down_after_the_move(void **state)
 	close_last(&c);
 }
 
-/* No VMX is offered to guests: nothing nested to save, and nobody is told otherwise. */
+/* Without nested=1 no VMX is offered to guests: nothing nested to save, and nobody is told otherwise. */
 static void nested_state_is_not_offered(void **state)
 {
 	struct kvm_nested_state nested = {.size = sizeof(nested)};

@@ -1,0 +1,139 @@
+/*
+ * KVM_GET_NESTED_STATE and KVM_SET_NESTED_STATE: what is refused, and an L2 that goes on in
+ * another VM.
+ */
+#include "nested.h"
+
+struct state {
+	struct kvm_nested_state head;
+	uint8_t vmcs12[4096], shadow[4096];
+};
+
+static void get(struct client *c, struct state *s)
+{
+	memset(s, 0, sizeof(*s));
+	s->head.size = sizeof(*s);
+	assert_int_equal(ioctl(c->vcpu, KVM_GET_NESTED_STATE, s), 0);
+}
+
+NESTED_TEST(outside_vmx_operation_the_state_is_a_header, nested_open)
+{
+	struct state s;
+
+	assert_int_equal(ioctl(c->kvm, KVM_CHECK_EXTENSION, KVM_CAP_NESTED_STATE), sizeof(s));
+	get(c, &s);
+	assert_int_equal(s.head.size, 128);
+	assert_int_equal(s.head.format, KVM_STATE_NESTED_FORMAT_VMX);
+	assert_int_equal(s.head.hdr.vmx.vmxon_pa, ~0ULL);
+	assert_int_equal(s.head.hdr.vmx.vmcs12_pa, ~0ULL);
+	assert_int_equal(ioctl(c->vcpu, KVM_SET_NESTED_STATE, &s), 0);
+}
+
+NESTED_TEST(too_little_room_is_e2big_with_the_size, nested_open_vmcs)
+{
+	struct state s = {.head.size = 128};
+
+	assert_fails(ioctl(c->vcpu, KVM_GET_NESTED_STATE, &s), E2BIG);
+	assert_int_equal(s.head.size, 128 + 4096);
+}
+
+static void wrong_size(struct state *s) { s->head.size = 127; }
+static void unknown_flag(struct state *s) { s->head.flags = 1u << 9; }
+static void run_pending_without_l2(struct state *s) { s->head.flags = KVM_STATE_NESTED_RUN_PENDING; }
+static void format_svm(struct state *s) { s->head.format = KVM_STATE_NESTED_FORMAT_SVM; }
+static void vmxon_unaligned(struct state *s) { s->head.hdr.vmx.vmxon_pa++; }
+static void vmxon_too_wide(struct state *s) { s->head.hdr.vmx.vmxon_pa = 1ULL << 60; }
+static void vmcs_without_vmxon(struct state *s) { s->head.hdr.vmx.vmxon_pa = ~0ULL; }
+static void smm_flag_outside_smm(struct state *s) { s->head.hdr.vmx.smm.flags = KVM_STATE_NESTED_SMM_VMXON; }
+static void unknown_smm_flag(struct state *s) { s->head.hdr.vmx.smm.flags = 8; }
+static void unknown_vmx_flag(struct state *s) { s->head.hdr.vmx.flags = 2; }
+static void evmcs(struct state *s) { s->head.flags = KVM_STATE_NESTED_EVMCS; }
+static void vmcs_is_vmxon(struct state *s) { s->head.hdr.vmx.vmcs12_pa = s->head.hdr.vmx.vmxon_pa; }
+static void vmcs_unaligned(struct state *s) { s->head.hdr.vmx.vmcs12_pa++; }
+static void vmcs_missing(struct state *s) { s->head.size = 128; }
+static void revision(struct state *s) { s->vmcs12[0] ^= 1; }
+static void l2_with_bad_controls(struct state *s)
+{
+	s->head.flags = KVM_STATE_NESTED_GUEST_MODE;
+	memset(s->vmcs12 + 744, 0, 8); /* pin-based and primary controls */
+}
+
+NESTED_TEST(each_rule_of_the_header_is_einval, nested_open_l2)
+{
+	static const struct {
+		const char *name;
+		void (*spoil)(struct state *s);
+	} rows[] = {
+#define SPOIL(f) {#f, f}
+		SPOIL(wrong_size), SPOIL(unknown_flag), SPOIL(run_pending_without_l2), SPOIL(format_svm), SPOIL(vmxon_unaligned),
+		SPOIL(vmxon_too_wide), SPOIL(vmcs_without_vmxon), SPOIL(smm_flag_outside_smm), SPOIL(unknown_smm_flag),
+		SPOIL(unknown_vmx_flag), SPOIL(evmcs), SPOIL(vmcs_is_vmxon), SPOIL(vmcs_unaligned), SPOIL(vmcs_missing),
+		SPOIL(revision), SPOIL(l2_with_bad_controls),
+	};
+	struct state good, s;
+	unsigned wrong = 0;
+
+	get(c, &good);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+		s = good;
+		rows[i].spoil(&s);
+		errno = 0;
+		if (ioctl(c->vcpu, KVM_SET_NESTED_STATE, &s) != -1 || errno != EINVAL) {
+			print_error("%s: %d\n", rows[i].name, errno);
+			wrong++;
+		}
+	}
+	assert_int_equal(wrong, 0);
+	assert_int_equal(ioctl(c->vcpu, KVM_SET_NESTED_STATE, &good), 0);
+	nested_l2_code(c, "\x0f\xa2", 2);
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_CPUID);
+}
+
+/* L2 in the middle of OUT, into a VM that has nothing but its memory and its vCPU's state. */
+NESTED_TEST(an_l2_goes_on_in_another_vm, nested_open_l2)
+{
+	struct client d;
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+	struct state s;
+
+	/* out 0x55, al; inc rbx; out 0x56, al; cpuid */
+	nested_l2_code(c, "\xe6\x55\x48\xff\xc3\xe6\x56\x0f\xa2", 9);
+	nested_vmwrite(c, CPU_BASED_VM_EXEC_CONTROL, nested_vmread(c, CPU_BASED_VM_EXEC_CONTROL) & ~(3ULL << 24));
+	assert_int_equal(nested_do(c, VMLAUNCH, 0, 0).port, 0x55);
+	/* the I/O is over with the next entry: let it be */
+	c->run->immediate_exit = 1;
+	assert_int_equal(ioctl(c->vcpu, KVM_RUN, 0), -1);
+	c->run->immediate_exit = 0;
+	get(c, &s);
+	assert_int_equal(s.head.flags & KVM_STATE_NESTED_GUEST_MODE, KVM_STATE_NESTED_GUEST_MODE);
+	assert_int_equal(s.head.size, 128 + 4096);
+	regs = client_regs(c);
+	regs.rbx = 41;
+	assert_int_equal(ioctl(c->vcpu, KVM_GET_SREGS, &sregs), 0);
+
+	assert_true(nested_open(&d));
+	memcpy(d.mem, c->mem, c->mem_size);
+	assert_int_equal(ioctl(d.vcpu, KVM_SET_SREGS, &sregs), 0);
+	assert_int_equal(ioctl(d.vcpu, KVM_SET_NESTED_STATE, &s), 0);
+	assert_int_equal(ioctl(d.vcpu, KVM_SET_SREGS, &sregs), 0);
+	assert_int_equal(ioctl(d.vcpu, KVM_SET_REGS, &regs), 0);
+	assert_int_equal(nested_run(&d).port, 0x56);
+	assert_int_equal(client_regs(&d).rbx, 42);
+	assert_int_equal(nested_run(&d).port, PORT_EXIT);
+	assert_int_equal(nested_vmread(&d, VM_EXIT_REASON), EXIT_REASON_CPUID);
+	assert_int_equal(nested_vmread(&d, GUEST_RIP), AT_L2 + 7);
+	client_close(&d);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(outside_vmx_operation_the_state_is_a_header),
+		cmocka_unit_test(too_little_room_is_e2big_with_the_size),
+		cmocka_unit_test(each_rule_of_the_header_is_einval),
+		cmocka_unit_test(an_l2_goes_on_in_another_vm),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
