@@ -76,6 +76,7 @@ clients: deps-clients
 	@scripts/debian-root $(BUILD)/debian
 	@python3 tests/e2e/test_debian.py $(BUILD)/tools/userkvm $(BUILD) all
 	@python3 tests/e2e/test_static.py $(BUILD)/tools/userkvm $(BUILD) all
+	@python3 tests/e2e/test_nested.py $(BUILD)/tools/userkvm $(BUILD) all
 
 bench: deps-bench
 	@$(MAKE) --no-print-directory build

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "sdm/exit_reasons.h"
+#include "sdm/vmentry_checks.h"
 #include "trace/print.h"
 
 #pragma push_macro("errno")

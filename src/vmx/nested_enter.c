@@ -123,10 +123,18 @@ static bool begins_halted(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
 	       !(nested_cpu_has(v, CPU_BASED_INTR_WINDOW_EXITING) && (v->guest_rflags & X86_FLAGS_IF));
 }
 
+static void trace_vmenter(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
+{
+	TRACE(kvm, kvm_nested_vmenter, vmx_get_rip(vcpu), vcpu->vmx->nested.current_vmptr, v->guest_rip, 0,
+	      v->vm_entry_intr_info_field, nested_cpu_has_ept(v), nested_cpu_has_ept(v) ? v->ept_pointer : v->guest_cr3,
+	      1);
+}
+
 static int enter_l2(struct kvm_vcpu *vcpu)
 {
 	struct nested_vmx *n = &vcpu->vmx->nested;
 
+	trace_vmenter(vcpu, n->cached_vmcs12);
 	n->run_pending = true;
 	vcpu->stat.nested_run++;
 	if (nested_vmx_enter_non_root_mode(vcpu, true) != NVMX_VMENTRY_SUCCESS) {

@@ -211,6 +211,9 @@ void nested_vmx_vmexit(struct kvm_vcpu *vcpu, uint32_t reason, uint32_t intr_inf
 			prepare_vmcs12(vcpu, v, reason, intr_info, qualification);
 		nested_flush_shadow_vmcs12(vcpu, v);
 	}
+	if (reason != NESTED_EXIT_NONE)
+		TRACE(kvm, kvm_nested_vmexit_inject, reason, qualification, v->idt_vectoring_info_field, intr_info,
+		      v->vm_exit_intr_error_code, 1);
 	vmx_services->clear_events(vcpu);
 	vmx->event_exit_inst_len = 0;
 	vmx->head.guest_mode = false;

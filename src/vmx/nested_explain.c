@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "lib/log.h"
+#include "trace/trace.h"
 #include "vmx/internal.h"
 #include "vmx/nested_check.h"
 
@@ -34,6 +35,7 @@ void nested_vmx_explain(struct kvm_vcpu *vcpu, const struct nested_checks *f, un
 	char others[48] = "";
 	uint64_t value = 0;
 
+	TRACE(kvm, kvm_nested_vmenter_failed, f->first, error);
 	if (n->nr_explained++ >= MAX_EXPLAINED)
 		return;
 	if (!vmcs12_read_field(n->cached_vmcs12, checks[f->first].field, &value))
