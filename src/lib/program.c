@@ -84,6 +84,42 @@ enum program_kind program_kind_of(const char *path)
 	return kind;
 }
 
+#define GO_BUILD_ID 4 /* a note's type, with Go's name */
+
+/* A note of Go's among those of one segment. */
+static bool has_go_note(int fd, const Elf64_Phdr *ph)
+{
+	char notes[1024];
+	ssize_t n = pread(fd, notes, ph->p_filesz < sizeof(notes) ? ph->p_filesz : sizeof(notes), (off_t)ph->p_offset);
+	Elf64_Nhdr h;
+
+	for (size_t at = 0; n > 0 && at + sizeof(h) + 4 <= (size_t)n;) {
+		memcpy(&h, notes + at, sizeof(h));
+		if (h.n_type == GO_BUILD_ID && h.n_namesz == 4 && memcmp(notes + at + sizeof(h), "Go", 3) == 0)
+			return true;
+		at += sizeof(h) + ((h.n_namesz + 3UL) & ~3UL) + ((h.n_descsz + 3UL) & ~3UL);
+	}
+	return false;
+}
+
+bool program_is_go(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	bool found = false;
+	Elf64_Ehdr eh;
+	Elf64_Phdr ph;
+
+	if (fd < 0)
+		return false;
+	if (read(fd, &eh, sizeof(eh)) == (ssize_t)sizeof(eh) && memcmp(eh.e_ident, ELFMAG, SELFMAG) == 0 &&
+	    eh.e_ident[EI_CLASS] == ELFCLASS64 && eh.e_phentsize == sizeof(ph))
+		for (unsigned i = 0; i < eh.e_phnum && !found; i++)
+			found = pread(fd, &ph, sizeof(ph), (off_t)(eh.e_phoff + i * sizeof(ph))) == (ssize_t)sizeof(ph) &&
+				ph.p_type == PT_NOTE && has_go_note(fd, &ph);
+	close(fd);
+	return found;
+}
+
 bool program_is_script(const char *path, char *interp, char *arg, size_t size)
 {
 	char line[256], *p = line + 2, *end;

@@ -33,6 +33,11 @@ enum program_kind program_kind_of(const char *path);
  * that may follow it ("" when none); both of size bytes. False: not a script.
  */
 bool program_is_script(const char *path, char *interp, char *arg, size_t size);
+/*
+ * Linked by Go (its build id): such a program makes its system calls itself, so that one with a dynamic loader (cgo)
+ * is not served.
+ */
+bool program_is_go(const char *path);
 /* It starts with other rights than its caller's: nothing is preloaded, and a host has none to give. */
 bool program_changes_rights(const char *path);
 /* An entry of an environment that asks for the library: LD_PRELOAD with it in its list. */

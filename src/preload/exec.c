@@ -12,6 +12,7 @@
 #undef _FILE_OFFSET_BITS
 #undef _FORTIFY_SOURCE
 #include <alloca.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <spawn.h>
@@ -74,6 +75,30 @@ static bool needs_host(const char *path, char *const envp[])
 	       !program_changes_rights(path);
 }
 
+/* One line on standard error, of what will not find /dev/kvm though its parent does. */
+static void tell_unserved(const char *path, char *const envp[])
+{
+	bool asks = false;
+	const char *why;
+	char line[PATH_MAX + 160];
+	int saved = errno, n;
+
+	for (size_t i = 0; envp && envp[i]; i++)
+		asks |= program_env_asks(envp[i]);
+	if (!asks || !path || access(path, X_OK) != 0)
+		return;
+	if (program_changes_rights(path))
+		why = "runs with other rights (set-user-ID or the like)";
+	else if (program_kind_of(path) == PROGRAM_DYNAMIC && program_is_go(path))
+		why = "makes its system calls itself (Go with cgo)";
+	else
+		why = NULL;
+	n = why ? snprintf(line, sizeof(line), "userkvm: %s %s: its /dev/kvm is the machine's\n", path, why) : 0;
+	if (n > 0)
+		(void)!REAL(write)(STDERR_FILENO, line, (size_t)n);
+	errno = saved;
+}
+
 /* What the host is told: room for it, and for envp with it in front. */
 #define ENTRY_SIZE (PATH_MAX + sizeof(PROGRAM_ENV) + 1)
 
@@ -93,8 +118,10 @@ static void exec_by_host(const char *path, char *const argv[], char *const envp[
 {
 	char entry[ENTRY_SIZE], **env;
 
-	if (!needs_host(path, envp))
+	if (!needs_host(path, envp)) {
+		tell_unserved(path, envp);
 		return;
+	}
 	env = alloca((count(envp) + 2) * sizeof(*env));
 	if (host_environment(path, envp, entry, env))
 		REAL(execve)(host, argv, env);
@@ -210,7 +237,9 @@ static int spawn(spawn_fn *real, pid_t *pid, const char *name, const char *path,
 {
 	char entry[ENTRY_SIZE], **env;
 
-	if (needs_host(path, envp)) {
+	if (!needs_host(path, envp)) {
+		tell_unserved(path, envp);
+	} else {
 		env = alloca((count(envp) + 2) * sizeof(*env));
 		if (host_environment(path, envp, entry, env))
 			return REAL(posix_spawn)(pid, host, actions, attr, argv, env);

@@ -104,5 +104,29 @@ test "$(cat /sys/module/kvm_intel/parameters/nested)" = N
     assert (out, status) == tap.run(sys.executable, "-c", same)
 
 
-CASES = (host_looks_like_one_with_vmx, device_node_is_one_to_programs_that_only_look, python_keeps_its_kvm_through_subprocess, debugger_inside_runs_a_client, debugger_outside_runs_a_client)
+def programs_that_are_not_served_are_told():
+    """Each goes its own way, after one line."""
+    go, other = (os.path.join(tmp.name, name) for name in ("cgo", "other"))
+    source = go + ".c"
+    with open(source, "w") as f:
+        # What the Go linker leaves in a program: a note of its own.
+        f.write('__asm__(".section .note.go.buildid, \\"a\\", @note; .long 4, 4, 4; .asciz \\"Go\\"; .byte 0; .long 0; .previous");\n'
+                "int main(void) { return 7; }\n")
+    out, status = tap.run("cc", "-o", go, source)
+    assert status == 0, out
+    out, status = client(go)
+    assert status == 7 and out.count("\n") == 1 and "Go with cgo" in out, (out, status)
+    out, status = client("sh", "-c", go + "; exit $?")
+    assert status == 7 and out.count("\n") == 1 and "Go with cgo" in out, (out, status)
+    assert client("sh", "-c", "true; /bin/true") == ("", 0)
+    if os.geteuid() != 0:
+        return
+    shutil.copy("/bin/true", other)
+    os.chown(other, 65534, 65534)
+    os.chmod(other, 0o4755)
+    out, status = client("sh", "-c", other + "; exit $?")
+    assert status == 0 and out.count("\n") == 1 and "other rights" in out, (out, status)
+
+
+CASES = (programs_that_are_not_served_are_told, host_looks_like_one_with_vmx, device_node_is_one_to_programs_that_only_look, python_keeps_its_kvm_through_subprocess, debugger_inside_runs_a_client, debugger_outside_runs_a_client)
 tap.select(CASES, (), sys.argv[3:])

@@ -154,6 +154,9 @@ static int run_program(const char *program, char **argv)
 	case PROGRAM_STATIC:
 		return judged == program ? run_static(program, argv) : run_script(program, interp, arg, argv);
 	default:
+		if (program_is_go(judged))
+			fprintf(stderr, "userkvm run: %s: makes its system calls itself (Go with cgo): its /dev/kvm is the machine's; "
+				"built with CGO_ENABLED=0 it is served\n", judged);
 		execv(program, argv);
 		return refuse(program, strerror(errno));
 	}
