@@ -128,5 +128,26 @@ def programs_that_are_not_served_are_told():
     assert status == 0 and out.count("\n") == 1 and "other rights" in out, (out, status)
 
 
-CASES = (programs_that_are_not_served_are_told, host_looks_like_one_with_vmx, device_node_is_one_to_programs_that_only_look, python_keeps_its_kvm_through_subprocess, debugger_inside_runs_a_client, debugger_outside_runs_a_client)
+def clients_with_sanitizers_start_without_settings():
+    source, program = os.path.join(tmp.name, "sane.c"), os.path.join(tmp.name, "sane")
+    with open(source, "w") as f:
+        f.write("#include <fcntl.h>\n#include <stdio.h>\n#include <stdlib.h>\n#include <sys/ioctl.h>\n"
+                "int main(int argc, char **argv) { volatile char *p = malloc(10);\n"
+                "printf(\"%d\\n\", ioctl(open(\"/dev/kvm\", O_RDWR), 0xAE00, 0)); if (argc > 1) p[10] = 1; free((void *)p); return 0; }\n")
+    env = {k: v for k, v in os.environ.items() if not k.endswith("SAN_OPTIONS")}
+    started = 0
+    for sanitizer in ("address", "thread"):
+        if tap.run("cc", "-fsanitize=" + sanitizer, "-o", program, source)[1] or tap.run(program, env=env)[1]:
+            continue  # no such runtime here
+        started += 1
+        out, status = client(program, env=env)
+        assert (out, status) == ("12\n", 0), out
+        if sanitizer == "address":
+            out, status = client(program, "x", env=env)
+            assert status != 0 and "heap-buffer-overflow" in out, out
+    if not started:
+        raise tap.Skip("no sanitizer's runtime is installed")
+
+
+CASES = (clients_with_sanitizers_start_without_settings, programs_that_are_not_served_are_told, host_looks_like_one_with_vmx, device_node_is_one_to_programs_that_only_look, python_keeps_its_kvm_through_subprocess, debugger_inside_runs_a_client, debugger_outside_runs_a_client)
 tap.select(CASES, (), sys.argv[3:])

@@ -162,6 +162,19 @@ static int run_program(const char *program, char **argv)
 	}
 }
 
+/* ASan's runtime insists on being first where the program is linked to it; behind the library it works as well. */
+static void let_asan_be_second(void)
+{
+	static const char option[] = "verify_asan_link_order=0";
+	const char *before = getenv("ASAN_OPTIONS");
+	char *both;
+
+	if (!before || !*before)
+		setenv("ASAN_OPTIONS", option, 1);
+	else if (!strstr(before, "verify_asan_link_order") && asprintf(&both, "%s:%s", before, option) > 0)
+		setenv("ASAN_OPTIONS", both, 1);
+}
+
 static void preload(const char *lib)
 {
 	const char *before = getenv("LD_PRELOAD");
@@ -278,5 +291,6 @@ int cmd_run(int argc, char **argv)
 		return CANNOT_RUN;
 	}
 	preload(lib);
+	let_asan_be_second();
 	return run_program(program, &argv[i]);
 }
