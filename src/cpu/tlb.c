@@ -3,8 +3,8 @@
  *
  *   cpu->tlb -- ctx[8], one for each (VPID, PCID, EP4TA) in use
  *                 |- sub[supervisor under SMAP | supervisor | user]
- *                 |    e[512]     what look-ups (and emitted code) test
- *                 |    side[512]  what flushes and checkers need
+ *                 |    e[2048]    what look-ups (and emitted code) test
+ *                 |    side[2048] what flushes and checkers need
  *                 |    filled[]   indices in use, so that a flush costs what was filled
  *                 `- pde[64]    guest paging-structure cache, and larger pages
  *            `- ept[2048]  guest-physical -> host, of the EPTP in use
@@ -143,6 +143,15 @@ static void flush_address(struct tlb_context *c, gva_t gva, bool globals_only)
 	flush_pde(c);
 }
 
+/* Before a context's first use: not all at once, for they are large. */
+static void empty_context(struct tlb_context *c)
+{
+	for (int p = 0; p < NR_PRIVS; p++)
+		for (unsigned n = 0; n < ISA_TLB_ENTRIES; n++)
+			c->sub[p].e[n] = no_entry;
+	c->emptied = true;
+}
+
 int cpu_tlb_create(struct vmx_cpu *cpu)
 {
 	struct cpu_tlb *t = own_calloc(1, sizeof(*t));
@@ -152,12 +161,9 @@ int cpu_tlb_create(struct vmx_cpu *cpu)
 	for (unsigned c = 0; c < TLB_NR_CONTEXTS; c++)
 		for (int p = 0; p < NR_PRIVS; p++)
 			t->ctx[c].sub[p].apic_page = APIC_NO_MAPPING;
-	for (unsigned n = 0; n < ISA_TLB_ENTRIES; n++) {
+	for (unsigned n = 0; n < ISA_TLB_ENTRIES; n++)
 		t->empty[n] = no_entry;
-		for (unsigned c = 0; c < TLB_NR_CONTEXTS; c++)
-			for (int p = 0; p < NR_PRIVS; p++)
-				t->ctx[c].sub[p].e[n] = no_entry;
-	}
+	empty_context(&t->ctx[0]);
 	for (unsigned c = 0; c < TLB_NR_CONTEXTS; c++)
 		t->ctx[c].cs = &cpu->cs;
 	t->ept_gen = 1;
@@ -176,7 +182,7 @@ static bool canonical_page(gva_t gva)
 bool cpu_tlb_check(const struct cpu_tlb *t)
 {
 	for (unsigned c = 0; c < TLB_NR_CONTEXTS; c++) {
-		for (int p = 0; p < NR_PRIVS; p++) {
+		for (int p = 0; t->ctx[c].emptied && p < NR_PRIVS; p++) {
 			const struct tlb_sub *s = &t->ctx[c].sub[p];
 			uint32_t listed = 0;
 
@@ -229,6 +235,8 @@ static struct tlb_context *find_context(struct vmx_cpu *cpu, uint16_t pcid, uint
 		else if (oldest->used && c->last_use < oldest->last_use)
 			oldest = c;
 	}
+	if (!oldest->emptied)
+		empty_context(oldest);
 	flush_context(oldest);
 	oldest->used = true;
 	oldest->vpid = cpu->vpid;

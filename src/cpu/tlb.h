@@ -103,6 +103,7 @@ struct pde_cache_entry {
 struct tlb_context {
 	struct cpu_state *cs; /* (c) whose stack slot goes with whatever is dropped here */
 	bool used;
+	bool emptied; /* its entries have been made ones of no page */
 	uint16_t vpid, pcid;
 	uint64_t eptp, mode, last_use;
 	hpa_t apic_access; /* cpu->apic.access under which it was filled */

@@ -59,7 +59,7 @@ struct isa_tlb_entry {
 	uint64_t exec_tag;
 	uint64_t addend;
 };
-#define ISA_TLB_BITS 9
+#define ISA_TLB_BITS 11
 #define ISA_TLB_ENTRIES (1u << ISA_TLB_BITS)
 /* Not canonical and no page address: neither equal to one nor within a page above one. */
 #define TLB_NO_ACCESS (BIT_ULL(63) | 1)

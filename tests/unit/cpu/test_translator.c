@@ -412,13 +412,13 @@ static void set_up_remap(struct machine *t)
 	PUT_AT(t, 0x60000, g_step_1);
 	PUT_AT(t, 0x61000, g_step_2);
 	map(t, 0x150000, 0x60000, RW);
-	map(t, 0x350000, 0x62000, RW); /* same slot of the TLB */
+	map(t, 0x150000 + ISA_TLB_ENTRIES * PAGE_SIZE, 0x62000, RW); /* same slot of the TLB */
 	put_remap(t);
 	reg(t)[RDX] = 0;
 	reg(t)[RCX] = 20;
 	reg(t)[RDI] = GPA_PT + 8 * 0x150;
 	reg(t)[RBX] = 0x61000 | RW;
-	reg(t)[RSI] = 0x350000;
+	reg(t)[RSI] = 0x150000 + ISA_TLB_ENTRIES * PAGE_SIZE;
 	reg(t)[R8] = 0x150000;
 }
 
