@@ -166,6 +166,22 @@ static int take(void *arg, int option, const char *value)
 	return 0;
 }
 
+/* Which engine runs guests, and why. */
+static const char *engine_words(const char *wanted)
+{
+	void *p;
+
+	if (wanted && !strcmp(wanted, "interp"))
+		return "interp (the interpreter; USERKVM_ENGINE)";
+	if (wanted && *wanted && strcmp(wanted, "jit") != 0)
+		return "none: USERKVM_ENGINE names one there is not, no VM will start";
+	p = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return "interp (the interpreter: this process may have no executable memory)";
+	munmap(p, 4096);
+	return "jit (64-bit code is translated, the rest interpreted)";
+}
+
 static int cmd_doctor(int argc, char **argv)
 {
 	char lib[PATH_MAX];
@@ -184,8 +200,7 @@ static int cmd_doctor(int argc, char **argv)
 	}
 	machine();
 	printf("\nWhat userkvm uses\n");
-	printf("  engine           interp (the interpreter)%s\n",
-	       engine && *engine && strcmp(engine, "interp") != 0 ? "; USERKVM_ENGINE names another: no VM will start" : "");
+	printf("  engine           %s\n", engine_words(engine));
 	doctor_host_features();
 	printf("  parameters       %s\n", params && *params ? params : "defaults (ept=1)");
 	printf("  preload library  %s\n", preload_path(lib, sizeof(lib)) == 0 ? lib : "NOT FOUND: `userkvm run` cannot work");
@@ -200,7 +215,7 @@ static int cmd_doctor(int argc, char **argv)
 	client_view(kvm);
 	userkvm_close(kvm);
 	printf("\nGood to know\n"
-	       "  Guests run in software: every instruction is interpreted, x87/SSE/AVX run on this processor.\n"
+	       "  Guests run in software: 64-bit code is translated, everything else interpreted.\n"
 	       "  It is not a security boundary against a hostile guest: do not run what you do not trust.\n"
 	       "  Statically linked clients are served too: every system call of theirs costs one to two microseconds more.\n");
 	return works ? 0 : 1;
