@@ -84,6 +84,76 @@ static inline void loop_simd(uint64_t n, float *mem)
 			 : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5");
 }
 
+/* Calls and returns: Fibonacci numbers the slow way; a round is one call, about 11 instructions. */
+#define LOOP_FIB_INSNS 11
+static inline uint64_t loop_fib(uint64_t n)
+{
+	uint64_t sum;
+
+	__asm__ volatile("   jmp 3f\n"
+			 "1: cmp $2, %%rdi\n"
+			 "   jb 2f\n"
+			 "   push %%rdi\n"
+			 "   dec %%rdi\n"
+			 "   call 1b\n"
+			 "   mov (%%rsp), %%rdi\n"
+			 "   mov %%rax, (%%rsp)\n"
+			 "   sub $2, %%rdi\n"
+			 "   call 1b\n"
+			 "   pop %%rdx\n"
+			 "   add %%rdx, %%rax\n"
+			 "   ret\n"
+			 "2: mov %%rdi, %%rax\n"
+			 "   ret\n"
+			 "3: call 1b\n"
+			 : "=a"(sum), "+D"(n)
+			 :
+			 : "cc", "memory", "rdx");
+	return sum;
+}
+
+/* A table-driven CRC: a round is a byte. The table is at `table`, 256 words of 4 bytes. */
+#define LOOP_CRC_INSNS 7
+static inline uint32_t loop_crc(uint64_t n, const uint32_t *table, const uint8_t *bytes)
+{
+	uint32_t crc = ~0u;
+	uint64_t t;
+
+	__asm__ volatile("1: movzbl (%[bytes]), %k[t]\n"
+			 "   xor %b[crc], %b[t]\n"
+			 "   shr $8, %[crc]\n"
+			 "   xor (%[table],%[t],4), %[crc]\n"
+			 "   xor $1, %[bytes]\n"
+			 "   dec %[n]\n"
+			 "   jnz 1b\n"
+			 : [crc] "+q"(crc), [t] "=&q"(t), [n] "+r"(n), [bytes] "+r"(bytes)
+			 : [table] "r"(table)
+			 : "cc", "memory");
+	return crc;
+}
+
+/* A chain of pointers through 64 KiB: each load waits for the one before. */
+#define LOOP_CHASE_INSNS 3
+#define CHASE_LINKS 1024
+static inline void chase_prepare(uint64_t *mem)
+{
+	for (uint64_t k = 0; k < CHASE_LINKS; k++)
+		mem[k * 8] = (uint64_t)(uintptr_t)&mem[(k * 389 + 1) % CHASE_LINKS * 8];
+}
+
+static inline uint64_t loop_chase(uint64_t n, const uint64_t *mem)
+{
+	uint64_t at = (uint64_t)(uintptr_t)mem;
+
+	__asm__ volatile("1: mov (%[at]), %[at]\n"
+			 "   dec %[n]\n"
+			 "   jnz 1b\n"
+			 : [at] "+r"(at), [n] "+r"(n)
+			 :
+			 : "cc", "memory");
+	return at;
+}
+
 /* One system call and its return a round (the kernel side differs, of course). */
 #define LOOP_SYSCALL_INSNS 4
 static inline void loop_syscall(uint64_t n)
