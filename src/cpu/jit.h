@@ -51,6 +51,9 @@
 #define JIT_MAX_BLOCKS 16 /* of a unit */
 #define JIT_NEVER 0xffffu /* cpu_block.heat: not to be translated */
 
+/* Needs for which the guest's FPU state has to be in the registers (invariant 7). */
+#define JIT_NEEDS_FPU (JIT_NEEDS_X87 | JIT_NEEDS_SSE | JIT_NEEDS_AVX | JIT_NEEDS_AVX512)
+
 /* No address of code: not canonical. */
 #define JIT_NO_RIP TLB_NO_ACCESS
 

@@ -176,7 +176,7 @@ void jit_bind(struct vmx_cpu *cpu, struct jit_cell *cell, struct jit_unit *u)
 	cell->next = l->cells;
 	l->cells = cell;
 	cell->target = entry;
-	c->simd |= u->needs & (JIT_NEEDS_X87 | JIT_NEEDS_SSE | JIT_NEEDS_AVX | JIT_NEEDS_AVX512);
+	c->simd |= u->needs & JIT_NEEDS_FPU;
 }
 
 void jit_bind_indirect(struct vmx_cpu *cpu, struct jit_unit *u)
@@ -200,7 +200,7 @@ void jit_bind_indirect(struct vmx_cpu *cpu, struct jit_unit *u)
 		u->expect = rip;
 	}
 	c->ind[rip & 0xffff] = u->indirect;
-	c->simd |= u->needs & (JIT_NEEDS_X87 | JIT_NEEDS_SSE | JIT_NEEDS_AVX);
+	c->simd |= u->needs & JIT_NEEDS_FPU;
 }
 
 /* --- killing --- */

@@ -10,7 +10,6 @@
 #include "cpu/system.h"
 
 #define MODE_FOR_UNITS (JIT_NEEDS_CODE64 | JIT_NEEDS_UNWATCHED)
-#define NEEDS_FPU (JIT_NEEDS_X87 | JIT_NEEDS_SSE | JIT_NEEDS_AVX | JIT_NEEDS_AVX512)
 #define KILLS_HALVE 65536 /* blocks interpreted until pages are forgiven half of their kills */
 
 uint8_t jit_mode(const struct vmx_cpu *cpu)
@@ -96,7 +95,7 @@ static uint32_t enter(struct vmx_cpu *cpu, struct jit_unit *u, unsigned cls, str
 	struct cpu_jit *j = cpu->jit;
 
 	cs->page_lin = cs->rip & PAGE_MASK;
-	if (!cs->fpu_loaded && ((u->needs & NEEDS_FPU) || j->cls[cls].simd))
+	if (!cs->fpu_loaded && ((u->needs & JIT_NEEDS_FPU) || j->cls[cls].simd))
 		isa_fpu_load(cs);
 	if (cs->sp_tag == TLB_NO_ACCESS)
 		jit_fill_stack_slot(cs);

@@ -488,6 +488,61 @@ static void frame_over_two_pages(void **state)
 	assert_int_equal(*guest64(t, 0x40ff8), 0x77);
 }
 
+/* --- vector state --- */
+
+GUEST(g_vector_calls, "1: call rsi; dec ecx; jnz 1b; hlt");
+GUEST(g_sse, "paddd xmm1,xmm2; movups [rdi],xmm1; ret");
+GUEST(g_evex, "vpaddd xmm17,xmm17,xmm18; vmovdqu32 [rdi],xmm17; ret");
+
+/* The calling unit needs no FPU: what it calls through the table finds it loaded, after exits too. */
+static void vector_code(struct machine *t, const uint8_t *code, size_t n, unsigned image_off)
+{
+	uint32_t *one;
+
+	PUT_AT(t, GPA_CODE, g_vector_calls);
+	memcpy(t->ram + 0x45000, code, n);
+	W(GUEST_CR4, R(t, GUEST_CR4) | X86_CR4_OSFXSR | X86_CR4_OSXSAVE);
+	one = (uint32_t *)((uint8_t *)vmx_xsave_area(t->cpu, NULL) + image_off);
+	*one = 1;
+	*(uint64_t *)((uint8_t *)vmx_xsave_area(t->cpu, NULL) + 512) |= vmx_get_xcr0(t->cpu);
+	reg(t)[RDI] = 0x40000;
+	reg(t)[RSI] = 0x45000;
+	W(GUEST_RSP, GPA_STACK - 64); /* not at a page's end: the call itself stays in emitted code */
+	for (unsigned k = 1; k <= 4; k++) {
+		/* the host's own values, as any C code between may leave them */
+		if (code == g_evex)
+			__asm__ volatile("vpxord %%xmm17, %%xmm17, %%xmm17" ::: "memory");
+		else
+			__asm__ volatile("pxor %%xmm1, %%xmm1" ::: "xmm1");
+		reg(t)[RCX] = 25;
+		W(GUEST_RIP, GPA_CODE);
+		assert_int_equal(go(t), EXIT_REASON_HLT);
+		assert_int_equal(*(uint32_t *)(t->ram + 0x40000), 25 * k);
+	}
+}
+
+static void vector_code_called_through_the_table_has_its_registers(void **state)
+{
+	STATE;
+
+	vmx_set_xcr0(t->cpu, 3);
+	vector_code(t, g_sse, (size_t)(g_sse_end - g_sse), 160 + 2 * 16);
+}
+
+static void evex_code_called_through_the_table_has_its_registers(void **state)
+{
+	STATE;
+	size_t bytes;
+	unsigned eax, ebx, ecx, edx;
+
+	vmx_xsave_area(t->cpu, &bytes);
+	__asm__ volatile("cpuid" : "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(0xd), "c"(7));
+	if (!__builtin_cpu_supports("avx512vl") || !eax || ebx + 3 * 64 > bytes)
+		skip(); /* no AVX-512 on this machine, or none offered */
+	vmx_set_xcr0(t->cpu, 0xe7);
+	vector_code(t, g_evex, (size_t)(g_evex_end - g_evex), ebx + 2 * 64);
+}
+
 /* --- code that changes --- */
 
 /* Its own immediate, in the same block. */
@@ -735,6 +790,8 @@ int main(void)
 		TEST_LONG(invvpid_of_an_address_reaches_it_too),
 		TEST_LONG(write_protection_reaches_the_stack),
 		TEST_LONG(frame_over_two_pages),
+		TEST_LONG(vector_code_called_through_the_table_has_its_registers),
+		TEST_LONG(evex_code_called_through_the_table_has_its_registers),
 		TEST_LONG(block_that_writes_into_itself),
 		TEST_LONG(function_patched_between_two_runs_is_seen),
 		TEST_LONG(use_of_flags_that_is_patched_in_is_seen),
