@@ -226,8 +226,10 @@ void jit_cold(struct jit_ctx *c, unsigned cond, enum jit_stub_kind kind, unsigne
 void jit_cold_resume(struct jit_ctx *c, uint32_t from)
 {
 	for (; from < c->r->nr_cold; from++)
-		if (c->r->cold[from].resume == RESUME_PENDING)
+		if (c->r->cold[from].resume == RESUME_PENDING) {
 			c->r->cold[from].resume = c->e->n;
+			c->s1_addend = false; /* a stub has been here: what JIT_S1 holds depends on the way */
+		}
 }
 
 static void call_stub(struct jit_rewriter *r, unsigned call, uint64_t stub)

@@ -543,6 +543,39 @@ static void evex_code_called_through_the_table_has_its_registers(void **state)
 	vector_code(t, g_evex, (size_t)(g_evex_end - g_evex), ebx + 2 * 64);
 }
 
+/*
+ * A frame that is aligned anew, as compilers make them: PUSH of memory within a group of
+ * stack accesses, whose own probe misses. The accesses behind it are the stack's still.
+ */
+GUEST(g_realigned, "lea r10,[rsp+8]; and rsp,-16; push [r11]; push rbp; push rdi; push rsi; mov rax,[rsp]; hlt");
+
+static void stack_accesses_behind_a_miss_go_to_the_stack(void **state)
+{
+	STATE;
+
+	PUT_AT(t, GPA_CODE, g_realigned);
+	map(t, 0x200000000, 0x40000, RW);
+	*guest64(t, 0x40008) = 0x7ffe00001234;
+	for (unsigned k = 0; k < 3; k++) {
+		memset(t->ram + GPA_STACK - 0x100, 0, 0x100);
+		W(GUEST_RSP, GPA_STACK - 0x48);
+		W(GUEST_RIP, GPA_CODE);
+		reg(t)[R11] = 0x200000008;
+		reg(t)[RBP] = 0x11;
+		reg(t)[RDI] = 0x22;
+		reg(t)[RSI] = 0x33;
+		reg(t)[RAX] = 0;
+		assert_int_equal(go(t), EXIT_REASON_HLT);
+		assert_int_equal(reg(t)[RAX], 0x33);
+		assert_int_equal(R(t, GUEST_RSP), GPA_STACK - 0x70);
+		assert_int_equal(*guest64(t, GPA_STACK - 0x58), 0x7ffe00001234);
+		assert_int_equal(*guest64(t, GPA_STACK - 0x60), 0x11);
+		assert_int_equal(*guest64(t, GPA_STACK - 0x68), 0x22);
+		/* the stack is known, the memory operand is not */
+		assert_int_equal(invvpid(t->cpu, INVVPID_INDIVIDUAL_ADDRESS, 1, 0x200000000), VMX_SUCCEED);
+	}
+}
+
 /* --- code that changes --- */
 
 /* Its own immediate, in the same block. */
@@ -792,6 +825,7 @@ int main(void)
 		TEST_LONG(frame_over_two_pages),
 		TEST_LONG(vector_code_called_through_the_table_has_its_registers),
 		TEST_LONG(evex_code_called_through_the_table_has_its_registers),
+		TEST_LONG(stack_accesses_behind_a_miss_go_to_the_stack),
 		TEST_LONG(block_that_writes_into_itself),
 		TEST_LONG(function_patched_between_two_runs_is_seen),
 		TEST_LONG(use_of_flags_that_is_patched_in_is_seen),
