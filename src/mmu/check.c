@@ -120,9 +120,17 @@ static void check_rights(struct check *c, const struct kvm_memory_slot *s, gfn_t
 		check_logged(c, s, gfn, level, e);
 }
 
-static void check_leaf(struct check *c, gfn_t gfn, int level, uint64_t e)
+/* The slot that c->root may map there. */
+static struct kvm_memory_slot *slot_of_root(const struct check *c, gfn_t gfn)
 {
 	struct kvm_memory_slot *s = search_memslots(c->slots, gfn);
+
+	return s && mmu_hides_slot(s, c->root->role & ROLE_GUEST_MODE) ? NULL : s;
+}
+
+static void check_leaf(struct check *c, gfn_t gfn, int level, uint64_t e)
+{
+	struct kvm_memory_slot *s = slot_of_root(c, gfn);
 	uint64_t may = EPT_ADDR_MASK | EPT_RWX | EPT_MEMTYPE_MASK | EPT_IPAT | SPTE_MMU_PRESENT |
 		       SPTE_HOST_WRITABLE | SPTE_MMU_WRITABLE;
 	bool readable = e & EPT_READ;
@@ -155,7 +163,7 @@ static void check_mmio(struct check *c, gfn_t gfn, int level, uint64_t e)
 	c->mmio++;
 	if (level != 1 || mmio_spte_gfn(e) != gfn || e & (BIT_ULL(63) | SPTE_MMU_PRESENT))
 		fault(c, "MMIO entry of a wrong format", gfn, level, e);
-	if (mmio_spte_gen(e) == mmio_gen(c->slots->generation) && search_memslots(c->slots, gfn))
+	if (mmio_spte_gen(e) == mmio_gen(c->slots->generation) && slot_of_root(c, gfn))
 		fault(c, "current MMIO entry over a slot", gfn, level, e);
 }
 

@@ -98,8 +98,9 @@ void kvm_mmu_dump(struct kvm *kvm, void (*line)(void *arg, const char *text), vo
 	for (i = 0; i < mmu_nr_roots(vm); i++) {
 		char text[80];
 
-		snprintf(text, sizeof(text), "root as %d, %d levels, %s", root_as_id(vm->roots[i]),
-			 root_level(vm->roots[i]), root_has_ad(vm->roots[i]) ? "A/D" : "no A/D");
+		snprintf(text, sizeof(text), "root as %d, %d levels, %s%s", root_as_id(vm->roots[i]),
+			 root_level(vm->roots[i]), root_has_ad(vm->roots[i]) ? "A/D" : "no A/D",
+			 vm->roots[i]->role & ROLE_GUEST_MODE ? ", L2" : "");
 		line(arg, text);
 		dump_table(&d, vm->roots[i]->spt, root_level(vm->roots[i]), 0);
 		flush_run(&d);

@@ -157,6 +157,8 @@ static int find_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, struct slo
 	f->generation = __atomic_load_n(&slots->generation, __ATOMIC_ACQUIRE);
 	f->mmu_seq = __atomic_load_n(&vcpu->kvm->mmu_invalidate_seq, __ATOMIC_ACQUIRE);
 	s = search_memslots(slots, f->gfn);
+	if (s && mmu_hides_slot(s, mmu_guest_ops()->is_guest_mode && mmu_guest_ops()->is_guest_mode(vcpu)))
+		s = NULL;
 	f->slot = s;
 	f->slot_id = 0;
 	f->goal_level = f->req_level = 1;

@@ -18,12 +18,15 @@
 /* The least that max_table_pages can be: what one instruction may need at a time, and more. */
 #define MIN_TABLE_PAGES 256
 #define KVM_MIN_ALLOC_MMU_PAGES 64 /* the least limit of shadow pages */
-#define KVM_MMU_MAX_ROOTS (KVM_ADDRESS_SPACE_NUM * 2)
+/* address spaces; 4 or 5 levels; L1 or L2 */
+#define KVM_MMU_MAX_ROOTS (KVM_ADDRESS_SPACE_NUM * 2 * 2)
 
 /* What makes two roots differ. */
 #define ROLE_LEVEL_MASK GENMASK_ULL(3, 0)
 #define ROLE_AS_ID_MASK GENMASK_ULL(4, 4)
 #define ROLE_AD_DISABLED BIT_ULL(5)
+/* What L2 without EPT12 runs on: L1's memory without the hypervisor's own slots. Shadow pages need no such bit. */
+#define ROLE_GUEST_MODE BIT_ULL(21)
 
 /* A root. Lower tables are bare frames: the way down to them says it all. */
 struct kvm_mmu_page {
@@ -122,6 +125,12 @@ void mmu_count_fault_leaf(struct kvm_vcpu *vcpu, int level, bool mmio, int64_t n
 static inline bool root_has_pml(const struct kvm *kvm, const struct kvm_mmu_page *root)
 {
 	return kvm->cpu_dirty_logging && root_has_ad(root);
+}
+
+/* No slot for an L2 (Linux: "Don't expose private memslots to L2"): its accesses are emulated, as L1's device. */
+static inline bool mmu_hides_slot(const struct kvm_memory_slot *s, bool guest_mode)
+{
+	return unlikely(s->id >= KVM_USER_MEM_SLOTS) && guest_mode;
 }
 
 static inline int root_as_id(const struct kvm_mmu_page *root)

@@ -148,7 +148,8 @@ static uint32_t tdp_role(struct kvm_vcpu *vcpu)
 {
 	return (uint32_t)(FIELD_PREP(ROLE_LEVEL_MASK, (unsigned)mmu_tdp_level(vcpu)) |
 			  FIELD_PREP(ROLE_AS_ID_MASK, vcpu->as_id) |
-			  (kvm_mmu_params()->eptad ? 0 : ROLE_AD_DISABLED));
+			  (kvm_mmu_params()->eptad ? 0 : ROLE_AD_DISABLED) |
+			  (guest_ops->is_guest_mode && guest_ops->is_guest_mode(vcpu) ? ROLE_GUEST_MODE : 0));
 }
 
 /* Two-dimensional paging: the guest has its page tables to itself. */

@@ -63,6 +63,7 @@ struct kvm_mmu_guest_ops {
 	void (*inject_page_fault)(struct kvm_vcpu *vcpu, const struct kvm_page_fault_info *fault);
 	/* EPT12 forbids what L2 does: an exit to L1. */
 	void (*inject_nested_fault)(struct kvm_vcpu *vcpu, const struct kvm_page_fault_info *fault);
+	bool (*is_guest_mode)(struct kvm_vcpu *vcpu); /* an L2 runs; NULL: never */
 };
 
 /* What the MMU asks of the vendor room (vmx), so that it knows no VMCS. */

@@ -204,6 +204,11 @@ static bool guest_in_smm(struct kvm_vcpu *vcpu)
 	return vcpu->arch->smm;
 }
 
+static bool guest_in_guest_mode(struct kvm_vcpu *vcpu)
+{
+	return is_guest_mode(vcpu);
+}
+
 static const struct kvm_mmu_guest_ops guest_ops = {
 	.get_cr0 = vmx_get_cr0,
 	.get_cr3 = vmx_get_cr3,
@@ -214,6 +219,7 @@ static const struct kvm_mmu_guest_ops guest_ops = {
 	.get_maxphyaddr = guest_maxphyaddr,
 	.get_cpl = vmx_get_cpl,
 	.is_smm = guest_in_smm,
+	.is_guest_mode = guest_in_guest_mode,
 	.inject_page_fault = kvm_inject_page_fault,
 	.inject_nested_fault = nested_ept_inject_page_fault,
 };
