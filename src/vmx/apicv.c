@@ -11,6 +11,8 @@
  *
  * Locks: owner thread, but for vmx_notify_posted().
  */
+#include <string.h>
+
 #include "trace/trace.h"
 #include "vmx/internal.h"
 
@@ -143,6 +145,10 @@ void vmx_apicv_vmcs01_loaded(struct kvm_vcpu *vcpu)
 		a->svi_stale = false;
 		vmx_hwapic_isr_update(vcpu, a->svi);
 	}
+	if (a->eoi_exit_stale) {
+		a->eoi_exit_stale = false;
+		vmx_load_eoi_exitmap(vcpu, a->eoi_exit);
+	}
 }
 
 static void write_status(struct kvm_vcpu *vcpu, uint32_t clear, uint32_t set)
@@ -173,6 +179,13 @@ void vmx_hwapic_isr_update(struct kvm_vcpu *vcpu, int highest_isr)
 
 void vmx_load_eoi_exitmap(struct kvm_vcpu *vcpu, const uint64_t vectors[4])
 {
+	struct vmx_apicv *a = &vcpu->vmx->apicv;
+
+	if (unlikely(!vmcs01_is_current(vcpu))) {
+		memcpy(a->eoi_exit, vectors, sizeof(a->eoi_exit));
+		a->eoi_exit_stale = true;
+		return;
+	}
 	for (uint32_t n = 0; n < 4; n++)
 		vmcs_write64(vcpu, EOI_EXIT_BITMAP0 + 2 * n, vectors[n]);
 }

@@ -87,8 +87,7 @@ static void setup(void)
 	params.preemption_timer = false;
 	params.flexpriority = params_get_bool("flexpriority");
 	params.nested = kvm_mmu_params()->nested && params.unrestricted_guest;
-	/* a virtual interrupt is delivered with VMCS01 current only */
-	params.enable_apicv = params_get_bool("enable_apicv") && !params.nested;
+	params.enable_apicv = params_get_bool("enable_apicv");
 
 	/* SDM "VM-Execution Control Fields": unrestricted guest needs EPT */
 	if (!params.ept) {

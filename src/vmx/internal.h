@@ -30,7 +30,9 @@ struct vmx_apicv {
 	bool active;	     /* nothing inhibits register virtualization and interrupt delivery */
 	bool controls_stale; /* VMCS01 does not have the controls for it yet */
 	bool svi_stale;	     /* nor this SVI */
+	bool eoi_exit_stale; /* nor these vectors */
 	int svi;
+	uint64_t eoi_exit[4];
 	unsigned threshold;  /* as in the VMCS */
 };
 
