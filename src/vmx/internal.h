@@ -261,6 +261,14 @@ must_check bool nested_vmx_load_cr3(struct kvm_vcpu *vcpu, uint64_t cr3, bool ke
 uint64_t nested_read_cr0(const struct vmcs12 *v);
 uint64_t nested_read_cr4(const struct vmcs12 *v);
 
+/* nested_timer.c */
+must_check int nested_timer_create(struct kvm_vcpu *vcpu);
+void nested_timer_destroy(struct kvm_vcpu *vcpu);
+bool nested_cpu_has_preemption_timer(const struct vmcs12 *v);
+void nested_timer_start(struct kvm_vcpu *vcpu, const struct vmcs12 *v); /* L2 is entered */
+void nested_timer_stop(struct kvm_vcpu *vcpu, const struct vmcs12 *v);
+uint32_t nested_timer_left(struct kvm_vcpu *vcpu); /* for vmcs12 */
+
 /* nested_msr.c: gpa of an area of L1's */
 uint64_t nested_vmx_load_msr(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t count); /* 0, or the number of the bad entry */
 bool nested_vmx_store_msr(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t count);

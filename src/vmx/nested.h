@@ -52,6 +52,15 @@ struct nested_vmx_msrs {
 	uint64_t v[NESTED_VMX_NR_MSRS];
 };
 
+/* L1's VMX-preemption timer (nested_timer.c). */
+struct nested_timer {
+	struct host_timer *host; /* (c) while in VMX operation */
+	bool has_deadline;
+	bool expired;	     /* (a) an exit to L1 is due */
+	uint64_t deadline;   /* in L1's TSC >> rate */
+	uint64_t expires_ns; /* the same moment, for the host; 0: at once */
+};
+
 struct nested_vmx {
 	bool run_pending;
 	bool pages_stale;      /* the MSR bitmap, and PDPTEs without EPT12, are to be read from L1's memory */
@@ -67,6 +76,7 @@ struct nested_vmx {
 	struct loaded_vmcs vmcs02;
 	uint16_t vpid02;       /* 0: none was left, L2 shares vpid01 */
 	uint16_t last_vpid;    /* vpid12 of the last entry */
+	struct nested_timer timer;
 	uint64_t vmcs01_debugctl;
 	unsigned nr_explained; /* failed entries told on stderr */
 	struct nested_vmx_msrs msrs;

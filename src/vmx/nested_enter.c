@@ -109,6 +109,7 @@ int nested_vmx_enter_non_root_mode(struct kvm_vcpu *vcpu, bool from_vmentry)
 	vmx->nested.pages_stale = !from_vmentry;
 	if (from_vmentry)
 		nested_load_shadow_vmcs12(vcpu, v);
+	nested_timer_start(vcpu, v);
 	/* what waits for L1 may have to leave L2 at once */
 	kvm_make_request(KVM_REQ_EVENT, vcpu);
 	return NVMX_VMENTRY_SUCCESS;
@@ -136,6 +137,7 @@ static int enter_l2(struct kvm_vcpu *vcpu)
 
 	trace_vmenter(vcpu, n->cached_vmcs12);
 	n->run_pending = true;
+	n->timer.has_deadline = false;
 	vcpu->stat.nested_run++;
 	if (nested_vmx_enter_non_root_mode(vcpu, true) != NVMX_VMENTRY_SUCCESS) {
 		n->run_pending = false;

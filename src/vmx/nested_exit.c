@@ -67,6 +67,9 @@ void sync_vmcs02_to_vmcs12(struct kvm_vcpu *vcpu, struct vmcs12 *v)
 	v->guest_interruptibility_info = vmcs_read32(vcpu, GUEST_INTERRUPTIBILITY_INFO);
 	v->guest_activity_state = vmx_services->is_halted(vcpu) ? GUEST_ACTIVITY_HLT : GUEST_ACTIVITY_ACTIVE;
 	v->guest_linear_address = vmcs_readl(vcpu, GUEST_LINEAR_ADDRESS);
+	if (nested_cpu_has_preemption_timer(v) && v->vm_exit_controls & VM_EXIT_SAVE_VMX_PREEMPTION_TIMER &&
+	    !vcpu->vmx->nested.run_pending)
+		v->vmx_preemption_timer_value = nested_timer_left(vcpu);
 	v->vm_entry_controls = (v->vm_entry_controls & ~(uint32_t)VM_ENTRY_IA32E_MODE) |
 			       (vmx_get_efer(vcpu) & EFER_LMA ? (uint32_t)VM_ENTRY_IA32E_MODE : 0);
 	if (v->vm_exit_controls & VM_EXIT_SAVE_DEBUG_CONTROLS) {
@@ -214,6 +217,7 @@ void nested_vmx_vmexit(struct kvm_vcpu *vcpu, uint32_t reason, uint32_t intr_inf
 	if (reason != NESTED_EXIT_NONE)
 		TRACE(kvm, kvm_nested_vmexit_inject, reason, qualification, v->idt_vectoring_info_field, intr_info,
 		      v->vm_exit_intr_error_code, 1);
+	nested_timer_stop(vcpu, v);
 	vmx_services->clear_events(vcpu);
 	vmx->event_exit_inst_len = 0;
 	vmx->head.guest_mode = false;

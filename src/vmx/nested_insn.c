@@ -34,12 +34,14 @@ static void free_vmx_operation(struct kvm_vcpu *vcpu)
 	n->vmcs02 = (struct loaded_vmcs){ 0 };
 	free_vpid(n->vpid02);
 	n->vpid02 = 0;
+	nested_timer_destroy(vcpu);
 }
 
-/* -ENOMEM with nothing done. */
+/* -ENOMEM, -EAGAIN (no thread for the timer) with nothing done. */
 int enter_vmx_operation(struct kvm_vcpu *vcpu)
 {
 	struct nested_vmx *n = &vcpu->vmx->nested;
+	int r;
 
 	n->cached_vmcs12 = own_calloc(1, VMCS12_SIZE);
 	n->cached_shadow_vmcs12 = own_calloc(1, VMCS12_SIZE);
@@ -48,6 +50,11 @@ int enter_vmx_operation(struct kvm_vcpu *vcpu)
 	if (!n->cached_vmcs12 || !n->cached_shadow_vmcs12 || !n->vmcs02.vmcs || !n->vmcs02.msr_bitmap) {
 		free_vmx_operation(vcpu);
 		return err_born(ENOMEM, "nested VMX operation");
+	}
+	r = nested_timer_create(vcpu);
+	if (r) {
+		free_vmx_operation(vcpu);
+		return r;
 	}
 	*(uint32_t *)n->vmcs02.vmcs = (uint32_t)vmx_capability_msr(MSR_IA32_VMX_BASIC) & 0x7fffffffU;
 	if (vmclear(vcpu->vmx->cpu, __pa(n->vmcs02.vmcs)) != VMX_SUCCEED)

@@ -49,6 +49,10 @@ uint32_t vmx_get_nested_state(struct kvm_vcpu *vcpu, struct vmx_nested_state *ou
 		s->flags = (uint16_t)(KVM_STATE_NESTED_GUEST_MODE |
 				      (n->run_pending ? KVM_STATE_NESTED_RUN_PENDING : 0) |
 				      (n->mtf_pending ? KVM_STATE_NESTED_MTF_PENDING : 0));
+		if (n->timer.has_deadline && nested_cpu_has_preemption_timer(n->cached_vmcs12)) {
+			s->hdr.vmx.flags |= KVM_STATE_VMX_PREEMPTION_TIMER_DEADLINE;
+			s->hdr.vmx.preemption_timer_deadline = n->timer.deadline;
+		}
 		sync_vmcs02_to_vmcs12(vcpu, n->cached_vmcs12);
 		if (shadow_is_linked(n->cached_vmcs12)) {
 			s->size += VMCS12_SIZE;
@@ -102,6 +106,8 @@ static int enter(struct kvm_vcpu *vcpu, const struct vmx_nested_state *in)
 	n->run_pending = in->head.flags & KVM_STATE_NESTED_RUN_PENDING;
 	n->mtf_pending = in->head.flags & KVM_STATE_NESTED_MTF_PENDING;
 	n->dirty_vmcs12 = true;
+	n->timer.has_deadline = in->head.hdr.vmx.flags & KVM_STATE_VMX_PREEMPTION_TIMER_DEADLINE;
+	n->timer.deadline = in->head.hdr.vmx.preemption_timer_deadline;
 	nested_vmx_check_controls(vcpu, v, &f);
 	nested_vmx_check_host_state(vcpu, v, &f);
 	nested_vmx_check_guest_state(vcpu, v, &f);

@@ -290,6 +290,8 @@ void nested_ept_inject_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_f
 void nested_vmx_clear_run_pending(struct kvm_vcpu *vcpu);
 /* An instruction of L2 has been emulated: is an exit by the monitor trap flag due? */
 bool nested_mtf_pending(struct kvm_vcpu *vcpu);
+/* L1's VMX-preemption timer has run out, L2 runs. Any thread. */
+bool nested_preemption_timer_expired(struct kvm_vcpu *vcpu);
 void nested_vmx_update_mtf(struct kvm_vcpu *vcpu, bool exception_pending);
 /*
  * SMM knows no VMX (SDM "Default Treatment of SMIs"): into it, whoever runs, and back to L2 if it was

@@ -128,6 +128,12 @@ int kvm_check_nested_events(struct kvm_vcpu *vcpu)
 	r = exceptions(vcpu, true, run_pending, blocked, &done);
 	if (done)
 		return r;
+	if (nested_preemption_timer_expired(vcpu)) {
+		if (blocked)
+			return -EBUSY;
+		nested_vmx_vmexit(vcpu, EXIT_REASON_PREEMPTION_TIMER, 0, 0);
+		return 0;
+	}
 	if (vcpu->arch->smi_pending && !vcpu->arch->smm)
 		return blocked ? -EBUSY : 0;
 	if (vcpu->arch->nmi_pending && vmx_nmi_allowed(vcpu))
@@ -139,7 +145,7 @@ int kvm_check_nested_events(struct kvm_vcpu *vcpu)
 
 bool kvm_has_nested_events(struct kvm_vcpu *vcpu)
 {
-	return nested_mtf_pending(vcpu) || vcpu->arch->exception_vmexit.pending;
+	return nested_mtf_pending(vcpu) || nested_preemption_timer_expired(vcpu) || vcpu->arch->exception_vmexit.pending;
 }
 
 void kvm_nested_triple_fault(struct kvm_vcpu *vcpu)
