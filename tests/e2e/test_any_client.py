@@ -136,6 +136,16 @@ def clients_with_sanitizers_start_without_settings():
                 "printf(\"%d\\n\", ioctl(open(\"/dev/kvm\", O_RDWR), 0xAE00, 0)); if (argc > 1) p[10] = 1; free((void *)p); return 0; }\n")
     env = {k: v for k, v in os.environ.items() if not k.endswith("SAN_OPTIONS")}
     started = 0
+    # A client's lock is held when a thread makes its first call, and taken in one that has made it.
+    locks = os.path.join(tmp.name, "locks.c")
+    with open(locks, "w") as f:
+        f.write("#include <fcntl.h>\n#include <pthread.h>\n#include <stdio.h>\n#include <sys/ioctl.h>\n"
+                "static pthread_mutex_t m = PTHREAD_MUTEX_INITIALIZER; static int vm;\n"
+                "static void *f(void *p) { pthread_mutex_lock(&m); ioctl(vm, 0xAE03, 1); pthread_mutex_unlock(&m);\n"
+                "pthread_mutex_lock(&m); pthread_mutex_unlock(&m); return 0; }\n"
+                "int main(void) { pthread_t t; vm = ioctl(open(\"/dev/kvm\", O_RDWR), 0xAE01, 0); ioctl(vm, 0xAE60, 0);\n"
+                "for (int i = 0; i < 3; i++) { pthread_create(&t, 0, f, 0); f(0); pthread_join(t, 0); }\n"
+                "printf(\"%d\\n\", ioctl(ioctl(vm, 0xAE41, 0), 0x8090AE81, &(char[144]){ 0 })); return 0; }\n")
     for sanitizer in ("address", "thread"):
         if tap.run("cc", "-fsanitize=" + sanitizer, "-o", program, source)[1] or tap.run(program, env=env)[1]:
             continue  # no such runtime here
@@ -145,6 +155,10 @@ def clients_with_sanitizers_start_without_settings():
         if sanitizer == "address":
             out, status = client(program, "x", env=env)
             assert status != 0 and "heap-buffer-overflow" in out, out
+        out, status = tap.run("cc", "-fsanitize=" + sanitizer, "-o", program, locks)
+        assert status == 0, out
+        out, status = client(program, env=env)
+        assert (out, status) == ("0\n", 0), out
     if not started:
         raise tap.Skip("no sanitizer's runtime is installed")
 
