@@ -3,14 +3,17 @@
  *
  * Both lie among the library's own addresses (lib/own.h), which no guest is given.
  * mmap(PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS), then mremap() with an old size of 0,
- * which duplicates a shared mapping, then mprotect() of the duplicate.
+ * which duplicates a shared mapping, then mprotect() of the duplicate. Where mremap() does not
+ * do that (valgrind), a segment of System V shared memory is attached twice.
  *
  * Locks: none.
  */
 #include "emit/exec.h"
 
 #include <errno.h>
+#include <sys/ipc.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 
 #include "lib/error.h"
 #include "lib/own.h"
@@ -39,6 +42,31 @@ static void take_back(void *run, size_t size, bool reserved_here)
 		munmap(run, size);
 }
 
+/* 0, or -EINVAL where mremap() makes no second view. */
+static int map_twice(uint8_t *run, uint8_t *rw, size_t size)
+{
+	if (mmap(run, size, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+		 0) == MAP_FAILED)
+		return refused("mmap");
+	if (mremap(run, 0, size, MREMAP_MAYMOVE | MREMAP_FIXED, rw) == MAP_FAILED)
+		return errno == EINVAL ? -EINVAL : refused("mremap");
+	return mprotect(rw, size, PROT_READ | PROT_WRITE) ? refused("mprotect") : 0;
+}
+
+/* The segment is gone with its two views. mprotect() changes nothing but what valgrind knows of them. */
+static int attach_twice(uint8_t *run, uint8_t *rw, size_t size)
+{
+	int id = shmget(IPC_PRIVATE, size, IPC_CREAT | SHM_NORESERVE | 0600), r = 0;
+
+	if (id < 0)
+		return refused("shmget");
+	if (shmat(id, run, SHM_REMAP | SHM_EXEC | SHM_RDONLY) != run || shmat(id, rw, SHM_REMAP) != rw ||
+	    mprotect(run, size, PROT_READ | PROT_EXEC))
+		r = refused("shmat");
+	shmctl(id, IPC_RMID, NULL);
+	return r;
+}
+
 int exec_memory_create(struct exec_memory *m, size_t size, void *at)
 {
 	uint8_t *run = reserve(at, size), *rw = own_reserve(size);
@@ -50,20 +78,13 @@ int exec_memory_create(struct exec_memory *m, size_t size, void *at)
 		err = err_born(ENOMEM, "no addresses for executable memory");
 		goto out;
 	}
-	if (mmap(run, size, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
-		 0) == MAP_FAILED) {
-		err = refused("mmap");
+	err = map_twice(run, rw, size);
+	if (err == -EINVAL)
+		err = attach_twice(run, rw, size);
+	if (!err && (madvise(rw, size, MADV_DONTFORK) || madvise(run, size, MADV_DONTFORK)))
+		err = refused("madvise");
+	if (err)
 		goto out;
-	}
-	if (mremap(run, 0, size, MREMAP_MAYMOVE | MREMAP_FIXED, rw) == MAP_FAILED) {
-		err = refused("mremap");
-		goto out;
-	}
-	if (mprotect(rw, size, PROT_READ | PROT_WRITE) || madvise(rw, size, MADV_DONTFORK) ||
-	    madvise(run, size, MADV_DONTFORK)) {
-		err = refused("mprotect");
-		goto out;
-	}
 	*m = (struct exec_memory){ .rw = rw, .run = run, .size = size, .reserved_here = !at };
 	return 0;
 out:

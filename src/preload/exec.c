@@ -69,8 +69,12 @@ static bool needs_host(const char *path, char *const envp[])
 
 	if (!host[0] || !path)
 		return false;
-	for (size_t i = 0; envp && envp[i]; i++)
+	for (size_t i = 0; envp && envp[i]; i++) {
+		/* valgrind's launcher executes its tool: a static program that loads a dynamic one, and preloads for it. */
+		if (strncmp(envp[i], "VALGRIND_LAUNCHER=", 18) == 0)
+			return false;
 		asks |= program_env_asks(envp[i]);
+	}
 	return asks && access(path, X_OK) == 0 && program_kind_of(path) == PROGRAM_STATIC &&
 	       !program_changes_rights(path);
 }

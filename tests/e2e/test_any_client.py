@@ -163,5 +163,19 @@ def clients_with_sanitizers_start_without_settings():
         raise tap.Skip("no sanitizer's runtime is installed")
 
 
-CASES = (clients_with_sanitizers_start_without_settings, programs_that_are_not_served_are_told, host_looks_like_one_with_vmx, device_node_is_one_to_programs_that_only_look, python_keeps_its_kvm_through_subprocess, debugger_inside_runs_a_client, debugger_outside_runs_a_client)
+def memcheck_sees_the_clients_heap_and_runs_its_guest():
+    need("valgrind")
+    source, program = os.path.join(tmp.name, "heap.c"), os.path.join(tmp.name, "heap")
+    with open(source, "w") as f:
+        f.write("#include <stdlib.h>\nint main(void) { volatile char *p = malloc(10); return p[12] == 77; }\n")
+    out, status = tap.run("cc", "-g", "-o", program, source)
+    assert status == 0, out
+    out, status = client("valgrind", "--error-exitcode=9", program)
+    assert status == 9 and "Invalid read of size 1" in out and "10 bytes allocated" in out, out
+    for engine in ("interp", "jit"):
+        out, status = client("valgrind", "-q", CLIENT, env=dict(os.environ, USERKVM_ENGINE=engine))
+        assert status == 0 and "not ok" not in out, out
+
+
+CASES = (memcheck_sees_the_clients_heap_and_runs_its_guest, clients_with_sanitizers_start_without_settings, programs_that_are_not_served_are_told, host_looks_like_one_with_vmx, device_node_is_one_to_programs_that_only_look, python_keeps_its_kvm_through_subprocess, debugger_inside_runs_a_client, debugger_outside_runs_a_client)
 tap.select(CASES, (), sys.argv[3:])
