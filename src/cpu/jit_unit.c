@@ -348,7 +348,7 @@ static void emit_indirect_entry(struct forming *f)
 	struct host_mem back = { .base = JIT_S0, .index = HOST_NONE, .disp = -f->part[0].off };
 
 	f->u->indirect = (const uint8_t *)(uintptr_t)emit_here(e);
-	jit_emit_save_flags(r);
+	jit_emit_save_flags(r, JIT_S0);
 	op_state(e, true, 0x8b, JIT_S0, &r->cs->rip);
 	op_state(e, true, 0x3b, JIT_S0, &f->u->expect);
 	emit_patch(e, emit_jcc(e, 5), j->ind_miss_cc_at);
@@ -359,7 +359,7 @@ static void emit_indirect_entry(struct forming *f)
 	emit_op_mem(e, true, 0x8d, JIT_S0, &back);
 	op_state(e, true, 0x89, JIT_S0, &r->cs->page_lin);
 	if (f->part[0].live_in)
-		jit_emit_load_flags(r);
+		jit_emit_load_flags(r, JIT_S0);
 }
 
 static bool emit_parts(struct forming *f)

@@ -140,28 +140,28 @@ static void state_op(struct jit_rewriter *r, bool wide, unsigned opcode, unsigne
 	emit_op_mem(&r->e, wide, opcode, reg, &m);
 }
 
-void jit_emit_save_flags(struct jit_rewriter *r)
+void jit_emit_save_flags(struct jit_rewriter *r, unsigned scratch)
 {
-	state_op(r, true, OPC_STORE, HOST_RAX, offsetof(struct cpu_state, spill[0]));
+	emit_op_reg(&r->e, true, OPC_STORE, scratch, HOST_RAX);
 	emit_bytes(&r->e, "\x9f\x0f\x90\xc0\x0f\xb7\xc0", 7); /* lahf; seto al; movzx eax, ax */
 	state_op(r, false, OPC_STORE, HOST_RAX, offsetof(struct cpu_state, cc));
-	state_op(r, true, OPC_LOAD, HOST_RAX, offsetof(struct cpu_state, spill[0]));
+	emit_op_reg(&r->e, true, OPC_STORE, HOST_RAX, scratch);
 }
 
-void jit_emit_load_flags(struct jit_rewriter *r)
+void jit_emit_load_flags(struct jit_rewriter *r, unsigned scratch)
 {
-	state_op(r, true, OPC_STORE, HOST_RAX, offsetof(struct cpu_state, spill[0]));
+	emit_op_reg(&r->e, true, OPC_STORE, scratch, HOST_RAX);
 	state_op(r, false, OPC_LOAD, HOST_RAX, offsetof(struct cpu_state, cc));
 	emit_bytes(&r->e, "\x04\x7f\x9e", 3); /* add al, 7fh (OF); sahf */
-	state_op(r, true, OPC_LOAD, HOST_RAX, offsetof(struct cpu_state, spill[0]));
+	emit_op_reg(&r->e, true, OPC_STORE, HOST_RAX, scratch);
 }
 
-void jit_flags_give_up(struct jit_ctx *c)
+void jit_flags_give_up(struct jit_ctx *c, unsigned scratch)
 {
 	if (c->flags != AT_HOST)
 		return;
 	if (c->live[c->k]) {
-		jit_emit_save_flags(c->r);
+		jit_emit_save_flags(c->r, scratch);
 		c->flags = AT_CC;
 	} else {
 		c->flags = AT_NONE;
@@ -169,7 +169,7 @@ void jit_flags_give_up(struct jit_ctx *c)
 	jit_note_recover(c);
 }
 
-void jit_flags_want(struct jit_ctx *c)
+void jit_flags_want(struct jit_ctx *c, unsigned scratch)
 {
 	const struct jit_insn *i = &c->b->insn[c->k];
 
@@ -177,7 +177,9 @@ void jit_flags_want(struct jit_ctx *c)
 		return;
 	if (!i->flags_read && !(i->flags_written && (c->live[c->k + 1] & ~i->flags_killed)))
 		return;
-	jit_emit_load_flags(c->r);
+	jit_emit_load_flags(c->r, scratch);
+	if (scratch == JIT_S1)
+		c->s1_addend = false;
 	c->flags = AT_HOST;
 	jit_note_recover(c);
 }
@@ -254,13 +256,13 @@ void jit_emit_poll(struct jit_rewriter *r, uint16_t insn, uint8_t live)
 	unsigned call = new_call(r, JIT_STUB_POLL, insn, 0);
 
 	if (live)
-		jit_emit_save_flags(r);
+		jit_emit_save_flags(r, JIT_S0);
 	emit_byte(&r->e, 0x83); /* cmp dword [m], imm8 */
 	emit_modrm_mem(&r->e, 7, &m, 1);
 	emit_byte(&r->e, 0);
 	new_cold(r, emit_jcc(&r->e, COND_NE), call, NO_RESUME);
 	if (live)
-		jit_emit_load_flags(r);
+		jit_emit_load_flags(r, JIT_S0);
 }
 
 int jit_emit_cold(struct jit_rewriter *r)
@@ -285,7 +287,7 @@ static void emit_insn(struct jit_ctx *c, struct jit_end *end)
 	struct jit_bytes p;
 	struct jit_form f;
 	struct host_mem m;
-	uint8_t spare;
+	uint8_t spare = JIT_S0;
 
 	if (!jit_parse(&p, i)) {
 		c->r->failed = true;
@@ -301,14 +303,14 @@ static void emit_insn(struct jit_ctx *c, struct jit_end *end)
 	case HOW_COPY: case HOW_X87:
 		if (p.mem)
 			jit_operand(c, &p, jit_no_rex(&p, &f), &m, &spare);
-		jit_flags_want(c);
+		jit_flags_want(c, spare);
 		jit_copy(c, &p, &f, p.mem ? &m : NULL, spare);
 		if (f.how == HOW_X87)
 			jit_note_x87(c, &p);
 		break;
 	default:
 		jit_stack_insn(c, &p, &f, end);
-		jit_flags_want(c);
+		jit_flags_want(c, JIT_S1);
 		break;
 	}
 }
@@ -354,7 +356,7 @@ int jit_emit_block(struct jit_rewriter *r, const struct jit_block *b, struct jit
 		jit_flags_after(&c);
 	}
 	if (c.flags == AT_CC && (end->kind == JIT_END_LEAVE || c.live[b->nr]))
-		jit_emit_load_flags(r);
+		jit_emit_load_flags(r, JIT_S1); /* JIT_S0 may be where it goes on */
 	return r->failed || r->e.full ? -ENOSPC : 0;
 }
 

@@ -158,10 +158,10 @@ void jit_emit_call(struct jit_ctx *c);
 uint8_t jit_reads(const struct jit_insn *i);
 uint8_t jit_kills(const struct jit_insn *i);
 
-/* Before code that destroys RFLAGS: keep them if instruction k (or a later one) wants them. */
-void jit_flags_give_up(struct jit_ctx *c);
+/* Before code that destroys RFLAGS: keep them if instruction k (or a later one) wants them. May change `scratch`. */
+void jit_flags_give_up(struct jit_ctx *c, unsigned scratch);
 /* Before instruction k's own work, after its probe: in RFLAGS if it needs them there. */
-void jit_flags_want(struct jit_ctx *c);
+void jit_flags_want(struct jit_ctx *c, unsigned scratch);
 /* After it. */
 void jit_flags_after(struct jit_ctx *c);
 void jit_note_recover(struct jit_ctx *c);

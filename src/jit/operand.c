@@ -175,7 +175,7 @@ void jit_probe(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsi
 	       bool no_rex, struct host_mem *m, uint8_t *spare)
 {
 	if (c->hoisted != c->k || !c->k) {
-		jit_flags_give_up(c);
+		jit_flags_give_up(c, JIT_S0);
 		c->s1_addend = false;
 		look_up(c, p, size, access);
 	}

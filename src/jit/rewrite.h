@@ -211,9 +211,9 @@ uint32_t jit_emit_cond(struct jit_rewriter *r, const struct jit_end *end);
  */
 void jit_emit_poll(struct jit_rewriter *r, uint16_t insn, uint8_t live);
 
-/* RFLAGS to cs->cc and back; both change no register and (save) no flag. */
-void jit_emit_save_flags(struct jit_rewriter *r);
-void jit_emit_load_flags(struct jit_rewriter *r);
+/* RFLAGS to cs->cc and back; both change no register but `scratch` (JIT_S0, JIT_S1) and (save) no flag. */
+void jit_emit_save_flags(struct jit_rewriter *r, unsigned scratch);
+void jit_emit_load_flags(struct jit_rewriter *r, unsigned scratch);
 
 /* Cold paths, after the last block (and whatever the caller emits). 0 or -ENOSPC. */
 int jit_emit_cold(struct jit_rewriter *r);

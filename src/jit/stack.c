@@ -211,7 +211,7 @@ void jit_group_check(struct jit_ctx *c)
 				.disp = s->lo };
 	struct host_mem tag = STATE(c->r, sp_tag), addend = STATE(c->r, sp_addend);
 
-	jit_flags_give_up(c);
+	jit_flags_give_up(c, JIT_S0);
 	emit_op_mem(e, true, OPC_LEA, JIT_S1, &low);
 	emit_op_mem(e, true, OPC_SUB_LOAD, JIT_S1, &tag);
 	emit_op_imm(e, true, EXT_CMP, JIT_S1, (int32_t)PAGE_SIZE - s->extent);
@@ -395,7 +395,7 @@ static void check_canonical(struct jit_ctx *c)
 {
 	struct emitter *e = c->e;
 
-	jit_flags_give_up(c);
+	jit_flags_give_up(c, JIT_S1);
 	c->s1_addend = false;
 	emit_op_reg(e, true, OPC_STORE, JIT_S1, JIT_S0);
 	emit_bytes(e, "\x49\xc1\xfb\x2f", 4);	  /* sar r11, 47 */

@@ -147,7 +147,7 @@ static void emit_stubs(void)
 	state_op(&e, 0x89, 4, &world->host_sp);
 	state_op(&e, 0x89, 7, &world->resume);
 	r.e = e;
-	jit_emit_load_flags(&r);
+	jit_emit_load_flags(&r, JIT_S0);
 	e = r.e;
 	each_gpr(&e, 0x8b);
 	emit_jmp_via(&e, (uintptr_t)&world->resume);
@@ -155,7 +155,7 @@ static void emit_stubs(void)
 	/* leave: store the state, back to C */
 	leave_at = emit_here(&e);
 	r.e = e;
-	jit_emit_save_flags(&r);
+	jit_emit_save_flags(&r, JIT_S0);
 	e = r.e;
 	stub_store = e.n;
 	each_gpr(&e, 0x89);
