@@ -62,12 +62,12 @@ __asm__(".data\n.balign 8\ninterrupts_taken: .quad 0\n.text\n"
 	"on_self_ipi_x2apic:\n push %rax\n push %rcx\n push %rdx\n incq interrupts_taken(%rip)\n mov $0x80b, %ecx\n"
 	" xor %eax, %eax\n xor %edx, %edx\n wrmsr\n pop %rdx\n pop %rcx\n pop %rax\n iretq\n");
 
-static void set_handler(void (*fn)(void))
+static void set_gate(unsigned vector, void (*fn)(void), uint64_t dpl)
 {
 	uint64_t at = (uint64_t)fn;
 
-	idt[2 * SELF_VECTOR] = (at & 0xffff) | 8UL << 16 | 0x8eUL << 40 | (at & 0xffff0000) << 32;
-	idt[2 * SELF_VECTOR + 1] = at >> 32;
+	idt[2 * vector] = (at & 0xffff) | 8UL << 16 | (0x8e | dpl << 5) << 40 | (at & 0xffff0000) << 32;
+	idt[2 * vector + 1] = at >> 32;
 }
 
 static void apic_begin(uint64_t *pdpt)
@@ -80,7 +80,7 @@ static void apic_begin(uint64_t *pdpt)
 	device_pd[APIC_PAGE >> 21 & 511] = APIC_PAGE | 0x83;
 	device_pd[IOAPIC_PAGE >> 21 & 511] = IOAPIC_PAGE | 0x83;
 	pdpt[3] = (uint64_t)device_pd | 3;
-	set_handler(on_self_ipi);
+	set_gate(SELF_VECTOR, on_self_ipi, 0);
 	__asm__ volatile("lidt %0" ::"m"(pointer));
 	*apic(APIC_SVR) = 0x1ff;
 }

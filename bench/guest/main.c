@@ -4,6 +4,7 @@
  * "name rounds insns-a-round ticks". Ends by the ACPI and the isa-debug-exit way.
  */
 #include "apic.h"
+#include "events.h"
 #include "loops.h"
 
 void guest_main(void);
@@ -97,6 +98,8 @@ static void loop_mapping(uint64_t n)
 static void user_part(void)
 {
 	TIMED("syscall", 300000, LOOP_SYSCALL_INSNS + 1, loop_syscall(n));
+	TIMED("int80", 100000, 1, loop_int80(n));
+	TIMED("page_fault", 100000, 1, loop_page_fault(n));
 	print("end\n");
 	out16(0x604, 0x2000 | 5 << 10); /* ACPI S5 of userkvm boot */
 	out16(0x604, 0x2000);		/* of QEMU's pc */
@@ -122,7 +125,7 @@ static void devices(void)
 		print("self-IPIs were lost\n");
 	if (!(cpuid_ecx(1) & 1u << 21))
 		return;
-	set_handler(on_self_ipi_x2apic);
+	set_gate(SELF_VECTOR, on_self_ipi_x2apic, 0);
 	base = rdmsr(MSR_APIC_BASE);
 	wrmsr(MSR_APIC_BASE, base | 0xc00);
 	TIMED("x2apic_tpr", 50000, 1, while (n--) wrmsr(MSR_X2APIC_TPR, 0x10));
@@ -145,6 +148,13 @@ void guest_main(void)
 	STRING_LOOPS(STRING_TIMED)
 	TIMED("exit", 50000, 1, while (n--) out8(0x80, 0));
 	devices();
+	events_begin();
+	TIMED("cr3", 100000, 1, loop_cr3(n, pml4));
+	TIMED("cr3_refill", 50000, 1, loop_cr3_refill(n, pml4, memory));
+	TIMED("invlpg", 200000, 1, loop_invlpg(n, memory));
+	TIMED("modify", 50000, 1, loop_modify(n));
+	TIMED("call_ptr", 1000000, 1, loop_call_pointer(n));
+	TIMED("frame", 300000, 1, loop_frame(n));
 	TIMED("mapping", 100 * 512, LOOP_MAPPING_INSNS, loop_mapping(n));
 	enter_user(user_part);
 }

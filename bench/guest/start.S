@@ -83,6 +83,9 @@ gdt:	.quad 0
 	.quad 0x00cf93000000ffff	/* 10 kernel data */
 	.quad 0x00cff3000000ffff	/* 18 user data */
 	.quad 0x00affb000000ffff	/* 20 user code */
+	.globl tss_descriptor
+tss_descriptor:				/* 28 */
+	.quad 0, 0
 gdt_pointer:
 	.word gdt_pointer - gdt - 1
 	.long gdt
