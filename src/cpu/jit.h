@@ -143,7 +143,7 @@ struct cpu_jit {
 	void *miss, *call, *c_stub;
 	uint32_t (*enter)(struct cpu_state *cs, const uint8_t *code);
 	const uint8_t *ind_miss;
-	uint32_t leave_at, ind_miss_cc_at; /* offsets of stubs */
+	uint32_t leave_at, ind_miss_at; /* offsets of stubs */
 
 	uint32_t threshold;
 	uint32_t bisect_first, bisect_last;

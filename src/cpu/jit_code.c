@@ -133,9 +133,6 @@ static void emit_stubs(struct cpu_jit *j)
 	load_all(e, cs);
 	emit_bytes(e, "\xff\xe5", 2); /* jmp rbp */
 
-	/* an indirect branch that found no unit; flags in RFLAGS */
-	j->ind_miss = runs_at(e);
-	emit_mov_imm32(e, JIT_S1, JIT_EXIT_INDIRECT);
 	/* leave with the number in r11d, flags in RFLAGS */
 	j->leave_at = e->n;
 	store_gprs(e, cs);
@@ -144,8 +141,9 @@ static void emit_stubs(struct cpu_jit *j)
 	emit_op_reg(e, false, 0x89, HOST_RAX, JIT_S1);
 	emit_bytes(e, pop_saved, sizeof(pop_saved) - 1);
 	emit_byte(e, 0xc3);
-	/* the same, flags in cs->cc */
-	j->ind_miss_cc_at = e->n;
+	/* an indirect branch that found no unit; flags in cs->cc */
+	j->ind_miss = runs_at(e);
+	j->ind_miss_at = e->n;
 	emit_mov_imm32(e, JIT_S1, JIT_EXIT_INDIRECT);
 	store_gprs(e, cs);
 	emit_patch(e, emit_jmp(e), noflags);

@@ -1,7 +1,7 @@
 /*
  * Units: which blocks make one, and how they are put together.
  *
- *   indirect:  flags to cc; cs->rip == expect?; exit_request?; page_lin
+ *   indirect:  (flags are in cc) cs->rip == expect?; exit_request?; page_lin
  *   code:      block 0 … block n, each ended by a jump within the unit, a cell or
  *              an indirect branch
  *   polled:    exit_request?; to code
@@ -348,14 +348,13 @@ static void emit_indirect_entry(struct forming *f)
 	struct host_mem back = { .base = JIT_S0, .index = HOST_NONE, .disp = -f->part[0].off };
 
 	f->u->indirect = (const uint8_t *)(uintptr_t)emit_here(e);
-	jit_emit_save_flags(r, JIT_S0);
 	op_state(e, true, 0x8b, JIT_S0, &r->cs->rip);
 	op_state(e, true, 0x3b, JIT_S0, &f->u->expect);
-	emit_patch(e, emit_jcc(e, 5), j->ind_miss_cc_at);
+	emit_patch(e, emit_jcc(e, 5), j->ind_miss_at);
 	emit_byte(e, 0x83); /* cmp dword [exit_request],0 */
 	emit_modrm_mem(e, 7, &request, 1);
 	emit_byte(e, 0);
-	emit_patch(e, emit_jcc(e, 5), j->ind_miss_cc_at);
+	emit_patch(e, emit_jcc(e, 5), j->ind_miss_at);
 	emit_op_mem(e, true, 0x8d, JIT_S0, &back);
 	op_state(e, true, 0x89, JIT_S0, &r->cs->page_lin);
 	if (f->part[0].live_in)
@@ -375,6 +374,7 @@ static bool emit_parts(struct forming *f)
 		struct part *p = &f->part[n];
 		struct jit_block b = { .insn = p->insn, .nr = p->nr, .first = p->first,
 				       .live_out = p->live_out,
+				       .flags_in_cc = p->head && p->live_in,
 				       .no_group = p->block->crosses >= JIT_CROSSINGS };
 		struct jit_end end;
 
@@ -387,8 +387,11 @@ static bool emit_parts(struct forming *f)
 	for (unsigned n = 0; n < f->nr_patches; n++)
 		emit_patch(&r->e, f->patch[n].at, f->part[f->patch[n].to].label);
 	f->u->polled = (const uint8_t *)(uintptr_t)emit_here(&r->e);
-	if (!f->part[0].head) /* else it polls itself */
+	if (!f->part[0].head) { /* else it polls itself */
 		jit_emit_poll(r, 0, f->part[0].live_in);
+		if (f->part[0].live_in)
+			jit_emit_load_flags(r, JIT_S0);
+	}
 	emit_patch(&r->e, emit_jmp(&r->e), code);
 	return true;
 }

@@ -6,8 +6,9 @@
  * reads them, or changes only some of the live ones, or the block ends.
  *
  * Invariants
- * 1. ctx.flags says where the live flags are; at a block's beginning and end
- *    that is RFLAGS.
+ * 1. ctx.flags says where the live flags are. At a block's beginning that is RFLAGS, or
+ *    cs->cc behind a poll; at its end RFLAGS, or cs->cc before an indirect branch, whose
+ *    target compares before it needs them.
  * 2. A cold path finds in cs->cc all flags that are live before its first
  *    instruction, and continues where they may be in RFLAGS, in cs->cc, or both: the stub
  *    returns with both the same.
@@ -261,8 +262,6 @@ void jit_emit_poll(struct jit_rewriter *r, uint16_t insn, uint8_t live)
 	emit_modrm_mem(&r->e, 7, &m, 1);
 	emit_byte(&r->e, 0);
 	new_cold(r, emit_jcc(&r->e, COND_NE), call, NO_RESUME);
-	if (live)
-		jit_emit_load_flags(r, JIT_S0);
 }
 
 int jit_emit_cold(struct jit_rewriter *r)
@@ -317,7 +316,7 @@ static void emit_insn(struct jit_ctx *c, struct jit_end *end)
 
 int jit_emit_block(struct jit_rewriter *r, const struct jit_block *b, struct jit_end *end)
 {
-	struct jit_ctx c = { .r = r, .e = &r->e, .b = b, .flags = AT_HOST };
+	struct jit_ctx c = { .r = r, .e = &r->e, .b = b, .flags = b->flags_in_cc ? AT_CC : AT_HOST };
 	uint32_t hoisted_from = 0;
 
 	*end = (struct jit_end){ .kind = JIT_END_NEXT };
@@ -355,8 +354,12 @@ int jit_emit_block(struct jit_rewriter *r, const struct jit_block *b, struct jit
 		}
 		jit_flags_after(&c);
 	}
-	if (c.flags == AT_CC && (end->kind == JIT_END_LEAVE || c.live[b->nr]))
-		jit_emit_load_flags(r, JIT_S1); /* JIT_S0 may be where it goes on */
+	if (end->kind == JIT_END_INDIRECT) {
+		if (c.flags == AT_HOST)
+			jit_emit_save_flags(r, JIT_S1); /* JIT_S0 is where it goes on */
+	} else if (c.flags == AT_CC && (end->kind == JIT_END_LEAVE || c.live[b->nr])) {
+		jit_emit_load_flags(r, JIT_S0);
+	}
 	return r->failed || r->e.full ? -ENOSPC : 0;
 }
 

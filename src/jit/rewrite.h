@@ -181,6 +181,7 @@ struct jit_block {
 	unsigned nr;		/* >= 1; only the last may end the block */
 	uint16_t first;		/* number of insn[0] in the unit */
 	uint8_t live_out;	/* flags live where the block goes on (not counting its own last jump) */
+	bool flags_in_cc;	/* behind jit_emit_poll() with live flags */
 	bool no_group;		/* probe each stack access for itself (frame across a page) */
 };
 
@@ -199,7 +200,8 @@ struct jit_end {
 /*
  * The code of a block but for the jump at its end. Returns 0, or -ENOSPC:
  * emitter or a table full; the unit is to be given up. Flags that are live
- * (live_out, and what a conditional end reads) are in RFLAGS at the end.
+ * (live_out, and what a conditional end reads) are in RFLAGS at the end, those of
+ * JIT_END_INDIRECT in cs->cc.
  */
 int jit_emit_block(struct jit_rewriter *r, const struct jit_block *b, struct jit_end *end);
 
@@ -207,7 +209,8 @@ int jit_emit_block(struct jit_rewriter *r, const struct jit_block *b, struct jit
 uint32_t jit_emit_cond(struct jit_rewriter *r, const struct jit_end *end);
 
 /*
- * if (cs->exit_request) call the miss stub (JIT_STUB_POLL before `insn`). live: flags live here.
+ * if (cs->exit_request) call the miss stub (JIT_STUB_POLL before `insn`). live: flags live here,
+ * which are in cs->cc behind it and no more in RFLAGS.
  */
 void jit_emit_poll(struct jit_rewriter *r, uint16_t insn, uint8_t live);
 

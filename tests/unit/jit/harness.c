@@ -418,7 +418,9 @@ static void emit_end(struct jit_rewriter *r, const struct code *c, const struct 
 
 		if (way)
 			emit_patch(e, taken, e->n);
-		if (end->kind != JIT_END_INDIRECT) {
+		if (end->kind == JIT_END_INDIRECT) {
+			jit_emit_load_flags(r, JIT_S1);
+		} else {
 			emit_bytes(e, "\x48\xbd", 2); /* mov rbp, imm64 */
 			emit_u64(e, rip);
 		}
@@ -430,6 +432,7 @@ static void emit_end(struct jit_rewriter *r, const struct code *c, const struct 
 static bool emit_code(struct code *c, unsigned base, struct jit_end *end)
 {
 	struct jit_block b = { .insn = c->insn, .nr = c->nr, .live_out = c->live_out,
+			       .flags_in_cc = c->flags_in_cc,
 			       .no_group = c->no_group };
 	struct jit_rewriter *r = rewriter;
 
@@ -440,6 +443,8 @@ static bool emit_code(struct code *c, unsigned base, struct jit_end *end)
 	r->call = (uintptr_t)&world->call;
 	r->first_call = base;
 	jit_rewriter_init(r);
+	if (c->flags_in_cc)
+		emit_bytes(&r->e, "\x48\x39\xe4", 3); /* cmp rsp, rsp: they are no more in RFLAGS */
 	if (jit_emit_block(r, &b, end))
 		return false;
 	assert_int_not_equal(end->kind, JIT_END_LEAVE);

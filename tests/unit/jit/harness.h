@@ -56,6 +56,7 @@ struct code {
 	unsigned nr;
 	uint64_t rip; /* of the first */
 	uint8_t live_out;
+	bool flags_in_cc; /* where the block begins */
 	bool no_group;
 };
 

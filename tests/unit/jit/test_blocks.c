@@ -142,6 +142,7 @@ static void new_code(struct code *c)
 	if (random64() % 3 == 0)
 		c->live_out = random64() % 2 ? JIT_FLAGS_ALL : 0;
 	c->no_group = random64() % 4 == 0;
+	c->flags_in_cc = random64() % 4 == 0;
 }
 
 static void every_opcode_alone(void **state)
