@@ -383,6 +383,9 @@ static int vcpu_block(struct kvm_vcpu *vcpu)
 	if (halted_with_stimer(vcpu) && kvm_check_request(KVM_REQ_HV_STIMER, vcpu))
 		kvm_hyperv_ops->serve_stimers(vcpu);
 	kvm_apic_accept_events(vcpu);
+	/* while it is still halted: an exit to L1 tells so */
+	if (unlikely(is_guest_mode(vcpu)))
+		(void)kvm_check_nested_events(vcpu);
 	switch (vcpu->arch->mp_state) {
 	case KVM_MP_STATE_HALTED:
 	case KVM_MP_STATE_AP_RESET_HOLD:
