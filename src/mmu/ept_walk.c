@@ -9,7 +9,8 @@
  * allowed; the walk starts over when an entry changed under it.
  *
  * A walk that fails tells how the processor would have left L2: a violation with the
- * rights that were found, or a misconfiguration.
+ * rights that were found, a misconfiguration, or, before a dirty flag is set, a page-modification
+ * log of L1's that is full.
  */
 #include "host/fault.h"
 #include "host/memory.h"
@@ -103,18 +104,29 @@ static int set_flags(struct kvm_vcpu *vcpu, gpa_t at, uint64_t *e, uint64_t set)
 	return 1;
 }
 
-/* Accessed flags on the way, the dirty flag of a leaf that is written. False: look again. */
-static bool set_ad(struct kvm_vcpu *vcpu, struct guest_walker *gw, uint32_t access)
+enum set_ad { AD_DONE, AD_CHANGED, AD_LOG_FULL };
+
+/* Accessed flags on the way, the dirty flag of a leaf that is written, which L1 may want logged first. */
+static enum set_ad set_ad(struct kvm_vcpu *vcpu, struct guest_walker *gw, gpa_t gpa, uint32_t access)
 {
 	for (int level = gw->max_level; level >= gw->level; level--) {
 		uint64_t set = EPT_ACCESSED;
 
 		if (level == gw->level && access & PFERR_WRITE_MASK)
 			set |= EPT_DIRTY;
+		if (set & ~gw->pte[level] & EPT_DIRTY && !mmu_guest_ops()->log_l2_write(vcpu, gpa))
+			return AD_LOG_FULL;
 		if (set_flags(vcpu, gw->pte_gpa[level], &gw->pte[level], set) == 0)
-			return false;
+			return AD_CHANGED;
 	}
-	return true;
+	return AD_DONE;
+}
+
+static gpa_t log_full(gpa_t gpa, struct kvm_page_fault_info *fault)
+{
+	if (fault)
+		*fault = (struct kvm_page_fault_info){ .nested = true, .pml_full = true, .address = gpa };
+	return INVALID_PAGE;
 }
 
 /* One walk. *again: an entry changed before its flags were set. */
@@ -153,9 +165,16 @@ static gpa_t walk(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t access, struct gues
 	}
 	if (!allowed(rights, access))
 		return violation(gpa, access, rights, fault);
-	if (eptp & EPTP_AD_ENABLE && !set_ad(vcpu, gw, access)) {
-		*again = true;
-		return INVALID_PAGE;
+	if (eptp & EPTP_AD_ENABLE) {
+		switch (set_ad(vcpu, gw, gpa, access)) {
+		case AD_DONE:
+			break;
+		case AD_CHANGED:
+			*again = true;
+			return INVALID_PAGE;
+		case AD_LOG_FULL:
+			return log_full(gpa, fault);
+		}
 	}
 	gw->pte_access = acc_of(rights);
 	/* a write to a clean page has to be seen, for its dirty flag */

@@ -44,6 +44,7 @@ struct kvm_page_fault_info { /* x86_exception of the guest walk */
 	uint64_t address; /* linear; nested: L2's guest-physical */
 	/* EPT12 forbids it: an exit to L1 instead of an exception of L2's */
 	bool nested, misconfigured, from_walk;
+	bool pml_full; /* nested: allowed, but L1's log of L2's writes has no room for it */
 	uint64_t exit_qualification; /* of a violation; bits 8:7 too if from_walk */
 	gva_t gva;		     /* from_walk: what was walked for */
 };
@@ -63,6 +64,8 @@ struct kvm_mmu_guest_ops {
 	void (*inject_page_fault)(struct kvm_vcpu *vcpu, const struct kvm_page_fault_info *fault);
 	/* EPT12 forbids what L2 does: an exit to L1. */
 	void (*inject_nested_fault)(struct kvm_vcpu *vcpu, const struct kvm_page_fault_info *fault);
+	/* L2's first write to a page that is clean in EPT12, by L2's address: into L1's log. False: no room. */
+	bool (*log_l2_write)(struct kvm_vcpu *vcpu, gpa_t gpa);
 	bool (*is_guest_mode)(struct kvm_vcpu *vcpu); /* an L2 runs; NULL: never */
 };
 

@@ -34,7 +34,7 @@
 	 CPU_BASED_MONITOR_EXITING | CPU_BASED_PAUSE_EXITING |                    \
 	 CPU_BASED_ACTIVATE_SECONDARY_CONTROLS)
 /* Bits of it that need no processor feature: they are emulated. */
-#define SECONDARY_EMULATED SECONDARY_EXEC_SHADOW_VMCS
+#define SECONDARY_EMULATED (SECONDARY_EXEC_SHADOW_VMCS | SECONDARY_EXEC_ENABLE_PML)
 #define SECONDARY_OFFERED                                            \
 	(SECONDARY_EXEC_DESC | SECONDARY_EXEC_ENABLE_RDTSCP |        \
 	 SECONDARY_EXEC_ENABLE_EPT | SECONDARY_EXEC_ENABLE_VPID | SECONDARY_EXEC_UNRESTRICTED_GUEST | \
@@ -50,7 +50,7 @@
 
 /* IA32_VMX_EPT_VPID_CAP */
 #define EPT_OFFERED                                                                      \
-	(BIT_ULL(0) /* execute-only */ | BIT_ULL(6) /* walk of 4 */ | BIT_ULL(14) /* WB */ | \
+	(BIT_ULL(0) /* execute-only */ | BIT_ULL(6) /* walk of 4 */ | EPT_CAP_5LEVELS | BIT_ULL(14) /* WB */ | \
 	 BIT_ULL(16) /* 2M */ | BIT_ULL(17) /* 1G */ | BIT_ULL(20) /* INVEPT */ |         \
 	 BIT_ULL(21) /* A/D */ | BIT_ULL(25) /* single */ | BIT_ULL(26) /* all */)
 #define VPID_OFFERED                                                              \

@@ -24,6 +24,24 @@ void nested_free_guest_roots(struct kvm_vcpu *vcpu)
 	kvm_mmu_free_guest_roots(vcpu, true, 0);
 }
 
+/*
+ * SDM "Page-Modification Logging", with vmcs12's index and page (Linux: nested_vmx_write_pml_buffer). A page that
+ * is not there takes the entry as any bus does.
+ */
+bool nested_vmx_log_write(struct kvm_vcpu *vcpu, gpa_t gpa)
+{
+	struct vmcs12 *v = get_vmcs12(vcpu);
+
+	if (!nested_cpu_has2(v, SECONDARY_EXEC_ENABLE_PML))
+		return true;
+	if (v->guest_pml_index >= PML_ENTITY_NUM)
+		return false;
+	gpa &= PAGE_MASK;
+	nested_write_guest(vcpu, v->pml_address + v->guest_pml_index * sizeof(gpa), &gpa, sizeof(gpa));
+	v->guest_pml_index--;
+	return true;
+}
+
 /* SDM table "Exit Qualification for EPT Violations". Bits 8:7 are the real exit's, or of the walk of ours. */
 void nested_ept_inject_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_fault_info *fault)
 {
@@ -31,6 +49,12 @@ void nested_ept_inject_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_f
 	struct vmcs12 *v = get_vmcs12(vcpu);
 	uint64_t q = fault->exit_qualification, linear = EPT_VIOLATION_GVA_IS_VALID | EPT_VIOLATION_GVA_TRANSLATED;
 
+	if (fault->pml_full) {
+		/* of the exit's qualification nothing but an IRET's unblocking of NMIs is defined */
+		nested_vmx_vmexit(vcpu, EXIT_REASON_PML_FULL, 0,
+				  fault->from_walk ? 0 : vmx->exit_qualification & EPT_VIOLATION_NMI_UNBLOCK);
+		return;
+	}
 	if (!fault->from_walk)
 		q |= vmx->exit_qualification & linear;
 	v->guest_physical_address = fault->address;

@@ -286,6 +286,8 @@ void nested_vmx_exception_vmexit_nmi(struct kvm_vcpu *vcpu);
 /* EPT12 forbids what L2 does (fault->nested): exit 48 or 49 to L1. */
 struct kvm_page_fault_info;
 void nested_ept_inject_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_fault_info *fault);
+/* L1's page-modification log, where it has one: L2's address. False: it is full. */
+must_check bool nested_vmx_log_write(struct kvm_vcpu *vcpu, gpa_t gpa);
 /* A triple fault ends L2 before it began. */
 void nested_vmx_clear_run_pending(struct kvm_vcpu *vcpu);
 /* An instruction of L2 has been emulated: is an exit by the monitor trap flag due? */

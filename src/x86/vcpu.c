@@ -222,6 +222,7 @@ static const struct kvm_mmu_guest_ops guest_ops = {
 	.is_guest_mode = guest_in_guest_mode,
 	.inject_page_fault = kvm_inject_page_fault,
 	.inject_nested_fault = nested_ept_inject_page_fault,
+	.log_l2_write = nested_vmx_log_write,
 };
 
 static void invalidate_code(struct kvm *kvm, hva_t start, uint64_t size_bytes)
