@@ -162,6 +162,16 @@ static void trace_mapped(const struct kvm_mmu_page *root, const struct kvm_page_
 
 	TRACE(kvmmmu, kvm_tdp_mmu_spte_changed, f->gfn & ~(level_pages(level) - 1), old, new,
 	      (uint8_t)level, (uint8_t)root_as_id(root));
+	/* the new tables' entries, which were in place before that one */
+	if (TRACE_ON(kvmmmu, kvm_tdp_mmu_spte_changed)) {
+		uint64_t e = new;
+
+		for (int l = level - 1; l >= at; l--) {
+			e = load_spte(&spte_table(e)[spte_index(f->gfn, l)]);
+			TRACE(kvmmmu, kvm_tdp_mmu_spte_changed, f->gfn & ~(level_pages(l) - 1), 0, e, (uint8_t)l,
+			      (uint8_t)root_as_id(root));
+		}
+	}
 	if (spte_is_mmio(leaf))
 		TRACE(kvmmmu, mark_mmio_spte, __pa(ptep), f->gfn, leaf & EPT_RWX,
 		      (unsigned)mmio_spte_gen(leaf));
