@@ -40,6 +40,32 @@ const struct walk_line *walk_line_of(unsigned event);
 /* One line below the line at hand. */
 void walk_detail(struct out *o, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* --- pieces.c --- */
+
+#define WALK_TREES 4
+#define WALK_PIECE_LINES 64
+
+struct walk_piece {
+	size_t first, events[WALK_PIECE_LINES]; /* of the capture's records */
+	unsigned nr;
+	int tree;
+	uint64_t key; /* pieces that tell the same have the same */
+};
+
+struct walk_pieces {
+	bool all; /* asked for: those too that tell nothing new */
+	struct walk_piece *piece;
+	size_t nr, room;
+	size_t nr_like[WALK_TREES]; /* left out: they tell what another does */
+};
+
+/* Fills *w, whose piece is to be freed. -1: no memory. */
+int walk_cut(struct walk_pieces *w, const struct capture *c);
+/* How deep in the calls of its thread the line stands. */
+uint32_t walk_depth(const struct capture_record *r);
+/* Whether the record is a line of the walk-through. */
+bool walk_is_line(const struct capture_record *r);
+
 /* details (decode.c) */
 void decode_eptp(struct out *o, uint64_t eptp);
 void decode_exit_qualification(struct out *o, uint64_t q);

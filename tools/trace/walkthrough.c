@@ -1,13 +1,6 @@
 /*
- * userkvm walkthrough: the four trees of a run.
- *
- *   capture --> pieces: runs of events of one tree on one thread
- *           --> each tree's pieces, like ones shown once
- *
- * A piece begins where a thread's event belongs to another tree than the one
- * before it, or is at depth 0; its first event's depth is the left margin.
+ * userkvm walkthrough: the four trees of a run, printed.
  */
-#include <linux/kvm.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -15,10 +8,8 @@
 #include "tools/trace/walk.h"
 #include "tools/userkvm/commands.h"
 
-#define NR_TREES      4
 #define VALUES_COLUMN 58
 #define SHOW_PIECES   24 /* of a tree */
-#define MAX_PIECE     64
 #define MAX_REMARKS   256
 #define REMARK_WIDTH  78
 
@@ -44,167 +35,23 @@ const struct cli cli_walkthrough = {
 	.run = cmd_walkthrough,
 };
 
-static const char *const titles[NR_TREES][NR_LANGS] = {
+static const char *const titles[WALK_TREES][NR_LANGS] = {
     {"1. Initialisation", "1. 初始化"},
     {"2. Configuring memslots", "2. kvm_memslots 配置"},
     {"3. Entering the guest", "3. 进入 Guest"},
     {"4. Leaving the guest", "4. 退出 Guest"},
 };
 
-struct piece {
-	size_t first, events[MAX_PIECE]; /* of the capture */
-	unsigned nr;
-	int tree;
-	uint64_t key; /* pieces that tell the same have the same */
-};
-
 struct walkthrough {
 	struct capture c;
 	enum lang lang;
-	bool quiz, all, builtin;
+	bool quiz, builtin;
 	struct event_set set;
-	struct piece *pieces; /* those that tell something new, or all */
-	size_t nr_like[NR_TREES];
+	struct walk_pieces p;
 	const char *told[MAX_REMARKS]; /* remarks that were printed */
 	unsigned nr_told;
-	size_t nr_pieces, room;
 	unsigned asked, right;
 };
-
-/* --- pieces --- */
-
-static uint64_t mix(uint64_t key, uint64_t v)
-{
-	return (key ^ v) * 0x100000001b3ULL + (key >> 29);
-}
-
-/* What makes a line tell something new: the event, and of a few the kind of value. */
-static uint64_t line_key(const struct capture_record *r)
-{
-	const void *rec = r->ent;
-	unsigned event = capture_event(r);
-
-	switch (event) {
-	case TRACE_userkvm_kvm_vm_ioctl_set_memory_region:
-		return mix(
-		    event,
-		    ((const struct trace_userkvm_kvm_vm_ioctl_set_memory_region *)rec)->slot);
-	case TRACE_userkvm_vmcs_readl_EXIT_QUALIFICATION:
-		return mix(event, ((const struct trace_userkvm_vmcs_readl_EXIT_QUALIFICATION *)rec)
-		                      ->exit_qualification);
-	case TRACE_userkvm_kvm_tdp_mmu_map:
-		return mix(event, ((const struct trace_userkvm_kvm_tdp_mmu_map *)rec)->spte & 7) +
-		       ((const struct trace_userkvm_kvm_tdp_mmu_map *)rec)->level;
-	case TRACE_userkvm_kvm_set_memslot:
-		return mix(event, ((const struct trace_userkvm_kvm_set_memslot *)rec)->change);
-	case TRACE_userkvm_ret_pf:
-		return mix(event, (uint64_t)((const struct trace_userkvm_ret_pf *)rec)->ret);
-	case TRACE_userkvm_kvm_read_cr3:
-		return mix(event, ((const struct trace_userkvm_kvm_read_cr3 *)rec)->stale);
-	default: return event;
-	}
-}
-
-static uint32_t depth_of(const struct capture_record *r)
-{
-	return ((const struct trace_userkvm_kvm_create_vm *)r->ent)
-	    ->depth; /* every event's first field */
-}
-
-/* Other VM ioctls than KVM_SET_USER_MEMORY_REGION are no line of the walk-through. */
-static bool is_line(const struct capture_record *r)
-{
-	const struct trace_userkvm_kvm_vm_ioctl *ioctl = (const void *)r->ent;
-
-	if (!walk_line_of(capture_event(r)))
-		return false;
-	return capture_event(r) != TRACE_userkvm_kvm_vm_ioctl ||
-	       ioctl->request == KVM_SET_USER_MEMORY_REGION;
-}
-
-/* The last piece is complete: was it told before? */
-static void end_piece(struct walkthrough *w)
-{
-	const struct piece *p = w->nr_pieces ? &w->pieces[w->nr_pieces - 1] : NULL;
-
-	for (size_t i = 0; p && !w->all && i + 1 < w->nr_pieces; i++) {
-		if (w->pieces[i].key != p->key)
-			continue;
-		w->nr_like[p->tree - 1]++;
-		w->nr_pieces--;
-		return;
-	}
-}
-
-static struct piece *new_piece(struct walkthrough *w, size_t first, int tree)
-{
-	struct piece *p;
-
-	end_piece(w);
-	if (w->nr_pieces == w->room) {
-		size_t room = w->room ? 2 * w->room : 64;
-
-		p = realloc(w->pieces, room * sizeof(*p));
-		if (!p)
-			return NULL;
-		w->pieces = p;
-		w->room = room;
-	}
-	p = &w->pieces[w->nr_pieces++];
-	p->first = first;
-	p->nr = 0;
-	p->tree = tree;
-	p->key = (uint64_t)tree;
-	return p;
-}
-
-/* One thread's events, in pieces. */
-static int cut_thread(struct walkthrough *w, int32_t tid)
-{
-	struct piece *p = NULL;
-
-	for (size_t i = 0; i < w->c.nr_records; i++) {
-		const struct capture_record *r = &w->c.records[i];
-		const struct walk_line *line;
-
-		if (r->ent->common_pid != tid || !is_line(r))
-			continue;
-		line = walk_line_of(capture_event(r));
-		if (!p || line->tree != p->tree ||
-		    depth_of(r) <= depth_of(&w->c.records[p->events[0]]))
-			p = new_piece(w, i, line->tree);
-		if (!p)
-			return -1;
-		if (p->nr == MAX_PIECE)
-			continue;
-		p->events[p->nr++] = i;
-		p->key = mix(mix(p->key, line_key(r)), depth_of(r));
-	}
-	return 0;
-}
-
-static int by_first(const void *a, const void *b)
-{
-	const struct piece *x = a, *y = b;
-
-	return x->first < y->first ? -1 : x->first > y->first;
-}
-
-static int cut(struct walkthrough *w)
-{
-	for (uint32_t t = 0; t < w->c.nr_threads; t++) {
-		bool seen = false;
-
-		for (uint32_t k = 0; k < t; k++)
-			seen |= w->c.threads[k].tid == w->c.threads[t].tid;
-		if (!seen && cut_thread(w, w->c.threads[t].tid))
-			return -1;
-	}
-	end_piece(w);
-	if (w->nr_pieces)
-		qsort(w->pieces, w->nr_pieces, sizeof(*w->pieces), by_first);
-	return 0;
-}
 
 /* --- printing --- */
 
@@ -249,7 +96,7 @@ static void print_line(struct walkthrough *w, const struct capture_record *r, un
 		line->values(&o, r->ent);
 	}
 	putchar('\n');
-	if (remark && (w->all || new_remark(w, remark)))
+	if (remark && (w->p.all || new_remark(w, remark)))
 		print_remark(remark, o.indent);
 	if (line->details)
 		line->details(&o, r->ent);
@@ -298,7 +145,7 @@ static bool ask(struct walkthrough *w, const struct capture_record *r)
 	return true;
 }
 
-static void print_piece(struct walkthrough *w, const struct piece *p)
+static void print_piece(struct walkthrough *w, const struct walk_piece *p)
 {
 	const struct capture_record *first = &w->c.records[p->events[0]];
 	uint64_t since = first->head->ts - w->c.records[0].head->ts;
@@ -311,24 +158,24 @@ static void print_piece(struct walkthrough *w, const struct piece *p)
 
 		if (w->quiz && !ask(w, r))
 			w->quiz = false;
-		print_line(w, r, depth_of(r) - depth_of(first));
+		print_line(w, r, walk_depth(r) - walk_depth(first));
 	}
 }
 
 static void print_tree(struct walkthrough *w, int tree)
 {
-	size_t shown = 0, like = w->nr_like[tree - 1];
+	size_t shown = 0, like = w->p.nr_like[tree - 1];
 
 	printf("\n%s\n", titles[tree - 1][w->lang]);
-	for (size_t i = 0; i < w->nr_pieces; i++) {
-		if (w->pieces[i].tree != tree)
+	for (size_t i = 0; i < w->p.nr; i++) {
+		if (w->p.piece[i].tree != tree)
 			continue;
-		if (!w->all && shown >= SHOW_PIECES) {
+		if (!w->p.all && shown >= SHOW_PIECES) {
 			like++;
 			continue;
 		}
 		shown++;
-		print_piece(w, &w->pieces[i]);
+		print_piece(w, &w->p.piece[i]);
 	}
 	if (like)
 		printf(w->lang == ZH ? "\n  （另有 %zu 次与以上相同；--all 全部显示）\n"
@@ -356,7 +203,7 @@ static int take(void *arg, int option, const char *value)
 
 	switch (option) {
 	case QUIZ: w->quiz = true; return 0;
-	case ALL: w->all = true; return 0;
+	case ALL: w->p.all = true; return 0;
 	case MASK: return mask(w, value);
 	}
 	w->lang = strcmp(value, "zh") == 0 ? ZH : EN;
@@ -395,19 +242,19 @@ static int run_client(struct walkthrough *w, int argc, char **argv)
 
 static int show(struct walkthrough *w)
 {
-	if (cut(w)) {
+	if (walk_cut(&w->p, &w->c)) {
 		fputs("userkvm walkthrough: no memory\n", stderr);
 		return 1;
 	}
-	if (!w->nr_pieces && capture_never_ran(&w->c))
+	if (!w->p.nr && capture_never_ran(&w->c))
 		return w->c.status;
-	if (!w->nr_pieces) {
+	if (!w->p.nr) {
 		fputs("userkvm walkthrough: the program used no /dev/kvm of ours: there is nothing "
 		      "to show\n",
 		      stderr);
 		return 1;
 	}
-	for (int tree = 1; tree <= NR_TREES; tree++)
+	for (int tree = 1; tree <= WALK_TREES; tree++)
 		print_tree(w, tree);
 	if (w->asked)
 		printf(w->lang == ZH ? "\n答对 %u / %u\n" : "\n%u of %u right\n", w->right,
@@ -435,7 +282,7 @@ static int cmd_walkthrough(int argc, char **argv)
 			r = w->c.status;
 		capture_free(&w->c);
 	}
-	free(w->pieces);
+	free(w->p.piece);
 	free(w);
 	return r;
 }
