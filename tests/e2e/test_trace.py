@@ -124,7 +124,7 @@ def walkthrough_decodes_this_runs_values():
     assert f"root table at {root}" in out
     assert "guest_cr3 = kvm_read_cr3()                    = 0x2000, VMCS 0x0" in out, out
     assert "slot 0x2, gpa 0xc00000..0xc0ffff" in out and "READONLY" in out
-    assert "= 0x182\n" in out and "bit  1 = 1  the access was a data write" in out
+    assert "= 0x182\n" in out and "| bit  1     = 1  data write: the access was a data write" in out
     assert "RET_PF_EMULATE" in out and "KVM_MR_DELETE" in out
     # without PML the dirty log takes write access, and the fast path gives it back
     out, _ = tap.run(USERKVM, "walkthrough", env=dict(os.environ, USERKVM_PARAMS="pml=0"))

@@ -1,33 +1,70 @@
 /*
- * Words of bits, one line a field (SDM Vol. 3: "Extended-Page-Table Pointer",
- * "Exit Qualification for EPT Violations", "EPT Paging-Structure Entries").
+ * Words of bits, one line a field, with the manual's name for it (SDM Vol. 3:
+ * "Extended-Page-Table Pointer", "Exit Qualification for EPT Violations", "EPT
+ * Paging-Structure Entries"). Names stay English in every language: they are
+ * what one looks up.
  */
+#include <inttypes.h>
 #include <stdarg.h>
 
 #include "mmu/spte.h"
 #include "sdm/paging.h"
 #include "sdm/vmx.h"
 #include "tools/trace/walk.h"
+#include "tools/userkvm/json.h"
 
-static const char *say(struct out *o, const char *en, const char *zh)
+static const char *say(const struct out *o, const char *en, const char *zh)
 {
 	return o->lang == ZH ? zh : en;
 }
 
-void walk_detail(struct out *o, const char *fmt, ...)
+void walk_field(struct out *o, const char *bits, const char *value, const char *name, const char *meaning, ...)
 {
+	char words[256];
 	va_list ap;
 
-	fprintf(o->f, "%*s  | ", (int)o->indent, "");
-	va_start(ap, fmt);
-	vfprintf(o->f, fmt, ap);
+	va_start(ap, meaning);
+	vsnprintf(words, sizeof(words), meaning, ap);
 	va_end(ap);
+	if (o->json) {
+		json_array(o->json, NULL, false);
+		json_string(o->json, NULL, bits);
+		json_string(o->json, NULL, value);
+		json_string(o->json, NULL, name);
+		json_string(o->json, NULL, words);
+		json_end(o->json);
+		return;
+	}
+	fprintf(o->f, "%*s  | ", (int)o->indent, "");
+	if (*bits)
+		fprintf(o->f, "%s %-5s = %s  ", bits[1] == ':' || bits[2] == ':' || bits[2] == ',' ? "bits" : "bit ", bits, value);
+	fputs(name, o->f);
+	if (*words)
+		fprintf(o->f, "%s%s", o->lang == ZH ? "：" : ": ", words);
 	putc('\n', o->f);
+}
+
+/* One bit that is set, or is not. */
+static void bit_field(struct out *o, unsigned bit, bool set, const char *name, const char *meaning)
+{
+	char bits[8];
+
+	snprintf(bits, sizeof(bits), "%u", bit);
+	walk_field(o, bits, set ? "1" : "0", name, "%s", meaning);
+}
+
+static const char *number(char *buf, size_t size, uint64_t v)
+{
+	snprintf(buf, size, v < 10 ? "%" PRIu64 : "0x%" PRIx64, v);
+	return buf;
 }
 
 static const char *memory_type(uint64_t t)
 {
-	static const char *const name[8] = {"UC", "WC", "2", "3", "WT", "WP", "WB", "UC-"};
+	static const char *const name[8] = {
+		"UC (uncacheable)", "WC (write combining)", "2 (reserved)", "3 (reserved)",
+		"WT (write-through)", "WP (write-protected)", "WB (write-back)", "7 (reserved)",
+	};
 
 	return name[t & 7];
 }
@@ -35,114 +72,134 @@ static const char *memory_type(uint64_t t)
 void decode_eptp(struct out *o, uint64_t eptp)
 {
 	uint64_t walk = FIELD_GET(EPTP_WALK_MASK, eptp);
+	char v[24];
 
-	walk_detail(o, "bits 2:0   = %llu  %s %s", (unsigned long long)(eptp & EPTP_MEMTYPE_MASK),
-	            say(o, "memory type of the tables:", "页表的内存类型："),
-	            memory_type(eptp & EPTP_MEMTYPE_MASK));
-	walk_detail(o, "bits 5:3   = %llu  %s %llu", (unsigned long long)walk,
-	            say(o, "walk length - 1: levels", "页表级数减 1，级数："),
-	            (unsigned long long)walk + 1);
-	walk_detail(o, "bit  6     = %d  %s", (eptp & EPTP_AD_ENABLE) != 0,
-	            eptp & EPTP_AD_ENABLE
-	                ? say(o, "the processor sets accessed and dirty flags", "处理器会置 A/D 位")
-	                : say(o, "no accessed and dirty flags", "不使用 A/D 位"));
-	walk_detail(o, "bits 51:12 = 0x%llx  %s 0x%llx",
-	            (unsigned long long)FIELD_GET(EPTP_ROOT_MASK, eptp),
-	            say(o, "root table at", "根页表位于"),
-	            (unsigned long long)(eptp & EPTP_ROOT_MASK));
+	walk_field(o, "2:0", number(v, sizeof(v), eptp & EPTP_MEMTYPE_MASK), "EPT paging-structure memory type",
+		   say(o, "the tables are %s", "页表的内存类型：%s"), memory_type(eptp & EPTP_MEMTYPE_MASK));
+	walk_field(o, "5:3", number(v, sizeof(v), walk), "EPT page-walk length minus 1", say(o, "%d levels", "%d 级"), (int)walk + 1);
+	bit_field(o, 6, eptp & EPTP_AD_ENABLE, "accessed and dirty flags for EPT",
+		  eptp & EPTP_AD_ENABLE ? say(o, "the processor sets them", "由处理器置位")
+					: say(o, "none: KVM takes rights away to notice accesses", "不使用：KVM 靠收回权限来发现访问"));
+	walk_field(o, "51:12", number(v, sizeof(v), FIELD_GET(EPTP_ROOT_MASK, eptp)), "address of the EPT PML4 table, 4 KiB aligned",
+		   say(o, "root table at 0x%llx", "根页表位于 0x%llx"), (unsigned long long)(eptp & EPTP_ROOT_MASK));
 }
 
 struct bit_text {
 	uint64_t bit;
-	const char *en, *zh;
+	const char *name, *en, *zh;
 };
 
 void decode_exit_qualification(struct out *o, uint64_t q)
 {
 	static const struct bit_text bits[] = {
-	    {EPT_VIOLATION_ACC_READ, "the access was a data read", "访问是数据读"},
-	    {EPT_VIOLATION_ACC_WRITE, "the access was a data write", "访问是数据写"},
-	    {EPT_VIOLATION_ACC_INSTR, "the access was an instruction fetch", "访问是取指"},
-	    {EPT_VIOLATION_READABLE, "EPT allowed reads here", "EPT 允许读"},
-	    {EPT_VIOLATION_WRITABLE, "EPT allowed writes here", "EPT 允许写"},
-	    {EPT_VIOLATION_EXECUTABLE, "EPT allowed fetches here", "EPT 允许取指"},
-	    {EPT_VIOLATION_USER_EXECUTABLE, "EPT allowed user-mode fetches here",
-	     "EPT 允许用户态取指"},
-	    {EPT_VIOLATION_GVA_IS_VALID, "the guest-linear address is valid", "客户机线性地址有效"},
-	    {EPT_VIOLATION_GVA_TRANSLATED, "the access was to the page itself", "访问的是最终页面"},
-	    {EPT_VIOLATION_NMI_UNBLOCK, "an IRET had unblocked NMIs", "IRET 已解除 NMI 屏蔽"},
+		{ EPT_VIOLATION_ACC_READ, "data read", "the access was a data read", "访问是数据读" },
+		{ EPT_VIOLATION_ACC_WRITE, "data write", "the access was a data write", "访问是数据写" },
+		{ EPT_VIOLATION_ACC_INSTR, "instruction fetch", "the access was an instruction fetch", "访问是取指" },
+		{ EPT_VIOLATION_READABLE, "readable", "EPT allowed reads here", "EPT 允许读" },
+		{ EPT_VIOLATION_WRITABLE, "writeable", "EPT allowed writes here", "EPT 允许写" },
+		{ EPT_VIOLATION_EXECUTABLE, "executable", "EPT allowed fetches here", "EPT 允许取指" },
+		{ EPT_VIOLATION_USER_EXECUTABLE, "executable for user mode", "EPT allowed user-mode fetches here", "EPT 允许用户态取指" },
+		{ EPT_VIOLATION_GVA_IS_VALID, "guest linear-address valid", "GUEST_LINEAR_ADDRESS holds the address", "GUEST_LINEAR_ADDRESS 字段有效" },
+		{ EPT_VIOLATION_GVA_TRANSLATED, "translation of that address", "the access was to the page itself", "访问的是最终页面" },
+		{ EPT_VIOLATION_NMI_UNBLOCK, "NMI unblocking due to IRET", "an IRET had unblocked NMIs", "IRET 已解除 NMI 屏蔽" },
 	};
+	const uint64_t rights = EPT_VIOLATION_READABLE | EPT_VIOLATION_WRITABLE | EPT_VIOLATION_EXECUTABLE;
+	const uint64_t both = EPT_VIOLATION_ACC_READ | EPT_VIOLATION_ACC_WRITE;
+	bool tables = (q & EPT_VIOLATION_GVA_IS_VALID) && !(q & EPT_VIOLATION_GVA_TRANSLATED);
 
-	for (size_t i = 0; i < ARRAY_SIZE(bits); i++)
+	for (size_t i = 0; i < ARRAY_SIZE(bits); i++) {
+		unsigned bit = (unsigned)__builtin_ctzll(bits[i].bit);
+
 		if (q & bits[i].bit)
-			walk_detail(o, "bit %2d = 1  %s", __builtin_ctzll(bits[i].bit),
-			            say(o, bits[i].en, bits[i].zh));
-	if (!(q & (EPT_VIOLATION_READABLE | EPT_VIOLATION_WRITABLE | EPT_VIOLATION_EXECUTABLE)))
-		walk_detail(o, "bits 5:3 = 0  %s",
-		            say(o, "EPT allowed nothing: no entry is present",
-		                "EPT 不允许任何访问：表项不存在"));
-	if ((q & EPT_VIOLATION_GVA_IS_VALID) && !(q & EPT_VIOLATION_GVA_TRANSLATED))
-		walk_detail(o, "bit  8 = 0  %s",
-		            say(o,
-		                "the access was the walk's own, to one of the guest's page tables",
-		                "访问来自页表遍历本身，目标是客户机页表"));
+			bit_field(o, bit, true, bits[i].name, say(o, bits[i].en, bits[i].zh));
+		if (bits[i].bit == EPT_VIOLATION_EXECUTABLE && !(q & rights))
+			walk_field(o, "5:3", "0", "readable, writeable, executable", "%s",
+				   say(o, "EPT allowed nothing: no entry is present", "EPT 不允许任何访问：表项不存在"));
+		if (bits[i].bit == EPT_VIOLATION_GVA_TRANSLATED && tables)
+			bit_field(o, bit, false, bits[i].name,
+				  say(o, "the access was the walk's own, to one of the guest's page tables",
+				      "访问来自页表遍历本身，目标是客户机页表"));
+	}
+	if (tables && (q & both) == both)
+		walk_field(o, "1:0", "3", "read and write at once", "%s",
+			   say(o, "with A/D flags in EPT (EPTP bit 6) each access of the walk to a guest table counts as a write too",
+			       "启用 EPT A/D 位（EPTP bit 6）时，遍历对客户机页表的每次访问也算作写"));
 }
 
 void decode_error_code(struct out *o, uint64_t e)
 {
 	static const struct bit_text bits[] = {
-	    {PFERR_PRESENT_MASK, "an entry that allows something was there", "表项已存在"},
-	    {PFERR_WRITE_MASK, "write", "写"},
-	    {PFERR_USER_MASK, "read", "读"},
-	    {PFERR_RSVD_MASK, "reserved bits: MMIO", "保留位：MMIO"},
-	    {PFERR_FETCH_MASK, "fetch", "取指"},
-	    {PFERR_GUEST_FINAL_MASK, "the page itself", "最终页面"},
-	    {PFERR_GUEST_PAGE_MASK, "a page table of the guest", "客户机页表"},
+		{ PFERR_PRESENT_MASK, "PFERR_PRESENT", "an entry that allows something was there", "表项已存在" },
+		{ PFERR_WRITE_MASK, "PFERR_WRITE", "write (qualification bit 1)", "写（退出限定 bit 1）" },
+		{ PFERR_USER_MASK, "PFERR_USER", "read (qualification bit 0)", "读（退出限定 bit 0）" },
+		{ PFERR_RSVD_MASK, "PFERR_RSVD", "an entry with reserved bits: MMIO", "保留位：MMIO" },
+		{ PFERR_FETCH_MASK, "PFERR_FETCH", "fetch (qualification bit 2)", "取指（退出限定 bit 2）" },
+		{ PFERR_GUEST_FINAL_MASK, "PFERR_GUEST_FINAL", "the page itself", "最终页面" },
+		{ PFERR_GUEST_PAGE_MASK, "PFERR_GUEST_PAGE", "a page table of the guest", "客户机页表" },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(bits); i++)
 		if (e & bits[i].bit)
-			walk_detail(o, "bit %2d  %s", __builtin_ctzll(bits[i].bit),
-			            say(o, bits[i].en, bits[i].zh));
+			bit_field(o, (unsigned)__builtin_ctzll(bits[i].bit), true, bits[i].name, say(o, bits[i].en, bits[i].zh));
+}
+
+static void decode_mmio_spte(struct out *o, uint64_t e)
+{
+	char v[24];
+
+	walk_field(o, "2:0", "6", "write and execute without read",
+		   "%s", say(o, "misconfigured on purpose, the next access exits with reason 49",
+			     "故意构造的错误配置，下次访问以原因 49 退出"));
+	walk_field(o, "51:12", number(v, sizeof(v), mmio_spte_gfn(e)), "gfn", "%s",
+		   say(o, "KVM's own, the processor does not look at it: the frame the guest asked for", "KVM 自用，处理器不看：所访问的 gfn"));
+	walk_field(o, "10:3, 62:52", number(v, sizeof(v), mmio_spte_gen(e)), "memslot generation", "%s",
+		   say(o, "KVM's own: when slots change the number does, and this entry is made anew",
+		       "KVM 自用：插槽一变代号就变，表项随之作废重建"));
+}
+
+/* What the rights of a leaf permit, and what follows. */
+static const char *rights_words(const struct out *o, uint64_t e)
+{
+	if (!(e & EPT_RWX))
+		return say(o, "nothing: access tracking, the next access faults", "无权限：访问跟踪，下次访问会退出");
+	if (!(e & EPT_WRITE))
+		return e & SPTE_MMU_WRITABLE
+			? say(o, "no write, taken away to notice it: the next write faults", "不可写，为发现写操作而收走：下次写会退出")
+			: say(o, "no write: the next write faults", "不可写：下次写会再次退出");
+	return e & EPT_EXEC ? say(o, "reads, writes and fetches", "可读、可写、可取指")
+			    : say(o, "reads and writes, no fetches", "可读、可写、不可取指");
 }
 
 void decode_spte(struct out *o, uint64_t e, int level)
 {
-	static const char *const reach[] = {"", "4 KiB", "2 MiB", "1 GiB", "512 GiB"};
+	static const char *const reach[] = { "?", "4 KiB", "2 MiB", "1 GiB", "512 GiB" };
+	char v[24], rwx[4] = { e & EPT_READ ? 'r' : '-', e & EPT_WRITE ? 'w' : '-', e & EPT_EXEC ? 'x' : '-', 0 };
 
 	if (spte_is_mmio(e)) {
-		walk_detail(o, "%s",
-		            say(o,
-		                "bits 2:0 = 110: misconfigured on purpose, the next access exits "
-		                "with reason 49",
-		                "bits 2:0 = 110：故意构造的错误配置，下次访问以原因 49 退出"));
-		walk_detail(o, "%s 0x%llx, %s 0x%llx", say(o, "memslot generation", "memslot 代号"),
-		            (unsigned long long)mmio_spte_gen(e), say(o, "gfn", "gfn"),
-		            (unsigned long long)mmio_spte_gfn(e));
+		decode_mmio_spte(o, e);
 		return;
 	}
-	walk_detail(o, "bits 2:0   = %c%c%c  %s", e & EPT_READ ? 'r' : '-',
-	            e & EPT_WRITE ? 'w' : '-', e & EPT_EXEC ? 'x' : '-',
-	            e & EPT_WRITE
-	                ? say(o, "read, write, execute as shown", "读、写、执行权限")
-	                : say(o, "no write: the next write faults", "不可写：下次写会再次退出"));
-	walk_detail(o, "bits 5:3   = %llu  %s%s",
-	            (unsigned long long)FIELD_GET(EPT_MEMTYPE_MASK, e),
-	            memory_type(FIELD_GET(EPT_MEMTYPE_MASK, e)),
-	            e & EPT_IPAT ? say(o, ", whatever the guest's PAT says (bit 6)",
-	                               "，忽略客户机 PAT（bit 6）")
-	                         : "");
-	walk_detail(o, "bit  7     = %d  %s %s", (e & EPT_PAGE_SIZE) != 0,
-	            say(o, "a leaf that maps", "叶子表项，映射"),
-	            level >= 1 && level <= 4 ? reach[level] : "?");
-	walk_detail(o, "bits 9:8   = %d%d  %s", (e & EPT_DIRTY) != 0, (e & EPT_ACCESSED) != 0,
-	            say(o, "dirty, accessed", "脏位、访问位"));
-	walk_detail(
-	    o, "bits 51:12 = 0x%llx  %s", (unsigned long long)FIELD_GET(EPT_ADDR_MASK, e),
-	    say(o, "host page: this process's own address", "主机页：即本进程自己的虚拟地址"));
-	walk_detail(
-	    o, "bits 11, 52, 53 = %d%d%d  %s", (e & SPTE_MMU_PRESENT) != 0,
-	    (e & SPTE_HOST_WRITABLE) != 0, (e & SPTE_MMU_WRITABLE) != 0,
-	    say(o, "KVM's own: present, the client's mapping is writable, write may be given back",
-	        "KVM 自用：存在、主机映射可写、写权限可恢复"));
+	walk_field(o, "2:0", rwx, "read, write, execute access", "%s", rights_words(o, e));
+	walk_field(o, "5:3", number(v, sizeof(v), FIELD_GET(EPT_MEMTYPE_MASK, e)), "EPT memory type", "%s",
+		   memory_type(FIELD_GET(EPT_MEMTYPE_MASK, e)));
+	bit_field(o, 6, e & EPT_IPAT, "ignore PAT memory type",
+		  e & EPT_IPAT ? say(o, "whatever the guest's PAT says", "不管客户机 PAT 怎么说")
+			       : say(o, "the guest's PAT counts too", "客户机 PAT 也起作用"));
+	bit_field(o, 7, e & EPT_PAGE_SIZE, level > 1 ? "maps a page" : "ignored in a PTE",
+		  level < 1 || level > 4 ? "" : reach[level]);
+	bit_field(o, 8, e & EPT_ACCESSED, "accessed flag for EPT",
+		  e & EPT_ACCESSED ? say(o, "set at once: the access is about to happen", "立即置位：访问马上发生")
+				   : say(o, "not accessed yet", "尚未访问"));
+	bit_field(o, 9, e & EPT_DIRTY, "dirty flag for EPT",
+		  e & EPT_DIRTY ? say(o, "counts as written", "视为已写") : say(o, "clean: the first write will be seen", "未写：首次写会被发现"));
+	walk_field(o, "51:12", number(v, sizeof(v), FIELD_GET(EPT_ADDR_MASK, e)), "address of the page",
+		   say(o, "0x%llx: here the host page is this process's own address", "0x%llx：主机页即本进程自己的虚拟地址"),
+		   (unsigned long long)(e & EPT_ADDR_MASK));
+	bit_field(o, 11, e & SPTE_MMU_PRESENT, "ignored; KVM's MMU_PRESENT", say(o, "an entry of KVM's, not MMIO", "KVM 建立的表项，不是 MMIO"));
+	bit_field(o, 52, e & SPTE_HOST_WRITABLE, "ignored; KVM's HOST_WRITABLE",
+		  e & SPTE_HOST_WRITABLE ? say(o, "the client's mapping may be written", "主机映射可写")
+					 : say(o, "the slot or the client's mapping is read-only", "插槽或主机映射只读"));
+	bit_field(o, 53, e & SPTE_MMU_WRITABLE, "ignored; KVM's MMU_WRITABLE",
+		  e & SPTE_MMU_WRITABLE ? say(o, "write access may be given back without a lock", "写权限可不加锁恢复")
+					: say(o, "no fast path back to write access", "写权限不可快速恢复"));
 }

@@ -13,10 +13,13 @@
 
 enum lang { EN, ZH, NR_LANGS };
 
+struct json;
+
 struct out {
 	FILE *f;
 	enum lang lang;
 	unsigned indent; /* of the line at hand */
+	struct json *json; /* not NULL: fields go there, each an array of its words, and f is not written to */
 };
 
 /* The remark for these values, or NULL. */
@@ -37,8 +40,12 @@ extern const struct walk_line walk_lines[];
 extern const unsigned nr_walk_lines;
 const struct walk_line *walk_line_of(unsigned event);
 
-/* One line below the line at hand. */
-void walk_detail(struct out *o, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/*
+ * A field of what the line at hand tells, below it: which bits ("5:3", "7"; "" where it is no field of
+ * a register), their value, the manual's name for them, and what this value means.
+ */
+void walk_field(struct out *o, const char *bits, const char *value, const char *name, const char *meaning, ...)
+	__attribute__((format(printf, 5, 6)));
 
 /* --- pieces.c --- */
 

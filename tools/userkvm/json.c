@@ -12,7 +12,7 @@ static void text(FILE *f, const char *s)
 	for (; *s; s++) {
 		unsigned char ch = (unsigned char)*s;
 
-		if (ch < 0x20 || ch == 0x7f)
+		if (ch < 0x20 || ch == 0x7f || ch == '<') /* "<": a page's script would end at </script> */
 			fprintf(f, "\\u%04x", ch);
 		else if (ch == '"' || ch == '\\')
 			fprintf(f, "\\%c", ch);
