@@ -2,6 +2,7 @@
 
 usage: test_trace.py USERKVM BUILD
 """
+import html
 import json
 import os
 import re
@@ -147,6 +148,64 @@ def walkthrough_of_any_client_and_in_chinese():
     assert re.search(r"\[test_client_irq-\d+", out) or "[test_client_irq" in out, out
 
 
+def the_page_is_one_file_with_the_run_in_it():
+    page = os.path.join(tmp.name, "page.html")
+    assert walkthrough("--html", page) == ""
+    text = open(page).read()
+    # nothing is fetched when it is opened
+    assert not re.search(r"https?://|src=|@import|url\(", text), re.search(r".*(https?://|src=|@import|url\().*", text)
+    run = json.loads(re.search(r'<script id="run" type="application/json">(.*?)</script>', text, re.S).group(1))
+    steps, changes = run["steps"], run["changes"]
+    assert [s["t"] for s in steps] == sorted(s["t"] for s in steps), "not in order of time"
+    assert {s["tree"] for s in steps} == {1, 2, 3, 4} and all(s["s"] for s in steps), [s for s in steps if not s["s"]]
+    # the first fault: three tables and a leaf, one below the other, are what is written between its steps
+    fault = next(i for i, s in enumerate(steps) if s["n"] == "kvm_tdp_mmu_map")
+    wrote = changes[steps[fault - 1]["c"]:steps[fault]["c"]]
+    assert [c[2] for c in wrote] == [4, 3, 2, 1] and int(wrote[3][3], 16) == int(steps[fault]["a"], 16) >> 12, wrote
+    assert wrote[3][4] in steps[fault]["v"], (wrote, steps[fault]["v"])
+    names = {f[2] for s in steps for f in s["f"][0]}
+    assert {"EPT page-walk length minus 1", "guest linear-address valid", "ignore PAT memory type"} <= names, names
+    assert all(len(s["f"][0]) == len(s["f"][1]) for s in steps)
+    # what a client is called ends no script
+    evil = os.path.join(tmp.name, "a<")
+    os.symlink(CLIENT, evil)
+    walkthrough("--html", page, "--", evil)
+    assert len(re.findall("</script>", open(page).read())) == 2
+
+
+def browser(*argv):
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium:
+        raise tap.Skip("no chromium is installed")
+    return subprocess.run([chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=4000",
+                           "--allow-file-access-from-files", "--user-data-dir=" + os.path.join(tmp.name, "chromium"), *argv],
+                          capture_output=True, text=True, timeout=120 * tap.PATIENCE).stdout
+
+
+def the_page_in_a_browser():
+    page = os.path.join(tmp.name, "page.html")
+    walkthrough("--html", page)
+    steps = json.loads(re.search(r'<script id="run" type="application/json">(.*?)</script>', open(page).read(), re.S).group(1))["steps"]
+    number = {n: next(i for i, s in enumerate(steps, 1) if s["n"] == n) for n in ("handle_ept_violation", "kvm_tdp_mmu_map")}
+    # Three steps beside each other, each as wide as a telephone; what they show, and whether it fits.
+    views = [f"#{number['handle_ept_violation']}", f"#{number['kvm_tdp_mmu_map']}", f"#{number['kvm_tdp_mmu_map'] + 1},zh,trees"]
+    frames = "".join(f'<iframe src="page.html{v}" style="width:390px;height:800px"></iframe>' for v in views)
+    with open(os.path.join(tmp.name, "phone.html"), "w") as f:
+        f.write(f"""{frames}<pre id=o></pre><script>onload = () => {{ for (const f of document.querySelectorAll("iframe")) {{
+            const d = f.contentDocument, e = d.documentElement, text = q => [...d.querySelectorAll(q)].map(x => x.textContent);
+            document.getElementById("o").textContent += "@@" + JSON.stringify({{ wide: e.scrollWidth - e.clientWidth, lang: e.lang, now: text(".step.now"),
+              lit: text(".e.read, .e.wrote, .e.miss, .e.path"), tables: text(".box").length, card: text("#now")[0] }}); }} }}</script>""")
+    dom = browser("--dump-dom", "file://" + os.path.join(tmp.name, "phone.html"))
+    told = [json.loads(html.unescape(x)) for x in re.search(r"<pre id=\"o\">(.*?)</pre>", dom, re.S).group(1).split("@@")[1:]]
+    assert len(told) == 3, dom[-2000:]
+    first, mapped, chinese = told
+    assert all(t["wide"] <= 0 and t["tables"] == 4 and len(t["now"]) == 1 for t in told), told
+    assert first["now"] == ["handle_ept_violation"] and first["lit"] == ["ends here[0] empty"] and first["lang"] == "en", first
+    assert mapped["now"] == ["kvm_tdp_mmu_map"] and len(mapped["lit"]) == 4, mapped
+    assert all(x.startswith("wrote[") and "RWX" in x for x in [y.replace("written", "wrote") for y in mapped["lit"]]), mapped
+    assert chinese["lang"] == "zh" and "退出 Guest" in chinese["card"] and len(chinese["lit"]) == 4, chinese
+
+
 def quiz_counts_right_answers():
     r = subprocess.run([USERKVM, "walkthrough", "--quiz"], input=b"kvm_create_vm\nnonsense\n", capture_output=True,
                        timeout=60 * tap.PATIENCE)
@@ -281,4 +340,4 @@ def probes_are_in_the_library():
 
 tap.main(*[case for name, case in list(globals().items())
            if callable(case) and getattr(case, "__module__", "") == "__main__"
-           and name not in ("walkthrough", "pieces", "unique", "traced")])
+           and name not in ("walkthrough", "pieces", "unique", "traced", "browser")])

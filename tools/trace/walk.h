@@ -73,6 +73,24 @@ uint32_t walk_depth(const struct capture_record *r);
 /* Whether the record is a line of the walk-through. */
 bool walk_is_line(const struct capture_record *r);
 
+/* "1. Initialisation" … */
+extern const char *const walk_titles[WALK_TREES][NR_LANGS];
+
+/* --- linux.c --- */
+
+struct walk_source {
+	int event;
+	const char *file;  /* in Linux's tree */
+	const char *today; /* what became of the name; NULL: it is the same */
+};
+/* NULL: the line has none. */
+const struct walk_source *walk_source_of(unsigned event);
+
+/* --- html.c --- */
+
+/* The page of a run, with the client's command line (NULL: the guest there is by default). -1: no memory; else errors are the stream's. */
+int walk_html(const struct walk_pieces *p, const struct capture *c, const char *client, FILE *f);
+
 /* details (decode.c) */
 void decode_eptp(struct out *o, uint64_t eptp);
 void decode_exit_qualification(struct out *o, uint64_t q);

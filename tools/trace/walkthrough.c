@@ -1,6 +1,7 @@
 /*
  * userkvm walkthrough: the four trees of a run, printed.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -13,12 +14,13 @@
 #define MAX_REMARKS   256
 #define REMARK_WIDTH  78
 
-enum { LANG, QUIZ, ALL, MASK };
+enum { LANG, QUIZ, ALL, MASK, HTML };
 static const struct cli_option option_rows[] = {
 	[LANG] = { "lang", 0, "en|zh", "language of the remarks (default: en)" },
 	[QUIZ] = { "quiz", 0, NULL, "ask before each line what comes next" },
 	[ALL] = { "all", 0, NULL, "every piece, not only those that differ" },
 	[MASK] = { "mask", 0, "EVENT", "leave this event of group userkvm out" },
+	[HTML] = { "html", 0, "FILE", "one page with the trees and the tables, for a browser" },
 	{ 0 },
 };
 
@@ -35,7 +37,7 @@ const struct cli cli_walkthrough = {
 	.run = cmd_walkthrough,
 };
 
-static const char *const titles[WALK_TREES][NR_LANGS] = {
+const char *const walk_titles[WALK_TREES][NR_LANGS] = {
     {"1. Initialisation", "1. 初始化"},
     {"2. Configuring memslots", "2. kvm_memslots 配置"},
     {"3. Entering the guest", "3. 进入 Guest"},
@@ -46,6 +48,8 @@ struct walkthrough {
 	struct capture c;
 	enum lang lang;
 	bool quiz, builtin;
+	const char *html;
+	FILE *page; /* of html */
 	struct event_set set;
 	struct walk_pieces p;
 	const char *told[MAX_REMARKS]; /* remarks that were printed */
@@ -166,7 +170,7 @@ static void print_tree(struct walkthrough *w, int tree)
 {
 	size_t shown = 0, like = w->p.nr_like[tree - 1];
 
-	printf("\n%s\n", titles[tree - 1][w->lang]);
+	printf("\n%s\n", walk_titles[tree - 1][w->lang]);
 	for (size_t i = 0; i < w->p.nr; i++) {
 		if (w->p.piece[i].tree != tree)
 			continue;
@@ -205,6 +209,7 @@ static int take(void *arg, int option, const char *value)
 	case QUIZ: w->quiz = true; return 0;
 	case ALL: w->p.all = true; return 0;
 	case MASK: return mask(w, value);
+	case HTML: w->html = value; return 0;
 	}
 	w->lang = strcmp(value, "zh") == 0 ? ZH : EN;
 	if (w->lang == ZH || strcmp(value, "en") == 0)
@@ -240,7 +245,32 @@ static int run_client(struct walkthrough *w, int argc, char **argv)
 	return r;
 }
 
-static int show(struct walkthrough *w)
+/* The client's command line as one text, cut where it is long; NULL: there is none. */
+static const char *command_line(int argc, char **argv, char *buf, size_t size)
+{
+	size_t n = 0;
+
+	for (int i = 0; i < argc && n < size; i++)
+		n += (size_t)snprintf(buf + n, size - n, "%s%s", i ? " " : "", argv[i]);
+	return argc ? buf : NULL;
+}
+
+static int write_page(struct walkthrough *w, int argc, char **argv)
+{
+	char line[256];
+	bool failed = walk_html(&w->p, &w->c, command_line(argc, argv, line, sizeof(line)), w->page);
+
+	errno = 0;
+	failed |= ferror(w->page) != 0;
+	failed |= fclose(w->page) != 0;
+	w->page = NULL;
+	if (!failed)
+		return 0;
+	fprintf(stderr, "userkvm walkthrough: %s: %s\n", w->html, strerror(errno ? errno : EIO));
+	return 1;
+}
+
+static int show(struct walkthrough *w, int argc, char **argv)
 {
 	if (walk_cut(&w->p, &w->c)) {
 		fputs("userkvm walkthrough: no memory\n", stderr);
@@ -254,6 +284,8 @@ static int show(struct walkthrough *w)
 		      stderr);
 		return 1;
 	}
+	if (w->page)
+		return write_page(w, argc, argv);
 	for (int tree = 1; tree <= WALK_TREES; tree++)
 		print_tree(w, tree);
 	if (w->asked)
@@ -271,10 +303,20 @@ static int cmd_walkthrough(int argc, char **argv)
 		return 1;
 	event_set_change(&w->set, "userkvm", true);
 	r = parse(w, argc, argv, &rest);
+	if (r < 0 && w->html) {
+		/* what the page draws beside the lines */
+		event_set_change(&w->set, "kvmmmu:kvm_tdp_mmu_spte_changed", true);
+		event_set_change(&w->set, "kvmmmu:fast_page_fault", true);
+		w->page = fopen(w->html, "we"); /* told before the client runs */
+		if (!w->page) {
+			fprintf(stderr, "userkvm walkthrough: %s: %s\n", w->html, strerror(errno));
+			r = 1;
+		}
+	}
 	if (r < 0) {
 		r = run_client(w, argc - rest, argv + rest);
 		if (!r)
-			r = show(w);
+			r = show(w, argc - rest, argv + rest);
 		if (w->c.nr_lost)
 			fprintf(stderr, "userkvm walkthrough: %llu events lost\n",
 			        (unsigned long long)w->c.nr_lost);
@@ -282,6 +324,8 @@ static int cmd_walkthrough(int argc, char **argv)
 			r = w->c.status;
 		capture_free(&w->c);
 	}
+	if (w->page)
+		fclose(w->page);
 	free(w->p.piece);
 	free(w);
 	return r;
