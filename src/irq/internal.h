@@ -281,7 +281,11 @@ void kvm_pit_mask_changed(struct kvm *kvm, uint32_t irqchip, uint32_t pin, bool 
 int kvm_set_routing_entry(struct kvm *kvm, struct kvm_kernel_irq_routing_entry *e,
 			  const struct kvm_irq_routing_entry *ue);
 must_check int kvm_setup_default_irq_routing(struct kvm *kvm);
+
+/* msi.c */
 void kvm_msi_to_lapic_irq(struct kvm *kvm, uint32_t address_lo, uint32_t address_hi,
 			  uint32_t data, struct kvm_lapic_irq *irq);
+/* KVM_X2APIC_API_USE_32BIT_IDS: the high address carries destination bits 31:8. */
+bool kvm_msi_has_wide_dest(struct kvm *kvm);
 
 #endif

@@ -5,27 +5,11 @@
 #include "irq/internal.h"
 #include "lib/error.h"
 
-const struct kvm_lapic_ops *lapic_ops;
-
 void kvm_irq_register(const struct kvm_lapic_ops *ops)
 {
 	lapic_ops = ops;
 	kvm_register_routing(kvm_set_routing_entry);
 	kvm_register_irq_quiesce(kvm_free_pit);
-}
-
-bool kvm_apic_accept_pic_intr(struct kvm_vcpu *vcpu)
-{
-	struct kvm_lapic *apic = vcpu->apic;
-	uint32_t lvt0;
-
-	if (!apic)
-		return false;
-	/* A disabled APIC is not there: the INT pin is wired to the processor. */
-	if (!lapic_hw_enabled(apic))
-		return true;
-	lvt0 = lapic_get(apic, APIC_LVT0);
-	return !(lvt0 & APIC_LVT_MASKED) && (lvt0 & APIC_MODE_MASK) == APIC_DM_EXTINT;
 }
 
 bool kvm_cpu_has_extint(struct kvm_vcpu *vcpu)

@@ -148,6 +148,14 @@ static int write_esr(struct kvm_lapic *apic, uint32_t val)
 	return 0;
 }
 
+void lapic_check_id(struct kvm_lapic *apic)
+{
+	if (!lapic_hw_enabled(apic) || lapic_x2apic_mode(apic) || !lapic_ops || !lapic_ops->xapic_id_modified)
+		return;
+	if (lapic_get(apic, APIC_ID) >> 24 != (uint8_t)apic->vcpu->vcpu_id)
+		lapic_ops->xapic_id_modified(apic->vcpu);
+}
+
 /* Registers of which a write is just a masked store. */
 static int write_plain(struct kvm_lapic *apic, uint32_t offset, uint32_t val)
 {

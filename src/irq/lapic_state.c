@@ -149,14 +149,6 @@ void kvm_apic_after_set_cpuid(struct kvm_vcpu *vcpu)
 		lapic_set_version(vcpu->apic);
 }
 
-void lapic_check_id(struct kvm_lapic *apic)
-{
-	if (!lapic_hw_enabled(apic) || lapic_x2apic_mode(apic) || !lapic_ops || !lapic_ops->xapic_id_modified)
-		return;
-	if (lapic_get(apic, APIC_ID) >> 24 != (uint8_t)apic->vcpu->vcpu_id)
-		lapic_ops->xapic_id_modified(apic->vcpu);
-}
-
 void kvm_apic_set_cmci(struct kvm_vcpu *vcpu, bool has_cmci)
 {
 	struct kvm_lapic *apic = vcpu->apic;
