@@ -25,8 +25,6 @@
 #define FLAGS_IF 0x202
 #define UC_SS_IS_GOOD 6 /* UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS */
 
-struct trap_state trap;
-
 static struct trap_thread main_thread = { .by_kernel = true, .in_service = 1 };
 
 static _Noreturn void refuse(const char *what, int error)

@@ -16,11 +16,6 @@
 #define PR_SET_SYSCALL_USER_DISPATCH 59
 #endif
 
-int64_t trap_result(int64_t r)
-{
-	return r == -1 ? -errno : r;
-}
-
 /* clone3 and rseq: C libraries do without them, as on kernels that have none. */
 static int64_t not_here(struct trap_call *c)
 {

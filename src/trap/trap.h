@@ -32,6 +32,7 @@
 #ifndef USERKVM_TRAP_TRAP_H
 #define USERKVM_TRAP_TRAP_H
 
+#include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -87,7 +88,10 @@ struct trap_call {
 typedef int64_t trap_handler(struct trap_call *c);
 
 /* -errno of a libc call that returned r. */
-int64_t trap_result(int64_t r);
+static inline int64_t trap_result(int64_t r)
+{
+	return r == -1 ? -errno : r;
+}
 
 /* --- entry.c: the ways in and out --- */
 
