@@ -52,39 +52,6 @@ const struct cli cli_boot = {
 	.run = cmd_boot,
 };
 
-int failed(const char *what)
-{
-	fprintf(stderr, "userkvm boot: %s: %s\n", what, strerror(errno));
-	return -1;
-}
-
-void *guest_ptr(struct vm *vm, uint64_t gpa, uint64_t len)
-{
-	if (gpa < vm->low_size && len <= vm->low_size - gpa)
-		return vm->mem + gpa;
-	if (gpa >= HIGH_MEM_START && gpa - HIGH_MEM_START < vm->mem_size - vm->low_size &&
-	    len <= vm->mem_size - vm->low_size - (gpa - HIGH_MEM_START))
-		return vm->mem + vm->low_size + (gpa - HIGH_MEM_START);
-	return NULL;
-}
-
-void vm_stop(struct vm *vm, int status)
-{
-	pthread_mutex_lock(&vm->stop_lock);
-	if (!vm->stop) {
-		vm->status = status;
-		__atomic_store_n(&vm->stop, true, __ATOMIC_SEQ_CST);
-		for (unsigned i = 0; i < vm->nr_vcpus; i++) {
-			struct vcpu *v = &vm->vcpus[i];
-
-			__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-			if (v->started)
-				pthread_kill(v->thread, SIGUSR1);
-		}
-	}
-	pthread_mutex_unlock(&vm->stop_lock);
-}
-
 static int add_memory(struct vm *vm, uint32_t slot, uint64_t gpa, uint8_t *hva, uint64_t size)
 {
 	struct kvm_userspace_memory_region r = {

@@ -69,10 +69,12 @@ struct vm {
 	int status;
 };
 
-/* boot.c: one line on stderr with what errno says; -1. */
+/* vm.c: one line on stderr with what errno says; -1. */
 int failed(const char *what);
 /* A host pointer to [gpa, gpa+len) of guest memory, NULL where it is not all memory. */
 void *guest_ptr(struct vm *vm, uint64_t gpa, uint64_t len);
+#define VM_RESET (-1) /* status of a guest that asked for a reset */
+void vm_stop(struct vm *vm, int status); /* any thread */
 
 /* load.c: a bzImage or an ELF kernel into guest memory. 0, or -1 after one line on stderr. */
 struct loaded_kernel {
@@ -131,7 +133,5 @@ void print_standing(struct vcpu *v, FILE *f);
 
 /* io.c: one KVM_EXIT_IO. */
 void io_access(struct vm *vm, uint16_t port, bool out, unsigned size, uint8_t *data);
-#define VM_RESET (-1) /* status of a guest that asked for a reset */
-void vm_stop(struct vm *vm, int status); /* any thread */
 
 #endif
