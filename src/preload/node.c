@@ -23,6 +23,7 @@
 #include <unistd.h>
 #include <utime.h>
 
+#include "lib/fork.h"
 #include "preload/node.h"
 #include "preload/real.h"
 #include "userkvm/userkvm.h"
@@ -330,6 +331,14 @@ static struct listing {
 	bool seen, told;
 } listed[NR_LISTED];
 static pthread_mutex_t listed_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* Another thread of the parent's may have been in stat() or readdir(). */
+static void unlock_in_child(void)
+{
+	pthread_mutex_init(&node.lock, NULL);
+	pthread_mutex_init(&listed_lock, NULL);
+}
+LIB_IN_FORKED_CHILD(unlock_in_child)
 
 static union {
 	struct dirent entry;

@@ -2,9 +2,11 @@
  * fork() in the middle of everything: the child has VMs of its own, with timers, irqfds and memslots that
  * change, whatever the parent's threads were doing at that moment.
  */
+#include <dirent.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "client.h"
@@ -89,6 +91,27 @@ static void *makes_slots_and_vms(void *arg)
 	return NULL;
 }
 
+/* What the library answers itself: the node among the entries of /dev. */
+static bool look_at_node(void)
+{
+	DIR *d = opendir("/dev");
+	struct dirent *e;
+	struct stat st;
+	bool seen = false;
+
+	while ((e = readdir(d)))
+		seen |= !strcmp(e->d_name, "kvm");
+	closedir(d);
+	return seen && !stat("/dev/kvm", &st) && S_ISCHR(st.st_mode);
+}
+
+static void *looks(void *arg)
+{
+	while (!stop)
+		look_at_node();
+	return NULL;
+}
+
 static void ignore(int signo)
 {
 }
@@ -111,6 +134,7 @@ static void vm_of_its_own(void)
 	uint16_t port;
 	int ticks = 0;
 
+	assert_true(look_at_node());
 	open_chips(&c);
 	use_sse(&c);
 	client_real_mode(&c, 0x1000, pit_guest, GUEST_CODE_SIZE(pit_guest));
@@ -135,7 +159,7 @@ static void vm_of_its_own(void)
 static void a_forked_child_has_all_that_a_vm_needs(void **state)
 {
 	struct sigaction sa = {.sa_handler = ignore};
-	pthread_t runner, mapper, maker;
+	pthread_t runner, mapper, maker, looker;
 
 	if (getenv("SANITIZE"))
 		skip(); /* its runtime's allocator is locked for ever where another thread held it */
@@ -146,6 +170,7 @@ static void a_forked_child_has_all_that_a_vm_needs(void **state)
 	assert_int_equal(pthread_create(&runner, NULL, runs, NULL), 0);
 	assert_int_equal(pthread_create(&mapper, NULL, maps, NULL), 0);
 	assert_int_equal(pthread_create(&maker, NULL, makes_slots_and_vms, NULL), 0);
+	assert_int_equal(pthread_create(&looker, NULL, looks, NULL), 0);
 	for (int i = 0; i < FORKS; i++) {
 		int status;
 		pid_t pid = fork();
@@ -167,6 +192,7 @@ static void a_forked_child_has_all_that_a_vm_needs(void **state)
 	pthread_join(runner, NULL);
 	pthread_join(mapper, NULL);
 	pthread_join(maker, NULL);
+	pthread_join(looker, NULL);
 	client_close(&busy);
 }
 
