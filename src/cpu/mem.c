@@ -241,9 +241,15 @@ void cpu_sys_store(struct vmx_cpu *cpu, gva_t lin, unsigned size, uint64_t v)
 		cpu_mem_commit(&cpu->cs, lin, size, &bounce);
 }
 
+static void cpu_pkru_changed(struct cpu_state *cs, uint32_t changed)
+{
+	cpu_tlb_pkru_changed(cpu_of(cs), changed);
+}
+
 const struct isa_ops cpu_isa_ops = {
 	.mem = cpu_mem,
 	.mem_commit = cpu_mem_commit,
 	.raise = cpu_raise,
 	.system = cpu_system_handler,
+	.pkru_changed = cpu_pkru_changed,
 };

@@ -27,6 +27,8 @@
  * 7. The APIC-access page has no entry: one linear address of it is known by
  *    apic_page, which every invalidation forgets; the window (isa/cpu_state.h)
  *    is closed by all that closes or changes a context in use.
+ * 8. Read and write tags obey PKRU as it is, in every context: a context's `keys` says
+ *    which keys its entries have, so that a change of others' rights costs nothing.
  *
  * Locks: none, owner thread only. Other threads ask by cs->exit_request.
  */
@@ -81,6 +83,7 @@ static void flush_context(struct tlb_context *c)
 	for (int p = 0; p < NR_PRIVS; p++)
 		flush_sub(&c->sub[p]);
 	flush_pde(c);
+	c->keys = 0;
 	for (unsigned n = 0; n < ARRAY_SIZE(c->large); n++)
 		c->large[n] = 0;
 }
@@ -214,10 +217,10 @@ bool cpu_tlb_check(const struct cpu_tlb *t)
 uint64_t cpu_paging_mode(const struct cpu_state *cs)
 {
 	uint64_t cr4 = cs->cr4 & (X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_SMEP |
-				  X86_CR4_SMAP | X86_CR4_PCIDE | X86_CR4_LA57);
+				  X86_CR4_SMAP | X86_CR4_PCIDE | X86_CR4_LA57 | X86_CR4_PKE);
 	uint64_t efer = cs->efer & (EFER_NX | EFER_LMA);
 
-	return (cs->cr0 & (X86_CR0_PG | X86_CR0_WP)) | cr4 << 32 | efer << 44;
+	return (cs->cr0 & (X86_CR0_PG | X86_CR0_WP)) | cr4 << 32 | efer << 46;
 }
 
 static struct tlb_context *find_context(struct vmx_cpu *cpu, uint16_t pcid, uint64_t eptp)
@@ -356,6 +359,7 @@ static __attribute__((noinline)) uint8_t *apic_mapping(struct vmx_cpu *cpu, stru
 		clear_entry(s, index);
 	if (likely(!cpu->tlb->check)) {
 		s->apic_page = gva & PAGE_MASK;
+		cpu->tlb->cur->keys |= r->key;
 		s->apic_rights = r->rights & (CPU_READ | CPU_WRITE);
 	}
 	return (uint8_t *)(r->host + (gva & ~PAGE_MASK));
@@ -398,6 +402,8 @@ uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 	side->write_back = r.write_back;
 	side->page_shift = r.page_shift;
 	side->global = r.global;
+	side->key = r.key;
+	cpu->tlb->cur->keys |= r.key;
 	if (!side->listed) {
 		side->listed = true;
 		s->filled[s->nr_filled++] = (uint16_t)index;
@@ -616,6 +622,37 @@ void cpu_tlb_drop_data(struct vmx_cpu *cpu)
 				s->e[s->filled[k]].read_tag = s->e[s->filled[k]].write_tag =
 					TLB_NO_ACCESS;
 		}
+	}
+}
+
+/* Some of the keys in `keys` (BIT(key)) mean something else now. */
+static void drop_keyed(struct tlb_sub *s, uint32_t keys)
+{
+	for (uint32_t k = 0; k < s->nr_filled; k++) {
+		uint16_t x = s->filled[k];
+
+		if (s->side[x].key & keys)
+			s->e[x].read_tag = s->e[x].write_tag = TLB_NO_ACCESS;
+	}
+	s->apic_page = APIC_NO_MAPPING;
+}
+
+void cpu_tlb_pkru_changed(struct vmx_cpu *cpu, uint32_t changed)
+{
+	uint32_t keys = 0;
+
+	for (unsigned key = 0; key < 16; key++)
+		if (changed & (PKRU_AD(key) | PKRU_WD(key)))
+			keys |= 1U << key;
+	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
+		struct tlb_context *c = &cpu->tlb->ctx[n];
+
+		if (!(c->keys & keys))
+			continue;
+		drop_stack_slot(&cpu->cs);
+		cpu->cs.apic_ok = 0;
+		for (int p = 0; p < NR_PRIVS; p++)
+			drop_keyed(&c->sub[p], keys);
 	}
 }
 

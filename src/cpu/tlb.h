@@ -60,6 +60,7 @@ struct cpu_walk_result {
 	uint8_t page_shift; /* of the guest's mapping */
 	bool global;
 	bool write_back; /* memory type, CR0.CD aside */
+	uint16_t key; /* BIT(protection key) of a user-mode address, else 0 */
 };
 /* Linear to host; #PF or VM exit when the access is not allowed. Sets A and D. */
 void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
@@ -68,7 +69,10 @@ void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv pri
 bool cpu_pte_is_leaf(const struct cpu_state *cs, uint64_t e, int level);
 uint64_t cpu_pte_reserved(const struct vmx_cpu *cpu, int level, bool leaf);
 gpa_t cpu_leaf_gpa(const struct cpu_state *cs, uint64_t e, int level, gva_t gva); /* of the 4 KiB page */
-/* The rights (enum cpu_access) of `priv` to a page whose entries combine to these bits. */
+/*
+ * The rights (enum cpu_access) of `priv` to a page whose entries combine to these bits: PTE_RW and
+ * PTE_US of all of them, PTE_XD of any, the protection key of the leaf.
+ */
 uint32_t cpu_page_rights(const struct vmx_cpu *cpu, uint64_t bits, enum cpu_priv priv);
 
 /* --- tlb.c --- */
@@ -80,6 +84,7 @@ struct tlb_side {
 	bool global;
 	bool listed;
 	bool write_back;
+	uint16_t key; /* as struct cpu_walk_result's */
 };
 struct tlb_sub {
 	struct isa_tlb_entry e[ISA_TLB_ENTRIES];
@@ -97,7 +102,7 @@ struct tlb_sub {
 struct pde_cache_entry {
 	uint64_t tag; /* (gva >> 21) + 1; 0: empty */
 	uint64_t e;
-	uint64_t rights; /* PTE_RW, PTE_US, PTE_XD combined: of the larger page, or of all above its PTEs */
+	uint64_t rights; /* as for cpu_page_rights(): of the larger page, or of all above its PTEs */
 	int level; /* of the table that e refers to, or of the larger page: 1, or 2 and 3 */
 };
 struct tlb_context {
@@ -107,6 +112,7 @@ struct tlb_context {
 	uint16_t vpid, pcid;
 	uint64_t eptp, mode, last_use;
 	hpa_t apic_access; /* cpu->apic.access under which it was filled */
+	uint32_t keys; /* protection keys of user-mode addresses that have entries: BIT(key) */
 	uint64_t large[8]; /* a set, by hash, of larger pages that have fragments here (tlb.c) */
 	struct tlb_sub sub[NR_PRIVS];
 	struct pde_cache_entry pde[PDE_CACHE_ENTRIES];
@@ -140,6 +146,8 @@ void cpu_tlb_drop_vpid(struct vmx_cpu *cpu, unsigned type, uint16_t vpid, gva_t 
 void cpu_tlb_drop_write(struct vmx_cpu *cpu, hpa_t page);
 /* Data accesses are to be looked at again: all read and write tags go. */
 void cpu_tlb_drop_data(struct vmx_cpu *cpu);
+/* PKRU has changed in these bits: read and write tags of addresses with their keys go. */
+void cpu_tlb_pkru_changed(struct vmx_cpu *cpu, uint32_t changed);
 /* Memory type WB (CR0.CD aside) of the page of a translation that was just made. */
 bool cpu_tlb_write_back(const struct vmx_cpu *cpu, gva_t gva, enum cpu_priv priv);
 /* Every entry is reachable, listed, and aligned; for tests. */

@@ -173,7 +173,7 @@ static bool look_ept(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, hpa_t *hos
 struct look {
 	struct vmx_cpu *cpu;
 	gva_t gva;
-	uint64_t rights; /* PTE_RW and PTE_US as AND, PTE_XD as OR */
+	uint64_t rights; /* as for cpu_page_rights() */
 	gpa_t table;
 	uint64_t e; /* of the last level */
 	int level;
@@ -198,7 +198,7 @@ static bool look_entry(struct look *l)
 	    (l->e & cpu_pte_reserved(cpu, l->level, leaf)))
 		return false;
 	l->rights &= l->e | ~(PTE_RW | PTE_US);
-	l->rights |= l->e & PTE_XD;
+	l->rights |= l->e & (leaf ? PTE_XD | PTE_PKEY_MASK : PTE_XD);
 	return true;
 }
 

@@ -282,6 +282,20 @@ void vmx_set_xcr0(struct vmx_cpu *cpu, uint64_t v)
 	cpu->cs.xcr0 = v;
 }
 
+uint32_t vmx_get_pkru(struct vmx_cpu *cpu)
+{
+	return cpu->cs.pkru;
+}
+
+void vmx_set_pkru(struct vmx_cpu *cpu, uint32_t v)
+{
+	uint32_t changed = cpu->cs.pkru ^ v;
+
+	cpu->cs.pkru = v;
+	if (changed)
+		cpu_tlb_pkru_changed(cpu, changed);
+}
+
 void *vmx_xsave_area(struct vmx_cpu *cpu, size_t *size_bytes)
 {
 	if (size_bytes)

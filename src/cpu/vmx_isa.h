@@ -123,7 +123,9 @@ uint64_t vmx_get_dr(struct vmx_cpu *cpu, unsigned nr); /* 0..3, 6 */
 void vmx_set_dr(struct vmx_cpu *cpu, unsigned nr, uint64_t v);
 uint64_t vmx_get_xcr0(struct vmx_cpu *cpu);
 void vmx_set_xcr0(struct vmx_cpu *cpu, uint64_t v);
-/* The guest's XSAVE area (standard format, host layout). */
+uint32_t vmx_get_pkru(struct vmx_cpu *cpu);
+void vmx_set_pkru(struct vmx_cpu *cpu, uint32_t v);
+/* The guest's XSAVE area (standard format, host layout), without component 9: that is vmx_get_pkru(). */
 void *vmx_xsave_area(struct vmx_cpu *cpu, size_t *size_bytes);
 
 /*

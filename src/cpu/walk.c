@@ -30,7 +30,7 @@ struct walk {
 	uint32_t access;
 	enum cpu_priv priv;
 	bool wide; /* 8-byte entries */
-	uint64_t rights; /* PTE_RW and PTE_US as AND, PTE_XD as OR */
+	uint64_t rights; /* as for cpu_page_rights() */
 	int nr;
 	struct {
 		void *p;
@@ -133,10 +133,10 @@ bool cpu_pte_is_leaf(const struct cpu_state *cs, uint64_t e, int level)
 	return (e & PTE_PS) && level <= 3 && (cs->cr4 & (X86_CR4_PAE | X86_CR4_PSE));
 }
 
-static void add_rights(struct walk *w, uint64_t e)
+static uint64_t add_rights(uint64_t rights, uint64_t e, bool leaf)
 {
-	w->rights &= e | ~(PTE_RW | PTE_US);
-	w->rights |= e & PTE_XD;
+	rights &= e | ~(PTE_RW | PTE_US);
+	return rights | (e & (leaf ? PTE_XD | PTE_PKEY_MASK : PTE_XD));
 }
 
 static bool set_bits(struct walk *w, int n, uint64_t bits)
@@ -156,7 +156,18 @@ static bool set_bits(struct walk *w, int n, uint64_t bits)
 					   __ATOMIC_RELAXED);
 }
 
-/* The rights that `priv` has to a page with these combined bits. */
+/* Data accesses (enum cpu_access) that PKRU forbids `priv`. */
+static uint32_t forbidden_by_key(const struct vmx_cpu *cpu, uint64_t bits, enum cpu_priv priv)
+{
+	const struct cpu_state *cs = &cpu->cs;
+	bool user = priv == PRIV_USER, wp = cs->cr0 & X86_CR0_WP;
+
+	if (likely(!(cs->cr4 & X86_CR4_PKE)) || !(cs->efer & EFER_LMA) || !(bits & PTE_US))
+		return 0;
+	return (pkru_forbids(cs->pkru, bits, false, user, wp) ? CPU_READ : 0U) |
+	       (pkru_forbids(cs->pkru, bits, true, user, wp) ? CPU_WRITE : 0U);
+}
+
 uint32_t cpu_page_rights(const struct vmx_cpu *cpu, uint64_t bits, enum cpu_priv priv)
 {
 	const struct cpu_state *cs = &cpu->cs;
@@ -177,7 +188,7 @@ uint32_t cpu_page_rights(const struct vmx_cpu *cpu, uint64_t bits, enum cpu_priv
 	if (!((bits & PTE_XD) && nx_enabled(cs)) &&
 	    !(priv != PRIV_USER && user_page && (cs->cr4 & X86_CR4_SMEP)))
 		r |= CPU_EXEC;
-	return r;
+	return r & ~forbidden_by_key(cpu, bits, priv);
 }
 
 static struct pde_cache_entry *pde_slot(struct vmx_cpu *cpu, gva_t gva)
@@ -230,7 +241,7 @@ static struct leaf descend(struct walk *w, gpa_t table, int level, bool cached)
 			return l;
 		}
 		l.fault = false;
-		add_rights(w, e);
+		w->rights = add_rights(w->rights, e, leaf);
 		if (leaf) {
 			l.e = e;
 			l.level = level;
@@ -282,10 +293,8 @@ static void remember_pde(struct walk *w, const struct leaf *l)
 
 	if (!w->wide || l->cached)
 		return;
-	for (int n = 0; n <= last; n++) {
-		rights &= w->seen[n].val | ~(PTE_RW | PTE_US);
-		rights |= w->seen[n].val & PTE_XD;
-	}
+	for (int n = 0; n <= last; n++)
+		rights = add_rights(rights, w->seen[n].val, n == last && l->level > 1);
 	c->e = w->seen[last].val;
 	c->level = l->level;
 	c->rights = rights;
@@ -303,7 +312,8 @@ static bool finish(struct walk *w, const struct leaf *l, uint32_t *rights)
 	if (w->access & ~*rights) {
 		if (l->cached)
 			return false;
-		page_fault(w, PFERR_PRESENT_MASK);
+		page_fault(w, PFERR_PRESENT_MASK |
+			      (w->access & forbidden_by_key(w->cpu, w->rights, w->priv) ? PFERR_PK_MASK : 0));
 	}
 	for (int n = 0; n < w->nr; n++) {
 		bool last = n == w->nr - 1;
@@ -325,9 +335,11 @@ static uint8_t pat_type(const struct vmx_cpu *cpu, uint64_t e, int level)
 	return (uint8_t)(cpu->pat >> (8 * entry));
 }
 
-/* All of `out` that the entry says which maps the page; not its host address and rights. */
-static void describe(struct vmx_cpu *cpu, gva_t gva, uint64_t e, int level, struct cpu_walk_result *out)
+/* All of `out` that follows from the entry that maps the page, and from the combined bits; not its host address and rights. */
+static void describe(struct vmx_cpu *cpu, gva_t gva, uint64_t e, int level, uint64_t bits,
+		     struct cpu_walk_result *out)
 {
+	out->key = bits & PTE_US ? (uint16_t)(1U << FIELD_GET(PTE_PKEY_MASK, bits)) : 0;
 	out->gpa = cpu_leaf_gpa(&cpu->cs, e, level, gva);
 	out->page_shift = leaf_shift(&cpu->cs, level);
 	out->global = (e & PTE_G) && (cpu->cs.cr4 & X86_CR4_PGE);
@@ -351,7 +363,7 @@ static bool walk_known(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 	if (unlikely(cpu->tlb->check))
 		tlb_check_pde_used(cpu, gva);
 	out->rights = rights;
-	describe(cpu, gva, c->e, c->level, out);
+	describe(cpu, gva, c->e, c->level, c->rights, out);
 	return true;
 }
 
@@ -373,7 +385,7 @@ static void walk_paged(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 		l = walk_tables(&w);
 	}
 	remember_pde(&w, &l);
-	describe(cpu, gva, l.e, l.level, out);
+	describe(cpu, gva, l.e, l.level, w.rights, out);
 }
 
 void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
@@ -389,6 +401,7 @@ void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv pri
 		out->rights = CPU_READ | CPU_WRITE | CPU_EXEC;
 		out->page_shift = 12;
 		out->global = false;
+		out->key = 0;
 		out->write_back = true;
 	}
 	r = cpu_ept_translate(cpu, out->gpa | (gva & ~PAGE_MASK), access, gva, true);

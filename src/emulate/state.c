@@ -74,6 +74,7 @@ void kvm_emulator_load(struct kvm_vcpu *vcpu, struct cpu_state *cs)
 	cs->cr4 = vmx_get_cr4(vcpu);
 	cs->efer = vmx_get_efer(vcpu);
 	cs->xcr0 = vmx_get_xcr0(vmx_processor(vcpu));
+	cs->pkru = vmx_get_pkru(vmx_processor(vcpu));
 	cs->cpl = (uint8_t)vmx_get_cpl(vcpu);
 	cs->code_mode = (uint8_t)code_mode(cs);
 	cs->stack_mode = cs->code_mode == ISA_CODE64		   ? ISA_CODE64
@@ -113,6 +114,7 @@ void kvm_emulator_store(struct kvm_vcpu *vcpu, const struct cpu_state *cs, const
 	vmx_set_rsp(vcpu, cs->gpr[RSP]);
 	vmx_set_rip(vcpu, code64 ? cs->rip : (uint32_t)cs->rip);
 	vmx_set_rflags(vcpu, cpu_rflags(cs));
+	vmx_set_pkru(vmx_processor(vcpu), cs->pkru);
 	if (unlikely(sys->dirty_segs || sys->dirty_tables || sys->dirty_system_segs))
 		store_system(vcpu, cs, sys);
 }

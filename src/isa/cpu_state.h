@@ -108,6 +108,7 @@ struct cpu_state {
 	uint64_t cr0, cr2, cr3, cr4, cr8, efer, xcr0;
 	bool no_xsaves; /* XSAVES and XRSTORS are #UD (VMX: "enable XSAVES/XRSTORS" is 0) */
 	uint64_t dr[4], dr6, dr7;
+	uint32_t pkru; /* state component 9, which is not in `xsave`: isa_set_pkru() */
 
 	/* --- the embedding: the processor, or the MMIO emulator --- */
 	const struct isa_ops *ops; /* (c) */

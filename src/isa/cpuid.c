@@ -49,6 +49,7 @@ enum { EAX, EBX, ECX, EDX };
 /* Leaf 7 ECX: AVX512_VBMI AVX512_VBMI2 GFNI VAES VPCLMULQDQ AVX512_VNNI _BITALG _VPOPCNTDQ MOVDIR64B */
 #define L7_ECX_SILICON (B(1) | B(6) | B(8) | B(9) | B(10) | B(11) | B(12) | B(14) | B(28))
 #define L7_ECX_OWN (B(2) | B(22) | B(25) | B(27)) /* UMIP RDPID CLDEMOTE MOVDIRI */
+#define L7_ECX_PKU B(3)				  /* own, but see isa/host.c */
 #define L7_EDX_OWN (B(4) | B(14))		  /* FSRM SERIALIZE */
 #define L7_EDX_SILICON B(23)			  /* AVX512_FP16 */
 #define L7_1_EAX_SILICON (B(4) | B(5))		  /* AVX-VNNI AVX512_BF16 */
@@ -97,7 +98,8 @@ static void leaf_7(uint32_t subleaf, uint32_t r[4])
 	}
 	r[EAX] = 1;
 	r[EBX] = (r[EBX] & L7_EBX_SILICON) | L7_EBX_OWN;
-	r[ECX] = (r[ECX] & L7_ECX_SILICON) | L7_ECX_OWN;
+	r[ECX] = (r[ECX] & L7_ECX_SILICON) | L7_ECX_OWN |
+		 (isa_host()->own_xfeatures & XFEATURE_MASK_PKRU ? L7_ECX_PKU : 0);
 	r[EDX] = (r[EDX] & L7_EDX_SILICON) | L7_EDX_OWN;
 }
 
@@ -111,7 +113,7 @@ static void leaf_d(uint32_t subleaf, uint32_t r[4])
 		return;
 	switch (subleaf) {
 	case 0:
-		r[EAX] = (uint32_t)h->xfeatures;
+		r[EAX] = (uint32_t)(h->xfeatures | h->own_xfeatures);
 		r[EBX] = h->xsave_bytes; /* all enabled; XCR0's: hypervisor */
 		r[ECX] = h->xsave_bytes;
 		break;

@@ -42,7 +42,7 @@ static_assert(sizeof(struct isa_xsave_image) == 832, "AVX follows the header on 
 /* Bytes of cs->xsave, a multiple of 64. */
 static inline size_t isa_xsave_size(void)
 {
-	size_t n = isa_host()->xsave_bytes;
+	size_t n = ALIGN_UP((size_t)isa_host()->xsave_bytes, (size_t)64);
 
 	return n > sizeof(struct isa_xsave_image) ? n : sizeof(struct isa_xsave_image);
 }

@@ -4,11 +4,15 @@
  * Locks: pthread_once() while it is filled.
  */
 #include <pthread.h>
+#include <string.h>
 
 #include "isa/host.h"
+#include "lib/params.h"
 #include "lib/valgrind.h"
 
 #define LEGACY_AND_HEADER 576u
+#define PKRU_BYTES 8u
+#define PKRU_PLACE 0xa80u /* of Intel's processors: behind Hi16_ZMM */
 
 struct isa_host isa_host_table;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -99,13 +103,18 @@ static void read_components(void)
 	for (unsigned n = 2; n < ISA_HOST_COMPONENTS; n++) {
 		uint32_t r[4], end;
 
-		if (!((isa_host_table.xfeatures >> n) & 1))
+		if (!(((isa_host_table.xfeatures | isa_host_table.own_xfeatures) >> n) & 1))
 			continue;
 		cpuid(0xd, n, r);
+		if (n == XFEATURE_PKRU && !r[ISA_EAX]) {
+			r[ISA_EAX] = PKRU_BYTES;
+			r[ISA_EBX] = PKRU_PLACE;
+			r[ISA_ECX] = 0;
+		}
 		isa_host_table.component[n].size = r[ISA_EAX];
 		isa_host_table.component[n].offset = r[ISA_EBX];
 		isa_host_table.component[n].aligned = r[ISA_ECX] & 2;
-		end = ALIGN_UP(r[ISA_EAX] + r[ISA_EBX], 64u);
+		end = r[ISA_EAX] + r[ISA_EBX];
 		if (end > isa_host_table.xsave_bytes)
 			isa_host_table.xsave_bytes = end;
 	}
@@ -123,6 +132,21 @@ static uint32_t read_lar_mask(void)
 		return 0xf0ff00; /* it does not know LAR */
 	__asm__("mov %%cs, %0\n\tlar %0, %1" : "=&r"(selector), "+r"(rights) : : "cc");
 	return rights & 0xf0000 ? 0xffff00 : 0xf0ff00;
+}
+
+/*
+ * Protection keys are done in C. But a client that asks the host's CPUID where their state lies
+ * (QEMU does) finds nothing on a host without them, hence "auto": where the host has them.
+ */
+static bool offers_pku(void)
+{
+	char word[8];
+
+	if (!isa_host_table.has[HOST_XSAVE])
+		return false;
+	if (!params_get_string("pku", word, sizeof(word)) || !strcmp(word, "auto"))
+		return isa_host_table.has[HOST_PKU];
+	return params_get_bool("pku");
 }
 
 static void fill(void)
@@ -148,6 +172,7 @@ static void fill(void)
 	isa_host_table.xfeatures = XFEATURE_MASK_FP | XFEATURE_MASK_SSE |
 			 (isa_host_table.has[HOST_AVX] ? XFEATURE_MASK_YMM : 0) |
 				   (isa_host_table.has[HOST_AVX512F] ? XFEATURE_MASK_AVX512 : 0);
+	isa_host_table.own_xfeatures = offers_pku() ? XFEATURE_MASK_PKRU : 0;
 	read_components();
 	isa_host_table.lar_mask = read_lar_mask();
 	__atomic_store_n(&isa_host_table.filled, true, __ATOMIC_RELEASE);

@@ -120,8 +120,16 @@ struct isa_host {
 	 * AVX or AVX-512 where host and mask allow. Valid without XSAVE too.
 	 */
 	uint64_t xfeatures;
-	uint32_t xsave_bytes; /* standard-format area of xfeatures, a multiple of 64 */
-	/* Places in the standard format are the host's: CPUID.0Dh, sub-leaf n. */
+	/*
+	 * Components that guests can use beside those, kept in C: PKRU, which the host's XSAVE and
+	 * XRSTOR must never touch, for the host's own is in it.
+	 */
+	uint64_t own_xfeatures;
+	uint32_t xsave_bytes; /* standard-format area of all of them */
+	/*
+	 * Places in the standard format are the host's: CPUID.0Dh, sub-leaf n. Where the host has no
+	 * PKRU its place is the one that Intel's processors give it.
+	 */
 	struct {
 		uint32_t offset, size;
 		bool aligned; /* to 64 bytes in the compacted format */

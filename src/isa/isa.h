@@ -45,6 +45,8 @@ struct isa_ops {
 	 * *i filled in; may change i->flags/extra/aux. NULL: raise #UD.
 	 */
 	isa_fn *(*system)(const struct isa_decoded *d, struct isa_insn *i);
+	/* cs->pkru has changed in the bits `changed`. NULL: the embedding keeps no translations. */
+	void (*pkru_changed)(struct cpu_state *cs, uint32_t changed);
 };
 
 /* RIP of the running instruction, and of the one after it. */

@@ -1,7 +1,7 @@
 /*
  * FXSAVE, FXRSTOR, the XSAVE family and XGETBV, on the image. Components behind
  * the header lie where the host has them in the standard format, one after the
- * other in the compacted. IA32_XSS is 0, so XSAVES and XRSTORS differ from
+ * other in the compacted. PKRU is component 9; RDPKRU and WRPKRU are here too. IA32_XSS is 0, so XSAVES and XRSTORS differ from
  * XSAVEC and compacted XRSTOR in privilege only.
  *
  * Invariants
@@ -146,9 +146,25 @@ static uint64_t check_xsave(struct cpu_state *cs)
 	return cs->xcr0 & ((uint32_t)cs->gpr[RAX] | (cs->gpr[RDX] << 32));
 }
 
-/* --- components behind the header: AVX, opmask, ZMM_Hi256, Hi16_ZMM --- */
+/* --- components behind the header: AVX, opmask, ZMM_Hi256, Hi16_ZMM, PKRU --- */
 #define FIRST_EXTENDED 2u
-#define EXTENDED_BYTES (256u + 64u + 512u + 1024u) /* of all of them together */
+#define PKRU_BYTES 8u /* the register, and 4 bytes of zeros */
+#define EXTENDED_BYTES (256u + 64u + 512u + 1024u + PKRU_BYTES) /* of all of them together */
+
+/* Components that are not in their initial configuration. */
+static uint64_t in_use(const struct cpu_state *cs, const struct isa_xsave_image *x)
+{
+	return x->xstate_bv | (cs->pkru ? XFEATURE_MASK_PKRU : 0);
+}
+
+static void set_pkru(struct cpu_state *cs, uint32_t v)
+{
+	uint32_t changed = cs->pkru ^ v;
+
+	cs->pkru = v;
+	if (changed && cs->ops->pkru_changed)
+		cs->ops->pkru_changed(cs, changed);
+}
 
 static unsigned component_size(unsigned n)
 {
@@ -161,7 +177,7 @@ static unsigned component_size(unsigned n)
  */
 static unsigned component_part(const struct cpu_state *cs, unsigned n)
 {
-	if (cs->code_mode == ISA_CODE64 || BIT_ULL(n) == XFEATURE_MASK_OPMASK)
+	if (cs->code_mode == ISA_CODE64 || BIT_ULL(n) == XFEATURE_MASK_OPMASK || n == XFEATURE_PKRU)
 		return component_size(n);
 	return BIT_ULL(n) == XFEATURE_MASK_HI16_ZMM ? 0 : component_size(n) / 2;
 }
@@ -211,10 +227,12 @@ static void store_components(struct cpu_state *cs, const struct isa_insn *i, uin
 		simd_store_area(cs, lin + OFF(mxcsr), &x->mxcsr, 8);
 	if (which & XFEATURE_MASK_SSE)
 		simd_store_area(cs, lin + OFF(xmm), x->xmm, nr_vector_regs(cs) * 16);
-	for (unsigned n = FIRST_EXTENDED; n < ISA_HOST_COMPONENTS; n++)
+	for (unsigned n = FIRST_EXTENDED; n < XFEATURE_PKRU; n++)
 		if ((which >> n) & 1)
 			simd_store_area(cs, lin + component_offset(n, compacted),
 					isa_xsave_component(x, n), component_part(cs, n));
+	if (which & XFEATURE_MASK_PKRU)
+		isa_store(cs, lin + component_offset(XFEATURE_PKRU, compacted), PKRU_BYTES, cs->pkru);
 }
 
 ISA_INLINE void do_save(struct cpu_state *cs, const struct isa_insn *i, enum save_kind kind)
@@ -229,7 +247,7 @@ ISA_INLINE void do_save(struct cpu_state *cs, const struct isa_insn *i, enum sav
 	lin = aligned_operand(cs, i, size, 64, ISA_WRITE);
 	simd_probe_write(cs, lin, size);
 	x = isa_fpu_image(cs);
-	inuse = x->xstate_bv;
+	inuse = in_use(cs, x);
 	if (kind == SAVE_COMPACT && x->mxcsr != MXCSR_DEFAULT)
 		inuse |= XFEATURE_MASK_SSE;
 	which = kind == SAVE_PLAIN ? rfbm : rfbm & inuse;
@@ -324,7 +342,9 @@ static void take_extended(struct cpu_state *cs, struct isa_xsave_image *x,
 
 		if (!part)
 			continue;
-		if ((bv >> n) & 1) {
+		if (n == XFEATURE_PKRU) {
+			set_pkru(cs, (bv >> n) & 1 ? (uint32_t)isa_host_load(e->b + at, 4) : 0);
+		} else if ((bv >> n) & 1) {
 			copy_bytes(isa_xsave_component(x, n), e->b + at, part);
 			at += part;
 		} else {
@@ -355,7 +375,7 @@ static void take_components(struct cpu_state *cs, const struct isa_insn *i,
 		x->mxcsr = in->mxcsr;
 	else if ((in->xcomp_bv & XCOMP_COMPACTED) && (rfbm & XFEATURE_MASK_SSE))
 		x->mxcsr = MXCSR_DEFAULT;
-	x->xstate_bv = (x->xstate_bv & ~(rfbm & whole)) | (bv & rfbm);
+	x->xstate_bv = (x->xstate_bv & ~(rfbm & whole)) | (bv & rfbm & ~XFEATURE_MASK_PKRU);
 }
 
 static void do_restore(struct cpu_state *cs, const struct isa_insn *i, bool must_be_compacted)
@@ -409,7 +429,7 @@ static void xgetbv(struct cpu_state *cs, const struct isa_insn *i)
 	case 1: {
 		const struct isa_xsave_image *x = isa_fpu_image(cs);
 
-		v = x->xstate_bv;
+		v = in_use(cs, x);
 		if (x->mxcsr != MXCSR_DEFAULT)
 			v |= XFEATURE_MASK_SSE;
 		v &= cs->xcr0;
@@ -420,6 +440,31 @@ static void xgetbv(struct cpu_state *cs, const struct isa_insn *i)
 	}
 	cs->gpr[RAX] = (uint32_t)v;
 	cs->gpr[RDX] = v >> 32;
+}
+
+/* --- PKRU --- */
+
+static void check_pkru(struct cpu_state *cs)
+{
+	if (!(cs->cr4 & X86_CR4_PKE))
+		isa_raise(cs, X86_TRAP_UD);
+	if ((uint32_t)cs->gpr[RCX])
+		isa_raise_error(cs, X86_TRAP_GP, 0);
+}
+
+static void rdpkru(struct cpu_state *cs, const struct isa_insn *i)
+{
+	check_pkru(cs);
+	cs->gpr[RAX] = cs->pkru;
+	cs->gpr[RDX] = 0;
+}
+
+static void wrpkru(struct cpu_state *cs, const struct isa_insn *i)
+{
+	check_pkru(cs);
+	if ((uint32_t)cs->gpr[RDX])
+		isa_raise_error(cs, X86_TRAP_GP, 0);
+	set_pkru(cs, (uint32_t)cs->gpr[RAX]);
 }
 
 isa_fn *isa_xsave_handler(const struct isa_decoded *d, struct isa_insn *i)
@@ -437,6 +482,7 @@ isa_fn *isa_xsave_handler(const struct isa_decoded *d, struct isa_insn *i)
 		{ ZYDIS_MNEMONIC_XRSTOR, xrstor }, { ZYDIS_MNEMONIC_XRSTOR64, xrstor },
 		{ ZYDIS_MNEMONIC_XRSTORS, xrstors }, { ZYDIS_MNEMONIC_XRSTORS64, xrstors },
 		{ ZYDIS_MNEMONIC_XGETBV, xgetbv },
+		{ ZYDIS_MNEMONIC_RDPKRU, rdpkru }, { ZYDIS_MNEMONIC_WRPKRU, wrpkru },
 	};
 
 	for (unsigned n = 0; n < ARRAY_SIZE(table); n++)

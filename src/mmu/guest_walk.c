@@ -7,7 +7,7 @@
  * and dirty bits are set by compare-exchange, as the processor does, and the
  * walk starts over when an entry changed under it.
  *
- * Not here: 5-level paging and protection keys; no guest is offered them.
+ * Not here: 5-level paging; no guest is offered it.
  */
 #include "host/fault.h"
 #include "host/memory.h"
@@ -21,7 +21,7 @@ struct walk_mode {
 	int level;     /* 2, 3, 4 */
 	int bits;      /* of index in each table: 10 or 9 */
 	int entry_size;
-	bool wp, nx, smep, smap, pse;
+	bool wp, nx, smep, smap, pse, pke;
 	int maxphyaddr;
 };
 
@@ -65,6 +65,7 @@ static void read_mode(struct kvm_vcpu *vcpu, struct walk_mode *m)
 	m->smep = cr4 & X86_CR4_SMEP;
 	m->smap = cr4 & X86_CR4_SMAP;
 	m->pse = m->level > 2 || cr4 & X86_CR4_PSE;
+	m->pke = cr4 & X86_CR4_PKE && m->level > 3;
 	m->maxphyaddr = g->get_maxphyaddr(vcpu);
 }
 
@@ -107,6 +108,15 @@ static bool refused(const struct walk *w, bool user_page, bool writable, bool no
 	    (w->implicit || !(mmu_guest_ops()->get_rflags(w->vcpu) & X86_FLAGS_AC)))
 		return true;
 	return w->access & PFERR_WRITE_MASK && !writable && (user || m->wp);
+}
+
+/* Would PKRU refuse the access to a page with this leaf? */
+static bool refused_by_key(const struct walk *w, bool user_page, uint64_t leaf)
+{
+	if (likely(!w->m.pke) || !user_page || w->access & PFERR_FETCH_MASK)
+		return false;
+	return pkru_forbids(mmu_guest_ops()->get_pkru(w->vcpu), leaf, w->access & PFERR_WRITE_MASK,
+			    w->access & PFERR_USER_MASK, w->m.wp);
 }
 
 static bool is_nested(const struct walk *w)
@@ -203,8 +213,10 @@ static gpa_t walk_tables(struct walk *w, gpa_t table, int level)
 		writable &= (e & PTE_RW) != 0;
 		no_exec |= w->m.nx && e & PTE_XD;
 		if (leaf) {
-			if (refused(w, user, writable, no_exec))
-				return page_fault(w, PFERR_PRESENT_MASK);
+			bool by_key = refused_by_key(w, user, e);
+
+			if (by_key || refused(w, user, writable, no_exec))
+				return page_fault(w, by_key ? PFERR_PRESENT_MASK | PFERR_PK_MASK : PFERR_PRESENT_MASK);
 			if (w->access & PFERR_WRITE_MASK)
 				set |= PTE_D;
 		}

@@ -56,6 +56,7 @@ struct kvm_mmu_guest_ops {
 	uint64_t (*get_cr4)(struct kvm_vcpu *vcpu);
 	uint64_t (*get_efer)(struct kvm_vcpu *vcpu);
 	uint64_t (*get_rflags)(struct kvm_vcpu *vcpu);
+	uint32_t (*get_pkru)(struct kvm_vcpu *vcpu);
 	uint64_t (*get_pdptr)(struct kvm_vcpu *vcpu, int index);
 	int (*get_maxphyaddr)(struct kvm_vcpu *vcpu); /* guest CPUID 80000008h */
 	int (*get_cpl)(struct kvm_vcpu *vcpu);

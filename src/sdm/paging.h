@@ -17,6 +17,7 @@
 #define PTE_PAT BIT_ULL(7) /* 4 KiB leaves */
 #define PTE_G BIT_ULL(8)
 #define PTE_PAT_LARGE BIT_ULL(12)
+#define PTE_PKEY_MASK GENMASK_ULL(62, 59) /* of leaves, in 4- and 5-level paging */
 #define PTE_XD BIT_ULL(63)
 #define PTE_ADDR_MASK GENMASK_ULL(51, 12)
 
@@ -30,7 +31,22 @@
 #define PFERR_GUEST_FINAL_MASK BIT_ULL(32)
 #define PFERR_GUEST_PAGE_MASK BIT_ULL(33)
 
+/* PKRU: two bits a key (SDM Vol. 3, "Protection Keys"). */
+#define PKRU_AD(key) (1U << (2 * (key)))
+#define PKRU_WD(key) (2U << (2 * (key)))
+
 #define CR3_PCID_MASK GENMASK_ULL(11, 0)
 #define CR3_NOFLUSH BIT_ULL(63)
+
+/*
+ * SDM Vol. 3, "Protection Keys": does PKRU forbid a data access to a user-mode address with the key
+ * that `leaf` has? For 4- and 5-level paging with CR4.PKE; instruction fetches are not asked about.
+ */
+static inline bool pkru_forbids(uint32_t pkru, uint64_t leaf, bool write, bool user, bool wp)
+{
+	unsigned key = (unsigned)FIELD_GET(PTE_PKEY_MASK, leaf);
+
+	return (pkru & PKRU_AD(key)) || (write && (user || wp) && (pkru & PKRU_WD(key)));
+}
 
 #endif

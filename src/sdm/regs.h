@@ -118,6 +118,8 @@ enum exception_vector {
 #define XFEATURE_MASK_ZMM_HI256 BIT_ULL(6)
 #define XFEATURE_MASK_HI16_ZMM BIT_ULL(7)
 /* XCR0 has all of them or none, and none without YMM. */
+#define XFEATURE_PKRU 9
+#define XFEATURE_MASK_PKRU BIT_ULL(9)
 #define XFEATURE_MASK_AVX512 (XFEATURE_MASK_OPMASK | XFEATURE_MASK_ZMM_HI256 | XFEATURE_MASK_HI16_ZMM)
 
 #define MSR_LIST(F)                             \

@@ -48,11 +48,11 @@
 	 F(19) | F(20) | F(21) | F(23) | F(24) | F(28) | F(29) | F(30) | F(31))
 #define ADD_7_0_EBX F(1) /* TSC_ADJUST */
 /*
- * 7.0:ECX AVX512_VBMI UMIP AVX512_VBMI2 GFNI VAES VPCLMULQDQ AVX512_VNNI AVX512_BITALG
+ * 7.0:ECX AVX512_VBMI UMIP PKU AVX512_VBMI2 GFNI VAES VPCLMULQDQ AVX512_VNNI AVX512_BITALG
  * AVX512_VPOPCNTDQ RDPID CLDEMOTE MOVDIRI MOVDIR64B
  */
 #define MASK_7_0_ECX                                                                  \
-	(F(1) | F(2) | F(6) | F(8) | F(9) | F(10) | F(11) | F(12) | F(14) | F(22) | F(25) | \
+	(F(1) | F(2) | F(3) | F(6) | F(8) | F(9) | F(10) | F(11) | F(12) | F(14) | F(22) | F(25) | \
 	 F(27) | F(28))
 /* 7.0:EDX FSRM SERIALIZE AVX512_FP16 */
 #define MASK_7_0_EDX (F(4) | F(14) | F(23))
@@ -108,13 +108,20 @@ static bool processor_is_amd(void)
 	return kvm_cpuid_regs_are_amd(r);
 }
 
+/* As in KVM, shadow tables do not carry protection keys. */
+static bool keys_work(void)
+{
+	return vmx_params()->ept;
+}
+
 uint64_t kvm_supported_xcr0(void)
 {
 	uint32_t r[4];
 
 	vmx_cpuid(0xd, 0, r);
 	return (r[CPUID_EAX] | (uint64_t)r[CPUID_EDX] << 32) &
-	       (XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM | XFEATURE_MASK_AVX512);
+	       (XFEATURE_MASK_FP | XFEATURE_MASK_SSE | XFEATURE_MASK_YMM | XFEATURE_MASK_AVX512 |
+		(keys_work() ? XFEATURE_MASK_PKRU : 0));
 }
 
 bool kvm_xstate_component(unsigned n, uint32_t *offset, uint32_t *size, bool *aligned)
@@ -230,7 +237,7 @@ static void leaf_basic(uint32_t function, uint32_t index, uint32_t r[4])
 		if (index == 0) {
 			r[CPUID_EAX] = 2;
 			r[CPUID_EBX] = (r[CPUID_EBX] & MASK_7_0_EBX) | ADD_7_0_EBX;
-			r[CPUID_ECX] &= MASK_7_0_ECX;
+			r[CPUID_ECX] &= keys_work() ? MASK_7_0_ECX : MASK_7_0_ECX & ~F(3);
 			r[CPUID_EDX] = (r[CPUID_EDX] & MASK_7_0_EDX) | ADD_7_0_EDX;
 		} else if (index == 1) {
 			r[CPUID_EAX] &= MASK_7_1_EAX;

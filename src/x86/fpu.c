@@ -7,6 +7,7 @@
  * 1. The area is always one that XRSTOR accepts: XSTATE_BV within what is
  *    supported, XCOMP_BV and the reserved header bytes zero, MXCSR legal.
  * 2. It is never larger than KVM_GET_XSAVE's structure (4 KiB).
+ * 3. PKRU is in it for the client only; it goes to and from the processor by itself.
  *
  * Locks: vcpu->mutex, outside the guest.
  */
@@ -49,10 +50,24 @@ static struct xsave_image *image(struct kvm_vcpu *vcpu)
 	return vmx_xsave_area(vmx_processor(vcpu), &size);
 }
 
-/* Components 2 and above that bv has, from one area to another. */
+static bool has_pkru(uint64_t bv)
+{
+	return bv & image_features() & XFEATURE_MASK_PKRU;
+}
+
+static uint32_t *pkru_in(struct xsave_image *x)
+{
+	uint32_t offset = 0, size;
+	bool aligned;
+
+	(void)kvm_xstate_component(XFEATURE_PKRU, &offset, &size, &aligned);
+	return (uint32_t *)((uint8_t *)x + offset);
+}
+
+/* Components 2 and above that bv has, from one area to another; not PKRU, which no area of the processor's holds. */
 static void copy_extended(struct xsave_image *out, const struct xsave_image *x, uint64_t bv)
 {
-	for (unsigned n = 2; n < 63; n++) {
+	for (unsigned n = 2; n < XFEATURE_PKRU; n++) {
 		uint32_t offset, size;
 		bool aligned;
 
@@ -82,6 +97,10 @@ static void read_image(struct kvm_vcpu *vcpu, struct xsave_image *out)
 		memcpy(out->xmm, x->xmm, sizeof(out->xmm));
 	copy_extended(out, x, bv);
 	out->xstate_bv = (bv & image_features()) | XFEATURE_MASK_FP | XFEATURE_MASK_SSE;
+	if (has_pkru(XFEATURE_MASK_PKRU) && vmx_get_pkru(vmx_processor(vcpu))) {
+		out->xstate_bv |= XFEATURE_MASK_PKRU;
+		*pkru_in(out) = vmx_get_pkru(vmx_processor(vcpu));
+	}
 }
 
 void kvm_read_xmm(struct kvm_vcpu *vcpu, uint64_t (*out)[2], unsigned n)
@@ -99,6 +118,7 @@ static void write_image(struct kvm_vcpu *vcpu, const struct xsave_image *in)
 
 	vmx_xsave_area(vmx_processor(vcpu), &size);
 	memcpy(x, in, size < sizeof(*in) ? size : sizeof(*in));
+	x->xstate_bv &= ~XFEATURE_MASK_PKRU;
 }
 
 int kvm_vcpu_ioctl_get_fpu(struct kvm_vcpu *vcpu, struct kvm_fpu *f)
@@ -182,5 +202,6 @@ int kvm_vcpu_ioctl_set_xsave(struct kvm_vcpu *vcpu, const struct kvm_xsave *in)
 	/* what is in use stays visible to the guest: XSAVE and XGETBV(1) show it */
 	now.xstate_bv = x.xstate_bv | XFEATURE_MASK_FP | XFEATURE_MASK_SSE;
 	write_image(vcpu, &now);
+	vmx_set_pkru(vmx_processor(vcpu), has_pkru(x.xstate_bv) ? *pkru_in(&x) : 0);
 	return 0;
 }

@@ -209,12 +209,18 @@ static bool guest_in_guest_mode(struct kvm_vcpu *vcpu)
 	return is_guest_mode(vcpu);
 }
 
+static uint32_t guest_pkru(struct kvm_vcpu *vcpu)
+{
+	return vmx_get_pkru(vmx_processor(vcpu));
+}
+
 static const struct kvm_mmu_guest_ops guest_ops = {
 	.get_cr0 = vmx_get_cr0,
 	.get_cr3 = vmx_get_cr3,
 	.get_cr4 = vmx_get_cr4,
 	.get_efer = vmx_get_efer,
 	.get_rflags = vmx_get_rflags,
+	.get_pkru = guest_pkru,
 	.get_pdptr = guest_pdptr,
 	.get_maxphyaddr = guest_maxphyaddr,
 	.get_cpl = vmx_get_cpl,

@@ -439,7 +439,7 @@ static uint64_t random_lane(void)
 
 bool harness_same_vectors(const struct state *a, const struct state *b)
 {
-	for (unsigned n = FIRST_AVX512; n < ISA_HOST_COMPONENTS; n++)
+	for (unsigned n = FIRST_AVX512; n < XFEATURE_PKRU; n++)
 		if (isa_host()->component[n].size &&
 		    memcmp(a->area + isa_host()->component[n].offset,
 			   b->area + isa_host()->component[n].offset, isa_host()->component[n].size))
@@ -477,7 +477,7 @@ void random_state(struct state *s)
 		     (rnd() & 3 ? 0 : rnd() & 0x3f);
 	s->x.mxcsr_mask = 0xffff;
 	s->x.xstate_bv = isa_host()->xfeatures | 7;
-	for (unsigned n = FIRST_AVX512; n < ISA_HOST_COMPONENTS; n++)
+	for (unsigned n = FIRST_AVX512; n < XFEATURE_PKRU; n++)
 		for (unsigned at = 0; at < isa_host()->component[n].size; at += 8) {
 			/* opmasks: full, empty and anything between */
 			uint64_t v = n > FIRST_AVX512 ? random_lane() :

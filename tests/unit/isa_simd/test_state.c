@@ -547,9 +547,10 @@ static void cpuid_offers_no_more_than_is_implemented(void **state)
 	isa_cpuid(7, 0, r);
 	assert_int_equal(r[1] >> 16 & 1, isa_host_has(HOST_AVX512F));
 	assert_false(r[1] & (1u << 4 | 1u << 11 | 1u << 14)); /* HLE RTM MPX */
-	assert_false(r[2] & (1u << 3 | 1u << 16 | 1u << 7));		 /* PKU LA57 CET */
+	assert_false(r[2] & (1u << 16 | 1u << 7));			 /* LA57 CET */
+	assert_int_equal(r[2] >> 3 & 1, isa_host()->own_xfeatures >> 9); /* PKU */
 	isa_cpuid(0xd, 0, r);
-	assert_int_equal(r[0], isa_host_has(HOST_XSAVE) ? isa_host()->xfeatures : 0);
+	assert_int_equal(r[0], isa_host_has(HOST_XSAVE) ? isa_host()->xfeatures | isa_host()->own_xfeatures : 0);
 	assert_int_equal(r[2], isa_host_has(HOST_XSAVE) ? isa_host()->xsave_bytes : 0);
 	isa_cpuid(0xd, 2, r);
 	assert_int_equal(r[0], isa_host_has(HOST_AVX) ? 256 : 0);

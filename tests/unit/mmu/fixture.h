@@ -26,6 +26,7 @@
 
 static struct {
 	uint64_t cr0, cr3, cr4, efer, rflags, pdptr[4];
+	uint32_t pkru;
 	int cpl, maxphyaddr;
 	bool smm;
 	hpa_t loaded_root;
@@ -38,6 +39,7 @@ static uint64_t get_cr3(struct kvm_vcpu *v) { return fake.cr3; }
 static uint64_t get_cr4(struct kvm_vcpu *v) { return fake.cr4; }
 static uint64_t get_efer(struct kvm_vcpu *v) { return fake.efer; }
 static uint64_t get_rflags(struct kvm_vcpu *v) { return fake.rflags; }
+static uint32_t get_pkru(struct kvm_vcpu *v) { return fake.pkru; }
 static uint64_t get_pdptr(struct kvm_vcpu *v, int i) { return fake.pdptr[i]; }
 static int get_maxphyaddr(struct kvm_vcpu *v) { return fake.maxphyaddr; }
 static int get_cpl(struct kvm_vcpu *v) { return fake.cpl; }
@@ -46,7 +48,7 @@ static void set_cr3(struct kvm_vcpu *v, hpa_t root, int level) { fake.loaded_roo
 static void flush_tlb(struct kvm_vcpu *v) { fake.flushes++; }
 
 static const struct kvm_mmu_guest_ops guest = {
-	get_cr0, get_cr3, get_cr4, get_efer, get_rflags, get_pdptr, get_maxphyaddr, get_cpl, is_smm,
+	get_cr0, get_cr3, get_cr4, get_efer, get_rflags, get_pkru, get_pdptr, get_maxphyaddr, get_cpl, is_smm,
 };
 static const struct kvm_mmu_vendor_ops vendor = { set_cr3, flush_tlb };
 

@@ -131,6 +131,32 @@ static void nx_smep_and_smap(void **state)
 	assert_int_equal(walk(0x401000, PFERR_USER_MASK), 0x55000);
 }
 
+static void protection_keys_refuse_data_accesses_to_user_pages(void **state)
+{
+	const uint64_t key = 4ULL << 59;
+
+	long_mode();
+	fake.cr4 |= X86_CR4_PKE;
+	*entry64(0x4000, 0) = 0x55000 | RWU | key;
+	*entry64(0x4000, 1) = 0x55000 | PTE_P | PTE_RW | key;
+	*entry64(0x4000, 2) = 0x55000 | PTE_P | PTE_US | key;
+	fake.pkru = PKRU_WD(4);
+	assert_int_equal(walk(0x400000, PFERR_USER_MASK), 0x55000);
+	expect_fault(0x400000, PFERR_USER_MASK | PFERR_WRITE_MASK, 0x27);
+	expect_fault(0x400000, PFERR_WRITE_MASK, 0x23);
+	expect_fault(0x402000, PFERR_USER_MASK | PFERR_WRITE_MASK, 0x27); /* the page is read-only as well */
+	assert_int_equal(walk(0x401000, PFERR_WRITE_MASK), 0x55000);
+	fake.cr0 &= ~X86_CR0_WP;
+	assert_int_equal(walk(0x400000, PFERR_WRITE_MASK), 0x55000);
+	fake.pkru = PKRU_AD(4);
+	expect_fault(0x400000, PFERR_WRITE_MASK, 0x23);
+	expect_fault(0x400000, PFERR_USER_MASK, 0x25);
+	assert_int_equal(walk(0x400000, PFERR_USER_MASK | PFERR_FETCH_MASK), 0x55000);
+	expect_fault(0x403000, PFERR_USER_MASK, 4);
+	fake.cr4 &= ~X86_CR4_PKE;
+	assert_int_equal(walk(0x400000, PFERR_USER_MASK), 0x55000);
+}
+
 static void reserved_bits_give_rsvd(void **state)
 {
 	long_mode();
@@ -194,6 +220,7 @@ int main(void)
 		WALK(not_present_gives_p_0),
 		WALK(user_and_write_rights_are_the_and_of_all_levels),
 		WALK(nx_smep_and_smap),
+		WALK(protection_keys_refuse_data_accesses_to_user_pages),
 		WALK(reserved_bits_give_rsvd),
 		WALK(two_level_paging_with_and_without_pse),
 		WALK(pae_takes_its_pdptes_from_registers),

@@ -145,6 +145,8 @@ uint64_t vmx_get_dr(struct vmx_cpu *cpu, unsigned nr) { return dr[nr & 7]; }
 void vmx_set_dr(struct vmx_cpu *cpu, unsigned nr, uint64_t v) { dr[nr & 7] = v; }
 uint64_t vmx_get_xcr0(struct vmx_cpu *cpu) { return xcr0; }
 void vmx_set_xcr0(struct vmx_cpu *cpu, uint64_t v) { xcr0 = v; }
+uint32_t vmx_get_pkru(struct vmx_cpu *cpu) { return 0; }
+void vmx_set_pkru(struct vmx_cpu *cpu, uint32_t v) { }
 void *vmx_xsave_area(struct vmx_cpu *cpu, size_t *size_bytes) { return xsave; }
 void vmx_set_guest_maxphyaddr(struct vmx_cpu *cpu, unsigned bits) { }
 void vmx_set_guest_vendor(struct vmx_cpu *cpu, bool amd) { }
