@@ -312,6 +312,20 @@ def bus_locks_are_limited_by_qemu():
     assert exits == 50, exits
 
 
+def protection_keys_hold_in_linux():
+    """Faults by key, and a PKRU that outlives QEMU's reading and writing of all registers."""
+    if "pku" not in open("/proc/cpuinfo").read().split():
+        raise tap.Skip("this host has no protection keys")
+    with boot("pkeys", "pkeys 300 3\n", "-cpu", "host,migratable=off", "-M", "q35", "-smp", "2", programs=["pkeys.c"]) as m:
+        m.wait_for(r"pkeys: key \d+, 601 of 601 right")
+        for _ in range(5):
+            m.qmp("stop")
+            m.hmp("info registers")
+            m.qmp("cont")
+        finish(m)
+        assert "pkeys: later 2" in m.console, m.console[-2000:]
+
+
 def stress_ng_runs_clean():
     if not shutil.which("stress-ng"):
         raise tap.Skip("stress-ng is not installed")
@@ -328,11 +342,11 @@ MORE = (q35_that_halts_without_exits, microvm, q35_with_qemus_own_irqchip, pc_wi
         microvm_with_qemus_own_irqchip, q35_without_smm, intel_iommu_remaps_interrupts, virtio_serial_carries_every_byte,
         *(cpu_model(m) for m in ("host", "max", "qemu64", "Skylake-Client", "EPYC")), ovmf_boots_the_kernel,
         ovmf_in_smm_keeps_variables, linux_on_the_hyperv_clock, linux_talks_to_qemus_vmbus, a_crash_is_told_by_hyperv, bus_locks_are_limited_by_qemu,
-        virtiofs_shares_a_folder, stress_ng_runs_clean)
+        virtiofs_shares_a_folder, protection_keys_hold_in_linux, stress_ng_runs_clean)
 # What named models may lack, and why (docs/processor.md): never offered; not yet; AMD's, offered on AMD.
 NEVER = set("hle rtm mpx core-capability split-lock-detect 3dnow 3dnowext xop fma4 tbm "
             "avx512pf avx512er avx512-4vnniw avx512-4fmaps".split())
-NOT_YET = set("pku la57 misalignsse fxsr-opt perfctr-core cr8legacy".split())
+NOT_YET = set("la57 misalignsse fxsr-opt perfctr-core cr8legacy".split())
 AMD = set("mmxext osvw ibpb ibrs amd-stibp amd-ssbd clzero xsaveerptr amd-ssb-no".split())
 # QEMU's names of what the host's own instructions do, by doctor's where these differ.
 SILICON = {"abm": "lzcnt", "lahf-lm": "lahf-lm", "sse4_1": "sse4.1", "sse4_2": "sse4.2"}
@@ -364,6 +378,9 @@ def named_models_start_unless_for_a_known_reason():
     print(f"# {len(starting)} of {len(models)} named models start with enforce", flush=True)
     if "avx2" in host and "rdseed" in host:
         assert {"Broadwell-noTSX", "Skylake-Client-v4", "Nehalem", "kvm64", "n270", "core2duo"} <= set(starting), starting
+    if "avx512vnni" in host and "pku" in host:
+        assert {"Skylake-Server-v5", "Cascadelake-Server-v5", "Cascadelake-Server-noTSX"} <= set(starting), starting
+        assert len(starting) >= 71, len(starting)
     last = [n for n in safe if n in models][-1]
     for name, starts in ((last, True), ("KnightsMill", False)):
         out, status = tap.run("timeout", "5", USERKVM, "run", "--", "qemu-system-x86_64", "-accel", "kvm", "-M", "pc", "-cpu",
