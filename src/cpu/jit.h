@@ -65,6 +65,7 @@ struct jit_place {
 	const struct isa_insn *isa;
 	struct cpu_block *block;
 	uint16_t block_off; /* of its block's first byte in the page */
+	bool left;	    /* the dispatcher runs it: the unit ends before it */
 };
 
 struct jit_unit {

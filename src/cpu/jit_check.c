@@ -105,6 +105,8 @@ static bool can_run_twice(const struct jit_unit *u)
 	for (unsigned n = 0; n < u->nr_places; n++) {
 		const struct isa_insn *i = u->places[n].isa;
 
+		if (u->places[n].left)
+			break;
 		if (i->system || (i->flags & (ISA_REP | ISA_REPNE)) || (i->map == 1 && i->opcode == 0xc7))
 			return false;
 	}
@@ -120,9 +122,9 @@ static void interpret(struct vmx_cpu *cpu, const struct jit_unit *u)
 	cpu->journal = &check.journal;
 	cs->tlb = cpu->tlb->empty;
 	for (unsigned n = 0; n < u->nr_places; n++) {
-		i = u->places[n].isa;
-		if (i->system)
+		if (u->places[n].left)
 			break;
+		i = u->places[n].isa;
 		cs->block_rip = cs->page_lin + u->places[n].block_off;
 		cs->cur = i;
 		i->fn(cs, i);

@@ -423,7 +423,8 @@ static bool keep_records(struct forming *f)
 	for (unsigned n = 0; n < f->nr_parts; n++)
 		for (unsigned i = 0; i < f->part[n].nr; i++)
 			places[k++] = (struct jit_place){ .isa = f->part[n].insn[i].isa, .block = f->part[n].block,
-							  .block_off = (uint16_t)f->part[n].off };
+							  .block_off = (uint16_t)f->part[n].off,
+							  .left = f->part[n].insn[i].kind == JIT_LEAVE };
 	for (uint32_t n = 0; n < r->nr_recover; n++)
 		recover[n] = r->recover[n];
 	for (uint32_t n = 0; n < r->nr_calls; n++)
