@@ -21,7 +21,7 @@ const char *vmx_engine_name(void)
 {
 	const char *name = getenv("USERKVM_ENGINE");
 
-	return name && !strcmp(name, "jit") ? "jit" : "interp";
+	return name && !strcmp(name, "interp") ? "interp" : "jit";
 }
 
 /* #DB for a breakpoint at cs->rip; is there one further on in its block? */

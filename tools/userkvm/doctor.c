@@ -171,9 +171,9 @@ static const char *engine_words(const char *wanted)
 {
 	void *p;
 
-	if (!wanted || !*wanted || !strcmp(wanted, "interp"))
-		return "interp (the interpreter; USERKVM_ENGINE=jit translates 64-bit code)";
-	if (strcmp(wanted, "jit") != 0)
+	if (wanted && !strcmp(wanted, "interp"))
+		return "interp (the interpreter, because USERKVM_ENGINE asks for it)";
+	if (wanted && *wanted && strcmp(wanted, "jit") != 0)
 		return "none: USERKVM_ENGINE names one there is not, no VM will start";
 	p = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (p == MAP_FAILED)
@@ -215,7 +215,7 @@ static int cmd_doctor(int argc, char **argv)
 	client_view(kvm);
 	userkvm_close(kvm);
 	printf("\nGood to know\n"
-	       "  Guests run in software: every instruction is interpreted, or 64-bit code translated (USERKVM_ENGINE=jit).\n"
+	       "  Guests run in software: 64-bit code is translated, the rest interpreted (USERKVM_ENGINE=interp: all of it).\n"
 	       "  It is not a security boundary against a hostile guest: do not run what you do not trust.\n"
 	       "  Statically linked clients are served too: every system call of theirs costs one to two microseconds more.\n");
 	return works ? 0 : 1;
