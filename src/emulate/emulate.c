@@ -516,6 +516,7 @@ static int emulate_at_rip(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa, bool f
 
 int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa)
 {
+	TRACE_CALL(x86_emulate_instruction, vcpu->vcpu_id, vmx_get_rip(vcpu));
 	return emulate_at_rip(vcpu, has_gpa, gpa, true);
 }
 

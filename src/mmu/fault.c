@@ -229,7 +229,7 @@ bool is_page_fault_stale(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f)
 	       current_generation(vcpu) != f->generation;
 }
 
-static void trace_faultin(const struct kvm_page_fault *f, int r)
+void mmu_trace_faultin(const struct kvm_page_fault *f, int r)
 {
 	TRACE_LINE(kvm_faultin_page, f->gfn, f->slot_id, (uint32_t)f->goal_level, f->hva,
 		   f->slot != NULL, f->map_writable, r);
@@ -272,7 +272,7 @@ static int direct_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 	if (r)
 		return r;
 	r = kvm_faultin_page(vcpu, f);
-	trace_faultin(f, r);
+	mmu_trace_faultin(f, r);
 	return r == RET_PF_CONTINUE ? map_page(vcpu, f) : r;
 }
 

@@ -170,6 +170,8 @@ int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool p
  * RCU section. RET_PF_CONTINUE: f is complete. < 0: -EFAULT.
  */
 must_check int kvm_faultin_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f);
+/* Tracepoints for what it found; r is what it returned. */
+void mmu_trace_faultin(const struct kvm_page_fault *f, int r);
 /* RCU, mmu_lock. What f knows of slots or the client's mapping is out of date. */
 bool is_page_fault_stale(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f);
 

@@ -119,12 +119,6 @@ static uint64_t get_cr3(struct kvm_vcpu *vcpu)
 	return guest_ops->get_cr3(vcpu);
 }
 
-/* vmx_set_cr3: the vendor loads the EPT root. */
-static void set_tdp_cr3(struct kvm_vcpu *vcpu, hpa_t root_hpa, int level)
-{
-	vendor_ops->set_cr3(vcpu, root_hpa, level);
-}
-
 /* Levels of the guest's own paging: 0 none, 2 (32-bit), 3 (PAE), 4. */
 static int guest_paging_level(struct kvm_vcpu *vcpu)
 {
@@ -155,12 +149,13 @@ static uint32_t tdp_role(struct kvm_vcpu *vcpu)
 /* Two-dimensional paging: the guest has its page tables to itself. */
 static void init_kvm_tdp_mmu(struct kvm_vcpu *vcpu)
 {
+	const struct kvm_mmu_vendor_ops *kvm_x86_ops = vendor_ops;
 	struct kvm_mmu *context = &vcpu->mmu_vcpu->root_mmu;
 
 	TRACE_CALL(init_kvm_tdp_mmu, vcpu->vcpu_id);
 	TRACE_SET(context, page_fault, tdp_page_fault, context_page_fault);
 	TRACE_SET(context, direct_map, true, context_direct_map);
-	TRACE_SET(context, set_cr3, set_tdp_cr3, context_set_cr3);
+	TRACE_SET(context, set_cr3, kvm_x86_ops->set_tdp_cr3, context_set_cr3); /* vmx_set_cr3() */
 	TRACE_SET(context, get_cr3, get_cr3, context_get_cr3);
 	context->sync_roots = NULL; /* our tables shadow nothing */
 	context->alloc_roots = mmu_alloc_direct_roots;
@@ -302,6 +297,8 @@ void kvm_mmu_track_unlock(struct kvm *kvm)
 
 void kvm_mmu_reset_context(struct kvm_vcpu *vcpu)
 {
+	TRACE_CALL(kvm_mmu_reset_context, vcpu->vcpu_id, (uint32_t)vcpu->walk_mmu->guest_level,
+		   (uint32_t)guest_paging_level(vcpu));
 	/* A shadow root is one of the guest's CR3 and mode, always another one now. */
 	if (vcpu->mmu->new_cr3)
 		kvm_mmu_unload(vcpu);

@@ -76,7 +76,7 @@ struct kvm_mmu_vendor_ops {
 	 * set_tdp_cr3 / vmx_set_cr3: root_hpa is the *host-physical address of
 	 * the EPT root*; with ept=0 of the shadow root, and goes into GUEST_CR3.
 	 */
-	void (*set_cr3)(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level);
+	void (*set_tdp_cr3)(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level);
 	void (*flush_tlb_current)(struct kvm_vcpu *vcpu); /* INVEPT of the current EPTP */
 	/* What processors have decoded from host memory [start, start + size) is void. NULL: nothing. */
 	void (*invalidate_code)(struct kvm *kvm, hva_t start, uint64_t size_bytes);

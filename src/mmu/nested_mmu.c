@@ -63,7 +63,7 @@ void init_kvm_nested_mmu(struct kvm_vcpu *vcpu)
 
 static void set_ept02(struct kvm_vcpu *vcpu, hpa_t root_hpa, int level)
 {
-	mmu_vendor_ops()->set_cr3(vcpu, root_hpa, level);
+	mmu_vendor_ops()->set_tdp_cr3(vcpu, root_hpa, level);
 }
 
 static uint32_t ept_role(struct kvm_vcpu *vcpu, uint64_t eptp12, bool execonly)

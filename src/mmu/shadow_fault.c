@@ -19,6 +19,7 @@
 #include "mmu/nested_mmu.h"
 #include "mmu/shadow_vcpu.h"
 #include "sdm/regs.h"
+#include "trace/trace.h"
 
 /* Without paging nothing stands between the address and the page: all is "large". */
 static void nonpaging_walk(gpa_t gpa, struct guest_walker *gw)
@@ -186,6 +187,7 @@ static int map_leaf(struct kvm_vcpu *vcpu, struct shadow_page *sp, gva_t gva,
 			z->flush |= lost_rights(sp, old, e);
 	}
 	shadow_set_leaf(vm, sp, index, e, gfn, rmap);
+	TRACE_LINE(shadow_map, gfn, (uint32_t)level, e);
 	if (wrprot && f->write)
 		return RET_PF_EMULATE;
 	return old == e ? RET_PF_SPURIOUS : RET_PF_FIXED;
@@ -256,6 +258,7 @@ static int fault_in_and_map(struct kvm_vcpu *vcpu, gva_t gva, const struct guest
 	if (r)
 		return r;
 	r = kvm_faultin_page(vcpu, &f);
+	mmu_trace_faultin(&f, r);
 	if (r != RET_PF_CONTINUE)
 		return r;
 	/* No entry for MMIO: with 52 address bits there is none that faults for sure and is not "absent". */
@@ -270,13 +273,20 @@ int shadow_page_fault(struct kvm_vcpu *vcpu, gva_t gva, uint64_t error_code, boo
 	struct kvm_page_fault_info fault = { 0 };
 	struct guest_walker gw;
 
+	int r;
+
+	TRACE_CALL(shadow_page_fault, gva, error_code);
 	if (mmu_guest_walk(vcpu, gva, access, &gw, &fault) == INVALID_PAGE) {
+		TRACE_LINE(guest_walk, gva, 0, 0, false);
 		if (!prefault)
 			mmu_guest_ops()->inject_page_fault(vcpu, &fault);
 		return RET_PF_RETRY;
 	}
+	TRACE_LINE(guest_walk, gva, gw.gfn << PAGE_SHIFT, (uint32_t)gw.level, true);
 	emulate_wp_off(vcpu, &gw, access);
-	return fault_in_and_map(vcpu, gva, &gw, error_code, prefault);
+	r = fault_in_and_map(vcpu, gva, &gw, error_code, prefault);
+	TRACE_LINE(ret_pf, r);
+	return r;
 }
 
 /* L2 has met nothing in EPT02, or too few rights. gpa is L2's; EPT12 decides whose affair that is. */
@@ -299,9 +309,13 @@ int ept_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool p
 int nonpaging_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault)
 {
 	struct guest_walker gw;
+	int r;
 
+	TRACE_CALL(nonpaging_page_fault, gpa, error_code);
 	nonpaging_walk(gpa, &gw);
-	return fault_in_and_map(vcpu, gpa, &gw, error_code, prefault);
+	r = fault_in_and_map(vcpu, gpa, &gw, error_code, prefault);
+	TRACE_LINE(ret_pf, r);
+	return r;
 }
 
 bool shadow_unprotect_gva(struct kvm_vcpu *vcpu, gva_t gva)

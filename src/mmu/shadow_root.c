@@ -400,7 +400,7 @@ static uint64_t get_cr3(struct kvm_vcpu *vcpu)
 /* The argument is our root: the guest's own CR3 is not for the processor. */
 static void set_shadow_cr3(struct kvm_vcpu *vcpu, hpa_t root_hpa, int level)
 {
-	mmu_vendor_ops()->set_cr3(vcpu, root_hpa, level);
+	mmu_vendor_ops()->set_tdp_cr3(vcpu, root_hpa, level);
 }
 
 void init_kvm_softmmu(struct kvm_vcpu *vcpu)
@@ -409,11 +409,16 @@ void init_kvm_softmmu(struct kvm_vcpu *vcpu)
 	int level = context->guest_level;
 
 	TRACE_CALL(init_kvm_softmmu, vcpu->vcpu_id);
-	context->page_fault = level ? shadow_page_fault : nonpaging_page_fault;
+	if (level) {
+		TRACE_SET(context, page_fault, shadow_page_fault, context_page_fault);
+		TRACE_SET(context, direct_map, false, context_direct_map);
+	} else {
+		TRACE_SET(context, page_fault, nonpaging_page_fault, context_page_fault);
+		TRACE_SET(context, direct_map, true, context_direct_map);
+	}
+	TRACE_SET(context, set_cr3, set_shadow_cr3, context_set_cr3);
+	TRACE_SET(context, get_cr3, get_cr3, context_get_cr3);
 	context->gva_to_gpa = level ? paging_gva_to_gpa : nonpaging_gva_to_gpa;
-	context->direct_map = level == 0;
-	context->set_cr3 = set_shadow_cr3;
-	context->get_cr3 = get_cr3;
 	context->sync_roots = shadow_sync_roots;
 	context->alloc_roots = shadow_alloc_roots;
 	context->unload = shadow_unload;

@@ -26,9 +26,9 @@
 #include "trace/ring.h"
 #include "trace/trace.h"
 
-void trace_name(char to[24], const char *name)
+void trace_name(char *to, size_t size, const char *name)
 {
-	snprintf(to, 24, "%s", name);
+	snprintf(to, size, "%s", name);
 }
 
 uint64_t trace_clock(void)

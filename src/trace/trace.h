@@ -91,12 +91,12 @@ union trace_key {
 		(object)->member = (value);                                                        \
 		TRACE_FILL(userkvm, event, trace_set_, {                                           \
 			trace_set_->depth = trace_depth();                                         \
-			trace_name(trace_set_->fn, #value);                                        \
+			trace_name(trace_set_->fn, sizeof(trace_set_->fn), #value);                                        \
 		});                                                                                \
 	} while (0)
 
-/* Cuts what does not fit into 24 bytes. */
-void trace_name(char to[24], const char *name) __attribute__((cold));
+/* Cuts what does not fit. */
+void trace_name(char *to, size_t size, const char *name) __attribute__((cold));
 void trace_emit(enum trace_event event, void *record, size_t size) __attribute__((cold, noinline));
 /* The depth of the call that begins; trace_depth: of what happens in it. */
 /* ns, CLOCK_MONOTONIC. */

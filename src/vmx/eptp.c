@@ -46,6 +46,7 @@ void vmx_set_cr3(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level)
 	TRACE_CALL(vmx_set_cr3, root_hpa);
 	if (!vmx_params()->ept) {
 		vmcs_writel(vcpu, GUEST_CR3, root_hpa | active_pcid(vcpu));
+		TRACE_LINE(vmcs_writel_GUEST_CR3, root_hpa | active_pcid(vcpu), true);
 		return;
 	}
 	eptp = construct_eptp(vcpu, root_hpa, root_level);
@@ -58,7 +59,7 @@ void vmx_set_cr3(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level)
 	if (vcpu->vmx->loaded_vmcs->cr3_stale) {
 		guest_cr3 = vmx_get_cr3(vcpu);
 		vmcs_writel(vcpu, GUEST_CR3, guest_cr3);
-		TRACE_LINE(vmcs_writel_GUEST_CR3, guest_cr3);
+		TRACE_LINE(vmcs_writel_GUEST_CR3, guest_cr3, false);
 		vcpu->vmx->loaded_vmcs->cr3_stale = false;
 		vcpu->vmx->loaded_vmcs->flush_guest = true;
 	}

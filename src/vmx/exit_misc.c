@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include "mmu/mmu.h"
+#include "trace/trace.h"
 #include "vmx/internal.h"
 
 /* Soft exceptions keep the length of their instruction for re-injection. */
@@ -30,6 +31,7 @@ static int handle_page_fault(struct kvm_vcpu *vcpu)
 	uint32_t error_code = vmcs_read32(vcpu, VM_EXIT_INTR_ERROR_CODE);
 	int r;
 
+	TRACE_CALL(kvm_handle_page_fault, vcpu->vcpu_id, vmx_get_rip(vcpu), gva, error_code);
 	/* event delivery cannot be emulated: what it writes to may be no page table */
 	if (vcpu->vmx->idt_vectoring_info & INTR_INFO_VALID_MASK)
 		kvm_mmu_unprotect(vcpu, gva);

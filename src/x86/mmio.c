@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "trace/trace.h"
 #include "virt/iodev.h"
 #include "x86/run.h"
 
@@ -50,6 +51,7 @@ void kvm_mmio_exit(struct kvm_vcpu *vcpu, gpa_t gpa, unsigned len, bool is_write
 	vcpu->stat.mmio_exits++;
 	if (!is_write)
 		kvm_trace_mmio(KVM_TRACE_MMIO_READ_UNSATISFIED, len, gpa, NULL);
+	TRACE_LINE(exit_mmio, gpa, len, is_write);
 	run->exit_reason = KVM_EXIT_MMIO;
 	run->mmio.phys_addr = gpa;
 	run->mmio.len = len;

@@ -237,7 +237,7 @@ static void invalidate_code(struct kvm *kvm, hva_t start, uint64_t size_bytes)
 }
 
 static const struct kvm_mmu_vendor_ops vendor_ops = {
-	.set_cr3 = vmx_set_cr3,
+	.set_tdp_cr3 = vmx_set_cr3,
 	.flush_tlb_current = vmx_flush_tlb_current,
 	.invalidate_code = invalidate_code,
 };
