@@ -38,10 +38,10 @@ TREES = {
 1 kvm_arch_vcpu_setup                               kvm_arch_vcpu_setup
 2 kvm_init_mmu                                      kvm_init_mmu
 3 init_kvm_tdp_mmu                                  init_kvm_tdp_mmu
-4 context->page_fault                               context_page_fault
-4 context->direct_map                               context_direct_map
-4 context->set_cr3                                  context_set_cr3
-4 context->get_cr3                                  context_get_cr3""",
+4 context->page_fault = tdp_page_fault              context_page_fault
+4 context->direct_map = true                        context_direct_map
+4 context->set_cr3 = kvm_x86_ops->set_tdp_cr3       context_set_cr3
+4 context->get_cr3 = get_cr3                        context_get_cr3""",
     2: """\
 0 kvm_vm_ioctl(KVM_SET_USER_MEMORY_REGION)          kvm_vm_ioctl
 1 kvm_vm_ioctl_set_memory_region                    kvm_vm_ioctl_set_memory_region
@@ -130,6 +130,39 @@ def walkthrough_decodes_this_runs_values():
     # without PML the dirty log takes write access, and the fast path gives it back
     out, _ = tap.run(USERKVM, "walkthrough", env=dict(os.environ, USERKVM_PARAMS="pml=0"))
     assert re.search(r"fast_page_fault +gfn 0x\w+: 0x\w+ to 0x\w+$", out, re.M), out
+
+
+def in_order(text, *patterns):
+    """Each pattern on a line of its own, one below the other, nothing deeper than it is between."""
+    at = 0
+    for pattern in patterns:
+        m = re.compile(pattern, re.M).search(text, at)
+        assert m, (pattern, text[at:at + 1500])
+        at = m.end()
+
+
+def what_the_trees_lead_to_is_shown_to_its_end():
+    out = walkthrough()
+    in_order(out, r"^  kvm_mmu_reset_context +the guest's paging: 0 levels, now 2$", r"why kvm_init_mmu a second time",
+             r"^    kvm_init_mmu$", r"^      init_kvm_tdp_mmu$")
+    in_order(out, r"^  handle_ept_violation", r"= 0x83$", r"bits 1:0   = 3  read and write at once")
+    in_order(out, r"^  handle_ept_violation", r"no slot$", r"misconfigured on purpose", r"^        return +RET_PF_EMULATE$",
+             r"^    x86_emulate_instruction +vcpu 0, rip 0x\w+$",
+             r"^      vcpu->run->exit_reason = KVM_EXIT_MMIO +write of 4 bytes at 0x1000000$")
+    in_order(out, r"^  handle_ept_misconfig +vcpu 0, gpa 0x1000000$", r"^    x86_emulate_instruction", r"= KVM_EXIT_MMIO")
+
+
+def without_ept_the_shadow_mmu_is_shown():
+    out, status = tap.run(USERKVM, "walkthrough", env=dict(os.environ, USERKVM_PARAMS="ept=0"))
+    assert status == 0 and "construct_eptp" not in out and "tdp_page_fault" not in out, out
+    in_order(out, r"^        init_kvm_softmmu$", r"^          context->page_fault = nonpaging_page_fault$",
+             r"^          context->set_cr3 = set_shadow_cr3$", r"^      init_kvm_softmmu$",
+             r"^        context->page_fault = shadow_page_fault$", r"^        context->direct_map = false$")
+    root = re.search(r"kvm_mmu_load_cr3 +root_hpa (0x\w+)$", out, re.M).group(1)
+    assert re.search(rf"vmcs_writel\(GUEST_CR3, guest_cr3\) +{root}$", out, re.M), out
+    in_order(out, r"^4\. ", r"^  kvm_handle_page_fault +vcpu 0, rip 0x1000, cr2 0x1000, error_code 0x10$", r"P: no entry was there",
+             r"^    kvm_mmu_page_fault", r"^      shadow_page_fault +gva 0x1000$", r"^        mmu_guest_walk +gva 0x1000 is gpa 0x1000, by a PDE$",
+             r"^        kvm_faultin_page +gfn 0x1: slot 0", r"^        shadow entry +level 1", r"^        return +RET_PF_FIXED$")
 
 
 def masking_a_tracepoint_removes_its_line_and_only_that():
@@ -340,4 +373,4 @@ def probes_are_in_the_library():
 
 tap.main(*[case for name, case in list(globals().items())
            if callable(case) and getattr(case, "__module__", "") == "__main__"
-           and name not in ("walkthrough", "pieces", "unique", "traced", "browser")])
+           and name not in ("walkthrough", "pieces", "unique", "traced", "browser", "in_order")])

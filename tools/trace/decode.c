@@ -126,18 +126,51 @@ void decode_exit_qualification(struct out *o, uint64_t q)
 			       "启用 EPT A/D 位（EPTP bit 6）时，遍历对客户机页表的每次访问也算作写"));
 }
 
+void decode_pf_error_code(struct out *o, uint64_t e)
+{
+	static const struct bit_text set[] = {
+		{ PFERR_PRESENT_MASK, "P", "the entry was there: its rights forbade the access", "表项存在：权限不允许" },
+		{ PFERR_WRITE_MASK, "W/R", "a write", "写" },
+		{ PFERR_USER_MASK, "U/S", "by user mode", "用户态" },
+		{ PFERR_RSVD_MASK, "RSVD", "a reserved bit was set", "保留位被置位" },
+		{ PFERR_FETCH_MASK, "I/D", "an instruction fetch", "取指" },
+	};
+
+	if (!(e & PFERR_PRESENT_MASK))
+		bit_field(o, 0, false, "P", say(o, "no entry was there", "表项不存在"));
+	for (size_t i = 0; i < ARRAY_SIZE(set); i++)
+		if (e & set[i].bit)
+			bit_field(o, (unsigned)__builtin_ctzll(set[i].bit), true, set[i].name, say(o, set[i].en, set[i].zh));
+}
+
+void decode_shadow_pte(struct out *o, uint64_t e, int level)
+{
+	char v[24];
+
+	bit_field(o, 1, e & PTE_RW, "R/W", e & PTE_RW ? say(o, "writes allowed", "可写") : say(o, "no write: the next one faults", "不可写：下次写会退出"));
+	bit_field(o, 2, e & PTE_US, "U/S", e & PTE_US ? say(o, "user mode may", "用户态可访问") : say(o, "the guest's kernel only", "仅内核态"));
+	walk_field(o, "51:12", number(v, sizeof(v), FIELD_GET(PTE_ADDR_MASK, e)), "address of the page",
+		   say(o, "level %d; the host page, not the guest's frame", "级 %d；主机页，而不是客户机的页框"), level);
+	bit_field(o, 63, e & PTE_XD, "XD", e & PTE_XD ? say(o, "no fetches", "不可取指") : say(o, "fetches allowed", "可取指"));
+}
+
 void decode_error_code(struct out *o, uint64_t e)
 {
 	static const struct bit_text bits[] = {
 		{ PFERR_PRESENT_MASK, "PFERR_PRESENT", "an entry that allows something was there", "表项已存在" },
-		{ PFERR_WRITE_MASK, "PFERR_WRITE", "write (qualification bit 1)", "写（退出限定 bit 1）" },
-		{ PFERR_USER_MASK, "PFERR_USER", "read (qualification bit 0)", "读（退出限定 bit 0）" },
+		{ PFERR_WRITE_MASK, "PFERR_WRITE", "write", "写" },
+		{ PFERR_USER_MASK, "PFERR_USER", "read", "读" },
 		{ PFERR_RSVD_MASK, "PFERR_RSVD", "an entry with reserved bits: MMIO", "保留位：MMIO" },
-		{ PFERR_FETCH_MASK, "PFERR_FETCH", "fetch (qualification bit 2)", "取指（退出限定 bit 2）" },
+		{ PFERR_FETCH_MASK, "PFERR_FETCH", "fetch", "取指" },
 		{ PFERR_GUEST_FINAL_MASK, "PFERR_GUEST_FINAL", "the page itself", "最终页面" },
 		{ PFERR_GUEST_PAGE_MASK, "PFERR_GUEST_PAGE", "a page table of the guest", "客户机页表" },
 	};
 
+	/* without EPT the error code is the #PF's own */
+	if (!(e & (PFERR_GUEST_FINAL_MASK | PFERR_GUEST_PAGE_MASK)) && e != PFERR_RSVD_MASK) {
+		decode_pf_error_code(o, e);
+		return;
+	}
 	for (size_t i = 0; i < ARRAY_SIZE(bits); i++)
 		if (e & bits[i].bit)
 			bit_field(o, (unsigned)__builtin_ctzll(bits[i].bit), true, bits[i].name, say(o, bits[i].en, bits[i].zh));

@@ -165,6 +165,7 @@ static bool address_of(const struct page *g, const struct walk_piece *p, uint64_
 
 		switch (capture_event(r)) {
 		case TRACE_userkvm_kvm_mmu_page_fault: *gpa = AS(userkvm_kvm_mmu_page_fault, r)->gpa; return true;
+		case TRACE_userkvm_guest_walk: *gpa = AS(userkvm_guest_walk, r)->gpa; return true;
 		case TRACE_userkvm_handle_ept_misconfig: *gpa = AS(userkvm_handle_ept_misconfig, r)->gpa; return true;
 		case TRACE_userkvm_tdp_page_fault: *gpa = AS(userkvm_tdp_page_fault, r)->gpa; return true;
 		default: break;
@@ -212,7 +213,7 @@ static void step(struct page *g, const struct step *s, size_t nr_changes)
 {
 	const struct walk_line *line = walk_line_of(capture_event(s->r));
 	const struct walk_source *source = walk_source_of(capture_event(s->r));
-	char text[24];
+	char text[24], words[96];
 	uint64_t gpa;
 
 	json_object(&g->j, NULL, false);
@@ -220,7 +221,7 @@ static void step(struct page *g, const struct step *s, size_t nr_changes)
 	json_u64(&g->j, "p", s->piece);
 	json_u64(&g->j, "d", s->depth);
 	json_u64(&g->j, "t", s->r->head->ts - g->c->records[0].head->ts);
-	json_string(&g->j, "n", line->text);
+	json_string(&g->j, "n", walk_text(line, s->r->ent, words, sizeof(words)));
 	values(g, s, line);
 	both(g, s, line);
 	json_string(&g->j, "s", source ? source->file : "");

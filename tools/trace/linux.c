@@ -30,6 +30,7 @@ static const struct walk_source sources[] = {
 	{ TRACE_userkvm_kvm_arch_vcpu_init, X86, "part of kvm_arch_vcpu_create (5.6)" },
 	{ TRACE_userkvm_kvm_mmu_create, MMU, NULL },
 	{ TRACE_userkvm_kvm_arch_vcpu_setup, X86, "part of kvm_arch_vcpu_create (5.6)" },
+	{ TRACE_userkvm_kvm_mmu_reset_context, MMU, NULL },
 	{ TRACE_userkvm_kvm_init_mmu, MMU, NULL },
 	{ TRACE_userkvm_init_kvm_tdp_mmu, MMU, NULL },
 	{ TRACE_userkvm_init_kvm_softmmu, MMU, NULL },
@@ -65,6 +66,7 @@ static const struct walk_source sources[] = {
 	{ TRACE_userkvm_vmcs_writel_GUEST_CR3, OPS, NULL },
 	{ TRACE_userkvm_handle_ept_violation, VMX, NULL },
 	{ TRACE_userkvm_handle_ept_misconfig, VMX, NULL },
+	{ TRACE_userkvm_kvm_handle_page_fault, MMU, "behind handle_exception_nmi (vmx.c)" },
 	{ TRACE_userkvm_vmcs_readl_EXIT_QUALIFICATION, VMX, "vmx_get_exit_qual" },
 	{ TRACE_userkvm_arch_exit_qualification, VMX, NULL },
 	{ TRACE_userkvm_kvm_mmu_page_fault, MMU, NULL },
@@ -72,7 +74,13 @@ static const struct walk_source sources[] = {
 	{ TRACE_userkvm_fast_page_fault, MMU, NULL },
 	{ TRACE_userkvm_kvm_faultin_page, MMU, NULL },
 	{ TRACE_userkvm_kvm_tdp_mmu_map, TDP, NULL },
+	{ TRACE_userkvm_shadow_page_fault, "arch/x86/kvm/mmu/paging_tmpl.h", "FNAME(page_fault)" },
+	{ TRACE_userkvm_nonpaging_page_fault, MMU, NULL },
+	{ TRACE_userkvm_guest_walk, "arch/x86/kvm/mmu/paging_tmpl.h", "FNAME(walk_addr)" },
+	{ TRACE_userkvm_shadow_map, MMU, "mmu_set_spte, called by FNAME(fetch)" },
 	{ TRACE_userkvm_ret_pf, MMU, NULL },
+	{ TRACE_userkvm_x86_emulate_instruction, X86, NULL },
+	{ TRACE_userkvm_exit_mmio, X86, "in emulator_read_write" },
 };
 /* clang-format on */
 

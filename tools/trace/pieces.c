@@ -38,6 +38,8 @@ static uint64_t line_key(const struct capture_record *r)
 		return mix(event, ((const struct trace_userkvm_kvm_set_memslot *)rec)->change);
 	case TRACE_userkvm_ret_pf:
 		return mix(event, (uint64_t)((const struct trace_userkvm_ret_pf *)rec)->ret);
+	case TRACE_userkvm_exit_mmio:
+		return mix(event, ((const struct trace_userkvm_exit_mmio *)rec)->is_write);
 	case TRACE_userkvm_kvm_read_cr3:
 		return mix(event, ((const struct trace_userkvm_kvm_read_cr3 *)rec)->stale);
 	default: return event;
@@ -56,6 +58,9 @@ bool walk_is_line(const struct capture_record *r)
 	const struct trace_userkvm_kvm_vm_ioctl *ioctl = (const void *)r->ent;
 
 	if (!walk_line_of(capture_event(r)))
+		return false;
+	/* emulated for another reason than the guest's memory */
+	if (capture_event(r) == TRACE_userkvm_x86_emulate_instruction && walk_depth(r) == 0)
 		return false;
 	return capture_event(r) != TRACE_userkvm_kvm_vm_ioctl ||
 	       ioctl->request == KVM_SET_USER_MEMORY_REGION;

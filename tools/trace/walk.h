@@ -29,6 +29,7 @@ struct walk_line {
 	int event;        /* enum trace_event */
 	int tree;         /* 1..4 */
 	const char *text; /* the walk-through's own words */
+	bool assigns;	  /* "= " and the record's fn belong to them */
 	/* the values behind it on the same line, and below it field by field; NULL: none */
 	void (*values)(struct out *o, const void *rec);
 	void (*details)(struct out *o, const void *rec);
@@ -39,6 +40,8 @@ struct walk_line {
 extern const struct walk_line walk_lines[];
 extern const unsigned nr_walk_lines;
 const struct walk_line *walk_line_of(unsigned event);
+/* The line's words, in buf where they depend on the record. */
+const char *walk_text(const struct walk_line *line, const void *rec, char *buf, size_t size);
 
 /*
  * A field of what the line at hand tells, below it: which bits ("5:3", "7"; "" where it is no field of
@@ -96,6 +99,9 @@ void decode_eptp(struct out *o, uint64_t eptp);
 void decode_exit_qualification(struct out *o, uint64_t q);
 void decode_spte(struct out *o, uint64_t e, int level);
 void decode_error_code(struct out *o, uint64_t e);
+/* of a #PF, and of an entry that the processor walks with EPT off */
+void decode_pf_error_code(struct out *o, uint64_t e);
+void decode_shadow_pte(struct out *o, uint64_t e, int level);
 
 /* The guest there is by default; argv is not looked at. */
 int walk_guest(int argc, char **argv);

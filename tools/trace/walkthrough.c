@@ -93,7 +93,8 @@ static void print_line(struct walkthrough *w, const struct capture_record *r, un
 	struct out o = {.f = stdout, .lang = w->lang, .indent = 2 * level + 2};
 	const struct walk_line *line = walk_line_of(capture_event(r));
 	const char *remark = line->choose ? line->choose(w->lang, r->ent) : line->remark[w->lang];
-	int n = printf("%*s%s", (int)o.indent, "", line->text);
+	char text[96];
+	int n = printf("%*s%s", (int)o.indent, "", walk_text(line, r->ent, text, sizeof(text)));
 
 	if (line->values) {
 		printf("%*s", n < VALUES_COLUMN ? VALUES_COLUMN - n : 2, "");
