@@ -60,7 +60,7 @@ bool params_get_string(const char *name, char *value, size_t size);
 	X(USERKVM_STRACE_TIMES, "")                     \
 	X(USERKVM_TRACE, "")                            \
 	X(USERKVM_TRACE_INSN, "")                       \
-	X(USERKVM_TRAP, "seccomp,arch_prctl")           \
+	X(USERKVM_TRAP, "seccomp,arch_prctl,all")           \
 	X(USERKVM_STATIC_PROGRAM, "")
 
 /*

@@ -102,7 +102,8 @@ static bool has_go_note(int fd, const Elf64_Phdr *ph)
 	return false;
 }
 
-bool program_is_go(const char *path)
+/* Go's linker leaves a note, its build id, in what it makes. */
+static bool is_go(const char *path)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	bool found = false;
@@ -118,6 +119,34 @@ bool program_is_go(const char *path)
 				ph.p_type == PT_NOTE && has_go_note(fd, &ph);
 	close(fd);
 	return found;
+}
+
+/* Its dynamic loader is musl's. */
+static bool is_musl(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	char name[64];
+	bool found = false;
+	Elf64_Ehdr eh;
+	Elf64_Phdr ph;
+
+	if (fd < 0)
+		return false;
+	if (read(fd, &eh, sizeof(eh)) == (ssize_t)sizeof(eh) && eh.e_phentsize == sizeof(ph))
+		for (unsigned i = 0; i < eh.e_phnum && !found; i++)
+			found = pread(fd, &ph, sizeof(ph), (off_t)(eh.e_phoff + i * sizeof(ph))) == (ssize_t)sizeof(ph) &&
+				ph.p_type == PT_INTERP && ph.p_filesz <= sizeof(name) &&
+				pread(fd, name, ph.p_filesz, (off_t)ph.p_offset) == (ssize_t)ph.p_filesz &&
+				memmem(name, ph.p_filesz, "/ld-musl-", 9);
+	close(fd);
+	return found;
+}
+
+bool program_is_trapped(const char *path, bool all)
+{
+	enum program_kind kind = program_kind_of(path);
+
+	return kind == PROGRAM_STATIC || (kind == PROGRAM_DYNAMIC && (all || is_go(path) || is_musl(path)));
 }
 
 bool program_is_script(const char *path, char *interp, char *arg, size_t size)

@@ -34,10 +34,11 @@ enum program_kind program_kind_of(const char *path);
  */
 bool program_is_script(const char *path, char *interp, char *arg, size_t size);
 /*
- * Linked by Go (its build id): such a program makes its system calls itself, so that one with a dynamic loader (cgo)
- * is not served.
+ * Has it to be run by the host that traps system calls (trap/trap.h)? Static ones, of course; of those with a dynamic
+ * loader all (where `all`), or those that the library cannot be preloaded into with any use: linked by Go (cgo), which
+ * makes its system calls itself, and by musl, whose loader takes no library of glibc's.
  */
-bool program_is_go(const char *path);
+bool program_is_trapped(const char *path, bool all);
 /* It starts with other rights than its caller's: nothing is preloaded, and a host has none to give. */
 bool program_changes_rights(const char *path);
 /* An entry of an environment that asks for the library: LD_PRELOAD with it in its list. */

@@ -1,6 +1,6 @@
 /*
  * The client executes another program. A dynamic one finds this library in
- * LD_PRELOAD, if the client has left it there; a static one is started by its
+ * LD_PRELOAD, if the client has left it there; one that has to be trapped is started by its
  * host (src/trap), under the same condition: then the host is executed, and
  * told the program's name in the environment.
  *
@@ -28,7 +28,7 @@
 
 extern char **environ;
 
-static char host[PATH_MAX]; /* (c) of statically linked programs; "" where there is none */
+static char host[PATH_MAX]; /* (c) of programs that are trapped; "" where there is none */
 
 /* At start, when nobody holds the dynamic loader's lock. */
 __attribute__((constructor)) static void find_host(void)
@@ -75,15 +75,13 @@ static bool needs_host(const char *path, char *const envp[])
 			return false;
 		asks |= program_env_asks(envp[i]);
 	}
-	return asks && access(path, X_OK) == 0 && program_kind_of(path) == PROGRAM_STATIC &&
-	       !program_changes_rights(path);
+	return asks && access(path, X_OK) == 0 && program_is_trapped(path, false) && !program_changes_rights(path);
 }
 
 /* One line on standard error, of what will not find /dev/kvm though its parent does. */
 static void tell_unserved(const char *path, char *const envp[])
 {
 	bool asks = false;
-	const char *why;
 	char line[PATH_MAX + 160];
 	int saved = errno, n;
 
@@ -91,13 +89,9 @@ static void tell_unserved(const char *path, char *const envp[])
 		asks |= program_env_asks(envp[i]);
 	if (!asks || !path || access(path, X_OK) != 0)
 		return;
-	if (program_changes_rights(path))
-		why = "runs with other rights (set-user-ID or the like)";
-	else if (program_kind_of(path) == PROGRAM_DYNAMIC && program_is_go(path))
-		why = "makes its system calls itself (Go with cgo)";
-	else
-		why = NULL;
-	n = why ? snprintf(line, sizeof(line), "userkvm: %s %s: its /dev/kvm is the machine's\n", path, why) : 0;
+	n = program_changes_rights(path) ?
+		    snprintf(line, sizeof(line), "userkvm: %s runs with other rights (set-user-ID or the like): "
+			     "its /dev/kvm is the machine's\n", path) : 0;
 	if (n > 0)
 		(void)!REAL(write)(STDERR_FILENO, line, (size_t)n);
 	errno = saved;

@@ -147,6 +147,7 @@ int trap_choose(const char *ways)
 {
 	int r = -ENOSYS;
 
+	trap.all = asks_for(ways, TRAP_ALL);
 	trap_has_fsgsbase = (getauxval(AT_HWCAP2) & HWCAP2_HAS_FSGSBASE) && !asks_for(ways, "arch_prctl");
 	si_code = SIGINFO_USER_DISPATCH;
 	if (!asks_for(ways, "seccomp"))

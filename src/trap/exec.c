@@ -1,6 +1,6 @@
 /*
  * The client executes another program. A dynamic one finds the library in
- * LD_PRELOAD, if the client has left it there; a static one is started by the
+ * LD_PRELOAD, if the client has left it there; one that has to be trapped is started by the
  * host, which has to be put in front of it, under the same condition.
  */
 #include <errno.h>
@@ -64,7 +64,7 @@ int64_t trap_execve(struct trap_call *c)
 		return TRAP_PASS;
 	if (strcmp(path, "/proc/self/exe") == 0)
 		strcpy(path, trap.program);
-	if (access(path, X_OK) || program_kind_of(path) != PROGRAM_STATIC || program_changes_rights(path))
+	if (access(path, X_OK) || !program_is_trapped(path, trap.all) || program_changes_rights(path))
 		return TRAP_PASS;
 	n = look_through(client_envp, &asks);
 	if (!asks)

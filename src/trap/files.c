@@ -5,15 +5,19 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/kvm.h>
 #include <linux/openat2.h>
 #include <linux/userfaultfd.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "abi/abi.h"
+#include "lib/program.h"
 #include "trap/trap.h"
 #include "userkvm/userkvm.h"
 
@@ -33,8 +37,27 @@ bool trap_string_is(uint64_t client_string, const char *s)
 
 /* --- open --- */
 
+static char library[PATH_MAX], none[PATH_MAX]; /* (c) what LD_PRELOAD calls the library, and what is opened for it */
+
+void trap_files_init(void)
+{
+	const char *list = getenv("LD_PRELOAD"), *name = list ? strstr(list, PROGRAM_LIBRARY) : NULL;
+	size_t n;
+
+	if (!name || !trap.dynamic)
+		return;
+	for (n = strlen(PROGRAM_LIBRARY); name > list && name[-1] != ':' && name[-1] != ' '; n++)
+		name--;
+	if (n < sizeof(library) &&
+	    snprintf(none, sizeof(none), "%.*s/userkvm-none.so", (int)(strrchr(trap.host, '/') - trap.host), trap.host) <
+		    (int)sizeof(none))
+		memcpy(library, name, n);
+}
+
 static int64_t open_it(uint64_t path, int flags)
 {
+	if (library[0] && trap_string_is(path, library))
+		return trap_result(open(none, flags));
 	if (trap_string_is(path, DEV_KVM))
 		return trap_result(userkvm_open(DEV_KVM, flags));
 	if (trap_string_is(path, SELF_EXE)) /* the client's, not the host's */

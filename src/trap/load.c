@@ -1,6 +1,7 @@
 /*
- * Mapping a statically linked program as the kernel would: each PT_LOAD at its
- * place, its bss zeroed, nothing over anything that is there.
+ * Mapping a program as the kernel would: each PT_LOAD at its
+ * place, its bss zeroed, nothing over anything that is there. The same for the
+ * dynamic loader that PT_INTERP names.
  *
  * Invariant: all is below TRAP_CLIENT_END, so that its system calls trap.
  */
@@ -9,6 +10,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -19,6 +21,7 @@
 #define PAGE 4096ULL
 #define MAX_HEADERS 64
 #define PIE_BASE 0x080000000000ULL /* where position-independent programs go */
+#define LOADER_BASE 0x0c0000000000ULL
 /* Behind a program at 4 MiB: MAP_32BIT finds its memory between 1 and 2 GiB, and shadow paging needs some. */
 #define BREAK_SIZE (768ULL << 20)
 
@@ -112,12 +115,12 @@ static int map_all(const struct file *f, struct program *out)
 	return r;
 }
 
-static int load_file(struct file *f, struct program *out, const char **why)
+static int load_file(struct file *f, uint64_t base, struct program *out, const char **why)
 {
 	*why = "its program headers make no sense";
 	if (!read_headers(f) || !measure(f, out))
 		return -ENOEXEC;
-	f->bias = f->eh.e_type == ET_DYN ? PIE_BASE - out->start : 0;
+	f->bias = f->eh.e_type == ET_DYN ? base - out->start : 0;
 	*why = "its addresses are not free";
 	out->start += f->bias;
 	out->end += f->bias;
@@ -129,7 +132,22 @@ static int load_file(struct file *f, struct program *out, const char **why)
 	return map_all(f, out);
 }
 
-int load_program(const char *path, struct program *out, const char **why)
+/* The loader that PT_INTERP names. False: there is none. */
+static bool read_loader(const struct file *f, char *path, size_t size)
+{
+	for (unsigned i = 0; i < f->eh.e_phnum; i++) {
+		const Elf64_Phdr *ph = &f->ph[i];
+
+		if (ph->p_type != PT_INTERP || !ph->p_filesz || ph->p_filesz > size)
+			continue;
+		path[ph->p_filesz - 1] = 0;
+		return pread(f->fd, path, ph->p_filesz - 1, (off_t)ph->p_offset) == (ssize_t)ph->p_filesz - 1;
+	}
+	return false;
+}
+
+/* loader: what PT_INTERP names, "" where nothing does; NULL: nobody asks. */
+static int load_at(const char *path, uint64_t base, struct program *out, char *loader, const char **why)
 {
 	struct file f = { .fd = open(path, O_RDONLY | O_CLOEXEC) };
 	int r;
@@ -138,9 +156,30 @@ int load_program(const char *path, struct program *out, const char **why)
 	*why = "it cannot be read";
 	if (f.fd < 0)
 		return -errno;
-	r = load_file(&f, out, why);
+	r = load_file(&f, base, out, why);
+	if (!r && loader && !read_loader(&f, loader, PATH_MAX))
+		loader[0] = 0;
 	close(f.fd);
 	return r;
+}
+
+int load_program(const char *path, struct program *out, const char **why)
+{
+	struct program loader;
+	char name[PATH_MAX];
+	int r = load_at(path, PIE_BASE, out, name, why);
+
+	out->first = out->entry;
+	if (r || !name[0])
+		return r;
+	r = load_at(name, LOADER_BASE, &loader, NULL, why);
+	if (r) {
+		*why = "its dynamic loader cannot be mapped";
+		return r;
+	}
+	out->loader = loader.start;
+	out->first = loader.entry;
+	return 0;
 }
 
 void load_break(const struct program *p)

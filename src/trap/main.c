@@ -1,5 +1,5 @@
 /*
- * The host of a statically linked program (trap.h): the program to run is named by the
+ * The host of a program whose system calls trap (trap.h): the program to run is named by the
  * environment, its arguments are the host's own, so that /proc shows them.
  */
 #include <elf.h>
@@ -67,7 +67,7 @@ static uint64_t auxv_value(const Elf64_auxv_t *a, const struct program *p)
 	case AT_ENTRY:
 		return p->entry;
 	case AT_BASE:
-		return 0;
+		return p->loader;
 	case AT_EXECFN:
 		return (uint64_t)(uintptr_t)trap.program;
 	default:
@@ -143,7 +143,7 @@ static _Noreturn void jump(const struct program *p, uint64_t *stack, uint64_t ma
 	ucontext_t uc = { .uc_flags = UC_SS_IS_GOOD, .uc_stack = main_thread.service_stack };
 	greg_t *reg = uc.uc_mcontext.gregs;
 
-	reg[REG_RIP] = (greg_t)p->entry;
+	reg[REG_RIP] = (greg_t)p->first;
 	reg[REG_RSP] = (greg_t)(uintptr_t)stack;
 	reg[REG_EFL] = FLAGS_IF;
 	reg[REG_CSGSFS] = (greg_t)(USER_CS | USER_SS << 48);
@@ -173,6 +173,8 @@ int main(int argc, char **argv, char **envp)
 	r = load_program(program, &p, &why);
 	if (r)
 		refuse(why, -r);
+	trap.dynamic = p.loader;
+	trap_files_init();
 	load_break(&p);
 	take_over();
 	prctl(PR_SET_NAME, strrchr(program, '/') + 1);

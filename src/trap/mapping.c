@@ -6,16 +6,47 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include "trap/load.h"
 #include "trap/trap.h"
+
+#define PAGE 4096ULL
+
+static uint64_t page_up(uint64_t a)
+{
+	return (a + PAGE - 1) & ~(PAGE - 1);
+}
 
 static int64_t address(void *p)
 {
 	return p == MAP_FAILED ? -errno : (int64_t)p;
 }
 
+/*
+ * A dynamic program's loader maps libraries where the kernel likes, which is above TRAP_CLIENT_END: their system calls
+ * would not trap. The kernel follows an address that it is given where nothing is mapped.
+ */
+static uint64_t place(const struct trap_call *c)
+{
+	static uint64_t next = LOAD_MAPPINGS;
+	const uint64_t room = TRAP_CLIENT_END - LOAD_MAPPINGS, length = page_up(c->arg[1]) + PAGE;
+	int prot = (int)c->arg[2], flags = (int)c->arg[3];
+	bool file = !(flags & MAP_ANONYMOUS) && (flags & MAP_TYPE) == MAP_PRIVATE;
+	uint64_t at;
+
+	if (!trap.dynamic || c->arg[0] || (flags & (MAP_FIXED | MAP_32BIT)) || !(file || (prot & PROT_EXEC)) ||
+	    length > room)
+		return c->arg[0];
+	at = __atomic_fetch_add(&next, length, __ATOMIC_RELAXED);
+	if (at + length > TRAP_CLIENT_END) {
+		at = LOAD_MAPPINGS;
+		__atomic_store_n(&next, at + length, __ATOMIC_RELAXED);
+	}
+	return at;
+}
+
 int64_t trap_mmap(struct trap_call *c)
 {
-	return address(mmap((void *)c->arg[0], c->arg[1], (int)c->arg[2], (int)c->arg[3], (int)c->arg[4],
+	return address(mmap((void *)place(c), c->arg[1], (int)c->arg[2], (int)c->arg[3], (int)c->arg[4],
 			    (off_t)c->arg[5]));
 }
 
@@ -48,11 +79,6 @@ int64_t trap_process_madvise(struct trap_call *c)
 {
 	return trap_result(process_madvise((int)c->arg[0], (const struct iovec *)c->arg[1], c->arg[2],
 					   (int)c->arg[3], (unsigned)c->arg[4]));
-}
-
-static uint64_t page_up(uint64_t a)
-{
-	return (a + 4095) & ~4095ULL;
 }
 
 /* As brk(2): the new break, or the old one where it cannot be. C libraries lock around it. */

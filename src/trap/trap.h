@@ -1,5 +1,6 @@
 /*
- * Programs that no dynamic loader can preload: statically linked ones.
+ * Programs that no dynamic loader can preload, statically linked ones; and dynamic ones that make their system calls
+ * themselves, past the C library.
  *
  * `userkvm run` starts such a program inside a host, a small dynamically linked
  * program that holds the library. The host maps the client's ELF file low in
@@ -26,6 +27,9 @@
  * 5. The client's signal actions, alternate stack, program break and the address to
  *    clear at a thread's end are kept here and are what its calls show.
  *
+ * A dynamic program runs here with its loader and its own C library, all of which traps. The host asks the kernel to
+ * place what the client maps and may execute below TRAP_CLIENT_END.
+ *
  * Not served: system calls of code that the client maps above TRAP_CLIENT_END
  * by itself, and ARCH_SET_GS.
  */
@@ -50,6 +54,8 @@
  * "arch_prctl" for the FSGSBASE instructions (Linux 5.9); both, with a comma between.
  */
 #define TRAP_WAY_ENV "USERKVM_TRAP"
+/* ... and this word: dynamic programs, too, are run by the host. */
+#define TRAP_ALL "all"
 
 /* The first fields are entry.c's, by offset. */
 struct trap_thread {
@@ -72,6 +78,8 @@ struct trap_thread {
 extern struct trap_state {
 	const char *program; /* absolute, for /proc/self/exe */
 	const char *host;    /* the host itself, for programs that are executed */
+	bool dynamic;	     /* it has a dynamic loader */
+	bool all;	     /* TRAP_ALL */
 	uint64_t brk_start, brk, brk_end;
 } trap;
 
@@ -150,5 +158,7 @@ trap_handler trap_process_madvise;
 trap_handler trap_execve;
 /* A string of the client's is exactly this one. */
 bool trap_string_is(uint64_t client_string, const char *s);
+/* Finds the library's name in LD_PRELOAD, for trap_open() and its like. */
+void trap_files_init(void);
 
 #endif

@@ -53,14 +53,19 @@ def pie_client():
     return c_client("client-pie", "gcc", "-static-pie")
 
 
-def go_client():
+def go_client(cgo="0"):
     if not shutil.which("go"):
         raise tap.Skip("no go")
-    env = dict(os.environ, CGO_ENABLED="0", GOCACHE=path("go-cache"), GO111MODULE="off", GOFLAGS="")
-    name = "client-go"
+    env = dict(os.environ, CGO_ENABLED=cgo, GOCACHE=path("go-cache"), GO111MODULE="off", GOFLAGS="")
+    name = "client-go" + cgo
+    files = [os.path.join(SOURCES, "client.go")]
+    if cgo == "1":
+        files = [shutil.copy(files[0], tmp.name), path("cgo.go")]
+        with open(files[-1], "w") as f:
+            f.write("package main\n\n// #include <unistd.h>\nimport \"C\"\n\nfunc init() { C.getppid() }\n")
     if name not in built:
         # go wants its -o before the file
-        out, status = tap.run("go", "build", "-o", path(name), os.path.join(SOURCES, "client.go"), env=env, timeout=600)
+        out, status = tap.run("go", "build", "-o", path(name), *files, env=env, timeout=600)
         assert status == 0, out
         built[name] = path(name)
     return built[name]
@@ -112,6 +117,62 @@ def go_client_runs_on_every_way():
     for ways in WAYS:
         out = passes(client, ways=ways)
         assert out.split()[-1] == client, out  # /proc/self/exe is its own
+
+
+# --- dynamic programs whose system calls trap ---
+
+
+def dynamic_client():
+    return c_client("client-dynamic", "gcc")
+
+
+def inline_client():
+    return build("client-inline", "gcc", "-O2", "-Wall", "-D_GNU_SOURCE", os.path.join(SOURCES, "inline.c"))
+
+
+def trapped(*argv, **more):
+    return tap.run(USERKVM, "run", "--trap", "--", *argv, timeout=120, **more)
+
+
+def program_with_a_loader_is_trapped_on_request():
+    not_in_the_sanitizers_shadow()
+    for ways in WAYS:
+        out, status = trapped(dynamic_client(), env=dict(os.environ, USERKVM_TRAP=ways))
+        assert status == 0 and "client done" in out, out
+    # The library is there once, and nobody notices what stands in its place.
+    out, status = trapped("cat", "/proc/self/maps")
+    code = [line for line in out.split("\n") if "libuserkvm-preload" in line and " r-xp " in line]
+    assert status == 0 and len(code) == 1, out
+    out, status = trapped("sh", "-c", f"{dynamic_client()} && exec {musl_client()}")
+    assert status == 0 and out.count("client done") == 2, out
+    assert trapped("true") == ("", 0)
+
+
+def calls_past_the_c_library_are_served_on_request_or_told():
+    not_in_the_sanitizers_shadow()
+    strace = dict(os.environ, USERKVM_STRACE="-")
+    out, status = trapped(inline_client(), env=strace)
+    assert status == 0 and "inline 12" in out and "KVM_GET_API_VERSION, 0) = 12" in out, out
+    out, status = run(inline_client(), env=dict(USERKVM_STRACE="-"))
+    assert "KVM_GET_API_VERSION" not in out and "--trap" in out.split("\n")[0], out
+    out, status = run(dynamic_client())
+    assert status == 0 and "--trap" not in out, out
+
+
+def go_client_with_cgo_is_found_and_served():
+    not_in_the_sanitizers_shadow()
+    for ways in WAYS:
+        out = passes(go_client(cgo="1"), ways=ways)
+        assert out.split()[-1] == go_client(cgo="1"), out
+    out, status = run("sh", "-c", go_client(cgo="1") + "; exit $?")
+    assert status == 0 and "client done" in out, out
+
+
+def client_with_musl_as_a_shared_library_is_found_and_served():
+    not_in_the_sanitizers_shadow()
+    if not os.path.exists("/lib/ld-musl-x86_64.so.1"):
+        raise tap.Skip("no musl loader")
+    passes(c_client("client-musl-shared", "musl-gcc"))
 
 
 def client_runs_in_the_legacy_memory_layout():
@@ -302,7 +363,9 @@ def clients_run_many_times():
 
 
 tap.select((musl_client_runs_on_every_way, glibc_client_runs_on_every_way, position_independent_client_runs,
-            go_client_runs_on_every_way, client_runs_in_the_legacy_memory_layout, strace_option_shows_its_ioctls,
+            go_client_runs_on_every_way, program_with_a_loader_is_trapped_on_request,
+            calls_past_the_c_library_are_served_on_request_or_told, go_client_with_cgo_is_found_and_served,
+            client_with_musl_as_a_shared_library_is_found_and_served, client_runs_in_the_legacy_memory_layout, strace_option_shows_its_ioctls,
             shell_sees_dev_kvm_and_serves_its_children, script_of_a_static_interpreter_is_served,
             exit_status_and_signals_pass, arguments_and_environment_are_its_own,
             programs_that_cannot_be_served_are_refused_in_a_line, set_user_id_program_is_refused_in_a_line,

@@ -5,6 +5,7 @@
 #ifndef USERKVM_TOOLS_COMMANDS_H
 #define USERKVM_TOOLS_COMMANDS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "tools/userkvm/options.h"
@@ -28,5 +29,7 @@ int preload_path(char *buf, size_t size);
 
 /* machine_kvm.c: why the machine's own KVM does not serve, in words; NULL: it runs guests at a processor's speed. */
 const char *machine_kvm_fault(void);
+/* calls_kernel.c: a KVM client with a dynamic loader that seems to make its system calls itself. */
+bool calls_kernel_itself(const char *program);
 
 #endif

@@ -1,6 +1,6 @@
 /*
  * userkvm run: start a client with the preload library in it, or, where it is
- * statically linked, in the host that traps its system calls. The process
+ * statically linked or makes system calls itself, in the host that traps them. The process
  * becomes the client, so that exit status, signals and the terminal are its own.
  */
 #include <errno.h>
@@ -14,12 +14,13 @@
 #include <unistd.h>
 
 #include "abi/abi.h"
+#include "lib/params.h"
 #include "lib/program.h"
 #include "tools/userkvm/commands.h"
 #include "trap/trap.h"
 
 
-enum { ENGINE, PARAMS_LIST, LOG, INJECT, PREFER, REQUIRE, STRACE, OUTPUT, TIMES, NO_HOST_VMX };
+enum { ENGINE, PARAMS_LIST, LOG, INJECT, PREFER, REQUIRE, STRACE, OUTPUT, TIMES, NO_HOST_VMX, TRAP };
 static const struct cli_option options[] = {
 	[ENGINE] = { "engine", 0, "NAME", "execution engine (USERKVM_ENGINE)" },
 	[PARAMS_LIST] = { "params", 0, "LIST", "KVM's module parameters, e.g. ept=1,eptad=0 (USERKVM_PARAMS);\n"
@@ -34,6 +35,8 @@ static const struct cli_option options[] = {
 	[TIMES] = { NULL, 'T', NULL, "... with the time spent in it (USERKVM_STRACE_TIMES)" },
 	[NO_HOST_VMX] = { "no-host-vmx", 0, NULL, "leave /proc/cpuinfo and /sys/module/kvm* as the machine has them\n"
 			  "(USERKVM_HOST_VMX=0); else they say what /dev/kvm serves" },
+	[TRAP] = { "trap", 0, NULL, "serve system calls where they are made, for programs that make them past the C library;\n"
+		   "slower; what needs it is mostly found without (USERKVM_TRAP=all)" },
 	{ 0 },
 };
 
@@ -83,7 +86,7 @@ int preload_path(char *buf, size_t size)
 	return find_beside(places, buf, size);
 }
 
-/* The host of statically linked programs (src/trap/trap.h). */
+/* The host of programs whose system calls trap (src/trap/trap.h). */
 static int host_path(char *buf, size_t size)
 {
 	static const char *const places[] = {
@@ -102,18 +105,18 @@ static int refuse(const char *program, const char *why)
 }
 
 /* Execute it by the host: argv as the program shall see it. */
-static int run_static(const char *program, char **argv)
+static int run_trapped(const char *program, char **argv)
 {
 	char host[PATH_MAX];
 
 	if (host_path(host, sizeof(host)) < 0)
-		return refuse(program, "statically linked, and userkvm-static is not beside this program: build or install it");
+		return refuse(program, "its system calls have to be trapped, and userkvm-static is not beside this program: build or install it");
 	setenv(PROGRAM_ENV, program, 1);
 	execv(host, argv);
 	return refuse(host, strerror(errno));
 }
 
-/* A script whose interpreter is statically linked: as execve() would call that. */
+/* A script whose interpreter is trapped: as execve() would call that. */
 static int run_script(const char *script, const char *interp, char *arg, char **argv)
 {
 	size_t n = 0, k = 0;
@@ -130,7 +133,7 @@ static int run_script(const char *script, const char *interp, char *arg, char **
 	v[k++] = (char *)(uintptr_t)script;
 	for (size_t i = 1; i < n; i++)
 		v[k++] = argv[i];
-	run_static(interp, v);
+	run_trapped(interp, v);
 	free(v);
 	return CANNOT_RUN;
 }
@@ -151,12 +154,12 @@ static int run_program(const char *program, char **argv)
 		return refuse(judged, "a program for another machine: only x86-64 ones can be served");
 	case PROGRAM_BROKEN:
 		return refuse(judged, "its ELF headers make no sense");
-	case PROGRAM_STATIC:
-		return judged == program ? run_static(program, argv) : run_script(program, interp, arg, argv);
 	default:
-		if (program_is_go(judged))
-			fprintf(stderr, "userkvm run: %s: makes its system calls itself (Go with cgo): its /dev/kvm is the machine's; "
-				"built with CGO_ENABLED=0 it is served\n", judged);
+		if (program_is_trapped(judged, params_has_word(TRAP_WAY_ENV, TRAP_ALL)))
+			return judged == program ? run_trapped(program, argv) : run_script(program, interp, arg, argv);
+		if (calls_kernel_itself(judged))
+			fprintf(stderr, "userkvm run: %s: seems to make system calls itself: if it does not find /dev/kvm, or the "
+				"machine's, run it with --trap\n", judged);
 		execv(program, argv);
 		return refuse(program, strerror(errno));
 	}
@@ -212,15 +215,15 @@ struct choice {
 	bool strace, times, prefer, require;
 };
 
-/* Behind the rules that are there. */
-static int add_rule(const char *rule)
+/* Behind the words that are there. */
+static int add_word(const char *variable, const char *word)
 {
-	const char *before = getenv("USERKVM_INJECT");
+	const char *before = getenv(variable);
 	char *all;
 
-	if (asprintf(&all, "%s%s%s", before ? before : "", before && *before ? "," : "", rule) < 0)
-		return refuse("--inject", strerror(ENOMEM));
-	setenv("USERKVM_INJECT", all, 1);
+	if (asprintf(&all, "%s%s%s", before ? before : "", before && *before ? "," : "", word) < 0)
+		return refuse(variable, strerror(ENOMEM));
+	setenv(variable, all, 1);
 	free(all);
 	return 0;
 }
@@ -233,7 +236,8 @@ static int take(void *arg, int option, const char *value)
 	struct choice *c = arg;
 
 	switch (option) {
-	case INJECT: return add_rule(value);
+	case INJECT: return add_word("USERKVM_INJECT", value);
+	case TRAP: return add_word(TRAP_WAY_ENV, TRAP_ALL);
 	case STRACE: c->strace = true; break;
 	case OUTPUT: c->strace_file = value; break;
 	case TIMES: c->times = true; break;
