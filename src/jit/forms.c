@@ -10,6 +10,7 @@
  *
  * Locks: none; constant.
  */
+#include "isa/host.h"
 #include "jit/internal.h"
 
 #define RM_RW (OP_RM_R | OP_RM_W)
@@ -145,7 +146,10 @@ static const struct jit_form bt_imm[8] = {
 	[4] = COPY(BT, E_R), [5] = COPY(BT, E_RW), [6] = COPY(BT, E_RW), [7] = COPY(BT, E_RW),
 };
 
-/* BSF and BSR keep the destination if the source is 0; TZCNT and LZCNT are these on old hosts. */
+/*
+ * BSF and BSR keep the destination if the source is 0. TZCNT, LZCNT and MOVBE are done in C for hosts
+ * without them (isa/bit.c, isa/mov.c), where their bytes are BSF, BSR and #UD.
+ */
 static const struct jit_form scan = COPY(SCAN, G_E);
 static const struct jit_form count_zeros = COPY(SCAN, G_E | OP_MANDATORY);
 static const struct jit_form popcnt = COPY(ALL, TO_G | OP_MANDATORY);
@@ -207,8 +211,10 @@ static struct jit_form find_0f(const struct jit_bytes *p)
 		return p->pp == 2 ? popcnt : refuse;
 	case 0xba:
 		return bt_imm[reg_field(p)];
-	case 0xbc: case 0xbd: /* with F3 what the host has: TZCNT or BSF, LZCNT or BSR */
-		return p->pp == 2 ? count_zeros : p->pp == 3 ? refuse : scan;
+	case 0xbc: case 0xbd:
+		if (p->pp == 2)
+			return isa_host_has(p->opcode & 1 ? HOST_LZCNT : HOST_BMI1) ? count_zeros : refuse;
+		return p->pp == 3 ? refuse : scan;
 	case 0xc3:
 		return p->p66 || p->rep ? refuse : movnti;
 	default:
@@ -220,9 +226,9 @@ static struct jit_form find_0f38(const struct jit_bytes *p)
 {
 	switch (p->opcode) {
 	case 0xf0:
-		return p->pp == 3 ? crc32_byte : p->rep ? refuse : movbe_load;
+		return p->pp == 3 ? crc32_byte : p->rep || !isa_host_has(HOST_MOVBE) ? refuse : movbe_load;
 	case 0xf1:
-		return p->pp == 3 ? crc32 : p->rep ? refuse : movbe_store;
+		return p->pp == 3 ? crc32 : p->rep || !isa_host_has(HOST_MOVBE) ? refuse : movbe_store;
 	case 0xf6:
 		return p->pp == 1 ? adcx : p->pp == 2 && !p->p66 ? adox : refuse;
 	default:
