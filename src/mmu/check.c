@@ -13,7 +13,6 @@
  *  5. A table is reachable once, and the counters say what the tables say.
  *  6. The sets of slots are in order (kvm_memslots_check).
  */
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -34,29 +33,6 @@ struct check {
 	const void **seen; /* table frames met, for "once" */
 	size_t nr_seen, max_seen;
 };
-
-void mmu_check_fault(struct mmu_check_result *r, const char *fmt, ...)
-{
-	char text[256];
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
-	va_end(ap);
-	r->faults++;
-	if (r->after)
-		log_always("mmu_check after %s: %s", r->after, text);
-	else
-		log_line(LOG_INFO, "mmu_check: %s", text);
-}
-
-void mmu_check_suspect(struct mmu_check_result *r, const struct kvm_memory_slot *slot, gfn_t gfn)
-{
-	if (r->nr_suspects == MMU_CHECK_SUSPECTS)
-		return; /* those at hand will tell */
-	r->suspect[r->nr_suspects].as_id = slot->as_id;
-	r->suspect[r->nr_suspects++].gfn = gfn;
-}
 
 static void fault(struct check *c, const char *what, gfn_t gfn, int level, uint64_t e)
 {

@@ -149,6 +149,11 @@ static inline gfn_t root_end_gfn(const struct kvm_mmu_page *root)
 	return level_pages(root_level(root) + 1);
 }
 
+static inline bool root_reaches(const struct kvm_mmu_page *root, gpa_t gpa)
+{
+	return gpa >> PAGE_SHIFT < root_end_gfn(root);
+}
+
 static inline uint32_t mmu_nr_roots(struct kvm_mmu_vm *vm)
 {
 	return __atomic_load_n(&vm->nr_roots, __ATOMIC_ACQUIRE);
@@ -163,8 +168,12 @@ must_check int mmu_topup_memory_caches(struct kvm_vcpu *vcpu);
 must_check int mmu_alloc_direct_roots(struct kvm_vcpu *vcpu);
 void mmu_tdp_unload(struct kvm_vcpu *vcpu, struct kvm_mmu *mmu);
 
-/* --- fault.c --- */
+/* --- tdp_fault.c --- */
 int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault);
+
+/* --- faultin.c --- */
+/* Of the slots that the vCPU sees. */
+uint64_t mmu_current_generation(struct kvm_vcpu *vcpu);
 /*
  * From f->gfn to a host page that is there; may wait for it, so no lock and no
  * RCU section. RET_PF_CONTINUE: f is complete. < 0: -EFAULT.
@@ -215,10 +224,12 @@ bool kvm_tdp_mmu_zap_nx_splits(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root,
 /* The VM is going: the root's tables, without the root's frame. */
 void kvm_tdp_mmu_free_tables(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root);
 
-/* --- limit.c --- */
+/* --- reserve.c --- */
 /* mmu_lock for reading, or none: n tables more, if max_table_pages allows it. */
 must_check bool mmu_reserve_tables(struct kvm_mmu_vm *vm, unsigned n);
 void mmu_unreserve_tables(struct kvm_mmu_vm *vm, unsigned n);
+
+/* --- limit.c --- */
 /*
  * No lock, no RCU. Make room below the limit: -ENOMEM when nothing can be taken.
  * Others may have used it up by the time the caller tries again.
@@ -240,7 +251,7 @@ void mmu_age_end(struct kvm *kvm, uint64_t young);
  */
 bool mmu_age_hva(struct kvm *kvm, hva_t start, hva_t end, bool test, uint64_t *young);
 
-/* --- idle.c --- */
+/* --- idle_bits.c --- */
 extern bool mmu_idle_in_use; /* (a) some page has had a flag */
 /* Flags of single host pages; any thread, no lock. -ENOMEM. */
 must_check int mmu_idle_set(hva_t hva);

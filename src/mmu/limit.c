@@ -23,23 +23,6 @@
 /* Round once to take the second chances, once to take, and to where the hand began. */
 #define RECLAIM_ROUNDS 3
 
-bool mmu_reserve_tables(struct kvm_mmu_vm *vm, unsigned n)
-{
-	uint64_t max = kvm_mmu_params()->max_table_pages, now = READ_ONCE(vm->table_pages);
-
-	do {
-		if (now + n > max)
-			return false;
-	} while (!__atomic_compare_exchange_n(&vm->table_pages, &now, now + n, true, __ATOMIC_RELAXED,
-					      __ATOMIC_RELAXED));
-	return true;
-}
-
-void mmu_unreserve_tables(struct kvm_mmu_vm *vm, unsigned n)
-{
-	__atomic_fetch_sub(&vm->table_pages, n, __ATOMIC_RELAXED);
-}
-
 /* --- EPT tables --- */
 
 struct reclaim {

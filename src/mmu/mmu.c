@@ -13,25 +13,6 @@
 #include "sdm/regs.h"
 #include "trace/trace.h"
 
-static const struct kvm_mmu_guest_ops *guest_ops;
-static const struct kvm_mmu_vendor_ops *vendor_ops;
-
-void kvm_mmu_register_guest(const struct kvm_mmu_guest_ops *g, const struct kvm_mmu_vendor_ops *v)
-{
-	guest_ops = g;
-	vendor_ops = v;
-}
-
-const struct kvm_mmu_guest_ops *mmu_guest_ops(void)
-{
-	return guest_ops;
-}
-
-const struct kvm_mmu_vendor_ops *mmu_vendor_ops(void)
-{
-	return vendor_ops;
-}
-
 int kvm_mmu_init_vm(struct kvm *kvm)
 {
 	struct kvm_mmu_vm *vm = own_calloc(1, sizeof(*vm));
@@ -116,17 +97,17 @@ int mmu_topup_memory_caches(struct kvm_vcpu *vcpu)
 /* The guest's CR3, by way of the x86 room. */
 static uint64_t get_cr3(struct kvm_vcpu *vcpu)
 {
-	return guest_ops->get_cr3(vcpu);
+	return mmu_guest_ops()->get_cr3(vcpu);
 }
 
 /* Levels of the guest's own paging: 0 none, 2 (32-bit), 3 (PAE), 4. */
 static int guest_paging_level(struct kvm_vcpu *vcpu)
 {
-	if (!(guest_ops->get_cr0(vcpu) & X86_CR0_PG))
+	if (!(mmu_guest_ops()->get_cr0(vcpu) & X86_CR0_PG))
 		return 0;
-	if (guest_ops->get_efer(vcpu) & EFER_LMA)
+	if (mmu_guest_ops()->get_efer(vcpu) & EFER_LMA)
 		return 4;
-	return guest_ops->get_cr4(vcpu) & X86_CR4_PAE ? 3 : 2;
+	return mmu_guest_ops()->get_cr4(vcpu) & X86_CR4_PAE ? 3 : 2;
 }
 
 /*
@@ -135,7 +116,7 @@ static int guest_paging_level(struct kvm_vcpu *vcpu)
  */
 static int mmu_tdp_level(struct kvm_vcpu *vcpu)
 {
-	return guest_ops->get_maxphyaddr(vcpu) <= 48 ? PT64_ROOT_4LEVEL : PT64_ROOT_5LEVEL;
+	return mmu_guest_ops()->get_maxphyaddr(vcpu) <= 48 ? PT64_ROOT_4LEVEL : PT64_ROOT_5LEVEL;
 }
 
 static uint32_t tdp_role(struct kvm_vcpu *vcpu)
@@ -143,13 +124,13 @@ static uint32_t tdp_role(struct kvm_vcpu *vcpu)
 	return (uint32_t)(FIELD_PREP(ROLE_LEVEL_MASK, (unsigned)mmu_tdp_level(vcpu)) |
 			  FIELD_PREP(ROLE_AS_ID_MASK, vcpu->as_id) |
 			  (kvm_mmu_params()->eptad ? 0 : ROLE_AD_DISABLED) |
-			  (guest_ops->is_guest_mode && guest_ops->is_guest_mode(vcpu) ? ROLE_GUEST_MODE : 0));
+			  (mmu_guest_ops()->is_guest_mode && mmu_guest_ops()->is_guest_mode(vcpu) ? ROLE_GUEST_MODE : 0));
 }
 
 /* Two-dimensional paging: the guest has its page tables to itself. */
 static void init_kvm_tdp_mmu(struct kvm_vcpu *vcpu)
 {
-	const struct kvm_mmu_vendor_ops *kvm_x86_ops = vendor_ops;
+	const struct kvm_mmu_vendor_ops *kvm_x86_ops = mmu_vendor_ops();
 	struct kvm_mmu *context = &vcpu->mmu_vcpu->root_mmu;
 
 	TRACE_CALL(init_kvm_tdp_mmu, vcpu->vcpu_id);
@@ -170,7 +151,7 @@ static void init_kvm_tdp_mmu(struct kvm_vcpu *vcpu)
 void kvm_init_mmu(struct kvm_vcpu *vcpu)
 {
 	TRACE_CALL(kvm_init_mmu, vcpu->vcpu_id);
-	vcpu->as_id = guest_ops->is_smm && guest_ops->is_smm(vcpu) ? 1 : 0;
+	vcpu->as_id = mmu_guest_ops()->is_smm && mmu_guest_ops()->is_smm(vcpu) ? 1 : 0;
 	vcpu->walk_mmu->guest_level = guest_paging_level(vcpu);
 	if (unlikely(vcpu->walk_mmu == &vcpu->mmu_vcpu->nested_mmu))
 		init_kvm_nested_mmu(vcpu);
@@ -343,6 +324,6 @@ int kvm_mmu_load(struct kvm_vcpu *vcpu)
 		return r;
 	kvm_mmu_sync_roots(vcpu);
 	kvm_mmu_load_cr3(vcpu);
-	vendor_ops->flush_tlb_current(vcpu);
+	mmu_vendor_ops()->flush_tlb_current(vcpu);
 	return 0;
 }

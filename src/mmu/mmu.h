@@ -13,12 +13,13 @@
  *
  * Shadow MMU (ept=0): shadow.h. One writer at a time.
  *
- * Files: mmu.c (contexts, life), params.c (knobs), tdp_root.c (roots), fault.c (page faults, MMIO), tdp_mmu.c
- * (tables: map, zap, split), age.c (access tracking), idle.c (idle flags), limit.c (how many tables),
- * nx_huge.c (recovery of split pages), slots.c (memslot listener, invalidation by host
- * address), dirty.c (noticing writes: eager split, protection), guest_walk.c,
- * check.c, dump.c; spte.h is the entry format. shadow_page.c (pages, rmaps),
- * shadow_fault.c, shadow_sync.c, shadow_root.c, shadow_slots.c, shadow_check.c.
+ * Files: mmu.c (contexts, life), params.c (knobs), ops.c (what the rooms above do), tdp_root.c (roots), fault.c
+ * (page faults, MMIO), tdp_fault.c, faultin.c (slot, host page), tdp_mmu.c (tables: map, zap, split), age.c
+ * (access tracking), idle_bits.c, idle.c (idle flags), reserve.c, limit.c (how many tables), nx_huge.c (recovery
+ * of split pages), slots.c (memslot listener, invalidation by host address), dirty.c (noticing writes: eager
+ * split, protection), guest_walk.c, check.c, check_report.c, dump.c; spte.h is the entry format. shadow_find.c
+ * (indexes), shadow_page.c (pages, rmaps), shadow_fault.c, shadow_sync.c, shadow_root.c, shadow_slots.c,
+ * shadow_check.c.
  */
 #ifndef USERKVM_MMU_MMU_H
 #define USERKVM_MMU_MMU_H

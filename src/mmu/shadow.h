@@ -198,8 +198,17 @@ static inline unsigned shadow_hash(gfn_t gfn)
 	return (unsigned)((gfn * 0x9e3779b97f4a7c15ULL) >> (64 - SHADOW_HASH_BITS));
 }
 
+/* --- shadow_find.c --- */
 /* mmu_lock, reading is enough. A table of the guest's in gfn is shadowed and has to stay protected. */
 bool shadow_gfn_is_tracked(struct kvm_mmu_vm *vm, gfn_t gfn);
+/* The leaves of `level` that map gfn; NULL where slot (which may be NULL) has no such page. */
+struct shadow_node **shadow_rmap(const struct kvm_memory_slot *slot, gfn_t gfn, int level);
+/* Has the page of `level` around gfn no guest table in it, so that a leaf of that size may map it? */
+bool shadow_allows_level(struct kvm_mmu_vm *vm, gfn_t gfn, int level);
+/* Heads of rmaps of one level that a slot needs, wherever it is moved to. */
+uint64_t shadow_nr_rmaps(const struct kvm_memory_slot *slot, int level);
+/* The list that the tables within gfn's page of `level` (2 and up) are in, with others of the same hash. */
+struct shadow_page **shadow_region(struct shadow_vm *s, gfn_t gfn, int level);
 
 /* --- shadow_page.c --- */
 must_check int shadow_vm_create(struct kvm_mmu_vm *vm);
@@ -230,10 +239,6 @@ must_check int shadow_make_pages_available(struct kvm_mmu_vm *vm, struct shadow_
 /* Flush and free. With mmu_lock held or not; not in guest mode. */
 void shadow_commit(struct kvm *kvm, struct shadow_zap *z);
 void shadow_put_root(struct kvm_mmu_vm *vm, struct shadow_page *sp, struct shadow_zap *z);
-/* The leaves of `level` that map gfn; NULL where slot (which may be NULL) has no such page. */
-struct shadow_node **shadow_rmap(const struct kvm_memory_slot *slot, gfn_t gfn, int level);
-/* Has the page of `level` around gfn no guest table in it, so that a leaf of that size may map it? */
-bool shadow_allows_level(struct kvm_mmu_vm *vm, gfn_t gfn, int level);
 /*
  * May gfn become writable? Its level-1 shadow pages become unsync; false
  * (write-protect it) where it has others, or can_unsync is false.

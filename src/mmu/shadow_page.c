@@ -168,32 +168,12 @@ bool shadow_try_to_unsync(struct kvm_mmu_vm *vm, gfn_t gfn, bool can_unsync)
 	return true;
 }
 
-bool shadow_gfn_is_tracked(struct kvm_mmu_vm *vm, gfn_t gfn)
-{
-	struct shadow_page *sp;
-
-	for_each_gfn_indirect_sp(vm, sp, gfn)
-		if (!sp->unsync)
-			return true;
-	return false;
-}
-
 /* --- finding and making --- */
-
-static gfn_t region_of(gfn_t gfn, int level)
-{
-	return gfn / level_pages(level);
-}
-
-static struct shadow_page **region_list(struct shadow_vm *s, gfn_t gfn, int level)
-{
-	return &s->region[level - 2][shadow_hash(region_of(gfn, level))];
-}
 
 static void insert_in_regions(struct shadow_vm *s, struct shadow_page *sp)
 {
 	for (int level = 2; level < 2 + NR_HUGE_LEVELS; level++) {
-		struct shadow_page **head = region_list(s, sp->gfn, level);
+		struct shadow_page **head = shadow_region(s, sp->gfn, level);
 		struct shadow_region_link *l = &sp->region[level - 2];
 
 		l->next = *head;
@@ -213,15 +193,6 @@ static void remove_from_regions(struct shadow_page *sp)
 		if (l->next)
 			l->next->region[i].pprev = l->pprev;
 	}
-}
-
-bool shadow_allows_level(struct kvm_mmu_vm *vm, gfn_t gfn, int level)
-{
-	struct shadow_page *sp = *region_list(vm->shadow, gfn, level);
-
-	while (sp && region_of(sp->gfn, level) != region_of(gfn, level))
-		sp = sp->region[level - 2].next;
-	return !sp;
 }
 
 static void insert(struct kvm_mmu_vm *vm, struct shadow_page *sp)

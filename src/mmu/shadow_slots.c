@@ -9,30 +9,12 @@
 #include "lib/own.h"
 #include "mmu/shadow.h"
 
-/* Wherever the slot is moved to. */
-static uint64_t nr_rmaps(const struct kvm_memory_slot *slot, int level)
-{
-	return level == 1 ? slot->npages : slot->npages / level_pages(level) + 2;
-}
-
-struct shadow_node **shadow_rmap(const struct kvm_memory_slot *slot, gfn_t gfn, int level)
-{
-	struct shadow_node **heads;
-
-	if (!slot || !slot->arch || gfn < slot->base_gfn || gfn >= slot->base_gfn + slot->npages)
-		return NULL;
-	heads = slot->arch;
-	for (int l = 1; l < level; l++)
-		heads += nr_rmaps(slot, l);
-	return &heads[gfn / level_pages(level) - slot->base_gfn / level_pages(level)];
-}
-
 int shadow_prepare_slot(struct kvm_memory_slot *slot)
 {
 	uint64_t heads = 0;
 
 	for (int level = 1; level < 2 + NR_HUGE_LEVELS; level++)
-		heads += nr_rmaps(slot, level);
+		heads += shadow_nr_rmaps(slot, level);
 	slot->arch = own_calloc(heads, sizeof(struct shadow_node *));
 	return slot->arch ? 0 : err_born(ENOMEM, "no memory for the rmaps of slot %u", slot->id);
 }
