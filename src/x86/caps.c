@@ -75,7 +75,6 @@ static const struct {
 	{ KVM_CAP_SREGS2, 1 },
 	{ KVM_CAP_XSAVE, 1 },
 	{ KVM_CAP_XSAVE2, sizeof(struct kvm_xsave) },
-	{ KVM_CAP_XCRS, 1 },
 	{ KVM_CAP_DEBUGREGS, 1 },
 	{ KVM_CAP_VCPU_EVENTS, 1 },
 	{ KVM_CAP_EXCEPTION_PAYLOAD, 1 },
@@ -158,6 +157,8 @@ int kvm_check_extension(struct kvm *kvm, long ext)
 {
 	if (ext == KVM_CAP_NR_VCPUS)
 		return online_cpus();
+	if (ext == KVM_CAP_XCRS)
+		return kvm_supported_xcr0() != 0;
 	if (ext == KVM_CAP_PRE_FAULT_MEMORY)
 		return kvm_mmu_params()->ept;
 	/* the guest's MAXPHYADDR is the one that counts either way; KVM says so of shadow paging only */

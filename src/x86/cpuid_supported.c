@@ -77,11 +77,13 @@
 #define MASK_8_1_EDX 0x2dd3fbffu
 #define MASK_8_7_EDX F(8) /* invariant TSC */
 /*
- * 80000008:EBX: CLZERO, XSAVEERPTR, WBNOINVD are the processor's. On AMD IBPB, IBRS, STIBP
- * and SSBD, whose MSRs are there, PSFD, and SSB_NO and BTC_NO: see invariant 2.
+ * 80000008:EBX: CLZERO, XSAVEERPTR, WBNOINVD are the processor's. IBPB, IBRS, STIBP and SSBD are
+ * AMD's bits of MSRs that are there, offered on Intel's hosts too as KVM does; PSFD and SSB_NO,
+ * and on AMD BTC_NO: see invariant 2.
  */
 #define MASK_8_8_EBX (F(0) | F(2) | F(9))
-#define ADD_8_8_EBX_AMD (F(12) | F(14) | F(15) | F(24) | F(26) | F(28) | F(29))
+#define ADD_8_8_EBX (F(12) | F(14) | F(15) | F(24) | F(26) | F(28))
+#define ADD_8_8_EBX_AMD F(29)
 /*
  * 80000021:EAX NO_NESTED_DATA_BP, LFENCE always serialising, VERW clears, NULL
  * selector clears base, no SMM_CTL MSR, SRSO_NO; ECX TSA_SQ_NO, TSA_L1_NO.
@@ -289,7 +291,7 @@ static void leaf_extended(uint32_t function, uint32_t r[4])
 		if (virt_bits < 48)
 			virt_bits = 48;
 		r[CPUID_EAX] = guest_phys_bits() | virt_bits << 8;
-		r[CPUID_EBX] = (r[CPUID_EBX] & MASK_8_8_EBX) | (amd ? ADD_8_8_EBX_AMD : 0);
+		r[CPUID_EBX] = (r[CPUID_EBX] & MASK_8_8_EBX) | ADD_8_8_EBX | (amd ? ADD_8_8_EBX_AMD : 0);
 		r[CPUID_ECX] = r[CPUID_EDX] = 0;
 		break;
 	}

@@ -271,6 +271,8 @@ int kvm_set_xcr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t v)
 int kvm_vcpu_ioctl_get_xcrs(struct kvm_vcpu *vcpu, struct kvm_xcrs *x)
 {
 	memset(x, 0, sizeof(*x));
+	if (!kvm_supported_xcr0()) /* a host without XSAVE */
+		return 0;
 	x->nr_xcrs = 1;
 	x->xcrs[0].xcr = 0;
 	x->xcrs[0].value = vcpu->arch->xcr0;
@@ -279,6 +281,8 @@ int kvm_vcpu_ioctl_get_xcrs(struct kvm_vcpu *vcpu, struct kvm_xcrs *x)
 
 int kvm_vcpu_ioctl_set_xcrs(struct kvm_vcpu *vcpu, const struct kvm_xcrs *x)
 {
+	if (!kvm_supported_xcr0())
+		return err_born(EINVAL, "XCRs without XSAVE");
 	if (x->nr_xcrs > KVM_MAX_XCRS || x->flags)
 		return err_born(EINVAL, "%u XCRs, flags %#x", x->nr_xcrs, x->flags);
 	for (uint32_t i = 0; i < x->nr_xcrs; i++)

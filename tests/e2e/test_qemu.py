@@ -347,7 +347,7 @@ MORE = (q35_that_halts_without_exits, microvm, q35_with_qemus_own_irqchip, pc_wi
 NEVER = set("hle rtm mpx core-capability split-lock-detect 3dnow 3dnowext xop fma4 tbm "
             "avx512pf avx512er avx512-4vnniw avx512-4fmaps".split())
 NOT_YET = set("la57 misalignsse fxsr-opt perfctr-core cr8legacy".split())
-AMD = set("mmxext osvw ibpb ibrs amd-stibp amd-ssbd clzero xsaveerptr amd-ssb-no".split())
+AMD = set("mmxext osvw clzero xsaveerptr".split())
 # QEMU's names of what the host's own instructions do, by doctor's where these differ.
 SILICON = {"abm": "lzcnt", "lahf-lm": "lahf-lm", "sse4_1": "sse4.1", "sse4_2": "sse4.2"}
 

@@ -81,6 +81,8 @@ static void what_is_done_in_software_is_offered_on_every_host(void **state)
 	assert_int_equal(leaf(7, 0)->eax, 2);
 	assert_int_equal(leaf(7, 2)->edx, 0x3f); /* PSFD IPRED_CTRL RRSBA_CTRL DDPD_U BHI_CTRL MCDT_NO */
 	assert_int_equal(leaf(0x80000008, 0)->ebx >> 9 & 1, 1); /* WBNOINVD */
+	/* IBPB IBRS STIBP SSBD SSB_NO PSFD, by AMD's bits, on any host */
+	assert_int_equal(leaf(0x80000008, 0)->ebx & 0x1500d000, 0x1500d000);
 	assert_int_equal(leaf(7, 0)->ebx >> 6 & 1, 0); /* FDP_EXCPTN_ONLY: FDP is kept always */
 }
 

@@ -1,6 +1,7 @@
 /*
  * Control registers, KVM_SET_SREGS, x87/SSE/AVX state, debug registers.
  */
+#include "isa/host.h"
 #include "vcpu_fixture.h"
 
 static void regs_come_back_as_set(void **state)
@@ -202,6 +203,17 @@ static void xsave_comes_back_and_its_header_is_checked(void **state)
 	assert_memory_equal(&in, &out, 832);
 }
 
+static void xcrs_are_those_of_a_host_with_xsave(void **state)
+{
+	int has = isa_host_has(HOST_XSAVE);
+	struct kvm_xcrs x = { .nr_xcrs = 1, .xcrs[0].value = 1 };
+
+	assert_int_equal(kvm_check_extension(NULL, KVM_CAP_XCRS), has);
+	assert_int_equal(vcpu_ioctl(KVM_SET_XCRS, &x), has ? 0 : -1);
+	assert_int_equal(vcpu_ioctl(KVM_GET_XCRS, &x), 0);
+	assert_int_equal(x.nr_xcrs, has);
+}
+
 static void absent_xsave_component_becomes_initial(void **state)
 {
 	struct kvm_xsave x;
@@ -256,6 +268,7 @@ int main(void)
 		cmocka_unit_test(pae_paging_with_reserved_bits_in_a_pdpte_gives_gp),
 		cmocka_unit_test(fpu_comes_back_as_set),
 		cmocka_unit_test(xsave_comes_back_and_its_header_is_checked),
+		cmocka_unit_test(xcrs_are_those_of_a_host_with_xsave),
 		cmocka_unit_test(absent_xsave_component_becomes_initial),
 		cmocka_unit_test(debug_registers_come_back_and_upper_halves_are_refused),
 		cmocka_unit_test(mp_state_other_than_runnable_needs_an_apic),
