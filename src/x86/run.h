@@ -104,7 +104,7 @@ must_check bool kvm_leave_smm(struct kvm_vcpu *vcpu);
 /* The vCPU is in SMM from now on, or no more: the address space follows. */
 void kvm_smm_changed(struct kvm_vcpu *vcpu, bool entering);
 
-/* --- vcpu.c --- */
+/* --- ops.c --- */
 /* The emulate room's services; (c) from kvm_register_emulator() on. */
 extern const struct kvm_emulator_ops *kvm_emulator_ops;
 

@@ -2,11 +2,10 @@
  * The x86 vCPU: it joins the rooms. Registers, CPUID, MSRs, clock, the run
  * loop, MMIO and port I/O. (Linux: arch/x86/kvm/{x86,cpuid,mtrr}.c)
  *
- * Files: vcpu.c (life, reset), init_sipi.c, run.c (requests, vcpu_enter_guest, KVM_RUN),
- * event.c (queued exceptions, interrupts, NMI), regs.c (CR/DR/segments and
- * their ioctls), sregs.c, state.c (values at creation), fpu.c, cpuid.c, msr.c,
- * mtrr.c, clock.c, steal.c, pio.c, mmio.c, smm.c (system management mode),
- * hypercall.c, debug.c.
+ * Files: vcpu.c (life), ops.c (what the rooms above do), reset.c, init_sipi.c, run.c (requests, vcpu_enter_guest,
+ * KVM_RUN), event.c (queued exceptions, interrupts, NMI), regs.c (CR/DR/segments and their ioctls), sregs.c,
+ * state.c (values at creation), fpu.c, cpuid.c, cpuid_guest.c (what a guest's CPUID says), cpuid_supported.c, msr.c,
+ * mtrr.c, clock.c, steal.c, pio.c, mmio.c, smm.c (system management mode), hypercall.c, debug.c.
  */
 #ifndef USERKVM_X86_X86_H
 #define USERKVM_X86_X86_H
@@ -210,7 +209,7 @@ struct kvm_vcpu_arch {
 	struct kvm_emulator *emulator; /* (c) the emulate room's own */
 };
 
-/* --- life (vcpu.c) --- */
+/* --- life (vcpu.c, reset.c) --- */
 void kvm_x86_init(void);	/* registers with virt, mmu, vmx, irq; idempotent */
 void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event);
 void kvm_vcpu_deliver_sipi_vector(struct kvm_vcpu *vcpu, uint8_t vector);
@@ -312,7 +311,7 @@ int kvm_vcpu_ioctl_get_mpstate(struct kvm_vcpu *vcpu, struct kvm_mp_state *s);
 int kvm_vcpu_ioctl_set_mpstate(struct kvm_vcpu *vcpu, const struct kvm_mp_state *s);
 int kvm_vcpu_ioctl_set_guest_debug(struct kvm_vcpu *vcpu, const struct kvm_guest_debug *d);
 
-/* --- CPUID (cpuid_supported.c, cpuid.c) --- */
+/* --- CPUID (cpuid_supported.c, cpuid.c, cpuid_guest.c) --- */
 /* KVM API: KVM_GET_SUPPORTED_CPUID / _EMULATED_: fills up to *nent entries; -E2BIG. */
 int kvm_dev_ioctl_get_cpuid(struct kvm_cpuid_entry2 *entries, uint32_t *nent, bool emulated);
 int kvm_vcpu_ioctl_set_cpuid(struct kvm_vcpu *vcpu, const struct kvm_cpuid_entry *e, uint32_t nent);
