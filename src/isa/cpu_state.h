@@ -42,6 +42,16 @@ struct cpu_segment {
 	uint16_t selector;
 };
 
+/* Rights of data that may be written, with limits that count upwards. */
+#define ISA_AR_PLAIN_MASK (VMX_AR_UNUSABLE | VMX_AR_S | VMX_AR_TYPE_CODE | \
+			   VMX_AR_TYPE_EXPAND_DOWN | VMX_AR_TYPE_WRITABLE)
+#define ISA_AR_PLAIN (VMX_AR_S | VMX_AR_TYPE_WRITABLE)
+
+static inline bool isa_plain_data(const struct cpu_segment *s)
+{
+	return (s->ar & ISA_AR_PLAIN_MASK) == ISA_AR_PLAIN;
+}
+
 struct cpu_dtable {
 	uint64_t base;
 	uint32_t limit;

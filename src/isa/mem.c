@@ -41,10 +41,6 @@ static bool type_allows(const struct cpu_state *cs, const struct cpu_segment *s,
 	return !(how & ISA_WRITE) || (s->ar & VMX_AR_TYPE_WRITABLE);
 }
 
-#define AR_FLAT_MASK (VMX_AR_UNUSABLE | VMX_AR_S | VMX_AR_TYPE_CODE | \
-		      VMX_AR_TYPE_EXPAND_DOWN | VMX_AR_TYPE_WRITABLE)
-#define AR_FLAT (VMX_AR_S | VMX_AR_TYPE_WRITABLE)
-
 bool isa_linear_ok(const struct cpu_state *cs, enum sreg seg, uint64_t offset, uint64_t size,
 		   enum isa_access how, uint64_t *lin)
 {
@@ -56,7 +52,7 @@ bool isa_linear_ok(const struct cpu_state *cs, enum sreg seg, uint64_t offset, u
 		return true;
 	}
 	*lin = (uint32_t)(s->base + offset);
-	if (likely(last <= s->limit && (s->ar & AR_FLAT_MASK) == AR_FLAT))
+	if (likely(last <= s->limit && isa_plain_data(s)))
 		return true;
 	if (!type_allows(cs, s, how))
 		return false;
