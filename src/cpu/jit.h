@@ -1,5 +1,5 @@
 /*
- * The second engine: guest code of 64-bit mode as host code (docs/translator.md).
+ * The second engine: guest code of 64-bit mode, and flat 32-bit code, as host code (docs/translator.md).
  *
  *   cpu_jit_run_blocks() ── block has a unit ──► jit_enter ─► unit ─► unit ─► … ─┐
  *        ▲   │ it has none: interpreted; at the threshold translated             │

@@ -130,7 +130,7 @@ static void interpret(struct vmx_cpu *cpu, const struct jit_unit *u)
 		i->fn(cs, i);
 	}
 	if (!(i->flags & ISA_ENDS_BLOCK))
-		cs->rip = isa_next_rip(cs, i);
+		cs->rip = isa_next_rip(cs, i) & cpu->code_mask;
 	cpu->journal = NULL;
 	cpu_mode_changed(cpu);
 }
@@ -155,7 +155,8 @@ static void print_unit(const struct jit_unit *u, const struct cpu_jit *j)
 		for (b = u->page->blocks; b; b = b->page_next)
 			if (i >= b->insns && i < b->end)
 				break;
-		if (b && isa_insn_text(b->bytes + i->off, i->len, ISA_CODE64, 0, text, sizeof(text)))
+		if (b && isa_insn_text(b->bytes + i->off, i->len,
+				       u->needs & JIT_NEEDS_FLAT32 ? ISA_CODE32 : ISA_CODE64, 0, text, sizeof(text)))
 			log_always("  guest %03x: %s", u->places[n].block_off + i->off, text);
 	}
 	for (uint32_t at = u->start; at < u->end;) {

@@ -154,6 +154,7 @@ void jit_bind(struct vmx_cpu *cpu, struct jit_cell *cell, struct jit_unit *u)
 	struct cpu_jit *j = cpu->jit;
 	struct jit_class *c = &j->cls[u->cls];
 	gva_t lin = cpu->cs.rip & PAGE_MASK;
+	gva_t from_lin = (lin - (uint64_t)((int64_t)cell->pages << PAGE_SHIFT)) & cpu->code_mask;
 	const uint8_t *entry = cell->backward ? u->polled : u->code;
 	struct jit_unit *from = cell->from;
 	struct jit_lin *l;
@@ -165,7 +166,7 @@ void jit_bind(struct vmx_cpu *cpu, struct jit_cell *cell, struct jit_unit *u)
 		cell->target = entry;
 		return;
 	}
-	if (!jit_claim(j, u->cls, from->page, lin - (uint64_t)((int64_t)cell->pages << PAGE_SHIFT)) ||
+	if (!jit_claim(j, u->cls, from->page, from_lin) ||
 	    !jit_claim(j, u->cls, u->page, lin))
 		return;
 	l = lin_make(j, c, lin);

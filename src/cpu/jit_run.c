@@ -9,8 +9,19 @@
 #include "cpu/jit.h"
 #include "cpu/system.h"
 
-#define MODE_FOR_UNITS (JIT_NEEDS_CODE64 | JIT_NEEDS_UNWATCHED)
 #define KILLS_HALVE 65536 /* blocks interpreted until pages are forgiven half of their kills */
+
+/* Flat segments: what 32-bit units take for granted. */
+static bool flat32(const struct vmx_cpu *cpu)
+{
+	const struct cpu_state *cs = &cpu->cs;
+	const struct cpu_segment *ss = &cs->seg[SREG_SS], *ds = &cs->seg[SREG_DS];
+
+	return cs->stack_mode == ISA_CODE32 && !cpu->code_base && cpu->fetch_end == BIT_ULL(32) &&
+	       (cs->cr0 & X86_CR0_PE) && !(cs->rflags & X86_FLAGS_VM) &&
+	       !ss->base && ss->limit == ~0U && isa_plain_data(ss) &&
+	       !ds->base && ds->limit == ~0U && isa_plain_data(ds);
+}
 
 uint8_t jit_mode(const struct vmx_cpu *cpu)
 {
@@ -20,6 +31,8 @@ uint8_t jit_mode(const struct vmx_cpu *cpu)
 
 	if (cs->code_mode == ISA_CODE64)
 		mode |= JIT_NEEDS_CODE64;
+	else if (cs->code_mode == ISA_CODE32 && flat32(cpu))
+		mode |= JIT_NEEDS_FLAT32;
 	if (!off)
 		mode |= JIT_NEEDS_X87;
 	if (!off && (cs->cr4 & X86_CR4_OSFXSR))
@@ -36,6 +49,11 @@ uint8_t jit_mode(const struct vmx_cpu *cpu)
 	if (!cpu->bus_lock_detection)
 		mode |= JIT_NEEDS_NO_BUS_LOCK;
 	return mode;
+}
+
+static bool for_units(uint8_t mode)
+{
+	return (mode & JIT_NEEDS_UNWATCHED) && (mode & (JIT_NEEDS_CODE64 | JIT_NEEDS_FLAT32));
 }
 
 /* Is any relative branch of this page to a canonical address? */
@@ -83,6 +101,8 @@ static bool usable(struct vmx_cpu *cpu, struct jit_unit *u, unsigned cls, uint8_
 	if (!jit_page_fresh(cpu, u->page))
 		return false;
 	if (unlikely(!far_from_hole(lin)))
+		return false;
+	if ((mode & JIT_NEEDS_FLAT32) && unlikely(cpu->cs.gpr[RSP] >> 32)) /* jit/stack.c, invariant 5 */
 		return false;
 	jit_own(cpu, cls, mode);
 	(void)jit_claim(cpu->jit, cls, u->page, lin);
@@ -161,7 +181,7 @@ void cpu_jit_run_blocks(struct vmx_cpu *cpu)
 			cpu_observe(cpu, b);
 		if (unlikely(skip))
 			skip = false;
-		else if (likely((mode & MODE_FOR_UNITS) == MODE_FOR_UNITS)) {
+		else if (likely(for_units(mode))) {
 			u = b->unit[cls];
 			if (!u)
 				u = warm(cpu, b, cls, mode);

@@ -21,6 +21,8 @@ void jit_fill_stack_slot(struct cpu_state *cs)
 	const struct isa_tlb_entry *e = isa_tlb_slot(cs, cs->gpr[RSP]);
 	uint64_t page = cs->gpr[RSP] & PAGE_MASK;
 
+	if (cs->code_mode != ISA_CODE64 && cs->gpr[RSP] >= BIT_ULL(32) - PAGE_SIZE)
+		return; /* jit/stack.c, invariant 5 */
 	/* a write tag implies a read tag; the slot is used for both */
 	if (e->write_tag != page || e->read_tag != page)
 		return;
@@ -40,6 +42,8 @@ static inline bool unload_for_c(struct cpu_state *cs)
 static void leave_at(struct cpu_state *cs, const struct jit_place *n, unsigned skip)
 {
 	cs->rip = cs->page_lin + n->block_off + n->isa->off + skip;
+	if (cs->code_mode != ISA_CODE64)
+		cs->rip = (uint32_t)cs->rip;
 	cpu_at_boundary(cpu_of(cs));
 }
 
@@ -55,6 +59,12 @@ static void group_missed(struct cpu_state *cs, const struct jit_unit *u, struct 
 	if (cs->sp_tag != was || b->crosses >= JIT_CROSSINGS || ++b->crosses != JIT_CROSSINGS)
 		return;
 	jit_kill_page(cpu_of(cs), u->page);
+}
+
+/* Has a system instruction of 32-bit code loaded a segment that is not as flat, or the like? */
+static bool mode_changed(const struct vmx_cpu *cpu, const struct jit_unit *u)
+{
+	return (u->needs & JIT_NEEDS_FLAT32) && jit_mode(cpu) != cpu->jit->cls[u->cls].mode;
 }
 
 uint32_t jit_stub(struct cpu_state *cs, uint32_t number)
@@ -93,7 +103,7 @@ uint32_t jit_stub(struct cpu_state *cs, uint32_t number)
 		}
 	}
 	if (unlikely(c->kind != JIT_STUB_RUN || u->dead || READ_ONCE(cs->exit_request) ||
-		     (system ? cpu_need_care(cpu) : cs->sp_tag != sp_tag))) {
+		     (system ? cpu_need_care(cpu) || mode_changed(cpu, u) : cs->sp_tag != sp_tag))) {
 		leave_at(cs, n, n->isa->len);
 		return 1;
 	}

@@ -49,6 +49,7 @@ struct forming {
 	struct { uint32_t at; int to; } patch[MAX_PATCHES]; /* forward jumps within the unit */
 	unsigned nr_patches;
 	uint32_t first_cell;
+	bool code32;
 };
 
 /* The live block at a page offset, fit to be part of a unit or looked into. */
@@ -59,14 +60,16 @@ static struct cpu_block *block_at(struct forming *f, int32_t off)
 
 	if (off < 0 || off >= (int32_t)PAGE_SIZE)
 		return NULL;
-	key = (f->page->page + (hpa_t)off) | (uint64_t)ISA_CODE64 << BLOCK_MODE_SHIFT;
+	key = (f->page->page + (hpa_t)off) |
+	      (uint64_t)(f->code32 ? ISA_CODE32 : ISA_CODE64) << BLOCK_MODE_SHIFT;
 	for (b = f->cpu->blocks->hash[block_hash(key)]; b && b->key != key;)
 		b = b->hash_next;
 	return b && !b->host2 && b->epoch ? b : NULL; /* the page has been compared: jit_page_fresh() */
 }
 
 /* Classified instructions of a block up to the one that the interpreter has to run. */
-static unsigned classify(const struct cpu_block *b, struct jit_insn *insn, unsigned max)
+static unsigned classify(const struct forming *f, const struct cpu_block *b, struct jit_insn *insn,
+			 unsigned max)
 {
 	unsigned off = (unsigned)(cpu_block_host(b) & ~PAGE_MASK), n = 0;
 
@@ -74,7 +77,7 @@ static unsigned classify(const struct cpu_block *b, struct jit_insn *insn, unsig
 		struct jit_insn *x = &insn[n++];
 
 		*x = (struct jit_insn){ .isa = i, .bytes = b->bytes + i->off,
-					.page_off = (uint16_t)(off + i->off) };
+					.page_off = (uint16_t)(off + i->off), .code32 = f->code32 };
 		jit_classify(x);
 		if (x->kind == JIT_LEAVE)
 			break;
@@ -140,7 +143,7 @@ static bool add_part(struct forming *f, struct cpu_block *b)
 	*p = (struct part){ .block = b, .insn = &f->j->insn[f->nr_insns],
 			    .first = (uint16_t)f->nr_insns,
 			    .off = (int32_t)(cpu_block_host(b) & ~PAGE_MASK) };
-	p->nr = classify(b, p->insn, b->nr);
+	p->nr = classify(f, b, p->insn, b->nr);
 	successors(p);
 	f->nr_insns += p->nr;
 	f->nr_parts++;
@@ -154,7 +157,7 @@ static uint8_t live_ahead(struct forming *f, int32_t off)
 
 	if (!b)
 		return JIT_FLAGS_ALL;
-	return jit_flags_live(f->j->ahead, classify(b, f->j->ahead, ARRAY_SIZE(f->j->ahead)),
+	return jit_flags_live(f->j->ahead, classify(f, b, f->j->ahead, ARRAY_SIZE(f->j->ahead)),
 			      JIT_FLAGS_ALL);
 }
 
@@ -212,13 +215,13 @@ static void op_state(struct emitter *e, bool wide, unsigned opcode, unsigned reg
 	emit_op_mem(e, wide, opcode, reg, &m);
 }
 
-/* page_lin += pages; changes JIT_S0, no flags. */
-static void emit_move_page(struct jit_rewriter *r, int32_t pages)
+/* page_lin += pages, modulo 4 GiB in 32-bit code; changes JIT_S0, no flags. */
+static void emit_move_page(struct jit_rewriter *r, int32_t pages, bool code32)
 {
 	struct host_mem m = { .base = JIT_S0, .index = HOST_NONE, .disp = pages * (int32_t)PAGE_SIZE };
 
 	op_state(&r->e, true, 0x8b, JIT_S0, &r->cs->page_lin);
-	emit_op_mem(&r->e, true, 0x8d, JIT_S0, &m);
+	emit_op_mem(&r->e, !code32, 0x8d, JIT_S0, &m);
 	op_state(&r->e, true, 0x89, JIT_S0, &r->cs->page_lin);
 }
 
@@ -233,7 +236,7 @@ static void emit_exit(struct forming *f, int32_t to, int32_t from, bool leaves)
 	*c = (struct jit_cell){ .from = f->u, .pages = pages, .off = (uint16_t)(to & ~(int32_t)PAGE_MASK),
 				.backward = to <= from, .leaves = leaves };
 	if (pages)
-		emit_move_page(r, pages);
+		emit_move_page(r, pages, f->code32);
 	emit_jmp_via(&r->e, (uint64_t)(uintptr_t)&c->target);
 }
 
@@ -483,7 +486,7 @@ static bool worth_it(const struct forming *f)
 
 static uint8_t needs(const struct forming *f)
 {
-	uint8_t all = JIT_NEEDS_CODE64 | JIT_NEEDS_UNWATCHED;
+	uint8_t all = (f->code32 ? JIT_NEEDS_FLAT32 : JIT_NEEDS_CODE64) | JIT_NEEDS_UNWATCHED;
 
 	for (unsigned n = 0; n < f->nr_insns; n++)
 		if (f->j->insn[n].kind == JIT_EMIT)
@@ -505,7 +508,7 @@ struct jit_unit *jit_translate(struct vmx_cpu *cpu, struct cpu_block *b, struct 
 			       unsigned cls, uint8_t mode)
 {
 	struct cpu_jit *j = cpu->jit;
-	struct forming f = { .cpu = cpu, .j = j, .page = p };
+	struct forming f = { .cpu = cpu, .j = j, .page = p, .code32 = mode & JIT_NEEDS_FLAT32 };
 	struct jit_rewriter *r = &j->rw;
 	struct jit_unit *u;
 	uint32_t first_call, branches, bulk;

@@ -77,6 +77,8 @@ static bool emittable(struct jit_insn *i, const struct jit_bytes *p, const struc
 		return false;
 	if ((f->ops & OP_SIZE64) && p->p66) /* 16-bit pushes and branches */
 		return false;
+	if (p->code32 && !jit_form_ok32(i, p, f))
+		return false;
 	if (p->mem && f->how != HOW_NOTHING && !jit_address_ok(i, p))
 		return false;
 	if (p->mem && i->access && i->isa->memsize != i->size)
@@ -95,7 +97,7 @@ void jit_classify(struct jit_insn *i)
 	struct jit_bytes p;
 
 	i->kind = i->isa->flags & ISA_ENDS_BLOCK ? JIT_LEAVE : JIT_CALL;
-	i->needs = JIT_NEEDS_CODE64 | JIT_NEEDS_UNWATCHED;
+	i->needs = (i->code32 ? JIT_NEEDS_FLAT32 : JIT_NEEDS_CODE64) | JIT_NEEDS_UNWATCHED;
 	i->flags_read = JIT_FLAGS_ALL;
 	i->flags_killed = i->flags_written = 0;
 	i->access = i->size = 0;
@@ -104,7 +106,7 @@ void jit_classify(struct jit_insn *i)
 	f = jit_find_form(&p);
 	i->access = access_of(&p, &f);
 	if (i->access)
-		i->size = (uint8_t)(p.mem ? jit_rm_size(&p, f.ops) : 8);
+		i->size = (uint8_t)(p.mem ? jit_rm_size(&p, f.ops) : p.code32 ? 4 : 8);
 	if (((f.ops & OP_VECTOR) && !classify_vector(i, &p)) || !emittable(i, &p, &f)) {
 		i->access = i->size = 0;
 		return;
@@ -170,13 +172,17 @@ void jit_flags_give_up(struct jit_ctx *c, unsigned scratch)
 	jit_note_recover(c);
 }
 
-void jit_flags_want(struct jit_ctx *c, unsigned scratch)
+bool jit_flags_wanted(const struct jit_ctx *c)
 {
 	const struct jit_insn *i = &c->b->insn[c->k];
 
-	if (c->flags != AT_CC)
-		return;
-	if (!i->flags_read && !(i->flags_written && (c->live[c->k + 1] & ~i->flags_killed)))
+	return c->flags == AT_CC &&
+	       (i->flags_read || (i->flags_written && (c->live[c->k + 1] & ~i->flags_killed)));
+}
+
+void jit_flags_want(struct jit_ctx *c, unsigned scratch)
+{
+	if (!jit_flags_wanted(c))
 		return;
 	jit_emit_load_flags(c->r, scratch);
 	if (scratch == JIT_S1)
@@ -316,7 +322,8 @@ static void emit_insn(struct jit_ctx *c, struct jit_end *end)
 
 int jit_emit_block(struct jit_rewriter *r, const struct jit_block *b, struct jit_end *end)
 {
-	struct jit_ctx c = { .r = r, .e = &r->e, .b = b, .flags = b->flags_in_cc ? AT_CC : AT_HOST };
+	struct jit_ctx c = { .r = r, .e = &r->e, .b = b, .flags = b->flags_in_cc ? AT_CC : AT_HOST,
+			     .code32 = b->nr && b->insn[0].code32 };
 	uint32_t hoisted_from = 0;
 
 	*end = (struct jit_end){ .kind = JIT_END_NEXT };

@@ -306,7 +306,7 @@ void jit_note_x87(struct jit_ctx *c, const struct jit_bytes *p)
 	if (p->mem) {
 		struct host_mem m = effective(c, p);
 
-		emit_op_mem(c->e, !p->p67, OPC_LEA, JIT_S0, &m);
+		emit_op_mem(c->e, !p->p67 && !p->code32, OPC_LEA, JIT_S0, &m);
 		emit_op_mem(c->e, true, OPC_MOV, JIT_S0, &dp);
 	}
 	emit_op_mem(c->e, true, OPC_LOAD, JIT_S0, &page);

@@ -298,7 +298,7 @@ unsigned jit_operand_size(const struct jit_bytes *p, uint32_t ops)
 		return 1;
 	if (p->w)
 		return 8;
-	if (ops & OP_SIZE64)
+	if ((ops & OP_SIZE64) && !p->code32)
 		return p->p66 ? 2 : 8;
 	return p->p66 && !p->vex && !((ops & OP_MANDATORY) && p->pp == 1) ? 2 : 4;
 }

@@ -1,6 +1,7 @@
 /*
  * Inside the rewriter. Who does what:
  *   parse.c    an instruction's bytes taken apart
+ *   code32.c   the same for 32-bit code
  *   forms.c    the table of forms: what may be rewritten, and how
  *   forms_simd.c  the same for x87, MMX, SSE and AVX
  *   flags.c    which arithmetic flags an instruction reads and writes
@@ -15,6 +16,9 @@
 #include "isa/isa.h"
 #include "jit/rewrite.h"
 
+struct jit_ctx;
+struct jit_form;
+
 /* --- parse.c --- */
 enum jit_map { JIT_MAP_ONE, JIT_MAP_0F, JIT_MAP_0F38, JIT_MAP_0F3A };
 
@@ -22,6 +26,7 @@ struct jit_bytes {
 	uint8_t map;	 /* enum jit_map */
 	uint8_t opcode;
 	bool vex;
+	bool code32; /* of 32-bit code: has neither REX nor p67 */
 	bool p66, p67, lock, has_rex, w;
 	uint8_t rep;	 /* F2, F3 or 0: the last of them */
 	uint8_t pp;	 /* mandatory prefix: 0 none, 1 66, 2 F3, 3 F2 */
@@ -40,8 +45,16 @@ struct jit_bytes {
 	uint8_t nr_imm;	 /* bytes of them */
 };
 
-/* Take the bytes of a valid 64-bit-mode instruction apart. false: an encoding not known here. */
+/* Take the bytes of a valid instruction apart. false: an encoding not known here. */
 bool jit_parse(struct jit_bytes *p, const struct jit_insn *i);
+/* ModRM, SIB and displacement at b[n]; the offset behind them. */
+unsigned jit_parse_modrm(struct jit_bytes *p, const uint8_t *b, unsigned n, uint8_t rex);
+
+/* --- code32.c --- */
+/* jit_parse() of 32-bit code: as an instruction of 64-bit mode that does the same. */
+bool jit_parse32(struct jit_bytes *p, const struct jit_insn *i);
+/* May it be copied, in spite of fields that 32-bit code ignores? */
+bool jit_form_ok32(const struct jit_insn *i, const struct jit_bytes *p, const struct jit_form *f);
 
 /* --- forms.c --- */
 
@@ -136,6 +149,7 @@ struct jit_ctx {
 	struct emitter *e;
 	const struct jit_block *b;
 	unsigned k;	 /* the instruction being emitted */
+	bool code32;
 	enum jit_flags_at flags;
 	bool s1_addend;	 /* JIT_S1 holds cs->sp_addend of the open group */
 	unsigned hoisted; /* JIT_S1 holds the addend for this instruction, whose probe has been
@@ -160,6 +174,8 @@ uint8_t jit_kills(const struct jit_insn *i);
 
 /* Before code that destroys RFLAGS: keep them if instruction k (or a later one) wants them. May change `scratch`. */
 void jit_flags_give_up(struct jit_ctx *c, unsigned scratch);
+/* Will jit_flags_want() use its scratch register? */
+bool jit_flags_wanted(const struct jit_ctx *c);
 /* Before instruction k's own work, after its probe: in RFLAGS if it needs them there. */
 void jit_flags_want(struct jit_ctx *c, unsigned scratch);
 /* After it. */

@@ -16,6 +16,8 @@
  * 2. The access goes through guest registers only where the linear address is
  *    exactly base + (index << shift) + disp in 64 bits; else through JIT_S0, the
  *    linear address computed once more.
+ * 3. In 32-bit code that is never so: the linear address is one LEA to 32 bits, whatever the
+ *    upper halves of registers are, and the access is at [S1+S0].
  *
  * Locks: none.
  */
@@ -28,6 +30,8 @@
 #define OPC_MOV 0x89
 #define EXT_AND 4
 #define COND_NE 5
+#define EXT_CMP 7
+#define COND_A 7
 
 const uint8_t jit_host_reg[NR_GPRS] = {
 	[RAX] = HOST_RAX, [RCX] = HOST_RCX, [RDX] = HOST_RDX, [RBX] = HOST_RBX,
@@ -83,12 +87,22 @@ bool jit_address_ok(const struct jit_insn *i, const struct jit_bytes *p)
 	return !p->rip_relative || d == (int32_t)d;
 }
 
+/* Is the operand's linear address known from the code alone? */
+static bool constant_address(const struct jit_bytes *p)
+{
+	return p->code32 && p->base == HOST_NONE && p->index == HOST_NONE && p->seg < SREG_FS;
+}
+
 void jit_effective(struct jit_ctx *c, const struct jit_bytes *p, unsigned scratch)
 {
 	struct emitter *e = c->e;
 	struct host_mem m = { .base = host_of(p->base), .index = host_of(p->index),
 			      .shift = p->shift, .disp = p->disp };
 
+	if (constant_address(p)) {
+		emit_mov_imm32(e, scratch, (uint32_t)p->disp);
+		return;
+	}
 	if (p->rip_relative) {
 		struct host_mem page = STATE(c->r, page_lin);
 
@@ -113,20 +127,25 @@ void jit_effective(struct jit_ctx *c, const struct jit_bytes *p, unsigned scratc
 		jit_load_gpr(c, scratch, p->index);
 		m.index = (uint8_t)scratch;
 	}
-	emit_op_mem(e, !p->p67, OPC_LEA, scratch, &m);
+	emit_op_mem(e, !p->p67 && !p->code32, OPC_LEA, scratch, &m);
 }
 
-static void linear(struct jit_ctx *c, const struct jit_bytes *p, unsigned scratch)
+static void add_base(struct jit_ctx *c, const struct jit_bytes *p, unsigned scratch)
 {
-	jit_effective(c, p, scratch);
 	if (p->seg >= SREG_FS) {
 		struct host_mem base = jit_state_operand(
 			c->r, offsetof(struct cpu_state, seg) +
 				      p->seg * sizeof(struct cpu_segment) +
 				      offsetof(struct cpu_segment, base));
 
-		emit_op_mem(c->e, true, OPC_ADD_LOAD, scratch, &base);
+		emit_op_mem(c->e, !p->code32, OPC_ADD_LOAD, scratch, &base);
 	}
+}
+
+static void linear(struct jit_ctx *c, const struct jit_bytes *p, unsigned scratch)
+{
+	jit_effective(c, p, scratch);
+	add_base(c, p, scratch);
 }
 
 /* Is the linear address base + (index << shift) + disp of host registers, in 64 bits? */
@@ -144,17 +163,80 @@ static void shr_imm(struct emitter *e, unsigned reg, unsigned n)
 	emit_byte(e, n);
 }
 
+static void probe_cold(struct jit_ctx *c, unsigned cond)
+{
+	bool ends = c->b->insn[c->k].isa->flags & ISA_ENDS_BLOCK;
+	unsigned nr = c->hoisted ? c->hoisted - c->k + 1 : 1; /* the handlers of a miss */
+
+	jit_cold(c, cond, ends ? JIT_STUB_REST : JIT_STUB_RUN, c->k, nr);
+}
+
+static void op_reg_mem(struct jit_ctx *c, bool wide, unsigned opcode, unsigned reg, size_t offset)
+{
+	struct host_mem m = jit_state_operand(c->r, offset);
+
+	emit_op_mem(c->e, wide, opcode, reg, &m);
+}
+
+/* Part of a probe of 32-bit code: FS or GS is plain data of 4 GiB, for `size` bytes at offset JIT_S1. */
+static void check_segment32(struct jit_ctx *c, const struct jit_bytes *p, unsigned size)
+{
+	size_t seg = offsetof(struct cpu_state, seg) + p->seg * sizeof(struct cpu_segment);
+	struct host_mem limit = jit_state_operand(c->r, seg + offsetof(struct cpu_segment, limit));
+	struct emitter *e = c->e;
+
+	op_reg_mem(c, false, OPC_LOAD, JIT_S0, seg + offsetof(struct cpu_segment, ar));
+	emit_op_imm(e, false, EXT_AND, JIT_S0, (int32_t)ISA_AR_PLAIN_MASK);
+	emit_op_imm(e, false, EXT_CMP, JIT_S0, (int32_t)ISA_AR_PLAIN);
+	probe_cold(c, COND_NE);
+	emit_byte(e, 0x83); /* cmp dword [limit], -1 */
+	emit_modrm_mem(e, EXT_CMP, &limit, 1);
+	emit_byte(e, 0xff);
+	probe_cold(c, COND_NE);
+	emit_op_imm(e, false, EXT_CMP, JIT_S1, -(int32_t)size); /* the last byte's offset wraps */
+	probe_cold(c, COND_A);
+}
+
+/*
+ * A constant address has a constant slot: S0 := its page, S1 := the addend.
+ *
+ *     mov S1,[tlb]   mov S0,page   cmp S0,[S1+slot+tag]   jne cold   mov S1,[S1+slot+addend]
+ *
+ * false: the general probe is needed.
+ */
+static bool look_up_constant(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsigned access)
+{
+	uint32_t first = (uint32_t)p->disp, page = first & (uint32_t)PAGE_MASK;
+	int32_t slot = (int32_t)((first >> PAGE_SHIFT & (ISA_TLB_ENTRIES - 1)) * sizeof(struct isa_tlb_entry));
+	struct host_mem entry = { .base = JIT_S1, .index = HOST_NONE };
+
+	if (!constant_address(p) || (first & ~(uint32_t)PAGE_MASK) + size > PAGE_SIZE)
+		return false;
+	op_reg_mem(c, true, OPC_LOAD, JIT_S1, offsetof(struct cpu_state, tlb));
+	emit_mov_imm32(c->e, JIT_S0, page);
+	entry.disp = slot + (int32_t)(access & ISA_WRITE ? offsetof(struct isa_tlb_entry, write_tag) :
+							   offsetof(struct isa_tlb_entry, read_tag));
+	emit_op_mem(c->e, true, OPC_CMP_LOAD, JIT_S0, &entry);
+	probe_cold(c, COND_NE);
+	entry.disp = slot + (int32_t)offsetof(struct isa_tlb_entry, addend);
+	emit_op_mem(c->e, true, OPC_LOAD, JIT_S1, &entry);
+	return true;
+}
+
 /* JIT_S1 := addend of the page that the access lies in, or off to the cold path. */
 static void look_up(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsigned access)
 {
 	struct emitter *e = c->e;
 	struct host_mem last = { .base = JIT_S1, .index = HOST_NONE, .disp = (int32_t)size - 1 };
 	struct host_mem tlb = STATE(c->r, tlb), entry = { .base = JIT_S1, .index = HOST_NONE };
-	bool ends = c->b->insn[c->k].isa->flags & ISA_ENDS_BLOCK;
-	unsigned nr = c->hoisted ? c->hoisted - c->k + 1 : 1; /* the handlers of a miss */
 
 	static_assert(sizeof(struct isa_tlb_entry) == 32, "the shift below");
-	linear(c, p, JIT_S1);
+	if (look_up_constant(c, p, size, access))
+		return;
+	jit_effective(c, p, JIT_S1);
+	if (p->code32 && p->seg >= SREG_FS)
+		check_segment32(c, p, size);
+	add_base(c, p, JIT_S1);
 	if (size > 1)
 		emit_op_mem(e, true, OPC_LEA, JIT_S0, &last);
 	else
@@ -166,18 +248,46 @@ static void look_up(struct jit_ctx *c, const struct jit_bytes *p, unsigned size,
 	entry.disp = access & ISA_WRITE ? offsetof(struct isa_tlb_entry, write_tag)
 					   : offsetof(struct isa_tlb_entry, read_tag);
 	emit_op_mem(e, true, OPC_CMP_LOAD, JIT_S0, &entry);
-	jit_cold(c, COND_NE, ends ? JIT_STUB_REST : JIT_STUB_RUN, c->k, nr);
+	probe_cold(c, COND_NE);
 	entry.disp = offsetof(struct isa_tlb_entry, addend);
 	emit_op_mem(e, true, OPC_LOAD, JIT_S1, &entry);
+}
+
+/*
+ * The host operand behind a probe of 32-bit code; ahead: the probe has been emitted ahead
+ * of others. Returns the scratch register that is free, or HOST_NONE: no register of 32-bit
+ * code needs one.
+ */
+static uint8_t operand32(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, bool ahead,
+		      bool no_rex, struct host_mem *m)
+{
+	uint32_t off = (uint32_t)p->disp & ~(uint32_t)PAGE_MASK;
+
+	*m = (struct host_mem){ .base = JIT_S1, .index = JIT_S0 };
+	if (!ahead && constant_address(p) && off + size <= PAGE_SIZE)
+		m->disp = (int32_t)off; /* JIT_S0 is the page */
+	else
+		linear(c, p, JIT_S0);
+	if (!no_rex && !jit_flags_wanted(c))
+		return HOST_NONE;
+	emit_op_mem(c->e, true, OPC_LEA, JIT_S0, m);
+	*m = (struct host_mem){ .base = JIT_S0, .index = HOST_NONE };
+	return JIT_S1;
 }
 
 void jit_probe(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsigned access,
 	       bool no_rex, struct host_mem *m, uint8_t *spare)
 {
-	if (c->hoisted != c->k || !c->k) {
+	bool ahead = c->hoisted == c->k && c->k;
+
+	if (!ahead) {
 		jit_flags_give_up(c, JIT_S0);
 		c->s1_addend = false;
 		look_up(c, p, size, access);
+	}
+	if (p->code32) {
+		*spare = operand32(c, p, size, ahead, no_rex, m);
+		return;
 	}
 	*m = (struct host_mem){ .base = JIT_S1, .index = host_of(p->index), .shift = p->shift,
 				.disp = p->disp };
@@ -247,7 +357,7 @@ void jit_hoist(struct jit_ctx *c)
 	i = &c->b->insn[k];
 	if (k == c->k || k > last || !c->live[k] || c->stack[k].check || c->stack[k].member ||
 	    !parts(c, k, &p, &f) || (f.how != HOW_COPY && f.how != HOW_X87) || !p.mem ||
-	    !direct(&p) || jit_no_rex(&p, &f) || (i->isa->flags & ISA_ENDS_BLOCK))
+	    !(p.code32 ? p.seg < SREG_FS : direct(&p)) || jit_no_rex(&p, &f) || (i->isa->flags & ISA_ENDS_BLOCK))
 		return;
 	for (unsigned n = c->k; n < k; n++)
 		if (parts(c, n, &q, &g) && ((p.base != HOST_NONE && jit_writes(&q, &g, p.base)) ||

@@ -1,7 +1,7 @@
 /*
  * An instruction's bytes taken apart. Source: SDM Vol. 2, "Instruction Format".
  *
- * The decoder has found the bytes to be a valid instruction of 64-bit mode, so
+ * The decoder has found the bytes to be a valid instruction, so
  * nothing is checked here but what the rewriter could not represent.
  *
  * Locks: none.
@@ -78,7 +78,7 @@ static unsigned parse_evex(struct jit_bytes *p, const uint8_t *b, unsigned n, ui
 	return n + 4;
 }
 
-static unsigned parse_modrm(struct jit_bytes *p, const uint8_t *b, unsigned n, uint8_t rex)
+unsigned jit_parse_modrm(struct jit_bytes *p, const uint8_t *b, unsigned n, uint8_t rex)
 {
 	unsigned mod, nr_disp;
 
@@ -121,6 +121,8 @@ bool jit_parse(struct jit_bytes *p, const struct jit_insn *i)
 	unsigned nr = i->isa->len, n;
 	uint8_t rex;
 
+	if (i->code32)
+		return jit_parse32(p, i);
 	*p = (struct jit_bytes){ .seg = SREG_DS, .base = HOST_NONE, .index = HOST_NONE };
 	n = parse_prefixes(p, b, nr, &rex);
 	if (n + 1 > nr)
@@ -154,7 +156,7 @@ bool jit_parse(struct jit_bytes *p, const struct jit_insn *i)
 	if (jit_has_modrm(p->map, p->opcode)) {
 		if (n >= nr)
 			return false;
-		n = parse_modrm(p, b, n, rex);
+		n = jit_parse_modrm(p, b, n, rex);
 		if (p->evex && p->mem && p->modrm >> 6 == 1)
 			p->disp = (int32_t)i->isa->disp; /* disp8 counts in operands */
 	} else {

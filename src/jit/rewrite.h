@@ -4,7 +4,8 @@
  * Input are decoded blocks (isa_insn and the guest's bytes), output is code
  * that keeps the guest's registers in the host's. It knows instructions, not
  * paging, VMX or blocks' lives: whoever embeds it (src/cpu) forms units, owns
- * stubs, cells and the way in and out. 64-bit mode with flat segments.
+ * stubs, cells and the way in and out. 64-bit mode, and 32-bit code with flat
+ * segments (code32.c), whose registers have the same places.
  *
  * State where emitted code begins, ends, and between blocks
  *   guest rax rcx rdx rbx rsi rdi r8 r12-r15   the same host registers
@@ -62,6 +63,7 @@ extern const uint8_t jit_host_reg[NR_GPRS];
 #define JIT_NEEDS_AVX 0x08u
 #define JIT_NEEDS_UNWATCHED 0x10u /* always: no observer, no code breakpoints */
 #define JIT_NEEDS_AVX512 0x40u
+#define JIT_NEEDS_FLAT32 0x80u /* 32-bit code and stack; CS, SS and DS without base and limit */
 #define JIT_NEEDS_NO_BUS_LOCK 0x20u /* LOCK on memory: bus-lock detection is off */
 
 enum jit_kind {
@@ -83,6 +85,7 @@ struct jit_insn {
 	const struct isa_insn *isa; /* set by the caller */
 	const uint8_t *bytes;	    /* set by the caller: isa->len of them */
 	uint16_t page_off;	    /* set by the caller: offset in its page, 0..4095 */
+	bool code32;		    /* set by the caller: of 32-bit code, else of 64-bit mode */
 	/* filled by jit_classify(); the caller may turn kind into JIT_CALL or JIT_LEAVE */
 	uint8_t kind;		    /* enum jit_kind */
 	uint8_t needs;
@@ -192,7 +195,8 @@ struct jit_end {
 	bool checked;	  /* JIT_END_INDIRECT of a CALL: the target has been found canonical */
 	uint32_t rsp_undo; /* JIT_END_INDIRECT: to take from RSP before the handler can be run
 			      again (the target is not canonical); memory is as it was */
-	int32_t target;	  /* relative to the page's first byte; outside 0..4095: another page */
+	int32_t target;	  /* relative to the page's first byte; outside 0..4095: another page. Addresses
+			     of 32-bit code are counted modulo 4 GiB */
 	int32_t next;
 	uint16_t insn;	  /* JIT_END_LEAVE: number of the instruction (the dispatcher goes on there) */
 };

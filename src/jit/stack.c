@@ -18,6 +18,10 @@
  * 4. A group ends at every instruction that writes RSP by other than a
  *    constant, and at each call of C (which may invalidate cs->sp_tag). LEAVE begins a
  *    group, relative to RBP.
+ * 5. In 32-bit code RSP is cut to 32 bits at each move, and an access is at [S1+rsp+off] in 64
+ *    bits: the checked extent holds every value that RSP has at an access, and the last page
+ *    below 4 GiB is never in cs->sp_tag. So none of these values, nor one at the page's
+ *    end, is cut differently from the address.
  *
  * Locks: none.
  */
@@ -32,6 +36,12 @@
 #define MAX_OFFSET (1 << 20)
 #define MAX_EXTENT 2048
 
+/* Bytes of a push. */
+static int32_t word(const struct jit_bytes *p)
+{
+	return p->code32 ? 4 : 8;
+}
+
 /* Is the explicit memory operand [rsp+disp], with a displacement that groups can add up without overflow? */
 static bool rsp_based(const struct jit_bytes *p)
 {
@@ -44,10 +54,10 @@ bool jit_rsp_delta(const struct jit_bytes *p, const struct jit_form *f, int32_t 
 	*delta = 0;
 	switch (f->how) {
 	case HOW_PUSH_REG: case HOW_PUSH_IMM: case HOW_PUSH_RM: case HOW_CALL: case HOW_CALL_RM:
-		*delta = -8;
+		*delta = -word(p);
 		return true;
 	case HOW_POP_REG:
-		*delta = 8;
+		*delta = word(p);
 		return p->rm != RSP;
 	case HOW_RET:
 		return true; /* ends the block */
@@ -57,7 +67,7 @@ bool jit_rsp_delta(const struct jit_bytes *p, const struct jit_form *f, int32_t 
 		if (p->reg != RSP)
 			return true;
 		*delta = p->disp;
-		return p->w && rsp_based(p);
+		return (p->code32 ? !p->p66 : p->w) && rsp_based(p);
 	default:
 		return !jit_writes(p, f, RSP);
 	}
@@ -72,8 +82,8 @@ static bool rsp_delta(const struct jit_insn *i, const struct jit_bytes *p,
 
 	if (jit_rsp_delta(p, f, delta))
 		return true;
-	if (p->vex || p->map || (p->opcode != 0x81 && p->opcode != 0x83) || !p->w || p->mem ||
-	    p->rm != RSP)
+	if (p->vex || p->map || (p->opcode != 0x81 && p->opcode != 0x83) || p->mem || p->rm != RSP ||
+	    (p->code32 ? p->p66 : !p->w))
 		return false;
 	if (p->nr_imm == 1)
 		v = (int8_t)imm[0];
@@ -93,23 +103,28 @@ static bool stack_bytes(const struct jit_insn *i, const struct jit_bytes *p,
 			const struct jit_form *f, int32_t *lo, int32_t *hi)
 {
 	bool explicit = i->access && rsp_based(p);
+	int32_t w = word(p);
 
 	switch (f->how) {
 	case HOW_PUSH_REG: case HOW_PUSH_IMM: case HOW_CALL:
-		*lo = -8;
+		*lo = -w;
 		*hi = 0;
 		return true;
 	case HOW_PUSH_RM: case HOW_CALL_RM:
-		*lo = explicit && p->disp < -8 ? p->disp : -8;
-		*hi = explicit && p->disp + 8 > 0 ? p->disp + 8 : 0;
+		*lo = explicit && p->disp < -w ? p->disp : -w;
+		*hi = explicit && p->disp + w > 0 ? p->disp + w : 0;
 		return true;
 	case HOW_POP_REG: case HOW_RET: case HOW_LEAVE:
 		*lo = 0;
-		*hi = 8;
+		*hi = w;
 		return true;
 	default:
 		*lo = p->disp;
 		*hi = p->disp + i->size;
+		if (p->code32) { /* RSP itself (invariant 5) */
+			*lo = *lo < 0 ? *lo : 0;
+			*hi = *hi > 0 ? *hi : 0;
+		}
 		return explicit;
 	}
 }
@@ -192,7 +207,7 @@ void jit_plan_stack(struct jit_ctx *c)
 			}
 		}
 		if (f.how == HOW_LEAVE) {
-			g.moved = 8;
+			g.moved = word(&p);
 		} else if (rsp_delta(i, &p, &f, &delta)) {
 			g.moved += delta;
 		} else {
@@ -231,18 +246,28 @@ static void member_operand(struct jit_ctx *c, uint8_t base, int32_t off, struct 
 	*m = (struct host_mem){ .base = JIT_S1, .index = jit_host_reg[base], .disp = off };
 }
 
-/* The operand at guest register `base` + off, 8 bytes, to be read or written. */
+/* Bytes of a push. */
+static int32_t width(const struct jit_ctx *c)
+{
+	return c->code32 ? 4 : 8;
+}
+
+/* The word of the stack at guest register `base` + off, to be read or written. */
 static void stack_operand(struct jit_ctx *c, uint8_t base, int32_t off, enum isa_access access,
 			  struct host_mem *m)
 {
-	const struct jit_bytes p = { .mem = true, .base = base, .index = HOST_NONE,
+	const struct jit_bytes p = { .code32 = c->code32, .mem = true, .base = base, .index = HOST_NONE,
 				     .seg = SREG_SS, .disp = off };
 	uint8_t spare;
 
 	if (c->stack[c->k].member)
 		member_operand(c, base, off, m);
 	else
-		jit_probe(c, &p, 8, access, false, m, &spare);
+		jit_probe(c, &p, (unsigned)width(c), access, false, m, &spare);
+	if (!c->stack[c->k].member && c->code32) { /* the value that is pushed is in JIT_S0 */
+		emit_op_mem(c->e, true, OPC_LEA, JIT_S1, m);
+		*m = (struct host_mem){ .base = JIT_S1, .index = HOST_NONE };
+	}
 }
 
 void jit_operand(struct jit_ctx *c, const struct jit_bytes *p, bool no_rex, struct host_mem *m,
@@ -263,36 +288,37 @@ void jit_operand(struct jit_ctx *c, const struct jit_bytes *p, bool no_rex, stru
 	}
 }
 
+/* A word of the stack, which is zero-extended. */
 static void load(struct jit_ctx *c, unsigned reg, const struct host_mem *m)
 {
-	emit_op_mem(c->e, true, OPC_LOAD, reg, m);
+	emit_op_mem(c->e, !c->code32, OPC_LOAD, reg, m);
 }
 
 static void store(struct jit_ctx *c, unsigned reg, const struct host_mem *m)
 {
-	emit_op_mem(c->e, true, OPC_STORE, reg, m);
+	emit_op_mem(c->e, !c->code32, OPC_STORE, reg, m);
 }
 
 static void move_rsp(struct jit_ctx *c, int32_t delta)
 {
 	struct host_mem m = { .base = HOST_R10, .index = HOST_NONE, .disp = delta };
 
-	emit_op_mem(c->e, true, OPC_LEA, HOST_R10, &m);
+	emit_op_mem(c->e, !c->code32, OPC_LEA, HOST_R10, &m);
 }
 
-/* push of a 64-bit register; JIT_S0 is used for one that lives in memory. */
+/* push of a register; JIT_S0 is used for one that lives in memory. */
 static void push_reg(struct jit_ctx *c, unsigned guest)
 {
 	unsigned host = jit_host_reg[guest];
 	struct host_mem m;
 
-	stack_operand(c, RSP, -8, ISA_WRITE, &m);
+	stack_operand(c, RSP, -width(c), ISA_WRITE, &m);
 	if (host == HOST_NONE) {
 		host = JIT_S0;
 		jit_load_gpr(c, host, guest);
 	}
 	store(c, host, &m);
-	move_rsp(c, -8);
+	move_rsp(c, -width(c));
 }
 
 static void push_imm(struct jit_ctx *c, const struct jit_bytes *p)
@@ -300,15 +326,15 @@ static void push_imm(struct jit_ctx *c, const struct jit_bytes *p)
 	const uint8_t *b = c->b->insn[c->k].bytes + p->imm;
 	struct host_mem m;
 
-	stack_operand(c, RSP, -8, ISA_WRITE, &m);
-	emit_byte(c->e, 0x48 | emit_rex_bits(0, &m));
+	stack_operand(c, RSP, -width(c), ISA_WRITE, &m);
+	emit_byte(c->e, (c->code32 ? 0x40u : 0x48u) | emit_rex_bits(0, &m));
 	emit_byte(c->e, 0xc7);
 	emit_modrm_mem(c->e, 0, &m, 4);
 	if (p->nr_imm == 1)
 		emit_u32(c->e, (uint32_t)(int8_t)b[0]);
 	else
 		emit_bytes(c->e, b, 4);
-	move_rsp(c, -8);
+	move_rsp(c, -width(c));
 }
 
 static void pop_reg(struct jit_ctx *c, unsigned guest)
@@ -321,16 +347,16 @@ static void pop_reg(struct jit_ctx *c, unsigned guest)
 	if (host == HOST_NONE)
 		jit_store_gpr(c, JIT_S0, guest);
 	if (guest != RSP)
-		move_rsp(c, 8);
+		move_rsp(c, width(c));
 }
 
 static void leave(struct jit_ctx *c)
 {
-	struct host_mem m, above = { .base = HOST_R9, .index = HOST_NONE, .disp = 8 };
+	struct host_mem m, above = { .base = HOST_R9, .index = HOST_NONE, .disp = width(c) };
 
 	stack_operand(c, RBP, 0, ISA_READ, &m);
 	load(c, JIT_S0, &m);
-	emit_op_mem(c->e, true, OPC_LEA, HOST_R10, &above);
+	emit_op_mem(c->e, !c->code32, OPC_LEA, HOST_R10, &above);
 	emit_op_reg(c->e, true, OPC_STORE, HOST_R9, JIT_S0);
 }
 
@@ -346,7 +372,7 @@ static void load_rm(struct jit_ctx *c, const struct jit_bytes *p)
 	} else if (jit_host_reg[p->rm] == HOST_NONE) {
 		jit_load_gpr(c, JIT_S0, p->rm);
 	} else {
-		emit_op_reg(c->e, true, OPC_STORE, JIT_S0, jit_host_reg[p->rm]);
+		emit_op_reg(c->e, !c->code32, OPC_STORE, JIT_S0, jit_host_reg[p->rm]);
 	}
 }
 
@@ -358,11 +384,11 @@ static void push_s0(struct jit_ctx *c)
 
 	if (!member)
 		store(c, JIT_S0, &spill);
-	stack_operand(c, RSP, -8, ISA_WRITE, &m);
+	stack_operand(c, RSP, -width(c), ISA_WRITE, &m);
 	if (!member)
 		load(c, JIT_S0, &spill);
 	store(c, JIT_S0, &m);
-	move_rsp(c, -8);
+	move_rsp(c, -width(c));
 }
 
 /* JIT_S0 := linear address of the next instruction. */
@@ -374,17 +400,17 @@ static void return_address(struct jit_ctx *c)
 				 .disp = i->page_off + i->isa->len };
 
 	load(c, JIT_S0, &page);
-	emit_op_mem(c->e, true, OPC_LEA, JIT_S0, &next);
+	emit_op_mem(c->e, !c->code32, OPC_LEA, JIT_S0, &next);
 }
 
 static void push_return_address(struct jit_ctx *c)
 {
 	struct host_mem m;
 
-	stack_operand(c, RSP, -8, ISA_WRITE, &m);
+	stack_operand(c, RSP, -width(c), ISA_WRITE, &m);
 	return_address(c);
 	store(c, JIT_S0, &m);
-	move_rsp(c, -8);
+	move_rsp(c, -width(c));
 }
 
 /*
@@ -409,7 +435,8 @@ static void call_rm(struct jit_ctx *c, const struct jit_bytes *p)
 	struct host_mem spill = jit_state_operand(c->r, offsetof(struct cpu_state, spill[1]));
 
 	load_rm(c, p);
-	check_canonical(c);
+	if (!c->code32) /* all of 32 bits are within the flat CS */
+		check_canonical(c);
 	store(c, JIT_S0, &spill);
 	push_return_address(c);
 	load(c, JIT_S0, &spill);
@@ -423,7 +450,7 @@ static int32_t relative_target(const struct jit_insn *i)
 static void ret(struct jit_ctx *c, const struct jit_bytes *p, struct jit_end *end)
 {
 	const uint8_t *b = c->b->insn[c->k].bytes + p->imm;
-	unsigned n = 8 + (p->nr_imm == 2 ? b[0] | (unsigned)b[1] << 8 : 0);
+	unsigned n = (unsigned)width(c) + (p->nr_imm == 2 ? b[0] | (unsigned)b[1] << 8 : 0);
 	struct host_mem m;
 
 	stack_operand(c, RSP, 0, ISA_READ, &m);
@@ -471,7 +498,7 @@ void jit_stack_insn(struct jit_ctx *c, const struct jit_bytes *p, const struct j
 		end->kind = JIT_END_COND;
 		end->target = relative_target(i);
 		end->cond = f->how == HOW_JCC ? p->opcode & 15 : 16 + (p->opcode & 3);
-		end->narrow = p->p67;
+		end->narrow = p->p67 || p->code32;
 		break;
 	default:
 		c->r->failed = true;

@@ -254,6 +254,11 @@ void world_create(void)
 
 /* --- code --- */
 
+static enum isa_code_mode mode_of(const struct code *c)
+{
+	return c->code32 ? ISA_CODE32 : ISA_CODE64;
+}
+
 bool code_add(struct code *c, const uint8_t *bytes, unsigned nr)
 {
 	struct isa_insn *i = &c->isa[c->nr];
@@ -264,14 +269,14 @@ bool code_add(struct code *c, const uint8_t *bytes, unsigned nr)
 		silicon_arena_reset(world->cs.stubs);
 	memset(c->bytes[c->nr], 0, 16);
 	memcpy(c->bytes[c->nr], bytes, nr);
-	if (isa_decode(c->bytes[c->nr], 15, ISA_CODE64, &ops, i) != ISA_DECODE_OK)
+	if (isa_decode(c->bytes[c->nr], 15, mode_of(c), &ops, i) != ISA_DECODE_OK)
 		return false;
 	if ((c->rip & ~PAGE_MASK) + off + i->len > PAGE_SIZE)
 		return false;
 	i->off = (uint16_t)off;
 	c->insn[c->nr] = (struct jit_insn){
 		.isa = i, .bytes = c->bytes[c->nr],
-		.page_off = (uint16_t)((c->rip & ~PAGE_MASK) + off),
+		.page_off = (uint16_t)((c->rip & ~PAGE_MASK) + off), .code32 = c->code32,
 	};
 	jit_classify(&c->insn[c->nr]);
 	c->nr++;
@@ -309,6 +314,22 @@ void random_fpu(struct start *s)
 		memset((uint8_t *)&x->st[n] + 10, 0, 6);
 }
 
+static void set_mode(struct cpu_state *cs, const struct start *s, const struct code *c)
+{
+	const uint32_t plain = (uint32_t)(VMX_AR_P | VMX_AR_S | VMX_AR_TYPE_WRITABLE | VMX_AR_DB);
+
+	cs->code_mode = cs->stack_mode = (uint8_t)mode_of(c);
+	for (unsigned n = 0; n < NR_SREGS; n++)
+		cs->seg[n] = (struct cpu_segment){ .limit = ~0U, .ar = plain };
+	cs->seg[SREG_CS].ar |= (uint32_t)VMX_AR_TYPE_CODE;
+	cs->seg[SREG_FS].base = s->fs;
+	cs->seg[SREG_GS].base = s->gs;
+	if (c->code32) {
+		cs->seg[SREG_FS].limit = s->fs_limit;
+		cs->seg[SREG_GS].ar |= (uint32_t)(s->gs & 1 ? VMX_AR_UNUSABLE : 0);
+	}
+}
+
 static void start(const struct start *s, const struct code *c)
 {
 	struct cpu_state *cs = &world->cs;
@@ -320,8 +341,7 @@ static void start(const struct start *s, const struct code *c)
 	cs->cc = s->cc;
 	cs->rflags = X86_FLAGS_FIXED;
 	cs->rip = cs->block_rip = c->rip;
-	cs->seg[SREG_FS].base = s->fs;
-	cs->seg[SREG_GS].base = s->gs;
+	set_mode(cs, s, c);
 	cs->page_lin = c->rip & PAGE_MASK;
 	for (unsigned n = 0; n < world->nr_pages; n++)
 		memcpy(world->page[n].host, world->saved[n], 4096);
@@ -350,6 +370,8 @@ static void run_handlers(struct code *c, unsigned first, unsigned nr)
 		cs->cur = &c->isa[n];
 		cs->block_rip = c->rip;
 		cs->rip = isa_next_rip(cs, cs->cur);
+		if (c->code32)
+			cs->rip = (uint32_t)cs->rip;
 		c->isa[n].fn(cs, &c->isa[n]);
 		isa_fpu_sync(cs);
 	}
@@ -385,7 +407,7 @@ static void fill_group_slot(void)
 	struct isa_tlb_entry *e = &world->tlb[page >> PAGE_SHIFT & (ISA_TLB_ENTRIES - 1)];
 
 	world->cs.sp_tag = 1ULL << 63 | 1;
-	if (e->write_tag == page) {
+	if (e->write_tag == page && (world->cs.code_mode == ISA_CODE64 || page < BIT_ULL(32) - PAGE_SIZE)) {
 		world->cs.sp_tag = page;
 		world->cs.sp_addend = e->addend;
 	}
@@ -416,6 +438,8 @@ static void emit_end(struct jit_rewriter *r, const struct code *c, const struct 
 		uint64_t rip = page + (uint64_t)(int64_t)(end->kind == JIT_END_JUMP || way ?
 								  end->target : end->next);
 
+		if (c->code32)
+			rip = (uint32_t)rip;
 		if (way)
 			emit_patch(e, taken, e->n);
 		if (end->kind == JIT_END_INDIRECT) {
@@ -533,7 +557,7 @@ static void list(struct code *c, const struct start *s)
 	ZydisDisassembledInstruction z;
 
 	for (unsigned n = 0; n < c->nr; n++) {
-		isa_insn_text(c->bytes[n], 15, ISA_CODE64, c->rip + c->isa[n].off, text, sizeof(text));
+		isa_insn_text(c->bytes[n], 15, mode_of(c), c->rip + c->isa[n].off, text, sizeof(text));
 		printf("  %-40s kind %u size %u live_out %02x |", text, c->insn[n].kind,
 		       c->insn[n].size, c->live_out);
 		for (unsigned k = 0; k < c->isa[n].len; k++)

@@ -58,6 +58,7 @@ struct code {
 	uint8_t live_out;
 	bool flags_in_cc; /* where the block begins */
 	bool no_group;
+	bool code32; /* of 32-bit code, flat but for FS and GS */
 };
 
 /* What a run has left. */
@@ -89,6 +90,7 @@ struct start {
 	uint64_t gpr[NR_GPRS];
 	uint32_t cc;
 	uint64_t fs, gs;
+	uint32_t fs_limit; /* of 32-bit code */
 	uint8_t fpu[MAX_IMAGE];
 };
 void random_fpu(struct start *s);

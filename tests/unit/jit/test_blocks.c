@@ -137,6 +137,7 @@ static uint8_t undefined_flags(const struct isa_insn *i)
 static void new_code(struct code *c)
 {
 	c->nr = 0;
+	c->code32 = false;
 	c->rip = 0x00007f0012345000 + random64() % 2048;
 	c->live_out = (uint8_t)(random64() & JIT_FLAGS_ALL);
 	if (random64() % 3 == 0)
