@@ -8,6 +8,7 @@
 
 #include "mmu/spte.h"
 #include "tools/see/see.h"
+#include "tools/userkvm/json.h"
 
 static void range(FILE *f, gpa_t start, gpa_t end)
 {
@@ -79,53 +80,77 @@ void see_write_dump(const struct see_picture *p, FILE *f)
 	}
 }
 
-static const char *yes(bool b)
-{
-	return b ? "true" : "false";
-}
-
-static void json_run(FILE *f, const struct see_run *r)
+static void json_run(struct json *j, const struct see_run *r)
 {
 	static const char *const type[8] = { "UC", "WC", "2", "3", "WT", "WP", "WB", "7" };
 	uint64_t e = r->entry;
 
-	fprintf(f, "{\"start\":%llu,\"end\":%llu,\"level\":%d,", (ull)r->start, (ull)r->end, r->level);
-	if (r->mmio)
-		fprintf(f, "\"mmio\":true,\"generation\":%llu}", (ull)r->gen);
-	else
-		fprintf(f,
-			"\"page\":\"%s\",\"r\":%s,\"w\":%s,\"x\":%s,\"accessed\":%s,\"dirty\":%s,"
-			"\"memtype\":\"%s\",\"ipat\":%s,\"hva\":%llu}",
-			see_page_size(r->level), yes(e & EPT_READ), yes(e & EPT_WRITE), yes(e & EPT_EXEC),
-			yes(e & EPT_ACCESSED), yes(e & EPT_DIRTY), type[FIELD_GET(EPT_MEMTYPE_MASK, e)],
-			yes(e & EPT_IPAT), (ull)(e & EPT_ADDR_MASK));
+	json_object(j, NULL, false);
+	json_u64(j, "start", r->start);
+	json_u64(j, "end", r->end);
+	json_i64(j, "level", r->level);
+	if (r->mmio) {
+		json_bool(j, "mmio", true);
+		json_u64(j, "generation", r->gen);
+		json_end(j);
+		return;
+	}
+	json_string(j, "page", see_page_size(r->level));
+	json_bool(j, "r", e & EPT_READ);
+	json_bool(j, "w", e & EPT_WRITE);
+	json_bool(j, "x", e & EPT_EXEC);
+	json_bool(j, "accessed", e & EPT_ACCESSED);
+	json_bool(j, "dirty", e & EPT_DIRTY);
+	json_string(j, "memtype", type[FIELD_GET(EPT_MEMTYPE_MASK, e)]);
+	json_bool(j, "ipat", e & EPT_IPAT);
+	json_u64(j, "hva", e & EPT_ADDR_MASK);
+	json_end(j);
+}
+
+static void json_root(struct json *j, const struct see_picture *p, const struct see_root *r)
+{
+	json_object(j, NULL, false);
+	json_i64(j, "as", r->as);
+	json_i64(j, "levels", r->level);
+	json_bool(j, "ad", r->ad);
+	json_u64(j, "hpa", r->hpa);
+	json_array(j, "ranges", true);
+	for (unsigned k = 0; k < p->nr_runs; k++)
+		if (p->run[k].as == r->as)
+			json_run(j, &p->run[k]);
+	json_end(j);
+	json_end(j);
+}
+
+static void json_slot(struct json *j, const struct see_slot *s)
+{
+	json_object(j, NULL, false);
+	json_u64(j, "id", s->id);
+	json_i64(j, "as", s->as);
+	json_u64(j, "start", s->start);
+	json_u64(j, "size", s->size);
+	json_u64(j, "hva", s->hva);
+	json_u64(j, "flags", s->flags);
+	json_end(j);
 }
 
 static void json(const struct see_picture *p, FILE *f)
 {
-	fprintf(f, "{\"pid\":%d,\"vm\":%llu,\"truncated\":%s,\"roots\":[", (int)p->pid, (ull)p->vm,
-		yes(p->truncated));
-	for (unsigned i = 0; i < p->nr_roots; i++) {
-		const struct see_root *r = &p->root[i];
-		const char *comma = "";
+	struct json j = { .f = f };
 
-		fprintf(f, "%s\n{\"as\":%d,\"levels\":%d,\"ad\":%s,\"hpa\":%llu,\"ranges\":[", i ? "," : "",
-			r->as, r->level, yes(r->ad), (ull)r->hpa);
-		for (unsigned k = 0; k < p->nr_runs; k++) {
-			if (p->run[k].as != r->as)
-				continue;
-			fprintf(f, "%s\n ", comma);
-			json_run(f, &p->run[k]);
-			comma = ",";
-		}
-		fputs("]}", f);
-	}
-	fputs("],\"slots\":[", f);
+	json_object(&j, NULL, false);
+	json_i64(&j, "pid", p->pid);
+	json_u64(&j, "vm", p->vm);
+	json_bool(&j, "truncated", p->truncated);
+	json_array(&j, "roots", true);
+	for (unsigned i = 0; i < p->nr_roots; i++)
+		json_root(&j, p, &p->root[i]);
+	json_end(&j);
+	json_array(&j, "slots", true);
 	for (unsigned i = 0; i < p->nr_slots; i++)
-		fprintf(f, "%s\n{\"id\":%u,\"as\":%d,\"start\":%llu,\"size\":%llu,\"hva\":%llu,\"flags\":%u}",
-			i ? "," : "", p->slot[i].id, p->slot[i].as, (ull)p->slot[i].start,
-			(ull)p->slot[i].size, (ull)p->slot[i].hva, p->slot[i].flags);
-	fputs("]}\n", f);
+		json_slot(&j, &p->slot[i]);
+	json_end(&j);
+	json_end(&j);
 }
 
 int see_dump(struct see_options *o)

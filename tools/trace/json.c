@@ -10,79 +10,71 @@
 
 #include "sdm/exit_reasons.h"
 #include "tools/trace/output.h"
+#include "tools/userkvm/json.h"
 
 #define EXACT (1ULL << 53)
 
-static const char *separator(bool *first)
+static void number(struct json *j, const struct trace_field *d, uint64_t v)
 {
-	const char *s = *first ? "\n" : ",\n";
+	char text[24];
 
-	*first = false;
-	return s;
-}
-
-static void string(FILE *f, const char *s)
-{
-	putc('"', f);
-	for (; *s; s++) {
-		unsigned char ch = (unsigned char)*s;
-
-		if (ch < 0x20 || ch >= 0x7f)
-			fprintf(f, "\\u%04x", ch);
-		else
-			fprintf(f, ch == '"' || ch == '\\' ? "\\%c" : "%c", ch);
+	if (d->is_signed && (int64_t)v < 0) {
+		json_i64(j, d->name, (int64_t)v);
+	} else if (v < EXACT) {
+		json_u64(j, d->name, v);
+	} else {
+		snprintf(text, sizeof(text), "0x%" PRIx64, v);
+		json_string(j, d->name, text);
 	}
-	putc('"', f);
 }
 
-static void number(FILE *f, const struct trace_field *d, uint64_t v)
+static void bytes(struct json *j, const struct trace_field *d, const uint8_t *at)
 {
-	if (d->is_signed && (int64_t)v < 0)
-		fprintf(f, "%" PRId64, (int64_t)v);
-	else
-		fprintf(f, v < EXACT ? "%" PRIu64 : "\"0x%" PRIx64 "\"", v);
+	char text[2 * 256 + 1] = "";
+
+	for (unsigned k = 0; k < d->size && k < 256; k++)
+		snprintf(text + 2 * k, 3, "%02x", at[k]);
+	json_string(j, d->name, text);
 }
 
-static void arguments(FILE *f, const struct capture_record *r)
+static void arguments(struct json *j, const struct capture_record *r)
 {
 	const struct trace_event_meta *m = &trace_events[capture_event(r)];
 
+	json_object(j, "args", false);
 	for (unsigned i = 0; i < m->nr_fields; i++) {
 		const struct trace_field *d = &m->fields()[i];
 
-		fprintf(f, "%s\"%s\":", i ? "," : "", d->name);
-		if (!d->nr) {
-			number(f, d, trace_field_value(d, r->ent));
-			continue;
-		}
-		if (strcmp(d->type, "char") == 0) {
-			string(f, (const char *)r->ent + d->offset);
-			continue;
-		}
-		putc('"', f);
-		for (unsigned k = 0; k < d->size; k++)
-			fprintf(f, "%02x", ((const uint8_t *)r->ent)[d->offset + k]);
-		putc('"', f);
+		if (!d->nr)
+			number(j, d, trace_field_value(d, r->ent));
+		else if (strcmp(d->type, "char") == 0)
+			json_string(j, d->name, (const char *)r->ent + d->offset);
+		else
+			bytes(j, d, (const uint8_t *)r->ent + d->offset);
 	}
+	json_end(j);
 }
 
-static void common(FILE *f, const struct capture *c, int32_t tid, uint64_t ts)
+static void common(struct json *j, const struct capture *c, int32_t tid, uint64_t ts)
 {
-	fprintf(f, "\"ts\":%" PRIu64 ".%03u,\"pid\":%d,\"tid\":%d", ts / 1000,
-	        (unsigned)(ts % 1000), capture_pid(c, tid), tid);
+	json_double(j, "ts", (double)ts / 1000); /* us */
+	json_i64(j, "pid", capture_pid(c, tid));
+	json_i64(j, "tid", tid);
 }
 
-static void slice(FILE *f, const struct capture *c, const struct capture_record *from, uint64_t end,
-                  const char *name, bool *first)
+static void slice(struct json *j, const struct capture *c, const struct capture_record *from, uint64_t end, const char *name)
 {
-	fprintf(f, "%s{\"name\":\"%s\",\"cat\":\"vcpu\",\"ph\":\"X\",", separator(first), name);
-	common(f, c, from->ent->common_pid, from->head->ts);
-	fprintf(f, ",\"dur\":%" PRIu64 ".%03u}", (end - from->head->ts) / 1000,
-	        (unsigned)((end - from->head->ts) % 1000));
+	json_object(j, NULL, false);
+	json_string(j, "name", name);
+	json_string(j, "cat", "vcpu");
+	json_string(j, "ph", "X");
+	common(j, c, from->ent->common_pid, from->head->ts);
+	json_double(j, "dur", (double)(end - from->head->ts) / 1000);
+	json_end(j);
 }
 
 /* The slice that ends with the record, if one does: the thread's last entry or exit begins it. */
-static void slice_before(FILE *f, const struct capture *c, size_t i, size_t *last, bool *first)
+static void slice_before(struct json *j, const struct capture *c, size_t i, size_t *last)
 {
 	const struct capture_record *r = &c->records[i], *from;
 	unsigned event = capture_event(r);
@@ -98,45 +90,55 @@ static void slice_before(FILE *f, const struct capture *c, size_t i, size_t *las
 	if (last[thread] < i) {
 		from = &c->records[last[thread]];
 		if (capture_event(from) == TRACE_kvm_kvm_entry && event == TRACE_kvm_kvm_exit)
-			slice(f, c, from, r->head->ts, "guest", first);
+			slice(j, c, from, r->head->ts, "guest");
 		else if (capture_event(from) == TRACE_kvm_kvm_exit && event != TRACE_kvm_kvm_exit)
-			slice(f, c, from, r->head->ts,
-			      exit_reason_name(
-			          ((const struct trace_kvm_kvm_exit *)from->ent)->exit_reason &
-			          0xffff),
-			      first);
+			slice(j, c, from, r->head->ts,
+			      exit_reason_name(((const struct trace_kvm_kvm_exit *)from->ent)->exit_reason & 0xffff));
 	}
 	last[thread] = i;
+}
+
+static void thread_name(struct json *j, const struct trace_thread *t)
+{
+	json_object(j, NULL, false);
+	json_string(j, "name", "thread_name");
+	json_string(j, "ph", "M");
+	json_i64(j, "pid", t->pid);
+	json_i64(j, "tid", t->tid);
+	json_object(j, "args", false);
+	json_string(j, "name", t->comm);
+	json_end(j);
+	json_end(j);
 }
 
 void output_json(const struct capture *c, FILE *f)
 {
 	static size_t last[TRACE_MAX_THREADS];
-	bool first = true;
+	struct json j = { .f = f };
 
 	memset(last, 0xff, sizeof(last));
-	fprintf(
-	    f, "{\"displayTimeUnit\":\"ns\",\"otherData\":{\"lost\":%" PRIu64 "},\"traceEvents\":[",
-	    c->nr_lost);
-	for (uint32_t i = 0; i < c->nr_threads; i++) {
-		fprintf(f,
-		        "%s{\"name\":\"thread_name\",\"ph\":\"M\",\"pid\":%d,\"tid\":%d,\"args\":{"
-		        "\"name\":",
-		        separator(&first), c->threads[i].pid, c->threads[i].tid);
-		string(f, c->threads[i].comm);
-		fputs("}}", f);
-	}
+	json_object(&j, NULL, false);
+	json_string(&j, "displayTimeUnit", "ns");
+	json_object(&j, "otherData", false);
+	json_u64(&j, "lost", c->nr_lost);
+	json_end(&j);
+	json_array(&j, "traceEvents", true);
+	for (uint32_t i = 0; i < c->nr_threads; i++)
+		thread_name(&j, &c->threads[i]);
 	for (size_t i = 0; i < c->nr_records; i++) {
 		const struct capture_record *r = &c->records[i];
 		const struct trace_event_meta *m = &trace_events[capture_event(r)];
 
-		slice_before(f, c, i, last, &first);
-		fprintf(f, "%s{\"name\":\"%s\",\"cat\":\"%s\",\"ph\":\"i\",\"s\":\"t\",",
-		        separator(&first), m->name, m->group);
-		common(f, c, r->ent->common_pid, r->head->ts);
-		fputs(",\"args\":{", f);
-		arguments(f, r);
-		fputs("}}", f);
+		slice_before(&j, c, i, last);
+		json_object(&j, NULL, false);
+		json_string(&j, "name", m->name);
+		json_string(&j, "cat", m->group);
+		json_string(&j, "ph", "i");
+		json_string(&j, "s", "t");
+		common(&j, c, r->ent->common_pid, r->head->ts);
+		arguments(&j, r);
+		json_end(&j);
 	}
-	fputs("\n]}\n", f);
+	json_end(&j);
+	json_end(&j);
 }

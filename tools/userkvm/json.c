@@ -6,11 +6,34 @@
 #include <inttypes.h>
 #include <math.h>
 
+/* Bytes of the character at s; 0: it is no UTF-8. */
+static unsigned utf8(const char *s)
+{
+	unsigned char ch = (unsigned char)*s;
+	unsigned n = ch < 0x80 ? 1 : ch < 0xc2 ? 0 : ch < 0xe0 ? 2 : ch < 0xf0 ? 3 : ch < 0xf5 ? 4 : 0;
+
+	for (unsigned i = 1; i < n; i++)
+		if (((unsigned char)s[i] & 0xc0) != 0x80)
+			return 0;
+	return n;
+}
+
 static void text(FILE *f, const char *s)
 {
 	putc('"', f);
 	for (; *s; s++) {
 		unsigned char ch = (unsigned char)*s;
+		unsigned n = utf8(s);
+
+		if (n > 1) {
+			fwrite(s, 1, n, f);
+			s += n - 1;
+			continue;
+		}
+		if (!n) { /* what a thread calls itself may be anything: its bytes as Latin-1 */
+			fprintf(f, "\\u%04x", ch);
+			continue;
+		}
 
 		if (ch < 0x20 || ch == 0x7f || ch == '<') /* "<": a page's script would end at </script> */
 			fprintf(f, "\\u%04x", ch);
