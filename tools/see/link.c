@@ -2,6 +2,8 @@
  * The client's end of the control socket, and what /proc knows.
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -9,6 +11,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "control/control.h"
@@ -40,23 +43,145 @@ static long owner_of(pid_t pid)
 	return stat(path, &st) == 0 ? (long)st.st_uid : -1;
 }
 
+/* The namespace of a kind ("net", "user") that a process is in; 0: not to be seen. */
+static ino_t namespace_of(const char *who, const char *kind)
+{
+	char path[48];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "/proc/%s/ns/%s", who, kind);
+	return stat(path, &st) == 0 ? st.st_ino : 0;
+}
+
+static bool in_other_namespace(pid_t pid, const char *kind)
+{
+	char who[16];
+	ino_t its;
+
+	snprintf(who, sizeof(who), "%d", (int)pid);
+	its = namespace_of(who, kind);
+	return its && its != namespace_of("self", kind);
+}
+
+static bool enter(pid_t pid, const char *kind)
+{
+	char path[48];
+	int fd, r;
+
+	snprintf(path, sizeof(path), "/proc/%d/ns/%s", (int)pid, kind);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	r = fd < 0 ? -1 : setns(fd, 0);
+	if (fd >= 0)
+		close(fd);
+	return r == 0;
+}
+
+/* Runs in a child: a socket that was made in the process's network namespace stays one of there. */
+static int send_socket_from_there(pid_t pid, int to)
+{
+	char control[CMSG_SPACE(sizeof(int))] = { 0 }, byte = 0;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control) };
+	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+	int fd;
+
+	/* the owner of a user namespace may enter the network namespace behind it */
+	if (!enter(pid, "net") && (!enter(pid, "user") || !enter(pid, "net")))
+		return errno;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return errno;
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	return sendmsg(to, &m, MSG_NOSIGNAL) == 1 ? 0 : errno;
+}
+
+/* A socket of the process's network namespace; -1 and errno. */
+static int socket_there(pid_t pid)
+{
+	char control[CMSG_SPACE(sizeof(int))], byte;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control) };
+	int pair[2], fd = -1, status = 0;
+	struct cmsghdr *c;
+	pid_t child;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
+		return -1;
+	child = fork();
+	if (child == 0)
+		_exit(send_socket_from_there(pid, pair[1]));
+	close(pair[1]);
+	if (child > 0 && recvmsg(pair[0], &m, MSG_CMSG_CLOEXEC) == 1) {
+		c = CMSG_FIRSTHDR(&m);
+		if (c && c->cmsg_type == SCM_RIGHTS)
+			memcpy(&fd, CMSG_DATA(c), sizeof(fd));
+	}
+	close(pair[0]);
+	if (child > 0)
+		waitpid(child, &status, 0);
+	errno = fd < 0 && WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : fd < 0 ? EIO : 0;
+	return fd;
+}
+
+/* What the process calls itself: a container's has a number of its own. */
+static pid_t own_number(pid_t pid)
+{
+	char path[32], line[256];
+	pid_t inner = pid;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+	f = fopen(path, "re");
+	while (f && fgets(line, sizeof(line), f)) {
+		const char *last = strrchr(line, '\t');
+
+		if (strncmp(line, "NSpid:", 6) == 0 && last)
+			inner = (pid_t)atoi(last + 1);
+	}
+	if (f)
+		fclose(f);
+	return inner > 0 ? inner : pid;
+}
+
+/* Root is nobody in a user namespace that does not map it: there it speaks as the process's own user. */
+static int connect_as(int fd, const struct sockaddr_un *a, socklen_t len, bool as_owner, long owner)
+{
+	int r, e;
+
+	if (as_owner && seteuid((uid_t)owner))
+		return -1;
+	r = connect(fd, (const struct sockaddr *)a, len);
+	e = errno;
+	if (as_owner && seteuid(0))
+		_exit(1);
+	errno = e;
+	return r;
+}
+
 /* A descriptor, or what is wrong, in words; suffix: of the address, behind the process id. */
 static int connect_at(pid_t pid, const char *suffix, char *why, size_t size)
 {
 	struct timeval limit = { .tv_sec = ANSWER_TIMEOUT_S };
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
-	int n = snprintf(a.sun_path + 1, sizeof(a.sun_path) - 1, CONTROL_ADDRESS "%d%s", (int)pid, suffix);
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int n = snprintf(a.sun_path + 1, sizeof(a.sun_path) - 1, CONTROL_ADDRESS "%d%s", (int)own_number(pid), suffix);
+	bool there = in_other_namespace(pid, "net");
+	int fd = there ? socket_there(pid) : socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	long owner = owner_of(pid);
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
 
 	if (owner < 0) {
 		snprintf(why, size, "there is no process %d", (int)pid);
+	} else if (fd < 0 && there) {
+		snprintf(why, size, "process %d is in another network namespace, where its control socket is, and that cannot be entered: %s (as root it can)",
+			 (int)pid, strerror(errno));
 	} else if (fd < 0) {
 		snprintf(why, size, "no socket: %s", strerror(errno));
-	} else if (connect(fd, (struct sockaddr *)&a,
-			   (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n))) {
+	} else if (connect_as(fd, &a, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n),
+			      geteuid() == 0 && in_other_namespace(pid, "user"), owner)) {
 		if (owner != (long)geteuid() && geteuid() != 0)
 			snprintf(why, size, "process %d belongs to user %ld: not permitted", (int)pid, owner);
 		else
@@ -84,10 +209,12 @@ static int connect_at(pid_t pid, const char *suffix, char *why, size_t size)
 static int connect_to(pid_t pid, char *why, size_t size)
 {
 	int fd = connect_at(pid, "", why, size), n;
-	FILE *f = fd < 0 ? fopen("/proc/net/unix", "re") : NULL;
-	char line[512], begin[64], others[256];
+	char line[512], begin[64], others[256], path[40];
+	FILE *f;
 
-	n = snprintf(begin, sizeof(begin), " @" CONTROL_ADDRESS "%d/", (int)pid);
+	snprintf(path, sizeof(path), "/proc/%d/net/unix", (int)pid);
+	f = fd < 0 ? fopen(path, "re") : NULL;
+	n = snprintf(begin, sizeof(begin), " @" CONTROL_ADDRESS "%d/", (int)own_number(pid));
 	while (f && fd < 0 && fgets(line, sizeof(line), f)) {
 		char *at = strstr(line, begin);
 
