@@ -162,6 +162,66 @@ static void text(FILE *f, double x, double y, const char *style, const char *anc
 	fputs("</text>\n", f);
 }
 
+/* SMM sees the normal slots too, mostly: memory that both have is counted once. */
+static bool counted(const struct see_picture *p, const struct see_slot *s)
+{
+	for (unsigned i = 0; s->as && i < p->nr_slots; i++)
+		if (!p->slot[i].as && p->slot[i].start == s->start && p->slot[i].size == s->size && p->slot[i].hva == s->hva)
+			return false;
+	return true;
+}
+
+/* What a cell holds, in words. */
+static void cell_words(const struct content *c, uint64_t bytes, char *buf, size_t size)
+{
+	static const char *const part[] = { "", "partly " };
+	size_t n = 0;
+
+	for (int i = 0; i < SIZES; i++)
+		if (c->by_size[i] && n < size)
+			n += (size_t)snprintf(buf + n, size - n, "%s%s", n ? ", " : "", size_name[i]);
+	if (c->mmio && n < size)
+		n += (size_t)snprintf(buf + n, size - n, "%sMMIO", n ? ", " : "");
+	if (!n)
+		n += (size_t)snprintf(buf, size, "not mapped yet");
+	else if (c->mapped + c->mmio < bytes && n < size)
+		n += (size_t)snprintf(buf + n, size - n, ", partly mapped");
+	if (c->read_only && n < size)
+		n += (size_t)snprintf(buf + n, size - n, ", %swrite faults", part[c->read_only < c->mapped]);
+	if (c->accessed && n < size)
+		n += (size_t)snprintf(buf + n, size - n, ", %saccessed", part[c->accessed < c->mapped]);
+	if (c->dirty && n < size)
+		snprintf(buf + n, size - n, ", %sdirty", part[c->dirty < c->mapped]);
+}
+
+/* Tool-tips: cells of a row that say the same share one. */
+static void tips(FILE *f, const struct see_picture *p, const struct see_slot *s, uint64_t bytes, unsigned cells, double y)
+{
+	char last[160] = "", words[160];
+
+	for (unsigned i = 0, first = 0; i <= cells; i++) {
+		gpa_t start = s->start + i * bytes, end = min_u64(start + bytes, s->start + s->size);
+		struct content c;
+
+		if (i < cells) {
+			look(p, s->as, start, end, &c);
+			cell_words(&c, end - start, words, sizeof(words));
+			if (i == first)
+				memcpy(last, words, sizeof(last));
+			if (i % COLUMNS && strcmp(words, last) == 0)
+				continue;
+		}
+		if (i > first) {
+			fprintf(f, "<rect x=\"%d\" y=\"%g\" width=\"%d\" height=\"%d\" fill-opacity=\"0\"><title>0x%llx-0x%llx: %s</title></rect>\n",
+				CELLS_X + (int)(first % COLUMNS) * (CELL + GAP), y + first / COLUMNS * (CELL + GAP),
+				(int)(i - first) * (CELL + GAP), CELL, (ull)(s->start + first * bytes),
+				(ull)min_u64(s->start + i * bytes, s->start + s->size), last);
+			first = i;
+			memcpy(last, words, sizeof(last));
+		}
+	}
+}
+
 /* The next section's y. */
 static double section(FILE *f, const struct see_picture *p, const struct see_slot *s, double y)
 {
@@ -200,6 +260,7 @@ static double section(FILE *f, const struct see_picture *p, const struct see_slo
 		}
 		fputs("\"/>\n", f);
 	}
+	tips(f, p, s, bytes, cells, y);
 	return y + tall + 16;
 }
 
@@ -264,10 +325,14 @@ static void title(FILE *f, const struct see_picture *p)
 	char line[200], all[24], mapped[24], dirty[24];
 	struct content c, sum = { 0 };
 	uint64_t bytes = 0;
+	unsigned nr_slots = 0;
 
 	for (unsigned i = 0; i < p->nr_slots; i++) {
 		const struct see_slot *s = &p->slot[i];
 
+		if (!counted(p, s))
+			continue;
+		nr_slots++;
 		look(p, s->as, s->start, s->start + s->size, &c);
 		bytes += s->size;
 		sum.mapped += c.mapped;
@@ -278,7 +343,7 @@ static void title(FILE *f, const struct see_picture *p)
 	snprintf(line, sizeof(line), "Guest-physical memory of VM %llu, process %d", (ull)p->vm, (int)p->pid);
 	text(f, 24, 36, "h", "start", line);
 	snprintf(line, sizeof(line), "%s in %u memslot%s; %s of it mapped by the EPT: %llu leaves of 1 GiB, %llu of 2 MiB, %llu of 4 KiB; %s dirty",
-		 about(bytes, all, sizeof(all)), p->nr_slots, p->nr_slots == 1 ? "" : "s",
+		 about(bytes, all, sizeof(all)), nr_slots, nr_slots == 1 ? "" : "s",
 		 about(sum.mapped, mapped, sizeof(mapped)),
 		 (ull)(sum.by_size[SIZE_1G] >> 30), (ull)(sum.by_size[SIZE_2M] >> 21),
 		 (ull)(sum.by_size[SIZE_4K] >> 12), about(sum.dirty, dirty, sizeof(dirty)));

@@ -99,10 +99,39 @@ static int by_start(const void *a, const void *b)
 	return x->as != y->as ? x->as - y->as : (x->start > y->start) - (x->start < y->start);
 }
 
-static void sort_runs(struct see_picture *p)
+/* Where the part of r that is in one slot, or in none, ends. */
+static gpa_t end_of_part(const struct see_picture *p, const struct see_run *r)
 {
+	const struct see_slot *s = see_find_slot(p, r->as, r->start);
+	gpa_t end = s ? min_u64(r->end, s->start + s->size) : r->end;
+
+	for (unsigned i = 0; !s && i < p->nr_slots; i++)
+		if (p->slot[i].as == r->as && p->slot[i].start > r->start)
+			end = min_u64(end, p->slot[i].start);
+	return end;
+}
+
+/* In order of address, and none is in two slots: like leaves run on where slots meet. */
+static bool sort_runs(struct see_picture *p)
+{
+	for (unsigned i = 0; i < p->nr_runs; i++) {
+		struct see_run rest = p->run[i], *n;
+		gpa_t end = end_of_part(p, &rest);
+
+		if (end == rest.end)
+			continue;
+		p->run[i].end = end;
+		if (!rest.mmio)
+			rest.entry += end - rest.start;
+		rest.start = end;
+		n = grow((void **)&p->run, &p->nr_runs, sizeof(*n)); /* looked at in its turn */
+		if (!n)
+			return false;
+		*n = rest;
+	}
 	if (p->nr_runs)
 		qsort(p->run, p->nr_runs, sizeof(*p->run), by_start);
+	return true;
 }
 
 bool see_take(pid_t pid, uint64_t vm, struct see_picture *p)
@@ -117,11 +146,10 @@ bool see_take(pid_t pid, uint64_t vm, struct see_picture *p)
 		free(slots);
 		return false;
 	}
-	if (!take_text(p, slots) || !take_text(p, ept)) {
+	if (!take_text(p, slots) || !take_text(p, ept) || !sort_runs(p)) {
 		see_free(p);
 		return see_fail("%s", strerror(ENOMEM));
 	}
-	sort_runs(p);
 	return true;
 }
 
@@ -209,7 +237,10 @@ bool see_read_file(const char *path, struct see_picture *p)
 		see_free(p);
 		return see_fail("%s: not written by `userkvm ept dump`", path);
 	}
-	sort_runs(p);
+	if (!sort_runs(p)) {
+		see_free(p);
+		return see_fail("%s", strerror(ENOMEM));
+	}
 	return true;
 }
 
