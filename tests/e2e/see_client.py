@@ -4,6 +4,8 @@ A 32-bit guest with paging: 0-4 MiB identity; page 0x400000 read-only and page
 0x401000 absent in the guest's own tables. Memslots: 0 plain, 1 read-only,
 2 with a dirty log. Each `run` is one round of the guest's loop. With WIDE in the
 environment CPUID says 52 bits of guest-physical address, and slot 3 is at bit 50.
+With LONG the guest is a 64-bit one, its first 2 MiB mapped one to one by 4 KiB pages, and slots
+5 and 6 are halves of one mapping, beside each other and touched.
 """
 import ctypes
 import fcntl
@@ -45,6 +47,28 @@ def flat_mode(vcpu):
     fcntl.ioctl(vcpu, KVM_SET_REGS, struct.pack("<18Q", *[0] * 16, 0x1000, 2))
 
 
+def long_mode(vm, vcpu):
+    for table, entry in ((0x8000, 0x9003), (0x9000, 0xA003), (0xA000, 0xB003)):
+        ram[table:table + 8] = struct.pack("<Q", entry)
+    ram[0xB000:0xC000] = b"".join(struct.pack("<Q", i << 12 | 3) for i in range(512))
+    ram[0x7000:0x7004] = bytes.fromhex("e610ebfc")  # out 0x10, al; again
+    s = bytearray(312)
+    fcntl.ioctl(vcpu, KVM_GET_SREGS, s)
+    for i, kind in enumerate([11, 3, 3, 3, 3, 3]):
+        struct.pack_into("<QIHBBBBBBBBBB", s, i * 24, 0, 0xFFFFFFFF, 8 if i == 0 else 16, kind, 1, 0, i > 0, 1, i == 0, 1, 0, 0, 0)
+    struct.pack_into("<QQQQQQ", s, 224, 0x80010011, 0, 0x8000, 0x20, 0, 0x500)  # cr0, cr2, cr3, cr4 PAE, cr8, efer LME LMA
+    fcntl.ioctl(vcpu, KVM_SET_SREGS, bytes(s))
+    fcntl.ioctl(vcpu, KVM_SET_REGS, struct.pack("<18Q", *[0] * 16, 0x7000, 2))
+    both = mmap.mmap(-1, 0x20000)
+    hva = ctypes.addressof(ctypes.c_char.from_buffer(both))
+    memory.append((both, hva))
+    for number in (5, 6):
+        at = (number - 5) * 0x10000
+        fcntl.ioctl(vm, KVM_SET_USER_MEMORY_REGION, struct.pack("IIQQQ", number, 0, 0x400000 + at, 0x10000, hva + at))
+    both[:] = bytes(0x20000)
+    fcntl.ioctl(vcpu, KVM_PRE_FAULT_MEMORY, bytearray(struct.pack("<QQQ40x", 0x400000, 0x20000, 0)))
+
+
 def wide(kvm, vm, vcpu):
     cpuid = bytearray(8 + 256 * 40)
     struct.pack_into("<I", cpuid, 0, 256)
@@ -70,6 +94,8 @@ ram[0x3000:0x3004] = struct.pack("<I", 0x10001)
 vcpu = fcntl.ioctl(vm, KVM_CREATE_VCPU, 0)
 run = mmap.mmap(vcpu, fcntl.ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0))
 flat_mode(vcpu)
+if os.environ.get("LONG"):
+    long_mode(vm, vcpu)
 if os.environ.get("WIDE"):
     wide(kvm, vm, vcpu)
 print("ready", flush=True)

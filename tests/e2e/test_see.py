@@ -133,6 +133,53 @@ def two_dimensional_walk_shows_both_tables():
         assert out.count("PML4E") == 3, "three guest-physical addresses, three walks of the EPT\n" + out
 
 
+def grid_numbers_the_24_references_of_the_longest_walk():
+    with Client(LONG="1") as c:
+        c.run()
+        g = json.loads(ask("ept", "walk", "--gva", "--grid", "--json", c.pid, "0x7000"))
+        refs = g["references"]
+        assert [r["number"] for r in refs] == list(range(1, 25)), refs
+        rows = [[r for r in refs if r["of"] == of] for of in ("PML4E", "PDPTE", "PDE", "PTE", "page")]
+        assert [[r["entry_of"] for r in row] for row in rows] == [["ept"] * 4 + ["guest"]] * 4 + [["ept"] * 4], rows
+        assert [row[4]["at"] for row in rows[:4]] == [0x8000, 0x9000, 0xA000, 0xB038] and rows[4][0]["gpa"] == 0x7000, rows
+        # the root's first entry is read five times, and four times it is the same
+        assert [row[0]["same_as"] for row in rows] == [0, 1, 1, 1, 1], rows
+        for r in refs:  # an entry is where the one before it leads to
+            before = refs[r["number"] - 2]
+            if r["number"] > 1 and r["entry_of"] == "ept" and before["entry_of"] == "ept" and before["gpa"] == r["gpa"]:
+                assert r["at"] == (before["entry"] & 0xFFFFFFFFFF000) + 8 * r["index"], (before, r)
+        out = ask("ept", "walk", "--gva", "--grid", "-o", path("grid.svg"), c.pid, "0x7000")
+        assert out == "" and "24 references; 12 of them" in ask("ept", "walk", "--gva", "--grid", c.pid, "0x7000")
+        texts = [t.text for t in xml.etree.ElementTree.parse(path("grid.svg")).iter("{http://www.w3.org/2000/svg}text")]
+        assert {str(n) for n in range(1, 25)} <= set(texts) and "EPT PML4E" in texts, texts
+        for command in ("walk", "explain"):
+            out = ask("ept", command, "--gva", c.pid, "0x8000_0000_0000".replace("_", ""))
+            assert "not canonical" in out and "#GP" in out and "PML4E" not in out, out
+        assert "/dev/full: No space left" in refused("ept", "walk", "--gva", "--grid", "-o", "/dev/full", c.pid, "0x7000")
+        # one mapping in two slots: no line crosses from one to the other
+        dump = ask("ept", "dump", c.pid)
+        assert re.search(r"^0x000000400000-0x000000410000 .* slot 5$", dump, re.M) and re.search(r"^0x000000410000-0x000000420000 .* slot 6$", dump, re.M), dump
+
+
+def a_process_in_another_network_namespace_answers():
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode:
+        raise tap.Skip("unshare -n: not allowed here")
+    for namespaces in (["-n"], ["-n", "-p", "-f"]):
+        p = subprocess.Popen(["unshare", *namespaces, USERKVM, "run", "--", sys.executable, os.path.join(HERE, "see_client.py")],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert p.stdout.readline() == "ready\n"
+        pid = str(p.pid)
+        if "-f" in namespaces:
+            pid = open(f"/proc/{pid}/task/{pid}/children").read().split()[0]
+        assert "memslots" in ask("ept", "dump", pid)
+        if os.geteuid() == 0:
+            out, status = tap.run("setpriv", f"--reuid={NOBODY}", "--clear-groups", USERKVM, "ept", "dump", pid)
+            assert status == 1 and out.count("\n") == 1 and "not permitted" in out, out
+        p.stdin.close()
+        p.stdout.close()
+        p.wait(60 * tap.PATIENCE)
+
+
 def explain_names_the_bit_the_slot_and_the_mapping():
     with Client() as c:
         c.run()
@@ -250,6 +297,13 @@ def map_is_well_formed_and_shows_every_slot():
             assert want in words, words
         drawn = {p.get("fill") for p in root.iter("{http://www.w3.org/2000/svg}path") if p.get("d")}
         assert "#e8a33d" in drawn and "url(#ro)" in drawn, drawn
+        tips = [t.text for t in root.iter("{http://www.w3.org/2000/svg}title")]
+        assert "0x1000-0x3000: 4 KiB pages, accessed, dirty" in tips and "0x201000-0x210000: not mapped yet" in tips, tips
+        # SMM's slots are the normal ones again: they are counted once
+        dump = ask("ept", "dump", c.pid)
+        with open(path("smm.txt"), "w") as f:
+            f.write(dump + re.search(r"^slot 0 .*\n", dump, re.M)[0].replace("as 0", "as 1"))
+        assert ask("ept", "map", path("smm.txt")).split("in ")[1].startswith("3 memslots")
 
 
 def core_file(c):
@@ -647,6 +701,7 @@ def a_kernel_boots_while_everything_is_looked_at():
 
 
 cases = (dump_json_agrees_with_slots_and_counters, walk_ends_at_the_clients_memory, five_levels_are_shown, two_dimensional_walk_shows_both_tables,
+         grid_numbers_the_24_references_of_the_longest_walk, a_process_in_another_network_namespace_answers,
          explain_names_the_bit_the_slot_and_the_mapping, explain_names_write_protection_of_the_dirty_log,
          shadow_paging_has_no_ept_to_look_at, explain_notices_what_the_client_unmapped,
          diff_shows_what_a_round_of_the_guest_changed, idle_memory_by_accessed_bits,

@@ -8,11 +8,12 @@
 #include "tools/see/see.h"
 #include "tools/userkvm/commands.h"
 
-enum { JSON, OUTPUT, GVA, VCPU, USER, VM, AS, INTERVAL, CORE };
+enum { JSON, OUTPUT, GVA, GRID, VCPU, USER, VM, AS, INTERVAL, CORE };
 static const struct cli_option option_rows[] = {
-	[JSON] = { "json", 0, NULL, "dump: as JSON" },
-	[OUTPUT] = { "output", 'o', "FILE", "dump, map: to FILE" },
+	[JSON] = { "json", 0, NULL, "dump, walk --grid: as JSON" },
+	[OUTPUT] = { "output", 'o', "FILE", "dump, map, walk --grid (a picture): to FILE" },
 	[GVA] = { "gva", 0, NULL, "walk, explain: ADDRESS is guest-virtual" },
+	[GRID] = { "grid", 0, NULL, "walk --gva: the references, numbered, as a grid" },
 	[VCPU] = { "vcpu", 0, "N", "... as vCPU N sees it (default 0)" },
 	[USER] = { "user", 0, NULL, "explain: an access of the guest's user mode" },
 	[VM] = { "vm", 0, "N", "the process's N-th VM (default: the oldest)" },
@@ -27,7 +28,7 @@ const struct cli cli_ept = {
 	.name = "userkvm ept",
 	.what = "look at the extended page tables of a running VM",
 	.synopsis = "userkvm ept dump    [--json] [-o FILE] PID\n"
-		    "       userkvm ept walk    [--gva [--vcpu N]] [--as N] PID ADDRESS\n"
+		    "       userkvm ept walk    [--gva [--vcpu N] [--grid [--json] [-o FILE.svg]]] [--as N] PID ADDRESS\n"
 		    "       userkvm ept explain [--gva [--vcpu N] [--user]] [--as N] PID ADDRESS [r|w|x]\n"
 		    "       userkvm ept diff    [--interval SECONDS] PID | FILE FILE\n"
 		    "       userkvm ept idle    [--interval SECONDS] PID\n"
@@ -69,6 +70,7 @@ static int take(void *arg, int option, const char *value)
 	switch (option) {
 	case JSON: o->json = true; return 0;
 	case GVA: o->gva = true; return 0;
+	case GRID: o->grid = true; return 0;
 	case USER: o->user = true; return 0;
 	case OUTPUT: o->output = value; return 0;
 	case CORE: return see_open_core(value) ? 0 : 1;

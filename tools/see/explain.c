@@ -290,12 +290,8 @@ static int explain_guest(struct see_options *o, const struct access *a, gva_t gv
 		return -1;
 	if (!w->mode)
 		return 0;
-	if (w->mode == 4 && (int64_t)(gva << 16) >> 16 != (int64_t)gva) {
-		printf("%s guest-virtual 0x%llx is refused by the processor: bits 63 to 47 differ, the address is not "
-		       "canonical; the guest takes #GP (#SS through the stack), no page table is asked.\n",
-		       a->noun, (ull)gva);
+	if (!see_guest_address(w, gva, a->noun))
 		return 1;
-	}
 	why = refused(w, a, o->user, &at);
 	if (!why && w->end == SEE_UNREADABLE) {
 		printf("%s guest-virtual 0x%llx makes the processor read a page-table entry at guest-physical "

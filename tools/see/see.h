@@ -109,7 +109,7 @@ const char *see_slot_flags(unsigned flags);
 struct see_options {
 	pid_t pid;
 	uint64_t vm;
-	bool json, gva, user;
+	bool json, gva, user, grid;
 	int as;
 	unsigned vcpu;
 	double interval;
@@ -157,5 +157,9 @@ struct see_guest_walk {
 };
 bool see_ask_walk(const struct see_options *o, gpa_t gpa, struct see_steps *s);
 bool see_ask_guest_walk(const struct see_options *o, gva_t gva, struct see_guest_walk *w);
+/* False, and told: an address that no table of the mode is asked about. */
+bool see_guest_address(const struct see_guest_walk *w, gva_t gva, const char *noun);
+/* grid.c: a walk as its numbered references. */
+int see_grid(const struct see_options *o, gva_t gva, const struct see_guest_walk *w);
 
 #endif

@@ -9,6 +9,7 @@
 #include "mmu/spte.h"
 #include "sdm/paging.h"
 #include "tools/see/see.h"
+#include "tools/userkvm/options.h"
 
 /* --- replies into structures --- */
 
@@ -147,17 +148,37 @@ static void print_eptp(const struct see_root *root)
 		       (ull)root->hpa, root->level, root->ad ? "on" : "off");
 }
 
+bool see_guest_address(const struct see_guest_walk *w, gva_t gva, const char *noun)
+{
+	unsigned top = w->mode == 5 ? 56 : 47, unused = 63 - top;
+
+	if (w->mode < 4 && gva >> 32) {
+		printf("%s guest-virtual 0x%llx: the guest is not in 64-bit mode, its linear addresses have 32 bits.\n", noun, (ull)gva);
+		return false;
+	}
+	if (w->mode < 4 || (int64_t)(gva << unused) >> unused == (int64_t)gva)
+		return true;
+	printf("%s guest-virtual 0x%llx is refused by the processor: bits 63 to %u differ, the address is not "
+	       "canonical; the guest takes #GP (#SS through the stack), no page table is asked.\n",
+	       noun, (ull)gva, top);
+	return false;
+}
+
 static int walk_gva(struct see_options *o, gva_t gva)
 {
-	static const char *const mode[] = { "off", "?", "32-bit, 2 levels", "PAE, 3 levels", "4 levels" };
+	static const char *const mode[] = { "off", "?", "32-bit, 2 levels", "PAE, 3 levels", "4 levels", "5 levels" };
 	struct see_guest_walk w;
 
 	if (!see_ask_guest_walk(o, gva, &w))
 		return 1;
+	if (!see_guest_address(&w, gva, "An access to"))
+		return 0;
+	if (o->grid)
+		return see_grid(o, gva, &w);
 	printf("guest-virtual 0x%llx on vCPU %u of VM %llu, process %d\n", (ull)gva, o->vcpu, (ull)o->vm,
 	       (int)o->pid);
 	printf("guest paging %s: CR0 0x%llx CR3 0x%llx CR4 0x%llx EFER 0x%llx\n",
-	       mode[w.mode >= 0 && w.mode <= 4 ? w.mode : 1], (ull)w.cr0, (ull)w.cr3, (ull)w.cr4,
+	       mode[w.mode >= 0 && w.mode <= 5 ? w.mode : 1], (ull)w.cr0, (ull)w.cr3, (ull)w.cr4,
 	       (ull)w.efer);
 	print_eptp(w.nr && w.step[w.nr - 1].level ? &w.step[w.nr - 1].ept.root : &w.ept.root);
 	for (int i = 0; i < w.nr; i++) {
@@ -195,6 +216,10 @@ int see_walk(struct see_options *o)
 	struct see_steps s;
 	uint64_t addr;
 
+	if (o->grid && !o->gva)
+		return wrong_usage(see_command, "--grid is of a guest-virtual address: --gva");
+	if ((o->json || o->output) && !o->grid)
+		return wrong_usage(see_command, "walk: --json and -o are for --grid");
 	if (!see_number(o->arg[0], &addr) || !see_choose_vm(o->pid, &o->vm))
 		return 1;
 	if (o->gva)
