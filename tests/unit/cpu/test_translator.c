@@ -5,77 +5,15 @@
  *
  * main() chooses the engine; each test also passes under the other (ENGINE=interp).
  */
-#include "machine.h"
-
-#include "host/fault.h"
+#include "translator.h"
 
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
-#include <signal.h>
-#include <stddef.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#define STATE struct machine *t = *state
-#define GIB (1UL << 30)
-
-/* Guest code, as the assembler makes it; position-independent unless it says so. */
-#define GUEST(name, text)                                              \
-	extern const uint8_t name[], name##_end[];                     \
-	__asm__(".pushsection .rodata\n" #name ":\n.intel_syntax noprefix\n" \
-		text "\n.att_syntax\n" #name "_end:\n.popsection\n")
-#define PUT_AT(t, gpa, name) memcpy((t)->ram + (gpa), name, (size_t)(name##_end - name))
-
-/* Map one 4 KiB page; tables from 0x70000 on. */
-static void map(struct machine *t, gva_t gva, gpa_t gpa, uint64_t rights)
-{
-	uint64_t *next = guest64(t, 0x6fff8);
-	gpa_t table = GPA_PML4;
-
-	if (!*next)
-		*next = 0x70000;
-	for (int shift = 39; shift > 12; shift -= 9) {
-		uint64_t *e = guest64(t, table) + ((gva >> shift) & 511);
-
-		if (!(*e & PTE_P)) {
-			*e = *next | PTE_P | PTE_RW | PTE_US;
-			*next += 0x1000;
-		}
-		table = *e & GENMASK_ULL(51, 12);
-	}
-	guest64(t, table)[(gva >> 12) & 511] = gpa | rights;
-}
-#define RW (PTE_P | PTE_RW)
-
-/* cmocka takes the signals for itself before each test. */
-static struct sigaction ours[3];
-static const int signal_of[3] = { SIGSEGV, SIGFPE, SIGILL };
-
-static void signals_are_ours(void)
-{
-	for (int n = 0; n < 3; n++)
-		assert_int_equal(sigaction(signal_of[n], &ours[n], NULL), 0);
-}
-
-static uint64_t *reg(struct machine *t)
-{
-	return vmx_gprs(t->cpu);
-}
-
-static bool translating(struct machine *t)
-{
-	return t->cpu->jit;
-}
-
-static void expect_fault(struct machine *t, unsigned vector)
-{
-	W(EXCEPTION_BITMAP, ~0ULL & 0xffffffff);
-	assert_int_equal(go(t), EXIT_REASON_EXCEPTION_NMI);
-	assert_int_equal(R(t, VM_EXIT_INTR_INFO) & 0xff, vector);
-}
 
 /* --- addresses --- */
 
@@ -836,12 +774,5 @@ int main(void)
 		cmocka_unit_test(limit_of_file_sizes_is_none_of_code_memory),
 	};
 
-	if (host_fault_init())
-		return 1;
-	for (int n = 0; n < 3; n++)
-		if (sigaction(signal_of[n], NULL, &ours[n]))
-			return 1;
-	setenv("USERKVM_ENGINE", "jit", 0);
-	setenv("USERKVM_JIT", "threshold:1", 0);
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return TRANSLATOR_TESTS(tests);
 }
