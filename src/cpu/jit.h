@@ -147,9 +147,9 @@ struct cpu_jit {
 	uint32_t leave_at, ind_miss_at; /* offsets of stubs */
 
 	uint32_t threshold;
+	uint32_t room; /* bytes of code memory that have to be free before a unit is made */
 	uint32_t bisect_first, bisect_last;
 	bool check, dump, perf;
-	bool full;		/* drop everything before the next translation */
 	bool interpret;		/* the block at cs->rip, once */
 	uint32_t drops;		/* counts jit_drop_all() */
 	uint32_t made;		/* units, ever */

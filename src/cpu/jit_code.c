@@ -32,6 +32,8 @@
 #define JIT_BYTES PAGES(sizeof(struct cpu_jit))
 #define ALL_BYTES (CPU_BYTES + JIT_BYTES + JIT_CODE_BYTES)
 #define DEFAULT_THRESHOLD 64
+#define ROOM_FOR_A_UNIT (256u << 10) /* more than the largest needs */
+#define MIN_CACHE (32u << 10)
 
 /* The value of `name:` in USERKVM_JIT, behind the colon; NULL: not there. */
 static const char *option(const char *name)
@@ -60,6 +62,14 @@ static void read_options(struct cpu_jit *j)
 		j->bisect_first = (uint32_t)strtoul(range, &end, 0);
 		j->bisect_last = *end == '-' ? (uint32_t)strtoul(end + 1, NULL, 0) : ~0u;
 	}
+	s = option("cache");
+	if (s) {
+		uint64_t bytes = strtoul(s, &end, 0);
+
+		bytes <<= *end == 'k' ? 10 : *end == 'm' ? 20 : 0;
+		j->e.size = (uint32_t)min_u64(max_u64(bytes, MIN_CACHE), j->e.size);
+	}
+	j->room = (uint32_t)min_u64(ROOM_FOR_A_UNIT, j->e.size / 2);
 	j->check = params_has_word("USERKVM_JIT", "check");
 	j->dump = params_has_word("USERKVM_JIT", "dump");
 	j->perf = params_has_word("USERKVM_JIT", "perf");
@@ -311,6 +321,5 @@ void jit_drop_all(struct cpu_jit *j)
 	j->e.n = j->stubs_end;
 	j->e.full = false;
 	j->nr_units = j->nr_cells = j->nr_calls = j->nr_branches = j->bulk_used = 0;
-	j->full = false;
 	j->drops++;
 }

@@ -24,7 +24,6 @@
 #include <unistd.h>
 
 #define MAX_PATCHES (2 * JIT_MAX_BLOCKS)
-#define ROOM_FOR_A_UNIT (256u << 10)
 
 struct part {
 	struct cpu_block *block;
@@ -445,7 +444,7 @@ static bool room(const struct cpu_jit *j)
 	return j->nr_units < JIT_MAX_UNITS && j->nr_cells + 2 * JIT_MAX_BLOCKS < JIT_MAX_CELLS &&
 	       j->nr_calls + JIT_UNIT_CALLS < JIT_MAX_CALLS &&
 	       j->nr_branches + JIT_MAX_BLOCKS < JIT_MAX_UNITS &&
-	       j->e.size - j->e.n > ROOM_FOR_A_UNIT && JIT_BULK_BYTES - j->bulk_used > (64u << 10);
+	       j->e.size - j->e.n > j->room && JIT_BULK_BYTES - j->bulk_used > (64u << 10);
 }
 
 static int32_t branch_off(const struct part *p)
