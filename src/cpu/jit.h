@@ -49,6 +49,8 @@
 #define JIT_PAGE_KILLS 8 /* a page whose units died so often is interpreted */
 #define JIT_CROSSINGS 16 /* of a block, until its stack accesses are probed one by one */
 #define JIT_MAX_BLOCKS 16 /* of a unit */
+#define JIT_POOR 64
+#define JIT_FEW_INSNS 6 /* that the interpreter runs as fast as a unit is entered and left */
 #define JIT_NEVER 0xffffu /* cpu_block.heat: not to be translated */
 
 /* Needs for which the guest's FPU state has to be in the registers (invariant 7). */
@@ -82,6 +84,7 @@ struct jit_unit {
 	uint16_t page_off;   /* of its entry */
 	uint8_t needs, cls;
 	uint8_t flags_out;   /* live where it ends; of units of one block */
+	uint8_t poor;	     /* how often it was entered for little: jit_run.c; JIT_POOR: no more */
 	bool dead;
 };
 
@@ -147,6 +150,7 @@ struct cpu_jit {
 	uint32_t leave_at, ind_miss_at; /* offsets of stubs */
 
 	uint32_t threshold;
+	uint32_t least_before_leave; /* instructions of a unit that ends where the interpreter takes over */
 	uint32_t room; /* bytes of code memory that have to be free before a unit is made */
 	uint32_t bisect_first, bisect_last;
 	bool check, dump, perf;
@@ -197,8 +201,8 @@ struct jit_unit *jit_translate(struct vmx_cpu *cpu, struct cpu_block *b, struct 
 			       unsigned cls, uint8_t mode);
 
 /* --- jit_class.c --- */
-/* The class of the running code: of the world (VPID, EPTP) and the privilege. */
-unsigned jit_class_now(struct vmx_cpu *cpu);
+/* The world (VPID, EPTP) that runs: classes 2 * world (supervisor) and 2 * world + 1 are its. */
+unsigned jit_world_now(struct vmx_cpu *cpu);
 /* Take ownership; resets the class where the owner was another. */
 void jit_own(struct vmx_cpu *cpu, unsigned cls, uint8_t mode);
 void jit_class_reset(struct cpu_jit *j, struct jit_class *c);

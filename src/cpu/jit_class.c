@@ -94,7 +94,7 @@ void jit_forget_all(struct cpu_jit *j)
 
 /* --- owners --- */
 
-static unsigned world_now(struct vmx_cpu *cpu)
+unsigned jit_world_now(struct vmx_cpu *cpu)
 {
 	struct cpu_jit *j = cpu->jit;
 	struct jit_world *w = &j->world[j->cur_world];
@@ -106,11 +106,6 @@ static unsigned world_now(struct vmx_cpu *cpu)
 	if (w->vpid != cpu->vpid || w->eptp != cpu->eptp)
 		*w = (struct jit_world){ .vpid = cpu->vpid, .eptp = cpu->eptp };
 	return j->cur_world;
-}
-
-unsigned jit_class_now(struct vmx_cpu *cpu)
-{
-	return world_now(cpu) * 2 + (cpu->cs.cpl == 3);
 }
 
 static uint32_t code_gen(const struct tlb_context *c, unsigned cls)

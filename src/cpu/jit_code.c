@@ -32,6 +32,7 @@
 #define JIT_BYTES PAGES(sizeof(struct cpu_jit))
 #define ALL_BYTES (CPU_BYTES + JIT_BYTES + JIT_CODE_BYTES)
 #define DEFAULT_THRESHOLD 64
+#define LEAST_BEFORE_LEAVE JIT_FEW_INSNS
 #define ROOM_FOR_A_UNIT (256u << 10) /* more than the largest needs */
 #define MIN_CACHE (32u << 10)
 
@@ -57,6 +58,7 @@ static void read_options(struct cpu_jit *j)
 
 	j->threshold = s ? (uint32_t)strtoul(s, NULL, 0) : DEFAULT_THRESHOLD;
 	j->threshold = j->threshold ? j->threshold : 1;
+	j->least_before_leave = j->threshold > 1 ? LEAST_BEFORE_LEAVE : 1; /* tests want all there is */
 	j->bisect_last = ~0u;
 	if (range) {
 		j->bisect_first = (uint32_t)strtoul(range, &end, 0);

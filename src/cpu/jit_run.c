@@ -109,6 +109,17 @@ static bool usable(struct vmx_cpu *cpu, struct jit_unit *u, unsigned cls, uint8_
 	return !u->dead;
 }
 
+/*
+ * A short unit led straight to an instruction that is never translated: the interpreter would have been as
+ * fast with both. If that is what always happens (a loop of system calls), the dispatcher enters it no more;
+ * other units may still lead to it.
+ */
+static void note_poor(struct jit_unit *u)
+{
+	if (u->poor < JIT_POOR && u->nr_places <= JIT_FEW_INSNS)
+		u->poor++;
+}
+
 static uint32_t enter(struct vmx_cpu *cpu, struct jit_unit *u, unsigned cls, struct cpu_block *b)
 {
 	struct cpu_state *cs = &cpu->cs;
@@ -162,9 +173,11 @@ void cpu_jit_run_blocks(struct vmx_cpu *cpu)
 	struct cpu_jit *j = cpu->jit;
 	struct cpu_block *b = NULL;
 	struct jit_cell *cell = NULL;
+	struct jit_unit *left = NULL; /* alone, through an unbound cell */
 	bool indirect = false, skip = j->interpret;
 	uint8_t mode = jit_mode(cpu);
-	unsigned cls = jit_class_now(cpu);
+	const unsigned world = jit_world_now(cpu) * 2; /* VM entry alone chooses VPID and EPTP */
+	unsigned cls = world + (cs->cpl == 3);
 	uint32_t drops = j->drops, budget = cpu_timer_budget(cpu);
 
 	j->interpret = false;
@@ -185,9 +198,13 @@ void cpu_jit_run_blocks(struct vmx_cpu *cpu)
 			u = b->unit[cls];
 			if (!u)
 				u = warm(cpu, b, cls, mode);
-			if (u && unlikely(!usable(cpu, u, cls, mode)))
+			if (u && (unlikely(u->poor == JIT_POOR && !cell && !indirect) ||
+				  unlikely(!usable(cpu, u, cls, mode))))
 				u = NULL;
 		}
+		if (left && !u && b->heat == JIT_NEVER)
+			note_poor(left);
+		left = NULL;
 		if (u) {
 			if (cell && drops == j->drops && !j->check)
 				jit_bind(cpu, cell, u);
@@ -201,7 +218,10 @@ void cpu_jit_run_blocks(struct vmx_cpu *cpu)
 			if (why >= JIT_EXIT_CELL) {
 				cell = &j->cells[why - JIT_EXIT_CELL];
 				cs->rip = cs->page_lin + cell->off;
+				left = cell->from == u ? u : NULL;
 				if (cell->leaves) {
+					if (left)
+						note_poor(left);
 					cell = NULL;
 					skip = true;
 				}
@@ -220,7 +240,7 @@ void cpu_jit_run_blocks(struct vmx_cpu *cpu)
 			if (cpu_need_care(cpu))
 				return;
 			mode = jit_mode(cpu);
-			cls = jit_class_now(cpu);
+			cls = world + (cs->cpl == 3);
 			continue;
 		}
 		cell = NULL;
@@ -232,7 +252,7 @@ void cpu_jit_run_blocks(struct vmx_cpu *cpu)
 			if (cpu_need_care(cpu))
 				return;
 			mode = jit_mode(cpu);
-			cls = jit_class_now(cpu);
+			cls = world + (cs->cpl == 3);
 		}
 		if (unlikely(--budget == 0)) {
 			if (cpu_timer_expired(cpu))

@@ -473,14 +473,18 @@ static void form(struct forming *f, struct cpu_block *b)
 		}
 }
 
+/*
+ * The way in and out of a unit costs as much as the interpreter takes for some instructions: code
+ * between two system instructions is often shorter.
+ */
 static bool worth_it(const struct forming *f)
 {
 	const struct part *p = &f->part[0];
+	unsigned emitted = 0;
 
 	for (unsigned n = 0; n < p->nr; n++)
-		if (p->insn[n].kind == JIT_EMIT)
-			return p->insn[0].kind != JIT_LEAVE;
-	return false;
+		emitted += p->insn[n].kind == JIT_EMIT;
+	return emitted >= (p->end == JIT_END_LEAVE ? f->j->least_before_leave : 1) && p->insn[0].kind != JIT_LEAVE;
 }
 
 static uint8_t needs(const struct forming *f)
