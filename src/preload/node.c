@@ -19,7 +19,6 @@
 #include <sys/sysmacros.h>
 #include <sys/time.h>
 #include <sys/types.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 #include <utime.h>
 
@@ -103,7 +102,7 @@ static void changed(void)
 	clock_gettime(CLOCK_REALTIME, &node.ctime);
 }
 
-static int change_mode(mode_t mode)
+int preload_node_set_mode(mode_t mode)
 {
 	if (geteuid() != 0 && geteuid() != node.uid)
 		return fail(EPERM);
@@ -132,17 +131,17 @@ static int change_owner(uid_t uid, gid_t gid)
 
 EXPORT int chmod(const char *path, mode_t mode)
 {
-	return is_node(path) ? change_mode(mode) : REAL(chmod)(path, mode);
+	return is_node(path) ? preload_node_set_mode(mode) : REAL(chmod)(path, mode);
 }
 
 EXPORT int lchmod(const char *path, mode_t mode)
 {
-	return is_node(path) ? change_mode(mode) : REAL(lchmod)(path, mode);
+	return is_node(path) ? preload_node_set_mode(mode) : REAL(lchmod)(path, mode);
 }
 
 EXPORT int fchmodat(int dirfd, const char *path, mode_t mode, int flags)
 {
-	return preload_is_dev_kvm_at(dirfd, path) ? change_mode(mode) : REAL(fchmodat)(dirfd, path, mode, flags);
+	return preload_is_dev_kvm_at(dirfd, path) ? preload_node_set_mode(mode) : REAL(fchmodat)(dirfd, path, mode, flags);
 }
 
 EXPORT int chown(const char *path, uid_t uid, gid_t gid)
@@ -216,40 +215,6 @@ EXPORT int utime(const char *path, const struct utimbuf *t)
 
 	return is_node(path) ? change_times_us(t ? tv : NULL) : REAL(utime)(path, t);
 }
-
-/* --- extended attributes: there are none, and nodes take none of users --- */
-
-#define DEFINE_GETXATTR(name)                                                                    \
-	EXPORT ssize_t name(const char *path, const char *key, void *value, size_t size)         \
-	{                                                                                        \
-		return is_node(path) ? fail(ENODATA) : REAL(name)(path, key, value, size);       \
-	}
-DEFINE_GETXATTR(getxattr)
-DEFINE_GETXATTR(lgetxattr)
-
-#define DEFINE_LISTXATTR(name)                                                                   \
-	EXPORT ssize_t name(const char *path, char *list, size_t size)                           \
-	{                                                                                        \
-		return is_node(path) ? 0 : REAL(name)(path, list, size);                         \
-	}
-DEFINE_LISTXATTR(listxattr)
-DEFINE_LISTXATTR(llistxattr)
-
-#define DEFINE_SETXATTR(name)                                                                           \
-	EXPORT int name(const char *path, const char *key, const void *value, size_t size, int flags)   \
-	{                                                                                               \
-		return is_node(path) ? fail(EPERM) : REAL(name)(path, key, value, size, flags);         \
-	}
-DEFINE_SETXATTR(setxattr)
-DEFINE_SETXATTR(lsetxattr)
-
-#define DEFINE_REMOVEXATTR(name)                                                                 \
-	EXPORT int name(const char *path, const char *key)                                       \
-	{                                                                                        \
-		return is_node(path) ? fail(ENODATA) : REAL(name)(path, key);                    \
-	}
-DEFINE_REMOVEXATTR(removexattr)
-DEFINE_REMOVEXATTR(lremovexattr)
 
 /* --- names --- */
 

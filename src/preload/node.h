@@ -1,5 +1,5 @@
 /*
- * /dev/kvm as a device node (node.c), and the files beside it (host_files.c).
+ * /dev/kvm as a device node (node.c, node_xattr.c), and the files beside it (host_files.c).
  */
 #ifndef USERKVM_PRELOAD_NODE_H
 #define USERKVM_PRELOAD_NODE_H
@@ -14,6 +14,8 @@
 /* "/dev/kvm", or "kvm" where dirfd is /dev (or the working directory, for AT_FDCWD). NULL is not. */
 bool preload_is_dev_kvm_at(int dirfd, const char *path);
 void preload_node_stat(struct stat *st);
+/* As chmod(2): 0, or -1 with errno. */
+int preload_node_set_mode(mode_t mode);
 
 /*
  * The files of a host with VMX (host_files.c): a descriptor, -1 with errno, or PRELOAD_NOT_OURS; and what such a

@@ -84,6 +84,35 @@ exit $status
     assert (out, status) == ("", 0), (out, status)
 
 
+def device_node_has_an_access_list_and_attributes():
+    """As a machine's manager copies them. What root sets is seen in the process, and users' attributes are refused."""
+    out, status = python("""
+import os, struct
+path = "/dev/kvm"
+def entries(*all): return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *e) for e in all)
+def refused(f, *a):
+    try: f(*a)
+    except OSError as e: return e.errno
+own, group, other = (1, 6, 2**32 - 1), (4, 4, 2**32 - 1), (32, 0, 2**32 - 1)
+acl = "system.posix_acl_access"
+print(os.listxattr(path), refused(os.getxattr, path, acl), refused(os.setxattr, path, "user.x", b"1"))
+if os.geteuid() == 0:
+    os.setxattr(path, acl, entries(own, group, other))
+    print(oct(os.stat(path).st_mode), refused(os.getxattr, path, acl))
+    named = entries(own, (2, 6, 77), group, (16, 6, 2**32 - 1), other)
+    os.setxattr(path, acl, named)
+    print(oct(os.stat(path).st_mode), os.getxattr(path, acl) == named, os.listxattr(path))
+    os.removexattr(path, acl)
+    os.setxattr(path, "trusted.note", b"abc", os.XATTR_CREATE)
+    print(os.listxattr(path), os.getxattr(path, "trusted.note"), refused(os.setxattr, path, "trusted.note", b"", os.XATTR_CREATE))
+""")
+    root = """0o20640 61
+0o20660 True ['system.posix_acl_access']
+['trusted.note'] b'abc' 17
+""" if os.geteuid() == 0 else ""
+    assert (out, status) == ("[] 61 1\n" + root, 0), out
+
+
 def host_looks_like_one_with_vmx():
     """Programs look for it before they open /dev/kvm."""
     look = r"""
@@ -177,5 +206,5 @@ print(call(16, k, 0xAE00, 0), call(16, vm, 0xAE41, 0) > vm, call(3, vm), call(16
     assert status == 0 and "12 True 0 -1 True\n" in out and "KVM_CREATE_VM, 0) = " in out and "KVM_CREATE_VCPU, 0) = " in out, out
 
 
-CASES = (calls_by_number_are_served, memcheck_sees_the_clients_heap_and_runs_its_guest, clients_with_sanitizers_start_without_settings, programs_that_are_not_served_are_told, host_looks_like_one_with_vmx, device_node_is_one_to_programs_that_only_look, python_keeps_its_kvm_through_subprocess, debugger_inside_runs_a_client, debugger_outside_runs_a_client)
+CASES = (device_node_has_an_access_list_and_attributes, calls_by_number_are_served, memcheck_sees_the_clients_heap_and_runs_its_guest, clients_with_sanitizers_start_without_settings, programs_that_are_not_served_are_told, host_looks_like_one_with_vmx, device_node_is_one_to_programs_that_only_look, python_keeps_its_kvm_through_subprocess, debugger_inside_runs_a_client, debugger_outside_runs_a_client)
 tap.select(CASES, (), sys.argv[3:])
