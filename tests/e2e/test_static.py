@@ -2,7 +2,6 @@
 
 usage: test_static.py USERKVM BUILD [all]
 """
-import ctypes
 import os
 import shutil
 import signal
@@ -13,6 +12,7 @@ import tempfile
 import time
 
 import tap
+from lesser_kernel import without
 
 USERKVM, BUILD = (os.path.abspath(x) for x in sys.argv[1:3])
 SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "static")
@@ -279,27 +279,6 @@ def set_user_id_program_is_refused_in_a_line():
     os.chmod(program, 0o4755)
     out, status = run(program)
     assert status == 126 and "other rights" in one_line(out), out
-
-
-def without(*calls):
-    """For a child: these (number, first argument or None) fail with EINVAL, as on a kernel without them."""
-    code = []
-    load, jump, ret = 0x20, 0x15, 0x06
-    for nr, first in calls:
-        code.append((load, 0, 0, 0))
-        code.append((jump, 0, 1 if first is None else 3, nr))
-        if first is not None:
-            code += [(load, 0, 0, 16), (jump, 0, 1, first)]
-        code.append((ret, 0, 0, 0x00050000 | 22))
-    code.append((ret, 0, 0, 0x7FFF0000))
-    raw = b"".join(struct.pack("<HBBI", *c) for c in code)
-
-    def install():
-        libc = ctypes.CDLL(None)
-        buf = ctypes.create_string_buffer(raw)
-        prog = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", len(code), ctypes.addressof(buf)))
-        assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, prog, 0, 0) == 0
-    return install
 
 
 DISPATCH, SECCOMP = (157, 59), (317, None)
