@@ -153,6 +153,8 @@ bool abi_page_idle_io(int fd, const struct abi_page_idle_call *c, ssize_t *resul
 /* A KVM_RUN on this vCPU's descriptor ends with -EINTR, if there is one. Any thread. */
 void abi_interrupt_run(int fd);
 
+/* Why this host cannot confine vCPUs' threads, in words; NULL: it can (host/confine.h). */
+const char *abi_confine_fault(void);
 /*
  * What is wrong with a list of USERKVM_INJECT's rules (abi/inject.h), in words in buf; NULL: nothing. For the
  * command, which refuses it before a client starts. Any thread.

@@ -30,6 +30,7 @@
 #include "abi/strace.h"
 #include "emulate/emulate.h"
 #include "host/client_threads.h"
+#include "host/confine.h"
 #include "host/fault.h"
 #include "host/fault_mask.h"
 #include "host/memory.h"
@@ -179,6 +180,7 @@ static long open_system(const char *path, int flags)
 	r = host_fault_init();
 	if (r)
 		return r;
+	host_confine_init();
 	emulate_init();
 	hyperv_init();
 	kvm_x86_init();
@@ -448,6 +450,11 @@ int abi_copy_out(void *to_client, const void *from, size_t n)
 	if (unlikely(shut))
 		host_fault_shut(shut);
 	return r;
+}
+
+USERKVM_EXPORT const char *abi_confine_fault(void)
+{
+	return host_confine_fault();
 }
 
 void abi_owns_sigaction(void)

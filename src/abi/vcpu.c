@@ -6,6 +6,7 @@
 
 #include "abi/abi.h"
 #include "abi/internal.h"
+#include "host/confine.h"
 #include "host/fault.h"
 #include "host/service.h"
 #include "lib/error.h"
@@ -27,8 +28,10 @@ bool abi_hold_signal(int signo, siginfo_t *si, ucontext_t *uc, bool has_handler)
 
 static long run(struct abi_call *c)
 {
-	int r;
+	int r = host_confine_thread();
 
+	if (r)
+		return r;
 	if (!c->vcpu->run->immediate_exit)
 		c->vcpu->arch->has_run = true;
 	kvm_msr_filter_sync(c->vcpu);

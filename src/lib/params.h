@@ -51,6 +51,7 @@ bool params_get_string(const char *name, char *value, size_t size);
 	X(USERKVM_ENGINE, "interp,jit")                 \
 	X(USERKVM_LOG, "errors,info,debug")             \
 	X(USERKVM_CHECK, "0,1,tlb,emulate")             \
+	X(USERKVM_CONFINE, "0,1")                       \
 	X(USERKVM_CONTROL, "0,1")                       \
 	X(USERKVM_JIT, "")                              \
 	X(USERKVM_HOST_CPUID, "")                       \

@@ -8,6 +8,7 @@ import sys
 import tempfile
 
 import tap
+from lesser_kernel import without
 
 USERKVM, BUILD = sys.argv[1:3]
 CLIENT = os.path.join(BUILD, "tests/client/test_client_first")
@@ -206,5 +207,18 @@ print(call(16, k, 0xAE00, 0), call(16, vm, 0xAE41, 0) > vm, call(3, vm), call(16
     assert status == 0 and "12 True 0 -1 True\n" in out and "KVM_CREATE_VM, 0) = " in out and "KVM_CREATE_VCPU, 0) = " in out, out
 
 
-CASES = (device_node_has_an_access_list_and_attributes, calls_by_number_are_served, memcheck_sees_the_clients_heap_and_runs_its_guest, clients_with_sanitizers_start_without_settings, programs_that_are_not_served_are_told, host_looks_like_one_with_vmx, device_node_is_one_to_programs_that_only_look, python_keeps_its_kvm_through_subprocess, debugger_inside_runs_a_client, debugger_outside_runs_a_client)
+def confinement_is_refused_where_the_host_cannot():
+    """Not run without a wall. landlock_create_ruleset() is 444, and seccomp() 317."""
+    def confined(**more):
+        return tap.run(USERKVM, "run", "--confine", "--", os.path.join(BUILD, "tests/client/test_client_confine"), **more)
+    for call, word in ((444, "Landlock"), (317, "seccomp")):
+        out, status = confined(preexec_fn=without((call, None)))
+        assert status == 126 and word in out and out.count("\n") == 1, out
+    out, status = confined()
+    if status == 126 and "Landlock" in out:
+        raise tap.Skip("no Landlock here")
+    assert status == 0 and "not ok" not in out, out
+
+
+CASES = (confinement_is_refused_where_the_host_cannot, device_node_has_an_access_list_and_attributes, calls_by_number_are_served, memcheck_sees_the_clients_heap_and_runs_its_guest, clients_with_sanitizers_start_without_settings, programs_that_are_not_served_are_told, host_looks_like_one_with_vmx, device_node_is_one_to_programs_that_only_look, python_keeps_its_kvm_through_subprocess, debugger_inside_runs_a_client, debugger_outside_runs_a_client)
 tap.select(CASES, (), sys.argv[3:])

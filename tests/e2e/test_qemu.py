@@ -130,6 +130,16 @@ sleep 1
     assert got and got[0] == data, f"{len(got[0]) if got else 0} of {len(data)} bytes came back"
 
 
+def confined_vcpus_have_a_disk_and_a_network():
+    os.environ["USERKVM_CONFINE"] = "1"
+    try:
+        virtio_blk_reads_and_writes_every_byte()
+        virtio_net_transfers_every_byte_both_ways()
+        q35_with_qemus_own_irqchip()
+    finally:
+        del os.environ["USERKVM_CONFINE"]
+
+
 def intel_iommu_remaps_interrupts():
     """x2APIC ids and remapped MSIs, through QEMU's own IOAPIC and the routing table."""
     path, data = random_file("remap.raw", 1 << 20, 6)
@@ -338,7 +348,7 @@ def stress_ng_runs_clean():
 
 CASES = (q35_with_the_kernels_irqchip, q35_with_a_split_irqchip, microvm_with_virtio_mmio_disk,
          virtio_blk_reads_and_writes_every_byte, virtio_net_transfers_every_byte_both_ways, linux_uses_all_of_hyperv)
-MORE = (q35_that_halts_without_exits, microvm, q35_with_qemus_own_irqchip, pc_with_qemus_own_irqchip_and_the_hosts_processor,
+MORE = (confined_vcpus_have_a_disk_and_a_network, q35_that_halts_without_exits, microvm, q35_with_qemus_own_irqchip, pc_with_qemus_own_irqchip_and_the_hosts_processor,
         microvm_with_qemus_own_irqchip, q35_without_smm, intel_iommu_remaps_interrupts, virtio_serial_carries_every_byte,
         *(cpu_model(m) for m in ("host", "max", "qemu64", "Skylake-Client", "EPYC")), ovmf_boots_the_kernel,
         ovmf_in_smm_keeps_variables, linux_on_the_hyperv_clock, linux_talks_to_qemus_vmbus, a_crash_is_told_by_hyperv, bus_locks_are_limited_by_qemu,

@@ -20,7 +20,7 @@
 #include "trap/trap.h"
 
 
-enum { ENGINE, PARAMS_LIST, LOG, INJECT, PREFER, REQUIRE, STRACE, OUTPUT, TIMES, NO_HOST_VMX, TRAP };
+enum { ENGINE, PARAMS_LIST, LOG, INJECT, PREFER, REQUIRE, STRACE, OUTPUT, TIMES, NO_HOST_VMX, TRAP, CONFINE };
 static const struct cli_option options[] = {
 	[ENGINE] = { "engine", 0, "NAME", "execution engine (USERKVM_ENGINE)" },
 	[PARAMS_LIST] = { "params", 0, "LIST", "KVM's module parameters, e.g. ept=1,eptad=0 (USERKVM_PARAMS);\n"
@@ -37,6 +37,8 @@ static const struct cli_option options[] = {
 			  "(USERKVM_HOST_VMX=0); else they say what /dev/kvm serves" },
 	[TRAP] = { "trap", 0, NULL, "serve system calls where they are made, for programs that make them past the C library;\n"
 		   "slower; what needs it is mostly found without (USERKVM_TRAP=all)" },
+	[CONFINE] = { "confine", 0, NULL, "threads that run vCPUs lose files, sockets, programs and executable memory\n"
+		      "(USERKVM_CONFINE=1)" },
 	{ 0 },
 };
 
@@ -237,6 +239,7 @@ static int take(void *arg, int option, const char *value)
 
 	switch (option) {
 	case INJECT: return add_word("USERKVM_INJECT", value);
+	case CONFINE: setenv("USERKVM_CONFINE", "1", 1); break;
 	case TRAP: return add_word(TRAP_WAY_ENV, TRAP_ALL);
 	case STRACE: c->strace = true; break;
 	case OUTPUT: c->strace_file = value; break;
@@ -247,6 +250,13 @@ static int take(void *arg, int option, const char *value)
 	default: setenv(variable[option], value, 1);
 	}
 	return 0;
+}
+
+static bool is_on(const char *variable)
+{
+	const char *value = getenv(variable);
+
+	return value && strcmp(value, "1") == 0;
 }
 
 int cmd_run(int argc, char **argv)
@@ -290,6 +300,8 @@ int cmd_run(int argc, char **argv)
 		if (c.require)
 			return CANNOT_RUN;
 	}
+	if (is_on("USERKVM_CONFINE") && abi_confine_fault())
+		return refuse("--confine", abi_confine_fault());
 	if (preload_path(lib, sizeof(lib)) < 0) {
 		fputs("userkvm run: libuserkvm-preload.so is not beside this program: build or install it\n", stderr);
 		return CANNOT_RUN;
