@@ -107,7 +107,11 @@ void cpu_apic_access_exit(struct vmx_cpu *cpu, gva_t lin, enum isa_access how)
 void cpu_apic_physical_exit(struct vmx_cpu *cpu) __attribute__((noreturn));
 /* Does the instruction whose first byte is at `host` end its block, because it writes to the page? */
 bool cpu_apic_writer(const struct vmx_cpu *cpu, hpa_t host);
-/* A register was written to in the page: its emulation is due at the boundary. */
+/*
+ * A register was written to in the page: its emulation is due at the boundary. An engine looks behind
+ * the last instruction of a block that has a system instruction or ends for such a write
+ * (cpu_after_system()); elsewhere the caller makes a request.
+ */
 void cpu_apic_written(struct vmx_cpu *cpu, uint32_t offset, unsigned size);
 /* Emulation of the write in cpu->apic.write. */
 void cpu_apic_emulate_write(struct vmx_cpu *cpu);

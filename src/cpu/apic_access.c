@@ -106,16 +106,20 @@ bool cpu_apic_writer(const struct vmx_cpu *cpu, hpa_t host)
 	return cpu->apic.writers[writer_slot(host)] == host;
 }
 
-/* Only where nothing of the block follows may a write be virtualized: else once more, alone. */
-static void be_last_of_block(struct vmx_cpu *cpu)
+/*
+ * Only where nothing of the block follows may a write be virtualized: else once more, alone. True: the
+ * engine looks for the write behind the instruction. False: a request has to make it look.
+ */
+static bool be_last_of_block(struct vmx_cpu *cpu)
 {
+	const struct isa_insn *i = cpu->cs.cur;
 	hpa_t host;
 
-	if (cpu->debug.alone || cpu->event.active || (cpu->cs.cur->flags & ISA_ENDS_BLOCK))
-		return;
+	if (cpu->debug.alone || cpu->event.active || (i->flags & ISA_ENDS_BLOCK))
+		return cpu->debug.alone && !(i->flags & (ISA_REP | ISA_REPNE));
 	host = host_of_insn(cpu);
 	if (host && cpu_apic_writer(cpu, host))
-		return;
+		return true;
 	if (host) {
 		cpu->apic.writers[writer_slot(host)] = host;
 		cpu_blocks_drop(cpu, host, host + 1);
@@ -147,8 +151,11 @@ void *cpu_apic_access(struct vmx_cpu *cpu, gva_t lin, unsigned size, enum isa_ac
 	    ((how & ISA_WRITE) && !write_ok(a, offset, size)))
 		cpu_apic_access_exit(cpu, lin, how);
 	if (how & ISA_WRITE) {
-		be_last_of_block(cpu);
+		bool seen = be_last_of_block(cpu);
+
 		cpu_apic_written(cpu, offset, size);
+		if (!seen)
+			__atomic_fetch_or(&cpu->cs.exit_request, CPU_REQ_CHECK, __ATOMIC_RELAXED);
 	} else if (!(how & ISA_IMPLICIT)) {
 		open_window(cpu, lin);
 	}
@@ -165,7 +172,6 @@ void cpu_apic_written(struct vmx_cpu *cpu, uint32_t offset, unsigned size)
 	a->write.offset = (uint16_t)offset;
 	a->write.size = (uint8_t)size;
 	cpu->cs.apic_ok = 0; /* no read of this operation is virtualized from now on */
-	__atomic_fetch_or(&cpu->cs.exit_request, CPU_REQ_CHECK, __ATOMIC_RELAXED);
 }
 
 static uint32_t *reg(struct vmx_cpu *cpu, uint32_t offset)

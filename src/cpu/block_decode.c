@@ -65,6 +65,7 @@ static bool decode(struct vmx_cpu *cpu, struct cpu_block *b, const struct source
 	while (nr < max_insns && off < s->nr) {
 		struct isa_insn *i = &b->insns[nr];
 		enum isa_decode_result r;
+		bool writer;
 
 		r = isa_decode(s->bytes + off, s->nr - off, (enum isa_code_mode)cs->code_mode,
 			       &cpu_isa_ops, i);
@@ -73,7 +74,8 @@ static bool decode(struct vmx_cpu *cpu, struct cpu_block *b, const struct source
 		i->off = (uint16_t)off;
 		off += i->len;
 		nr++;
-		if (i->system)
+		writer = unlikely(cpu_apic_writer(cpu, s->host + i->off));
+		if (i->system || writer)
 			b->sys = true;
 		if (r != ISA_DECODE_OK || cpu_bus_lock_watch(cpu, i))
 			break;
@@ -81,7 +83,7 @@ static bool decode(struct vmx_cpu *cpu, struct cpu_block *b, const struct source
 			b->jumps = true;
 			break;
 		}
-		if (unlikely(cpu_apic_writer(cpu, s->host + i->off)))
+		if (writer)
 			break;
 	}
 	b->nr = (uint8_t)nr;

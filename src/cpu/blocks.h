@@ -31,7 +31,7 @@ struct cpu_block {
 	uint16_t heat;	    /* runs without a unit, until it is translated (jit_run.c) */
 	uint8_t crosses;    /* times that a stack access of a unit was not within the stack slot's page */
 	bool jumps;	    /* the last instruction sets cs->rip */
-	bool sys;	    /* one of them is a system instruction: look around after the last */
+	bool sys;	    /* one is a system instruction, or writes to the APIC: look around after the last */
 	struct isa_insn insns[];
 };
 must_check int cpu_blocks_create(struct vmx_cpu *cpu);

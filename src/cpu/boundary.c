@@ -84,6 +84,15 @@ bool cpu_need_care(const struct vmx_cpu *cpu)
 	       nmi_window_open(cpu) || interrupt_window_open(cpu);
 }
 
+bool cpu_after_system(struct vmx_cpu *cpu)
+{
+	if (cpu->apic.write.pending) {
+		cpu_at_boundary(cpu);
+		cpu_apic_boundary(cpu);
+	}
+	return cpu_need_care(cpu);
+}
+
 static void deliver_injected(struct vmx_cpu *cpu)
 {
 	struct cpu_event ev = cpu->event;

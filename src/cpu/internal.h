@@ -346,6 +346,11 @@ void cpu_boundary(struct vmx_cpu *cpu);
 bool cpu_single_step(const struct vmx_cpu *cpu);
 /* After a system instruction: is there more to do than to go on? */
 bool cpu_need_care(const struct vmx_cpu *cpu);
+/*
+ * Behind a block with a system instruction, or one that ends for a write to the APIC: what the write does
+ * (may exit), and cpu_need_care().
+ */
+bool cpu_after_system(struct vmx_cpu *cpu);
 /* The preemption timer: has it expired; blocks until the next look, fewer the nearer it is. */
 bool cpu_timer_expired(const struct vmx_cpu *cpu);
 uint32_t cpu_timer_budget(const struct vmx_cpu *cpu);

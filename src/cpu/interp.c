@@ -5,7 +5,7 @@
  * 1. At a boundary cs->rip is the next instruction and isa_rip() == cs->rip.
  * 2. Requests are looked at between blocks only; a block is short.
  * 3. A block that ends in a system instruction is followed by a look around
- *    (need_care()): only such instructions open windows, set TF or a shadow.
+ *    (cpu_after_system()): only such instructions open windows, set TF or a shadow.
  * 4. While an instruction runs in the shadow of STI or MOV SS, the shadow is
  *    in cpu->shadow; cpu->interruptibility holds what the instruction sets.
  */
@@ -100,7 +100,7 @@ void cpu_run_blocks(struct vmx_cpu *cpu)
 		cpu->counters.blocks_run++;
 		if (unlikely(b->sys)) {
 			b = NULL;
-			if (cpu_need_care(cpu))
+			if (cpu_after_system(cpu))
 				return;
 		}
 		if (unlikely(--budget == 0)) {

@@ -249,7 +249,7 @@ void cpu_jit_run_blocks(struct vmx_cpu *cpu)
 		interpret(cpu, b);
 		if (unlikely(b->sys)) {
 			b = NULL;
-			if (cpu_need_care(cpu))
+			if (cpu_after_system(cpu))
 				return;
 			mode = jit_mode(cpu);
 			cls = world + (cs->cpl == 3);

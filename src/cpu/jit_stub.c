@@ -95,6 +95,13 @@ uint32_t jit_stub(struct cpu_state *cs, uint32_t number)
 			cpu_at_boundary(cpu);
 			return 1;
 		}
+		if (unlikely(cpu->apic.write.pending)) {
+			/* what the write does comes before the next instruction, and may be an exit */
+			leave_at(cs, n, i->len);
+			cpu_apic_boundary(cpu);
+			if (c->kind != JIT_STUB_RUN || k + 1 != c->nr || cpu_need_care(cpu))
+				return 1;
+		}
 		if (++k == c->nr)
 			break;
 		if (unlikely(u->dead)) {

@@ -237,6 +237,17 @@ static void an_operation_with_writes_to_two_registers_exits_at_the_second(void *
 	EXPECT(R(t, GUEST_RIP), GPA_CODE);
 	EXPECT(go(t), EXIT_REASON_APIC_ACCESS); /* 0d4h is within the unit, but no register */
 	EXPECT(R(t, EXIT_QUALIFICATION), 0x10d4);
+	/* four bytes of TPR one by one, each emulated (bytes 3:1 become 0) before the next; then behind STI */
+	for (int n = 0; n < 4; n++) {
+		vmx_gprs(t->cpu)[RDI] = APIC_AT + 0x80;
+		vmx_gprs(t->cpu)[RCX] = 4;
+		if (n & 1)
+			EXPECT(RUN(0, 0x30, 0xfb, 0xf3, 0xaa), EXIT_REASON_HLT);
+		else
+			EXPECT(RUN(0, 0x30, 0x90, 0xf3, 0xaa), EXIT_REASON_HLT);
+		EXPECT(gpr(t, RCX), 0);
+		EXPECT(vapic32(0x80), 0x30);
+	}
 }
 
 /* A write in the middle of a block: nothing behind it runs before its emulation, the first time and later. */
