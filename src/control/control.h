@@ -27,9 +27,13 @@
  *	                       gpte LEVEL GPA ENTRY (pdpte INDEX ENTRY for PAE);
  *	                       result GPA (with its steps), none or unreadable GPA
  *	stats                  vm SERIAL NAME VALUE…; vcpu SERIAL ID NAME VALUE…
+ *	exits SERIAL SECONDS   vCPUs measure their VM exits for that long (0: no longer);
+ *	                       exit ID L2 REASON, then of host and client each COUNT
+ *	                       TOTAL MIN MAX in nanoseconds, since the first of the
+ *	                       questions that followed each other in time
  *
  * SERIAL, ID, AS, LEVEL, INDEX are decimal, all other numbers hexadecimal
- * without prefix; counters are decimal. Requests give numbers in C notation.
+ * without prefix; counters and times are decimal. Requests give numbers in C notation.
  *
  * A reply is built in memory (CONTROL_REPLY_MAX at most), with a reference on
  * the VM; nothing of the VM is held while it is sent.

@@ -5,7 +5,9 @@
 
 #include "abi/introspect.h"
 #include "control/internal.h"
+#include "host/timer.h"
 #include "lib/rcu.h"
+#include "virt/exit_stats.h"
 #include "virt/kvm.h"
 
 #define MAX_VMS 256
@@ -92,5 +94,49 @@ void control_stats(struct reply *r, struct kvm *none, const uint64_t *args)
 			stat_lines(r, whose, &kvm_vcpu_stat_table, &vcpu->stat);
 		}
 		kvm_put_kvm(vms[i]);
+	}
+}
+
+/* "COUNT TOTAL MIN MAX", times in nanoseconds. */
+static const char *times(const struct kvm_exit_time *t, char *buf, size_t size)
+{
+	double per_ns = (double)host_tsc_khz() / 1e6;
+
+	snprintf(buf, size, "%llu %.0f %.0f %.0f", (ull)READ_ONCE(t->count), (double)READ_ONCE(t->total) / per_ns,
+		 (double)READ_ONCE(t->min) / per_ns, (double)READ_ONCE(t->max) / per_ns);
+	return buf;
+}
+
+static void exit_lines(struct reply *r, const struct kvm_vcpu *vcpu, const struct kvm_exit_stats *s)
+{
+	char host[100], client[100];
+
+	for (unsigned l2 = 0; l2 < 2; l2++) {
+		for (unsigned n = 0; n < KVM_EXIT_STATS_REASONS; n++) {
+			if (!READ_ONCE(s->row[l2][n].host.count))
+				continue;
+			reply_line(r, "exit %u %u %u %s %s", vcpu->vcpu_id, l2, n,
+				   times(&s->row[l2][n].host, host, sizeof(host)),
+				   times(&s->row[l2][n].client, client, sizeof(client)));
+		}
+	}
+}
+
+void control_exits(struct reply *r, struct kvm *kvm, const uint64_t *args)
+{
+	uint32_t seconds = args[0] > KVM_EXIT_STATS_MAX_LEASE_S ? KVM_EXIT_STATS_MAX_LEASE_S : (uint32_t)args[0], v;
+	struct kvm_vcpu *vcpu;
+
+	kvm_for_each_vcpu(v, vcpu, kvm) {
+		const struct kvm_exit_stats *s;
+
+		if (kvm_exit_stats_ask(vcpu, seconds)) {
+			reply_error(r, "no memory to measure vCPU %u", vcpu->vcpu_id);
+			return;
+		}
+		s = kvm_exit_stats_of(vcpu);
+		/* the numbers of an asker before this one are not the answer */
+		if (s && !__atomic_load_n(&s->restart, __ATOMIC_ACQUIRE))
+			exit_lines(r, vcpu, s);
 	}
 }

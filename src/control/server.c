@@ -55,6 +55,7 @@ static const struct {
 	int nr_numbers; /* behind the name; the first is the VM's serial */
 } requests[] = {
 	{ "vms", control_vms, 0 },   { "stats", control_stats, 0 }, { "slots", control_slots, 1 },
+	{ "exits", control_exits, 2 },
 	{ "ept", control_ept, 1 },   { "age", control_age, 1 },     { "walk", control_walk, 3 },   { "guest", control_guest, 3 },
 };
 

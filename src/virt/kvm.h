@@ -32,6 +32,7 @@ struct kvm_io_bus;
 struct kvm_irq_routing_table;
 struct kvm_irq_ack_notifier;
 struct kvm_async_pf;
+struct kvm_exit_stats;
 struct kvm_async_pf_info;
 struct ioeventfd;
 struct kvm_vcpu;
@@ -164,6 +165,7 @@ struct kvm_vcpu {
 	struct vcpu_vmx *vmx;	 /* (c) vmx room's part */
 	struct kvm_vcpu_arch *arch; /* (c) x86 room's part */
 
+	struct kvm_exit_stats *exit_stats; /* (a) virt/exit_stats.h; NULL until another process asks */
 	struct kvm_stats_file stats_file; /* vcpu->mutex */
 	/* Last, since it begins a page (virt/stats.h); (o), kvm_stat_add() elsewhere. */
 	_Alignas(64) struct kvm_vcpu_stat stat;

@@ -51,6 +51,7 @@ static void free_vcpu(struct kvm_vcpu *vcpu)
 	own_pages_free(vcpu->run);
 	close(vcpu->run_memfd);
 	pthread_mutex_destroy(&vcpu->mutex);
+	own_free(vcpu->exit_stats);
 	kvm_stats_file_close(&vcpu->stats_file);
 	kvm_stats_object_free(vcpu, sizeof(*vcpu), offsetof(struct kvm_vcpu, stat));
 }

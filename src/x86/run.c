@@ -17,6 +17,7 @@
 #include "lib/error.h"
 #include "trace/trace.h"
 #include "virt/dirty_ring.h"
+#include "virt/exit_stats.h"
 #include "x86/apicv.h"
 #include "x86/run.h"
 
@@ -344,7 +345,9 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 		vmx_kick(vmx_processor(vcpu));
 	}
 	TRACE(kvm, kvm_entry, vcpu->vcpu_id, vmx_get_rip(vcpu), immediate_exit);
+	kvm_exit_stats_entry(vcpu);
 	r = vmx_vcpu_run(vcpu);
+	kvm_exit_stats_exit(vcpu, (uint16_t)vmx_exit_reason(vcpu), is_guest_mode(vcpu));
 	kvm_vcpu_leave_guest_mode(vcpu);
 	if (unlikely(r))
 		return r;
@@ -592,6 +595,7 @@ int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu)
 		return err_born(EIO, "the VM is dead");
 	/* from here on a handler of the client that runs on this thread is noticed */
 	kvm_vcpu_load(vcpu);
+	kvm_exit_stats_run(vcpu, true);
 	if (other_signals) {
 		sigset_of(vcpu->sigset_active ? vcpu->sigset : thread_sigset.set, &set);
 		pthread_sigmask(SIG_SETMASK, NULL, &old);
@@ -609,6 +613,7 @@ int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu)
 	post_kvm_run_save(vcpu);
 	if (other_signals)
 		pthread_sigmask(SIG_SETMASK, &old, NULL);
+	kvm_exit_stats_run(vcpu, false);
 	kvm_vcpu_put(vcpu);
 	return r;
 }

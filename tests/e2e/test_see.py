@@ -369,6 +369,31 @@ def stat_log_is_a_header_and_lines():
         assert "io_exits" in lines[0] and len(lines[1].split()) == len(lines[0].split()), lines
 
 
+def stat_exits_tells_host_time_from_client_time():
+    """Twenty milliseconds between two KVM_RUNs are the client's, and are the exit's that KVM_RUN returned for."""
+    with Client() as c:
+        c.run()
+        begun = json.loads(ask("stat", "--exits", "-j", "-s", "0.1", "-p", c.pid))
+        assert begun == {"exits": []}, begun
+        for _ in range(6):
+            c.run()
+            time.sleep(0.02)
+        rows = {r["exit"]: r for r in json.loads(ask("stat", "--exits", "-j", "-s", "0.1", "-p", c.pid))["exits"]}
+        io = rows["IO_INSTRUCTION"]
+        assert io["count"] == 5 and io["client"]["count"] == 5 and io["reason"] == 30 and io["level"] == 1, rows
+        assert io["client"]["min_ns"] >= 20e6 and io["client"]["max_ns"] >= io["client"]["mean_ns"] >= io["client"]["min_ns"], io
+        assert 0 < io["host"]["min_ns"] <= io["host"]["mean_ns"] <= io["host"]["max_ns"] < io["client"]["min_ns"], io
+        assert abs(io["client"]["mean_ns"] * 5 - io["client"]["total_ns"]) < 10, io
+        assert sum(r["share"] for r in rows.values()) > 99.9, rows
+        table = ask("stat", "--exits", "-1", "-s", "0.1", "-p", c.pid)
+        assert re.search(r"^IO_INSTRUCTION +5 ", table, re.M) and "vCPU 0" in table, table
+        p = subprocess.Popen([USERKVM, "stat", "-e", "-c", "-f", "io_", "-s", "0.1", "-p", c.pid], stdout=subprocess.PIPE, text=True)
+        header, *lines = [p.stdout.readline().rstrip("\n").split(",") for _ in range(3)]
+        p.terminate()
+        p.communicate()
+        assert all(dict(zip(header, v))["exit"] == "IO_INSTRUCTION" and len(v) == len(header) for v in lines), lines
+
+
 def stat_of_all_processes_finds_the_client():
     with Client() as c:
         c.run()
@@ -707,6 +732,7 @@ cases = (dump_json_agrees_with_slots_and_counters, walk_ends_at_the_clients_memo
          diff_shows_what_a_round_of_the_guest_changed, idle_memory_by_accessed_bits,
          idle_memory_without_accessed_bits, dump_file_says_the_same_as_the_live_vm,
          map_is_well_formed_and_shows_every_slot, core_file_says_the_same_as_the_live_vm, stat_counts_what_the_guest_does, stat_log_is_a_header_and_lines,
+         stat_exits_tells_host_time_from_client_time,
          stat_of_all_processes_finds_the_client, stat_json_and_csv_say_what_the_lines_say,
          stat_fits_its_window_and_gives_the_terminal_back, qemu_reads_the_counters_of_its_vm, strace_shows_arguments_results_errors_and_time,
          strace_without_a_file_goes_to_standard_error, wrong_processes_are_one_line, nonsense_is_one_line,

@@ -12,7 +12,7 @@
 #include "tools/userkvm/commands.h"
 #include "tools/userkvm/json.h"
 
-enum { ONCE, LOG, CSV, JSON, APART, PID, DELAY, FIELDS };
+enum { ONCE, LOG, CSV, JSON, APART, PID, DELAY, FIELDS, EXITS };
 static const struct cli_option option_rows[] = {
 	[ONCE] = { "once", '1', NULL, "print once: totals, and the growth in one interval" },
 	[LOG] = { "log", 'l', NULL, "a line of growths each interval" },
@@ -22,6 +22,7 @@ static const struct cli_option option_rows[] = {
 	[PID] = { "pid", 'p', "PID", "the VMs of this process only" },
 	[DELAY] = { "set-delay", 's', "N", "seconds between looks (default 3; 1 with -1, -l, -c and -j)" },
 	[FIELDS] = { "fields", 'f', "TEXT", "only counters whose name contains TEXT" },
+	[EXITS] = { "exits", 'e', NULL, "VM exits by vCPU and reason, with the time in the host and in the client" },
 	{ 0 },
 };
 
@@ -38,7 +39,7 @@ const struct cli cli_stat = {
 
 struct options {
 	struct stat_choice choice;
-	bool once, log, csv, json;
+	bool once, log, csv, json, exits;
 	double delay; /* 0: not said */
 };
 
@@ -52,6 +53,7 @@ static int take_option(void *arg, int option, const char *value)
 	case LOG: o->log = true; break;
 	case CSV: o->log = o->csv = true; break;
 	case JSON: o->once = o->json = true; break;
+	case EXITS: o->exits = true; break;
 	case APART: o->choice.apart = true; break;
 	case PID: return see_pid(value, &o->choice.pid) ? 0 : 1;
 	case FIELDS:
@@ -188,6 +190,15 @@ static int print(const struct options *o, double delay)
 	return status;
 }
 
+static int exits(const struct options *o)
+{
+	enum stat_form form = o->json ? STAT_JSON : o->csv ? STAT_CSV : o->log ? STAT_LINES : STAT_SCREEN;
+
+	if (form == STAT_SCREEN && (o->once || !isatty(STDOUT_FILENO)))
+		form = STAT_ONCE;
+	return stat_exits(&o->choice, o->delay > 0 ? o->delay : form == STAT_SCREEN ? 3 : 1, form);
+}
+
 static int cmd_stat(int argc, char **argv)
 {
 	struct options o = { 0 };
@@ -202,6 +213,8 @@ static int cmd_stat(int argc, char **argv)
 	if (o.log && o.once)
 		return wrong_usage(see_command, "-1 and -j print once, -l and -c do not");
 	stat_catch_signals();
+	if (o.exits)
+		return exits(&o);
 	if (o.once || o.log || !isatty(STDOUT_FILENO))
 		return print(&o, o.delay > 0 ? o.delay : 1);
 	return stat_watch(&o.choice, o.delay > 0 ? o.delay : 3);

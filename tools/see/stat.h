@@ -1,6 +1,7 @@
 /*
  * The counters of userkvm stat: taken from processes (stat_sample.c), shown on
- * a terminal (stat_screen.c) or written out (stat.c).
+ * a terminal (stat_screen.c) or written out (stat.c); and exit statistics
+ * (stat_exits.c).
  */
 #ifndef USERKVM_TOOLS_STAT_H
 #define USERKVM_TOOLS_STAT_H
@@ -50,5 +51,11 @@ int stat_watch(struct stat_choice *c, double delay);
 bool stat_wait(double seconds);
 void stat_catch_signals(void);
 bool stat_ended(void);
+/* Lines of the terminal's window. */
+int stat_screen_rows(void);
+
+/* userkvm stat --exits, until a signal, or once. Exit status. */
+enum stat_form { STAT_SCREEN, STAT_LINES, STAT_ONCE, STAT_CSV, STAT_JSON };
+int stat_exits(const struct stat_choice *c, double interval, enum stat_form form);
 
 #endif

@@ -57,6 +57,13 @@ bool stat_wait(double seconds)
 	return ended;
 }
 
+int stat_screen_rows(void)
+{
+	struct winsize w;
+
+	return !ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) && w.ws_row ? w.ws_row : 24;
+}
+
 struct screen {
 	struct termios before, raw;
 	bool keys; /* standard input is a terminal */
