@@ -125,6 +125,45 @@ static void exception_payload(struct vmx_cpu *cpu, const struct isa_exception *e
 	}
 }
 
+/* --- the chain that may end in a triple fault --- */
+
+static void chain_add(struct vmx_cpu *cpu, const struct vmx_fault *f)
+{
+	if (cpu->chain.nr == VMX_FAULT_CHAIN) {
+		for (unsigned n = 1; n < VMX_FAULT_CHAIN; n++)
+			cpu->chain.fault[n - 1] = cpu->chain.fault[n];
+		cpu->chain.nr--;
+	}
+	cpu->chain.fault[cpu->chain.nr++] = *f;
+}
+
+/* An exception comes up, and `first` is the class of the exception in delivery. */
+static void chain_note(struct vmx_cpu *cpu, const struct isa_exception *ex, enum exception_class first)
+{
+	const struct cpu_event *ev = &cpu->event;
+
+	if (!ev->active)
+		cpu->chain.nr = 0;
+	/* injected by the hypervisor, or an interrupt: its delivery is what fails */
+	if (ev->active && ev->type == INTR_TYPE_HARD_EXCEPTION && !cpu->chain.nr)
+		chain_add(cpu, &(struct vmx_fault){ .vector = ev->vector, .has_error_code = ev->has_error_code,
+						    .error_code = ev->error_code, .during = -1,
+						    .payload = cpu->cs.cr2 });
+	chain_add(cpu, &(struct vmx_fault){ .vector = ex->vector, .has_error_code = ex->has_error_code,
+					    .error_code = ex->error_code, .payload = ex->payload,
+					    .double_fault = makes_double_fault(first, classify(ex->vector)),
+					    .during = ev->active ? ev->vector : -1 });
+}
+
+unsigned vmx_fault_chain(const struct vmx_cpu *cpu, struct vmx_fault out[VMX_FAULT_CHAIN])
+{
+	for (unsigned n = 0; n < cpu->chain.nr; n++)
+		out[n] = cpu->chain.fault[n];
+	return cpu->chain.nr;
+}
+
+/* --- the exception itself --- */
+
 void cpu_exception(struct vmx_cpu *cpu, const struct isa_exception *exception)
 {
 	struct isa_exception ex = *exception; /* may be cs->exception, which delivery overwrites */
@@ -137,9 +176,10 @@ void cpu_exception(struct vmx_cpu *cpu, const struct isa_exception *exception)
 		exit_exception(cpu, &ex);
 	}
 	cpu->iret_unblocked = false;
-	exception_payload(cpu, &ex);
 	if (cpu->event.active && cpu->event.type == INTR_TYPE_HARD_EXCEPTION)
 		first = classify(cpu->event.vector);
+	chain_note(cpu, &ex, first);
+	exception_payload(cpu, &ex);
 	if (first == DOUBLE_FAULT && classify(ex.vector) != BENIGN)
 		triple_fault(cpu);
 	if (makes_double_fault(first, classify(ex.vector))) {
@@ -225,6 +265,7 @@ static void finish(struct vmx_cpu *cpu, uint64_t clear_flags)
 	if (cpu->pending_dbg & 0xf) /* of the frame's own writes */
 		cpu->pending_dbg |= PENDING_DBG_ENABLED_BP;
 	cpu->event.active = false;
+	cpu->chain.nr = 0;
 	cpu->interruptibility &= ~(uint32_t)(GUEST_INTR_STATE_STI | GUEST_INTR_STATE_MOV_SS);
 	cpu->activity = GUEST_ACTIVITY_ACTIVE;
 	cpu_mode_changed(cpu);

@@ -140,6 +140,10 @@ struct vmx_cpu {
 	struct { hpa_t start, end; } stale[16];
 	uint32_t nr_stale;	   /* > 16: everything */
 	struct cpu_exit last_exit;
+	struct {
+		unsigned nr;
+		struct vmx_fault fault[VMX_FAULT_CHAIN];
+	} chain; /* exceptions whose delivery has not succeeded yet (event.c) */
 	struct cpu_apic apic;	   /* APIC virtualization (apic.h) */
 	struct {		   /* what vmx_exit_insn() tells */
 		bool valid;

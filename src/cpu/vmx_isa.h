@@ -164,6 +164,22 @@ struct vmx_exit_insn {
 };
 bool vmx_exit_insn(struct vmx_cpu *cpu, struct vmx_exit_insn *out);
 
+/*
+ * The exceptions that made the last triple fault: each but the first came up while the event before it
+ * was being delivered. The oldest ones of a longer chain are left out.
+ */
+#define VMX_FAULT_CHAIN 5
+struct vmx_fault {
+	uint8_t vector;
+	bool has_error_code;
+	bool double_fault;	/* with the one before it: what was delivered next is #DF */
+	int during;		/* the vector in whose delivery it came up; -1: an instruction raised it */
+	uint32_t error_code;
+	uint64_t payload;	/* CR2 of #PF */
+};
+/* How many there are, oldest first. Between a triple-fault exit and the next entry. */
+unsigned vmx_fault_chain(const struct vmx_cpu *cpu, struct vmx_fault out[VMX_FAULT_CHAIN]);
+
 /* Counters of this processor, for people; they never influence it. */
 #define VMX_CPU_COUNTERS(F)                                        \
 	F(instructions) F(blocks_run) F(blocks_decoded) F(tlb_fills) \

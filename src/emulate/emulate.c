@@ -620,6 +620,21 @@ int kvm_handle_ud(struct kvm_vcpu *vcpu)
 	return 1;
 }
 
+void kvm_insn_text(struct kvm_vcpu *vcpu, char *buf, size_t size)
+{
+	struct kvm_page_fault_info fault = { 0 };
+	enum isa_code_mode mode;
+	uint8_t bytes[INSN_MAX];
+	struct kvm_segment cs;
+	unsigned len = kvm_fetch_code(vcpu, bytes, sizeof(bytes), &fault);
+
+	vmx_get_segment(vcpu, &cs, SREG_CS);
+	mode = vmx_is_64bit_code(vcpu) ? ISA_CODE64 : cs.db ? ISA_CODE32 : ISA_CODE16;
+	*buf = '\0';
+	if (len)
+		isa_insn_text(bytes, len, mode, vmx_get_rip(vcpu), buf, size);
+}
+
 int kvm_emulator_create(struct kvm_vcpu *vcpu)
 {
 	struct kvm_emulator *e = own_aligned(64, sizeof(*e));
@@ -660,6 +675,7 @@ static const struct kvm_emulator_ops emulator = {
 	.handle_ud = kvm_handle_ud,
 	.task_switch = kvm_task_switch,
 	.rip = kvm_emulator_rip,
+	.insn_text = kvm_insn_text,
 };
 
 void emulate_init(void)

@@ -34,6 +34,9 @@ void kvm_emulator_destroy(struct kvm_vcpu *vcpu);
 /* Emulates the instruction at RIP; see struct vmx_services. */
 int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa);
 
+/* The instruction at RIP as text, "" where its bytes cannot be read; see struct vmx_services. */
+void kvm_insn_text(struct kvm_vcpu *vcpu, char *buf, size_t size);
+
 /*
  * In place of a VM entry where vmx_emulation_required(): some instructions, the
  * event that was to be injected first.

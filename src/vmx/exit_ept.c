@@ -31,6 +31,7 @@ int handle_ept_violation(struct kvm_vcpu *vcpu)
 {
 	uint64_t exit_qualification, error_code;
 	gpa_t gpa;
+	int r;
 
 	TRACE_CALL(handle_ept_violation, vcpu->vcpu_id, vmx_get_rip(vcpu));
 	exit_qualification = vmcs_readl(vcpu, EXIT_QUALIFICATION);
@@ -61,7 +62,19 @@ int handle_ept_violation(struct kvm_vcpu *vcpu)
 	if (unlikely(vcpu->vmx->idt_vectoring_info & INTR_INFO_VALID_MASK) && error_code & PFERR_WRITE_MASK &&
 	    !is_guest_mode(vcpu))
 		kvm_mmu_unprotect_gpa(vcpu, gpa);
-	return finish_fault(vcpu, gpa, kvm_mmu_page_fault(vcpu, gpa, error_code));
+	if (unlikely(is_guest_mode(vcpu))) {
+		char text[VMX_STUCK_TEXT];
+		struct vmx_stuck look = vmx_look_at_l2_fault(vcpu, gpa, exit_qualification, text);
+
+		r = finish_fault(vcpu, gpa, kvm_mmu_page_fault(vcpu, gpa, error_code));
+		if (!is_guest_mode(vcpu)) /* it has gone to L1 */
+			vmx_note_l1_fault(vcpu, &look, text);
+		return r;
+	}
+	r = finish_fault(vcpu, gpa, kvm_mmu_page_fault(vcpu, gpa, error_code));
+	if (unlikely(r == -EFAULT))
+		vmx_note_client_fault(vcpu, gpa, exit_qualification);
+	return r;
 }
 
 int handle_ept_misconfig(struct kvm_vcpu *vcpu)

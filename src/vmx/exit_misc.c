@@ -86,6 +86,7 @@ int handle_exception_nmi(struct kvm_vcpu *vcpu)
 
 int handle_triple_fault(struct kvm_vcpu *vcpu)
 {
+	vmx_tell_triple_fault(vcpu);
 	vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
 	return 0;
 }

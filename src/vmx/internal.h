@@ -42,6 +42,14 @@ struct vmx_apicv {
 #define VMX_PLE_GAP 4096
 #define VMX_PLE_WINDOW 32768
 
+/* A fault that is taken again and again, with no instruction run in between (tell.c). (o) */
+#define VMX_STUCK_AT 64U
+struct vmx_stuck {
+	uint64_t rip, gpa, qualification, registers;
+	uint32_t nr; /* 0: none is watched */
+	bool l2, told;
+};
+
 struct vcpu_vmx {
 	struct vmx_nested_head head; /* first: is_guest_mode() */
 	struct vmx_cpu *cpu;	/* (c) the logical processor */
@@ -53,6 +61,7 @@ struct vcpu_vmx {
 	uint16_t vpid;		/* (c) 0: not tagged */
 	hva_t stray_page;	/* (o) of the last bus error outside all slots, and how many there were of it */
 	uint32_t nr_strays;
+	struct vmx_stuck stuck;
 	bool state_unchecked;	/* segments or CR0 were set from outside: may be none to enter with */
 	bool hlt_in_guest;	/* (c) HLT does not exit */
 	struct vmx_apicv apicv;
@@ -296,6 +305,27 @@ void nested_free_guest_roots(struct kvm_vcpu *vcpu);
 /* nested_shadow.c: the VMCS that L1's vmcs12 links for L2's VMREAD and VMWRITE */
 void nested_load_shadow_vmcs12(struct kvm_vcpu *vcpu, const struct vmcs12 *v);
 void nested_flush_shadow_vmcs12(struct kvm_vcpu *vcpu, const struct vmcs12 *v);
+
+/* --- tell.c: lines on stderr --- */
+/* A triple-fault exit of the guest's: the exceptions that led to it. */
+void vmx_tell_triple_fault(struct kvm_vcpu *vcpu);
+/*
+ * The VMX_STUCK_AT'th EPT violation of the same access at the same place, with the same registers, is told, once
+ * a vCPU: one that KVM_RUN is about to answer by EFAULT, and one of L2's that has gone to L1. Of the latter
+ * `look` is taken while L2 is current, and `text` (of VMX_STUCK_TEXT bytes) holds what there is to tell or "".
+ */
+#define VMX_STUCK_TEXT 448
+void vmx_note_client_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t qualification);
+struct vmx_stuck vmx_look_at_l2_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t qualification, char *text);
+void vmx_note_l1_fault(struct kvm_vcpu *vcpu, const struct vmx_stuck *look, const char *text);
+/* Before a VM entry while a fault is watched: another RIP is progress, somebody emulates. */
+static inline void vmx_stuck_entry(struct kvm_vcpu *vcpu)
+{
+	struct vmx_stuck *s = &vcpu->vmx->stuck;
+
+	if (s->l2 == is_guest_mode(vcpu) && s->rip != vmx_get_rip(vcpu))
+		s->nr = 0;
+}
 
 /* --- exit handlers: 1 re-enter, 0 to the client, < 0 KVM_RUN's error --- */
 typedef int vmx_exit_handler(struct kvm_vcpu *vcpu);

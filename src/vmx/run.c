@@ -9,6 +9,8 @@ int vmx_vcpu_run(struct kvm_vcpu *vcpu)
 
 	if (unlikely(vmx->nested.pages_stale))
 		nested_get_vmcs12_pages(vcpu);
+	if (unlikely(vmx->stuck.nr))
+		vmx_stuck_entry(vcpu);
 	vmx_flush_dirty_translation(vcpu);
 	vmx->result = vmx->loaded_vmcs->launched ? vmresume(vmx->cpu) : vmlaunch(vmx->cpu);
 	vcpu->stat.exits++;

@@ -83,6 +83,8 @@ struct vmx_services {
 	void (*apic_eoi)(struct kvm_vcpu *vcpu);
 	void (*apic_eoi_accelerated)(struct kvm_vcpu *vcpu, uint8_t vector);
 	void (*apic_write)(struct kvm_vcpu *vcpu, uint32_t offset);
+	/* The instruction at RIP in the assembler's words; "" where it cannot be read. */
+	void (*insn_text)(struct kvm_vcpu *vcpu, char *buf, size_t size);
 	/* CR4 bits that the guest's CPUID does not offer: they stay the hypervisor's. */
 	uint64_t (*cr4_guest_rsvd_bits)(struct kvm_vcpu *vcpu);
 

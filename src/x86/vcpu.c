@@ -81,6 +81,11 @@ static int service_handle_ud(struct kvm_vcpu *vcpu)
 	return kvm_emulator_ops->handle_ud(vcpu);
 }
 
+static void service_insn_text(struct kvm_vcpu *vcpu, char *buf, size_t size)
+{
+	kvm_emulator_ops->insn_text(vcpu, buf, size);
+}
+
 static int service_get_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data)
 {
 	return kvm_get_msr(vcpu, msr, data, false);
@@ -149,6 +154,7 @@ static const struct vmx_services services = {
 	.guest_debug_exit = kvm_guest_debug_exit,
 	.guest_debug = service_guest_debug,
 	.handle_ud = service_handle_ud,
+	.insn_text = service_insn_text,
 	.event_delivered = kvm_events_entered,
 	.apic_tpr_lowered = kvm_apic_update_ppr,
 	.apic_eoi = kvm_apic_eoi,

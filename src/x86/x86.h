@@ -229,6 +229,7 @@ struct kvm_emulator_ops {
 	int (*task_switch)(struct kvm_vcpu *vcpu, uint16_t selector, int source, bool has_error_code,
 			   uint32_t error_code, int idt_vector);
 	uint64_t (*rip)(struct kvm_vcpu *vcpu);
+	void (*insn_text)(struct kvm_vcpu *vcpu, char *buf, size_t size);
 };
 void kvm_register_emulator(const struct kvm_emulator_ops *ops);
 

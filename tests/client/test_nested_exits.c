@@ -3,6 +3,7 @@
  * what an L2 on EPT tables of L1's sees and reports.
  */
 #include "nested_ept.h"
+#include "said.h"
 
 #define PIN PIN_BASED_VM_EXEC_CONTROL
 #define PRIMARY CPU_BASED_VM_EXEC_CONTROL
@@ -347,6 +348,47 @@ NESTED_TEST(invept_and_invvpid_check_type_and_operand, nested_open_vmcs)
 	assert_raises(nested_do(c, INVVPID, 2, AT_TEST), 14);
 }
 
+/* An L1 that enters again and again without a look at EPT12, or past the access. */
+static uint64_t l1_skips;
+
+static void enter_often(struct client *c)
+{
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_EPT_VIOLATION);
+	for (int i = 0; i < 100; i++) {
+		if (l1_skips)
+			nested_vmwrite(c, GUEST_RIP, l1_skips);
+		assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_EPT_VIOLATION);
+	}
+}
+
+NESTED_TEST(an_l1_whose_handler_does_not_repair_ept_is_told_once, nested_open_ept)
+{
+	/* mov rax, [0x60000]; jmp back */
+	static const uint8_t code[] = {0x48, 0x8b, 0x04, 0x25, 0, 0, 6, 0, 0xeb, 0xf6};
+	const char *text, *line;
+
+	if (!getenv("LD_PRELOAD"))
+		skip(); /* a kernel's KVM tells nothing */
+	ept_level1(c)[0x60] = 0;
+	nested_l2_code(c, code, sizeof(code));
+	l1_skips = 0;
+	text = said(enter_often, c);
+	line = strstr(text, "L2 makes the same EPT violation for the 64th time without progress: read of gpa 0x60000 at rip 0x40000 (mov ");
+	assert_non_null(line);
+	assert_non_null(strstr(line, "L1's handler does not repair it: EPT12 PTE at 0x53300 = 0 is not present"));
+	assert_null(strstr(strchr(line, '\n'), "without progress"));
+}
+
+NESTED_TEST(an_l1_that_emulates_accesses_is_told_nothing, nested_open_ept)
+{
+	static const uint8_t code[] = {0x48, 0x8b, 0x04, 0x25, 0, 0, 6, 0, 0xeb, 0xf6};
+
+	ept_level1(c)[0x60] = 0;
+	nested_l2_code(c, code, sizeof(code));
+	l1_skips = AT_L2 + 8;
+	assert_null(strstr(said(enter_often, c), "without progress"));
+}
+
 NESTED_TEST(unrestricted_l2_runs_in_real_mode, nested_open_ept)
 {
 	static const uint8_t real[] = {0xb8, 0x34, 0x12, 0x0f, 0xa2}; /* mov ax, 1234h; cpuid */
@@ -390,6 +432,8 @@ int main(void)
 		cmocka_unit_test(device_memory_of_l1_is_emulated_for_l2),
 		cmocka_unit_test(the_dirty_log_has_pages_that_l2_writes),
 		cmocka_unit_test(invept_and_invvpid_check_type_and_operand),
+		cmocka_unit_test(an_l1_whose_handler_does_not_repair_ept_is_told_once),
+		cmocka_unit_test(an_l1_that_emulates_accesses_is_told_nothing),
 		cmocka_unit_test(unrestricted_l2_runs_in_real_mode),
 	};
 

@@ -46,7 +46,9 @@ static void requeue_interrupt(struct kvm_vcpu *v, uint8_t vector, bool soft)
 static void requeue_nmi(struct kvm_vcpu *v) { seen.nr_nmis++; }
 static int cpuid(struct kvm_vcpu *v) { seen.nr_cpuid++; return 1; }
 
+static void no_text(struct kvm_vcpu *v, char *buf, size_t size) { *buf = 0; }
 static const struct vmx_services services = {
+	.insn_text = no_text,
 	.queue_exception = queue,
 	.requeue_exception = requeue_exception,
 	.requeue_interrupt = requeue_interrupt,
