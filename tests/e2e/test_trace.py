@@ -2,16 +2,21 @@
 
 usage: test_trace.py USERKVM BUILD
 """
+import fcntl
 import html
 import json
 import os
+import pty
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
+import unicodedata
 
 import tap
 
@@ -176,9 +181,88 @@ def masking_a_tracepoint_removes_its_line_and_only_that():
 
 
 def walkthrough_of_any_client_and_in_chinese():
-    out = walkthrough("--lang", "zh", "--", CLIENT)
+    out = walkthrough("--lang", "zh", "--order", "tree", "--", CLIENT)
     assert "1. 初始化" in out and "4. 退出 Guest" in out and "EPT 不允许任何访问" in out, out
     assert re.search(r"\[test_client_irq-\d+", out) or "[test_client_irq" in out, out
+
+
+def walkthrough_of_a_client_is_told_as_it_happens():
+    # the client waits when its guest has run: all of it is told before the client ends
+    p = subprocess.Popen([USERKVM, "walkthrough", "--", "sh", "-c", f"{CLIENT} >/dev/null; exec sleep 1000"],
+                         stdout=subprocess.PIPE, text=True)
+    seen = ""
+    while "handle_ept_violation" not in seen or "vcpu_enter_guest" not in seen:
+        line = p.stdout.readline()
+        assert line, seen
+        seen += line
+    assert seen.startswith("In the order of time") and re.search(r"^1\. Initialisation\n  \[test_client_irq-\d+ \+0\.000 ms\]$", seen, re.M), seen
+    p.stdout.close()
+    p.send_signal(signal.SIGTERM)
+    assert p.wait(60 * tap.PATIENCE) in (128 + signal.SIGTERM, -signal.SIGPIPE), p.returncode
+
+
+def a_closed_output_ends_the_client():
+    r, w = os.pipe()
+    p = subprocess.Popen([USERKVM, "walkthrough", "--", "sh", "-c", f"sleep 0.2; echo $$ >&2; {CLIENT} >/dev/null; exec sleep 1000"],
+                         stdout=w, stderr=subprocess.PIPE, text=True)
+    os.close(w)
+    os.close(r)
+    client = p.stderr.readline().strip()
+    assert p.wait(60 * tap.PATIENCE) != 0 and not os.path.exists(f"/proc/{client}"), "the client is an orphan"
+
+
+def lines_are_folded_to_the_terminal():
+    for columns in (50, 100):
+        pid, fd = pty.fork()
+        if pid == 0:
+            fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+            os.execv(USERKVM, [USERKVM, "walkthrough", "--lang", "zh" if columns == 50 else "en"])
+        out = b""
+        try:
+            while more := os.read(fd, 65536):
+                out += more
+        except OSError:
+            pass
+        os.waitpid(pid, 0)
+        os.close(fd)
+        lines = out.decode().split("\r\n")
+        wide = [x for x in lines if sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in x) > columns]
+        assert len(lines) > 200 and not wide, wide[:5]
+
+
+NOTES = """\
+# What I read
+```c
+kvm_create_vm
+  kvm->mm = current->mm                 // whose memory
+  kvm_alloc_memslots
+vcpu_enter_guest
+  kvm_mmu_reload
+    kvm_mmu_load
+      kvm_mmu_load_cr3
+        vcpu->arch.mmu->set_cr3()
+          eptp = construct_eptp(vcpu, cr3)
+handle_ept_violation
+  kvm_mmu_page_fault
+    tdp_page_fault
+```
+"""
+
+
+def notes_are_ticked_off():
+    path = os.path.join(tmp.name, "notes.md")
+    open(path, "w").write(NOTES)
+    out = walkthrough("--follow", path)
+    assert "   # What I read\n" in out and "12 lines happened in this run (✓), 0 did not (✗)" in out, out
+    in_order(out, r"^✓  kvm_create_vm$", r"^✓    kvm->mm = current->mm +// whose memory$", r"^ +→ address space number 1$",
+             r"^✓            eptp = construct_eptp\(vcpu, cr3\)$", r"^ +→ = 0x\w+05e$")
+    # the wrong order, the wrong caller, what is nowhere
+    open(path, "w").write(NOTES.replace("    tdp_page_fault", "    fast_page_fault").replace("  kvm_alloc_memslots", "  kvm_mmu_load"))
+    out, status = tap.run(USERKVM, "walkthrough", "--follow", path)
+    assert status == 1 and re.findall(r"^✗ +(\w+)$", out, re.M) == ["kvm_mmu_load", "fast_page_fault"], out
+    assert "10 lines happened in this run (✓), 2 did not (✗)" in out, out
+    out, status = tap.run(USERKVM, "walkthrough", "--follow", "/nowhere.md")
+    assert status == 1 and out.count("\n") == 1 and "/nowhere.md: No such file" in out, out
 
 
 def the_page_is_one_file_with_the_run_in_it():
@@ -336,6 +420,9 @@ def bad_input_is_one_line():
                               (["trace", "--list", "nonsense"], "no such event", 2),
                               (["trace", "-o", os.path.join(tmp.name, "n.txt"), "--", "true"], "did not open /dev/kvm", 1),
                               (["walkthrough", "--lang", "xx"], "en and zh", 2),
+                              (["walkthrough", "--order", "xx"], "time or tree", 2),
+                              (["walkthrough", "--html", "/nowhere/x"], "/nowhere/x: No such file", 1),
+                              (["walkthrough", "--html", "/dev/full"], "/dev/full: No space left", 1),
                               (["walkthrough", "--mask", "nonsense"], "no such event", 2),
                               (["walkthrough", "--", "true"], "nothing to show", 1)):
         out, status = tap.run(USERKVM, *argv)

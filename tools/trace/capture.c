@@ -28,6 +28,8 @@ struct collector {
 	bool broken[NR_RINGS];
 	uint64_t nr_bad;
 	int error; /* of the spool */
+	const struct capture_live *live; /* NULL: nobody */
+	bool enough;
 };
 
 bool event_set_change(struct event_set *set, const char *pattern, bool on)
@@ -91,6 +93,45 @@ static void spool(struct collector *k, const void *p, size_t n)
 	}
 }
 
+static bool believable(const struct trace_record_head *h, uint64_t rest);
+
+/* The name of the thread; the client's process can write to the file. */
+static void thread_comm(const struct collector *k, int32_t tid, char comm[17])
+{
+	uint32_t n = k->file->nr_threads;
+
+	strcpy(comm, "<...>");
+	for (uint32_t i = 0; i < n && i < TRACE_MAX_THREADS; i++) {
+		if (k->file->threads[i].tid != tid)
+			continue;
+		memcpy(comm, k->file->threads[i].comm, 16);
+		comm[16] = '\0';
+	}
+}
+
+/* A copy is looked at: what lies in the ring can change. */
+static void tell_live(struct collector *k, const uint8_t *p, uint64_t n)
+{
+	uint8_t *copy = malloc(n), *at = copy;
+	char comm[17];
+
+	if (!copy)
+		return;
+	memcpy(copy, p, n);
+	while (n >= 8 && !k->enough) {
+		const struct trace_record_head *h = (const void *)at;
+		struct capture_record r = { h, (const void *)(h + 1) };
+
+		if (h->cpu == TRACE_FILLER || !believable(h, n))
+			break;
+		thread_comm(k, r.ent->common_pid, comm);
+		k->enough = !k->live->record(k->live->arg, &r, comm);
+		at += h->size;
+		n -= h->size;
+	}
+	free(copy);
+}
+
 /* A piece of a ring: its length, then what is in it. */
 static void spool_piece(struct collector *k, const uint8_t *p, uint64_t n)
 {
@@ -98,6 +139,8 @@ static void spool_piece(struct collector *k, const uint8_t *p, uint64_t n)
 		return;
 	spool(k, &n, sizeof(n));
 	spool(k, p, n);
+	if (k->live)
+		tell_live(k, p, n);
 }
 
 /* True: something was there. */
@@ -181,6 +224,7 @@ static pid_t spawn(struct collector *k, int (*start)(int, char **), int argc, ch
 		setenv("USERKVM_TRACE", path, 1);
 		signal(SIGINT, SIG_DFL);
 		signal(SIGQUIT, SIG_DFL);
+		signal(SIGPIPE, SIG_DFL);
 		exit(start(argc, argv));
 	}
 	return child;
@@ -191,10 +235,17 @@ static int collect(struct collector *k, pid_t child)
 {
 	int pidfd = (int)syscall(SYS_pidfd_open, child, 0), status = 0;
 	struct pollfd p = {.fd = pidfd, .events = POLLIN};
+	bool told = false;
 
 	for (;;) {
 		bool any = drain_all(k);
 
+		if (!any && k->live && !k->enough)
+			k->enough = !k->live->quiet(k->live->arg);
+		if (k->enough && !told) {
+			kill(child, SIGTERM); /* nobody reads what is told: the client has no purpose any more */
+			told = true;
+		}
 		if (poll(&p, pidfd >= 0, any ? 0 : DRAIN_MS) < 0 && errno != EINTR)
 			break;
 		if (waitpid(child, &status, WNOHANG) == child)
@@ -317,7 +368,7 @@ static int open_spool(void)
 }
 
 int capture_run(struct capture *c, const struct event_set *set, const char *who, size_t ring_bytes,
-                int (*start)(int argc, char **argv), int argc, char **argv)
+                const struct capture_live *live, int (*start)(int argc, char **argv), int argc, char **argv)
 {
 	struct collector *k = calloc(1, sizeof(*k));
 	pid_t child;
@@ -332,6 +383,7 @@ int capture_run(struct capture *c, const struct event_set *set, const char *who,
 	if (!k)
 		return 1;
 	k->fd = k->spool = -1;
+	k->live = live;
 	k->file = MAP_FAILED;
 	if (make_ring_file(k, set, ring_bytes)) {
 		fprintf(stderr, "%s: no memory for the rings: %s\n", who, strerror(errno));
@@ -344,6 +396,7 @@ int capture_run(struct capture *c, const struct event_set *set, const char *who,
 	}
 	signal(SIGINT, SIG_IGN);
 	signal(SIGQUIT, SIG_IGN);
+	signal(SIGPIPE, SIG_IGN); /* an output that is closed is an error of its stream, and leaves no orphan */
 	child = spawn(k, start, argc, argv);
 	if (child < 0) {
 		fprintf(stderr, "%s: fork: %s\n", who, strerror(errno));
@@ -351,6 +404,7 @@ int capture_run(struct capture *c, const struct event_set *set, const char *who,
 	}
 	c->status = collect(k, child);
 	handle_passed(SIG_DFL);
+	signal(SIGPIPE, SIG_DFL);
 	signal(SIGINT, SIG_DFL);
 	signal(SIGQUIT, SIG_DFL);
 	if (k->error)

@@ -38,12 +38,20 @@ struct event_set {
 /* GROUP, GROUP:EVENT or EVENT, each with wildcards. False: it names nothing. */
 bool event_set_change(struct event_set *set, const char *pattern, bool on);
 
+/* Who wants records as they come: each thread's in its order, threads in any. */
+struct capture_live {
+	/* r and comm are valid during the call. False: enough, the client is ended (SIGTERM). */
+	bool (*record)(void *arg, const struct capture_record *r, const char *comm);
+	bool (*quiet)(void *arg); /* nothing came for a while */
+	void *arg;
+};
+
 /*
  * Run argv (start(argc, argv) in the child, which ends with its result) with
- * the events of the set. who is for messages. 0, or 1 after a message.
+ * the events of the set; live may be NULL. who is for messages. 0, or 1 after a message.
  */
 int capture_run(struct capture *c, const struct event_set *set, const char *who, size_t ring_bytes,
-                int (*start)(int argc, char **argv), int argc, char **argv);
+                const struct capture_live *live, int (*start)(int argc, char **argv), int argc, char **argv);
 /* The program could not be started; `run` has said why. */
 bool capture_never_ran(const struct capture *c);
 void capture_free(struct capture *c);

@@ -52,6 +52,11 @@ uint32_t walk_depth(const struct capture_record *r)
 	    ->depth; /* every event's first field */
 }
 
+uint64_t walk_mix(uint64_t key, const struct capture_record *r)
+{
+	return mix(mix(key, line_key(r)), walk_depth(r));
+}
+
 /* Other VM ioctls than KVM_SET_USER_MEMORY_REGION are no line of the walk-through. */
 bool walk_is_line(const struct capture_record *r)
 {
@@ -122,7 +127,7 @@ static int cut_thread(struct walk_pieces *w, const struct capture *c, int32_t ti
 		if (p->nr == WALK_PIECE_LINES)
 			continue;
 		p->events[p->nr++] = i;
-		p->key = mix(mix(p->key, line_key(r)), walk_depth(r));
+		p->key = walk_mix(p->key, r);
 	}
 	return 0;
 }

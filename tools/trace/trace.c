@@ -203,7 +203,7 @@ static int cmd_trace(int argc, char **argv)
 	args[0] = (char[]){"run"};
 	args[1] = (char[]){"--"};
 	memcpy(args + 2, argv + o.rest, (size_t)(argc - o.rest) * sizeof(*args));
-	r = capture_run(&c, &o.set, "userkvm trace", o.ring_kib << 10, start_client,
+	r = capture_run(&c, &o.set, "userkvm trace", o.ring_kib << 10, NULL, start_client,
 	                argc - o.rest + 2, args);
 	free(args);
 	if (r == 0)

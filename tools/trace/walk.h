@@ -76,6 +76,51 @@ uint32_t walk_depth(const struct capture_record *r);
 /* Whether the record is a line of the walk-through. */
 bool walk_is_line(const struct capture_record *r);
 
+/* The key of a piece with one line more. */
+uint64_t walk_mix(uint64_t key, const struct capture_record *r);
+
+/* --- tell.c --- */
+
+#define TELL_REMARKS 256
+
+struct teller {
+	enum lang lang;
+	bool all;	/* every remark, not each once */
+	unsigned width; /* columns of the terminal; 0: standard output is none */
+	const char *told[TELL_REMARKS];
+	unsigned nr_told;
+};
+
+void tell_begin(struct teller *t, enum lang lang, bool all);
+/* One line, folded. */
+void tell_text(const struct teller *t, const char *text);
+/* The line of a record, `level` steps in, on standard output. */
+void tell_line(struct teller *t, const struct trace_entry *ent, unsigned level);
+/* The values of a line, in buf; empty where it has none. */
+void tell_values(const struct walk_line *line, const void *rec, char *buf, size_t size);
+
+/* --- live.c --- */
+
+struct live_thread;
+struct walk_live {
+	struct teller t;
+	const char *heading; /* told before the first piece */
+	uint64_t begin; /* of the run: the first record's time */
+	struct live_thread *threads;
+	uint64_t *keys; /* of pieces that were told */
+	size_t nr_keys, nr_like, nr_told;
+};
+
+/* For struct capture_live, arg is a struct walk_live. */
+bool walk_live_record(void *arg, const struct capture_record *r, const char *comm);
+bool walk_live_quiet(void *arg);
+void walk_live_end(struct walk_live *l);
+
+/* --- follow.c --- */
+
+/* Prints the notes with what the run says. 0: every line happened; 1: not. */
+int walk_follow(const struct walk_pieces *p, const struct capture *c, struct teller *t, FILE *notes);
+
 /* "1. Initialisation" … */
 extern const char *const walk_titles[WALK_TREES][NR_LANGS];
 

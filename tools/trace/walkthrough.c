@@ -9,18 +9,19 @@
 #include "tools/trace/walk.h"
 #include "tools/userkvm/commands.h"
 
-#define VALUES_COLUMN 58
-#define SHOW_PIECES   24 /* of a tree */
-#define MAX_REMARKS   256
-#define REMARK_WIDTH  78
+#define SHOW_PIECES 24 /* of a tree */
 
-enum { LANG, QUIZ, ALL, MASK, HTML };
+enum { LANG, QUIZ, ALL, MASK, HTML, ORDER, FOLLOW };
+enum { BY_TREE, BY_TIME };
 static const struct cli_option option_rows[] = {
 	[LANG] = { "lang", 0, "en|zh", "language of the remarks (default: en)" },
 	[QUIZ] = { "quiz", 0, NULL, "ask before each line what comes next" },
 	[ALL] = { "all", 0, NULL, "every piece, not only those that differ" },
 	[MASK] = { "mask", 0, "EVENT", "leave this event of group userkvm out" },
 	[HTML] = { "html", 0, "FILE", "one page with the trees and the tables, for a browser" },
+	[ORDER] = { "order", 0, "time|tree", "in the order of time, as it happens (default with a PROGRAM),\n"
+		    "or by tree when it has ended (default without)" },
+	[FOLLOW] = { "follow", 0, "FILE.md", "notes whose call trees are ticked off (✓, ✗) with this run's values" },
 	{ 0 },
 };
 
@@ -52,60 +53,15 @@ struct walkthrough {
 	FILE *page; /* of html */
 	struct event_set set;
 	struct walk_pieces p;
-	const char *told[MAX_REMARKS]; /* remarks that were printed */
-	unsigned nr_told;
+	struct teller t;
+	struct walk_live live;
+	const char *follow;
+	FILE *notes;	/* of follow */
+	int order;	/* BY_TREE, BY_TIME; -1: by what is run */
 	unsigned asked, right;
 };
 
 /* --- printing --- */
-
-/* Each remark once: the second time it is in the way. */
-static bool new_remark(struct walkthrough *w, const char *remark)
-{
-	for (unsigned i = 0; i < w->nr_told; i++)
-		if (w->told[i] == remark)
-			return false;
-	if (w->nr_told < MAX_REMARKS)
-		w->told[w->nr_told++] = remark;
-	return true;
-}
-
-/* In lines of REMARK_WIDTH, where there are spaces to break at. */
-static void print_remark(const char *text, unsigned indent)
-{
-	while (*text) {
-		size_t n = strlen(text);
-
-		if (n > REMARK_WIDTH) {
-			for (n = REMARK_WIDTH; n && text[n] != ' '; n--)
-				;
-			if (!n)
-				n = strlen(text);
-		}
-		printf("%*s  // %.*s\n", (int)indent, "", (int)n, text);
-		text += n;
-		text += *text == ' ';
-	}
-}
-
-static void print_line(struct walkthrough *w, const struct capture_record *r, unsigned level)
-{
-	struct out o = {.f = stdout, .lang = w->lang, .indent = 2 * level + 2};
-	const struct walk_line *line = walk_line_of(capture_event(r));
-	const char *remark = line->choose ? line->choose(w->lang, r->ent) : line->remark[w->lang];
-	char text[96];
-	int n = printf("%*s%s", (int)o.indent, "", walk_text(line, r->ent, text, sizeof(text)));
-
-	if (line->values) {
-		printf("%*s", n < VALUES_COLUMN ? VALUES_COLUMN - n : 2, "");
-		line->values(&o, r->ent);
-	}
-	putchar('\n');
-	if (remark && (w->p.all || new_remark(w, remark)))
-		print_remark(remark, o.indent);
-	if (line->details)
-		line->details(&o, r->ent);
-}
 
 /* Another line of the same tree, not always the same one. */
 static const struct walk_line *wrong_answer(const struct walk_line *right,
@@ -163,7 +119,7 @@ static void print_piece(struct walkthrough *w, const struct walk_piece *p)
 
 		if (w->quiz && !ask(w, r))
 			w->quiz = false;
-		print_line(w, r, walk_depth(r) - walk_depth(first));
+		tell_line(&w->t, r->ent, walk_depth(r) - walk_depth(first));
 	}
 }
 
@@ -211,6 +167,12 @@ static int take(void *arg, int option, const char *value)
 	case ALL: w->p.all = true; return 0;
 	case MASK: return mask(w, value);
 	case HTML: w->html = value; return 0;
+	case FOLLOW: w->follow = value; return 0;
+	case ORDER:
+		w->order = strcmp(value, "time") == 0 ? BY_TIME : BY_TREE;
+		if (w->order == BY_TIME || strcmp(value, "tree") == 0)
+			return 0;
+		return wrong_usage("userkvm walkthrough", "--order %s: time or tree", value);
 	}
 	w->lang = strcmp(value, "zh") == 0 ? ZH : EN;
 	if (w->lang == ZH || strcmp(value, "en") == 0)
@@ -227,11 +189,16 @@ static int parse(struct walkthrough *w, int argc, char **argv, int *rest)
 		return status;
 	*rest = optind;
 	w->builtin = *rest >= argc;
+	if (w->order < 0)
+		w->order = w->builtin ? BY_TREE : BY_TIME;
+	if (w->html || w->follow || w->quiz)
+		w->order = BY_TREE; /* of the whole run */
 	return cli_check_environment("userkvm walkthrough") ? 2 : -1;
 }
 
 static int run_client(struct walkthrough *w, int argc, char **argv)
 {
+	struct capture_live live = { walk_live_record, walk_live_quiet, &w->live };
 	char **args = calloc((size_t)argc + 3, sizeof(*args));
 	int r;
 
@@ -240,9 +207,10 @@ static int run_client(struct walkthrough *w, int argc, char **argv)
 	args[0] = (char[]){"run"};
 	args[1] = (char[]){"--"};
 	memcpy(args + 2, argv, (size_t)argc * sizeof(*args));
-	r = capture_run(&w->c, &w->set, "userkvm walkthrough", 8u << 20,
+	r = capture_run(&w->c, &w->set, "userkvm walkthrough", 8u << 20, w->order == BY_TIME ? &live : NULL,
 	                w->builtin ? walk_guest : cmd_run, argc + 2, args);
 	free(args);
+	walk_live_end(&w->live);
 	return r;
 }
 
@@ -259,9 +227,10 @@ static const char *command_line(int argc, char **argv, char *buf, size_t size)
 static int write_page(struct walkthrough *w, int argc, char **argv)
 {
 	char line[256];
-	bool failed = walk_html(&w->p, &w->c, command_line(argc, argv, line, sizeof(line)), w->page);
+	bool failed;
 
-	errno = 0;
+	errno = 0; /* the first write that failed has left its reason */
+	failed = walk_html(&w->p, &w->c, command_line(argc, argv, line, sizeof(line)), w->page);
 	failed |= ferror(w->page) != 0;
 	failed |= fclose(w->page) != 0;
 	w->page = NULL;
@@ -271,8 +240,20 @@ static int write_page(struct walkthrough *w, int argc, char **argv)
 	return 1;
 }
 
+static const char *order_words(const struct walkthrough *w)
+{
+	static const char *const text[2][NR_LANGS] = {
+		[BY_TREE] = { "Grouped by tree, each in the order of time (--order time: as it happens)", "按树分组，组内按时间顺序（--order time：按发生顺序）" },
+		[BY_TIME] = { "In the order of time, as it happens (--order tree: grouped by tree)", "按发生的时间顺序（--order tree：按树分组）" },
+	};
+
+	return text[w->order][w->lang];
+}
+
 static int show(struct walkthrough *w, int argc, char **argv)
 {
+	if (w->order == BY_TIME && w->live.nr_told)
+		return 0;
 	if (walk_cut(&w->p, &w->c)) {
 		fputs("userkvm walkthrough: no memory\n", stderr);
 		return 1;
@@ -287,6 +268,9 @@ static int show(struct walkthrough *w, int argc, char **argv)
 	}
 	if (w->page)
 		return write_page(w, argc, argv);
+	if (w->notes)
+		return walk_follow(&w->p, &w->c, &w->t, w->notes);
+	tell_text(&w->t, order_words(w));
 	for (int tree = 1; tree <= WALK_TREES; tree++)
 		print_tree(w, tree);
 	if (w->asked)
@@ -302,6 +286,7 @@ static int cmd_walkthrough(int argc, char **argv)
 
 	if (!w)
 		return 1;
+	w->order = -1;
 	event_set_change(&w->set, "userkvm", true);
 	r = parse(w, argc, argv, &rest);
 	if (r < 0 && w->html) {
@@ -314,7 +299,17 @@ static int cmd_walkthrough(int argc, char **argv)
 			r = 1;
 		}
 	}
+	if (r < 0 && w->follow) {
+		w->notes = fopen(w->follow, "re");
+		if (!w->notes) {
+			fprintf(stderr, "userkvm walkthrough: %s: %s\n", w->follow, strerror(errno));
+			r = 1;
+		}
+	}
 	if (r < 0) {
+		tell_begin(&w->t, w->lang, w->p.all);
+		w->live.t = w->t;
+		w->live.heading = order_words(w);
 		r = run_client(w, argc - rest, argv + rest);
 		if (!r)
 			r = show(w, argc - rest, argv + rest);
@@ -327,6 +322,8 @@ static int cmd_walkthrough(int argc, char **argv)
 	}
 	if (w->page)
 		fclose(w->page);
+	if (w->notes)
+		fclose(w->notes);
 	free(w->p.piece);
 	free(w);
 	return r;
