@@ -66,6 +66,13 @@ void kvm_emulator_replaced(struct cpu_state *cs)
 	kvm_emulator_leave(kvm_emulator_of(cs), OUT_REPLACED);
 }
 
+/* The processor is to run it. */
+void kvm_emulator_retry(struct cpu_state *cs)
+{
+	kvm_emulator_of(cs)->error = -EAGAIN;
+	kvm_emulator_leave(kvm_emulator_of(cs), OUT_ERROR);
+}
+
 static void unsupported(struct cpu_state *cs, const struct isa_insn *i)
 {
 	kvm_emulator_leave(kvm_emulator_of(cs), OUT_UNSUPPORTED);

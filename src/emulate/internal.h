@@ -98,6 +98,8 @@ static inline struct kvm_vcpu *kvm_emulator_vcpu(struct cpu_state *cs)
 	return cs->owner;
 }
 
+/* The guest tries again. */
+void kvm_emulator_retry(struct cpu_state *cs) __attribute__((noreturn));
 /* Back to emulate.c's loop, from any depth. */
 void kvm_emulator_leave(struct kvm_emulator *e, enum outcome o) __attribute__((noreturn));
 

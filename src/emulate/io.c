@@ -50,6 +50,14 @@ static void string_end(struct cpu_state *cs, const struct isa_insn *i)
 #define TSS_IO_MAP_BASE 0x66
 #define TSS_32BIT 8 /* of the type: a 16-bit TSS has no map */
 
+static void check_l1(struct cpu_state *cs, uint16_t port, unsigned size)
+{
+	struct kvm_vcpu *vcpu = kvm_emulator_vcpu(cs);
+
+	if (unlikely(is_guest_mode(vcpu)) && nested_vmx_l1_wants_port(vcpu, port, size))
+		kvm_emulator_retry(cs);
+}
+
 /* #GP(0) unless `size` ports from `port` are the guest's code's (SDM Vol. 1, "I/O Permission Bit Map"). */
 static void check_port(struct cpu_state *cs, uint16_t port, unsigned size)
 {
@@ -78,6 +86,7 @@ static void do_ins(struct cpu_state *cs, const struct isa_insn *i)
 	uint64_t lin;
 
 	check_port(cs, port, size);
+	check_l1(cs, port, size);
 	if (repetitions(cs, i) == 0) {
 		string_end(cs, i);
 		return;
@@ -116,6 +125,7 @@ static void do_outs(struct cpu_state *cs, const struct isa_insn *i)
 	uint64_t lin;
 
 	check_port(cs, port, size);
+	check_l1(cs, port, size);
 	if (repetitions(cs, i) == 0) {
 		string_end(cs, i);
 		return;
@@ -146,6 +156,7 @@ static void do_in(struct cpu_state *cs, const struct isa_insn *i)
 	uint64_t v = 0;
 
 	check_port(cs, port_of(cs, i), i->aux);
+	check_l1(cs, port_of(cs, i), i->aux);
 	if (e->pio_next == e->pio_avail) {
 		e->pio_next = e->pio_avail = 0;
 		if (kvm_pio_in(kvm_emulator_vcpu(cs), port_of(cs, i), i->aux, e->pio_in, 1)) {
@@ -165,6 +176,7 @@ static void do_out(struct cpu_state *cs, const struct isa_insn *i)
 	struct kvm_emulator *e = kvm_emulator_of(cs);
 
 	check_port(cs, port_of(cs, i), i->aux);
+	check_l1(cs, port_of(cs, i), i->aux);
 	if (kvm_pio_out(kvm_emulator_vcpu(cs), port_of(cs, i), i->aux, &cs->gpr[RAX], 1))
 		e->pio_exit = true;
 	cs->rip = isa_next_rip(cs, i);

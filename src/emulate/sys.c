@@ -181,7 +181,10 @@ void kvm_insn_lmsw(struct cpu_state *cs, const struct isa_insn *i)
 {
 	uint64_t v;
 
-	v = kvm_emulator_read_rm(cs, i, 2) & CR0_LMSW;
+	v = kvm_emulator_read_rm(cs, i, 2);
+	if (unlikely(is_guest_mode(vcpu_of(cs))) && nested_vmx_reflect_lmsw(vcpu_of(cs), (uint16_t)v, i->flags & ISA_MEM))
+		kvm_emulator_replaced(cs);
+	v &= CR0_LMSW;
 	/* PE can be set only */
 	set_cr(cs, i, 0, (cs->cr0 & ~(CR0_LMSW & ~X86_CR0_PE)) | v);
 }

@@ -10,6 +10,8 @@
  * 2. `need` is checked before the handler runs, by the bytes that are emulated:
  *    another vCPU may have changed them since the processor looked.
  * 3. Ports are checked by their handlers, which know the number (io.c).
+ * 4. What an L1 takes as an exit of its L2 is not emulated for L2: the processor runs it, and exits.
+ *    LMSW's handler makes the exit, since the operand decides.
  *
  * Source: SDM Vol. 2, the instructions' "Exceptions"; Vol. 3, "Privileged
  * Instructions", "CR4.UMIP", "CR4.TSD"; KVM API: KVM_CAP_SUPPORTED_CPUID
@@ -30,6 +32,7 @@ struct row {
 	isa_fn *(*pick)(const struct isa_decoded *d, struct isa_insn *i); /* in its place: NULL for forms not emulated */
 	uint8_t aux; /* i->aux of fn */
 	uint8_t need;
+	uint8_t exits; /* enum exit_reason by which an L1 may have it of its L2; 0: by none, or where the operand is known */
 	bool memory_only; /* a register form is none of ours */
 	bool in64;
 };
@@ -117,10 +120,10 @@ static const struct row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	[ZYDIS_MNEMONIC_LSS] = { .fn = kvm_emulate_load_far_pointer, .aux = SREG_SS, .memory_only = true, .in64 = true },
 	[ZYDIS_MNEMONIC_LFS] = { .fn = kvm_emulate_load_far_pointer, .aux = SREG_FS, .memory_only = true, .in64 = true },
 	[ZYDIS_MNEMONIC_LGS] = { .fn = kvm_emulate_load_far_pointer, .aux = SREG_GS, .memory_only = true, .in64 = true },
-	[ZYDIS_MNEMONIC_LGDT] = { .fn = kvm_insn_load_table, .aux = 0, .need = NEED_CPL0, .memory_only = true, .in64 = true },
-	[ZYDIS_MNEMONIC_LIDT] = { .fn = kvm_insn_load_table, .aux = 1, .need = NEED_CPL0, .memory_only = true, .in64 = true },
-	[ZYDIS_MNEMONIC_SGDT] = { .fn = kvm_insn_store_table, .aux = 0, .need = NEED_UMIP, .memory_only = true, .in64 = true },
-	[ZYDIS_MNEMONIC_SIDT] = { .fn = kvm_insn_store_table, .aux = 1, .need = NEED_UMIP, .memory_only = true, .in64 = true },
+	[ZYDIS_MNEMONIC_LGDT] = { .fn = kvm_insn_load_table, .aux = 0, .need = NEED_CPL0, .memory_only = true, .in64 = true, .exits = EXIT_REASON_GDTR_IDTR },
+	[ZYDIS_MNEMONIC_LIDT] = { .fn = kvm_insn_load_table, .aux = 1, .need = NEED_CPL0, .memory_only = true, .in64 = true, .exits = EXIT_REASON_GDTR_IDTR },
+	[ZYDIS_MNEMONIC_SGDT] = { .fn = kvm_insn_store_table, .aux = 0, .need = NEED_UMIP, .memory_only = true, .in64 = true, .exits = EXIT_REASON_GDTR_IDTR },
+	[ZYDIS_MNEMONIC_SIDT] = { .fn = kvm_insn_store_table, .aux = 1, .need = NEED_UMIP, .memory_only = true, .in64 = true, .exits = EXIT_REASON_GDTR_IDTR },
 	[ZYDIS_MNEMONIC_CLI] = { .fn = kvm_insn_cli, .need = NEED_IOPL },
 	[ZYDIS_MNEMONIC_STI] = { .fn = kvm_insn_sti, .need = NEED_IOPL },
 	[ZYDIS_MNEMONIC_PUSHF] = { .fn = kvm_insn_pushf, .need = NEED_IOPL_V86 },
@@ -130,31 +133,31 @@ static const struct row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	[ZYDIS_MNEMONIC_LMSW] = { .fn = kvm_insn_lmsw, .need = NEED_CPL0, .in64 = true },
 	[ZYDIS_MNEMONIC_SMSW] = { .fn = kvm_insn_smsw, .need = NEED_UMIP, .in64 = true },
 	[ZYDIS_MNEMONIC_CLTS] = { .fn = kvm_insn_clts, .need = NEED_CPL0 },
-	[ZYDIS_MNEMONIC_HLT] = { .fn = kvm_insn_hlt, .need = NEED_CPL0 },
-	[ZYDIS_MNEMONIC_CPUID] = { .fn = kvm_insn_cpuid, .need = NEED_CPUID },
-	[ZYDIS_MNEMONIC_RDMSR] = { .fn = kvm_insn_rdmsr, .need = NEED_CPL0 },
-	[ZYDIS_MNEMONIC_WRMSR] = { .fn = kvm_insn_wrmsr, .need = NEED_CPL0 },
-	[ZYDIS_MNEMONIC_RDTSC] = { .fn = kvm_insn_rdtsc, .need = NEED_TSD },
-	[ZYDIS_MNEMONIC_PAUSE] = { .fn = kvm_insn_hint },
+	[ZYDIS_MNEMONIC_HLT] = { .fn = kvm_insn_hlt, .need = NEED_CPL0, .exits = EXIT_REASON_HLT },
+	[ZYDIS_MNEMONIC_CPUID] = { .fn = kvm_insn_cpuid, .need = NEED_CPUID, .exits = EXIT_REASON_CPUID },
+	[ZYDIS_MNEMONIC_RDMSR] = { .fn = kvm_insn_rdmsr, .need = NEED_CPL0, .exits = EXIT_REASON_MSR_READ },
+	[ZYDIS_MNEMONIC_WRMSR] = { .fn = kvm_insn_wrmsr, .need = NEED_CPL0, .exits = EXIT_REASON_MSR_WRITE },
+	[ZYDIS_MNEMONIC_RDTSC] = { .fn = kvm_insn_rdtsc, .need = NEED_TSD, .exits = EXIT_REASON_RDTSC },
+	[ZYDIS_MNEMONIC_PAUSE] = { .fn = kvm_insn_hint, .exits = EXIT_REASON_PAUSE_INSTRUCTION },
 	[ZYDIS_MNEMONIC_LFENCE] = { .fn = kvm_insn_hint },
 	[ZYDIS_MNEMONIC_SFENCE] = { .fn = kvm_insn_hint },
 	[ZYDIS_MNEMONIC_MFENCE] = { .fn = kvm_insn_hint },
 	[ZYDIS_MNEMONIC_CLFLUSH] = { .fn = kvm_insn_flush, .memory_only = true, .in64 = true },
 	[ZYDIS_MNEMONIC_CLFLUSHOPT] = { .fn = kvm_insn_flush, .memory_only = true, .in64 = true },
 	[ZYDIS_MNEMONIC_CLWB] = { .fn = kvm_insn_flush, .memory_only = true, .in64 = true },
-	[ZYDIS_MNEMONIC_LLDT] = { .fn = kvm_emulate_lldt, .need = NEED_PROTECTED | NEED_CPL0, .in64 = true },
-	[ZYDIS_MNEMONIC_LTR] = { .fn = kvm_emulate_ltr, .need = NEED_PROTECTED | NEED_CPL0, .in64 = true },
-	[ZYDIS_MNEMONIC_SLDT] = { .fn = kvm_emulate_store_system_selector, .aux = 0, .need = NEED_PROTECTED | NEED_UMIP, .in64 = true },
-	[ZYDIS_MNEMONIC_STR] = { .fn = kvm_emulate_store_system_selector, .aux = 1, .need = NEED_PROTECTED | NEED_UMIP, .in64 = true },
+	[ZYDIS_MNEMONIC_LLDT] = { .fn = kvm_emulate_lldt, .need = NEED_PROTECTED | NEED_CPL0, .in64 = true, .exits = EXIT_REASON_LDTR_TR },
+	[ZYDIS_MNEMONIC_LTR] = { .fn = kvm_emulate_ltr, .need = NEED_PROTECTED | NEED_CPL0, .in64 = true, .exits = EXIT_REASON_LDTR_TR },
+	[ZYDIS_MNEMONIC_SLDT] = { .fn = kvm_emulate_store_system_selector, .aux = 0, .need = NEED_PROTECTED | NEED_UMIP, .in64 = true, .exits = EXIT_REASON_LDTR_TR },
+	[ZYDIS_MNEMONIC_STR] = { .fn = kvm_emulate_store_system_selector, .aux = 1, .need = NEED_PROTECTED | NEED_UMIP, .in64 = true, .exits = EXIT_REASON_LDTR_TR },
 	[ZYDIS_MNEMONIC_LAR] = { .fn = kvm_insn_not_in_real_mode },
 	[ZYDIS_MNEMONIC_LSL] = { .fn = kvm_insn_not_in_real_mode },
 	[ZYDIS_MNEMONIC_VERR] = { .fn = kvm_insn_not_in_real_mode },
 	[ZYDIS_MNEMONIC_VERW] = { .fn = kvm_insn_not_in_real_mode },
 	[ZYDIS_MNEMONIC_ARPL] = { .fn = kvm_insn_not_in_real_mode },
 	[ZYDIS_MNEMONIC_RSM] = { .fn = kvm_insn_rsm },
-	[ZYDIS_MNEMONIC_INVPCID] = { .fn = kvm_insn_invpcid, .need = NEED_CPL0, .memory_only = true, .in64 = true },
-	[ZYDIS_MNEMONIC_INVD] = { .fn = kvm_insn_nothing, .need = NEED_CPL0 },
-	[ZYDIS_MNEMONIC_WBINVD] = { .fn = kvm_insn_nothing, .need = NEED_CPL0 },
+	[ZYDIS_MNEMONIC_INVPCID] = { .fn = kvm_insn_invpcid, .need = NEED_CPL0, .memory_only = true, .in64 = true, .exits = EXIT_REASON_INVPCID },
+	[ZYDIS_MNEMONIC_INVD] = { .fn = kvm_insn_nothing, .need = NEED_CPL0, .exits = EXIT_REASON_INVD },
+	[ZYDIS_MNEMONIC_WBINVD] = { .fn = kvm_insn_nothing, .need = NEED_CPL0, .exits = EXIT_REASON_WBINVD },
 	[ZYDIS_MNEMONIC_IN] = { .pick = kvm_emulator_io, .in64 = true },
 	[ZYDIS_MNEMONIC_OUT] = { .pick = kvm_emulator_io, .in64 = true },
 	[ZYDIS_MNEMONIC_INSB] = { .pick = kvm_emulator_io, .in64 = true },
@@ -232,4 +235,7 @@ void kvm_emulator_check_privilege(struct cpu_state *cs, const struct isa_insn *i
 		isa_raise(cs, X86_TRAP_UD);
 	if (!may_run(cs, r->need))
 		isa_raise_error(cs, X86_TRAP_GP, 0);
+	if (unlikely(is_guest_mode(kvm_emulator_vcpu(cs))) && r->exits &&
+	    nested_vmx_l1_wants_insn(kvm_emulator_vcpu(cs), r->exits))
+		kvm_emulator_retry(cs);
 }

@@ -61,11 +61,8 @@ static bool l0_wants_exit(struct kvm_vcpu *vcpu, uint32_t reason)
 
 /* --- bitmaps in L1's memory --- */
 
-static bool l1_wants_io(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
+static bool l1_wants_port(struct kvm_vcpu *vcpu, const struct vmcs12 *v, uint32_t port, unsigned size)
 {
-	uint64_t q = vmcs_readl(vcpu, EXIT_QUALIFICATION);
-	uint32_t port = (uint32_t)FIELD_GET(IO_QUAL_PORT_MASK, q);
-	unsigned size = (unsigned)FIELD_GET(IO_QUAL_SIZE_MASK, q) + 1;
 
 	if (!nested_cpu_has(v, CPU_BASED_USE_IO_BITMAPS))
 		return nested_cpu_has(v, CPU_BASED_UNCOND_IO_EXITING);
@@ -82,6 +79,14 @@ static bool l1_wants_io(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
 			return true;
 	}
 	return false;
+}
+
+static bool l1_wants_io(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
+{
+	uint64_t q = vmcs_readl(vcpu, EXIT_QUALIFICATION);
+
+	return l1_wants_port(vcpu, v, (uint32_t)FIELD_GET(IO_QUAL_PORT_MASK, q),
+			     (unsigned)FIELD_GET(IO_QUAL_SIZE_MASK, q) + 1);
 }
 
 static bool l1_wants_msr(struct kvm_vcpu *vcpu, const struct vmcs12 *v, bool write)
@@ -231,6 +236,29 @@ static bool l1_wants_exit(struct kvm_vcpu *vcpu, uint32_t reason)
 		if (by_control[i].reason == reason)
 			return by_control[i].secondary ? nested_cpu_has2(v, by_control[i].control)
 						       : nested_cpu_has(v, by_control[i].control);
+	return true;
+}
+
+/* --- instructions of L2 that the emulator runs (Linux: vmx_check_intercept) --- */
+
+bool nested_vmx_l1_wants_port(struct kvm_vcpu *vcpu, uint16_t port, unsigned size)
+{
+	return l1_wants_port(vcpu, get_vmcs12(vcpu), port, size);
+}
+
+bool nested_vmx_l1_wants_insn(struct kvm_vcpu *vcpu, uint32_t reason)
+{
+	return l1_wants_exit(vcpu, reason);
+}
+
+bool nested_vmx_reflect_lmsw(struct kvm_vcpu *vcpu, uint16_t value, bool memory)
+{
+	uint64_t q = FIELD_PREP(CR_ACCESS_TYPE_MASK, (uint64_t)CR_ACCESS_LMSW) |
+		     FIELD_PREP(CR_ACCESS_LMSW_DATA_MASK, (uint64_t)value) | (memory ? CR_ACCESS_LMSW_MEM : 0);
+
+	if (!l1_wants_lmsw(get_vmcs12(vcpu), value & 0xf))
+		return false;
+	nested_vmx_vmexit(vcpu, EXIT_REASON_CR_ACCESS, 0, q);
 	return true;
 }
 

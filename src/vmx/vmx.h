@@ -285,6 +285,14 @@ void nested_vmx_vmexit(struct kvm_vcpu *vcpu, uint32_t reason, uint32_t intr_inf
 void nested_vmx_exception_vmexit(struct kvm_vcpu *vcpu, uint8_t vector, bool has_error_code, uint32_t error_code,
 				 uint64_t qualification);
 void nested_vmx_exception_vmexit_nmi(struct kvm_vcpu *vcpu);
+/*
+ * In guest mode, an instruction of L2 that is emulated: is it one that L1 takes as an exit of this reason,
+ * or for these ports? The processor says so by itself then. LMSW is known only with its operand: true, the
+ * exit has been made.
+ */
+bool nested_vmx_l1_wants_insn(struct kvm_vcpu *vcpu, uint32_t reason);
+bool nested_vmx_l1_wants_port(struct kvm_vcpu *vcpu, uint16_t port, unsigned size);
+bool nested_vmx_reflect_lmsw(struct kvm_vcpu *vcpu, uint16_t value, bool memory);
 /* EPT12 forbids what L2 does (fault->nested): exit 48 or 49 to L1. */
 struct kvm_page_fault_info;
 void nested_ept_inject_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_fault_info *fault);

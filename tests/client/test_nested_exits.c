@@ -416,6 +416,61 @@ NESTED_TEST(unrestricted_l2_runs_in_real_mode, nested_open_ept)
 	assert_int_equal(nested_at_exit.rax & 0xffff, 0x1234);
 }
 
+/* --- what the emulator runs for L2 --- */
+
+/* L2's page 0x60 is a device of L1's. The instruction at AT_L2 has been put there. */
+static bool open_device(struct client *c)
+{
+	if (!nested_open_ept(c))
+		return false;
+	ept_level1(c)[0x60] = 0x8000000 | EPT_ALL | EPT_WB;
+	return true;
+}
+
+static void launch(struct client *c, enum snippet how)
+{
+	struct kvm_regs r = {.rip = AT_CODE + 32 * (uint64_t)how, .rsp = 0x8000, .rflags = 2};
+
+	assert_int_equal(ioctl(c->vcpu, KVM_SET_REGS, &r), 0);
+}
+
+/* LMSW of what the device has: bit 3 (TS), which is L1's or not. */
+NESTED_TEST(lmsw_of_device_memory_is_l1s_where_the_mask_has_the_bit, open_device)
+{
+	nested_l2_code(c, "\x0f\x01\x34\x25\x00\x00\x06\x00\x0f\xa2", 10);
+	nested_vmwrite(c, CR0_GUEST_HOST_MASK, 8);
+	nested_vmwrite(c, CR0_READ_SHADOW, nested_vmread(c, GUEST_CR0));
+	launch(c, VMLAUNCH);
+	assert_run_exits(c, KVM_EXIT_MMIO);
+	*(uint64_t *)c->run->mmio.data = 9;
+	assert_int_equal(nested_run(c).port, PORT_EXIT);
+	assert_int_equal(nested_vmread(c, VM_EXIT_REASON), EXIT_REASON_CR_ACCESS);
+	assert_int_equal(nested_vmread(c, EXIT_QUALIFICATION), 3u << 4 | 1u << 6 | 9u << 16);
+	assert_int_equal(nested_vmread(c, GUEST_RIP), AT_L2);
+	/* and L2's own, where it has not */
+	nested_vmwrite(c, CR0_GUEST_HOST_MASK, 0);
+	launch(c, VMRESUME);
+	assert_run_exits(c, KVM_EXIT_MMIO);
+	*(uint64_t *)c->run->mmio.data = 9;
+	assert_int_equal(nested_run(c).port, PORT_EXIT);
+	assert_int_equal(nested_vmread(c, VM_EXIT_REASON), EXIT_REASON_CPUID);
+	assert_int_equal(nested_vmread(c, GUEST_CR0) & 8, 8);
+}
+
+/* SGDT into a device: by the control L1's, else emulated. */
+NESTED_TEST(sgdt_into_device_memory_is_l1s_by_its_control, open_device)
+{
+	nested_l2_code(c, "\x0f\x01\x04\x25\x00\x00\x06\x00\x0f\xa2", 10);
+	launch(c, VMLAUNCH);
+	assert_run_exits(c, KVM_EXIT_MMIO);
+	while (c->run->exit_reason == KVM_EXIT_MMIO)
+		assert_int_equal(ioctl(c->vcpu, KVM_RUN, 0), 0);
+	assert_int_equal(nested_vmread(c, VM_EXIT_REASON), EXIT_REASON_CPUID);
+	nested_set_bits(c, SECONDARY, 1u << 2);
+	nested_vmwrite(c, GUEST_RIP, AT_L2);
+	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_GDTR_IDTR);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -435,6 +490,8 @@ int main(void)
 		cmocka_unit_test(an_l1_whose_handler_does_not_repair_ept_is_told_once),
 		cmocka_unit_test(an_l1_that_emulates_accesses_is_told_nothing),
 		cmocka_unit_test(unrestricted_l2_runs_in_real_mode),
+		cmocka_unit_test(lmsw_of_device_memory_is_l1s_where_the_mask_has_the_bit),
+		cmocka_unit_test(sgdt_into_device_memory_is_l1s_by_its_control),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
