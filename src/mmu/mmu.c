@@ -31,7 +31,7 @@ int kvm_mmu_init_vm(struct kvm *kvm)
 	pthread_rwlockattr_destroy(&attr);
 	pthread_mutex_init(&vm->roots_lock, NULL);
 	pthread_mutex_init(&vm->track_lock, NULL);
-	if ((!kvm_mmu_params()->ept || kvm_mmu_params()->nested) && shadow_vm_create(vm)) {
+	if (!kvm_mmu_params()->ept && shadow_vm_create(vm)) {
 		pthread_mutex_destroy(&vm->track_lock);
 		pthread_mutex_destroy(&vm->roots_lock);
 		pthread_rwlock_destroy(&vm->lock);
@@ -230,11 +230,16 @@ void kvm_mmu_unload(struct kvm_vcpu *vcpu)
 
 /* --- tables of the guest that are shadowed --- */
 
+static bool has_shadow_pages(const struct kvm_mmu_vm *vm)
+{
+	const struct shadow_vm *s = READ_ONCE(vm->shadow);
+
+	return s && READ_ONCE(s->nr_pages);
+}
+
 void kvm_mmu_track_write(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len)
 {
-	const struct shadow_vm *s = vcpu->kvm->mmu_vm->shadow;
-
-	if (unlikely(s && READ_ONCE(s->nr_pages)))
+	if (unlikely(has_shadow_pages(vcpu->kvm->mmu_vm)))
 		shadow_pte_write(vcpu, gpa, data, len);
 }
 
@@ -243,7 +248,7 @@ bool kvm_mmu_gpa_is_tracked(struct kvm_vcpu *vcpu, gpa_t gpa)
 	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
 	bool tracked;
 
-	if (likely(!vm->shadow || !READ_ONCE(vm->shadow->nr_pages)))
+	if (likely(!has_shadow_pages(vm)))
 		return false;
 	pthread_rwlock_rdlock(&vm->lock);
 	tracked = shadow_gfn_is_tracked(vm, gpa >> PAGE_SHIFT);
@@ -257,7 +262,7 @@ bool kvm_mmu_unprotect_gpa(struct kvm_vcpu *vcpu, gpa_t gpa)
 	struct shadow_zap z = { 0 };
 	bool any;
 
-	if (likely(!vm->shadow || !READ_ONCE(vm->shadow->nr_pages)))
+	if (likely(!has_shadow_pages(vm)))
 		return false;
 	mmu_write_lock(vm);
 	any = shadow_unprotect_gfn(vm, gpa >> PAGE_SHIFT, &z);

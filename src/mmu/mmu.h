@@ -154,6 +154,11 @@ static inline void kvm_mmu_load_pgd(struct kvm_vcpu *vcpu)
 		vcpu->mmu->set_cr3(vcpu, vcpu->mmu->root_hpa, vcpu->mmu->root_level);
 }
 /*
+ * Nested VMX: the VM's first VMXON. What shadow pages need beside the TDP MMU, so that a VM without an L1
+ * pays for none of it (Linux: mmu_first_shadow_root_alloc). Takes slots_lock; owner thread. -ENOMEM.
+ */
+must_check int kvm_mmu_prepare_nested(struct kvm *kvm);
+/*
  * Nested VMX, EPT12 on: L2 is about to run (guest_mmu, nested_mmu), or no longer. The
  * caller chooses the paging mode (kvm_mmu_reset_context) and loads the root after it.
  */

@@ -155,7 +155,7 @@ int mmu_nx_recovery_start(struct kvm_mmu_vm *vm)
 {
 	int r = 0;
 
-	if (vm->shadow || !recovery_period_ms(vm))
+	if (!kvm_mmu_params()->ept || !recovery_period_ms(vm))
 		return 0;
 	pthread_mutex_lock(&vm->roots_lock);
 	if (!vm->nx)

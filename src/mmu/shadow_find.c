@@ -44,7 +44,7 @@ struct shadow_node **shadow_rmap(const struct kvm_memory_slot *slot, gfn_t gfn, 
 {
 	struct shadow_node **heads;
 
-	if (!slot || !slot->arch || gfn < slot->base_gfn || gfn >= slot->base_gfn + slot->npages)
+	if (!slot || !READ_ONCE(slot->arch) || gfn < slot->base_gfn || gfn >= slot->base_gfn + slot->npages)
 		return NULL;
 	heads = slot->arch;
 	for (int l = 1; l < level; l++)

@@ -27,8 +27,10 @@ static void count(uint64_t *counter, int64_t n)
 
 int shadow_vm_create(struct kvm_mmu_vm *vm)
 {
-	vm->shadow = own_calloc(1, sizeof(*vm->shadow));
-	if (!vm->shadow)
+	struct shadow_vm *s = own_calloc(1, sizeof(*s));
+
+	__atomic_store_n(&vm->shadow, s, __ATOMIC_RELEASE);
+	if (!s)
 		return err_born(ENOMEM, "no memory for the hash of shadow pages");
 	return 0;
 }

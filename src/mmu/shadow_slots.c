@@ -12,11 +12,47 @@
 int shadow_prepare_slot(struct kvm_memory_slot *slot)
 {
 	uint64_t heads = 0;
+	void *arch;
 
 	for (int level = 1; level < 2 + NR_HUGE_LEVELS; level++)
 		heads += shadow_nr_rmaps(slot, level);
-	slot->arch = own_calloc(heads, sizeof(struct shadow_node *));
-	return slot->arch ? 0 : err_born(ENOMEM, "no memory for the rmaps of slot %u", slot->id);
+	arch = own_calloc(heads, sizeof(struct shadow_node *));
+	WRITE_ONCE(slot->arch, arch);
+	return arch ? 0 : err_born(ENOMEM, "no memory for the rmaps of slot %u", slot->id);
+}
+
+/* slots_lock. The slots that were made without rmaps. Those of a round that failed stay. */
+static int prepare_slots(struct kvm *kvm)
+{
+	for (int as_id = 0; as_id < KVM_ADDRESS_SPACE_NUM; as_id++) {
+		struct kvm_memslots *slots = __kvm_memslots(kvm, as_id);
+
+		for (uint32_t i = 0; i < slots->used_slots; i++) {
+			int r = slots->slots[i]->arch ? 0 : shadow_prepare_slot(slots->slots[i]);
+
+			if (r)
+				return r;
+		}
+	}
+	return 0;
+}
+
+int kvm_mmu_prepare_nested(struct kvm *kvm)
+{
+	struct kvm_mmu_vm *vm = kvm->mmu_vm;
+	int r = 0;
+
+	if (likely(READ_ONCE(vm->shadow)))
+		return 0;
+	pthread_mutex_lock(&kvm->slots_lock);
+	if (!vm->shadow) {
+		r = prepare_slots(kvm);
+		/* published last: whoever sees it finds rmaps in every slot */
+		if (!r)
+			r = shadow_vm_create(vm);
+	}
+	pthread_mutex_unlock(&kvm->slots_lock);
+	return r;
 }
 
 /* As Linux does: with a slot all shadow pages go, its tables may be anywhere in them. */

@@ -41,8 +41,10 @@ static void free_vmx_operation(struct kvm_vcpu *vcpu)
 int enter_vmx_operation(struct kvm_vcpu *vcpu)
 {
 	struct nested_vmx *n = &vcpu->vmx->nested;
-	int r;
+	int r = kvm_mmu_prepare_nested(vcpu->kvm);
 
+	if (r)
+		return r;
 	n->cached_vmcs12 = own_calloc(1, VMCS12_SIZE);
 	n->cached_shadow_vmcs12 = own_calloc(1, VMCS12_SIZE);
 	n->vmcs02.vmcs = host_frame_alloc();
