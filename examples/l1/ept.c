@@ -93,7 +93,7 @@ void start(void)
 
 	load_tss();
 	if (!enter_vmx()) {
-		put("no VMX: is it started with nested=1?\n");
+		put("no VMX: is it started with nested=0?\n");
 		end();
 	}
 	if (!(rdmsr(0x48c) >> 21 & 1)) {

@@ -3,7 +3,7 @@
  * address space and makes two kinds of exits: CPUID, which always exits and is answered
  * here, and VMCALL, by which it says goodbye.
  *
- *	userkvm boot with USERKVM_PARAMS=nested=1: docs/nested.md
+ *	userkvm boot: docs/nested.md
  */
 #include "vmx.h"
 
@@ -34,7 +34,7 @@ void start(void)
 
 	load_tss();
 	if (!enter_vmx()) {
-		put("no VMX: is it started with nested=1?\n");
+		put("no VMX: is it started with nested=0?\n");
 		end();
 	}
 	fill_vmcs(guest, 0, 0);

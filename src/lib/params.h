@@ -30,7 +30,7 @@
 	X(flexpriority, BOOL, "1", "the local APIC's page in xAPIC mode is the processor's affair")    \
 	X(enable_apicv, BOOL, "1", "the processor reads APIC registers, delivers and posts interrupts") \
 	X(pku, WORD, "auto", "protection keys are offered to guests: a boolean; auto: where the host has them") \
-	X(nested, BOOL, "0", "VMX is offered to guests, which may then run guests of their own")
+	X(nested, BOOL, "1", "VMX is offered to guests, which may then run guests of their own")
 
 /*
  * The value of a boolean knob, by a name of PARAMS: 1 y Y or 0 n N; the table's default when it is

@@ -80,6 +80,15 @@ static void mp_state(struct client *c, int value)
 	assert_fails(ioctl(c->vcpu, KVM_SET_MP_STATE, &s), EINVAL);
 }
 
+static void nested_state(struct client *c, int value)
+{
+	struct kvm_nested_state s = {.size = sizeof(s)};
+
+	assert_int_equal(value, sizeof(s) + 2 * 4096);
+	assert_int_equal(ioctl(c->vcpu, KVM_GET_NESTED_STATE, &s), 0);
+	assert_int_equal(s.size, sizeof(s));
+}
+
 static void sregs2(struct client *c, int value)
 {
 	struct kvm_sregs2 s;
@@ -434,6 +443,7 @@ static const struct {
 	ROW(KVM_CAP_IRQFD_RESAMPLE, positive),	       /* test_io.c */
 	ROW(KVM_CAP_IOAPIC_POLARITY_IGNORED, positive), /* unit irq/test_ioapic.c */
 	ROW(KVM_CAP_USER_NMI, positive),	       /* test_irq.c */
+	ROW(KVM_CAP_NESTED_STATE, nested_state),       /* the rest: test_nested_state.c */
 	ROW(KVM_CAP_X86_SMM, positive),		       /* test_smm.c */
 	ROW(KVM_CAP_VM_TSC_CONTROL, positive),	       /* test_time.c */
 	ROW(KVM_CAP_HYPERV, positive),		       /* the rest: test_hyperv.c */

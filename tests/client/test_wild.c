@@ -62,6 +62,10 @@ static void nonsense_in_system_registers_is_gp(void **state)
 		int port;
 
 		open_wild(&c, PAGING_LONG, rows[i].code, (size_t)(rows[i].end - rows[i].code));
+		if (rows[i].code == cr4_vmxe && client_cpuid_bit(&c, 1, CPUID_ECX, 5)) {
+			client_close(&c);
+			continue; /* with VMX the bit is the guest's to set */
+		}
 		/* whoever gets through says so */
 		memcpy(c.mem + AT_CODE + (rows[i].end - rows[i].code), "\xe6\x40", 2);
 		port = client_next_out(&c);

@@ -120,7 +120,7 @@ static void guest_writes_the_architecture_refuses_give_gp(void **state)
 {
 	assert_int_equal(kvm_set_cr0(vcpu, X86_CR0_PG), 1);
 	assert_int_equal(kvm_set_cr0(vcpu, X86_CR0_NW), 1);
-	assert_int_equal(kvm_set_cr4(vcpu, X86_CR4_VMXE), 1);
+	assert_int_equal(kvm_set_cr4(vcpu, BIT_ULL(63)), 1);
 	assert_int_equal(kvm_set_cr4(vcpu, X86_CR4_PCIDE), 1); /* outside long mode */
 	assert_int_equal(kvm_set_efer(vcpu, 1 << 1, false), 1);
 	assert_int_equal(kvm_set_cr8(vcpu, 16), 1);
