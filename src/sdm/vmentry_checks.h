@@ -21,6 +21,7 @@ enum vmentry_check_group { VMENTRY_CONTROLS, VMENTRY_HOST, VMENTRY_GUEST };
 	F(CTL_IO_BITMAP_B, CONTROLS, IO_BITMAP_B, "4-KByte aligned and within the physical-address width") \
 	F(CTL_MSR_BITMAP, CONTROLS, MSR_BITMAP, "4-KByte aligned and within the physical-address width") \
 	F(CTL_VIRTUAL_APIC, CONTROLS, VIRTUAL_APIC_PAGE_ADDR, "4-KByte aligned and within the physical-address width") \
+	F(CTL_APIC_ACCESS, CONTROLS, APIC_ACCESS_ADDR, "4-KByte aligned and within the physical-address width") \
 	F(CTL_CR8_WITHOUT_TPR_SHADOW, CONTROLS, CPU_BASED_VM_EXEC_CONTROL, "CR8 exiting is off where the TPR shadow is on") \
 	F(CTL_APICV_WITHOUT_TPR_SHADOW, CONTROLS, SECONDARY_VM_EXEC_CONTROL, \
 	  "x2APIC mode, APIC-register virtualization and virtual-interrupt delivery need the TPR shadow") \

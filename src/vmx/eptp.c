@@ -50,6 +50,8 @@ void vmx_set_cr3(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level)
 		return;
 	}
 	eptp = construct_eptp(vcpu, root_hpa, root_level);
+	if (unlikely(is_guest_mode(vcpu)) && nested_cpu_has2(get_vmcs12(vcpu), SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES))
+		vcpu->vmx->nested.pages_stale = true;
 	TRACE_LINE(construct_eptp, root_hpa, eptp);
 	vmcs_write64(vcpu, EPT_POINTER, eptp);
 	TRACE_LINE(vmcs_write64_EPT_POINTER, eptp);

@@ -120,6 +120,8 @@ bool nested_vmx_eptp_valid(struct kvm_vcpu *vcpu, uint64_t eptp)
 
 static void check_secondary(struct kvm_vcpu *vcpu, const struct vmcs12 *v, struct nested_checks *f)
 {
+	if (nested_cpu_has2(v, SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES))
+		CHECK(f, CTL_APIC_ACCESS, nested_vmx_page_valid(vcpu, v->apic_access_addr));
 	if (nested_cpu_has2(v, SECONDARY_EXEC_ENABLE_VPID))
 		CHECK(f, CTL_VPID, v->virtual_processor_id);
 	if (nested_cpu_has_ept(v))

@@ -66,11 +66,28 @@ static void prepare_msr_bitmap(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
 	cpu_based_assign(vcpu, CPU_BASED_USE_MSR_BITMAPS, nested_vmx_prepare_msr_bitmap(vcpu, v));
 }
 
+/*
+ * The processor knows the APIC-access page by where it lies in the client's memory, and never touches it. A
+ * new root of EPT02 may be one since the client has moved it (vmx_set_cr3). False: there is no memory.
+ */
+static bool prepare_apic_access(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
+{
+	hva_t hva;
+
+	if (!nested_cpu_has2(v, SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES))
+		return true;
+	hva = kvm_vcpu_gpa_to_hva(vcpu, v->apic_access_addr, false);
+	/* a frame that is in no guest's tables: what would be the page is a device's then */
+	vmcs_write64(vcpu, APIC_ACCESS_ADDR, __pa(hva ? __va(hva) : (void *)vcpu->vmx->nested.vmcs02.msr_bitmap));
+	return hva;
+}
+
 void nested_get_vmcs12_pages(struct kvm_vcpu *vcpu)
 {
 	const struct vmcs12 *v = get_vmcs12(vcpu);
 
 	vcpu->vmx->nested.pages_stale = false;
+	(void)prepare_apic_access(vcpu, v);
 	prepare_msr_bitmap(vcpu, v);
 	if (!nested_cpu_has_ept(v) && pae_paging(vcpu) && !vmx_services->load_pdptrs(vcpu, vmx_get_cr3(vcpu)))
 		kvm_make_request(KVM_REQ_TRIPLE_FAULT, vcpu);
@@ -89,6 +106,10 @@ int nested_vmx_enter_non_root_mode(struct kvm_vcpu *vcpu, bool from_vmentry)
 	vmx_switch_vmcs(vcpu, &vmx->nested.vmcs02);
 	prepare_vmcs02_early(vcpu, v);
 	if (from_vmentry) {
+		if (!prepare_apic_access(vcpu, v)) {
+			vmx_switch_vmcs(vcpu, &vmx->vmcs01);
+			return NVMX_VMENTRY_KVM_INTERNAL_ERROR;
+		}
 		prepare_msr_bitmap(vcpu, v);
 		nested_vmx_check_guest_state(vcpu, v, &f);
 		if (f.nr_failed) {
@@ -139,9 +160,19 @@ static int enter_l2(struct kvm_vcpu *vcpu)
 	n->run_pending = true;
 	n->timer.has_deadline = false;
 	vcpu->stat.nested_run++;
-	if (nested_vmx_enter_non_root_mode(vcpu, true) != NVMX_VMENTRY_SUCCESS) {
+	switch ((enum nvmx_vmentry_status)nested_vmx_enter_non_root_mode(vcpu, true)) {
+	case NVMX_VMENTRY_SUCCESS:
+		break;
+	case NVMX_VMENTRY_VMEXIT:
 		n->run_pending = false;
 		return 1;
+	case NVMX_VMENTRY_KVM_INTERNAL_ERROR:
+		/* as Linux: memory that vmcs12 names and the client has not given */
+		n->run_pending = false;
+		vcpu->run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+		vcpu->run->internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
+		vcpu->run->internal.ndata = 0;
+		return 0;
 	}
 	if (begins_halted(vcpu, n->cached_vmcs12)) {
 		n->run_pending = false;

@@ -36,6 +36,8 @@ static const struct row rows[] = {
 	{"I/O bitmap B: width", ERROR_7, IO_BITMAP_B, 1ULL << 60, WRITE, PRIMARY, USE_IO_BITMAPS, 0},
 	{"MSR bitmap: alignment", ERROR_7, MSR_BITMAP, 0x10, WRITE, PRIMARY, USE_MSR_BITMAPS, 0},
 	{"MSR bitmap: width", ERROR_7, MSR_BITMAP, 1ULL << 60, WRITE, PRIMARY, USE_MSR_BITMAPS, 0},
+	{"APIC-access page: alignment", ERROR_7, APIC_ACCESS_ADDR, 0x10, WRITE, SECONDARY, 1, 0},
+	{"APIC-access page: width", ERROR_7, APIC_ACCESS_ADDR, 1ULL << 60, WRITE, SECONDARY, 1, 0},
 	{"virtual NMIs without NMI exiting", ERROR_7, PIN_BASED_VM_EXEC_CONTROL, 1u << 5, SET, 0, 0, 0},
 	{"NMI window without virtual NMIs", ERROR_7, PRIMARY, 1u << 22, SET, 0, 0, 0},
 	{"VMREAD bitmap", ERROR_7, VMREAD_BITMAP, 1, WRITE, SECONDARY, 1u << 14, 0},

@@ -471,6 +471,31 @@ NESTED_TEST(sgdt_into_device_memory_is_l1s_by_its_control, open_device)
 	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_GDTR_IDTR);
 }
 
+/* Without a TPR shadow each access to the page is an exit, and the page is not touched. */
+NESTED_TEST(the_apic_access_page_is_never_touched, nested_open_ept)
+{
+	nested_set_bits(c, SECONDARY, 1);
+	nested_vmwrite(c, APIC_ACCESS_ADDR, 0x61000);
+	*(uint64_t *)(c->mem + 0x61000) = 0;
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_APIC_ACCESS);
+	assert_int_equal(nested_vmread(c, EXIT_QUALIFICATION), 1u << 12); /* a write at offset 0 */
+	assert_int_equal(*(uint64_t *)(c->mem + 0x61000), 0);
+	/* another page: found by EPT's end, not by L2's address */
+	ept_store(c, 0x60, 0x73000 | EPT_ALL | EPT_WB);
+	nested_vmwrite(c, APIC_ACCESS_ADDR, 0x73000);
+	nested_vmwrite(c, GUEST_RIP, AT_L2);
+	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_APIC_ACCESS);
+	assert_int_equal(nested_vmread(c, EXIT_QUALIFICATION), 0);
+	nested_vmwrite(c, SECONDARY, nested_vmread(c, SECONDARY) & ~1ULL);
+	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_CPUID);
+	/* no memory there: the client hears of it */
+	nested_set_bits(c, SECONDARY, 1);
+	nested_vmwrite(c, APIC_ACCESS_ADDR, 0x8000000);
+	launch(c, VMRESUME);
+	assert_run_exits(c, KVM_EXIT_INTERNAL_ERROR);
+	assert_int_equal(c->run->internal.suberror, KVM_INTERNAL_ERROR_EMULATION);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -491,6 +516,7 @@ int main(void)
 		cmocka_unit_test(an_l1_that_emulates_accesses_is_told_nothing),
 		cmocka_unit_test(unrestricted_l2_runs_in_real_mode),
 		cmocka_unit_test(lmsw_of_device_memory_is_l1s_where_the_mask_has_the_bit),
+		cmocka_unit_test(the_apic_access_page_is_never_touched),
 		cmocka_unit_test(sgdt_into_device_memory_is_l1s_by_its_control),
 	};
 
