@@ -68,6 +68,11 @@ void abi_thread_ends(void);
 int abi_client_read(void *dst, const void *client_src, size_t n);
 int abi_client_write(void *client_dst, const void *src, size_t n);
 
+/*
+ * fn sees SEGV, BUS, FPE and ILL of any thread before the library itself does: true, it has dealt with
+ * the signal. Installs the library's handlers; once, before the program has threads. -errno of sigaction().
+ */
+int abi_first_at_faults(bool (*fn)(int signo, siginfo_t *si, void *ucontext));
 /* Every sigaction() of the program goes through abi_client_action() from now on. */
 void abi_owns_sigaction(void);
 /*

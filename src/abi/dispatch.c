@@ -457,6 +457,12 @@ USERKVM_EXPORT const char *abi_confine_fault(void)
 	return host_confine_fault();
 }
 
+int abi_first_at_faults(bool (*fn)(int signo, siginfo_t *si, void *ucontext))
+{
+	host_fault_set_first(fn);
+	return host_fault_init();
+}
+
 void abi_owns_sigaction(void)
 {
 	host_fault_interposed();

@@ -1,7 +1,8 @@
 /*
  * Signals our own work can raise (SEGV BUS FPE ILL), and whose they are.
  *
- *   signal -> in one of the guarded copies?  -> its fix-up: -EFAULT
+ *   signal -> the preload library's, if it was CPUID -> the next instruction
+ *          -> in one of the guarded copies?  -> its fix-up: -EFAULT
  *          -> the thread's running processor? -> its hook
  *          -> the client's own action, as if we were not there
  *
@@ -42,6 +43,7 @@ static struct {
 	pthread_mutex_t lock;
 	bool installed;
 	bool interposed; /* the program's sigaction() is host_client_action() */
+	bool (*first)(int signo, siginfo_t *si, void *ucontext); /* (c) once set */
 	struct sigaction client[_NSIG];
 	struct sigaction before[_NSIG]; /* what client[] replaced, without interposition */
 } fault = { .lock = PTHREAD_MUTEX_INITIALIZER };
@@ -225,6 +227,10 @@ static void on_fault(int signo, siginfo_t *si, void *ucontext)
 {
 	int saved = errno;
 
+	if (fault.first && fault.first(signo, si, ucontext)) {
+		errno = saved;
+		return;
+	}
 	if ((signo == SIGSEGV || signo == SIGBUS) && si->si_code > 0 && fix_up(ucontext))
 		return;
 	if (si->si_code <= 0 && host_fault_keep(signo, si, host_in_service() && has_handler(signo)))
@@ -243,6 +249,11 @@ static int install(int signo, struct sigaction *old)
 	sigemptyset(&act.sa_mask);
 	return real_sigaction(signo, &act, old) ? err_born(errno, "sigaction of signal %d", signo)
 						: 0;
+}
+
+void host_fault_set_first(bool (*fn)(int signo, siginfo_t *si, void *ucontext))
+{
+	fault.first = fn;
 }
 
 int host_fault_init(void)

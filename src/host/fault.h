@@ -32,6 +32,12 @@ void host_fault_interposed(void);
 void host_fault_reclaim(void);
 
 /*
+ * Asked first at every one of the signals, in any thread: true, it was dealt with. Set before other
+ * threads exist. NULL: none. Async-signal context.
+ */
+void host_fault_set_first(bool (*fn)(int signo, siginfo_t *si, void *ucontext));
+
+/*
  * A hook of the thread's running processor: first chance at SEGV BUS FPE ILL.
  * Returns true when the signal was dealt with (possibly by changing the
  * context); it may also leave by a non-local jump. NULL: none.

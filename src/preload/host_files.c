@@ -42,7 +42,7 @@ static const struct {
 };
 static const char *const directories[] = { MODULES, MODULES "/parameters", MODULES "_intel", MODULES "_intel/parameters" };
 
-static bool is_on(void)
+bool preload_shows_vmx(void)
 {
 	const char *want = getenv("USERKVM_HOST_VMX");
 
@@ -53,7 +53,7 @@ static bool is_on(void)
 static bool may_be_ours(const char *path)
 {
 	return path && path[0] == '/' &&
-	       (strcmp(path, CPUINFO) == 0 || strncmp(path, MODULES, strlen(MODULES)) == 0) && is_on();
+	       (strcmp(path, CPUINFO) == 0 || strncmp(path, MODULES, strlen(MODULES)) == 0) && preload_shows_vmx();
 }
 
 static const char *knob_of(const char *path)

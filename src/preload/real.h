@@ -29,6 +29,10 @@ bool preload_is_own_code(const void *p);
 
 /* Exactly "/dev/kvm". NULL is not. */
 bool preload_is_dev_kvm(const char *path);
+/* Does the host look like one with VMX (USERKVM_HOST_VMX)? (host_files.c) */
+bool preload_shows_vmx(void);
+/* The calling thread's signal mask may have changed. (cpuid.c) */
+void preload_cpuid_mask(void);
 /*
  * What open() of path has come to: fd, or where the host has no idle page tracking and
  * path is its bitmap, one that is served (page_idle.c). errno as open() leaves it.

@@ -12,12 +12,21 @@
 #include "abi/abi.h"
 #include "preload/real.h"
 
+#pragma weak preload_cpuid_mask
+
+static void mask_changed(void)
+{
+	abi_mask_changed();
+	if (preload_cpuid_mask) /* not in libuserkvm */
+		preload_cpuid_mask();
+}
+
 EXPORT int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
 {
 	int r = REAL(pthread_sigmask)(how, set, old);
 
 	if (set && !preload_is_own_code(__builtin_return_address(0)))
-		abi_mask_changed(); /* ours puts back what it found */
+		mask_changed(); /* ours puts back what it found */
 	return r;
 }
 
@@ -26,7 +35,7 @@ EXPORT int sigprocmask(int how, const sigset_t *set, sigset_t *old)
 	int r = REAL(sigprocmask)(how, set, old);
 
 	if (set && !preload_is_own_code(__builtin_return_address(0)))
-		abi_mask_changed(); /* ours puts back what it found */
+		mask_changed(); /* ours puts back what it found */
 	return r;
 }
 
@@ -37,7 +46,7 @@ EXPORT int sigprocmask(int how, const sigset_t *set, sigset_t *old)
 	{                                             \
 		type r = REAL(name)(__VA_ARGS__);     \
                                                       \
-		abi_mask_changed();                   \
+		mask_changed();                       \
 		return r;                             \
 	}
 

@@ -4,6 +4,7 @@ usage: test_any_client.py USERKVM BUILD
 """
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 
@@ -134,6 +135,81 @@ test "$(cat /sys/module/kvm_intel/parameters/nested)" = N
     assert (out, status) == tap.run(sys.executable, "-c", same)
 
 
+CPUID_C = r"""
+#include <cpuid.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static unsigned r[4];
+static int vmx(void)
+{
+    __cpuid(1, r[0], r[1], r[2], r[3]);
+    return r[2] >> 5 & 1;
+}
+static void *in_thread(void *p) { *(int *)p = vmx(); return p; }
+static int handled;
+static void on_segv(int n, siginfo_t *i, void *c) { handled++; if (i->si_addr != (void *)8) _exit(9); _exit(handled == 1 && vmx() >= 0 ? 0 : 8); }
+int main(int argc, char **argv)
+{
+    struct sigaction a = { .sa_sigaction = on_segv, .sa_flags = SA_SIGINFO | SA_NODEFER };
+    int here, thread, status, child, blocked;
+    pthread_t t;
+    sigset_t all, old;
+    char vendor[13] = "";
+
+    here = vmx();
+    pthread_create(&t, NULL, in_thread, &thread);
+    pthread_join(t, NULL);
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &old);
+    blocked = vmx(); /* whatever it says, the program lives */
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    __cpuid(0, r[0], r[1], r[2], r[3]);
+    memcpy(vendor, &r[1], 4); memcpy(vendor + 4, &r[3], 4); memcpy(vendor + 8, &r[2], 4);
+    for (unsigned n = 0; n < 300; n++) /* more than are kept */
+        __cpuid_count(0xd, n, r[0], r[1], r[2], r[3]);
+    __cpuid_count(0xd, 0, r[0], r[1], r[2], r[3]);
+    printf("%d %d %d %s %u %d\n", here, thread, vmx(), vendor, r[2], blocked >= 0);
+    sigaction(SIGSEGV, &a, NULL); /* faults of its own still are */
+    fflush(stdout);
+    if (!(child = fork())) { *(volatile int *)8 = 1; }
+    waitpid(child, &status, 0);
+    printf("%d %d\n", WIFEXITED(status) ? WEXITSTATUS(status) : -1, vmx());
+    signal(SIGSEGV, SIG_DFL);
+    fflush(stdout);
+    if (!(child = fork())) { *(volatile int *)8 = 1; }
+    waitpid(child, &status, 0);
+    printf("%d %d\n", WIFSIGNALED(status) ? WTERMSIG(status) : -1, vmx());
+    fflush(stdout);
+    if (argc > 1) execl(argv[1], argv[1], NULL);
+    return 0;
+}
+"""
+
+
+def cpuid_says_vmx():
+    """By CPUID faulting, in every thread and program; signals of the program's own stay so."""
+    if "cpuid_fault" not in open("/proc/cpuinfo").read().split():
+        raise tap.Skip("this host has no CPUID faulting")
+    source, program = os.path.join(tmp.name, "cpuid.c"), os.path.join(tmp.name, "cpuid")
+    with open(source, "w") as f:
+        f.write(CPUID_C)
+    subprocess.run(["cc", "-O1", "-pthread", "-w", "-o", program, source], check=True)
+    native, status = tap.run(program)
+    assert status == 0, native
+    lines = native.split("\n")
+    vendor, size = lines[0].split()[3:5]
+    expected = f"1 1 1 {vendor} {size} 1\n0 1\n11 1\n"
+    assert client(program) == (expected, 0)
+    assert client(program, program) == (2 * expected, 0)
+    assert tap.run(USERKVM, "run", "--no-host-vmx", "--", program) == (native, 0)
+
+
 def programs_that_are_not_served_are_told():
     """Each goes its own way, after one line."""
     other = os.path.join(tmp.name, "other")
@@ -220,5 +296,5 @@ def confinement_is_refused_where_the_host_cannot():
     assert status == 0 and "not ok" not in out, out
 
 
-CASES = (confinement_is_refused_where_the_host_cannot, device_node_has_an_access_list_and_attributes, calls_by_number_are_served, memcheck_sees_the_clients_heap_and_runs_its_guest, clients_with_sanitizers_start_without_settings, programs_that_are_not_served_are_told, host_looks_like_one_with_vmx, device_node_is_one_to_programs_that_only_look, python_keeps_its_kvm_through_subprocess, debugger_inside_runs_a_client, debugger_outside_runs_a_client)
+CASES = (confinement_is_refused_where_the_host_cannot, device_node_has_an_access_list_and_attributes, calls_by_number_are_served, memcheck_sees_the_clients_heap_and_runs_its_guest, clients_with_sanitizers_start_without_settings, programs_that_are_not_served_are_told, host_looks_like_one_with_vmx, cpuid_says_vmx, device_node_is_one_to_programs_that_only_look, python_keeps_its_kvm_through_subprocess, debugger_inside_runs_a_client, debugger_outside_runs_a_client)
 tap.select(CASES, (), sys.argv[3:])

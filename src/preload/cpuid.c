@@ -1,0 +1,184 @@
+/*
+ * The CPUID instruction as a host with VMX answers it, for programs that execute it
+ * before they open /dev/kvm (kvm-ok's and libvirt's kind): leaf 1 says VMX. All else is the machine's.
+ *
+ *   CPUID ─ #GP by "CPUID faulting" (arch_prctl) ─> SIGSEGV ─> answer() ─> the next instruction
+ *
+ * Where the machine has no CPUID faulting, USERKVM_HOST_VMX=0 or the program brings signal
+ * handling of its own (valgrind, sanitizers, static programs), the instruction is left alone.
+ *
+ * Invariants
+ * 1. Faulting is on in a thread only while SIGSEGV is open there: blocked, the kernel would end the
+ *    program. preload_cpuid_mask() hears of every change that comes by libc.
+ * 2. Leaves that libraries look at late (a program may have confined itself by then) are read before
+ *    faulting is turned on; another leaf is read by turning it off for one instruction, and kept. Leaves
+ *    that hold the number of the processor are read each time.
+ *
+ * Locks: none. `known` grows by one at a time; a reader sees entries below nr_known only.
+ */
+#undef _FILE_OFFSET_BITS
+#undef _FORTIFY_SOURCE
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "abi/abi.h"
+#include "lib/valgrind.h"
+#include "preload/real.h"
+
+#define ARCH_SET_CPUID 0x1012
+#define LEAF1_ECX_VMX (1u << 5)
+#define TRAP_GP 13
+#define NR_KNOWN 128
+#define LONGEST 15
+
+struct leaf {
+	uint32_t leaf, subleaf, r[4]; /* EAX EBX ECX EDX */
+};
+
+static struct leaf known[NR_KNOWN];
+static uint32_t nr_known;
+static bool on; /* (c) after the constructor */
+static __thread bool off_here __attribute__((tls_model("initial-exec")));
+
+static int set_cpuid(bool executes)
+{
+	return (int)syscall(SYS_arch_prctl, ARCH_SET_CPUID, executes ? 1UL : 0UL);
+}
+
+static void execute(struct leaf *l)
+{
+	__asm__ volatile("cpuid"
+			 : "=a"(l->r[0]), "=b"(l->r[1]), "=c"(l->r[2]), "=d"(l->r[3])
+			 : "a"(l->leaf), "c"(l->subleaf));
+	if (l->leaf == 1)
+		l->r[2] |= LEAF1_ECX_VMX;
+}
+
+/* Topology: its EDX or EAX is the processor's own number. */
+static bool is_the_processors(uint32_t leaf)
+{
+	return leaf == 0xb || leaf == 0x1f || leaf == 0x8000001e;
+}
+
+static void keep(const struct leaf *l)
+{
+	uint32_t n = __atomic_load_n(&nr_known, __ATOMIC_ACQUIRE);
+	static uint32_t writing;
+
+	if (is_the_processors(l->leaf) || n == NR_KNOWN || __atomic_exchange_n(&writing, 1, __ATOMIC_ACQUIRE))
+		return; /* another thread writes: this leaf is kept next time */
+	n = __atomic_load_n(&nr_known, __ATOMIC_RELAXED);
+	if (n < NR_KNOWN) {
+		known[n] = *l;
+		__atomic_store_n(&nr_known, n + 1, __ATOMIC_RELEASE);
+	}
+	__atomic_store_n(&writing, 0, __ATOMIC_RELEASE);
+}
+
+static void find(struct leaf *l)
+{
+	uint32_t n = __atomic_load_n(&nr_known, __ATOMIC_ACQUIRE);
+
+	for (uint32_t i = 0; i < n; i++)
+		if (known[i].leaf == l->leaf && known[i].subleaf == l->subleaf) {
+			*l = known[i];
+			return;
+		}
+	set_cpuid(true);
+	execute(l);
+	set_cpuid(false);
+	keep(l);
+}
+
+/* Length of the CPUID at p, prefixes included; 0: it is another instruction. */
+static unsigned cpuid_length(const uint8_t *p)
+{
+	unsigned n = 0;
+
+	while (n < LONGEST - 2 && (p[n] == 0x66 || p[n] == 0x67 || p[n] == 0xf2 || p[n] == 0xf3 || (p[n] & 0xf0) == 0x40))
+		n++;
+	return p[n] == 0x0f && p[n + 1] == 0xa2 ? n + 2 : 0;
+}
+
+/* In SIGSEGV's handler, before anyone else: was it CPUID, of 64-bit code? */
+static bool answer(int signo, siginfo_t *si, void *ucontext)
+{
+	greg_t *regs = ((ucontext_t *)ucontext)->uc_mcontext.gregs;
+	struct leaf l = { .leaf = (uint32_t)regs[REG_RAX], .subleaf = (uint32_t)regs[REG_RCX] };
+	unsigned length;
+
+	if (signo != SIGSEGV || si->si_code != SI_KERNEL || regs[REG_TRAPNO] != TRAP_GP || regs[REG_ERR])
+		return false;
+	length = cpuid_length((const uint8_t *)regs[REG_RIP]);
+	if (!length)
+		return false;
+	find(&l);
+	regs[REG_RAX] = l.r[0];
+	regs[REG_RBX] = l.r[1];
+	regs[REG_RCX] = l.r[2];
+	regs[REG_RDX] = l.r[3];
+	regs[REG_RIP] += length;
+	return true;
+}
+
+void preload_cpuid_mask(void)
+{
+	sigset_t now;
+	bool blocked;
+
+	if (!on || REAL(pthread_sigmask)(SIG_BLOCK, NULL, &now))
+		return;
+	blocked = sigismember(&now, SIGSEGV) == 1;
+	if (blocked != off_here && set_cpuid(blocked) == 0)
+		off_here = blocked;
+}
+
+static void read_early(void)
+{
+	static const uint32_t early[][2] = {
+		{ 0, 0 }, { 1, 0 }, { 4, 0 }, { 4, 1 }, { 4, 2 }, { 4, 3 }, { 7, 0 }, { 7, 1 }, { 0xd, 0 }, { 0xd, 1 },
+		{ 0x80000000, 0 }, { 0x80000001, 0 }, { 0x80000007, 0 }, { 0x80000008, 0 },
+	};
+
+	for (size_t i = 0; i < sizeof(early) / sizeof(early[0]); i++) {
+		struct leaf l = { .leaf = early[i][0], .subleaf = early[i][1] };
+
+		execute(&l);
+		keep(&l);
+	}
+}
+
+/*
+ * A sanitizer's runtime takes the signals without asking libc; in the host of static programs (src/trap)
+ * the program's thread pointer is not libc's.
+ */
+static bool takes_signals_itself(void)
+{
+	const char *program = (const char *)getauxval(AT_EXECFN), *name = program ? strrchr(program, '/') : NULL;
+
+	if (name && strcmp(name, "/userkvm-static") == 0)
+		return true;
+	return dlsym(RTLD_DEFAULT, "__asan_init") || dlsym(RTLD_DEFAULT, "__tsan_init") || dlsym(RTLD_DEFAULT, "__msan_init");
+}
+
+__attribute__((constructor)) static void show_vmx(void)
+{
+	sigset_t now;
+
+	if (!preload_shows_vmx() || lib_on_valgrind() || takes_signals_itself() ||
+	    !preload_is_own_code(dlsym(RTLD_DEFAULT, "sigaction")) ||
+	    !preload_is_own_code(dlsym(RTLD_DEFAULT, "pthread_sigmask")) ||
+	    REAL(pthread_sigmask)(SIG_BLOCK, NULL, &now) || sigismember(&now, SIGSEGV) == 1)
+		return;
+	if (set_cpuid(false)) /* ENODEV: the machine cannot */
+		return;
+	set_cpuid(true);
+	read_early();
+	if (abi_first_at_faults(answer) == 0 && set_cpuid(false) == 0)
+		on = true;
+}
