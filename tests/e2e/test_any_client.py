@@ -124,7 +124,7 @@ test "$(grep -c ^processor /proc/cpuinfo)" = "$(grep -cE '^flags.* vmx' /proc/cp
 test -d /sys/module/kvm_intel
 test -r /sys/module/kvm_intel/parameters/ept
 test "$(cat /sys/module/kvm_intel/parameters/ept)" = "$0"
-test "$(cat /sys/module/kvm_intel/parameters/nested)" = N
+test "$(cat /sys/module/kvm_intel/parameters/nested)" = Y
 """
     assert client("bash", "-ec", look, "Y") == ("", 0)
     without = look.replace('grep -qE "^vmx', '! grep -qE "^vmx')
