@@ -3,6 +3,7 @@
 usage: test_command.py USERKVM BUILD
 """
 import glob
+import json
 import os
 import re
 import shutil
@@ -160,7 +161,44 @@ def doctor_says_when_no_vm_can_be_made():
         raise tap.Skip("a sanitizer's shadow takes more address space than any limit on it would leave")
     # A limit on its memory is the simplest confinement.
     out, status = tap.run("sh", "-c", f"ulimit -v 40000; exec {USERKVM} doctor")
-    assert status == 1 and "CANNOT BE MADE: Cannot allocate memory" in out, out
+    assert status in (3, 4) and "CANNOT BE MADE: Cannot allocate memory" in out, out
+
+
+def preflight_says_in_a_line_and_a_status_what_does_not_work():
+    out, status = tap.run(USERKVM, "doctor", "--preflight")
+    assert status == 0 and re.fullmatch(r"userkvm [\d.]+: guests run here, engine (jit|interp)\n", out), out
+    out, status = tap.run(USERKVM, "doctor", "--preflight", env=dict(os.environ, USERKVM_HOST_CPUID="-avx3"))
+    assert status == 4 and out.splitlines()[-1] == "userkvm doctor: no VM or vCPU can be made: Invalid argument", (out, status)
+    out, status = tap.run(USERKVM, "doctor", "--preflight", env=dict(os.environ, USERKVM_PARAMS="ept=7"))
+    assert status == 2 and "ept" in one_line(out), (out, status)
+    alone = os.path.join(tmp.name, "alone")
+    os.mkdir(alone)
+    shutil.copy(USERKVM, alone)
+    out, status = tap.run(os.path.join(alone, "userkvm"), "doctor", "--preflight",
+                          env=dict(os.environ, LD_LIBRARY_PATH=os.path.join(BUILD, "src/preload")))
+    assert status == 6 and "libuserkvm-preload.so" in one_line(out), (out, status)
+
+
+def a_directory_that_ld_preload_cannot_name_is_told():
+    there = os.path.join(tmp.name, "some where")
+    os.makedirs(os.path.join(there, "tools"))
+    shutil.copy(USERKVM, os.path.join(there, "tools"))
+    shutil.copytree(os.path.join(BUILD, "src/preload"), os.path.join(there, "src/preload"), ignore=shutil.ignore_patterns("*.p"))
+    out, status = tap.run(os.path.join(there, "tools/userkvm"), "run", "true", env=dict(os.environ, LD_LIBRARY_PATH=os.path.join(BUILD, "src/preload")))
+    assert status == 126 and "with a space or a colon" in one_line(out), (out, status)
+
+
+def doctor_json_says_what_doctor_says():
+    out, status = tap.run(USERKVM, "doctor", "--json", env=dict(os.environ, USERKVM_PARAMS="pml=0"))
+    d = json.loads(out)
+    text, _ = tap.run(USERKVM, "doctor")
+    assert status == 0 == d["status"] and d["failed"] == "" and d["api_version"] == 12, out
+    assert d["parameters"]["pml"] == "0" and d["parameters"]["ept"] == "1", out
+    assert d["cpuid_offers"] == text.split("CPUID offers")[1].split("safe models")[0].split(), out
+    assert f"memslots               {d['capabilities']['memslots']}\n" in text and d["preload"] in text, out
+    out, status = tap.run(USERKVM, "doctor", "--json", env=dict(os.environ, USERKVM_HOST_CPUID="-avx3"))
+    d = json.loads(out[out.index("{"):])
+    assert status == 4 == d["status"] and d["failed"] == "vm" and d["why"], out
 
 
 def doctor_asks_the_device_whether_it_is_kvm():
@@ -179,7 +217,7 @@ def engine_that_does_not_exist_is_refused():
     out, status = tap.run(USERKVM, "boot", os.path.join(BUILD, "demo/vmlinuz"), env=env)
     assert status == 2 and one_line(out).endswith("USERKVM_ENGINE: unknown word 'warp', it has interp,jit"), out
     out, status = tap.run(USERKVM, "doctor", env=env)
-    assert status == 1 and "no VM will start" in out and "CANNOT BE MADE" in out, out
+    assert status == 4 and "no VM will start" in out and "CANNOT BE MADE" in out, out
 
 
 def masked_host_is_shown_and_a_wrong_mask_refused():
@@ -188,7 +226,7 @@ def masked_host_is_shown_and_a_wrong_mask_refused():
     assert status == 0 and "less             USERKVM_HOST_CPUID=nehalem,-popcnt" in out, out
     assert "avx" not in offers and "popcnt" not in offers and "erms" in offers and "fsrm" in offers, out
     out, status = tap.run(USERKVM, "doctor", env=dict(os.environ, USERKVM_HOST_CPUID="-avx3"))
-    assert status == 1 and "NO VM WILL START" in out and "CANNOT BE MADE" in out, out
+    assert status == 4 and "NO VM WILL START" in out and "CANNOT BE MADE" in out, out
     out, status = tap.run(USERKVM, "boot", os.path.join(BUILD, "demo/vmlinuz"),
                           env=dict(os.environ, USERKVM_HOST_CPUID="haswel"))
     assert status == 1 and "'haswel' is neither -FEATURE nor a processor's name" in out, out
@@ -360,4 +398,5 @@ tap.main(wrong_environment_starts_no_client, the_machines_kvm_is_used_where_it_i
          installed_tree_works_by_itself, masked_host_is_shown_and_a_wrong_mask_refused, unknown_parameter_is_told_once, engine_that_does_not_exist_is_refused, help_goes_to_stdout_with_status_0, wrong_usage_is_status_2, missing_kernel_file_is_one_line,
          file_that_is_no_kernel_is_one_line, truncated_bzimage_is_one_line, too_little_memory_is_one_line,
          nonsense_memory_size_is_status_2, run_passes_the_exit_status_on, doctor_tells_what_a_client_will_see,
-         doctor_says_when_no_vm_can_be_made)
+         doctor_says_when_no_vm_can_be_made, preflight_says_in_a_line_and_a_status_what_does_not_work,
+         doctor_json_says_what_doctor_says, a_directory_that_ld_preload_cannot_name_is_told)

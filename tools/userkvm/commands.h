@@ -24,6 +24,22 @@ extern const struct cli *const cli_commands[];
 void doctor_host_features(void);
 void doctor_offered_features(int kvm);
 
+/* Exit statuses of `userkvm doctor`: the first thing that does not work. 1 and 2 are an output's and wrong usage. */
+enum doctor_status { DOCTOR_GOOD = 0, DOCTOR_LIBRARY = 3, DOCTOR_VM, DOCTOR_CODE, DOCTOR_PRELOAD, DOCTOR_GUEST };
+
+struct json;
+/* preflight.c. *kvm is to be closed where it is not -1; *why says what is wrong in words. */
+enum doctor_status doctor_try(int *kvm, const char **why);
+int doctor_preflight(void);
+int doctor_json(void);
+/* doctor.c: the engine's name; what the kernel's KVM is; executable memory: NULL, or why not; rows of an open object. */
+const char *doctor_engine(void);
+const char *doctor_kernel_kvm(void);
+const char *doctor_code_memory(void);
+void doctor_capabilities(int kvm, struct json *j);
+/* doctor_cpu.c: elements of an open array. */
+void doctor_features_json(int kvm, struct json *j);
+
 /* The preload library beside this program (build tree) or installed; -1: not found. */
 int preload_path(char *buf, size_t size);
 

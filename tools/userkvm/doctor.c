@@ -18,13 +18,14 @@
 
 #include "lib/params.h"
 #include "tools/userkvm/commands.h"
+#include "tools/userkvm/json.h"
 #include "userkvm/userkvm.h"
 
 #define CPUID_1_ECX_VMX (1u << 5)
 #define CPUID_80000001_ECX_SVM (1u << 2)
 
 /* What the kernel's is good for: a file of that name alone says nothing. */
-static const char *kernel_kvm_words(void)
+const char *doctor_kernel_kvm(void)
 {
 	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC), version;
 
@@ -62,15 +63,13 @@ static void machine(void)
 			break;
 	printf("This machine\n  processor        %s\n", brand.text);
 	printf("  virtualization   %s\n", virtualization_words());
-	printf("  /dev/kvm         %s\n", kernel_kvm_words());
+	printf("  /dev/kvm         %s\n", doctor_kernel_kvm());
 }
 
-static void client_view(int kvm)
-{
-	static const struct {
-		const char *what;
-		int cap;
-	} caps[] = {
+static const struct {
+	const char *what;
+	int cap;
+} caps[] = {
 		{"vCPUs recommended", KVM_CAP_NR_VCPUS}, {"vCPUs at most", KVM_CAP_MAX_VCPUS},
 		{"memslots", KVM_CAP_NR_MEMSLOTS}, {"address spaces", KVM_CAP_MULTI_ADDRESS_SPACE},
 		{"in-process irqchip", KVM_CAP_IRQCHIP}, {"split irqchip", KVM_CAP_SPLIT_IRQCHIP},
@@ -78,8 +77,16 @@ static void client_view(int kvm)
 		{"TSC frequency control", KVM_CAP_TSC_CONTROL}, {"guest debugging", KVM_CAP_SET_GUEST_DEBUG},
 		{"nested virtualization", KVM_CAP_NESTED_STATE}, {"SMM", KVM_CAP_X86_SMM},
 		{"dirty ring", KVM_CAP_DIRTY_LOG_RING},
-	};
+};
 
+void doctor_capabilities(int kvm, struct json *j)
+{
+	for (size_t i = 0; i < sizeof(caps) / sizeof(caps[0]); i++)
+		json_i64(j, caps[i].what, userkvm_ioctl(kvm, KVM_CHECK_EXTENSION, (unsigned long)caps[i].cap));
+}
+
+static void client_view(int kvm)
+{
 	printf("\nWhat a client sees\n  API version      %d\n", userkvm_ioctl(kvm, KVM_GET_API_VERSION, 0));
 	for (size_t i = 0; i < sizeof(caps) / sizeof(caps[0]); i++) {
 		int v = userkvm_ioctl(kvm, KVM_CHECK_EXTENSION, (unsigned long)caps[i].cap);
@@ -93,7 +100,7 @@ static void client_view(int kvm)
 }
 
 /* Memory mapped twice, writable here and executable there, as the library maps its own (emit/exec.h). NULL, or why not. */
-static const char *try_code_memory(void)
+const char *doctor_code_memory(void)
 {
 	void *run = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS, -1, 0), *rw;
 	const char *why = NULL;
@@ -119,12 +126,12 @@ static const char *files_words(void)
 	return "memfd_create()";
 }
 
-/* What a confined process may be refused, tried as guests need it. False: no guest can run. */
-static bool try_guests(int kvm)
+/* What a confined process may be refused, tried as guests need it. */
+static void try_guests(int kvm)
 {
 	int vm = userkvm_ioctl(kvm, KVM_CREATE_VM, 0), vcpu = vm < 0 ? -1 : userkvm_ioctl(vm, KVM_CREATE_VCPU, 0);
 	const char *why = vcpu < 0 ? strerror(errno) : NULL;
-	const char *code = try_code_memory();
+	const char *code = doctor_code_memory();
 
 	printf("  files            %s\n", files_words());
 	printf("  VM and vCPU      %s%s\n", why ? "CANNOT BE MADE: " : "can be made", why ? why : "");
@@ -134,11 +141,13 @@ static bool try_guests(int kvm)
 		printf("  code memory      REFUSED: %s; guests cannot use x87, SSE and AVX\n", code);
 	else
 		printf("  code memory      can be had\n");
-	return !why && !code;
 }
 
+enum { PARAMS, JSON, PREFLIGHT };
 static const struct cli_option options[] = {
-	{ "params", 0, NULL, "KVM's module parameters and what they are by default" },
+	[PARAMS] = { "params", 0, NULL, "KVM's module parameters and what they are by default" },
+	[JSON] = { "json", 0, NULL, "what it finds, as JSON" },
+	[PREFLIGHT] = { "preflight", 0, NULL, "one line, and an exit status that says what does not work" },
 	{ 0 },
 };
 
@@ -146,8 +155,10 @@ static int cmd_doctor(int argc, char **argv);
 const struct cli cli_doctor = {
 	.name = "userkvm doctor",
 	.what = "say what this machine offers and what a client will see",
-	.synopsis = "userkvm doctor [--params]",
+	.synopsis = "userkvm doctor [--json | --preflight | --params]",
 	.about = "Says what this machine offers, what userkvm uses and what a client sees.",
+	.more = "The exit status: 0 guests run, 3 the library does not open, 4 no VM can be made, 5 no executable\n"
+		"memory, 6 no preload library, 7 a guest that is tried does not run.",
 	.options = options,
 	.run = cmd_doctor,
 };
@@ -160,9 +171,8 @@ static void print_param(void *arg, const char *name, const char *kind, const cha
 
 static int take(void *arg, int option, const char *value)
 {
-	(void)option;
 	(void)value;
-	*(bool *)arg = true;
+	*(int *)arg = option;
 	return 0;
 }
 
@@ -182,18 +192,30 @@ static const char *engine_words(const char *wanted)
 	return "jit (64-bit code is translated, the rest interpreted)";
 }
 
+const char *doctor_engine(void)
+{
+	static char name[8];
+
+	snprintf(name, sizeof(name), "%.*s", (int)strcspn(engine_words(getenv("USERKVM_ENGINE")), " :"), engine_words(getenv("USERKVM_ENGINE")));
+	return name;
+}
+
 static int cmd_doctor(int argc, char **argv)
 {
+	const char *why;
 	char lib[PATH_MAX];
 	const char *params = getenv("USERKVM_PARAMS"), *engine = getenv("USERKVM_ENGINE");
-	bool works, list_params = false;
-	int kvm, status = cli_parse(&cli_doctor, argc, argv, take, &list_params);
+	int kvm, what = -1, status = cli_parse(&cli_doctor, argc, argv, take, &what);
 
 	if (status >= 0)
 		return status;
 	if (optind < argc)
 		return wrong_usage("userkvm doctor", "it takes no '%s'", argv[optind]);
-	if (list_params) {
+	if (what == JSON)
+		return doctor_json();
+	if (what == PREFLIGHT)
+		return cli_check_environment("userkvm doctor") ? 2 : doctor_preflight();
+	if (what == PARAMS) {
 		printf("%-34s %-7s %-5s %s\n", "parameter", "value", "dflt", "what it does");
 		params_each(print_param, NULL);
 		return 0;
@@ -209,14 +231,17 @@ static int cmd_doctor(int argc, char **argv)
 	kvm = userkvm_open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (kvm < 0) {
 		printf("  the library      does not open: %s\n", strerror(errno));
-		return 1;
+		return DOCTOR_LIBRARY;
 	}
-	works = try_guests(kvm);
+	try_guests(kvm);
 	client_view(kvm);
 	userkvm_close(kvm);
 	printf("\nGood to know\n"
 	       "  Guests run in software: 64-bit code is translated, the rest interpreted (USERKVM_ENGINE=interp: all of it).\n"
 	       "  It is not a security boundary against a hostile guest: do not run what you do not trust.\n"
 	       "  Statically linked clients are served too: every system call of theirs costs one to two microseconds more.\n");
-	return works ? 0 : 1;
+	status = (int)doctor_try(&kvm, &why);
+	if (kvm >= 0)
+		userkvm_close(kvm);
+	return status;
 }

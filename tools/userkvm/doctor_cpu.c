@@ -12,6 +12,7 @@
 
 #include "isa/host.h"
 #include "tools/userkvm/commands.h"
+#include "tools/userkvm/json.h"
 #include "userkvm/userkvm.h"
 
 #define MAX_CPUID 256
@@ -163,6 +164,20 @@ static void named_models(const struct kvm_cpuid2 *c)
 		column = print_word(column, word);
 	}
 	printf("\n");
+}
+
+void doctor_features_json(int kvm, struct json *j)
+{
+	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + MAX_CPUID * sizeof(c->entries[0]));
+
+	if (!c)
+		return;
+	c->nent = MAX_CPUID;
+	if (userkvm_ioctl(kvm, KVM_GET_SUPPORTED_CPUID, (unsigned long)c) == 0)
+		for (size_t n = 0; n < sizeof(bits) / sizeof(bits[0]); n++)
+			if (offers(c, &bits[n]))
+				json_string(j, NULL, bits[n].name);
+	free(c);
 }
 
 void doctor_offered_features(int kvm)

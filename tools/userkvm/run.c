@@ -306,6 +306,10 @@ int cmd_run(int argc, char **argv)
 		fputs("userkvm run: libuserkvm-preload.so is not beside this program: build or install it\n", stderr);
 		return CANNOT_RUN;
 	}
+	if (strpbrk(lib, " :")) {
+		fprintf(stderr, "userkvm run: %s: LD_PRELOAD cannot name a file with a space or a colon in its path: put userkvm elsewhere\n", lib);
+		return CANNOT_RUN;
+	}
 	preload(lib);
 	let_asan_be_second();
 	return run_program(program, &argv[i]);
