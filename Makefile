@@ -4,7 +4,7 @@ MESON_ARGS ?=
 PREFIX ?= /usr/local
 
 .PHONY: all deps build demo check clients selftests silicon fuzz coverage bench bench-rootfs lint format sanitize \
-	install uninstall deb clean
+	install uninstall deb tarball clean
 all: deps
 	@$(MAKE) --no-print-directory build
 
@@ -77,6 +77,8 @@ clients: deps-clients
 	@python3 tests/e2e/test_debian.py $(BUILD)/tools/userkvm $(BUILD) all
 	@python3 tests/e2e/test_static.py $(BUILD)/tools/userkvm $(BUILD) all
 	@python3 tests/e2e/test_nested.py $(BUILD)/tools/userkvm $(BUILD) all
+	@scripts/tarball $(BUILD)-tarball
+	@python3 tests/e2e/test_packaging.py $(BUILD)-tarball
 
 bench: deps-bench
 	@$(MAKE) --no-print-directory build
@@ -115,6 +117,10 @@ install: deps-install
 # Debian packages in build-deb/, and what lintian says of them.
 deb: deps-deb
 	@scripts/deb $(BUILD)-deb
+
+# One archive that runs where it is unpacked.
+tarball: deps-install
+	@scripts/tarball $(BUILD)-tarball
 
 uninstall:
 	@DESTDIR=$(DESTDIR) scripts/install --uninstall $(BUILD)-install
