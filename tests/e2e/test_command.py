@@ -188,6 +188,43 @@ def a_directory_that_ld_preload_cannot_name_is_told():
     assert status == 126 and "with a space or a colon" in one_line(out), (out, status)
 
 
+OUTPUTS = (["walkthrough"], ["walkthrough", "--lang", "zh"], ["trace", "--list"], ["trace", "--list", "kvm_exit"], ["doctor"], ["doctor", "--json"],
+           ["doctor", "--params"], ["doctor", "--preflight"], ["completion", "bash"], ["help"], ["explain"], ["--version"], ["stat", "-1", "-s", "0.1"])
+
+
+def outputs_that_fail_are_one_line():
+    for argv in OUTPUTS:
+        if argv == ["explain"]:
+            continue  # it wants words
+        with open("/dev/full", "w") as full:
+            r = subprocess.run([USERKVM, *argv], stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60 * tap.PATIENCE)
+        nothing = argv[0] == "stat" and "no process" in r.stderr
+        assert nothing or (r.returncode == 1 and "No space left" in one_line(r.stderr)), (argv, r)
+        closed = subprocess.run(["sh", "-c", f'exec "$0" "$@" >&-', USERKVM, *argv], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                                timeout=60 * tap.PATIENCE)
+        assert closed.returncode in (0, 1) and len(closed.stderr.splitlines()) <= 1, (argv, closed)
+        # who reads the first line only
+        head = subprocess.run(["sh", "-c", f'"$0" "$@" | head -1', USERKVM, *argv], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              timeout=60 * tap.PATIENCE)
+        assert len(head.stderr.splitlines()) <= 1, (argv, head)
+
+
+def twenty_five_wrong_command_lines():
+    for argv, words in ((["rum"], "did you mean 'run'"), (["walktrough"], "did you mean 'walkthrough'"), (["help", "nothing"], "no command"),
+                        (["help", "run", "boot"], "one command"), (["--hlep"], "no command"), (["run", "--engien", "jit", "true"], "did you mean '--engine'"),
+                        (["run", "--engine"], "wants its NAME"), (["run", "--engine", "warp", "true"], "unknown word 'warp'"),
+                        (["run", "--params", "ept=7", "true"], "`7' invalid"), (["run", "--params", "epd=1", "true"], "'epd'"),
+                        (["run", "--log", "all", "true"], "unknown word 'all'"), (["run", "--inject", "KVM_RUN", "true"], "KVM_RUN"),
+                        (["boot"], "see userkvm boot"), (["boot", "--mem", "much", "/dev/null"], "much"), (["boot", "--mem"], "wants its"),
+                        (["trace", "-b", "0", "true"], "ring size"), (["trace", "-e", "kvm_nothing", "true"], "no such event"),
+                        (["trace", "-o", "x.pdf", "true"], "no format"), (["walkthrough", "--lang", "fr"], "en and zh"),
+                        (["walkthrough", "--order", "up"], "time or tree"), (["ept", "dmp", "1"], "did you mean 'dump'"), (["ept", "walk", "1"], "few or too many words"),
+                        (["ept", "dump", "--as", "2", "1"], "no good value"), (["stat", "-s", "0"], "0"), (["doctor", "--jsno"], "did you mean '--json'"),
+                        (["completion", "csh"], "csh"), (["ept", "walk", "--grid", "1", "2"], "--gva")):
+        out, status = tap.run(USERKVM, *argv)
+        assert status == 2 and words in one_line(out), (argv, status, out)
+
+
 def doctor_json_says_what_doctor_says():
     out, status = tap.run(USERKVM, "doctor", "--json", env=dict(os.environ, USERKVM_PARAMS="pml=0"))
     d = json.loads(out)
@@ -399,4 +436,5 @@ tap.main(wrong_environment_starts_no_client, the_machines_kvm_is_used_where_it_i
          file_that_is_no_kernel_is_one_line, truncated_bzimage_is_one_line, too_little_memory_is_one_line,
          nonsense_memory_size_is_status_2, run_passes_the_exit_status_on, doctor_tells_what_a_client_will_see,
          doctor_says_when_no_vm_can_be_made, preflight_says_in_a_line_and_a_status_what_does_not_work,
-         doctor_json_says_what_doctor_says, a_directory_that_ld_preload_cannot_name_is_told)
+         doctor_json_says_what_doctor_says, a_directory_that_ld_preload_cannot_name_is_told, outputs_that_fail_are_one_line,
+         twenty_five_wrong_command_lines)

@@ -411,6 +411,27 @@ def a_signal_ends_the_client_and_keeps_what_was_recorded():
         assert not os.path.exists(f"/proc/{open(said).read().strip()}"), "the client is an orphan"
 
 
+def a_signal_at_any_moment_leaves_no_orphan():
+    # to the process (SIGTERM, SIGHUP) and, as a terminal does, to all of its group (SIGINT)
+    for i in range(18):
+        number = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[i % 3]
+        path = os.path.join(tmp.name, f"moment{i}.txt")
+        argv = [USERKVM, "trace", "-o", path] if i % 2 else [USERKVM, "walkthrough"]
+        p = subprocess.Popen([*argv, "--", "sh", "-c", f"{CLIENT}; sleep 1000"], start_new_session=True,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        time.sleep(i * 0.03)
+        (os.killpg if number == signal.SIGINT else os.kill)(p.pid, number)
+        said = p.stderr.read() if p.wait(60 * tap.PATIENCE) is None else ""
+        p.stderr.close()
+        try:  # SIGTERM ends the shell, which does not pass it on: what it had started ends with the session
+            os.killpg(p.pid, signal.SIGKILL)
+            left = True
+        except ProcessLookupError:
+            left = False
+        assert p.returncode in (1, -number, 128 + number), (i, number, p.returncode, said)
+        assert not left or number != signal.SIGINT, (i, "something ran on")
+
+
 def bad_input_is_one_line():
     # 2: wrong usage; 1: the work failed
     for argv, words, want in ((["trace", "-e", "nonsense", "--", CLIENT], "no such event", 2),
