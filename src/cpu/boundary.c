@@ -4,6 +4,7 @@
  *
  * Locks: none; runs on the vCPU's thread.
  */
+#include "cpu/ghost.h"
 #include "cpu/internal.h"
 
 #include <linux/futex.h>
@@ -136,6 +137,8 @@ static void work_off_requests(struct vmx_cpu *cpu)
 		cpu_blocks_drop_wtags(cpu);
 	if (req & CPU_REQ_STALE)
 		cpu_blocks_work_off(cpu);
+	if (unlikely(req & CPU_REQ_GHOST))
+		ghost_work_off(cpu);
 }
 
 static bool debug_trap_due(const struct vmx_cpu *cpu)

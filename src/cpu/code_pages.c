@@ -7,6 +7,7 @@
  *
  * Locks: machine->lock guards machine->code[] and every processor's stale[].
  */
+#include "cpu/ghost.h"
 #include "cpu/jit.h"
 #include "isa/stub.h"
 #include "host/memory.h"
@@ -343,6 +344,8 @@ void vmx_code_written(struct vmx_cpu *cpu, hpa_t start, uint64_t size_bytes)
 	/* pairs with code_page_register(): who decodes reads what was written, or is told */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	cpu_code_written(cpu, start, (unsigned)size_bytes);
+	if (unlikely(cpu->tlb->ghost))
+		ghost_stored(cpu, start, (unsigned)size_bytes, ~0ULL);
 }
 
 void cpu_blocks_work_off(struct vmx_cpu *cpu)
@@ -364,4 +367,5 @@ void vmx_invalidate_code(struct vmx_machine *m, hpa_t start, uint64_t size_bytes
 	for (struct vmx_cpu *o = m->cpus; o; o = o->next)
 		queue_stale(o, start, start + size_bytes);
 	machine_unlock(m);
+	ghost_memory_changed(m->ghost, start, size_bytes);
 }

@@ -12,6 +12,7 @@
  *    looks at has got another value since (vmcs->stale); likewise the loading of
  *    segments that the processor still holds.
  */
+#include "cpu/ghost.h"
 #include "cpu/internal.h"
 #include "cpu/tlb_check.h"
 #include "host/fault.h"
@@ -180,6 +181,8 @@ void cpu_load_guest(struct vmx_cpu *cpu)
 	cpu_bus_lock_control(cpu);
 	if (!cpu->vpid)
 		cpu_tlb_entry_flush(cpu);
+	if (unlikely(cpu->tlb->ghost))
+		ghost_entered(cpu);
 	cpu_mode_changed(cpu);
 	if (unlikely(cpu->tlb->check))
 		tlb_check_entered(cpu);

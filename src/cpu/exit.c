@@ -10,6 +10,7 @@
  *
  * Host state is not loaded: the caller of vmlaunch() is the host.
  */
+#include "cpu/ghost.h"
 #include "cpu/internal.h"
 #include "host/memory.h"
 
@@ -163,6 +164,8 @@ void cpu_save_exit(struct vmx_cpu *cpu, const struct cpu_exit *e)
 	uint64_t changed;
 
 	isa_fpu_sync(&cpu->cs);
+	if (unlikely(cpu->tlb->ghost))
+		ghost_left(cpu);
 	cpu->counters.exits++;
 	if (e->reason == EXIT_REASON_TRIPLE_FAULT)
 		cpu_ring_dump(cpu, "triple fault");

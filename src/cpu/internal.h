@@ -4,6 +4,7 @@
  *   walk.c ept.c tlb.c mem.c      two-dimensional walk, software TLB (tlb.h), isa_ops
  *   bus_lock.c                    split locks, and their detection
  *   tlb_check.c                   USERKVM_CHECK=tlb
+ *   ghost*.c                      USERKVM_CHECK=guesttlb (ghost.h)
  *   apic_*.c                      APIC virtualization (apic.h)
  *   blocks.c block_decode.c code_pages.c  decoded blocks (blocks.h)
  *   engine.c boundary.c unwind.c  what runs between two blocks or instructions
@@ -165,6 +166,7 @@ struct vmx_cpu {
 #define CPU_REQ_CHECK 0x1u  /* own: look at windows, traps, activity */
 #define CPU_REQ_WTAGS 0x8u  /* a page became code elsewhere: drop write tags */
 #define CPU_REQ_POSTED 0x10u /* vmx_notify() */
+#define CPU_REQ_GHOST 0x20u /* the sanitizer asks to drop translations (ghost.h) */
 
 enum cpu_unwind_reason {
 	CPU_UNWIND_CONTINUE = 1, /* cpu_unwind(): go on at cs->rip */
@@ -186,6 +188,7 @@ struct vmx_machine {
 	uint64_t epoch;	    /* (a) moves when code may have been written from outside */
 	uint32_t wtags_gen; /* (a) counts the pages that became code */
 	uint32_t bus;	    /* (a) a locked access in two parts is under way */
+	struct ghost *ghost; /* (c) USERKVM_CHECK=guesttlb, or NULL */
 	struct machine_code_page *code[MACHINE_CODE_BUCKETS]; /* [lock] to change */
 };
 void machine_add(struct vmx_machine *m, struct vmx_cpu *cpu);

@@ -5,6 +5,7 @@
  * Locks: machine->lock guards the list of processors and what they ask of each
  * other.
  */
+#include "cpu/ghost.h"
 #include "cpu/internal.h"
 #include "emit/exec.h"
 #include "isa/host.h"
@@ -29,6 +30,10 @@ static int executable_memory(void)
 	return err;
 }
 
+static const struct ghost_ops ghost_ops = {
+	.page_rights = cpu_page_rights, .paging_mode = cpu_paging_mode, .drop = cpu_tlb_drop_asked,
+};
+
 int vmx_machine_create(struct vmx_machine **out)
 {
 	const char *engine = getenv("USERKVM_ENGINE");
@@ -52,6 +57,12 @@ int vmx_machine_create(struct vmx_machine **out)
 		own_free(lock);
 		return err_born(ENOMEM, "no memory for a machine");
 	}
+	err = ghost_create(&m->ghost, &ghost_ops);
+	if (err) {
+		own_free(m);
+		own_free(lock);
+		return err;
+	}
 	pthread_mutex_init(lock, NULL);
 	m->lock_storage = lock;
 	m->epoch = 1; /* 0: of blocks that are compared before each use */
@@ -63,6 +74,7 @@ void vmx_machine_destroy(struct vmx_machine *m)
 {
 	if (!m)
 		return;
+	ghost_destroy(m->ghost);
 	for (size_t n = 0; n < MACHINE_CODE_BUCKETS; n++) {
 		while (m->code[n]) {
 			struct machine_code_page *p = m->code[n];

@@ -19,6 +19,7 @@
  *
  * General registers only: no libc mem*.
  */
+#include "cpu/ghost.h"
 #include "cpu/internal.h"
 
 /* Never turned into a call of memcpy. */
@@ -117,13 +118,21 @@ static bool is_apic(const struct vmx_cpu *cpu, const uint8_t *host)
 	return ((hpa_t)host & PAGE_MASK) == cpu->apic.access;
 }
 
+/* A write without a write tag, within a page, is about to be made. */
+static void written(struct vmx_cpu *cpu, uint8_t *host, unsigned size, uint64_t lin)
+{
+	cpu_code_written(cpu, (hpa_t)host, size);
+	if (unlikely(cpu->tlb->ghost))
+		ghost_stored(cpu, (hpa_t)host, size, lin);
+}
+
 static uint8_t *translate(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint32_t access,
 			  enum cpu_priv priv)
 {
 	uint8_t *host = cpu_translate(cpu, lin, access, priv);
 
 	if (access & CPU_WRITE)
-		cpu_code_written(cpu, (hpa_t)host, size);
+		written(cpu, host, size, lin);
 	return host;
 }
 
@@ -145,8 +154,8 @@ static void *mem_crossing(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint
 	if (unlikely(is_apic(cpu, part[1])))
 		cpu_apic_access_exit(cpu, next, how);
 	if (access & CPU_WRITE) {
-		cpu_code_written(cpu, (hpa_t)part[0], first);
-		cpu_code_written(cpu, (hpa_t)part[1], size - first);
+		written(cpu, part[0], first, lin);
+		written(cpu, part[1], size - first, next);
 	}
 	watch(cpu, lin, size, how);
 	if (part[0] + first == part[1])

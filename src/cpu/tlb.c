@@ -32,6 +32,7 @@
  *
  * Locks: none, owner thread only. Other threads ask by cs->exit_request.
  */
+#include "cpu/ghost.h"
 #include "cpu/jit.h"
 #include "cpu/tlb_check.h"
 #include "lib/error.h"
@@ -315,6 +316,8 @@ void cpu_mode_changed(struct vmx_cpu *cpu)
 	if ((cs->cpl == 3 && (cs->cr0 & X86_CR0_AM) && (cs->rflags & X86_FLAGS_AC)) ||
 	    unlikely(cpu->tlb->check))
 		cs->tlb = cpu->tlb->empty;
+	if (unlikely(cpu->tlb->ghost))
+		ghost_mode_changed(cpu);
 }
 
 /* --- filling --- */
@@ -391,6 +394,8 @@ uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 	if (access & CPU_EXEC) /* a page that was mapped for execution may have come by DMA */
 		cpu->epoch = READ_ONCE(cpu->machine->epoch);
 	cpu->counters.tlb_fills++;
+	if (unlikely(cpu->tlb->ghost))
+		ghost_filled(cpu, gva, access, priv, &r);
 	if ((r.rights & CPU_WRITE) && cpu_page_is_code(cpu, r.host))
 		r.rights &= ~(uint32_t)CPU_WRITE;
 	if (unlikely(cpu_debug_watches(cpu)) && cpu_debug_page(cpu, page))
@@ -439,9 +444,11 @@ static void forget_code(struct vmx_cpu *cpu, gva_t gva)
 		jit_forget_lin(cpu->jit, gva);
 }
 
-/* Tell the checker what is asked, before anything is done about it. */
+/* Tell the checkers what is asked, before anything is done about it. */
 static void note(struct vmx_cpu *cpu, struct tlb_scope s)
 {
+	if (unlikely(cpu->tlb->ghost))
+		ghost_scope(cpu, &s);
 	if (unlikely(cpu->tlb->check))
 		tlb_check_invalidated(cpu, &s);
 }
@@ -654,6 +661,34 @@ void cpu_tlb_pkru_changed(struct vmx_cpu *cpu, uint32_t changed)
 		for (int p = 0; p < NR_PRIVS; p++)
 			drop_keyed(&c->sub[p], keys);
 	}
+}
+
+/* Many frames at once are one look at all entries. */
+#define FRAMES_ONE_BY_ONE 4
+
+void cpu_tlb_drop_asked(struct vmx_cpu *cpu, const struct ghost_drop *d, unsigned nr)
+{
+	bool all = nr > GHOST_DROPS;
+	unsigned frames = 0;
+
+	for (unsigned k = 0; !all && k < nr; k++)
+		frames += d[k].frame;
+	if (all || frames > FRAMES_ONE_BY_ONE)
+		cpu_tlb_drop_write(cpu, 0);
+	for (unsigned k = 0; !all && k < nr; k++) {
+		if (d[k].frame && frames <= FRAMES_ONE_BY_ONE)
+			cpu_tlb_drop_write(cpu, d[k].address);
+		if (d[k].frame)
+			continue;
+		forget_code(cpu, d[k].address);
+		for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++)
+			if (cpu->tlb->ctx[n].used)
+				flush_address(&cpu->tlb->ctx[n], d[k].address, false);
+	}
+	for (unsigned n = 0; all && n < TLB_NR_CONTEXTS; n++)
+		if (cpu->tlb->ctx[n].used)
+			flush_context(&cpu->tlb->ctx[n]);
+	cpu->cs.apic_ok = 0;
 }
 
 /* --- what faults invalidate --- */

@@ -125,6 +125,7 @@ struct ept_cache_entry {
 struct cpu_tlb {
 	struct tlb_context *cur;
 	struct tlb_checker *check; /* USERKVM_CHECK=tlb (tlb_check.c), or NULL */
+	struct ghost_cpu *ghost; /* USERKVM_CHECK=guesttlb (ghost.c), or NULL */
 	uint64_t clock;
 	uint64_t ept_gen; /* 1 .. PAGE_SIZE - 1 */
 	struct tlb_context ctx[TLB_NR_CONTEXTS];
@@ -148,6 +149,9 @@ void cpu_tlb_drop_write(struct vmx_cpu *cpu, hpa_t page);
 void cpu_tlb_drop_data(struct vmx_cpu *cpu);
 /* PKRU has changed in these bits: read and write tags of addresses with their keys go. */
 void cpu_tlb_pkru_changed(struct vmx_cpu *cpu, uint32_t changed);
+/* What the sanitizer of translations asks for (ghost.h): pages, and write tags of frames. */
+struct ghost_drop;
+void cpu_tlb_drop_asked(struct vmx_cpu *cpu, const struct ghost_drop *d, unsigned nr);
 /* Memory type WB (CR0.CD aside) of the page of a translation that was just made. */
 bool cpu_tlb_write_back(const struct vmx_cpu *cpu, gva_t gva, enum cpu_priv priv);
 /* Every entry is reachable, listed, and aligned; for tests. */

@@ -120,21 +120,12 @@ void tlb_check_entered(struct vmx_cpu *cpu)
 	cpu->tlb->check->cr4 = cpu->cs.cr4;
 }
 
-/*
- * SDM "Operations that Invalidate TLBs and Paging-Structure Caches": MOV to CR0
- * that clears PG, MOV to CR4 that changes PGE or clears PCIDE; of the current
- * PCID, MOV to CR4 that changes PAE or sets SMEP.
- */
 static void watch_registers(struct vmx_cpu *cpu)
 {
 	struct tlb_checker *k = cpu->tlb->check;
-	struct tlb_scope s = { .vpid = cpu->vpid, .every_ep4ta = true };
-	uint64_t cr0 = cpu->cs.cr0, cr4 = cpu->cs.cr4, changed = cr4 ^ k->cr4;
+	struct tlb_scope s;
 
-	s.pcid = cpu_pcid(&cpu->cs, cpu->cs.cr3);
-	s.every_pcid = (k->cr0 & ~cr0 & X86_CR0_PG) || (changed & X86_CR4_PGE) ||
-		       (changed & k->cr4 & X86_CR4_PCIDE);
-	if (s.every_pcid || (changed & X86_CR4_PAE) || (changed & cr4 & X86_CR4_SMEP))
+	if (tlb_scope_of_registers(cpu, k->cr0, k->cr4, &s))
 		tlb_check_invalidated(cpu, &s);
 	tlb_check_entered(cpu);
 }

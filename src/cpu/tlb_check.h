@@ -45,6 +45,22 @@ struct tlb_scope {
 	gpa_t gpa;
 };
 
+/*
+ * SDM "Operations that Invalidate TLBs and Paging-Structure Caches": MOV to CR0
+ * that clears PG, MOV to CR4 that changes PGE or clears PCIDE; of the current
+ * PCID, MOV to CR4 that changes PAE or sets SMEP. From these values to those of
+ * the processor; false: nothing is invalidated.
+ */
+static inline bool tlb_scope_of_registers(const struct vmx_cpu *cpu, uint64_t old_cr0, uint64_t old_cr4,
+					  struct tlb_scope *s)
+{
+	uint64_t cr0 = cpu->cs.cr0, cr4 = cpu->cs.cr4, changed = cr4 ^ old_cr4;
+
+	*s = (struct tlb_scope){ .vpid = cpu->vpid, .every_ep4ta = true, .pcid = cpu_pcid(&cpu->cs, cpu->cs.cr3) };
+	s->every_pcid = (old_cr0 & ~cr0 & X86_CR0_PG) || (changed & X86_CR4_PGE) || (changed & old_cr4 & X86_CR4_PCIDE);
+	return s->every_pcid || (changed & X86_CR4_PAE) || (changed & cr4 & X86_CR4_SMEP);
+}
+
 struct tlb_checker;
 /* -ENOMEM */
 must_check int tlb_check_create(struct vmx_cpu *cpu);

@@ -5,6 +5,7 @@
  * Locks: machine->lock guards the list of processors and what they ask of each
  * other; everything else belongs to the processor's thread.
  */
+#include "cpu/ghost.h"
 #include "cpu/jit.h"
 #include "cpu/tlb_check.h"
 #include "host/fault.h"
@@ -83,6 +84,8 @@ int vmx_cpu_create(struct vmx_machine *m, struct vmx_cpu **out)
 	if (!err && params_has_word("USERKVM_CHECK", "tlb"))
 		err = tlb_check_create(cpu);
 	if (!err)
+		err = ghost_cpu_create(m->ghost, cpu);
+	if (!err)
 		err = cpu_blocks_create(cpu);
 	if (err)
 		goto out_free;
@@ -92,6 +95,7 @@ int vmx_cpu_create(struct vmx_machine *m, struct vmx_cpu **out)
 	*out = cpu;
 	return 0;
 out_free:
+	ghost_cpu_destroy(cpu);
 	tlb_check_destroy(cpu);
 	own_free(cpu->tlb);
 	own_free(cpu->cs.xsave);
@@ -107,6 +111,7 @@ void vmx_cpu_destroy(struct vmx_cpu *cpu)
 		return;
 	machine_remove(cpu->machine, cpu);
 	cpu_blocks_destroy(cpu);
+	ghost_cpu_destroy(cpu);
 	tlb_check_destroy(cpu);
 	own_free(cpu->tlb);
 	own_free(cpu->ring);

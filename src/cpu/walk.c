@@ -18,6 +18,7 @@
  * Locks: none; the tables belong to the guest and the hypervisor, who change
  * them under our feet with single stores.
  */
+#include "cpu/ghost.h"
 #include "cpu/internal.h"
 #include "cpu/tlb_check.h"
 #include "sdm/ept.h"
@@ -60,6 +61,8 @@ static void page_fault(struct walk *w, uint32_t error)
 		.error_code = error,
 		.payload = w->gva,
 	};
+	if (unlikely(w->cpu->tlb->ghost))
+		ghost_fault(w->cpu, w->gva, w->access, w->priv);
 	cpu_tlb_page_fault(w->cpu, w->gva);
 	cs->ops->raise(cs);
 }
@@ -275,7 +278,8 @@ static struct leaf walk_cached(struct walk *w)
 {
 	const struct pde_cache_entry *c = pde_slot(w->cpu, w->gva);
 
-	if (c->tag != (w->gva >> 21) + 1 || c->level != 1)
+	/* the sanitizer wants the whole path */
+	if (c->tag != (w->gva >> 21) + 1 || c->level != 1 || unlikely(w->cpu->tlb->ghost))
 		return walk_tables(w);
 	if (unlikely(w->cpu->tlb->check))
 		tlb_check_pde_used(w->cpu, w->gva);
@@ -353,7 +357,7 @@ static bool walk_known(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 	const struct pde_cache_entry *c = pde_slot(cpu, gva);
 	uint32_t rights;
 
-	if (c->tag != (gva >> 21) + 1 || c->level == 1)
+	if (c->tag != (gva >> 21) + 1 || c->level == 1 || unlikely(cpu->tlb->ghost))
 		return false;
 	rights = cpu_page_rights(cpu, c->rights, priv);
 	if (!(c->e & PTE_D))
@@ -365,6 +369,30 @@ static bool walk_known(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 	out->rights = rights;
 	describe(cpu, gva, c->e, c->level, c->rights, out);
 	return true;
+}
+
+/* The path of a finished descent, for the sanitizer of translations. */
+static void note_path(struct walk *w, const struct leaf *l)
+{
+	const struct cpu_state *cs = &w->cpu->cs;
+	struct ghost_walk *g = ghost_walk_of(w->cpu);
+
+	g->nr = 0;
+	g->rights = w->rights;
+	g->leaf = w->seen[w->nr - 1].val;
+	if ((cs->cr4 & X86_CR4_PAE) && !(cs->efer & EFER_LMA)) {
+		unsigned index = (w->gva >> 30) & 3;
+
+		g->gpa[0] = (cs->cr3 & 0xffffffe0) + index * 8;
+		g->host[0] = (hpa_t)entry_pointer(w, g->gpa[0], CPU_READ);
+		g->val[0] = w->cpu->pdptr[index];
+		g->nr = 1;
+	}
+	for (int n = 0; n < w->nr; n++, g->nr++) {
+		g->gpa[g->nr] = w->seen[n].gpa;
+		g->host[g->nr] = (hpa_t)w->seen[n].p;
+		g->val[g->nr] = w->seen[n].val;
+	}
 }
 
 static void walk_paged(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
@@ -385,6 +413,8 @@ static void walk_paged(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 		l = walk_tables(&w);
 	}
 	remember_pde(&w, &l);
+	if (unlikely(cpu->tlb->ghost))
+		note_path(&w, &l);
 	describe(cpu, gva, l.e, l.level, w.rights, out);
 }
 

@@ -2,6 +2,7 @@
 
 usage: test_linux.py USERKVM BUILD [CASE...]
 """
+import json
 import os
 import re
 import shutil
@@ -40,6 +41,35 @@ def no_stale_translation_is_used_while_debian_boots():
                           timeout=480, env={**os.environ, "USERKVM_CHECK": "tlb"})
     check_console(out, status)
     assert "USERKVM_CHECK" not in out, out[-6000:]
+
+
+def check_guesttlb(append, smp, **env):
+    out, status = tap.run(USERKVM, "boot", KERNEL, "--initrd", INITRD, "--append", "demo.batch panic=-1" + append, "--no-reboot",
+                          "--smp", str(smp), timeout=240, env={**os.environ, "USERKVM_CHECK": "guesttlb", **env})
+    if env: # reports stand in the middle of the console's lines
+        assert status == 0 and "demo done" in out, out[-3000:]
+    else:
+        check_console(out, status)
+    found = re.search(r"guesttlb: (\d+) reports .*?\)(?:; of hidden invalidations (\d+) \(hidden: (\d+)\))?; (\d+) translations narrowed", out)
+    assert found, out[-3000:]
+    return out, [int(n or 0) for n in found.groups()]
+
+
+def a_kernel_that_flushes_is_not_reported():
+    for append, smp in (("", 1), ("", 2), (" pti=on", 2), (" nopcid", 2)):
+        out, (reports, _, _, narrowed) = check_guesttlb(append, smp)
+        assert reports == 0 and narrowed > 100, (append, smp, out[-6000:])
+
+
+def each_report_is_of_an_invalidation_that_was_hidden():
+    log = os.path.join(BUILD, "test-logs", f"guesttlb-{os.getpid()}.json")
+    out, (reports, of_hidden, hidden, _) = check_guesttlb("", 2, USERKVM_GHOST_DEAF="2", USERKVM_CHECK_LOG=log)
+    assert hidden > 100 and reports >= 5 and of_hidden == reports, out[-6000:]
+    with open(log) as f:
+        lines = [json.loads(line) for line in f]
+    os.unlink(log)
+    assert lines[-1]["class"] == "end" and lines[-1]["reports"] == reports and len(lines) == reports + 1, lines[-1]
+    assert {line["class"] for line in lines[:-1]} >= {"reachable"} and all(line["hidden"] for line in lines[:-1]), lines[:3]
 
 
 # Shadow paging; and without unrestricted guest SeaBIOS's real mode is emulated.
@@ -88,6 +118,7 @@ cases = {f.__name__: f for f in (debian_kernel_runs_to_power_off_under_userkvm_b
                                  qemu_pc_with_two_processors_boots_debian_on_shadow_page_tables,
                                  qemu_pc_with_seabios_and_kernel_irqchip_boots_debian,
                                  qemu_pc_with_seabios_and_its_own_irqchip_boots_debian)}
-checked = {f.__name__: f for f in (no_stale_translation_is_used_while_debian_boots,
+checked = {f.__name__: f for f in (a_kernel_that_flushes_is_not_reported, each_report_is_of_an_invalidation_that_was_hidden,
+                                   no_stale_translation_is_used_while_debian_boots,
                                    debian_kernel_runs_to_power_off_on_lesser_hosts)}
 tap.main(*({**cases, **checked}[name] for name in sys.argv[3:] or cases))

@@ -1,0 +1,228 @@
+/*
+ * Inside the sanitizer of translations: what is held (ghost_set.c), what became of it
+ * (ghost_record.c), what is told (ghost_report.c); ghost.c has the hooks.
+ */
+#ifndef USERKVM_CPU_GHOST_INTERNAL_H
+#define USERKVM_CPU_GHOST_INTERNAL_H
+
+#include "cpu/ghost.h"
+
+/* Limits: past one the oldest goes, which is counted. */
+#define HOLDS 131072U
+#define BUCKETS 65536U
+#define RECORDS 8192U
+#define TABLES 32768U
+#define WATCHES 8192U
+#define PENDING 16U
+#define BATCH 1024U
+
+enum hold_kind { HOLD_FREE, HOLD_LEAF, HOLD_TABLE };
+
+/* A translation, or a reference to a table, that a processor may have cached. */
+struct hold {
+	struct ghost_cpu *c;
+	uint64_t born; /* c->clock then */
+	gva_t base;    /* of the page, or of what the table maps */
+	gpa_t gpa;     /* of the page, or of the table */
+	hpa_t host;    /* of the page, where it is one of 4 KiB */
+	uint64_t rights, mode;
+	uint32_t record; /* that is open for it, or 0 */
+	uint16_t pcid;
+	uint8_t kind, shift, nr;
+	bool global, dirty;
+	uint32_t next, prev; /* by page; `next` also of those that are free */
+	uint32_t tnext, tprev; /* HOLD_TABLE: those of the same table */
+	bool hidden; /* an invalidation of it was hidden (USERKVM_GHOST_DEAF) */
+	struct {
+		gpa_t gpa;
+		uint64_t val;
+		uint32_t next, prev; /* by the entry: hold * 8 + level */
+	} e[GHOST_LEVELS];
+};
+
+/* A frame that serves as a page table. */
+struct table {
+	hpa_t host; /* 0: free */
+	gpa_t gpa;
+	uint32_t next;
+	uint32_t first;	 /* HOLD_TABLE of it */
+	uint32_t misses; /* stores to entries of which nothing is held */
+};
+
+/* Who stores: a thread of the guest's. */
+struct writer {
+	struct ghost_cpu *c;
+	uint64_t rip, cr3, fs, time;
+	uint8_t cpl;
+	bool hypervisor;
+};
+
+/* Stores to a table that have not been compared with what is held. */
+struct pending {
+	hpa_t host;
+	gpa_t gpa;
+	uint64_t mask[8]; /* of its 512 quadwords */
+	struct writer by;
+};
+
+enum ghost_class { GHOST_USE, GHOST_REACHABLE, GHOST_TABLE, GHOST_ROOT, GHOST_LOST_DIRTY, GHOST_CLASSES };
+enum settled { OPEN, SETTLED_RETURNED, SETTLED_OWN, SETTLED_RECYCLED };
+
+/* A held translation that the tables no longer grant. */
+struct record {
+	uint32_t hold; /* 0: free */
+	uint32_t next; /* of the writer's thread, while it is open; then of its processor; or of those that are free */
+	struct writer by;
+	gpa_t entry;
+	uint64_t old, new;
+	uint64_t used_rip;
+	bool only_dirty; /* D was cleared, nothing else */
+	uint8_t settled; /* enum settled */
+	uint8_t level;
+	bool said_use, said_reachable, said_table;
+};
+
+/* A frame that was taken away while it was held: has it got a new owner? */
+struct watch {
+	hpa_t host; /* 0: free */
+	uint32_t next;
+	uint64_t lines; /* stored to since */
+	uint64_t rip;	/* of the last of them */
+	struct { uint32_t hold; uint64_t born; } of[4];
+};
+
+struct batch_item {
+	uint32_t hold, level;
+	uint64_t born;
+	uint64_t now;  /* the entry */
+	gpa_t gpa;     /* as the tables say it now, and their rights */
+	uint64_t rights;
+	bool unknown, present, dirty;
+};
+
+/* When what was invalidated, by ghost_cpu.clock. */
+struct ghost_times {
+	uint64_t leaf_all, leaf_nonglobal, table_all, leaf_pcid[4096], table_pcid[4096];
+};
+
+#define SETTLED_CHAINS 64 /* by PCID; one more for global translations */
+
+struct ghost_cpu {
+	struct ghost *g;
+	struct vmx_cpu *cpu;
+	struct ghost_cpu *next;
+	unsigned nr;
+	uint16_t vpid; /* of what is looked at; 0: none yet */
+	bool off;
+	struct ghost_walk walk;
+	uint64_t clock; /* past all of these */
+	struct ghost_times t, hidden; /* hidden: with those that USERKVM_GHOST_DEAF has hidden */
+	/* published; [lock] to change together */
+	bool in_guest, user;
+	uint16_t pcid;
+	uint64_t cr0, cr4, cr3; /* as last seen */
+	uint64_t root_lines;	/* of its CR3's frame, stored to since it was loaded */
+	bool said_root;
+	uint32_t settled[SETTLED_CHAINS + 1]; /* records of its */
+	uint32_t nr_settled;
+	struct { const char *what; uint64_t address, rip; bool page; } last; /* invalidation */
+	/* [lock] */
+	unsigned nr_drops;
+	struct ghost_drop drops[GHOST_DROPS];
+	/* own */
+	struct ghost_drop take[GHOST_DROPS];
+	struct batch_item batch[BATCH];
+	struct pending work;
+};
+
+#define GHOST_COUNTERS(F)                                                             \
+	F(holds) F(records) F(closed) F(settled) F(uses_in_window) F(uses_settled) F(reports) \
+	F(reports_of_hidden) F(forgotten) F(hidden) F(compared) F(watches) F(recycled)
+
+struct ghost {
+	const struct ghost_ops *ops;
+	uint32_t lock;
+	bool strict;
+	unsigned deaf, deaf_count; /* USERKVM_GHOST_DEAF */
+	struct ghost_cpu *cpus;
+	unsigned nr_cpus;
+	struct hold *hold;     /* from 1 */
+	struct record *record; /* from 1 */
+	struct table *table;   /* from 1 */
+	struct watch *watch;   /* from 1 */
+	uint32_t *by_page, *by_entry, *by_table, *by_watch, *by_thread; /* BUCKETS */
+	uint32_t used_holds, free_hold, hand;
+	uint32_t used_records, free_record, record_hand;
+	uint32_t used_tables, free_table;
+	uint32_t used_watches, watch_hand;
+	struct pending pending[PENDING];
+	unsigned nr_pending;
+	uint32_t nr_open; /* records that are not settled, at least */
+#define GHOST_COUNTER(n) uint64_t n;
+	struct { GHOST_COUNTERS(GHOST_COUNTER) } count;
+#undef GHOST_COUNTER
+	/* reports */
+	int log_fd;
+	unsigned lines[GHOST_CLASSES], told[GHOST_CLASSES];
+	uint64_t seen[256];
+	unsigned nr_ranges;
+	struct { uint64_t start, end, hits; } range[16]; /* RIPs whose reports are suppressed */
+};
+
+void ghost_lock(struct ghost *g);
+void ghost_unlock(struct ghost *g);
+static inline struct ghost_cpu *ghost_of(struct vmx_cpu *cpu)
+{
+	return cpu->tlb->ghost;
+}
+static inline uint32_t ghost_hash(uint64_t key)
+{
+	return (uint32_t)(key * 0x9e3779b97f4a7c15ULL >> 48);
+}
+
+/* --- ghost_set.c, all with the lock --- */
+bool hold_live(const struct hold *h);
+/* Has an invalidation of it been hidden? */
+bool hold_hidden(const struct hold *h);
+void hold_free(struct ghost *g, uint32_t n);
+/* The next live hold of c for gva, behind `n` (0: the first) in the chain of this size; 0: none. */
+uint32_t hold_next(struct ghost *g, struct ghost_cpu *c, enum hold_kind kind, gva_t gva, unsigned shift, uint32_t n);
+/* The next hold whose path has the entry: its node, hold * 8 + level, or 0. */
+uint32_t hold_of_entry(struct ghost *g, gpa_t entry, uint32_t node);
+void hold_leaf(struct ghost_cpu *c, gva_t gva, const struct cpu_walk_result *r);
+struct table *table_find(struct ghost *g, hpa_t host);
+/* Made where there is none; *new then. NULL: no room. */
+struct table *table_make(struct ghost *g, hpa_t host, gpa_t gpa, bool *new);
+/* Nothing is held by way of it any more: false. */
+bool table_needed(struct ghost *g, struct table *t);
+void table_free(struct ghost *g, struct table *t);
+void ghost_forget_all(struct ghost *g);
+void ghost_forget_cpu(struct ghost *g, struct ghost_cpu *c);
+
+/* --- ghost_record.c --- */
+/* Without the lock: what was stored is compared with what is held. */
+void ghost_compare(struct ghost_cpu *c);
+/* The others with the lock. */
+struct pending *pending_for(struct ghost_cpu *c, const struct table *t, bool hypervisor);
+bool pending_has(struct ghost *g, const struct hold *h);
+void record_free(struct ghost *g, uint32_t n);
+void records_returned(struct ghost_cpu *c);
+void records_reachable(struct ghost_cpu *c);
+void watch_stored(struct ghost_cpu *c, hpa_t host, unsigned size, gva_t gva);
+void watch_is_table(struct ghost_cpu *c, hpa_t host);
+/* The access is made by gva; now: how the tables allow it, NULL: they do not. */
+void records_used(struct ghost_cpu *c, gva_t gva, uint32_t access, enum cpu_priv priv,
+		  const struct cpu_walk_result *now);
+void tables_stored(struct ghost_cpu *c, struct table *t, gva_t gva, hpa_t host, unsigned size);
+/* Ask a processor to drop this; the own one too. */
+void ghost_ask_drop(struct ghost_cpu *c, bool frame, uint64_t address);
+void ghost_ask_all(struct ghost *g, bool frame, uint64_t address);
+
+/* --- ghost_report.c, with the lock --- */
+void ghost_report(struct ghost_cpu *by, enum ghost_class class, const struct record *r, const struct hold *h,
+		  gva_t gva, uint32_t access, const struct cpu_walk_result *now);
+void ghost_report_root(struct ghost_cpu *by, struct ghost_cpu *v);
+void ghost_report_open(struct ghost *g);
+void ghost_report_end(struct ghost *g);
+
+#endif

@@ -1,0 +1,276 @@
+/*
+ * What the sanitizer of translations tells: lines on standard error, the same as JSON lines in the
+ * file USERKVM_CHECK_LOG, counts at the end.
+ *
+ * Invariant: libc runs with the guest's SIMD state out of the registers.
+ *
+ * Locks: ghost->lock, held by all callers.
+ */
+#include "cpu/ghost_internal.h"
+#include "host/timer.h"
+#include "lib/log.h"
+#include "lib/own_fd.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <x86intrin.h>
+
+#define MAX_LINES 16 /* of a class */
+
+static const char *const class_name[] = { "use", "reachable", "table", "root", "lost-dirty" };
+
+/*
+ * Most programs end without closing their VMs: what there is to tell is told at their exit. The
+ * first VM's sanitizer stands for it; others are told when their VM goes.
+ */
+static struct ghost *at_exit;
+
+/* USERKVM_CHECK_SUPPRESS: START-END[,…], hexadecimal: reports whose user or writer is there are counted only. */
+static void read_ranges(struct ghost *g)
+{
+	const char *p = getenv("USERKVM_CHECK_SUPPRESS");
+	char *end;
+
+	while (p && *p && g->nr_ranges < ARRAY_SIZE(g->range)) {
+		uint64_t from = strtoull(p, &end, 16), to;
+
+		if (end == p || *end != '-')
+			break;
+		to = strtoull(end + 1, &end, 16);
+		g->range[g->nr_ranges].start = from;
+		g->range[g->nr_ranges++].end = to;
+		p = *end == ',' ? end + 1 : NULL;
+	}
+	if (p && *p)
+		log_always("USERKVM_CHECK_SUPPRESS: '%s' is no list of START-END in hexadecimal", p);
+}
+
+void ghost_report_open(struct ghost *g)
+{
+	const char *file = getenv("USERKVM_CHECK_LOG");
+	struct ghost *none = NULL;
+
+	g->log_fd = -1;
+	if (file && *file) {
+		int fd = open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+
+		if (fd < 0)
+			log_always("USERKVM_CHECK_LOG: %s cannot be written: reports go to standard error only", file);
+		else
+			g->log_fd = own_fd_keep(fd);
+	}
+	read_ranges(g);
+	__atomic_compare_exchange_n(&at_exit, &none, g, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+
+static void log_json(struct ghost *g, const char *line)
+{
+	if (g->log_fd >= 0 && write(g->log_fd, line, strlen(line)) < 0)
+		log_line(LOG_INFO, "a report could not be written to USERKVM_CHECK_LOG");
+}
+
+static bool suppressed(struct ghost *g, uint64_t rip)
+{
+	for (unsigned n = 0; n < g->nr_ranges; n++) {
+		if (rip < g->range[n].start || rip >= g->range[n].end)
+			continue;
+		g->range[n].hits++;
+		return true;
+	}
+	return false;
+}
+
+/* The same bug again? */
+static bool told_before(struct ghost *g, uint64_t key)
+{
+	uint64_t *slot = &g->seen[ghost_hash(key) % ARRAY_SIZE(g->seen)];
+
+	if (*slot == key)
+		return true;
+	*slot = key;
+	return false;
+}
+
+static uint64_t us_since(uint64_t tsc)
+{
+	return (__rdtsc() - tsc) * 1000 / host_tsc_khz();
+}
+
+/* Another processor runs on: its RIP is as it was stored last. */
+static uint64_t rip_of(const struct ghost_cpu *v, const struct ghost_cpu *by)
+{
+	return v == by ? isa_rip(&v->cpu->cs) : READ_ONCE(v->cpu->cs.rip);
+}
+
+static const char *settled_text(const struct record *r)
+{
+	switch (r->settled) {
+	case SETTLED_RETURNED: return r->by.fs ? "that thread has gone back to user mode" :
+				      "a thread of that address space has gone back to user mode (no FS base tells threads apart)";
+	case SETTLED_OWN: return "the same thread of the kernel goes on by the old translation";
+	case SETTLED_RECYCLED: return "the frame has been given a new owner";
+	default: return "that operation is not over";
+	}
+}
+
+static const char *level_name(unsigned level)
+{
+	static const char *const names[] = { "entry", "PTE", "PDE", "PDPTE", "PML4E", "PML5E" };
+
+	return names[level < ARRAY_SIZE(names) ? level : 0];
+}
+
+/* Level of the entry among those of the walk, from the leaf's. */
+static unsigned level_of(const struct record *r, const struct hold *h)
+{
+	unsigned leaf = h->kind == HOLD_TABLE ? (h->shift == 21 || h->shift == 22 ? 2 : h->shift == 30 ? 3 : 4) :
+			h->shift == 12 ? 1 : h->shift == 30 ? 3 : 2;
+
+	return leaf + r->level - 1;
+}
+
+static void tell(struct ghost_cpu *by, enum ghost_class class, const struct record *r, const struct hold *h,
+		 gva_t gva, uint32_t access, const struct cpu_walk_result *now)
+{
+	const struct ghost_cpu *v = h->c;
+	gpa_t frame = h->gpa + (h->kind == HOLD_LEAF ? (gva & PAGE_MASK) - h->base : 0);
+	uint64_t rip = rip_of(class == GHOST_TABLE ? by : v, by);
+	const char *verb = access & CPU_EXEC ? "fetch" : access & CPU_WRITE ? "write" : "read";
+	const char *hidden = by->g->deaf ? hold_hidden(h) ? " [hidden]" : " [not hidden]" : "";
+	char what[160], next[80] = "", cr[48];
+
+	if (class == GHOST_TABLE)
+		snprintf(what, sizeof(what), "page table %#lx is stored to by cpu%u (rip %#lx), and cpu%u may still walk it for %#lx",
+			 h->gpa, by->nr, rip, v->nr, gva);
+	else if (class == GHOST_REACHABLE)
+		snprintf(what, sizeof(what), "cpu%u%s (rip %#lx) may still access %#lx at frame %#lx", v->nr,
+			 v->in_guest && v->user && (h->global || h->pcid == v->pcid) ? " in user mode" : ", elsewhere now,", rip, gva, frame);
+	else
+		snprintf(what, sizeof(what), "%s of %#lx by cpu%u (%s, rip %#lx) may go to frame %#lx", verb, gva, v->nr,
+			 v->cpu->cs.cpl == 3 ? "user" : "kernel", rip, frame);
+	if (class == GHOST_USE && now && now->gpa != frame)
+		snprintf(next, sizeof(next), ", now %#lx", now->gpa);
+	else if (class == GHOST_USE)
+		snprintf(next, sizeof(next), ", which is no longer allowed");
+	snprintf(cr, sizeof(cr), "PCID %u%s", h->pcid, h->global ? ", global" : "");
+	log_always("USERKVM_CHECK=guesttlb: %s: %s (%s)%s%s", class_name[class], what, cr, next, hidden);
+	log_always("  %s at gpa %#lx: %#lx -> %#lx by %s%u at rip %#lx (thread fs %#lx), %lu us ago; %s", level_name(level_of(r, h)),
+		   r->entry, r->old, r->new, r->by.hypervisor ? "the hypervisor for cpu" : "cpu", r->by.c->nr, r->by.rip, r->by.fs,
+		   us_since(r->by.time), settled_text(r));
+	snprintf(what, sizeof(what), "%s%s%#lx at rip %#lx", v->last.what ? v->last.what : "", v->last.page ? " " : ", PCID ",
+		 v->last.address, v->last.rip);
+	log_always("  cpu%u has executed nothing since its last use that invalidates it in PCID %u (its last: %s) "
+		   "[SDM \"Recommended Invalidation\"]", v->nr, h->pcid, v->last.what ? what : "none");
+}
+
+static void tell_json(struct ghost_cpu *by, enum ghost_class class, const struct record *r, const struct hold *h,
+		      gva_t gva, uint32_t access, const struct cpu_walk_result *now, bool quiet)
+{
+	const struct ghost_cpu *v = h->c;
+	char line[1024];
+
+	snprintf(line, sizeof(line),
+		 "{\"class\":\"%s\",\"address\":\"%#lx\",\"access\":\"%s%s%s\",\"cpu\":%u,\"rip\":\"%#lx\",\"cpl\":%u,\"vpid\":%u,"
+		 "\"pcid\":%u,\"global\":%s,\"old\":\"%#lx\",\"new\":\"%#lx\",\"entry\":\"%#lx\",\"level\":%u,\"frame\":\"%#lx\","
+		 "\"now\":\"%#lx\",\"size\":%lu,\"writer\":{\"cpu\":%u,\"rip\":\"%#lx\",\"thread\":\"%#lx\",\"hypervisor\":%s},"
+		 "\"settled\":%u,\"age_us\":%lu,\"missing\":\"%s\",\"lstar\":\"%#lx\",\"hidden\":%s,\"suppressed\":%s}\n",
+		 class_name[class], gva, access & CPU_READ ? "r" : "", access & CPU_WRITE ? "w" : "", access & CPU_EXEC ? "x" : "",
+		 v->nr, rip_of(class == GHOST_TABLE ? by : v, by), v->cpu->cs.cpl, v->vpid, h->pcid, h->global ? "true" : "false",
+		 r->old, r->new, r->entry, level_of(r, h), h->gpa, now ? now->gpa : 0, 1UL << h->shift, r->by.c->nr, r->by.rip, r->by.fs,
+		 r->by.hypervisor ? "true" : "false", r->settled, us_since(r->by.time),
+		 h->global ? "INVLPG on this processor" : "INVLPG, INVPCID or MOV CR3 on this processor", by->cpu->msr.lstar,
+		 by->g->deaf && hold_hidden(h) ? "true" : "false", quiet ? "true" : "false");
+	log_json(by->g, line);
+}
+
+void ghost_report(struct ghost_cpu *by, enum ghost_class class, const struct record *r, const struct hold *h,
+		  gva_t gva, uint32_t access, const struct cpu_walk_result *now)
+{
+	struct ghost *g = by->g;
+	bool loaded = by->cpu->cs.fpu_loaded, quiet;
+	uint64_t rip = isa_rip(&by->cpu->cs), key;
+
+	isa_fpu_sync(&by->cpu->cs);
+	quiet = suppressed(g, r->by.rip) || suppressed(g, rip);
+	if (!quiet) {
+		g->count.reports++;
+		g->told[class]++;
+		if (g->deaf && hold_hidden(h))
+			g->count.reports_of_hidden++;
+	}
+	key = (r->by.rip * 31 + (class == GHOST_REACHABLE ? 0 : rip)) * 8 + class + 1;
+	if (!told_before(g, key) || g->deaf) {
+		if (!quiet && g->lines[class]++ < MAX_LINES)
+			tell(by, class, r, h, gva, access, now);
+		tell_json(by, class, r, h, gva, access, now, quiet);
+	}
+	if (loaded)
+		isa_fpu_load(&by->cpu->cs);
+}
+
+void ghost_report_root(struct ghost_cpu *by, struct ghost_cpu *v)
+{
+	struct ghost *g = by->g;
+	bool loaded = by->cpu->cs.fpu_loaded;
+	uint64_t rip = isa_rip(&by->cpu->cs);
+	gpa_t root = v->cr3 & PTE_ADDR_MASK;
+	char line[256];
+
+	isa_fpu_sync(&by->cpu->cs);
+	if (!suppressed(g, rip)) {
+		g->count.reports++;
+		g->told[GHOST_ROOT]++;
+		if (g->lines[GHOST_ROOT]++ < MAX_LINES)
+			log_always("USERKVM_CHECK=guesttlb: root: the frame %#lx of cpu%u's CR3 is stored to by cpu%u at rip %#lx, more than "
+				   "%u of its 64 lines since it was loaded: it has a new owner", root, v->nr, by->nr, rip, 47);
+		snprintf(line, sizeof(line), "{\"class\":\"root\",\"cpu\":%u,\"frame\":\"%#lx\",\"writer\":{\"cpu\":%u,\"rip\":\"%#lx\"},"
+			 "\"lstar\":\"%#lx\",\"suppressed\":false}\n", v->nr, root, by->nr, rip, by->cpu->msr.lstar);
+		log_json(g, line);
+	}
+	if (loaded)
+		isa_fpu_load(&by->cpu->cs);
+}
+
+static void tell_end(struct ghost *g)
+{
+	uint64_t told = 0;
+	char line[512], hidden[80] = "";
+
+	for (unsigned n = 0; n < GHOST_CLASSES; n++)
+		told += g->told[n];
+	if (g->deaf)
+		snprintf(hidden, sizeof(hidden), "; of hidden invalidations %" PRIu64 " (hidden: %" PRIu64 ")", g->count.reports_of_hidden,
+			 g->count.hidden);
+	log_always("USERKVM_CHECK=guesttlb: %" PRIu64 " reports (use %u, reachable %u, table %u, root %u, lost-dirty %u)%s; "
+		   "%" PRIu64 " translations narrowed, %" PRIu64 " used in the legal window, %" PRIu64 " forgotten for room",
+		   told, g->told[0], g->told[1], g->told[2], g->told[3], g->told[4], hidden, g->count.records,
+		   g->count.uses_in_window, g->count.forgotten);
+	for (unsigned n = 0; n < g->nr_ranges; n++)
+		log_always("  suppressed by %#lx-%#lx: %lu", g->range[n].start, g->range[n].end, g->range[n].hits);
+#define COUNTER(n) "\"" #n "\":%" PRIu64 ","
+#define VALUE(n) g->count.n,
+	snprintf(line, sizeof(line), "{\"class\":\"end\"," GHOST_COUNTERS(COUNTER) "\"told\":%" PRIu64 "}\n", GHOST_COUNTERS(VALUE) told);
+	log_json(g, line);
+}
+
+__attribute__((destructor)) static void tell_at_exit(void)
+{
+	struct ghost *g = __atomic_exchange_n(&at_exit, NULL, __ATOMIC_ACQ_REL);
+
+	if (g)
+		tell_end(g);
+}
+
+void ghost_report_end(struct ghost *g)
+{
+	struct ghost *first = g;
+
+	__atomic_compare_exchange_n(&at_exit, &first, NULL, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+	tell_end(g);
+	if (g->log_fd >= 0)
+		own_fd_close(g->log_fd);
+}
