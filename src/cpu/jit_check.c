@@ -107,6 +107,8 @@ static bool can_run_twice(const struct jit_unit *u)
 
 		if (u->places[n].left)
 			break;
+		if (i->map == 0 && i->opcode == 0x9c) /* PUSHF */
+			continue;
 		if (i->system || (i->flags & (ISA_REP | ISA_REPNE)) || (i->map == 1 && i->opcode == 0xc7))
 			return false;
 	}

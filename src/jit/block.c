@@ -37,7 +37,7 @@ void jit_rewriter_init(struct jit_rewriter *r)
 static uint8_t access_of(const struct jit_bytes *p, const struct jit_form *f)
 {
 	switch (f->how) {
-	case HOW_PUSH_REG: case HOW_PUSH_IMM: case HOW_CALL:
+	case HOW_PUSH_REG: case HOW_PUSH_IMM: case HOW_PUSHF: case HOW_CALL:
 		return ISA_WRITE;
 	case HOW_POP_REG: case HOW_RET: case HOW_LEAVE:
 		return ISA_READ;
@@ -73,7 +73,9 @@ static bool emittable(struct jit_insn *i, const struct jit_bytes *p, const struc
 {
 	int64_t target = i->page_off + i->isa->len + (int64_t)i->isa->imm;
 
-	if (f->how == HOW_REFUSE || isa_raises_ud(i->isa) || i->isa->system)
+	if (f->how == HOW_REFUSE || isa_raises_ud(i->isa))
+		return false;
+	if (i->isa->system && f->how != HOW_PUSHF)
 		return false;
 	if ((f->ops & OP_SIZE64) && p->p66) /* 16-bit pushes and branches */
 		return false;
@@ -312,6 +314,9 @@ static void emit_insn(struct jit_ctx *c, struct jit_end *end)
 		jit_copy(c, &p, &f, p.mem ? &m : NULL, spare);
 		if (f.how == HOW_X87)
 			jit_note_x87(c, &p);
+		break;
+	case HOW_PUSHF: /* from cc */
+		jit_stack_insn(c, &p, &f, end);
 		break;
 	default:
 		jit_stack_insn(c, &p, &f, end);

@@ -71,6 +71,7 @@ void jit_find_flags(struct jit_insn *i, const struct jit_bytes *p, const struct 
 	case FLAGS_ADCX: set(i, CF, CF, 0); break;
 	case FLAGS_ADOX: set(i, OF, OF, 0); break;
 	case FLAGS_COND: set(i, read_by_condition(p->opcode & 15), 0, 0); break;
+	case FLAGS_PUSHF: set(i, ALL, 0, 0); break;
 	case FLAGS_SAHF: set(i, 0, ALL & ~OF, 0); break;
 	case FLAGS_LAHF: set(i, ALL & ~OF, 0, 0); break;
 	case FLAGS_SET_CF: set(i, 0, CF, 0); break;

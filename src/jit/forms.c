@@ -64,6 +64,7 @@ static const struct jit_form one_byte[256] = {
 	[0x91 ... 0x97] = COPY(NONE, OP_OPC_R | OP_OPC_W | AX_RW), /* XCHG rAX, r */
 	[0x98] = COPY(NONE, AX_RW),			  /* CBW CWDE CDQE */
 	[0x99] = COPY(NONE, OP_AX_R | OP_DX_W),		  /* CWD CDQ CQO */
+	[0x9c] = ROW(PUSHF, PUSHF, OP_SIZE64),
 	[0x9e] = COPY(SAHF, OP_AX_R), [0x9f] = COPY(LAHF, AX_RW),
 	[0xa8] = COPY(ALL, OP_AX_R | OP_BYTE), [0xa9] = COPY(ALL, OP_AX_R), /* TEST */
 	[0xb0 ... 0xb7] = COPY(NONE, OP_OPC_W | OP_BYTE),

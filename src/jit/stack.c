@@ -30,7 +30,10 @@
 #define OPC_LOAD 0x8b
 #define OPC_LEA 0x8d
 #define OPC_STORE 0x89
+#define OPC_OR 0x09
 #define OPC_SUB_LOAD 0x2b
+#define EXT_OR 1
+#define EXT_AND 4
 #define EXT_CMP 7
 #define COND_A 7
 #define MAX_OFFSET (1 << 20)
@@ -53,7 +56,8 @@ bool jit_rsp_delta(const struct jit_bytes *p, const struct jit_form *f, int32_t 
 {
 	*delta = 0;
 	switch (f->how) {
-	case HOW_PUSH_REG: case HOW_PUSH_IMM: case HOW_PUSH_RM: case HOW_CALL: case HOW_CALL_RM:
+	case HOW_PUSH_REG: case HOW_PUSH_IMM: case HOW_PUSH_RM: case HOW_PUSHF: case HOW_CALL:
+	case HOW_CALL_RM:
 		*delta = -word(p);
 		return true;
 	case HOW_POP_REG:
@@ -106,7 +110,7 @@ static bool stack_bytes(const struct jit_insn *i, const struct jit_bytes *p,
 	int32_t w = word(p);
 
 	switch (f->how) {
-	case HOW_PUSH_REG: case HOW_PUSH_IMM: case HOW_CALL:
+	case HOW_PUSH_REG: case HOW_PUSH_IMM: case HOW_PUSHF: case HOW_CALL:
 		*lo = -w;
 		*hi = 0;
 		return true;
@@ -391,6 +395,32 @@ static void push_s0(struct jit_ctx *c)
 	move_rsp(c, -width(c));
 }
 
+/*
+ * PUSHF outside of virtual-8086 mode: no privilege, no exit. The arithmetic flags come
+ * from cc, where they are afterwards too; the others from cs->rflags.
+ */
+static void pushf(struct jit_ctx *c)
+{
+	struct host_mem cc = STATE(c->r, cc), rflags = STATE(c->r, rflags);
+	struct emitter *e = c->e;
+
+	jit_flags_give_up(c, JIT_S0);
+	emit_op_mem(e, false, OPC_LOAD, JIT_S0, &cc);
+	emit_op_mem(e, false, OPC_LOAD, JIT_S1, &rflags);
+	c->s1_addend = false;
+	emit_op_imm(e, false, EXT_AND, JIT_S1, (int32_t)~(X86_FLAGS_ARITH | X86_FLAGS_RF | X86_FLAGS_VM));
+	emit_op_imm(e, false, EXT_OR, JIT_S1, (int32_t)X86_FLAGS_FIXED);
+	/* OF: bit 0 to 11; the others: bits 15:8 to 7:0 */
+	static_assert(CC_OF == 1 && CC_CF == 1 << 8 && X86_FLAGS_CF == 1 && CC_SF >> 8 == X86_FLAGS_SF,
+		      "cc is made of LAHF and SETO");
+	emit_bytes(e, "\x0f\xba\xe5\x00\x73\x07", 6); /* bt ebp,0; jnc over the next */
+	emit_op_imm(e, false, EXT_OR, JIT_S1, (int32_t)X86_FLAGS_OF);
+	emit_bytes(e, "\xc1\xed\x08", 3); /* shr ebp,8 */
+	emit_op_imm(e, false, EXT_AND, JIT_S0, (int32_t)(X86_FLAGS_ARITH & ~X86_FLAGS_OF));
+	emit_op_reg(e, false, OPC_OR, JIT_S0, JIT_S1);
+	push_s0(c);
+}
+
 /* JIT_S0 := linear address of the next instruction. */
 static void return_address(struct jit_ctx *c)
 {
@@ -473,6 +503,7 @@ void jit_stack_insn(struct jit_ctx *c, const struct jit_bytes *p, const struct j
 		load_rm(c, p);
 		push_s0(c);
 		break;
+	case HOW_PUSHF: pushf(c); break;
 	case HOW_POP_REG: pop_reg(c, p->rm); break;
 	case HOW_LEAVE: leave(c); break;
 	case HOW_CALL:

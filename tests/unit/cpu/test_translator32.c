@@ -149,6 +149,44 @@ static void page_of_both_modes_has_units_of_both(void **state)
 	units_ran(t);
 }
 
+GUEST(g_pushf, "push ebx; pushfd; setc cl; seto ch; adc edx,edx; pushfd; pop eax; pop edi; pop esi; hlt");
+GUEST(g_pushf_16, "pushf; pop ax; hlt");
+
+/* All flags are pushed as they are, and are still there behind it. */
+static void pushed_flags_are_all_of_them(void **state)
+{
+	STATE;
+	static const uint32_t bit[] = { X86_FLAGS_CF, X86_FLAGS_PF, X86_FLAGS_AF, X86_FLAGS_ZF, X86_FLAGS_SF, X86_FLAGS_OF,
+					X86_FLAGS_DF, X86_FLAGS_NT, 3 << 12 /* IOPL */, X86_FLAGS_AC, X86_FLAGS_ID };
+
+	PUT_AT(t, GPA_CODE, g_pushf);
+	PUT_AT(t, GPA_CODE + 0x100, g_pushf_16);
+	for (uint32_t n = 0; n < 1u << ARRAY_SIZE(bit); n++) {
+		uint32_t flags = X86_FLAGS_FIXED, after;
+
+		for (unsigned k = 0; k < ARRAY_SIZE(bit); k++)
+			flags |= n >> k & 1 ? bit[k] : 0;
+		W(GUEST_RFLAGS, flags);
+		W(GUEST_RSP, GPA_STACK - (n & 64 ? 0 : 64)); /* at a page's end, and within */
+		reg(t)[RBX] = 0x1234;
+		reg(t)[RCX] = reg(t)[RDX] = 0;
+		run_at(t, GPA_CODE);
+		assert_int_equal(reg(t)[RDI], flags);
+		assert_int_equal(reg(t)[RSI], 0x1234);
+		assert_int_equal(reg(t)[RCX], (flags & X86_FLAGS_CF ? 1 : 0) | (flags & X86_FLAGS_OF ? 0x100 : 0));
+		assert_int_equal(reg(t)[RDX], flags & X86_FLAGS_CF);
+		after = (uint32_t)(flags & ~X86_FLAGS_ARITH) |
+			(uint32_t)(flags & X86_FLAGS_CF ? 0 : X86_FLAGS_ZF | X86_FLAGS_PF);
+		assert_int_equal(reg(t)[RAX], after);
+		if (n & 1)
+			continue;
+		W(GUEST_RFLAGS, flags);
+		run_at(t, GPA_CODE + 0x100);
+		assert_int_equal(reg(t)[RAX] & 0xffff, flags & 0xffff);
+	}
+	units_ran(t);
+}
+
 /* --- the ends of 4 GiB --- */
 
 GUEST(g_over_the_end, "nop; inc eax; .byte 0xe9; .long 0"); /* jmp rel32 */
@@ -458,6 +496,7 @@ int main(void)
 #define TEST_COMPAT(f) cmocka_unit_test_setup_teardown(f, setup_compat, machine_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST_32(encodings_of_32_bit_code),
+		TEST_32(pushed_flags_are_all_of_them),
 		TEST_COMPAT(page_of_both_modes_has_units_of_both),
 		TEST_32(branches_wrap_at_4_gib),
 		TEST_32(stack_pointer_wraps),
