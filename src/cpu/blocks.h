@@ -30,6 +30,7 @@ struct cpu_block {
 	uint8_t nr, turn;
 	uint16_t heat;	    /* runs without a unit, until it is translated (jit_run.c) */
 	uint8_t crosses;    /* times that a stack access of a unit was not within the stack slot's page */
+	uint8_t window;	    /* times that a load of a unit was of the APIC's window (isa/cpu_state.h) */
 	bool jumps;	    /* the last instruction sets cs->rip */
 	bool sys;	    /* one is a system instruction, or writes to the APIC: look around after the last */
 	struct isa_insn insns[];

@@ -48,6 +48,7 @@
 #define JIT_KILL_BUCKETS 4096u
 #define JIT_PAGE_KILLS 8 /* a page whose units died so often is interpreted */
 #define JIT_CROSSINGS 16 /* of a block, until its stack accesses are probed one by one */
+#define JIT_WINDOW_LOADS 64 /* of a block, until its loads look into the APIC's window first */
 #define JIT_MAX_BLOCKS 16 /* of a unit */
 #define JIT_POOR 64
 #define JIT_FEW_INSNS 6 /* that the interpreter runs as fast as a unit is entered and left */

@@ -61,6 +61,18 @@ static void group_missed(struct cpu_state *cs, const struct jit_unit *u, struct 
 	jit_kill_page(cpu_of(cs), u->page);
 }
 
+/* Before a load's handler runs: those of the APIC's window are counted. From some number on the unit looks there first. */
+static void note_window(struct cpu_state *cs, const struct jit_place *n, const struct jit_unit *u)
+{
+	struct cpu_block *b = n->block;
+
+	if (n->isa->map || n->isa->opcode != 0x8b || b->window >= JIT_WINDOW_LOADS)
+		return;
+	cs->block_rip = cs->page_lin + n->block_off;
+	if ((isa_ea(cs, n->isa) & PAGE_MASK) == cs->apic_lin && ++b->window == JIT_WINDOW_LOADS)
+		jit_kill_page(cpu_of(cs), u->page);
+}
+
 /* Has a system instruction of 32-bit code loaded a segment that is not as flat, or the like? */
 static bool mode_changed(const struct vmx_cpu *cpu, const struct jit_unit *u)
 {
@@ -82,6 +94,8 @@ uint32_t jit_stub(struct cpu_state *cs, uint32_t number)
 	}
 	if (c->kind == JIT_STUB_GROUP)
 		group_missed(cs, u, n->block);
+	else if (cs->apic_ok)
+		note_window(cs, n, u);
 	cpu->counters.jit_stubs++;
 	for (unsigned k = 0;; n++) {
 		const struct isa_insn *i = n->isa;

@@ -377,7 +377,8 @@ static bool emit_parts(struct forming *f)
 		struct jit_block b = { .insn = p->insn, .nr = p->nr, .first = p->first,
 				       .live_out = p->live_out,
 				       .flags_in_cc = p->head && p->live_in,
-				       .no_group = p->block->crosses >= JIT_CROSSINGS };
+				       .no_group = p->block->crosses >= JIT_CROSSINGS,
+				       .reads_window = p->block->window >= JIT_WINDOW_LOADS };
 		struct jit_end end;
 
 		p->label = r->e.n;

@@ -295,6 +295,7 @@ static void emit_insn(struct jit_ctx *c, struct jit_end *end)
 	struct jit_form f;
 	struct host_mem m;
 	uint8_t spare = JIT_S0;
+	uint32_t over = 0;
 
 	if (!jit_parse(&p, i)) {
 		c->r->failed = true;
@@ -308,10 +309,14 @@ static void emit_insn(struct jit_ctx *c, struct jit_end *end)
 		jit_lea(c, &p);
 		break;
 	case HOW_COPY: case HOW_X87:
+		if (c->b->reads_window)
+			over = jit_window_load(c, &p);
 		if (p.mem)
 			jit_operand(c, &p, jit_no_rex(&p, &f), &m, &spare);
 		jit_flags_want(c, spare);
 		jit_copy(c, &p, &f, p.mem ? &m : NULL, spare);
+		if (over)
+			emit_patch(c->e, over, c->e->n);
 		if (f.how == HOW_X87)
 			jit_note_x87(c, &p);
 		break;

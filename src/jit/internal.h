@@ -196,6 +196,11 @@ void jit_cold_resume(struct jit_ctx *c, uint32_t from);
 void jit_probe(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsigned access,
 	       bool no_rex, struct host_mem *m, uint8_t *spare);
 /*
+ * MOV of 32 bits from memory, in a block whose loads are often of the window at cs->apic_lin: take it from there.
+ * Returns the rel32, open, of the jump over instruction k's other code; 0: it is not such a one.
+ */
+uint32_t jit_window_load(struct jit_ctx *c, const struct jit_bytes *p);
+/*
  * Emit the probe of a later instruction before instruction k, where flags are dead: if
  * flags are live where it would stand, and only instructions between that cannot fault,
  * touch memory, use JIT_S1 or change the address. Sets c->hoisted.

@@ -26,9 +26,11 @@
 #define OPC_LOAD 0x8b
 #define OPC_LEA 0x8d
 #define OPC_ADD_LOAD 0x03
+#define OPC_SUB_LOAD 0x2b
 #define OPC_CMP_LOAD 0x3b
 #define OPC_MOV 0x89
 #define EXT_AND 4
+#define COND_NC 3
 #define COND_NE 5
 #define EXT_CMP 7
 #define COND_A 7
@@ -307,6 +309,43 @@ void jit_probe(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsi
 
 		emit_op_mem(c->e, true, OPC_LEA, JIT_S1, &sum);
 	}
+}
+
+/*
+ * A register of the window is 16 bytes: its first 4 are read if its bit of apic_ok is set.
+ *
+ *     lea S0,[linear]   sub S0,[apic_lin]   test S0,~3f0h   jne 1f
+ *     shr S0,4          mov S1,[apic_ok]    bt S1,S0        jnc 1f
+ *     shl S0,4          add S0,[vapic]      mov reg,[S0]    jmp over      1:
+ */
+uint32_t jit_window_load(struct jit_ctx *c, const struct jit_bytes *p)
+{
+	struct host_mem base = STATE(c->r, apic_lin), ok = STATE(c->r, apic_ok), vapic = STATE(c->r, vapic);
+	struct host_mem m = { .base = JIT_S0, .index = HOST_NONE };
+	struct emitter *e = c->e;
+	uint32_t not_there, not_ok, over;
+
+	if (p->map != JIT_MAP_ONE || p->opcode != 0x8b || !p->mem || p->vex || p->p66 || p->w || p->rip_relative ||
+	    p->base == HOST_NONE || p->seg >= SREG_FS || jit_host_reg[p->reg] == HOST_NONE ||
+	    (c->hoisted && c->hoisted == c->k) || c->stack[c->k].member)
+		return 0;
+	jit_flags_give_up(c, JIT_S0);
+	c->s1_addend = false;
+	linear(c, p, JIT_S0);
+	emit_op_mem(e, true, OPC_SUB_LOAD, JIT_S0, &base);
+	emit_bytes(e, "\x48\xf7\xc5\x0f\xfc\xff\xff", 7); /* test rbp, ~3f0h */
+	not_there = emit_jcc(e, COND_NE);
+	emit_bytes(e, "\xc1\xed\x04", 3); /* shr ebp,4 */
+	emit_op_mem(e, true, OPC_LOAD, JIT_S1, &ok);
+	emit_bytes(e, "\x49\x0f\xa3\xeb", 4); /* bt r11,rbp */
+	not_ok = emit_jcc(e, COND_NC);
+	emit_bytes(e, "\xc1\xe5\x04", 3); /* shl ebp,4 */
+	emit_op_mem(e, true, OPC_ADD_LOAD, JIT_S0, &vapic);
+	emit_op_mem(e, false, OPC_LOAD, jit_host_reg[p->reg], &m);
+	over = emit_jmp(e);
+	emit_patch(e, not_there, e->n);
+	emit_patch(e, not_ok, e->n);
+	return over;
 }
 
 #define HOIST_DISTANCE 6

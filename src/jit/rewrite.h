@@ -186,6 +186,7 @@ struct jit_block {
 	uint8_t live_out;	/* flags live where the block goes on (not counting its own last jump) */
 	bool flags_in_cc;	/* behind jit_emit_poll() with live flags */
 	bool no_group;		/* probe each stack access for itself (frame across a page) */
+	bool reads_window;	/* its loads of 32 bits look into cs->vapic first */
 };
 
 struct jit_end {

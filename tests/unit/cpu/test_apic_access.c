@@ -324,6 +324,52 @@ static void the_window_closes_with_its_translation(void **state)
 	assert_true(cpu_tlb_check(t->cpu->tlb));
 }
 
+/* A loop that reads the window is made anew to look there first; what it may not read there is looked at as ever. */
+static void loops_that_read_the_window_follow_it(void **state)
+{
+	STATE;
+	uint64_t *pte = &guest64(t, GPA_PT)[APIC_AT >> 12], stubs;
+	/* 1: mov eax,[rbx+rdi]; add edx,eax; dec ecx; jnz 1b; hlt */
+	static const uint8_t loop[] = { 0x8b, 0x04, 0x3b, 0x01, 0xc2, 0xff, 0xc9, 0x75, 0xf7, 0xf4 };
+	static const uint16_t apart[] = { 0x390, 0x24, 0x21, 0x23, 0x400, 0x3fc };
+
+	features(t, ACCESSES | SHADOW | REG_VIRT | VID);
+	memcpy(t->ram + GPA_CODE, loop, sizeof(loop));
+	set_vapic32(0x20, 3);
+	set_vapic32(0x30, 7);
+	*(uint32_t *)(void *)(t->ram + DATA_AT + 0x20) = 0x100;
+	for (int n = 0; n < 3; n++) {
+		stubs = t->cpu->counters.jit_stubs;
+		for (int moved = 0; moved < 2; moved++) {
+			*pte = (moved ? DATA_AT : APIC_AT) | PTE_P | PTE_RW;
+			EXPECT(invvpid(t->cpu, INVVPID_SINGLE_CONTEXT, 1, 0), VMX_SUCCEED);
+			vmx_gprs(t->cpu)[RBX] = APIC_AT;
+			vmx_gprs(t->cpu)[RDI] = 0x20;
+			vmx_gprs(t->cpu)[RCX] = 300;
+			vmx_gprs(t->cpu)[RDX] = 0;
+			W(GUEST_RIP, GPA_CODE);
+			EXPECT(go(t), EXIT_REASON_HLT);
+			EXPECT(gpr(t, RDX), moved ? 300 * 0x100 : 300 * 3);
+		}
+		assert_true(t->cpu->counters.jit_stubs - stubs < (n ? 20 : 100));
+	}
+	*pte = APIC_AT | PTE_P | PTE_RW;
+	EXPECT(invvpid(t->cpu, INVVPID_SINGLE_CONTEXT, 1, 0), VMX_SUCCEED);
+	for (size_t n = 0; n < 2 * ARRAY_SIZE(apart); n++) {
+		vmx_gprs(t->cpu)[RDI] = n & 1 ? 0x30 : 0x20; /* the window is open */
+		vmx_gprs(t->cpu)[RDX] = 0;
+		vmx_gprs(t->cpu)[RCX] = 2;
+		W(GUEST_RIP, GPA_CODE);
+		EXPECT(go(t), EXIT_REASON_HLT);
+		EXPECT(gpr(t, RDX), n & 1 ? 14 : 6);
+		vmx_gprs(t->cpu)[RDI] = apart[n / 2];
+		W(GUEST_RIP, GPA_CODE);
+		EXPECT(go(t), EXIT_REASON_APIC_ACCESS);
+		EXPECT(R(t, GUEST_RIP), GPA_CODE);
+		EXPECT(gpr(t, RDX), n & 1 ? 14 : 6);
+	}
+}
+
 static void supervisor_only_pages_stay_closed_to_users(void **state)
 {
 	STATE;
@@ -387,6 +433,7 @@ int main(void)
 		TEST_APIC(an_operation_with_writes_to_two_registers_exits_at_the_second),
 		TEST_APIC(a_write_is_the_last_instruction_before_its_emulation),
 		TEST_APIC(the_window_closes_with_its_translation),
+		TEST_APIC(loops_that_read_the_window_follow_it),
 		TEST_APIC(supervisor_only_pages_stay_closed_to_users),
 		TEST_APIC(a_watchpoint_on_the_page_is_met),
 		TEST_APIC(the_two_pages_may_be_one),
