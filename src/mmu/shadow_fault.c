@@ -187,7 +187,7 @@ static int map_leaf(struct kvm_vcpu *vcpu, struct shadow_page *sp, gva_t gva,
 			z->flush |= lost_rights(sp, old, e);
 	}
 	shadow_set_leaf(vm, sp, index, e, gfn, rmap);
-	TRACE_LINE(shadow_map, gfn, (uint32_t)level, e);
+	TRACE_LINE(shadow_map, gfn, (uint32_t)level, e, sp_ept(sp));
 	if (wrprot && f->write)
 		return RET_PF_EMULATE;
 	return old == e ? RET_PF_SPURIOUS : RET_PF_FIXED;
@@ -295,15 +295,21 @@ int ept_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool p
 	uint32_t access = error_code & (PFERR_WRITE_MASK | PFERR_USER_MASK | PFERR_FETCH_MASK);
 	struct kvm_page_fault_info fault = { 0 };
 	struct guest_walker gw;
+	int r;
 
+	TRACE_CALL(ept_page_fault, gpa, error_code);
 	if (!vcpu->mmu_vcpu->shadow->root.sp)
 		return RET_PF_RETRY;
 	if (mmu_ept12_walk(vcpu, gpa, access, &gw, &fault) == INVALID_PAGE) {
+		TRACE_LINE(ept12_walk, gpa, 0, 0, false);
 		if (!prefault)
 			mmu_guest_ops()->inject_nested_fault(vcpu, &fault);
 		return RET_PF_RETRY;
 	}
-	return fault_in_and_map(vcpu, gpa, &gw, error_code, prefault);
+	TRACE_LINE(ept12_walk, gpa, gw.gfn << PAGE_SHIFT | (gpa & ~PAGE_MASK), (uint32_t)gw.level, true);
+	r = fault_in_and_map(vcpu, gpa, &gw, error_code, prefault);
+	TRACE_LINE(ret_pf, r);
+	return r;
 }
 
 int nonpaging_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault)

@@ -100,6 +100,7 @@ int nested_vmx_enter_non_root_mode(struct kvm_vcpu *vcpu, bool from_vmentry)
 	struct nested_checks f = { 0 };
 	uint64_t pat01 = vmcs_read64(vcpu, GUEST_IA32_PAT), failed;
 
+	TRACE_CALL(nested_vmx_enter_non_root_mode, vcpu->vcpu_id);
 	if (kvm_check_request(KVM_REQ_TLB_FLUSH_GUEST, vcpu))
 		vmx_flush_tlb_guest(vcpu);
 	vmx->nested.vmcs01_debugctl = vmcs_read64(vcpu, GUEST_IA32_DEBUGCTL);
@@ -187,6 +188,7 @@ static int nested_vmx_run(struct kvm_vcpu *vcpu, bool launch)
 	struct vmcs12 *v = n->cached_vmcs12;
 	struct nested_checks f = { 0 };
 
+	TRACE_CALL(nested_vmx_run, n->current_vmptr);
 	if (!nested_vmx_check_permission(vcpu))
 		return 1;
 	if (n->current_vmptr == INVALID_VMPTR || (v->revision_id & VMCS12_SHADOW))
@@ -212,10 +214,12 @@ static int nested_vmx_run(struct kvm_vcpu *vcpu, bool launch)
 
 int handle_vmlaunch(struct kvm_vcpu *vcpu)
 {
+	TRACE_CALL(handle_vmlaunch, vcpu->vcpu_id, vmx_get_rip(vcpu), true);
 	return nested_vmx_run(vcpu, true);
 }
 
 int handle_vmresume(struct kvm_vcpu *vcpu)
 {
+	TRACE_CALL(handle_vmlaunch, vcpu->vcpu_id, vmx_get_rip(vcpu), false);
 	return nested_vmx_run(vcpu, false);
 }

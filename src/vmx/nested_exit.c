@@ -201,6 +201,7 @@ void nested_vmx_vmexit(struct kvm_vcpu *vcpu, uint32_t reason, uint32_t intr_inf
 	struct vmcs12 *v = vmx->nested.cached_vmcs12;
 	bool failed_entry = reason != NESTED_EXIT_NONE && (reason & VMX_EXIT_REASONS_FAILED_VMENTRY);
 
+	TRACE_CALL(nested_vmx_vmexit, vcpu->vcpu_id, reason, qualification);
 	if (kvm_check_request(KVM_REQ_TLB_FLUSH_GUEST, vcpu))
 		vmx_flush_tlb_guest(vcpu);
 	vmx->nested.mtf_pending = vmx->nested.pages_stale = false;

@@ -4,12 +4,14 @@
  */
 #include "mmu/mmu.h"
 #include "sdm/regs.h"
+#include "trace/trace.h"
 #include "vmx/internal.h"
 
 #define EPT_CAP_EXECONLY BIT_ULL(0)
 
 void nested_ept_init_mmu_context(struct kvm_vcpu *vcpu)
 {
+	TRACE_CALL(nested_ept_init_mmu_context, get_vmcs12(vcpu)->ept_pointer);
 	kvm_init_shadow_ept_mmu(vcpu, get_vmcs12(vcpu)->ept_pointer,
 				nested_vmx_cap(vcpu, MSR_IA32_VMX_EPT_VPID_CAP) & EPT_CAP_EXECONLY);
 }
@@ -49,6 +51,7 @@ void nested_ept_inject_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_f
 	struct vmcs12 *v = get_vmcs12(vcpu);
 	uint64_t q = fault->exit_qualification, linear = EPT_VIOLATION_GVA_IS_VALID | EPT_VIOLATION_GVA_TRANSLATED;
 
+	TRACE_CALL(nested_ept_inject_page_fault, fault->address);
 	if (fault->pml_full) {
 		/* of the exit's qualification nothing but an IRET's unblocking of NMIs is defined */
 		nested_vmx_vmexit(vcpu, EXIT_REASON_PML_FULL, 0,

@@ -251,6 +251,7 @@ bool prepare_vmcs02(struct kvm_vcpu *vcpu, const struct vmcs12 *v, uint64_t pat0
 {
 	struct vcpu_vmx *vmx = vcpu->vmx;
 
+	TRACE_CALL(prepare_vmcs02, v->guest_rip, v->guest_cr3, nested_cpu_has_ept(v));
 	if (vmx->nested.dirty_vmcs12) {
 		prepare_rare(vcpu, v);
 		vmx->nested.dirty_vmcs12 = false;

@@ -170,6 +170,27 @@ def without_ept_the_shadow_mmu_is_shown():
              r"^        kvm_faultin_page +gfn 0x1: slot 0", r"^        shadow entry +level 1", r"^        return +RET_PF_FIXED$")
 
 
+def walkthrough_of_a_hypervisor_has_the_third_mmu_and_both_kinds_of_violation():
+    out = walkthrough("--nested")
+    in_order(out, r"^    handle_vmlaunch +VMLAUNCH, vcpu 0, rip 0x1\w+$", r"^      nested_vmx_run +vmcs12 at gpa 0x9000$",
+             r"^        nested_vmx_enter_non_root_mode +vcpu 0$", r"^          prepare_vmcs02 +L2's rip 0x2000, cr3 0x3000, EPT of L1's$",
+             r"^            nested_ept_init_mmu_context +EPTP12 0xc01e$", r"^              kvm_init_shadow_ept_mmu +EPTP12 0xc01e$",
+             r"^    kvm_init_mmu$", r"^      init_kvm_nested_mmu$", r"^      kvm_mmu_load$", r"^          mmu_alloc_shadow_roots$",
+             # satisfied by L0
+             r"^    kvm_mmu_page_fault +gpa 0x10000,", r"^      ept_page_fault +L2's gpa 0x10000$",
+             r"^        mmu_ept12_walk +L2's gpa 0x10000 is L1's gpa 0x10000, by an entry of level 1$",
+             r"^        shadow entry +level 1", r"^        return +RET_PF_FIXED$",
+             # reflected
+             r"^    kvm_mmu_page_fault +gpa 0x11000,", r"^        mmu_ept12_walk +L2's gpa 0x11000: L1's tables forbid it$",
+             r"^        nested_ept_inject_page_fault +L2's gpa 0x11000$", r"^          nested_vmx_vmexit +reason 48, qualification 0x181$",
+             r"^  nested_vmx_vmexit +reason 18, qualification 0x0$")
+    assert "prepare_vmcs02" in walkthrough("--nested", "--lang", "zh", "--order", "tree")
+    out, status = tap.run(USERKVM, "walkthrough", "--nested", env=dict(os.environ, USERKVM_PARAMS="nested=0"))
+    assert status == 1 and "VMX in CPUID: Operation not supported" in out, out
+    out, status = tap.run(USERKVM, "walkthrough", "--nested", "--", "true")
+    assert status == 2 and "no PROGRAM" in out, out
+
+
 def masking_a_tracepoint_removes_its_line_and_only_that():
     whole = walkthrough()
     for tree, wanted in WANTED.items():

@@ -53,6 +53,26 @@ VALUES(x86_emulate_instruction, "vcpu %u, rip 0x%llx", r->vcpu_id, r->guest_rip)
 VALUES(exit_mmio, "%s of %u bytes at 0x%llx", r->is_write ? "write" : "read", r->len, r->phys_addr)
 VALUES(tdp_page_fault, "gpa 0x%llx, gfn 0x%llx", r->gpa, r->gpa >> 12)
 
+VALUES(handle_vmlaunch, "%s, vcpu %u, rip 0x%llx", r->launch ? "VMLAUNCH" : "VMRESUME", r->vcpu_id, r->guest_rip)
+VALUES(nested_vmx_run, "vmcs12 at gpa 0x%llx", r->vmptr)
+VALUES(nested_vmx_enter_non_root_mode, "vcpu %u", r->vcpu_id)
+VALUES(prepare_vmcs02, "L2's rip 0x%llx, cr3 0x%llx, EPT %s", r->guest_rip, r->guest_cr3, r->ept ? "of L1's" : "off")
+VALUES(nested_ept_init_mmu_context, "EPTP12 0x%llx", r->eptp12)
+VALUES(kvm_init_shadow_ept_mmu, "EPTP12 0x%llx", r->eptp12)
+VALUES(ept_page_fault, "L2's gpa 0x%llx", r->gpa)
+VALUES(nested_ept_inject_page_fault, "L2's gpa 0x%llx", r->gpa)
+VALUES(nested_vmx_vmexit, "reason %u, qualification 0x%llx", r->reason & 0xffff, r->qualification)
+
+static void values_ept12_walk(struct out *o, const void *rec)
+{
+	REC(ept12_walk);
+
+	if (r->found)
+		fprintf(o->f, "L2's gpa 0x%llx is L1's gpa 0x%llx, by an entry of level %u", r->gpa, r->l1_gpa, r->level);
+	else
+		fprintf(o->f, "L2's gpa 0x%llx: L1's tables forbid it", r->gpa);
+}
+
 static void values_id_to_memslot(struct out *o, const void *rec)
 {
 	REC(id_to_memslot);
@@ -177,7 +197,10 @@ static void details_shadow_map(struct out *o, const void *rec)
 {
 	REC(shadow_map);
 
-	decode_shadow_pte(o, r->spte, (int)r->level);
+	if (r->ept)
+		decode_spte(o, r->spte, (int)r->level);
+	else
+		decode_shadow_pte(o, r->spte, (int)r->level);
 }
 
 static void details_kvm_tdp_mmu_map(struct out *o, const void *rec)
@@ -280,6 +303,28 @@ static const char *remark_exit_mmio(enum lang lang, const void *rec)
 	return text[r->is_write != 0][lang];
 }
 
+static const char *remark_ept12_walk(enum lang lang, const void *rec)
+{
+	static const char *const text[2][NR_LANGS] = {
+	    {"nothing for L0 to repair: the violation is L1's", "L0 无可修复：这次违例属于 L1"},
+	    {"L1's entry is there, only EPT02 lacks one: L0 settles it, L1 never hears of it", "L1 的表项存在，只是 EPT02 还没有：L0 自行处理，L1 毫不知情"},
+	};
+	REC(ept12_walk);
+
+	return text[r->found != 0][lang];
+}
+
+static const char *remark_shadow_map(enum lang lang, const void *rec)
+{
+	static const char *const text[2][NR_LANGS] = {
+	    {"gva to hpa in one entry: the guest's rights and the slot's together", "一个表项直接从 gva 到 hpa：兼顾客户机权限与插槽权限"},
+	    {"L2's gpa to hpa in one entry of EPT02: the rights of EPT12 and of the slot together", "EPT02 的一个表项直接从 L2 的 gpa 到 hpa：兼顾 EPT12 的权限与插槽权限"},
+	};
+	REC(shadow_map);
+
+	return text[r->ept != 0][lang];
+}
+
 static const char *remark_guest_walk(enum lang lang, const void *rec)
 {
 	static const char *const text[2][NR_LANGS] = {
@@ -345,7 +390,7 @@ static const char *remark_ret_pf(enum lang lang, const void *rec)
 	static const char *const text[6][NR_LANGS] = {
 	    {NULL, NULL},
 	    {"something changed meanwhile: the guest tries again", "期间有变化：让客户机重试"},
-	    {"MMIO or read-only: the instruction is emulated", "MMIO 或只读：模拟该指令"},
+	    {"MMIO, read-only memory, or a table that is shadowed: the instruction is emulated", "MMIO、只读内存或被影子化的页表：模拟该指令"},
 	    {"the cached MMIO entry is of an older generation", "缓存的 MMIO 表项已过期"},
 	    {"the entry is there: back into the guest", "表项已建好：回到客户机"},
 	    {"another vCPU was faster", "别的 vCPU 已经处理"},
@@ -402,7 +447,7 @@ const struct walk_line walk_lines[] = {
 	BARE(1, kvm_init_mmu, "kvm_init_mmu", "one of three MMUs is chosen: EPT, shadow tables, or (while L2 runs) the nested one", "从三种 MMU 中选一种：EPT、影子页表，或 L2 运行时的嵌套 MMU")
 	BARE(1, init_kvm_tdp_mmu, "init_kvm_tdp_mmu", "two-dimensional paging: EPT", "二维分页：EPT")
 	BARE(1, init_kvm_softmmu, "init_kvm_softmmu", "shadow paging (ept=0)", "影子页表（ept=0）")
-	BARE(1, init_kvm_nested_mmu, "init_kvm_nested_mmu", "while L2 runs", "L2 运行期间")
+	BARE(1, init_kvm_nested_mmu, "init_kvm_nested_mmu", "while L2 runs: how the hypervisor walks L2's own tables, through EPT12. The processor never sees it", "L2 运行期间：虚拟机监控器经由 EPT12 遍历 L2 自己的页表。处理器看不到它")
 	ASSIGNS(1, context_page_fault, "context->page_fault")
 	ASSIGNS(1, context_direct_map, "context->direct_map")
 	ASSIGNS(1, context_set_cr3, "context->set_cr3")
@@ -435,6 +480,12 @@ const struct walk_line walk_lines[] = {
 	CHOSEN(3, kvm_read_cr3, "guest_cr3 = kvm_read_cr3()")
 	CHOSEN(3, vmcs_writel_GUEST_CR3, "vmcs_writel(GUEST_CR3, guest_cr3)")
 
+	LINE(3, handle_vmlaunch, "handle_vmlaunch", "L1, a hypervisor in the guest, enters its own guest L2: VMX instructions of a guest always exit", "L1（客户机里的虚拟机监控器）进入自己的客户机 L2：客户机的 VMX 指令总会退出")
+	LINE(3, nested_vmx_run, "nested_vmx_run", "L1's VMCS is vmcs12, a page of its memory; its controls and host state are checked here", "L1 的 VMCS 即 vmcs12，是它内存中的一页；控制域与宿主状态在此检查")
+	LINE(3, nested_vmx_enter_non_root_mode, "nested_vmx_enter_non_root_mode", "from VMCS01, which L1 runs with, to VMCS02", "从运行 L1 的 VMCS01 切换到 VMCS02")
+	LINE(3, prepare_vmcs02, "prepare_vmcs02", "what the processor runs L2 with: guest state of vmcs12, controls of both", "处理器运行 L2 所用：vmcs12 的客户机状态，双方的控制域")
+	LINE(3, nested_ept_init_mmu_context, "nested_ept_init_mmu_context", "L1 has EPT tables of its own, EPT12", "L1 有自己的 EPT 表 EPT12")
+	LINE(3, kvm_init_shadow_ept_mmu, "kvm_init_shadow_ept_mmu", "guest_mmu: EPT02 shadows EPT12, from L2's addresses to the host's", "guest_mmu：EPT02 是 EPT12 的影子，从 L2 的地址直接到主机地址")
 	LINE(4, handle_ept_violation, "handle_ept_violation", "exit reason 48", "退出原因 48")
 	LINE(4, handle_ept_misconfig, "handle_ept_misconfig", "exit reason 49: MMIO's road", "退出原因 49：MMIO 之路")
 	DETAILED(4, kvm_handle_page_fault, "kvm_handle_page_fault", "ept=0: #PF (exit reason 0, vector 14), mostly an entry of KVM's own that is not there yet", "ept=0：#PF（退出原因 0，向量 14），多半是 KVM 自己的表项尚未建立")
@@ -445,12 +496,17 @@ const struct walk_line walk_lines[] = {
 	LINE(4, shadow_page_fault, "shadow_page_fault", "context->page_fault of the first tree, with ept=0", "即第一棵树中 ept=0 时的 context->page_fault")
 	LINE(4, nonpaging_page_fault, "nonpaging_page_fault", "the guest has no paging yet: linear is physical", "客户机未开分页：线性地址即物理地址")
 	CHOSEN(4, guest_walk, "mmu_guest_walk")
+	LINE(4, ept_page_fault, "ept_page_fault", "context->page_fault while L2 runs: whose fault is it?", "L2 运行时的 context->page_fault：这是谁的缺页？")
+	CHOSEN(4, ept12_walk, "mmu_ept12_walk")
+	LINE(4, nested_ept_inject_page_fault, "nested_ept_inject_page_fault", "the exit qualification that L1's own processor would have given", "L1 自己的处理器会给出的退出限定")
+	LINE(4, nested_vmx_vmexit, "nested_vmx_vmexit", "L2's state into vmcs12, back to VMCS01: L1 goes on behind its VMLAUNCH", "L2 的状态写回 vmcs12，切回 VMCS01：L1 从 VMLAUNCH 之后继续")
 	LINE(4, fast_page_fault, "fast_page_fault", "only the dirty log had taken write access: given back without a lock", "写权限只是为脏页日志收走的：不加锁直接恢复")
 	LINE(4, kvm_faultin_page, "kvm_faultin_page", "gfn to memslot to hva to a host page that is there", "gfn → memslot → hva → 主机页")
 	DETAILED(4, kvm_tdp_mmu_map, "kvm_tdp_mmu_map", "published with one compare-exchange", "一次比较交换即生效")
-	DETAILED(4, shadow_map, "shadow entry", "gva to hpa in one entry: the guest's rights and the slot's together", "一个表项直接从 gva 到 hpa：兼顾客户机权限与插槽权限")
+	{.event = TRACE_userkvm_shadow_map, .tree = 4, .text = "shadow entry", .values = values_shadow_map, .details = details_shadow_map,
+	 .choose = remark_shadow_map},
 	CHOSEN(4, ret_pf, "return")
-	LINE(4, x86_emulate_instruction, "x86_emulate_instruction", "the instruction is decoded and done in software, its access goes to a device", "用软件译码并执行该指令，访问交给设备")
+	LINE(4, x86_emulate_instruction, "x86_emulate_instruction", "the instruction is decoded and done in software: its access goes to a device, or to a table that is shadowed", "用软件译码并执行该指令：访问交给设备，或写入被影子化的页表")
 	CHOSEN(4, exit_mmio, "vcpu->run->exit_reason = KVM_EXIT_MMIO")
 };
 /* clang-format on */

@@ -11,6 +11,7 @@
 #define MMUH "arch/x86/kvm/mmu.h"
 #define TDP  "arch/x86/kvm/mmu/tdp_mmu.c"
 #define VMX  "arch/x86/kvm/vmx/vmx.c"
+#define NESTED "arch/x86/kvm/vmx/nested.c"
 #define OPS  "arch/x86/kvm/vmx/vmx_ops.h"
 #define REGS "arch/x86/kvm/kvm_cache_regs.h"
 
@@ -64,6 +65,16 @@ static const struct walk_source sources[] = {
 	{ TRACE_userkvm_vmcs_write64_EPT_POINTER, OPS, NULL },
 	{ TRACE_userkvm_kvm_read_cr3, REGS, NULL },
 	{ TRACE_userkvm_vmcs_writel_GUEST_CR3, OPS, NULL },
+	{ TRACE_userkvm_kvm_init_shadow_ept_mmu, MMU, NULL },
+	{ TRACE_userkvm_handle_vmlaunch, NESTED, "handle_vmlaunch, handle_vmresume (nested.c, 5.0)" },
+	{ TRACE_userkvm_nested_vmx_run, NESTED, NULL },
+	{ TRACE_userkvm_nested_vmx_enter_non_root_mode, NESTED, "enter_vmx_non_root_mode before 5.0" },
+	{ TRACE_userkvm_prepare_vmcs02, NESTED, NULL },
+	{ TRACE_userkvm_nested_ept_init_mmu_context, NESTED, NULL },
+	{ TRACE_userkvm_ept_page_fault, "arch/x86/kvm/mmu/paging_tmpl.h", "FNAME(page_fault) for EPT" },
+	{ TRACE_userkvm_ept12_walk, "arch/x86/kvm/mmu/paging_tmpl.h", "FNAME(walk_addr) for EPT" },
+	{ TRACE_userkvm_nested_ept_inject_page_fault, NESTED, NULL },
+	{ TRACE_userkvm_nested_vmx_vmexit, NESTED, NULL },
 	{ TRACE_userkvm_handle_ept_violation, VMX, NULL },
 	{ TRACE_userkvm_handle_ept_misconfig, VMX, NULL },
 	{ TRACE_userkvm_kvm_handle_page_fault, MMU, "behind handle_exception_nmi (vmx.c)" },

@@ -150,5 +150,7 @@ void decode_shadow_pte(struct out *o, uint64_t e, int level);
 
 /* The guest there is by default; argv is not looked at. */
 int walk_guest(int argc, char **argv);
+/* --nested: an L1 with an L2. */
+int walk_guest_nested(int argc, char **argv);
 
 #endif

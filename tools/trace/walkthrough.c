@@ -11,7 +11,7 @@
 
 #define SHOW_PIECES 24 /* of a tree */
 
-enum { LANG, QUIZ, ALL, MASK, HTML, ORDER, FOLLOW };
+enum { LANG, QUIZ, ALL, MASK, HTML, ORDER, FOLLOW, NESTED };
 enum { BY_TREE, BY_TIME };
 static const struct cli_option option_rows[] = {
 	[LANG] = { "lang", 0, "en|zh", "language of the remarks (default: en)" },
@@ -22,6 +22,8 @@ static const struct cli_option option_rows[] = {
 	[ORDER] = { "order", 0, "time|tree", "in the order of time, as it happens (default with a PROGRAM),\n"
 		    "or by tree when it has ended (default without)" },
 	[FOLLOW] = { "follow", 0, "FILE.md", "notes whose call trees are ticked off (✓, ✗) with this run's values" },
+	[NESTED] = { "nested", 0, NULL, "the built-in guest is a hypervisor of some 20 instructions, L1,\n"
+		     "with a guest L2 of its own on EPT tables of its own" },
 	{ 0 },
 };
 
@@ -48,7 +50,7 @@ const char *const walk_titles[WALK_TREES][NR_LANGS] = {
 struct walkthrough {
 	struct capture c;
 	enum lang lang;
-	bool quiz, builtin;
+	bool quiz, builtin, nested;
 	const char *html;
 	FILE *page; /* of html */
 	struct event_set set;
@@ -167,6 +169,7 @@ static int take(void *arg, int option, const char *value)
 	case ALL: w->p.all = true; return 0;
 	case MASK: return mask(w, value);
 	case HTML: w->html = value; return 0;
+	case NESTED: w->nested = true; return 0;
 	case FOLLOW: w->follow = value; return 0;
 	case ORDER:
 		w->order = strcmp(value, "time") == 0 ? BY_TIME : BY_TREE;
@@ -189,8 +192,10 @@ static int parse(struct walkthrough *w, int argc, char **argv, int *rest)
 		return status;
 	*rest = optind;
 	w->builtin = *rest >= argc;
+	if (w->nested && !w->builtin)
+		return wrong_usage("userkvm walkthrough", "--nested is about the built-in guest: no PROGRAM");
 	if (w->order < 0)
-		w->order = w->builtin ? BY_TREE : BY_TIME;
+		w->order = w->builtin && !w->nested ? BY_TREE : BY_TIME;
 	if (w->html || w->follow || w->quiz)
 		w->order = BY_TREE; /* of the whole run */
 	return cli_check_environment("userkvm walkthrough") ? 2 : -1;
@@ -208,7 +213,7 @@ static int run_client(struct walkthrough *w, int argc, char **argv)
 	args[1] = (char[]){"--"};
 	memcpy(args + 2, argv, (size_t)argc * sizeof(*args));
 	r = capture_run(&w->c, &w->set, "userkvm walkthrough", 8u << 20, w->order == BY_TIME ? &live : NULL,
-	                w->builtin ? walk_guest : cmd_run, argc + 2, args);
+	                w->nested ? walk_guest_nested : w->builtin ? walk_guest : cmd_run, argc + 2, args);
 	free(args);
 	walk_live_end(&w->live);
 	return r;
