@@ -175,6 +175,7 @@ static void fill(void)
 	isa_host_table.own_xfeatures = offers_pku() ? XFEATURE_MASK_PKRU : 0;
 	read_components();
 	isa_host_table.lar_mask = read_lar_mask();
+	isa_host_probe(&isa_host_table);
 	__atomic_store_n(&isa_host_table.filled, true, __ATOMIC_RELEASE);
 }
 

@@ -135,6 +135,14 @@ struct isa_host {
 		bool aligned; /* to 64 bytes in the compacted format */
 	} component[ISA_HOST_COMPONENTS];
 	uint32_t lar_mask; /* what LAR shows: bits 19:16 are undefined, hence the silicon's */
+	/*
+	 * What manuals leave to the processor (host_probe.c): asked of the silicon, or the vendor's way.
+	 * A PUSH of a segment register with a 32-bit operand writes 16 bits; VEX.W = 1 is ignored by
+	 * VPINSRD and VPEXTRD outside 64-bit code (else #UD); PREFETCHW with a register is a NOP (else
+	 * #UD); SHA's operands in memory have to be aligned.
+	 */
+	bool asked;
+	bool push_sreg_writes_16, vpinsrd_ignores_w, prefetchw_takes_registers, sha_wants_alignment;
 	bool filled; /* set last */
 };
 
@@ -153,6 +161,9 @@ static inline bool isa_host_has(enum isa_host_feature f)
 {
 	return isa_host()->has[f];
 }
+
+/* --- host_probe.c --- vendor and has[] are filled. */
+void isa_host_probe(struct isa_host *h);
 
 /* The host's CPUID, less the features that the table lacks. */
 void isa_host_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t r[4]);

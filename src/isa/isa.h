@@ -76,8 +76,8 @@ void isa_raise_error(struct cpu_state *cs, enum exception_vector v, uint32_t err
 void isa_push(struct cpu_state *cs, unsigned size, uint64_t v);
 uint64_t isa_pop(struct cpu_state *cs, unsigned size);
 /*
- * A segment register: with a 32-bit operand Intel's processors write 16 bits and leave the slot's
- * other half alone, AMD's write zeros there (SDM Vol. 2, "PUSH": implementation-specific).
+ * A segment register: with a 32-bit operand some processors write 16 bits and leave the slot's other
+ * half alone, others write zeros there (SDM Vol. 2, "PUSH": implementation-specific; isa/host.h).
  */
 void isa_push_sreg(struct cpu_state *cs, unsigned size, uint16_t selector);
 

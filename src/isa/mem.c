@@ -125,7 +125,7 @@ void isa_push_sreg(struct cpu_state *cs, unsigned size, uint16_t selector)
 {
 	uint64_t sp = stack_offset(cs, -(int64_t)size);
 
-	if (size != 4 || isa_host()->vendor == HOST_AMD) {
+	if (size != 4 || !isa_host()->push_sreg_writes_16) {
 		isa_push(cs, size, selector);
 		return;
 	}

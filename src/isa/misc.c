@@ -154,8 +154,7 @@ HANDLER(nop) { }
 /* 0f 0d, 0f 18..1f: hints, and what a processor without MPX and CET takes for NOP */
 isa_fn *isa_pick_nop(const struct isa_decoded *d, struct isa_insn *i)
 {
-	/* PREFETCHW with a register: NOP on Intel's silicon, #UD on AMD's (as observed, Zen 4) */
-	if (i->map == 1 && i->opcode == 0x0d && !(i->flags & ISA_MEM) && isa_host()->vendor == HOST_AMD)
+	if (i->map == 1 && i->opcode == 0x0d && !(i->flags & ISA_MEM) && !isa_host()->prefetchw_takes_registers)
 		return isa_pick_ud(d, i);
 	return nop;
 }

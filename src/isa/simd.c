@@ -443,8 +443,7 @@ static uint8_t alignment_mask(const struct isa_decoded *d, unsigned mem_size)
 	default:
 		break;
 	}
-	/* SHA's operands need alignment on Intel's silicon; AMD's (as observed, Zen 4) does not check. */
-	if (d->insn.meta.isa_set == ZYDIS_ISA_SET_SHA && isa_host()->vendor == HOST_AMD)
+	if (d->insn.meta.isa_set == ZYDIS_ISA_SET_SHA && !isa_host()->sha_wants_alignment)
 		return 0;
 	if (d->insn.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && mem_size == 16 &&
 	    !unaligned_by_name(d->insn.mnemonic))
@@ -517,11 +516,8 @@ isa_fn *isa_simd_handler(const struct isa_decoded *d, struct isa_insn *i)
 		return fn;
 	if (class == SIMD_AVX512 && simd_memory_operand(d) && is_indexed(d))
 		return isa_evex_indexed_handler(d, i);
-	/*
-	 * VEX.W1 would make them the Q forms, which 64-bit code alone has: #UD (as observed,
-	 * AMD's Zen 4), or the D forms (as observed, Intel's family 6 model 207).
-	 */
-	if (d->mode != ISA_CODE64 && d->insn.raw.vex.W && isa_host()->vendor == HOST_AMD &&
+	/* VEX.W1 would make them the Q forms, which 64-bit code alone has: processors differ (isa/host.h). */
+	if (d->mode != ISA_CODE64 && d->insn.raw.vex.W && !isa_host()->vpinsrd_ignores_w &&
 	    (d->insn.mnemonic == ZYDIS_MNEMONIC_VPINSRD ||
 	     d->insn.mnemonic == ZYDIS_MNEMONIC_VPEXTRD))
 		return NULL;

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -191,4 +192,11 @@ bool program_changes_rights(const char *path)
 bool program_env_asks(const char *entry)
 {
 	return strncmp(entry, "LD_PRELOAD=", 11) == 0 && strstr(entry, PROGRAM_LIBRARY);
+}
+
+bool program_is_trapping_host(void)
+{
+	const char *program = (const char *)getauxval(AT_EXECFN), *name = program ? strrchr(program, '/') : NULL;
+
+	return name && strcmp(name, "/userkvm-static") == 0;
 }

@@ -41,6 +41,8 @@ bool program_is_script(const char *path, char *interp, char *arg, size_t size);
 bool program_is_trapped(const char *path, bool all);
 /* It starts with other rights than its caller's: nothing is preloaded, and a host has none to give. */
 bool program_changes_rights(const char *path);
+/* Is this process the host that traps a program's system calls? Its signals and its other code are the program's. */
+bool program_is_trapping_host(void);
 /* An entry of an environment that asks for the library: LD_PRELOAD with it in its list. */
 bool program_env_asks(const char *entry);
 

@@ -20,13 +20,12 @@
 #undef _FORTIFY_SOURCE
 #include <signal.h>
 #include <stdint.h>
-#include <string.h>
-#include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
 
 #include "abi/abi.h"
+#include "lib/program.h"
 #include "lib/valgrind.h"
 #include "preload/real.h"
 
@@ -159,11 +158,7 @@ static void read_early(void)
  */
 static bool takes_signals_itself(void)
 {
-	const char *program = (const char *)getauxval(AT_EXECFN), *name = program ? strrchr(program, '/') : NULL;
-
-	if (name && strcmp(name, "/userkvm-static") == 0)
-		return true;
-	return dlsym(RTLD_DEFAULT, "__asan_init") || dlsym(RTLD_DEFAULT, "__tsan_init") || dlsym(RTLD_DEFAULT, "__msan_init");
+	return program_is_trapping_host() || dlsym(RTLD_DEFAULT, "__asan_init") || dlsym(RTLD_DEFAULT, "__tsan_init") || dlsym(RTLD_DEFAULT, "__msan_init");
 }
 
 __attribute__((constructor)) static void show_vmx(void)

@@ -564,6 +564,35 @@ static void cpuid_offers_no_more_than_is_implemented(void **state)
 	assert_int_equal(r[0] >> 8 & 0xff, 48);
 }
 
+/* What isa/host.h has asked of the silicon at the start, against the same instructions run here. */
+static void what_was_asked_at_the_start_is_so(void **state)
+{
+	const struct isa_host *h = isa_host();
+	struct state s;
+	int r;
+
+	if (!h->asked) {
+		print_message("this host could not be asked\n");
+		skip();
+	}
+	begin();
+	random_state(&s);
+	r = run_native((const uint8_t[]){ 0x0f, 0x0d, 0xc9 }, 3, &s); /* prefetchw ecx */
+	assert_int_equal(r == NO_FAULT, h->prefetchw_takes_registers);
+	if (isa_host_has(HOST_AVX)) {
+		random_state(&s);
+		/* vpinsrd xmm0, xmm0, eax, 0 with W1, in 32-bit code */
+		r = run_native_mode((const uint8_t[]){ 0xc4, 0xe3, 0xf9, 0x22, 0xc0, 0x00 }, 6, &s, ISA_CODE32);
+		assert_int_equal(r == NO_FAULT, h->vpinsrd_ignores_w);
+	}
+	if (isa_host_has(HOST_SHA)) {
+		random_state(&s);
+		s.gpr[RBX] = (uint64_t)(uintptr_t)harness_mem + 1;
+		r = run_native((const uint8_t[]){ 0x0f, 0x38, 0xcc, 0x03 }, 4, &s); /* sha256msg1 xmm0, [rbx] */
+		assert_int_equal(r != NO_FAULT, h->sha_wants_alignment);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -589,6 +618,7 @@ int main(void)
 		cmocka_unit_test(guest_registers_survive_between_stubs),
 		cmocka_unit_test(pushed_segment_register_fills_as_much_as_silicons_does),
 		cmocka_unit_test(image_of_nonsense_loads_without_a_fault),
+		cmocka_unit_test(what_was_asked_at_the_start_is_so),
 		cmocka_unit_test(cpuid_offers_no_more_than_is_implemented),
 	};
 
