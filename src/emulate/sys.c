@@ -56,7 +56,7 @@ uint64_t kvm_emulator_popped_flags(const struct cpu_state *cs, uint64_t v, unsig
 {
 	uint64_t mask = FLAGS_OF_CPL0;
 
-	if (size == 4)
+	if (size >= 4)
 		mask |= X86_FLAGS_AC | X86_FLAGS_ID | (iret ? X86_FLAGS_RF : 0);
 	return (cpu_rflags(cs) & ~(mask | X86_FLAGS_RF)) | (v & mask);
 }
@@ -102,11 +102,15 @@ void kvm_insn_pushf(struct cpu_state *cs, const struct isa_insn *i)
 	kvm_emulator_next(cs, i);
 }
 
+/* SDM Vol. 2, "POPF": IOPL is CPL 0's to change, IF theirs whose CPL is not above IOPL. */
 void kvm_insn_popf(struct cpu_state *cs, const struct isa_insn *i)
 {
+	uint64_t before = cpu_rflags(cs), kept = 0, v;
+
 	if (!real_mode(cs) && cs->cpl != 0)
-		kvm_emulator_unsupported(cs);
-	cpu_set_rflags(cs, kvm_emulator_popped_flags(cs, isa_pop(cs, i->opsize), i->opsize, false));
+		kept = X86_FLAGS_IOPL | (cs->cpl > FIELD_GET(X86_FLAGS_IOPL, before) ? X86_FLAGS_IF : 0);
+	v = kvm_emulator_popped_flags(cs, isa_pop(cs, i->opsize), i->opsize, false);
+	cpu_set_rflags(cs, (v & ~kept) | (before & kept));
 	kvm_emulator_next(cs, i);
 }
 

@@ -6,7 +6,8 @@
  * Invariants
  * 1. An instruction without a row, or without `in64` in 64-bit mode, is never
  *    emulated: there the processor runs everything but what meets a device or a
- *    page that cannot be written.
+ *    page that cannot be written, and what another vCPU puts into the place of such an
+ *    instruction.
  * 2. `need` is checked before the handler runs, by the bytes that are emulated:
  *    another vCPU may have changed them since the processor looked.
  * 3. Ports are checked by their handlers, which know the number (io.c).
@@ -124,24 +125,26 @@ static const struct row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	[ZYDIS_MNEMONIC_LIDT] = { .fn = kvm_insn_load_table, .aux = 1, .need = NEED_CPL0, .memory_only = true, .in64 = true, .exits = EXIT_REASON_GDTR_IDTR },
 	[ZYDIS_MNEMONIC_SGDT] = { .fn = kvm_insn_store_table, .aux = 0, .need = NEED_UMIP, .memory_only = true, .in64 = true, .exits = EXIT_REASON_GDTR_IDTR },
 	[ZYDIS_MNEMONIC_SIDT] = { .fn = kvm_insn_store_table, .aux = 1, .need = NEED_UMIP, .memory_only = true, .in64 = true, .exits = EXIT_REASON_GDTR_IDTR },
-	[ZYDIS_MNEMONIC_CLI] = { .fn = kvm_insn_cli, .need = NEED_IOPL },
-	[ZYDIS_MNEMONIC_STI] = { .fn = kvm_insn_sti, .need = NEED_IOPL },
-	[ZYDIS_MNEMONIC_PUSHF] = { .fn = kvm_insn_pushf, .need = NEED_IOPL_V86 },
-	[ZYDIS_MNEMONIC_PUSHFD] = { .fn = kvm_insn_pushf, .need = NEED_IOPL_V86 },
-	[ZYDIS_MNEMONIC_POPF] = { .fn = kvm_insn_popf, .need = NEED_IOPL_V86 },
-	[ZYDIS_MNEMONIC_POPFD] = { .fn = kvm_insn_popf, .need = NEED_IOPL_V86 },
+	[ZYDIS_MNEMONIC_CLI] = { .fn = kvm_insn_cli, .need = NEED_IOPL, .in64 = true },
+	[ZYDIS_MNEMONIC_STI] = { .fn = kvm_insn_sti, .need = NEED_IOPL, .in64 = true },
+	[ZYDIS_MNEMONIC_PUSHF] = { .fn = kvm_insn_pushf, .need = NEED_IOPL_V86, .in64 = true },
+	[ZYDIS_MNEMONIC_PUSHFD] = { .fn = kvm_insn_pushf, .need = NEED_IOPL_V86, .in64 = true },
+	[ZYDIS_MNEMONIC_POPF] = { .fn = kvm_insn_popf, .need = NEED_IOPL_V86, .in64 = true },
+	[ZYDIS_MNEMONIC_POPFD] = { .fn = kvm_insn_popf, .need = NEED_IOPL_V86, .in64 = true },
+	[ZYDIS_MNEMONIC_PUSHFQ] = { .fn = kvm_insn_pushf, .in64 = true },
+	[ZYDIS_MNEMONIC_POPFQ] = { .fn = kvm_insn_popf, .in64 = true },
 	[ZYDIS_MNEMONIC_LMSW] = { .fn = kvm_insn_lmsw, .need = NEED_CPL0, .in64 = true },
 	[ZYDIS_MNEMONIC_SMSW] = { .fn = kvm_insn_smsw, .need = NEED_UMIP, .in64 = true },
-	[ZYDIS_MNEMONIC_CLTS] = { .fn = kvm_insn_clts, .need = NEED_CPL0 },
-	[ZYDIS_MNEMONIC_HLT] = { .fn = kvm_insn_hlt, .need = NEED_CPL0, .exits = EXIT_REASON_HLT },
-	[ZYDIS_MNEMONIC_CPUID] = { .fn = kvm_insn_cpuid, .need = NEED_CPUID, .exits = EXIT_REASON_CPUID },
-	[ZYDIS_MNEMONIC_RDMSR] = { .fn = kvm_insn_rdmsr, .need = NEED_CPL0, .exits = EXIT_REASON_MSR_READ },
-	[ZYDIS_MNEMONIC_WRMSR] = { .fn = kvm_insn_wrmsr, .need = NEED_CPL0, .exits = EXIT_REASON_MSR_WRITE },
-	[ZYDIS_MNEMONIC_RDTSC] = { .fn = kvm_insn_rdtsc, .need = NEED_TSD, .exits = EXIT_REASON_RDTSC },
-	[ZYDIS_MNEMONIC_PAUSE] = { .fn = kvm_insn_hint, .exits = EXIT_REASON_PAUSE_INSTRUCTION },
-	[ZYDIS_MNEMONIC_LFENCE] = { .fn = kvm_insn_hint },
-	[ZYDIS_MNEMONIC_SFENCE] = { .fn = kvm_insn_hint },
-	[ZYDIS_MNEMONIC_MFENCE] = { .fn = kvm_insn_hint },
+	[ZYDIS_MNEMONIC_CLTS] = { .fn = kvm_insn_clts, .need = NEED_CPL0, .in64 = true },
+	[ZYDIS_MNEMONIC_HLT] = { .fn = kvm_insn_hlt, .need = NEED_CPL0, .in64 = true, .exits = EXIT_REASON_HLT },
+	[ZYDIS_MNEMONIC_CPUID] = { .fn = kvm_insn_cpuid, .need = NEED_CPUID, .in64 = true, .exits = EXIT_REASON_CPUID },
+	[ZYDIS_MNEMONIC_RDMSR] = { .fn = kvm_insn_rdmsr, .need = NEED_CPL0, .in64 = true, .exits = EXIT_REASON_MSR_READ },
+	[ZYDIS_MNEMONIC_WRMSR] = { .fn = kvm_insn_wrmsr, .need = NEED_CPL0, .in64 = true, .exits = EXIT_REASON_MSR_WRITE },
+	[ZYDIS_MNEMONIC_RDTSC] = { .fn = kvm_insn_rdtsc, .need = NEED_TSD, .in64 = true, .exits = EXIT_REASON_RDTSC },
+	[ZYDIS_MNEMONIC_PAUSE] = { .fn = kvm_insn_hint, .in64 = true, .exits = EXIT_REASON_PAUSE_INSTRUCTION },
+	[ZYDIS_MNEMONIC_LFENCE] = { .fn = kvm_insn_hint, .in64 = true },
+	[ZYDIS_MNEMONIC_SFENCE] = { .fn = kvm_insn_hint, .in64 = true },
+	[ZYDIS_MNEMONIC_MFENCE] = { .fn = kvm_insn_hint, .in64 = true },
 	[ZYDIS_MNEMONIC_CLFLUSH] = { .fn = kvm_insn_flush, .memory_only = true, .in64 = true },
 	[ZYDIS_MNEMONIC_CLFLUSHOPT] = { .fn = kvm_insn_flush, .memory_only = true, .in64 = true },
 	[ZYDIS_MNEMONIC_CLWB] = { .fn = kvm_insn_flush, .memory_only = true, .in64 = true },
@@ -156,8 +159,8 @@ static const struct row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	[ZYDIS_MNEMONIC_ARPL] = { .fn = kvm_insn_not_in_real_mode },
 	[ZYDIS_MNEMONIC_RSM] = { .fn = kvm_insn_rsm },
 	[ZYDIS_MNEMONIC_INVPCID] = { .fn = kvm_insn_invpcid, .need = NEED_CPL0, .memory_only = true, .in64 = true, .exits = EXIT_REASON_INVPCID },
-	[ZYDIS_MNEMONIC_INVD] = { .fn = kvm_insn_nothing, .need = NEED_CPL0, .exits = EXIT_REASON_INVD },
-	[ZYDIS_MNEMONIC_WBINVD] = { .fn = kvm_insn_nothing, .need = NEED_CPL0, .exits = EXIT_REASON_WBINVD },
+	[ZYDIS_MNEMONIC_INVD] = { .fn = kvm_insn_nothing, .need = NEED_CPL0, .in64 = true, .exits = EXIT_REASON_INVD },
+	[ZYDIS_MNEMONIC_WBINVD] = { .fn = kvm_insn_nothing, .need = NEED_CPL0, .in64 = true, .exits = EXIT_REASON_WBINVD },
 	[ZYDIS_MNEMONIC_IN] = { .pick = kvm_emulator_io, .in64 = true },
 	[ZYDIS_MNEMONIC_OUT] = { .pick = kvm_emulator_io, .in64 = true },
 	[ZYDIS_MNEMONIC_INSB] = { .pick = kvm_emulator_io, .in64 = true },
@@ -180,7 +183,9 @@ static const struct row *row_of(unsigned mnemonic, unsigned map)
 static uint8_t operand_size(const struct isa_decoded *d)
 {
 	bool prefix66 = (d->insn.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) != 0;
-	bool stack = d->insn.mnemonic == ZYDIS_MNEMONIC_PUSH || d->insn.mnemonic == ZYDIS_MNEMONIC_POP;
+	unsigned mnemonic = d->insn.mnemonic;
+	bool stack = mnemonic == ZYDIS_MNEMONIC_PUSH || mnemonic == ZYDIS_MNEMONIC_POP || mnemonic == ZYDIS_MNEMONIC_PUSHFQ ||
+		     mnemonic == ZYDIS_MNEMONIC_POPFQ;
 
 	if (d->mode != ISA_CODE64)
 		return (d->mode == ISA_CODE32) != prefix66 ? 4 : 2;

@@ -78,6 +78,23 @@ static const struct row {
 	{"rdtsc, TSD", PAGING_COMPAT, GP, "\x0f\x31", .cr4 = CR4_TSD},
 	{"cpuid", PAGING_COMPAT, RUNS, "\x0f\xa2"},
 	{"cpuid that faults", PAGING_COMPAT, GP, "\x0f\xa2", .cpuid_faults = true},
+	{"rdtsc", PAGING_LONG, RUNS, "\x0f\x31"},
+	{"rdtsc, TSD", PAGING_LONG, GP, "\x0f\x31", .cr4 = CR4_TSD},
+	{"cpuid", PAGING_LONG, RUNS, "\x0f\xa2"},
+	{"cpuid that faults", PAGING_LONG, GP, "\x0f\xa2", .cpuid_faults = true},
+	{"hlt", PAGING_LONG, GP, "\xf4"},
+	{"cli", PAGING_LONG, GP, "\xfa"},
+	{"sti", PAGING_LONG, GP, "\xfb"},
+	{"cli, IOPL 3", PAGING_LONG, RUNS, "\x40\xfa", EFLAGS_IOPL3},
+	{"clts", PAGING_LONG, GP, "\x0f\x06"},
+	{"rdmsr", PAGING_LONG, GP, "\x0f\x32"},
+	{"wrmsr", PAGING_LONG, GP, "\x0f\x30"},
+	{"wbinvd", PAGING_LONG, GP, "\x0f\x09"},
+	{"pushf", PAGING_LONG, RUNS, "\x40\x9c"},
+	{"popf", PAGING_LONG, RUNS, "\x40\x9d"},
+	{"popf", PAGING_COMPAT, RUNS, "\x3e\x9d"},
+	{"pause", PAGING_LONG, RUNS, "\xf3\x90"},
+	{"mfence", PAGING_LONG, RUNS, "\x0f\xae\xf0"},
 	{"rsm", PAGING_COMPAT, 6, "\x0f\xaa"},
 	{"iret", PAGING_COMPAT, REFUSED, "\xcf"},
 	{"int 30", PAGING_COMPAT, REFUSED, "\xcd\x1e"},
@@ -164,10 +181,57 @@ static void user_mode_gets_from_the_emulator_what_the_processor_gives_it(void **
 	}
 }
 
+#define FLAG_CF 1u
+#define FLAG_IF (1u << 9)
+#define FLAG_IOPL (3u << 12)
+#define FLAG_NT (1u << 14)
+#define FLAG_RF (1u << 16)
+#define FLAG_AC (1u << 18)
+#define FLAG_ID (1u << 21)
+#define POPPED (FLAG_CF | FLAG_IF | FLAG_IOPL | FLAG_NT | FLAG_AC | FLAG_ID | 2u)
+
+/* What the emulator's POPF takes from a device's stack, by CPL and IOPL: IOPL is for CPL 0, IF for CPL <= IOPL. */
+static void popf_changes_what_the_privilege_allows(void **state)
+{
+	static const struct {
+		int cpl;
+		uint32_t rflags, expect;
+	} t[] = {
+		{0, 0, POPPED}, {3, 0, POPPED & ~(FLAG_IF | FLAG_IOPL)}, {3, FLAG_IOPL, POPPED}, {3, FLAG_IF, POPPED & ~FLAG_IOPL},
+	};
+
+	for (unsigned k = 0; k < sizeof(t) / sizeof(t[0]); k++) {
+		/* popf; movl %eax, 8(%rdi): the flags are seen at its exit */
+		static const uint8_t code[] = "\x9d\x89\x47\x08";
+		struct kvm_regs r;
+		struct client c;
+
+		client_open_vm(&c, 2 << 20);
+		client_add_vcpu(&c);
+		memcpy(c.mem + AT_CODE, code, sizeof(code));
+		paging_start(&c, PAGING_LONG, t[k].cpl, 0, 0, 0);
+		paging_pte_set(&c, PAGING_LONG, AT_DEVICE, DEVICE | PG_ALL);
+		r = client_regs(&c);
+		r.rflags = 2 | t[k].rflags;
+		r.rdi = r.rsp = AT_DEVICE;
+		assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &r), 0);
+		assert_int_equal(ioctl(c.vcpu, KVM_RUN, 0), 0);
+		assert_int_equal(c.run->exit_reason, KVM_EXIT_MMIO);
+		assert_int_equal(c.run->mmio.is_write, 0);
+		memcpy(c.run->mmio.data, &(uint64_t){POPPED}, 8);
+		assert_int_equal(ioctl(c.vcpu, KVM_RUN, 0), 0);
+		assert_int_equal(c.run->exit_reason, KVM_EXIT_MMIO);
+		assert_int_equal(c.run->mmio.is_write, 1);
+		assert_int_equal(client_regs(&c).rflags & ~FLAG_RF, t[k].expect); /* the exit sets RF */
+		client_close(&c);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(user_mode_gets_from_the_emulator_what_the_processor_gives_it),
+		cmocka_unit_test(popf_changes_what_the_privilege_allows),
 	};
 
 	/* else the emulator is given what the processor ran, and the other page's instruction is none of its affair */

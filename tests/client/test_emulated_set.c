@@ -54,6 +54,8 @@ static const struct row {
 	{"bsr", "\x0f\xbd\x07", R, 4}, {"xadd", "\x0f\xc1\x07", R, 4}, {"movnti", "\x0f\xc3\x07", W, 4},
 	{"cmpxchg8b", "\x0f\xc7\x0f", R, 8}, {"cmpxchg16b", "\x48\x0f\xc7\x0f", R, 8},
 	{"movbe r, m", "\x0f\x38\xf0\x07", R, 4}, {"movbe m, r", "\x0f\x38\xf1\x07", W, 4},
+	{"popf", "\x48\x87\xfc\x9d", R, 8}, {"popfw", "\x48\x87\xfc\x66\x9d", R, 2},
+	{"pushf", "\x48\x8d\x67\x08\x9c", W, 8}, {"pushfw", "\x48\x8d\x67\x08\x66\x9c", W, 2},
 	{"insb", "\x6c", W, 1}, {"outsb", "\x48\x87\xfe\x6e", R, 1},
 };
 
