@@ -159,7 +159,7 @@ static void print_unit(const struct jit_unit *u, const struct cpu_jit *j)
 				break;
 		if (b && isa_insn_text(b->bytes + i->off, i->len,
 				       u->needs & JIT_NEEDS_FLAT32 ? ISA_CODE32 : ISA_CODE64, 0, text, sizeof(text)))
-			log_always("  guest %03x: %s", u->places[n].block_off + i->off, text);
+			log_dump("  guest %03x: %s", u->places[n].block_off + i->off, text);
 	}
 	for (uint32_t at = u->start; at < u->end;) {
 		unsigned len = isa_insn_text(code + at, u->end - at, ISA_CODE64, at, text, sizeof(text));
@@ -168,14 +168,14 @@ static void print_unit(const struct jit_unit *u, const struct cpu_jit *j)
 		len = len ? len : 1;
 		for (unsigned k = 0; k < len && k < 15; k++)
 			snprintf(hex + 2 * k, sizeof(hex) - 2 * k, "%02x", code[at + k]);
-		log_always("  host %06x: %-30s %s", at, hex, text);
+		log_dump("  host %06x: %-30s %s", at, hex, text);
 		at += len;
 	}
 }
 
 void jit_dump_unit(struct cpu_jit *j, const struct jit_unit *u)
 {
-	log_always("unit %u: page %lx, class %u, needs %x, %u instructions, %u bytes", j->made - 1,
+	log_dump("unit %u: page %lx, class %u, needs %x, %u instructions, %u bytes", j->made - 1,
 		   (long)u->page->page, u->cls, u->needs, u->nr_places, u->end - u->start);
 	print_unit(u, j);
 }
@@ -222,12 +222,12 @@ static void report(struct vmx_cpu *cpu, const struct jit_unit *u, bool regs, boo
 
 	if (cpu->counters.jit_mismatches++ >= SHOWN)
 		return;
-	log_always("translated code differs from the interpreter:%s%s%s", regs ? "" : " registers",
+	log_dump("translated code differs from the interpreter:%s%s%s", regs ? "" : " registers",
 		   fpu ? "" : " fpu", memory ? "" : " memory");
-	log_always("  rip %lx is %lx, cc %x is %x (live %x)", (long)s->rip, (long)cs->rip, s->cc, cs->cc,
+	log_dump("  rip %lx is %lx, cc %x is %x (live %x)", (long)s->rip, (long)cs->rip, s->cc, cs->cc,
 		   cc_mask(u->flags_out));
 	for (unsigned n = 0; n < NR_GPRS; n++)
-		log_always("  r%u before %016lx after %016lx is %016lx%s", n, (long)check.before.gpr[n],
+		log_dump("  r%u before %016lx after %016lx is %016lx%s", n, (long)check.before.gpr[n],
 			   (long)s->gpr[n], (long)cs->gpr[n], s->gpr[n] == cs->gpr[n] ? "" : " <--");
 	print_unit(u, cpu->jit);
 }

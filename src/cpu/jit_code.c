@@ -255,7 +255,7 @@ bool cpu_jit_create(struct vmx_cpu *cpu)
 /* USERKVM_JIT=stat: the processor's counters, when it goes. */
 static void print_counters(const struct vmx_cpu *cpu)
 {
-#define PRINT_COUNTER(n) log_always("vCPU counter " #n " %lu", (unsigned long)cpu->counters.n);
+#define PRINT_COUNTER(n) log_dump("vCPU counter " #n " %lu", (unsigned long)cpu->counters.n);
 	VMX_CPU_COUNTERS(PRINT_COUNTER)
 #undef PRINT_COUNTER
 }

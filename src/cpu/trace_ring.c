@@ -64,14 +64,14 @@ void cpu_observe(struct vmx_cpu *cpu, const struct cpu_block *b)
 static void dump_registers(const struct cpu_state *cs)
 {
 	for (int n = 0; n < NR_GPRS; n += 4)
-		log_always("r%-2d %016lx %016lx %016lx %016lx", n, cs->gpr[n], cs->gpr[n + 1],
+		log_dump("r%-2d %016lx %016lx %016lx %016lx", n, cs->gpr[n], cs->gpr[n + 1],
 			   cs->gpr[n + 2], cs->gpr[n + 3]);
-	log_always("rip %lx rflags %lx cr0 %lx cr2 %lx cr3 %lx cr4 %lx efer %lx", cs->rip,
+	log_dump("rip %lx rflags %lx cr0 %lx cr2 %lx cr3 %lx cr4 %lx efer %lx", cs->rip,
 		   cpu_rflags(cs), cs->cr0, cs->cr2, cs->cr3, cs->cr4, cs->efer);
 	for (int n = 0; n < NR_SREGS; n++)
-		log_always("seg%d %04x base %lx limit %x ar %x", n, cs->seg[n].selector,
+		log_dump("seg%d %04x base %lx limit %x ar %x", n, cs->seg[n].selector,
 			   cs->seg[n].base, cs->seg[n].limit, cs->seg[n].ar);
-	log_always("gdtr %lx/%x idtr %lx/%x tr %x/%lx", cs->gdtr.base, cs->gdtr.limit,
+	log_dump("gdtr %lx/%x idtr %lx/%x tr %x/%lx", cs->gdtr.base, cs->gdtr.limit,
 		   cs->idtr.base, cs->idtr.limit, cs->tr.selector, cs->tr.base);
 }
 
@@ -83,7 +83,7 @@ void cpu_ring_dump(struct vmx_cpu *cpu, const char *why)
 	if (!r)
 		return;
 	nr = r->next < r->size ? r->next : r->size;
-	log_always("%s; the last %u blocks:", why, nr);
+	log_dump("%s; the last %u blocks:", why, nr);
 	for (uint32_t k = r->next - nr; k != r->next; k++) {
 		const struct ring_entry *e = &r->e[k % r->size];
 		char hex[40];
@@ -93,7 +93,7 @@ void cpu_ring_dump(struct vmx_cpu *cpu, const char *why)
 			hex[2 * b + 1] = "0123456789abcdef"[e->bytes[b] & 15];
 		}
 		hex[32] = '\0';
-		log_always("  %016lx m%u n%-2u rsp %lx rax %lx  %s", e->rip, e->mode, e->nr_insns,
+		log_dump("  %016lx m%u n%-2u rsp %lx rax %lx  %s", e->rip, e->mode, e->nr_insns,
 			   e->rsp, e->rax, hex);
 	}
 	dump_registers(&cpu->cs);

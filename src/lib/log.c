@@ -4,12 +4,16 @@
  */
 #include "lib/log.h"
 
+#include <pthread.h>
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "lib/error.h"
+#include "lib/fork.h"
 #include "lib/params.h"
 
 static const char *const class_name[LOG_CLASSES] = {
@@ -51,10 +55,73 @@ void log_line(enum log_class c, const char *fmt, ...)
 	va_end(ap);
 }
 
-void log_always(const char *fmt, ...)
+/* --- lines that a guest or a client may cause again and again --- */
+
+#define KINDS 64 /* formats that are counted at once; the slot of another is taken over */
+
+static struct kind {
+	const char *fmt;
+	uint64_t since_ns;
+	unsigned nr, left_out;
+} kinds[KINDS];
+static pthread_mutex_t kinds_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void unlock_in_child(void)
+{
+	pthread_mutex_init(&kinds_lock, NULL);
+}
+LIB_IN_FORKED_CHILD(unlock_in_child)
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* May a line of this kind come now? *left_out: how many did not since the last. */
+static bool may_come(const char *fmt, unsigned *left_out)
+{
+	struct kind *k = &kinds[(uintptr_t)fmt / 16 % KINDS];
+	uint64_t now = now_ns();
+	bool yes;
+
+	pthread_mutex_lock(&kinds_lock);
+	if (k->fmt != fmt)
+		*k = (struct kind){ .fmt = fmt, .since_ns = now };
+	if (now - k->since_ns > LOG_WINDOW_NS) {
+		k->since_ns = now;
+		k->nr = 0;
+	}
+	yes = k->nr < LOG_WINDOW_MAX;
+	k->nr += yes;
+	k->left_out += !yes;
+	*left_out = yes ? k->left_out : 0;
+	if (yes)
+		k->left_out = 0;
+	pthread_mutex_unlock(&kinds_lock);
+	return yes;
+}
+
+void log_dump(const char *fmt, ...)
 {
 	va_list ap;
 
+	va_start(ap, fmt);
+	emit("", fmt, ap);
+	va_end(ap);
+}
+
+void log_always(const char *fmt, ...)
+{
+	unsigned left_out;
+	va_list ap;
+
+	if (!may_come(fmt, &left_out))
+		return;
+	if (left_out)
+		log_dump("%u lines like the next were left out", left_out);
 	va_start(ap, fmt);
 	emit("", fmt, ap);
 	va_end(ap);

@@ -25,7 +25,14 @@ void log_line(enum log_class c, const char *fmt, ...)
 #define LOG_TOLD_MAX 16
 void log_told(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* One line on stderr always: for what the user must see. */
+/*
+ * One line on stderr whatever USERKVM_LOG says: for what the user must see. Of one format at most
+ * LOG_WINDOW_MAX lines come in LOG_WINDOW_NS; the next one then says how many did not.
+ */
+#define LOG_WINDOW_NS 5000000000ULL
+#define LOG_WINDOW_MAX 20
 void log_always(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* The same without a limit: lines of one report, which comes once. */
+void log_dump(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

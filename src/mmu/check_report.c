@@ -19,7 +19,7 @@ void mmu_check_fault(struct mmu_check_result *r, const char *fmt, ...)
 	va_end(ap);
 	r->faults++;
 	if (r->after)
-		log_always("mmu_check after %s: %s", r->after, text);
+		log_dump("mmu_check after %s: %s", r->after, text);
 	else
 		log_line(LOG_INFO, "mmu_check: %s", text);
 }
