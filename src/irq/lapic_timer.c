@@ -184,11 +184,13 @@ void lapic_timer_restore(struct kvm_lapic *apic)
 	pthread_mutex_lock(&apic->timer_lock);
 	if (t->mode != APIC_LVT_TIMER_TSCDEADLINE) {
 		set_period(apic, initial);
-		/* A one-shot timer that has run out stays so. */
-		if (t->period_ns && (current || t->mode == APIC_LVT_TIMER_PERIODIC))
-			arm(apic, host_now_ns() +
-					  min_u64(current ? count_to_ns(apic, current) : t->period_ns,
-						  t->period_ns));
+		/*
+		 * A one-shot timer that has run out expires at once, as in Linux 6.1: QEMU restores TMICT without a
+		 * TMCCT, and an interrupt too many is harmless where one too few stops the guest.
+		 */
+		if (t->period_ns)
+			arm(apic, host_now_ns() + (current || t->mode == APIC_LVT_TIMER_ONESHOT ?
+							   min_u64(count_to_ns(apic, current), t->period_ns) : t->period_ns));
 	}
 	pthread_mutex_unlock(&apic->timer_lock);
 }

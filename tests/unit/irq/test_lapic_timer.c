@@ -152,6 +152,21 @@ static void restored_state_goes_on_counting(void **state)
 	assert_true(irr_has(0, 0xeb));
 }
 
+/* QEMU's image has no current count. */
+static void restored_one_shot_without_a_current_count_fires(void **state)
+{
+	struct kvm_lapic_state s;
+
+	apic_write(0, APIC_LVTT, 0xeb);
+	apic_write(0, APIC_TMICT, 4000 * (uint32_t)MS / 16);
+	assert_int_equal(kvm_apic_get_state(cpu[0], &s), 0);
+	memset(s.regs + APIC_TMCCT, 0, 4);
+	kvm_lapic_reset(cpu[0], false);
+	assert_int_equal(kvm_apic_set_state(cpu[0], &s), 0);
+	WAIT_FOR(irr_has(0, 0xeb));
+	assert_true(irr_has(0, 0xeb));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -167,6 +182,7 @@ int main(void)
 		T(deadline_msr_is_ignored_outside_its_mode),
 		T(leaving_tsc_deadline_mode_disarms),
 		T(restored_state_goes_on_counting),
+		T(restored_one_shot_without_a_current_count_fires),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
