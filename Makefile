@@ -66,7 +66,7 @@ selftests: deps-selftests
 
 # Real clients at length: QEMU's machines, firmware, devices, snapshots, migration; stress-ng; other
 # guests (Xen, 32 bits, U-Boot); a whole Debian; statically linked clients, also in Go; debuggers and valgrind
-# around clients; libvirt.
+# around clients; libvirt, microsandbox.
 clients: deps-clients
 	@$(MAKE) --no-print-directory build
 	@scripts/demo-files $(BUILD)/demo
@@ -79,6 +79,7 @@ clients: deps-clients
 	@python3 tests/e2e/test_static.py $(BUILD)/tools/userkvm $(BUILD) all
 	@python3 tests/e2e/test_nested.py $(BUILD)/tools/userkvm $(BUILD) all
 	@python3 tests/e2e/test_any_client.py $(BUILD)/tools/userkvm $(BUILD) all
+	@scripts/microsandbox $(BUILD)/microsandbox
 	@python3 tests/e2e/test_managers.py $(BUILD)/tools/userkvm $(BUILD) all
 	@scripts/tarball $(BUILD)-tarball
 	@python3 tests/e2e/test_packaging.py $(BUILD)-tarball

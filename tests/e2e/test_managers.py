@@ -172,4 +172,21 @@ def libvirt_as_a_user():
     through_a_life(root=False)
 
 
-tap.select((libvirt_as_root, libvirt_as_a_user), (), sys.argv[3:])
+def microsandbox_runs_a_command():
+    """It looks for VMX in /proc/cpuinfo, and boots a kernel of its own (libkrun) on a directory."""
+    place = os.path.join(BUILD, "microsandbox")
+    msb = os.path.join(place, "node_modules/@superradcompany/microsandbox-linux-x64-gnu/bin/msb")
+    if not os.path.exists(msb):
+        raise tap.Skip("no microsandbox: scripts/microsandbox fetches it where npm is installed")
+    with tempfile.TemporaryDirectory(prefix="userkvm-msb-") as home:
+        env = dict(os.environ, HOME=home)
+        out, status = tap.run(USERKVM, "run", "--", msb, "doctor", env=env)
+        assert status == 0 and re.search(r"CPU virt +vmx", out) and "Host setup is ready" in out, out
+        for engine in ("interp", "jit"):
+            env.update(USERKVM_ENGINE=engine)
+            out, status = tap.run(USERKVM, "run", "--", msb, "run", "-c", "2", "--no-tty", place + "/root", "--", "/bin/sh", "-c",
+                                  "nproc; echo $((6 * 7)) from $(uname -s); exit 5", env=env, timeout=180)
+            assert (out.replace("\r", ""), status) == ("2\n42 from Linux\n", 5), (out, status)
+
+
+tap.select((libvirt_as_root, libvirt_as_a_user, microsandbox_runs_a_command), (), sys.argv[3:])
