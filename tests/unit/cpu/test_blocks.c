@@ -28,6 +28,31 @@ static void instruction_over_two_pages_changes_with_its_second(void **state)
 	assert_int_equal(vmx_gprs(t->cpu)[RAX], 0x77332211);
 }
 
+/*
+ * A page that code has run from is read when its translation has gone: the translation that comes back must
+ * not let the next write of the code through unnoticed, though the page's D bit is set.
+ */
+static void translation_of_a_page_with_code_comes_back_without_write_access(void **state)
+{
+	STATE;
+	static const uint8_t code[] = {
+		0xc6, 0x04, 0x25, 0x00, 0x28, 0x02, 0x00, 0x01, /* mov byte [22800h],1 */
+		0xe8, 0xf3, 0x1f, 0, 0,				/* call 22000h */
+		0x89, 0xc3,					/* mov ebx,eax */
+		0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8,		/* mov rax,cr3; mov cr3,rax */
+		0x8a, 0x0c, 0x25, 0x00, 0x28, 0x02, 0x00,	/* mov cl,[22800h] */
+		0xc6, 0x04, 0x25, 0x01, 0x20, 0x02, 0x00, 0x77, /* mov byte [22001h],77h */
+		0xe8, 0xd7, 0x1f, 0, 0, 0xf4,
+	};
+	static const uint8_t function[] = { 0xb8, 0x11, 0, 0, 0, 0xc3 };
+
+	memcpy(t->ram + GPA_CODE, code, sizeof(code));
+	memcpy(t->ram + 0x22000, function, sizeof(function));
+	assert_int_equal(go(t), EXIT_REASON_HLT);
+	assert_int_equal(vmx_gprs(t->cpu)[RBX], 0x11);
+	assert_int_equal(vmx_gprs(t->cpu)[RAX], 0x77);
+}
+
 /* Its second page is mapped elsewhere: other bytes, though none was written. */
 static void instruction_over_two_pages_follows_their_mapping(void **state)
 {
@@ -222,6 +247,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST_LONG(instruction_over_two_pages_changes_with_its_second),
+		TEST_LONG(translation_of_a_page_with_code_comes_back_without_write_access),
 		TEST_LONG(instruction_over_two_pages_follows_their_mapping),
 		TEST_LONG(instruction_into_the_hole_is_gp),
 		TEST_LONG(instruction_of_more_than_15_bytes_is_gp),
