@@ -3,7 +3,7 @@ BUILD ?= build
 MESON_ARGS ?=
 PREFIX ?= /usr/local
 
-.PHONY: all deps build demo check clients selftests silicon fuzz coverage bench bench-rootfs lint format sanitize \
+.PHONY: all deps build demo check clients selftests silicon fuzz coverage mutate bench bench-rootfs lint format sanitize \
 	install uninstall deb tarball clean
 all: deps
 	@$(MAKE) --no-print-directory build
@@ -53,11 +53,18 @@ fuzz:
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BUILD)/tests/fuzz/fuzz-ioctl --compare /dev/kvm || test $$? = 77
 endif
 
-# Which lines of src/isa and src/cpu the tests reach (docs/coverage.md).
+# Which lines the tests reach (docs/coverage.md); HALF=processor or hypervisor: of those rooms only.
+HALF ?=
 coverage:
 	@scripts/deps check
 	@$(MAKE) --no-print-directory all BUILD=build-coverage MESON_ARGS='-Db_coverage=true -Dwerror=false'
-	@scripts/coverage build-coverage
+	@scripts/coverage build-coverage $(HALF)
+
+# One condition broken at a time, MUTANTS of them, chosen by SEED: what no test notices is printed (hours).
+MUTANTS ?= 200
+mutate:
+	@scripts/deps check
+	@scripts/mutate build-mutate --sample $(MUTANTS) --seed $(SEED)
 
 # Linux's own KVM selftests under userkvm; writes docs/selftests.md.
 selftests: deps-selftests
