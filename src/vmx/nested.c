@@ -9,16 +9,6 @@ bool vmx_nested_run_pending(struct kvm_vcpu *vcpu)
 	return vcpu->vmx->nested.run_pending;
 }
 
-bool nested_exit_on_nmi(struct kvm_vcpu *vcpu)
-{
-	return get_vmcs12(vcpu)->pin_based_vm_exec_control & PIN_BASED_NMI_EXITING;
-}
-
-bool nested_exit_on_intr(struct kvm_vcpu *vcpu)
-{
-	return get_vmcs12(vcpu)->pin_based_vm_exec_control & PIN_BASED_EXT_INTR_MASK;
-}
-
 bool vmx_is_valid_cr0(struct kvm_vcpu *vcpu, uint64_t v)
 {
 	if (is_guest_mode(vcpu))
@@ -37,14 +27,6 @@ bool nested_mtf_pending(struct kvm_vcpu *vcpu)
 }
 
 /* SDM "Monitor Trap Flag": after the instruction, unless it ended by an exception. */
-void nested_vmx_update_mtf(struct kvm_vcpu *vcpu, bool exception_pending)
-{
-	bool mtf = nested_cpu_has(get_vmcs12(vcpu), CPU_BASED_MONITOR_TRAP_FLAG) && !exception_pending;
-
-	vcpu->vmx->nested.mtf_pending = mtf;
-	if (mtf)
-		kvm_make_request(KVM_REQ_EVENT, vcpu);
-}
 
 void nested_vmx_exception_vmexit(struct kvm_vcpu *vcpu, uint8_t vector, bool has_error_code, uint32_t error_code,
 				 uint64_t qualification)

@@ -29,13 +29,6 @@ void vmx_switch_vmcs(struct kvm_vcpu *vcpu, struct loaded_vmcs *to)
 		vmx_apicv_vmcs01_loaded(vcpu);
 }
 
-uint16_t nested_get_vpid02(struct kvm_vcpu *vcpu)
-{
-	const struct vcpu_vmx *vmx = vcpu->vmx;
-
-	return vmx->nested.vpid02 ? vmx->nested.vpid02 : vmx->vpid;
-}
-
 /* The entry has failed after L2's state began to be loaded: an exit to L1 that is none of L2's. */
 static int entry_failure_exit(struct kvm_vcpu *vcpu, struct vmcs12 *v, bool from_vmentry, uint32_t reason,
 			      uint64_t qualification)

@@ -14,13 +14,6 @@
 #include "trace/trace.h"
 #include "vmx/internal.h"
 
-const struct vmx_services *vmx_services;
-
-void vmx_register_services(const struct vmx_services *s)
-{
-	vmx_services = s;
-}
-
 static void kick_processor(struct kvm_vcpu *vcpu)
 {
 	vmx_kick(vcpu->vmx->cpu);

@@ -17,12 +17,6 @@
 	(SECONDARY_EXEC_ENABLE_RDTSCP | SECONDARY_EXEC_ENABLE_INVPCID | SECONDARY_EXEC_ENABLE_XSAVES | \
 	 EXITING_INSNS)
 
-void vmcs_access_failed(struct kvm_vcpu *vcpu, const char *what, uint32_t field)
-{
-	log_always("vmx: %s of %s failed", what, vmcs_field_name(field));
-	kvm_vm_bugged(vcpu->kvm, "access to the VMCS failed");
-}
-
 void vmx_set_constant_host_state(struct kvm_vcpu *vcpu)
 {
 	const struct vmcs_config *c = vmcs_config();
