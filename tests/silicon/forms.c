@@ -109,6 +109,8 @@ static const char *reason(const struct insn *i, enum isa_code_mode mode)
 	switch (i->z.mnemonic) {
 	case ZYDIS_MNEMONIC_RDRAND:
 	case ZYDIS_MNEMONIC_RDSEED: return "a random result";
+	case ZYDIS_MNEMONIC_RDPKRU:
+	case ZYDIS_MNEMONIC_WRPKRU: return "PKRU would be the test's own: tests/client/test_pku.c";
 	case ZYDIS_MNEMONIC_FNSTENV:
 	case ZYDIS_MNEMONIC_FNSAVE:
 	case ZYDIS_MNEMONIC_XGETBV:
