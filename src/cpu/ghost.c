@@ -210,6 +210,7 @@ void ghost_filled(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv
 
 	if (!watched(c))
 		return;
+	WRITE_ONCE(c->inflight.page, 0);
 	lock_compared(c, gva);
 	if (cpu->cs.cr0 & X86_CR0_PG) {
 		records_used(c, gva, access, priv, r);
@@ -229,6 +230,7 @@ void ghost_fault(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv 
 
 	if (!watched(c))
 		return;
+	WRITE_ONCE(c->inflight.page, 0);
 	lock_compared(c, gva);
 	records_used(c, gva, access, priv, NULL);
 	ghost_unlock(c->g);
@@ -255,13 +257,13 @@ static void note_store(struct ghost_cpu *c, hpa_t host, unsigned size, gva_t gva
 			return;
 	}
 	tables_stored(c, t, gva, host, size);
-	p = pending_for(c, t, gva == ~0ULL);
+	p = pending_for(c, t, gva == ~0ULL, false);
 	if (!p) {
 		ghost_unlock(g);
 		ghost_compare(c);
 		ghost_lock(g);
 		t = table_find(g, host & PAGE_MASK);
-		p = t ? pending_for(c, t, gva == ~0ULL) : NULL;
+		p = t ? pending_for(c, t, gva == ~0ULL, true) : NULL;
 	}
 	if (!p)
 		return;
@@ -269,6 +271,9 @@ static void note_store(struct ghost_cpu *c, hpa_t host, unsigned size, gva_t gva
 		p->mask[q / 64] |= BIT_ULL(q % 64);
 	p->by.rip = isa_rip(&c->cpu->cs);
 	p->by.time = __rdtsc();
+	c->inflight.first = first;
+	c->inflight.last = last;
+	WRITE_ONCE(c->inflight.page, gva == ~0ULL ? 0 : t->host);
 }
 
 void ghost_stored(struct vmx_cpu *cpu, hpa_t host, unsigned size, gva_t gva)
@@ -357,6 +362,7 @@ void ghost_scope(struct vmx_cpu *cpu, const struct tlb_scope *s)
 
 	if (c->off || s->guest_physical || s->combined || (!s->every_vpid && s->vpid != c->vpid))
 		return;
+	WRITE_ONCE(c->inflight.page, 0);
 	/* what was stored before it: else it would overtake its record */
 	if (READ_ONCE(g->nr_pending))
 		ghost_compare(c);
@@ -409,6 +415,7 @@ void ghost_mode_changed(struct vmx_cpu *cpu)
 
 	if (c->off)
 		return;
+	WRITE_ONCE(c->inflight.page, 0);
 	if (unlikely(!cpu->vpid)) {
 		log_always("USERKVM_CHECK=guesttlb is off: without a VPID every VM exit invalidates everything");
 		c->off = true;
@@ -454,6 +461,7 @@ void ghost_left(struct vmx_cpu *cpu)
 	struct ghost_cpu *c = ghost_of(cpu);
 
 	c->in_guest = c->user = false;
+	WRITE_ONCE(c->inflight.page, 0);
 }
 
 /* --- requests --- */

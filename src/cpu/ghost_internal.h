@@ -126,6 +126,11 @@ struct ghost_cpu {
 	uint32_t settled[SETTLED_CHAINS + 1]; /* records of its */
 	uint32_t nr_settled;
 	struct { const char *what; uint64_t address, rip; bool page; } last; /* invalidation */
+	/*
+	 * The store that was announced last, until the processor's next event: others may look before it is
+	 * made. Own to write, with the lock to set.
+	 */
+	struct { hpa_t page; unsigned first, last; } inflight;
 	/* [lock] */
 	unsigned nr_drops;
 	struct ghost_drop drops[GHOST_DROPS];
@@ -203,7 +208,8 @@ void ghost_forget_cpu(struct ghost *g, struct ghost_cpu *c);
 /* Without the lock: what was stored is compared with what is held. */
 void ghost_compare(struct ghost_cpu *c);
 /* The others with the lock. */
-struct pending *pending_for(struct ghost_cpu *c, const struct table *t, bool hypervisor);
+/* NULL: something of another writer's, or too much, is to be compared first. */
+struct pending *pending_for(struct ghost_cpu *c, const struct table *t, bool hypervisor, bool insist);
 bool pending_has(struct ghost *g, const struct hold *h);
 void record_free(struct ghost *g, uint32_t n);
 void records_returned(struct ghost_cpu *c);

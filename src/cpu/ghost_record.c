@@ -47,15 +47,22 @@ static bool slot_matches(const struct pending *p, const struct ghost_cpu *c, con
 	       p->by.cr3 == cs->cr3 && p->by.fs == cs->seg[SREG_FS].base;
 }
 
-struct pending *pending_for(struct ghost_cpu *c, const struct table *t, bool hypervisor)
+struct pending *pending_for(struct ghost_cpu *c, const struct table *t, bool hypervisor, bool insist)
 {
 	const struct cpu_state *cs = &c->cpu->cs;
 	struct ghost *g = c->g;
 	struct pending *p;
 
-	for (unsigned n = 0; n < g->nr_pending; n++)
+	/* the order of stores to a table says who has narrowed an entry: only the last slot may grow */
+	for (unsigned n = g->nr_pending; n-- > 0;) {
+		if (g->pending[n].host != t->host)
+			continue;
 		if (slot_matches(&g->pending[n], c, t, hypervisor))
 			return &g->pending[n];
+		if (!insist)
+			return NULL;
+		break;
+	}
 	if (g->nr_pending == PENDING)
 		return NULL;
 	p = &g->pending[g->nr_pending++];
@@ -390,32 +397,64 @@ static void look_at(struct ghost_cpu *c, struct batch_item *b)
 		(void)load(c, host, bits == 9 ? 8 : 4, &b->now);
 }
 
+/* The first slot goes to c->work; what of it may still be in flight is pending again. */
+static void take_slot(struct ghost_cpu *c)
+{
+	struct ghost *g = c->g;
+	struct pending *p = &g->pending[0], *to = &c->work;
+	const struct ghost_cpu *w = p->by.c;
+	unsigned k, n;
+
+	for (n = 0; n < g->nr_pending; n++, p++, to = p - 1) {
+		to->host = p->host;
+		to->gpa = p->gpa;
+		for (k = 0; k < 8; k++)
+			to->mask[k] = p->mask[k];
+		to->by.c = p->by.c;
+		to->by.rip = p->by.rip;
+		to->by.cr3 = p->by.cr3;
+		to->by.fs = p->by.fs;
+		to->by.time = p->by.time;
+		to->by.cpl = p->by.cpl;
+		to->by.hypervisor = p->by.hypervisor;
+	}
+	g->nr_pending--;
+	if (w == c || c->work.by.hypervisor || READ_ONCE(w->inflight.page) != c->work.host)
+		return;
+	to = &g->pending[g->nr_pending++];
+	to->host = c->work.host;
+	to->gpa = c->work.gpa;
+	for (k = 0; k < 8; k++)
+		to->mask[k] = 0;
+	for (k = w->inflight.first; k <= w->inflight.last; k++)
+		to->mask[k / 64] |= BIT_ULL(k % 64);
+	to->by.c = c->work.by.c;
+	to->by.rip = c->work.by.rip;
+	to->by.cr3 = c->work.by.cr3;
+	to->by.fs = c->work.by.fs;
+	to->by.time = c->work.by.time;
+	to->by.cpl = c->work.by.cpl;
+	to->by.hypervisor = false;
+}
+
 void ghost_compare(struct ghost_cpu *c)
 {
 	struct ghost *g = c->g;
+	unsigned slots = PENDING;
 
-	for (;;) {
-		struct pending *p;
+	WRITE_ONCE(c->inflight.page, 0);
+	for (unsigned done = 0; done < slots; done++) {
 		unsigned nr;
 
 		ghost_lock(g);
+		if (!done)
+			slots = g->nr_pending; /* not those that become pending meanwhile, or again */
 		if (!g->nr_pending) {
 			ghost_unlock(g);
 			return;
 		}
-		p = &g->pending[--g->nr_pending];
-		c->work.host = p->host;
-		c->work.gpa = p->gpa;
-		for (unsigned k = 0; k < 8; k++)
-			c->work.mask[k] = p->mask[k];
-		c->work.by.c = p->by.c;
-		c->work.by.rip = p->by.rip;
-		c->work.by.cr3 = p->by.cr3;
-		c->work.by.fs = p->by.fs;
-		c->work.by.time = p->by.time;
-		c->work.by.cpl = p->by.cpl;
-		c->work.by.hypervisor = p->by.hypervisor;
-		nr = gather(c, table_find(g, p->host));
+		take_slot(c);
+		nr = gather(c, table_find(g, c->work.host));
 		g->count.compared += nr;
 		ghost_unlock(g);
 		for (unsigned n = 0; n < nr; n++)

@@ -467,14 +467,16 @@ void cpu_tlb_flush_all(struct vmx_cpu *cpu)
 void cpu_tlb_flush_cr3(struct vmx_cpu *cpu, uint64_t new_cr3)
 {
 	struct cpu_state *cs = &cpu->cs;
-	bool pcide = cs->cr4 & X86_CR4_PCIDE;
+	bool flushes = !(cs->cr4 & X86_CR4_PCIDE) || !(new_cr3 & CR3_NOFLUSH);
 
+	/* before anybody sees that the PCID is current */
+	if (flushes)
+		note(cpu, (struct tlb_scope){ .vpid = cpu->vpid, .pcid = cpu_pcid(cs, new_cr3),
+					      .keeps_globals = true, .every_ep4ta = true });
 	cs->cr3 = new_cr3 & ~CR3_NOFLUSH;
 	cpu_mode_changed(cpu);
-	if (pcide && (new_cr3 & CR3_NOFLUSH))
+	if (!flushes)
 		return;
-	note(cpu, (struct tlb_scope){ .vpid = cpu->vpid, .pcid = cpu_pcid(cs, new_cr3),
-				      .keeps_globals = true, .every_ep4ta = true });
 	cpu->counters.tlb_flushes++;
 	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
 		struct tlb_context *c = &cpu->tlb->ctx[n];
