@@ -204,7 +204,7 @@ void ghost_report(struct ghost_cpu *by, enum ghost_class class, const struct rec
 	}
 	key = (r->by.rip * 31 + (class == GHOST_REACHABLE ? 0 : rip)) * 8 + class + 1;
 	if (!told_before(g, key) || g->deaf) {
-		if (!quiet && g->lines[class]++ < MAX_LINES)
+		if (!quiet && (g->lines[class]++ < MAX_LINES || (g->deaf && !hold_hidden(h))))
 			tell(by, class, r, h, gva, access, now);
 		tell_json(by, class, r, h, gva, access, now, quiet);
 	}

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 
 import tap
 
@@ -72,6 +73,25 @@ def each_report_is_of_an_invalidation_that_was_hidden():
     assert {line["class"] for line in lines[:-1]} >= {"reachable"} and all(line["hidden"] for line in lines[:-1]), lines[:3]
 
 
+def check_ends_with_a_status_and_names_functions():
+    with tempfile.TemporaryDirectory() as tmp:
+        # where Linux enters from user mode, and the rest of its text as one function; KASLR is on
+        with open(tmp + "/System.map", "w") as f:
+            f.write("ffffffff80000000 T everything\nffffffff80000080 T entry_SYSCALL_64\nffffffff80000100 T the_rest\n")
+        boot = ("boot", KERNEL, "--initrd", INITRD, "--append", "demo.batch panic=-1", "--no-reboot")
+        out, status = tap.run(USERKVM, "check", "--check-exit", "77", "--symbols", tmp + "/System.map", *boot, timeout=240,
+                              env={**os.environ, "USERKVM_GHOST_DEAF": "2"})
+        told = re.search(r"userkvm check: (\d+) reports", out)
+        assert status == 77 and int(told[1]) > 0, (status, out[-2000:])
+        assert re.search(r"userkvm check: reachable: address 0x.* by cpu0 at \w+", out), out[-3000:]
+        out, status = tap.run(USERKVM, "check", "--check-log", tmp + "/log", *boot, timeout=240)
+        assert status == 0 and "userkvm check: 0 reports" in out, (status, out[-2000:])
+        with open(tmp + "/log") as f:
+            assert json.loads(f.read())["class"] == "end"
+    out, status = tap.run(USERKVM, "check", "true")
+    assert status == 1 and "told its counts" in out, (status, out)
+
+
 # Shadow paging; and without unrestricted guest SeaBIOS's real mode is emulated.
 SHADOW = {**os.environ, "USERKVM_PARAMS": "ept=0"}
 
@@ -118,7 +138,7 @@ cases = {f.__name__: f for f in (debian_kernel_runs_to_power_off_under_userkvm_b
                                  qemu_pc_with_two_processors_boots_debian_on_shadow_page_tables,
                                  qemu_pc_with_seabios_and_kernel_irqchip_boots_debian,
                                  qemu_pc_with_seabios_and_its_own_irqchip_boots_debian)}
-checked = {f.__name__: f for f in (a_kernel_that_flushes_is_not_reported, each_report_is_of_an_invalidation_that_was_hidden,
+checked = {f.__name__: f for f in (check_ends_with_a_status_and_names_functions, a_kernel_that_flushes_is_not_reported, each_report_is_of_an_invalidation_that_was_hidden,
                                    no_stale_translation_is_used_while_debian_boots,
                                    debian_kernel_runs_to_power_off_on_lesser_hosts)}
 tap.main(*({**cases, **checked}[name] for name in sys.argv[3:] or cases))
