@@ -370,6 +370,35 @@ static void loops_that_read_the_window_follow_it(void **state)
 	}
 }
 
+/* With the window open: each load at each offset, as the rules have it. */
+static void loads_pass_by_the_open_window(void **state)
+{
+	STATE;
+
+	features(t, ACCESSES | SHADOW | REG_VIRT | VID);
+	for (unsigned n = 0; n < 4096; n++)
+		vapic[n] = (uint8_t)(n * 7 + 1);
+	for (unsigned s = 0; s < 3; s++) {
+		const struct form *m = &forms[LOAD][s];
+		uint8_t code[16] = { 0x8b, 0x4e, 0x20, 0x8b, 0x56, 0x30 }; /* mov ecx,[rsi+20h]; mov edx,[rsi+30h] */
+
+		memcpy(code + 6, m->code, m->len);
+		for (unsigned offset = 0; offset < 0xffc; offset++) {
+			bool ok = virtualized(ACCESSES | SHADOW | REG_VIRT | VID, offset, m->size, R_);
+			uint32_t want = ok ? EXIT_REASON_HLT : EXIT_REASON_APIC_ACCESS;
+
+			W(GUEST_INTR_STATUS, 0);
+			vmx_gprs(t->cpu)[RSI] = APIC_AT;
+			EXPECT(run_code(t, code, m->len + 6U, APIC_AT + offset, 0), want);
+			EXPECT(gpr(t, RDX) & 0xffffff, (vapic32(0x30) & 0xffffff));
+			if (ok)
+				assert_memory_equal(&t->cpu->cs.gpr[RAX], vapic + offset, m->size);
+			else
+				EXPECT(R(t, GUEST_RIP), GPA_CODE + 6);
+		}
+	}
+}
+
 static void supervisor_only_pages_stay_closed_to_users(void **state)
 {
 	STATE;
@@ -434,6 +463,7 @@ int main(void)
 		TEST_APIC(a_write_is_the_last_instruction_before_its_emulation),
 		TEST_APIC(the_window_closes_with_its_translation),
 		TEST_APIC(loops_that_read_the_window_follow_it),
+		TEST_APIC(loads_pass_by_the_open_window),
 		TEST_APIC(supervisor_only_pages_stay_closed_to_users),
 		TEST_APIC(a_watchpoint_on_the_page_is_met),
 		TEST_APIC(the_two_pages_may_be_one),
