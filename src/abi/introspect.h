@@ -19,6 +19,9 @@ unsigned abi_vms_get(struct kvm **vms, unsigned max);
 /* The VM of this serial number, with a reference; NULL: none, or no longer. */
 struct kvm *abi_vm_get(uint64_t serial);
 
+/* Calls fn with the name of each reason that keeps the VM's APICs from being the processor's affair. */
+void abi_vm_apicv_inhibits(struct kvm *kvm, void (*fn)(void *arg, const char *reason), void *arg);
+
 /* fn runs before each KVM_CREATE_VM's VM exists; set once, at load time. */
 void abi_set_vm_hook(void (*fn)(void));
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "abi/internal.h"
+#include "abi/introspect.h"
 #include "host/fault.h"
 #include "hyperv/hyperv.h"
 #include "lib/error.h"
@@ -368,3 +369,20 @@ const struct abi_row abi_vm_rows[] = {
 	ABI_ROW(KVM_CREATE_DEVICE, ABI_VM, ABI_COPY_IN, ABI_UNLOCKED, create_device),
 	{ 0 },
 };
+
+void abi_vm_apicv_inhibits(struct kvm *kvm, void (*fn)(void *arg, const char *reason), void *arg)
+{
+	static const struct {
+		const char *name;
+		unsigned bit;
+	} reasons[] = {
+#define REASON_ROW(name, number) { #name, number },
+		APICV_INHIBIT_REASONS(REASON_ROW)
+#undef REASON_ROW
+	};
+	uint64_t set = kvm_apicv_inhibits(kvm);
+
+	for (size_t i = 0; i < ARRAY_SIZE(reasons); i++)
+		if (set & BIT_ULL(reasons[i].bit))
+			fn(arg, reasons[i].name);
+}

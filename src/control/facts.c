@@ -76,6 +76,19 @@ static void stat_lines(struct reply *r, const char *whose, const struct kvm_stat
 	}
 }
 
+struct inhibits {
+	struct reply *r;
+	uint64_t serial;
+};
+
+/* As a counter: over several VMs they add up to how many there are. */
+static void inhibit_line(void *arg, const char *reason)
+{
+	const struct inhibits *i = arg;
+
+	reply_line(i->r, "vm %llu apicv_inhibit_%s 1", (ull)i->serial, reason);
+}
+
 void control_stats(struct reply *r, struct kvm *none, const uint64_t *args)
 {
 	struct kvm *vms[MAX_VMS];
@@ -88,6 +101,7 @@ void control_stats(struct reply *r, struct kvm *none, const uint64_t *args)
 
 		snprintf(whose, sizeof(whose), "vm %llu", (ull)vms[i]->serial);
 		stat_lines(r, whose, &kvm_vm_stat_table, &vms[i]->stat);
+		abi_vm_apicv_inhibits(vms[i], inhibit_line, &(struct inhibits){ r, vms[i]->serial });
 		kvm_for_each_vcpu(v, vcpu, vms[i]) {
 			snprintf(whose, sizeof(whose), "vcpu %llu %u", (ull)vms[i]->serial,
 				 vcpu->vcpu_id);

@@ -48,6 +48,11 @@ void kvm_set_or_clear_apicv_inhibit(struct kvm *kvm, enum apicv_inhibit reason, 
 	pthread_rwlock_unlock(&a->apicv_update_lock);
 }
 
+uint64_t kvm_apicv_inhibits(const struct kvm *kvm)
+{
+	return __atomic_load_n(&kvm->arch->apicv_inhibit_reasons, __ATOMIC_SEQ_CST);
+}
+
 int kvm_serve_apicv_update(struct kvm_vcpu *vcpu)
 {
 	struct kvm_arch *a = vcpu->kvm->arch;

@@ -20,6 +20,15 @@ enum apicv_inhibit {
 	APICV_INHIBIT_REASON_APIC_BASE_MODIFIED = 5, /* never cleared */
 };
 
+/* X(name of the reason, its number). */
+#define APICV_INHIBIT_REASONS(X)                                                               \
+	X(disable, APICV_INHIBIT_REASON_DISABLE) X(hyperv, APICV_INHIBIT_REASON_HYPERV)         \
+	X(absent, APICV_INHIBIT_REASON_ABSENT) X(blockirq, APICV_INHIBIT_REASON_BLOCKIRQ)       \
+	X(apic_id_modified, APICV_INHIBIT_REASON_APIC_ID_MODIFIED)                              \
+	X(apic_base_modified, APICV_INHIBIT_REASON_APIC_BASE_MODIFIED)
+
+/* The reasons that hold, by their bits. Any thread. */
+uint64_t kvm_apicv_inhibits(const struct kvm *kvm);
 void kvm_apicv_init_vm(struct kvm *kvm);
 void kvm_apicv_destroy_vm(struct kvm *kvm);
 /* Any thread, outside guest mode; kvm->lock may be held. Waits until every vCPU has left the guest. */

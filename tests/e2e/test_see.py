@@ -400,6 +400,17 @@ def stat_of_all_processes_finds_the_client():
         assert re.search(r"^exits\s+[1-9]", ask("stat", "-1", "-s", "0.1"), re.M)
 
 
+def stat_names_what_inhibits_apic_virtualization():
+    def rows(c):
+        out = ask("stat", "-1", "-s", "0.1", "-p", c.pid, "-f", "apicv")
+        return {line.split()[0]: int(line.split()[1]) for line in out.splitlines() if line.startswith("apicv_")}
+
+    with Client() as c:  # without KVM_CREATE_IRQCHIP
+        assert rows(c) == {"apicv_inhibit_absent": 1}, rows(c)
+    with Client(USERKVM_PARAMS="enable_apicv=0") as c:
+        assert rows(c) == {"apicv_inhibit_absent": 1, "apicv_inhibit_disable": 1}, rows(c)
+
+
 def stat_json_and_csv_say_what_the_lines_say():
     with Client() as c:
         c.run()
@@ -733,7 +744,7 @@ cases = (dump_json_agrees_with_slots_and_counters, walk_ends_at_the_clients_memo
          idle_memory_without_accessed_bits, dump_file_says_the_same_as_the_live_vm,
          map_is_well_formed_and_shows_every_slot, core_file_says_the_same_as_the_live_vm, stat_counts_what_the_guest_does, stat_log_is_a_header_and_lines,
          stat_exits_tells_host_time_from_client_time,
-         stat_of_all_processes_finds_the_client, stat_json_and_csv_say_what_the_lines_say,
+         stat_names_what_inhibits_apic_virtualization, stat_of_all_processes_finds_the_client, stat_json_and_csv_say_what_the_lines_say,
          stat_fits_its_window_and_gives_the_terminal_back, qemu_reads_the_counters_of_its_vm, strace_shows_arguments_results_errors_and_time,
          strace_without_a_file_goes_to_standard_error, wrong_processes_are_one_line, nonsense_is_one_line,
          other_users_may_not_look, switched_off_there_is_nothing_to_look_at, vm_that_dies_meanwhile_is_one_line,
