@@ -61,6 +61,22 @@ def u_boot(bits):
     return case
 
 
+# --- xv6, 32 bits with paging of two levels ---
+
+def xv6_passes_its_user_tests():
+    """On two processors at once."""
+    if not os.path.exists(os.path.join(GUESTS, "xv6-fs.img")):
+        raise tap.Skip("no xv6: XV6=TREE scripts/guest-files builds it from its source tree")
+    drives = [f"file={guest(name)},index={n},media=disk,format=raw,snapshot=on"
+              for n, name in enumerate(("xv6.img", "xv6-fs.img"))]
+    # it writes to a VGA's screen too, and panics without one
+    with Machine(USERKVM, "-vga", "std", "-smp", "2", "-drive", drives[0], "-drive", drives[1]) as m:
+        m.wait_for(r"\$ ", 60)
+        m.process.stdin.write(b"usertests\n")
+        m.process.stdin.flush()
+        m.wait_for("ALL TESTS PASSED", 200)
+
+
 # --- Memtest86+ ---
 
 def screen(console):
@@ -130,7 +146,7 @@ def xen_runs_a_paravirtual_linux():
 
 
 CASES = (u_boot(64),)
-MORE = (u_boot(32), memtest_finds_no_error, *both_ways(linux("686", busybox="busybox-i386")),
+MORE = (u_boot(32), xv6_passes_its_user_tests, memtest_finds_no_error, *both_ways(linux("686", busybox="busybox-i386")),
         *both_ways(linux("686-pae", busybox="busybox-i386")), *both_ways(linux("rt")),
         *both_ways(xen_runs_a_paravirtual_linux))
 tap.select(CASES, MORE, sys.argv[3:])
