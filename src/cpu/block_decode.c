@@ -68,7 +68,7 @@ static bool decode(struct vmx_cpu *cpu, struct cpu_block *b, const struct source
 		bool writer;
 
 		r = isa_decode(s->bytes + off, s->nr - off, (enum isa_code_mode)cs->code_mode,
-			       &cpu_isa_ops, i);
+			       cs->ops, i);
 		if (r == ISA_DECODE_PARTIAL)
 			break;
 		i->off = (uint16_t)off;

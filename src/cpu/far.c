@@ -17,16 +17,6 @@
 
 #define RPL(selector) ((unsigned)((selector) & 3))
 
-void cpu_check_rip(struct vmx_cpu *cpu, uint32_t ar, uint32_t limit, uint64_t offset)
-{
-	if (cpu_ia32e(cpu) && ar & VMX_AR_L) {
-		if (!cpu_canonical(offset))
-			isa_raise_error(&cpu->cs, X86_TRAP_GP, cpu_ext_bit(cpu));
-	} else if (offset > limit) {
-		isa_raise_error(&cpu->cs, X86_TRAP_GP, cpu_ext_bit(cpu));
-	}
-}
-
 static uint64_t truncate_size(uint64_t v, unsigned size)
 {
 	return size == 2 ? (uint16_t)v : size == 4 ? (uint32_t)v : v;

@@ -1,7 +1,7 @@
 /*
  * Inside the processor. Who owns what:
  *   vmcs.c caps.c entry.c exit.c  VMCS, capability MSRs, VM entry checks, VM exits
- *   walk.c ept.c tlb.c mem.c      two-dimensional walk, software TLB (tlb.h), isa_ops
+ *   walk.c ept.c tlb.c mem.c      two-dimensional walk, software TLB (tlb.h); isa_ops.c
  *   bus_lock.c                    split locks, and their detection
  *   tlb_check.c                   USERKVM_CHECK=tlb
  *   ghost*.c                      USERKVM_CHECK=guesttlb (ghost.h)
@@ -308,7 +308,12 @@ void cpu_save_exit(struct vmx_cpu *cpu, const struct cpu_exit *e);
 /* Reason 33 or 34: exit fields only, guest state of the VMCS unchanged. */
 void cpu_failed_entry(struct vmx_cpu *cpu, uint32_t reason, uint64_t qualification);
 
-/* --- mem.c --- */
+/* --- mem.c, as struct isa_ops describes them --- */
+void *cpu_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum isa_access how, void *bounce);
+void cpu_mem_commit(struct cpu_state *cs, uint64_t lin, unsigned size, const void *bounce);
+__attribute__((noreturn)) void cpu_raise(struct cpu_state *cs);
+
+/* --- isa_ops.c --- */
 extern const struct isa_ops cpu_isa_ops;
 
 /* --- bus_lock.c --- */

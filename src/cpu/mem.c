@@ -181,7 +181,7 @@ static void *mem_crossing(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint
 	return bounce;
 }
 
-static void *cpu_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum isa_access how,
+void *cpu_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum isa_access how,
 		     void *bounce)
 {
 	struct vmx_cpu *cpu = cpu_of(cs);
@@ -205,7 +205,7 @@ static void *cpu_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum isa
 	return p;
 }
 
-static void cpu_mem_commit(struct cpu_state *cs, uint64_t lin, unsigned size, const void *bounce)
+void cpu_mem_commit(struct cpu_state *cs, uint64_t lin, unsigned size, const void *bounce)
 {
 	struct vmx_cpu *cpu = cpu_of(cs);
 
@@ -223,7 +223,7 @@ static void cpu_mem_commit(struct cpu_state *cs, uint64_t lin, unsigned size, co
 	cpu_broken(cpu, "a commit without its access", __FILE__, __LINE__);
 }
 
-static __attribute__((noreturn)) void cpu_raise(struct cpu_state *cs)
+__attribute__((noreturn)) void cpu_raise(struct cpu_state *cs)
 {
 	struct vmx_cpu *cpu = cpu_of(cs);
 
@@ -250,15 +250,3 @@ void cpu_sys_store(struct vmx_cpu *cpu, gva_t lin, unsigned size, uint64_t v)
 		cpu_mem_commit(&cpu->cs, lin, size, &bounce);
 }
 
-static void cpu_pkru_changed(struct cpu_state *cs, uint32_t changed)
-{
-	cpu_tlb_pkru_changed(cpu_of(cs), changed);
-}
-
-const struct isa_ops cpu_isa_ops = {
-	.mem = cpu_mem,
-	.mem_commit = cpu_mem_commit,
-	.raise = cpu_raise,
-	.system = cpu_system_handler,
-	.pkru_changed = cpu_pkru_changed,
-};

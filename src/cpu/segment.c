@@ -272,3 +272,13 @@ bool cpu_descriptor_visible(struct vmx_cpu *cpu, uint16_t selector, struct cpu_d
 	dpl = cpu_ar_dpl(d->ar);
 	return cpu->cs.cpl <= dpl && (unsigned)(selector & 3) <= dpl;
 }
+
+void cpu_check_rip(struct vmx_cpu *cpu, uint32_t ar, uint32_t limit, uint64_t offset)
+{
+	if (cpu_ia32e(cpu) && ar & VMX_AR_L) {
+		if (!cpu_canonical(offset))
+			isa_raise_error(&cpu->cs, X86_TRAP_GP, cpu_ext_bit(cpu));
+	} else if (offset > limit) {
+		isa_raise_error(&cpu->cs, X86_TRAP_GP, cpu_ext_bit(cpu));
+	}
+}

@@ -13,11 +13,6 @@ void cpu_set_vif(struct vmx_cpu *cpu, bool vif)
 	cpu->cs.rflags = (cpu->cs.rflags & ~X86_FLAGS_VIF) | (vif ? X86_FLAGS_VIF : 0);
 }
 
-uint64_t cpu_virtual_flags(uint64_t rflags)
-{
-	return (rflags & ~X86_FLAGS_IF) | X86_FLAGS_IOPL | (rflags & X86_FLAGS_VIF ? X86_FLAGS_IF : 0);
-}
-
 void cpu_check_virtual_flags(struct vmx_cpu *cpu, uint64_t flags)
 {
 	if (flags & X86_FLAGS_TF || (flags & X86_FLAGS_IF && cpu->cs.rflags & X86_FLAGS_VIP))

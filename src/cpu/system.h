@@ -57,7 +57,10 @@ static inline bool cpu_virtual_if(const struct vmx_cpu *cpu)
 }
 
 /* RFLAGS as a task of IOPL 3 would have them: IF shows VIF. */
-uint64_t cpu_virtual_flags(uint64_t rflags);
+static inline uint64_t cpu_virtual_flags(uint64_t rflags)
+{
+	return (rflags & ~X86_FLAGS_IF) | X86_FLAGS_IOPL | (rflags & X86_FLAGS_VIF ? X86_FLAGS_IF : 0);
+}
 /* FLAGS popped in virtual-8086 mode, IF standing for VIF: #GP for TF, and for IF while VIP is set. */
 void cpu_check_virtual_flags(struct vmx_cpu *cpu, uint64_t flags);
 void cpu_set_vif(struct vmx_cpu *cpu, bool vif);
