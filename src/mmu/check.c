@@ -240,22 +240,34 @@ static void confirm_suspects(struct kvm *kvm, struct mmu_check_result *r)
 	}
 }
 
+static bool with_ept02; /* set once, with `verify` */
+
 /* slots_lock: a slot that is being deleted is in both worlds. */
 static void check_locked(struct kvm *kvm, struct mmu_check_result *r)
 {
 	struct kvm_mmu_vm *vm = kvm->mmu_vm;
 	struct check c = { .kvm = kvm, .result = r };
+	bool compose;
 
 	/* Room for every table there can be between here and the lock, and more. */
 	c.max_seen = READ_ONCE(vm->table_pages) * 2 + 1024;
 	c.seen = own_malloc(c.max_seen * sizeof(*c.seen));
 	if (!c.seen)
 		c.max_seen = 0;
+	compose = READ_ONCE(with_ept02) && !pthread_mutex_trylock(&vm->track_lock);
 	mmu_write_lock(vm);
 	check_roots(&c, vm);
 	if (vm->shadow)
 		shadow_check(kvm, r, c.tables, c.leaves);
+	if (vm->shadow && compose) {
+		lib_rcu_read_lock();
+		ept02_check(kvm, r);
+		lib_rcu_read_unlock();
+	}
 	mmu_write_unlock(vm);
+	/* else somebody is writing a table just now: the next look is as good */
+	if (compose)
+		pthread_mutex_unlock(&vm->track_lock);
 	own_free(c.seen);
 	if (kvm_memslots_check(kvm))
 		mmu_check_fault(r, "the sets of memslots are not in order");
@@ -279,7 +291,8 @@ static pthread_once_t verify_once = PTHREAD_ONCE_INIT;
 
 static void read_verify(void)
 {
-	verify = params_has_word("USERKVM_CHECK", "1");
+	with_ept02 = ept02_check_wanted();
+	verify = with_ept02 || params_has_word("USERKVM_CHECK", "1");
 }
 
 static bool verify_wanted(const struct kvm *kvm)

@@ -29,8 +29,12 @@ void mmu_check_fault(struct mmu_check_result *r, const char *fmt, ...)
  */
 void mmu_check_suspect(struct mmu_check_result *r, const struct kvm_memory_slot *slot, gfn_t gfn);
 
+/* --- ept02_check.c: slots_lock, track_lock, RCU, mmu_lock --- */
+void ept02_check(struct kvm *kvm, struct mmu_check_result *r);
+bool ept02_check_wanted(void);
+
 /*
- * With USERKVM_CHECK=1: mmu_check(), and abort() after the faults have been told.
+ * With USERKVM_CHECK=1 or ept02: mmu_check(), and abort() after the faults have been told.
  * Nothing otherwise. No lock but slots_lock, no RCU section. If another thread
  * is changing slots, its own check comes after and this one is left out.
  */
