@@ -89,7 +89,21 @@ def run_here(source, *args):
                               timeout=60 * tap.PATIENCE).stdout
 
 
-def make(path, script, modules_folder=None, modules=(), programs=(), busybox="/bin/busybox"):
+def add_of_this_machine(archive, program, made):
+    """A program of this machine's, with its loader and its shared libraries at their places."""
+    out = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    archive.file("bin/" + os.path.basename(program), open(program, "rb").read())
+    for library in re.findall(r"/\S+", out):
+        parts = library.strip("/").split("/")
+        for k in range(1, len(parts)):
+            folder = "/".join(parts[:k])
+            if folder not in made:
+                made.add(folder)
+                archive.directory(folder)
+        archive.file("/".join(parts), open(library, "rb").read())
+
+
+def make(path, script, modules_folder=None, modules=(), programs=(), busybox="/bin/busybox", dynamic=()):
     archive = Cpio()
     for d in ("bin", "dev", "proc", "sys", "tmp", "mnt", "modules"):
         archive.directory(d)
@@ -100,6 +114,9 @@ def make(path, script, modules_folder=None, modules=(), programs=(), busybox="/b
     archive.file("modules/order", "".join(m + ".ko\n" for m in order), 0o644)
     for p in programs:
         archive.file("bin/" + os.path.splitext(p)[0], compile_static(p))
+    made = set()
+    for p in dynamic:
+        add_of_this_machine(archive, p, made)
     archive.file("init", INIT)
     archive.file("script", script)
     with open(path, "wb") as f:

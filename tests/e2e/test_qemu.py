@@ -23,11 +23,11 @@ SCRATCH = os.path.join(BUILD, "test-qemu")
 BAD = ("Kernel panic", "BUG:", "Oops", "Call Trace", "unchecked MSR", "guest: no module")
 
 
-def boot(name, script, *args, modules=(), programs=(), append="", **more):
+def boot(name, script, *args, modules=(), programs=(), dynamic=(), append="", **more):
     os.makedirs(SCRATCH, exist_ok=True)
     if modules and not os.path.isdir(MODULES):
         raise tap.Skip("no kernel modules: scripts/demo-files DIR makes them")
-    image = initrd.make(os.path.join(SCRATCH, name + ".img"), script, MODULES, modules, programs)
+    image = initrd.make(os.path.join(SCRATCH, name + ".img"), script, MODULES, modules, programs, dynamic=dynamic)
     return Machine(USERKVM, "-kernel", KERNEL, "-initrd", image, "-append",
                    "console=ttyS0 quiet panic=-1 " + append, *args, **more)
 
@@ -336,6 +336,21 @@ def protection_keys_hold_in_linux():
         assert "pkeys: later 2" in m.console, m.console[-2000:]
 
 
+def every_cpu_method_of_stress_ng_runs_in_a_guest():
+    """Code that compilers choose by the processor's model: what the model is known to have is there."""
+    stress_ng = shutil.which("stress-ng")
+    if not stress_ng:
+        raise tap.Skip("stress-ng is not installed")
+    out, _ = tap.run(stress_ng, "--cpu", "1", "--cpu-method", "which")
+    methods = [w for w in out.split("must be one of:")[1].split() if w != "all"]
+    script = "".join(f"stress-ng --cpu 1 --cpu-method {m} --cpu-ops 2 -t 20 --quiet; echo \"method {m}: $?\"\n" for m in methods)
+    with boot("stress-ng", script, "-M", "q35", "-cpu", "host,migratable=off", dynamic=[stress_ng], memory="512") as m:
+        finish(m, timeout=240)
+        ran = dict(re.findall(r"method (\w+): (\d+)", m.console))
+        assert len(methods) > 30 and set(ran) == set(methods), (methods, ran)
+        assert set(ran.values()) == {"0"}, {k: v for k, v in ran.items() if v != "0"}
+
+
 def stress_ng_runs_clean():
     if not shutil.which("stress-ng"):
         raise tap.Skip("stress-ng is not installed")
@@ -352,7 +367,8 @@ MORE = (confined_vcpus_have_a_disk_and_a_network, q35_that_halts_without_exits, 
         microvm_with_qemus_own_irqchip, q35_without_smm, intel_iommu_remaps_interrupts, virtio_serial_carries_every_byte,
         *(cpu_model(m) for m in ("host", "max", "qemu64", "Skylake-Client", "EPYC")), ovmf_boots_the_kernel,
         ovmf_in_smm_keeps_variables, linux_on_the_hyperv_clock, linux_talks_to_qemus_vmbus, a_crash_is_told_by_hyperv, bus_locks_are_limited_by_qemu,
-        virtiofs_shares_a_folder, protection_keys_hold_in_linux, stress_ng_runs_clean)
+        virtiofs_shares_a_folder, protection_keys_hold_in_linux,
+        every_cpu_method_of_stress_ng_runs_in_a_guest, stress_ng_runs_clean)
 # What named models may lack, and why (docs/processor.md): never offered; not yet; AMD's, offered on AMD.
 NEVER = set("hle rtm mpx core-capability split-lock-detect 3dnow 3dnowext xop fma4 tbm "
             "avx512pf avx512er avx512-4vnniw avx512-4fmaps".split())
