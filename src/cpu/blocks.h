@@ -35,7 +35,7 @@ struct cpu_block {
 	bool sys;	    /* one is a system instruction, or writes to the APIC: look around after the last */
 	struct isa_insn insns[];
 };
-must_check int cpu_blocks_create(struct vmx_cpu *cpu);
+must_check int cpu_blocks_create(struct vmx_cpu *cpu); /* -ENOMEM */
 void cpu_blocks_destroy(struct vmx_cpu *cpu);
 /* Host address of its first byte. */
 #define BLOCK_MODE_SHIFT 56

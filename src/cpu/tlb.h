@@ -132,7 +132,7 @@ struct cpu_tlb {
 	struct ept_cache_entry ept[EPT_CACHE_ENTRIES];
 	struct isa_tlb_entry empty[ISA_TLB_ENTRIES]; /* never hits */
 };
-must_check int cpu_tlb_create(struct vmx_cpu *cpu);
+must_check int cpu_tlb_create(struct vmx_cpu *cpu); /* -ENOMEM */
 /* Host pointer of the byte at gva for an access that is now allowed; fills the TLB. */
 uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv);
 void cpu_tlb_entry_flush(struct vmx_cpu *cpu); /* VPID 0: entries end at entry and exit */

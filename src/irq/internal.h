@@ -206,7 +206,7 @@ void lapic_pv_eoi_to_guest(struct kvm_lapic *apic);
 void lapic_pv_eoi_from_guest(struct kvm_lapic *apic);
 
 /* lapic_timer.c */
-must_check int lapic_timer_init(struct kvm_lapic *apic);
+must_check int lapic_timer_init(struct kvm_lapic *apic); /* -EAGAIN: no thread for timers, -ENOMEM */
 void lapic_timer_free(struct kvm_lapic *apic);
 void lapic_timer_stop(struct kvm_lapic *apic);
 void lapic_timer_set_mode(struct kvm_lapic *apic);    /* after LVTT changed */
@@ -245,7 +245,7 @@ struct kvm_ioapic {
 	uint32_t drivers[KVM_IOAPIC_NUM_PINS];
 	uint64_t eoi_vectors[4]; /* (a) vectors whose EOI concerns us */
 };
-must_check int kvm_ioapic_init(struct kvm *kvm);
+must_check int kvm_ioapic_init(struct kvm *kvm); /* -ENOMEM, or the bus's refusal */
 void kvm_ioapic_destroy(struct kvm *kvm);
 int kvm_ioapic_set_irq(struct kvm_ioapic *ioapic, int pin, int source_id, int level);
 /* A vector's end of interrupt at `apic`. */
@@ -267,7 +267,7 @@ struct kvm_pic {
 	bool output; /* (a) INT pin of the master */
 	bool wake;   /* [lock] INT rose: kick when the lock is dropped */
 };
-must_check int kvm_pic_init(struct kvm *kvm);
+must_check int kvm_pic_init(struct kvm *kvm); /* -ENOMEM, or the bus's refusal */
 void kvm_pic_destroy(struct kvm *kvm);
 int kvm_pic_set_irq(struct kvm_pic *pic, int pin, int source_id, int level);
 int kvm_pic_read_irq(struct kvm *kvm); /* INTA: the vector */
@@ -280,7 +280,7 @@ void kvm_pit_mask_changed(struct kvm *kvm, uint32_t irqchip, uint32_t pin, bool 
 /* irq_comm.c */
 int kvm_set_routing_entry(struct kvm *kvm, struct kvm_kernel_irq_routing_entry *e,
 			  const struct kvm_irq_routing_entry *ue);
-must_check int kvm_setup_default_irq_routing(struct kvm *kvm);
+must_check int kvm_setup_default_irq_routing(struct kvm *kvm); /* -ENOMEM */
 
 /* msi.c */
 void kvm_msi_to_lapic_irq(struct kvm *kvm, uint32_t address_lo, uint32_t address_hi,

@@ -36,6 +36,7 @@ gpa_t translate_nested_gpa(struct kvm_vcpu *vcpu, gpa_t gpa, gva_t gva, uint32_t
 int ept_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault);
 
 /* --- shadow_root.c --- */
+/* EPT02's root for the EPTP12 of now. -ENOMEM; -ENOSPC: too many shadow pages are roots in use. */
 must_check int shadow_alloc_ept_root(struct kvm_vcpu *vcpu);
 void shadow_unload(struct kvm_vcpu *vcpu, struct kvm_mmu *mmu);
 /* The root for the guest_mmu's EPTP12, where it is remembered; else the next reload makes it. */

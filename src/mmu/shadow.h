@@ -211,7 +211,7 @@ uint64_t shadow_nr_rmaps(const struct kvm_memory_slot *slot, int level);
 struct shadow_page **shadow_region(struct shadow_vm *s, gfn_t gfn, int level);
 
 /* --- shadow_page.c --- */
-must_check int shadow_vm_create(struct kvm_mmu_vm *vm);
+must_check int shadow_vm_create(struct kvm_mmu_vm *vm); /* -ENOMEM */
 void shadow_vm_destroy(struct kvm_mmu_vm *vm);
 /* Before the lock: pages for the longest way down. -ENOMEM. */
 must_check int shadow_topup(struct kvm_vcpu *vcpu);
@@ -269,7 +269,7 @@ int nonpaging_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, 
 bool shadow_unprotect_gva(struct kvm_vcpu *vcpu, gva_t gva);
 
 /* --- shadow_root.c --- */
-must_check int shadow_vcpu_create(struct kvm_vcpu *vcpu);
+must_check int shadow_vcpu_create(struct kvm_vcpu *vcpu); /* -ENOMEM */
 void shadow_vcpu_destroy(struct kvm_vcpu *vcpu);
 void init_kvm_softmmu(struct kvm_vcpu *vcpu);
 /* The page to begin a walk of gva with. NULL: nothing there. */

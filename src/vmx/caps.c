@@ -84,7 +84,6 @@ static void setup(void)
 	params.vpid = params_get_bool("vpid");
 	params.pml = params_get_bool("pml") && params.ept && kvm_mmu_params()->eptad;
 	/* not driven yet, whatever the knobs say */
-	params.preemption_timer = false;
 	params.flexpriority = params_get_bool("flexpriority");
 	params.nested = kvm_mmu_params()->nested && params.unrestricted_guest;
 	params.enable_apicv = params_get_bool("enable_apicv");

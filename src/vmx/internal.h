@@ -244,6 +244,7 @@ uint64_t nested_vmx_read_reg(struct kvm_vcpu *vcpu, unsigned reg);
 bool nested_vmx_page_valid(struct kvm_vcpu *vcpu, gpa_t gpa);
 
 /* nested_insn.c */
+/* -ENOMEM; -EAGAIN: no thread for the preemption timer. Nothing is done then. */
 must_check int enter_vmx_operation(struct kvm_vcpu *vcpu);
 void free_nested(struct kvm_vcpu *vcpu);
 /* The current vmcs12 goes back to L1's memory and is current no more. */

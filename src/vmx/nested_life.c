@@ -25,7 +25,6 @@ static void free_vmx_operation(struct kvm_vcpu *vcpu)
 	nested_timer_destroy(vcpu);
 }
 
-/* -ENOMEM, -EAGAIN (no thread for the timer) with nothing done. */
 int enter_vmx_operation(struct kvm_vcpu *vcpu)
 {
 	struct nested_vmx *n = &vcpu->vmx->nested;
