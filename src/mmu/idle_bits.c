@@ -23,31 +23,42 @@
 #define NR_CHUNKS (1ULL << (47 - PAGE_SHIFT - CHUNK_BITS)) /* user space, unless asked for more */
 
 static struct {
-	uint64_t *chunk[NR_CHUNKS]; /* (a) */
+	uint64_t **chunk; /* (a) NR_CHUNKS; NULL: nobody has ever marked a page */
 } idle;
 
 bool mmu_idle_in_use;
 
 static uint64_t *chunk_of(uint64_t page)
 {
-	return page >> CHUNK_BITS < NR_CHUNKS ? __atomic_load_n(&idle.chunk[page >> CHUNK_BITS], __ATOMIC_ACQUIRE) :
-						NULL;
+	uint64_t **chunk = __atomic_load_n(&idle.chunk, __ATOMIC_ACQUIRE);
+
+	return chunk && page >> CHUNK_BITS < NR_CHUNKS ? __atomic_load_n(&chunk[page >> CHUNK_BITS], __ATOMIC_ACQUIRE) : NULL;
+}
+
+/*
+ * What *slot points to, made where it is NULL: size_bytes of zeroes. NULL: no memory. Neither malloc() nor
+ * own_malloc(): a signal handler of the client's may be the one that marks.
+ */
+static void *made(void **slot, size_t size_bytes)
+{
+	void *there = __atomic_load_n(slot, __ATOMIC_ACQUIRE), *p;
+
+	if (there)
+		return there;
+	p = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return NULL;
+	if (__atomic_compare_exchange_n(slot, &there, p, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+		return p;
+	munmap(p, size_bytes);
+	return there;
 }
 
 static uint64_t *chunk_make(uint64_t page)
 {
-	uint64_t **slot = &idle.chunk[page >> CHUNK_BITS], *chunk = chunk_of(page), *none = NULL;
+	uint64_t **chunk = made((void **)&idle.chunk, NR_CHUNKS * sizeof(*chunk));
 
-	if (chunk)
-		return chunk;
-	/* Neither malloc() nor own_malloc(): a signal handler of the client's may be the one that marks. */
-	chunk = mmap(NULL, CHUNK_PAGES / 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (chunk == MAP_FAILED)
-		return NULL;
-	if (__atomic_compare_exchange_n(slot, &none, chunk, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
-		return chunk;
-	munmap(chunk, CHUNK_PAGES / 8);
-	return none;
+	return chunk ? made((void **)&chunk[page >> CHUNK_BITS], CHUNK_PAGES / 8) : NULL;
 }
 
 int mmu_idle_set(hva_t hva)
