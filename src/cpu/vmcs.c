@@ -36,19 +36,18 @@
 	 : ((enc) >> 10 & 3) == VMCS_KIND_HOST ? VMCS_CHECK_HOST                               \
 	 : VMCS_CHECK_CONTROLS | VMCS_CHECK_HOST | VMCS_CHECK_GUEST)
 
-/* Width, kind and the low five bits of the index of an encoding, side by side. */
-#define FIELD_BITS 0x6c3eU
-#define FIELD_SLOT(enc) (((enc) >> 6 & 0x180) | ((enc) >> 5 & 0x60) | ((enc) >> 1 & 0x1f))
-
-static const struct field {
-	uint16_t cell; /* offset in struct vmcs; 0: there is no such field */
-	uint8_t stale;
-} fields[512] = {
-#define FIELD(name, enc) [FIELD_SLOT(enc)] = { UNSUPPORTED(enc) ? 0 : offsetof(struct vmcs, name), STALE(enc) },
+/* 0: there is no such field. */
+const uint16_t vmx_vmcs_cells[512] = {
+#define FIELD(name, enc) [VMX_FIELD_SLOT(enc)] = UNSUPPORTED(enc) ? 0 : offsetof(struct vmcs, name),
 	VMCS_FIELDS(FIELD)
 #undef FIELD
 };
-#define FIELD_HAS_SLOT(name, enc) static_assert(!((enc) & ~FIELD_BITS), #name);
+static const uint8_t stale_by_write[512] = {
+#define FIELD(name, enc) [VMX_FIELD_SLOT(enc)] = STALE(enc),
+	VMCS_FIELDS(FIELD)
+#undef FIELD
+};
+#define FIELD_HAS_SLOT(name, enc) static_assert(!((enc) & ~VMX_FIELD_BITS), #name);
 VMCS_FIELDS(FIELD_HAS_SLOT)
 #undef FIELD_HAS_SLOT
 
@@ -100,60 +99,43 @@ hpa_t vmptrst(struct vmx_cpu *cpu)
 }
 
 /* The high half may be named only of a 64-bit field. NULL: no such field. */
-static const struct field *find_field(uint32_t enc)
+static uint64_t *find_cell(struct vmx_cpu *cpu, uint32_t enc)
 {
-	const struct field *f;
+	uint16_t cell;
 
 	if ((enc & 1) && vmcs_field_width(enc) != VMCS_WIDTH_64)
 		return NULL;
-	if (enc & ~(FIELD_BITS | 1))
+	if (enc & ~(VMX_FIELD_BITS | 1))
 		return NULL;
-	f = &fields[FIELD_SLOT(enc)];
-	return f->cell ? f : NULL;
-}
-
-static uint64_t *cell_of(struct vmx_cpu *cpu, const struct field *f)
-{
-	return (uint64_t *)((char *)cpu->vmcs + f->cell);
+	cell = vmx_vmcs_cells[VMX_FIELD_SLOT(enc)];
+	return cell ? (uint64_t *)((char *)cpu->vmcs + cell) : NULL;
 }
 
 enum vmx_result vmread(struct vmx_cpu *cpu, uint32_t field, uint64_t *value)
 {
-	const struct field *f;
-	uint64_t cell;
+	const uint64_t *cell;
 
-	/* the field of a current VMCS that is there: nearly always */
-	if (likely(cpu->vmcs && !(field & ~FIELD_BITS))) {
-		f = &fields[FIELD_SLOT(field)];
-		if (likely(f->cell)) {
-			*value = *cell_of(cpu, f);
-			return VMX_SUCCEED;
-		}
-	}
 	*value = 0;
 	if (unlikely(!cpu->vmcs))
 		return VMX_FAIL_INVALID;
-	f = find_field(field);
-	if (unlikely(!f))
+	cell = find_cell(cpu, field);
+	if (unlikely(!cell))
 		return vmx_fail(cpu, VMXERR_UNSUPPORTED_VMCS_COMPONENT);
-	cell = *cell_of(cpu, f);
-	*value = (field & 1) ? cell >> 32 : cell;
+	*value = (field & 1) ? *cell >> 32 : *cell;
 	return VMX_SUCCEED;
 }
 
 enum vmx_result vmwrite(struct vmx_cpu *cpu, uint32_t field, uint64_t value)
 {
-	const struct field *f;
 	uint64_t *cell, old;
 
 	if (!cpu->vmcs)
 		return VMX_FAIL_INVALID;
-	f = find_field(field);
-	if (!f)
+	cell = find_cell(cpu, field);
+	if (!cell)
 		return vmx_fail(cpu, VMXERR_UNSUPPORTED_VMCS_COMPONENT);
 	if (vmcs_field_kind(field) == VMCS_KIND_RO)
 		return vmx_fail(cpu, VMXERR_VMWRITE_READ_ONLY_VMCS_COMPONENT);
-	cell = cell_of(cpu, f);
 	old = *cell;
 	if (field & 1)
 		*cell = (uint32_t)*cell | value << 32;
@@ -165,6 +147,6 @@ enum vmx_result vmwrite(struct vmx_cpu *cpu, uint32_t field, uint64_t value)
 		*cell = value;
 	/* of RFLAGS, VM alone decides what other fields may hold; the rest is looked at by each entry */
 	if (*cell != old && (field != GUEST_RFLAGS || ((*cell ^ old) & X86_FLAGS_VM)))
-		cpu->vmcs->stale |= f->stale;
+		cpu->vmcs->stale |= stale_by_write[VMX_FIELD_SLOT(field)];
 	return VMX_SUCCEED;
 }

@@ -64,6 +64,13 @@ enum vmx_result {
 must_check enum vmx_result vmclear(struct vmx_cpu *cpu, hpa_t vmcs);
 must_check enum vmx_result vmptrld(struct vmx_cpu *cpu, hpa_t vmcs);
 hpa_t vmptrst(struct vmx_cpu *cpu); /* ~0 when there is none */
+/*
+ * VMREAD without the instruction: of a field whose entry is not 0 the value stands there in the region of
+ * the current VMCS, in bytes from its beginning, as 64 bits. Full encodings only (no high halves).
+ */
+#define VMX_FIELD_BITS 0x6c3eU /* width, kind and the low five bits of the index: side by side */
+#define VMX_FIELD_SLOT(enc) (((enc) >> 6 & 0x180) | ((enc) >> 5 & 0x60) | ((enc) >> 1 & 0x1f))
+extern const uint16_t vmx_vmcs_cells[512];
 must_check enum vmx_result vmread(struct vmx_cpu *cpu, uint32_t field, uint64_t *value);
 must_check enum vmx_result vmwrite(struct vmx_cpu *cpu, uint32_t field, uint64_t value);
 must_check enum vmx_result invept(struct vmx_cpu *cpu, uint64_t type, uint64_t eptp);

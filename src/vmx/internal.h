@@ -122,8 +122,12 @@ void vmcs_access_failed(struct kvm_vcpu *vcpu, const char *what, uint32_t field)
 
 static inline uint64_t vmcs_read64(struct kvm_vcpu *vcpu, uint32_t field)
 {
+	uint16_t cell = field & ~VMX_FIELD_BITS ? 0 : vmx_vmcs_cells[VMX_FIELD_SLOT(field)];
 	uint64_t v = 0;
 
+	/* one of the two is current from the vCPU's creation to its end: vmx_switch_vmcs() */
+	if (likely(cell))
+		return *(const uint64_t *)(const void *)((const char *)vcpu->vmx->loaded_vmcs->vmcs + cell);
 	if (unlikely(vmread(vcpu->vmx->cpu, field, &v) != VMX_SUCCEED))
 		vmcs_access_failed(vcpu, "VMREAD", field);
 	return v;

@@ -64,6 +64,31 @@ static void invalidations_of_no_type_or_no_eptp_fail_with_28(void **state)
 	assert_int_equal(invvpid(t->cpu, INVVPID_ALL_CONTEXT, 1, 0), VMX_SUCCEED);
 }
 
+/* Every encoding: a cell is told of those that VMREAD knows, and has what VMREAD reads. */
+static void cells_hold_what_vmread_reads(void **state)
+{
+	STATE;
+	unsigned nr = 0;
+
+	for (uint32_t field = 0; field < 0x8000; field++) {
+		uint16_t cell = field & ~VMX_FIELD_BITS ? 0 : vmx_vmcs_cells[VMX_FIELD_SLOT(field)];
+		enum vmx_result r;
+		uint64_t v;
+
+		if (cell && vmcs_field_kind(field) != VMCS_KIND_RO)
+			assert_int_equal(vmwrite(t->cpu, field, 0x0123456789abcdefULL + field), VMX_SUCCEED);
+		r = vmread(t->cpu, field, &v);
+		if (!cell) {
+			assert_true(r == VMX_FAIL_VALID || (field & 1));
+			continue;
+		}
+		nr++;
+		assert_int_equal(r, VMX_SUCCEED);
+		assert_int_equal(v, *(uint64_t *)(void *)((char *)t->vmcs + cell));
+	}
+	assert_in_range(nr, 120, 512);
+}
+
 /* A field that is written over with its value is as checked as it was; with another, its checks are due. */
 static void only_another_value_makes_checks_due(void **state)
 {
@@ -177,6 +202,7 @@ int main(void)
 		TEST_REAL(write_to_read_only_field_fails_with_13),
 		TEST_REAL(invalidations_of_no_type_or_no_eptp_fail_with_28),
 		TEST_REAL(unsupported_fields_fail_with_12),
+		TEST_REAL(cells_hold_what_vmread_reads),
 		TEST_REAL(only_another_value_makes_checks_due),
 		TEST_REAL(high_half_of_64_bit_field_is_its_upper_32_bits),
 		TEST_REAL(fields_are_truncated_to_their_width),

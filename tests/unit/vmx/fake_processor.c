@@ -53,6 +53,9 @@ static bool known(uint32_t field)
 	return strcmp(vmcs_field_name(field), "?") != 0;
 }
 
+/* VMREAD only. */
+const uint16_t vmx_vmcs_cells[512];
+
 enum vmx_result vmread(struct vmx_cpu *cpu, uint32_t field, uint64_t *value)
 {
 	if (!known(field))
