@@ -305,17 +305,17 @@ static enum vmx_result vm_entry(struct vmx_cpu *cpu, bool launch)
 		return vmx_fail(cpu, VMXERR_VMRESUME_NONLAUNCHED_VMCS);
 	why = check_controls(v);
 	if (why) {
-		log_line(LOG_ERRORS, "VM entry: control fields: %s", why);
+		log_told("VM entry failed: control fields: %s [SDM \"Checks on VMX Controls\"]", why);
 		return vmx_fail(cpu, VMXERR_ENTRY_INVALID_CONTROL_FIELD);
 	}
 	why = check_host_state(v);
 	if (why) {
-		log_line(LOG_ERRORS, "VM entry: host state: %s", why);
+		log_told("VM entry failed: host state: %s [SDM \"Checks on Host-State Area\"]", why);
 		return vmx_fail(cpu, VMXERR_ENTRY_INVALID_HOST_STATE_FIELD);
 	}
 	why = check_guest_state(v, &qualification);
 	if (why) {
-		log_line(LOG_ERRORS, "VM entry: guest state: %s", why);
+		log_told("VM entry failed: guest state: %s [SDM \"Checks on Guest State\"]", why);
 		cpu_ring_dump(cpu, why);
 		cpu_failed_entry(cpu, EXIT_REASON_INVALID_STATE, qualification);
 		return VMX_SUCCEED;
