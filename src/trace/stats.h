@@ -62,7 +62,7 @@
 	F(hypercalls, COUNTER, 1)                       \
 	F(irq_injections, COUNTER, 1)                   \
 	F(nmi_injections, COUNTER, 1)                   \
-	F(req_event, COUNTER, 1) F(nested_run, COUNTER, 1)
+	F(req_event, COUNTER, 1) F(nested_run, COUNTER, 1) F(guest_mode, IBOOLEAN, 1)
 
 /* A list's item is a scalar, or an array where there are several. */
 #define KVM_STAT_FIELD_COUNTER(name, items) uint64_t name;

@@ -211,6 +211,12 @@ static inline struct vmcs12 *get_vmcs12(struct kvm_vcpu *vcpu)
 {
 	return vcpu->vmx->nested.cached_vmcs12;
 }
+/* L2 runs, or L1 again; KVM API: the statistic of that name. */
+static inline void nested_set_guest_mode(struct kvm_vcpu *vcpu, bool on)
+{
+	vcpu->vmx->head.guest_mode = on;
+	vcpu->stat.guest_mode = on;
+}
 static inline bool nested_cpu_has(const struct vmcs12 *v, uint64_t bits)
 {
 	return v->cpu_based_vm_exec_control & bits;

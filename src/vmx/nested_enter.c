@@ -33,7 +33,7 @@ void vmx_switch_vmcs(struct kvm_vcpu *vcpu, struct loaded_vmcs *to)
 static int entry_failure_exit(struct kvm_vcpu *vcpu, struct vmcs12 *v, bool from_vmentry, uint32_t reason,
 			      uint64_t qualification)
 {
-	vcpu->vmx->head.guest_mode = false;
+	nested_set_guest_mode(vcpu, false);
 	vmx_switch_vmcs(vcpu, &vcpu->vmx->vmcs01);
 	vmx_update_tsc(vcpu);
 	if (!from_vmentry) {
@@ -111,7 +111,7 @@ int nested_vmx_enter_non_root_mode(struct kvm_vcpu *vcpu, bool from_vmentry)
 			return entry_failure_exit(vcpu, v, true, EXIT_REASON_INVALID_STATE, f.qualification);
 		}
 	}
-	vmx->head.guest_mode = true;
+	nested_set_guest_mode(vcpu, true);
 	if (!prepare_vmcs02(vcpu, v, pat01, from_vmentry, &f)) {
 		nested_vmx_explain(vcpu, &f, 0);
 		return entry_failure_exit(vcpu, v, from_vmentry, EXIT_REASON_INVALID_STATE, f.qualification);

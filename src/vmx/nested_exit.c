@@ -221,7 +221,7 @@ void nested_vmx_vmexit(struct kvm_vcpu *vcpu, uint32_t reason, uint32_t intr_inf
 	nested_timer_stop(vcpu, v);
 	vmx_services->clear_events(vcpu);
 	vmx->event_exit_inst_len = 0;
-	vmx->head.guest_mode = false;
+	nested_set_guest_mode(vcpu, false);
 	vmx_switch_vmcs(vcpu, &vmx->vmcs01);
 	vmx_update_tsc(vcpu);
 	vmx_services->wake(vcpu);
