@@ -150,6 +150,10 @@ def special_file_is_no_kernel():
 
 def doctor_tells_what_a_client_will_see():
     out, status = tap.run(USERKVM, "doctor")
+    says = re.search(r"  its own CPUID +(.*)", out).group(1)
+    assert ("VMX, by CPUID faulting" in says) == ("cpuid_fault" in open("/proc/cpuinfo").read().split()), says
+    none, _ = tap.run(USERKVM, "doctor", env=dict(os.environ, USERKVM_HOST_VMX="0"))
+    assert "the machine's (USERKVM_HOST_VMX=0)" in none, none
     assert status == 0, out
     for word in ("API version      12", "not a security boundary", "memslots", "CPUID offers",
                  "VM and vCPU      can be made", "code memory      can be had"):

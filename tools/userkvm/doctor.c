@@ -14,12 +14,15 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "lib/params.h"
 #include "tools/userkvm/commands.h"
 #include "tools/userkvm/json.h"
 #include "userkvm/userkvm.h"
+
+#define ARCH_SET_CPUID 0x1012 /* arch_prctl(2) */
 
 #define CPUID_1_ECX_VMX (1u << 5)
 #define CPUID_80000001_ECX_SVM (1u << 2)
@@ -85,6 +88,19 @@ void doctor_capabilities(int kvm, struct json *j)
 		json_i64(j, caps[i].what, userkvm_ioctl(kvm, KVM_CHECK_EXTENSION, (unsigned long)caps[i].cap));
 }
 
+/* What answers CPUID in programs under `userkvm run` (docs/ci.md). No instruction stands between the two calls. */
+static const char *clients_cpuid(void)
+{
+	const char *shown = getenv("USERKVM_HOST_VMX");
+
+	if (shown && strcmp(shown, "0") == 0)
+		return "the machine's (USERKVM_HOST_VMX=0)";
+	if (syscall(SYS_arch_prctl, ARCH_SET_CPUID, 0UL))
+		return "the machine's, without VMX: no CPUID faulting here";
+	syscall(SYS_arch_prctl, ARCH_SET_CPUID, 1UL);
+	return "says VMX, by CPUID faulting";
+}
+
 static void client_view(int kvm)
 {
 	printf("\nWhat a client sees\n  API version      %d\n", userkvm_ioctl(kvm, KVM_GET_API_VERSION, 0));
@@ -96,6 +112,7 @@ static void client_view(int kvm)
 		else
 			printf("  %-22s %s\n", caps[i].what, v == 1 ? "yes" : "no");
 	}
+	printf("  %-22s %s\n", "its own CPUID", clients_cpuid());
 	doctor_offered_features(kvm);
 }
 
