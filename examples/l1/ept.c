@@ -7,23 +7,12 @@
  *	  entry of its page; clearing a flag needs an INVEPT, or the processor may not look
  *	- memory elsewhere: one entry leads to another page
  */
-#include "vmx.h"
-
-#define EPT_READ 1u
-#define EPT_WRITE 2u
-#define EPT_EXEC 4u
-#define EPT_ALL 7u
-#define EPT_WRITE_BACK (6u << 3)
-#define EPT_LARGE (1u << 7)
-#define EPT_DIRTY (1u << 9)
-#define EPTP_AD (1u << 6)
+#include "ept.h"
 
 #define DEVICE 0x00800000UL /* in the fifth 2 MiB, which is mapped by 4 KiB pages */
 #define DATA 0x00801000UL
 #define MOVED 0x00802000UL
 #define BEHIND_MOVED 0x00900000UL
-
-uint64_t ept4[512] PAGE, ept3[512] PAGE, ept2[512] PAGE, ept1[512] PAGE;
 
 static void guest(void)
 {
@@ -41,25 +30,11 @@ static void guest(void)
 
 static uint64_t build_ept(void)
 {
-	ept4[0] = (uint64_t)ept3 | EPT_ALL;
-	ept3[0] = (uint64_t)ept2 | EPT_ALL;
-	for (uint64_t i = 0; i < 512; i++) {
-		ept2[i] = i << 21 | EPT_ALL | EPT_WRITE_BACK | EPT_LARGE;
-		ept1[i] = ((4UL << 21) + (i << 12)) | EPT_ALL | EPT_WRITE_BACK;
-	}
-	ept2[4] = (uint64_t)ept1 | EPT_ALL;
-	ept1[DEVICE >> 12 & 511] = 0;
-	ept1[MOVED >> 12 & 511] = BEHIND_MOVED | EPT_ALL | EPT_WRITE_BACK;
-	return (uint64_t)ept4 | 3u << 3 | 6 | EPTP_AD;
-}
+	uint64_t eptp = identity_ept(EPTP_AD);
 
-static void invept(uint64_t eptp)
-{
-	struct {
-		uint64_t eptp, zero;
-	} operand = {eptp, 0};
-
-	__asm__ volatile("invept %0, %1" : : "m"(operand), "r"(1UL) : "cc", "memory");
+	*small_page(DEVICE) = 0;
+	*small_page(MOVED) = BEHIND_MOVED | EPT_ALL | EPT_WRITE_BACK;
+	return eptp;
 }
 
 /* The pages of the fifth 2 MiB that were written since the last look. */
@@ -71,7 +46,7 @@ static unsigned dirty_pages(uint64_t eptp)
 		if (!(ept1[i] & EPT_DIRTY))
 			continue;
 		n++;
-		put_hex("ept: written: page", (4UL << 21) + ((uint64_t)i << 12));
+		put_hex("ept: written: page", SMALL_PAGES + ((uint64_t)i << 12));
 		ept1[i] &= ~(uint64_t)EPT_DIRTY;
 	}
 	invept(eptp);
@@ -83,7 +58,7 @@ static void emulate_device(void)
 {
 	put_hex("ept: device access at", vmread(GUEST_PHYSICAL_ADDRESS));
 	put_hex("ept: qualification", vmread(EXIT_QUALIFICATION));
-	ept1[DEVICE >> 12 & 511] = (BEHIND_MOVED + 4096) | EPT_ALL | EPT_WRITE_BACK;
+	*small_page(DEVICE) = (BEHIND_MOVED + 4096) | EPT_ALL | EPT_WRITE_BACK;
 	*(uint64_t *)(BEHIND_MOVED + 4096) = 0x1234; /* the device's register, as memory from now on */
 }
 

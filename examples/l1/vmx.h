@@ -163,12 +163,12 @@ static void fill_vmcs(void (*entry)(void), uint64_t primary, uint64_t secondary)
 }
 
 /* Past the instruction that exited. */
-static void skip(void)
+static inline void skip(void)
 {
 	vmwrite(GUEST_RIP, vmread(GUEST_RIP) + vmread(INSTRUCTION_LENGTH));
 }
 
-static void __attribute__((noreturn)) entry_failed(void)
+static inline void __attribute__((noreturn)) entry_failed(void)
 {
 	put_hex("VM entry failed, VM-instruction error", vmread(INSTRUCTION_ERROR));
 	end();

@@ -12,8 +12,8 @@ import tap
 USERKVM, BUILD = sys.argv[1:3]
 
 
-def boot(name, params="nested=1"):
-    out, status = tap.run(USERKVM, "boot", os.path.join(BUILD, "examples/l1/l1_" + name), "--no-reboot", "--mem", "64M",
+def boot(name, params="nested=1", *more):
+    out, status = tap.run(USERKVM, "boot", os.path.join(BUILD, "examples/l1/l1_" + name), "--no-reboot", "--mem", "64M", *more,
                           env=dict(os.environ, USERKVM_PARAMS=params))
     return out.split("\n"), status
 
@@ -30,6 +30,12 @@ def a_hypervisor_with_ept_moves_logs_and_emulates_memory():
             "ept: behind the moved page 0x5"]
     assert status == 0 and all(line in lines for line in want), lines
     assert lines.count("ept: written: page 0x802000") == 1, lines
+
+
+def a_hypervisor_on_two_processors_shoots_down_what_a_tlb_holds():
+    lines, status = boot("smp", "nested=1", "--smp", "2")
+    want = ["smp: the guest reads 0x1", "smp: and then 0x2", "smp: stale reads 0x0"]
+    assert status == 0 and all(line in lines for line in want), lines
 
 
 def the_tables_stay_in_order():
@@ -68,4 +74,5 @@ def kvm_intel_in_the_guest_runs_clients():
 
 
 tap.select((a_hypervisor_without_ept_answers_its_guest, a_hypervisor_with_ept_moves_logs_and_emulates_memory,
+            a_hypervisor_on_two_processors_shoots_down_what_a_tlb_holds,
             the_tables_stay_in_order, without_nested_there_is_no_vmx), (kvm_intel_in_the_guest_runs_clients,), sys.argv[3:])
