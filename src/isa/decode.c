@@ -163,8 +163,8 @@ static uint8_t reg_offset(uint8_t r)
 }
 
 /*
- * Base 5 with mod 0 is no base, whatever REX.B says (SDM Vol. 2, "Special Cases of REX
- * Encodings"). Zydis 4.0 takes it for R13D where the address size is 32.
+ * Base 5 with mod 0 is no base but a displacement, whatever REX.B says (SDM Vol. 2, "Special Cases of REX
+ * Encodings"). Zydis 4.0 takes it for R13D without displacement where the address size is 32.
  */
 static bool sib_without_base(const struct isa_decoded *d)
 {
@@ -177,7 +177,8 @@ static void fill_memory(const struct isa_decoded *d, const ZydisDecodedOperand *
 {
 	i->flags |= ISA_MEM;
 	i->memsize = (uint8_t)(o->size / 8);
-	i->disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
+	i->disp = o->mem.disp.has_displacement ? o->mem.disp.value :
+		  sib_without_base(d)	       ? d->insn.raw.disp.value : 0;
 	i->seg = segment_number(o->mem.segment);
 	if (o->mem.base == ZYDIS_REGISTER_RIP || o->mem.base == ZYDIS_REGISTER_EIP)
 		i->flags |= ISA_RIP_RELATIVE;

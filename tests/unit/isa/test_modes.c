@@ -319,9 +319,10 @@ static void sib_without_a_base_has_none_at_any_address_size(void **state)
 
 	assert_int_equal(DECODE(ISA_CODE64, 0x4d, 0x23, 0x2c, 0xb5, 0, 0, 0, 0), ISA_DECODE_OK);
 	assert_int_equal(i.base, ISA_NO_REG);
-	assert_int_equal(DECODE(ISA_CODE64, 0x67, 0x4d, 0x23, 0x2c, 0xb5, 0, 0, 0, 0), ISA_DECODE_OK);
+	assert_int_equal(DECODE(ISA_CODE64, 0x67, 0x4d, 0x23, 0x2c, 0xb5, 0x78, 0x56, 0x34, 0x92), ISA_DECODE_OK);
 	assert_int_equal(i.base, ISA_NO_REG);
 	assert_int_equal(i.index, RSI);
+	assert_int_equal(i.disp, (int32_t)0x92345678);
 	assert_int_equal(DECODE(ISA_CODE64, 0x67, 0x4d, 0x23, 0x6c, 0xb5, 0), ISA_DECODE_OK);
 	assert_int_equal(i.base, R13);
 }
