@@ -157,7 +157,7 @@ struct cpu_block *block_decode(struct vmx_cpu *cpu, gva_t lin, const uint8_t *ho
 	uint64_t epoch = cpu->epoch; /* from before the bytes were read */
 
 	isa_fpu_sync(&cpu->cs);
-	if (c->free + 2 * BLOCK_ROOM > c->arena + ARENA_BYTES ||
+	if (c->free + 2 * BLOCK_ROOM > c->arena_end ||
 	    !silicon_arena_has_room(cpu->cs.stubs, 2 * BLOCK_MAX_INSNS))
 		blocks_reset(cpu);
 	if (!code_page_register(cpu, (hpa_t)host & PAGE_MASK))

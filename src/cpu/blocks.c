@@ -38,7 +38,10 @@ int cpu_blocks_create(struct vmx_cpu *cpu)
 
 	if (!c)
 		return err_born(ENOMEM, "no memory for the block cache");
-	c->arena = own_pages(ARENA_BYTES);
+	for (size_t bytes = ARENA_BYTES; !c->arena && bytes >= ARENA_BYTES_LEAST; bytes /= 2) {
+		c->arena = own_pages(bytes);
+		c->arena_end = c->arena + bytes;
+	}
 	if (!c->arena) {
 		own_free(c);
 		return err_born(ENOMEM, "no memory for decoded blocks");
@@ -62,7 +65,7 @@ void *cpu_blocks_room(struct vmx_cpu *cpu, size_t bytes)
 	struct cpu_blocks *c = cpu->blocks;
 	uint8_t *p = (uint8_t *)(((uintptr_t)c->free + 63) & ~63ULL);
 
-	if (p + bytes + 2 * BLOCK_ROOM > c->arena + ARENA_BYTES)
+	if (p + bytes + 2 * BLOCK_ROOM > c->arena_end)
 		return NULL;
 	c->free = p + bytes;
 	return p;

@@ -29,6 +29,7 @@ struct cpu_block {
 	uint16_t nr_bytes;
 	uint8_t nr, turn;
 	uint16_t heat;	    /* runs without a unit, until it is translated (jit_run.c) */
+	uint8_t in_units;   /* by class, bits: part of some unit of this page */
 	uint8_t crosses;    /* times that a stack access of a unit was not within the stack slot's page */
 	uint8_t window;	    /* times that a load of a unit was of the APIC's window (isa/cpu_state.h) */
 	bool jumps;	    /* the last instruction sets cs->rip */
@@ -56,8 +57,13 @@ void cpu_blocks_drop_wtags(struct vmx_cpu *cpu);
 /* --- of blocks.c, block_decode.c and code_pages.c only --- */
 #define BLOCK_MAX_INSNS 32
 #define BLOCK_MAX_BYTES (BLOCK_MAX_INSNS * 15)
-#define ARENA_BYTES (48ULL << 20)
-#define HASH_BUCKETS 32768
+/*
+ * A compiler's code is some 100,000 blocks, 50 MiB: an arena that is full once a second is emptied as often. It
+ * takes memory as it is used.
+ */
+#define ARENA_BYTES (192ULL << 20)
+#define ARENA_BYTES_LEAST (48ULL << 20) /* where the host grants no more addresses */
+#define HASH_BUCKETS 131072
 #define JUMP_ENTRIES 16384
 #define PAGE_BUCKETS 4096
 #define BLOCK_ROOM \
@@ -79,7 +85,7 @@ struct code_page {
 };
 
 struct cpu_blocks {
-	uint8_t *arena, *free;
+	uint8_t *arena, *arena_end, *free;
 	uint64_t resets;
 	struct cpu_block *hash[HASH_BUCKETS];
 	struct cpu_block *jump[JUMP_ENTRIES];
@@ -90,7 +96,7 @@ struct cpu_blocks {
 
 static inline size_t block_hash(uint64_t key)
 {
-	return (key ^ key >> 15 ^ key >> 30) & (HASH_BUCKETS - 1);
+	return (key ^ key >> 17 ^ key >> 34) & (HASH_BUCKETS - 1);
 }
 
 static inline struct cpu_block **block_jump_slot(struct cpu_blocks *c, uint64_t key)

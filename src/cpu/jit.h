@@ -38,8 +38,8 @@
 #include "emit/exec.h"
 #include "jit/rewrite.h"
 
-#define JIT_CODE_BYTES (32u << 20)
-#define JIT_BULK_BYTES (24u << 20)
+#define JIT_CODE_BYTES (64u << 20)
+#define JIT_BULK_BYTES (64u << 20)
 #define JIT_MAX_UNITS 65536u
 #define JIT_MAX_CELLS (4u * JIT_MAX_UNITS)
 #define JIT_MAX_CALLS (8u * JIT_MAX_UNITS)

@@ -213,9 +213,11 @@ void jit_kill_page(struct vmx_cpu *cpu, struct code_page *p)
 		u->dead = true;
 	}
 	p->units = NULL;
-	for (struct cpu_block *b = p->blocks; b; b = b->page_next)
+	for (struct cpu_block *b = p->blocks; b; b = b->page_next) {
+		b->in_units = 0;
 		for (unsigned k = 0; k < ARRAY_SIZE(b->unit); k++)
 			b->unit[k] = NULL;
+	}
 	for (unsigned k = 0; k < ARRAY_SIZE(j->cls); k++) {
 		struct jit_lin *l;
 

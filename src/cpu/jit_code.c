@@ -297,9 +297,11 @@ static void forget_units(struct vmx_cpu *cpu)
 		for (struct code_page *p = c->pages[n]; p; p = p->next) {
 			p->units = NULL;
 			p->jit_epoch = 0;
-			for (struct cpu_block *b = p->blocks; b; b = b->page_next)
+			for (struct cpu_block *b = p->blocks; b; b = b->page_next) {
+				b->in_units = 0;
 				for (unsigned k = 0; k < ARRAY_SIZE(b->unit); k++)
 					b->unit[k] = NULL;
+			}
 		}
 }
 

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #define MAX_PATCHES (2 * JIT_MAX_BLOCKS)
+#define FEW_PARTS 4 /* a unit has so many that other units have too */
 
 struct part {
 	struct cpu_block *block;
@@ -48,6 +49,7 @@ struct forming {
 	struct { uint32_t at; int to; } patch[MAX_PATCHES]; /* forward jumps within the unit */
 	unsigned nr_patches;
 	uint32_t first_cell;
+	unsigned cls;
 	bool code32;
 };
 
@@ -453,6 +455,17 @@ static int32_t branch_off(const struct part *p)
 	return p->insn[p->nr - 1].page_off;
 }
 
+/*
+ * Is a block that runs behind this unit's to be a part of it? Each unit that has it has a copy of its code:
+ * a compiler's code would not fit, if each had all that follows.
+ */
+static bool wanted_part(const struct forming *f, const struct cpu_block *s)
+{
+	if (s->heat == JIT_NEVER || (uint32_t)s->heat * 8 < f->j->threshold || s->unit[f->cls])
+		return false;
+	return !(s->in_units & 1u << f->cls) || f->nr_parts < FEW_PARTS;
+}
+
 static void form(struct forming *f, struct cpu_block *b)
 {
 	add_part(f, b);
@@ -462,7 +475,7 @@ static void form(struct forming *f, struct cpu_block *b)
 
 			if (f->part[n].succ[k] >= 0 && part_at(f, f->part[n].succ[k]) < 0)
 				s = block_at(f, f->part[n].succ[k]);
-			if (s && s->heat != JIT_NEVER && (uint32_t)s->heat * 8 >= f->j->threshold)
+			if (s && wanted_part(f, s))
 				add_part(f, s);
 		}
 	for (unsigned n = 0; n < f->nr_parts; n++)
@@ -512,7 +525,7 @@ struct jit_unit *jit_translate(struct vmx_cpu *cpu, struct cpu_block *b, struct 
 			       unsigned cls, uint8_t mode)
 {
 	struct cpu_jit *j = cpu->jit;
-	struct forming f = { .cpu = cpu, .j = j, .page = p, .code32 = mode & JIT_NEEDS_FLAT32 };
+	struct forming f = { .cpu = cpu, .j = j, .page = p, .cls = cls, .code32 = mode & JIT_NEEDS_FLAT32 };
 	struct jit_rewriter *r = &j->rw;
 	struct jit_unit *u;
 	uint32_t first_call, branches, bulk;
@@ -565,6 +578,8 @@ struct jit_unit *jit_translate(struct vmx_cpu *cpu, struct cpu_block *b, struct 
 	u->page_next = p->units;
 	p->units = u;
 	b->unit[cls] = u;
+	for (unsigned n = 0; n < f.nr_parts; n++)
+		f.part[n].block->in_units |= (uint8_t)(1u << cls);
 	j->nr_units++;
 	j->made++;
 	cpu->counters.jit_units++;

@@ -178,17 +178,17 @@ static void rip_that_is_not_canonical_is_gp(void **state)
 	assert_int_equal(R(t, VM_EXIT_INTR_INFO) & 0xff, X86_TRAP_GP);
 }
 
-/* More code than the cache of blocks holds, twice: inc rcx; jmp to the next. */
+/* More code than the cache of blocks holds, twice: inc rcx; eight NOPs; jmp to the next. */
 static void cache_that_is_full_starts_again(void **state)
 {
 	STATE;
-	enum { STEP = 8, STEPS = (4 << 20) / STEP };
+	enum { STEP = 16, STEPS = (6 << 20) / STEP };
 	uint8_t *code = t->ram + 0x200000;
 
 	for (unsigned n = 0; n < 4; n++)
 		guest64(t, GPA_PD)[1 + n] = (0x200000UL * (1 + n)) | PTE_P | PTE_RW | PTE_PS;
 	for (unsigned n = 0; n < STEPS; n++)
-		memcpy(code + n * STEP, "\x48\xff\xc1\xe9\0\0\0\0", STEP);
+		memcpy(code + n * STEP, "\x48\xff\xc1\x90\x90\x90\x90\x90\x90\x90\x90\xe9\0\0\0\0", STEP);
 	memcpy(code + STEPS * STEP, "\xf4", 1);
 	for (unsigned n = 1; n <= 2; n++) {
 		W(GUEST_RIP, 0x200000);
