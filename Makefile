@@ -3,7 +3,7 @@ BUILD ?= build
 MESON_ARGS ?=
 PREFIX ?= /usr/local
 
-.PHONY: all deps build demo check clients selftests silicon fuzz coverage mutate bench bench-rootfs lint format sanitize \
+.PHONY: all deps build demo check clients selftests silicon fuzz coverage mutate bench bench-rootfs bench-work lint format sanitize \
 	install uninstall deb tarball clean
 all: deps
 	@$(MAKE) --no-print-directory build
@@ -101,6 +101,13 @@ bench-rootfs: deps-clients
 	@scripts/demo-files $(BUILD)/demo
 	@scripts/debian-root $(BUILD)/debian
 	@bench/rootfs $(BUILD)
+
+# What users do in a guest (gzip, sort, a shell, python, a compiler), beside QEMU's TCG.
+bench-work: deps-bench
+	@$(MAKE) --no-print-directory build
+	@scripts/demo-files $(BUILD)/demo
+	@scripts/work-files $(BUILD)/work
+	@bench/work $(BUILD)
 
 lint: deps-lint
 	@$(MAKE) --no-print-directory build
