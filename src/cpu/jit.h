@@ -105,6 +105,9 @@ struct jit_call {
 	struct jit_unit *unit;
 	uint16_t first, nr;
 	uint8_t kind; /* enum jit_stub_kind */
+	bool rbp;	   /* of a stack group, as in struct jit_stub_call */
+	uint16_t extent;
+	int32_t lo;
 	uint32_t rsp_undo; /* of an indirect branch that is run again */
 };
 

@@ -16,18 +16,23 @@
 #include <signal.h>
 #include <ucontext.h>
 
-void jit_fill_stack_slot(struct cpu_state *cs)
+static void fill_slot(struct cpu_state *cs, uint64_t lin)
 {
-	const struct isa_tlb_entry *e = isa_tlb_slot(cs, cs->gpr[RSP]);
-	uint64_t page = cs->gpr[RSP] & PAGE_MASK;
+	const struct isa_tlb_entry *e = isa_tlb_slot(cs, lin);
+	uint64_t page = lin & PAGE_MASK;
 
-	if (cs->code_mode != ISA_CODE64 && cs->gpr[RSP] >= BIT_ULL(32) - PAGE_SIZE)
+	if (cs->code_mode != ISA_CODE64 && lin >= BIT_ULL(32) - PAGE_SIZE)
 		return; /* jit/stack.c, invariant 5 */
 	/* a write tag implies a read tag; the slot is used for both */
 	if (e->write_tag != page || e->read_tag != page)
 		return;
 	cs->sp_tag = page;
 	cs->sp_addend = e->addend;
+}
+
+void jit_fill_stack_slot(struct cpu_state *cs)
+{
+	fill_slot(cs, cs->gpr[RSP]);
 }
 
 /* Under a sanitizer any C code may use vector registers. */
@@ -48,17 +53,20 @@ static void leave_at(struct cpu_state *cs, const struct jit_place *n, unsigned s
 }
 
 /*
- * The slot holds another page, or a frame lies across two: where it is so again and
- * again, the block's accesses are to be probed one by one.
+ * The slot held another page (true, now it holds this one), or a frame lies across two: where it is so
+ * again and again, the block's accesses are to be probed one by one.
  */
-static void group_missed(struct cpu_state *cs, const struct jit_unit *u, struct cpu_block *b)
+static bool group_found(struct cpu_state *cs, const struct jit_call *c, struct cpu_block *b)
 {
+	uint64_t low = cs->gpr[c->rbp ? RBP : RSP] + (uint64_t)(int64_t)c->lo;
 	uint64_t was = cs->sp_tag;
 
-	jit_fill_stack_slot(cs);
-	if (cs->sp_tag != was || b->crosses >= JIT_CROSSINGS || ++b->crosses != JIT_CROSSINGS)
-		return;
-	jit_kill_page(cpu_of(cs), u->page);
+	fill_slot(cs, low);
+	if (low - cs->sp_tag <= PAGE_SIZE - c->extent) /* as in the emitted check */
+		return true;
+	if (cs->sp_tag == was && b->crosses < JIT_CROSSINGS && ++b->crosses == JIT_CROSSINGS)
+		jit_kill_page(cpu_of(cs), c->unit->page);
+	return false;
 }
 
 /* Before a load's handler runs: those of the APIC's window are counted. From some number on the unit looks there first. */
@@ -92,11 +100,11 @@ uint32_t jit_stub(struct cpu_state *cs, uint32_t number)
 		leave_at(cs, n, 0);
 		return 1;
 	}
-	if (c->kind == JIT_STUB_GROUP)
-		group_missed(cs, u, n->block);
-	else if (cs->apic_ok)
-		note_window(cs, n, u);
 	cpu->counters.jit_stubs++;
+	if (c->kind == JIT_STUB_GROUP && group_found(cs, c, n->block))
+		goto out_resume;
+	if (cs->apic_ok)
+		note_window(cs, n, u);
 	for (unsigned k = 0;; n++) {
 		const struct isa_insn *i = n->isa;
 		isa_fn *fn = i->fn;
@@ -128,6 +136,7 @@ uint32_t jit_stub(struct cpu_state *cs, uint32_t number)
 		leave_at(cs, n, n->isa->len);
 		return 1;
 	}
+out_resume:
 	if (unlikely(loaded && !cs->fpu_loaded))
 		isa_fpu_load(cs);
 	return 0;

@@ -434,7 +434,9 @@ static bool keep_records(struct forming *f)
 		recover[n] = r->recover[n];
 	for (uint32_t n = 0; n < r->nr_calls; n++)
 		j->calls[r->first_call + n] = (struct jit_call){ .unit = u, .first = r->calls[n].first,
-								 .nr = r->calls[n].nr, .kind = r->calls[n].kind };
+								 .nr = r->calls[n].nr, .kind = r->calls[n].kind,
+								 .rbp = r->calls[n].rbp, .lo = r->calls[n].lo,
+								 .extent = r->calls[n].extent };
 	u->places = places;
 	u->nr_places = (uint16_t)f->nr_insns;
 	u->recover = recover;

@@ -234,6 +234,16 @@ void jit_cold(struct jit_ctx *c, unsigned cond, enum jit_stub_kind kind, unsigne
 		 kind == JIT_STUB_RUN ? RESUME_PENDING : NO_RESUME);
 }
 
+void jit_cold_group(struct jit_ctx *c, unsigned cond, const struct jit_stack *s, uint32_t again)
+{
+	unsigned call = new_call(c->r, JIT_STUB_GROUP, c->b->first + c->k, c->b->nr - c->k);
+
+	c->r->calls[call].rbp = s->check_rbp;
+	c->r->calls[call].lo = s->lo;
+	c->r->calls[call].extent = (uint16_t)s->extent;
+	new_cold(c->r, emit_jcc(c->e, cond), call, again);
+}
+
 void jit_cold_resume(struct jit_ctx *c, uint32_t from)
 {
 	for (; from < c->r->nr_cold; from++)

@@ -125,8 +125,9 @@ enum jit_stub_kind {
 	 */
 	JIT_STUB_REST,
 	/*
-	 * A stack group missed cs->sp_tag: as JIT_STUB_REST. Beforehand the slot may be
-	 * filled from a write tag of cs->tlb (never by translating).
+	 * A stack group missed cs->sp_tag. The slot may be filled from a write tag of cs->tlb (never by
+	 * translating) with the page of the group's lowest byte. Where all of the group lies in it the
+	 * stub returns, and the check is made again; else as JIT_STUB_REST.
 	 */
 	JIT_STUB_GROUP,
 	/* Leave before `first`: exit_request is set. */
@@ -137,6 +138,9 @@ struct jit_stub_call {
 	uint16_t first; /* instruction, in the numbering of jit_block.first */
 	uint16_t nr;
 	uint8_t kind;	/* enum jit_stub_kind */
+	bool rbp;	/* JIT_STUB_GROUP: relative to RBP, else to RSP: */
+	uint16_t extent; /* bytes, */
+	int32_t lo;	/* the lowest of them */
 };
 
 /*

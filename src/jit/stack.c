@@ -230,11 +230,14 @@ void jit_group_check(struct jit_ctx *c)
 				.disp = s->lo };
 	struct host_mem tag = STATE(c->r, sp_tag), addend = STATE(c->r, sp_addend);
 
+	uint32_t again;
+
 	jit_flags_give_up(c, JIT_S0);
+	again = e->n;
 	emit_op_mem(e, true, OPC_LEA, JIT_S1, &low);
 	emit_op_mem(e, true, OPC_SUB_LOAD, JIT_S1, &tag);
 	emit_op_imm(e, true, EXT_CMP, JIT_S1, (int32_t)PAGE_SIZE - s->extent);
-	jit_cold(c, COND_A, JIT_STUB_GROUP, c->k, c->b->nr - c->k);
+	jit_cold_group(c, COND_A, s, again);
 	emit_op_mem(e, true, OPC_LOAD, JIT_S1, &addend);
 	c->s1_addend = true;
 }

@@ -255,6 +255,28 @@ static void stack_pointer_wraps(void **state)
 	units_ran(t);
 }
 
+GUEST(g_two_frames, "1: push eax; pop edx; lea esp,[esp-0x1000]; push ecx; pop esi; lea esp,[esp+0x1000]; dec ecx; jnz 1b; hlt");
+
+/* Frames in two pages by turns: the slot follows, and the unit goes on. */
+static void stack_slot_follows_from_page_to_page(void **state)
+{
+	STATE;
+	uint64_t left;
+
+	PUT_AT(t, GPA_CODE, g_two_frames);
+	for (int n = 0; n < 2; n++) {
+		left = t->cpu->counters.jit_left;
+		reg(t)[RAX] = 0x77;
+		reg(t)[RCX] = 500;
+		W(GUEST_RSP, GPA_STACK - 0x100);
+		run_at(t, GPA_CODE);
+		assert_int_equal(reg(t)[RDX], 0x77);
+		assert_int_equal(reg(t)[RSI], 1);
+	}
+	assert_true(t->cpu->counters.jit_left - left < 20);
+	units_ran(t);
+}
+
 GUEST(g_sum, "mov eax,[ebx+0x40000]; mov edx,[ebx+esi*4-0x20]; hlt");
 
 static void sums_wrap(void **state)
@@ -500,6 +522,7 @@ int main(void)
 		TEST_COMPAT(page_of_both_modes_has_units_of_both),
 		TEST_32(branches_wrap_at_4_gib),
 		TEST_32(stack_pointer_wraps),
+		TEST_32(stack_slot_follows_from_page_to_page),
 		TEST_32(sums_wrap),
 		TEST_32(registers_at_a_fault_are_those_before_its_instruction),
 		TEST_32(x87_instruction_is_noted_with_32_bits),

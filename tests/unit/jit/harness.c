@@ -398,12 +398,9 @@ void run_interpreter(struct code *c, const struct start *s, struct outcome *o)
 	finish(o);
 }
 
-static void fill_group_slot(void)
+static void fill_group_slot(uint64_t lin)
 {
-	uint64_t page = world->cs.gpr[RSP] & PAGE_MASK;
-
-	if (random64() & 1)
-		page = world->cs.gpr[RBP] & PAGE_MASK;
+	uint64_t page = lin & PAGE_MASK;
 	struct isa_tlb_entry *e = &world->tlb[page >> PAGE_SHIFT & (ISA_TLB_ENTRIES - 1)];
 
 	world->cs.sp_tag = 1ULL << 63 | 1;
@@ -418,8 +415,13 @@ static void do_stub(struct code *c, unsigned base)
 	const struct jit_stub_call *call = &rewriter->calls[world->call_number - base];
 
 	world->misses++;
-	if (call->kind == JIT_STUB_GROUP)
-		fill_group_slot();
+	if (call->kind == JIT_STUB_GROUP) {
+		uint64_t low = world->cs.gpr[call->rbp ? RBP : RSP] + (uint64_t)(int64_t)call->lo;
+
+		fill_group_slot(random64() & 7 ? low : random64());
+		if (low - world->cs.sp_tag <= PAGE_SIZE - call->extent)
+			return; /* the check is made again */
+	}
 	run_handlers(c, call->first, call->nr);
 	if (call->kind != JIT_STUB_RUN)
 		world->leave_now = true;
@@ -511,7 +513,7 @@ bool run_emitted(struct code *c, const struct start *s, struct outcome *o)
 		return false;
 	start(s, c);
 	if (random64() & 1) /* as after an earlier group of the same page */
-		fill_group_slot();
+		fill_group_slot(world->cs.gpr[random64() & 1 ? RSP : RBP]);
 	world->leave_now = false;
 	at = rewriter->e.run;
 	o->raised = setjmp(world->raised);
