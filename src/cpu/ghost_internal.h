@@ -46,6 +46,11 @@ struct table {
 	gpa_t gpa;
 	uint32_t next;
 	uint32_t first;	 /* HOLD_TABLE of it */
+	/*
+	 * Processors (by number, modulo 64) that ran when it was found to be a table, and may store to it unseen
+	 * until they have dropped their write tags: what it loses meanwhile is forgotten, not blamed on anybody.
+	 */
+	uint64_t unseen;
 	uint32_t misses; /* stores to entries of which nothing is held */
 };
 
@@ -62,6 +67,7 @@ struct pending {
 	hpa_t host;
 	gpa_t gpa;
 	uint64_t mask[8]; /* of its 512 quadwords */
+	bool unseen;	  /* stores by a processor that had a write tag */
 	struct writer by;
 };
 

@@ -43,7 +43,7 @@ static bool slot_matches(const struct pending *p, const struct ghost_cpu *c, con
 {
 	const struct cpu_state *cs = &c->cpu->cs;
 
-	return p->host == t->host && p->by.c == c && p->by.hypervisor == hypervisor &&
+	return p->host == t->host && !p->unseen && p->by.c == c && p->by.hypervisor == hypervisor &&
 	       p->by.cr3 == cs->cr3 && p->by.fs == cs->seg[SREG_FS].base;
 }
 
@@ -68,6 +68,7 @@ struct pending *pending_for(struct ghost_cpu *c, const struct table *t, bool hyp
 	p = &g->pending[g->nr_pending++];
 	p->host = t->host;
 	p->gpa = t->gpa;
+	p->unseen = false;
 	for (unsigned k = 0; k < 8; k++)
 		p->mask[k] = 0;
 	p->by.c = c;
@@ -316,8 +317,14 @@ static void apply(struct ghost_cpu *c, const struct batch_item *b, const struct 
 	struct hold *h = &g->hold[b->hold];
 	bool same, lost;
 
-	if (h->kind == HOLD_FREE || h->born != b->born || !hold_live(h) || b->unknown)
+	if (h->kind == HOLD_FREE || h->born != b->born || !hold_live(h))
 		return;
+	if (b->unknown) {
+		/* it would go to the account of who stores next */
+		g->count.forgotten++;
+		hold_free(g, b->hold);
+		return;
+	}
 	same = b->present && b->gpa == h->gpa;
 	if (h->kind == HOLD_LEAF) {
 		lost = !same || (h->rights & ~b->rights & (PTE_RW | PTE_US)) || (b->rights & ~h->rights & PTE_XD);
@@ -329,6 +336,11 @@ static void apply(struct ghost_cpu *c, const struct batch_item *b, const struct 
 			return;
 	} else {
 		lost = !same;
+	}
+	if (lost && !h->record && p->unseen) {
+		g->count.forgotten++;
+		hold_free(g, b->hold);
+		return;
 	}
 	if (!lost && h->record)
 		record_free(g, h->record);
@@ -348,7 +360,7 @@ static unsigned gather(struct ghost_cpu *c, struct table *t)
 
 	for (unsigned q = 0; q < 1024; q++) {
 		gpa_t entry = c->work.gpa + q * 4;
-		uint32_t node = 0;
+		uint32_t node, next;
 
 		if (!c->work.mask[q / 128]) {
 			q |= 127;
@@ -356,15 +368,16 @@ static unsigned gather(struct ghost_cpu *c, struct table *t)
 		}
 		if (!(c->work.mask[q / 128] & BIT_ULL(q / 2 % 64)) || (q & 1 && wide))
 			continue;
-		while ((node = hold_of_entry(g, entry, node))) {
+		for (node = hold_of_entry(g, entry, 0); node; node = next) {
 			struct hold *h = &g->hold[node / 8];
 
+			next = hold_of_entry(g, entry, node);
 			entries++;
-			if (h->mode != mode)
-				continue;
-			if (nr == BATCH) {
+			if (h->mode != mode || nr == BATCH) {
+				/* not to be looked at: it is forgotten, lest the next store to it be blamed */
 				g->count.forgotten++;
-				break;
+				hold_free(g, node / 8);
+				continue;
 			}
 			c->batch[nr].hold = node / 8;
 			c->batch[nr].level = node % 8;
@@ -408,6 +421,7 @@ static void take_slot(struct ghost_cpu *c)
 	for (n = 0; n < g->nr_pending; n++, p++, to = p - 1) {
 		to->host = p->host;
 		to->gpa = p->gpa;
+		to->unseen = p->unseen;
 		for (k = 0; k < 8; k++)
 			to->mask[k] = p->mask[k];
 		to->by.c = p->by.c;
@@ -424,6 +438,7 @@ static void take_slot(struct ghost_cpu *c)
 	to = &g->pending[g->nr_pending++];
 	to->host = c->work.host;
 	to->gpa = c->work.gpa;
+	to->unseen = false;
 	for (k = 0; k < 8; k++)
 		to->mask[k] = 0;
 	for (k = w->inflight.first; k <= w->inflight.last; k++)
@@ -443,7 +458,10 @@ void ghost_compare(struct ghost_cpu *c)
 	unsigned slots = PENDING;
 
 	WRITE_ONCE(c->inflight.page, 0);
+	if (!c->in_guest)
+		return; /* tables cannot be looked at: a guess would lose what was stored */
 	for (unsigned done = 0; done < slots; done++) {
+		struct table *t;
 		unsigned nr;
 
 		ghost_lock(g);
@@ -454,7 +472,9 @@ void ghost_compare(struct ghost_cpu *c)
 			return;
 		}
 		take_slot(c);
-		nr = gather(c, table_find(g, c->work.host));
+		t = table_find(g, c->work.host);
+		c->work.unseen |= t && t->unseen;
+		nr = gather(c, t);
 		g->count.compared += nr;
 		ghost_unlock(g);
 		for (unsigned n = 0; n < nr; n++)

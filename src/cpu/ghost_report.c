@@ -8,15 +8,13 @@
  */
 #include "cpu/ghost_internal.h"
 #include "host/timer.h"
+#include "lib/check_log.h"
 #include "lib/log.h"
-#include "lib/own_fd.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <x86intrin.h>
 
 #define MAX_LINES 16 /* of a class */
@@ -51,26 +49,11 @@ static void read_ranges(struct ghost *g)
 
 void ghost_report_open(struct ghost *g)
 {
-	const char *file = getenv("USERKVM_CHECK_LOG");
 	struct ghost *none = NULL;
 
-	g->log_fd = -1;
-	if (file && *file) {
-		int fd = open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-
-		if (fd < 0)
-			log_always("USERKVM_CHECK_LOG: %s cannot be written: reports go to standard error only", file);
-		else
-			g->log_fd = own_fd_keep(fd);
-	}
+	g->log_fd = check_log_open();
 	read_ranges(g);
 	__atomic_compare_exchange_n(&at_exit, &none, g, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
-}
-
-static void log_json(struct ghost *g, const char *line)
-{
-	if (g->log_fd >= 0 && write(g->log_fd, line, strlen(line)) < 0)
-		log_line(LOG_INFO, "a report could not be written to USERKVM_CHECK_LOG");
 }
 
 static bool suppressed(struct ghost *g, uint64_t rip)
@@ -177,14 +160,14 @@ static void tell_json(struct ghost_cpu *by, enum ghost_class class, const struct
 		 "{\"class\":\"%s\",\"address\":\"%#lx\",\"access\":\"%s%s%s\",\"cpu\":%u,\"rip\":\"%#lx\",\"cpl\":%u,\"vpid\":%u,"
 		 "\"pcid\":%u,\"global\":%s,\"old\":\"%#lx\",\"new\":\"%#lx\",\"entry\":\"%#lx\",\"level\":%u,\"frame\":\"%#lx\","
 		 "\"now\":\"%#lx\",\"size\":%lu,\"writer\":{\"cpu\":%u,\"rip\":\"%#lx\",\"thread\":\"%#lx\",\"hypervisor\":%s},"
-		 "\"settled\":%u,\"age_us\":%lu,\"missing\":\"%s\",\"lstar\":\"%#lx\",\"hidden\":%s,\"suppressed\":%s}\n",
+		 "\"settled\":%u,\"age_us\":%lu,\"missing\":\"%s\",\"lstar\":\"%#lx\",\"hidden\":%s,\"suppressed\":%s}",
 		 class_name[class], gva, access & CPU_READ ? "r" : "", access & CPU_WRITE ? "w" : "", access & CPU_EXEC ? "x" : "",
 		 v->nr, rip_of(class == GHOST_TABLE ? by : v, by), v->cpu->cs.cpl, v->vpid, h->pcid, h->global ? "true" : "false",
 		 r->old, r->new, r->entry, level_of(r, h), h->gpa, now ? now->gpa : 0, 1UL << h->shift, r->by.c->nr, r->by.rip, r->by.fs,
 		 r->by.hypervisor ? "true" : "false", r->settled, us_since(r->by.time),
 		 h->global ? "INVLPG on this processor" : "INVLPG, INVPCID or MOV CR3 on this processor", by->cpu->msr.lstar,
 		 by->g->deaf && hold_hidden(h) ? "true" : "false", quiet ? "true" : "false");
-	log_json(by->g, line);
+	check_log_line(by->g->log_fd, "%s", line);
 }
 
 void ghost_report(struct ghost_cpu *by, enum ghost_class class, const struct record *r, const struct hold *h,
@@ -228,8 +211,8 @@ void ghost_report_root(struct ghost_cpu *by, struct ghost_cpu *v)
 			log_always("USERKVM_CHECK=guesttlb: root: the frame %#lx of cpu%u's CR3 is stored to by cpu%u at rip %#lx, more than "
 				   "%u of its 64 lines since it was loaded: it has a new owner", root, v->nr, by->nr, rip, 47);
 		snprintf(line, sizeof(line), "{\"class\":\"root\",\"cpu\":%u,\"frame\":\"%#lx\",\"writer\":{\"cpu\":%u,\"rip\":\"%#lx\"},"
-			 "\"lstar\":\"%#lx\",\"suppressed\":false}\n", v->nr, root, by->nr, rip, by->cpu->msr.lstar);
-		log_json(g, line);
+			 "\"lstar\":\"%#lx\",\"suppressed\":false}", v->nr, root, by->nr, rip, by->cpu->msr.lstar);
+		check_log_line(g->log_fd, "%s", line);
 	}
 	if (loaded)
 		isa_fpu_load(&by->cpu->cs);
@@ -246,15 +229,15 @@ static void tell_end(struct ghost *g)
 		snprintf(hidden, sizeof(hidden), "; of hidden invalidations %" PRIu64 " (hidden: %" PRIu64 ")", g->count.reports_of_hidden,
 			 g->count.hidden);
 	log_always("USERKVM_CHECK=guesttlb: %" PRIu64 " reports (use %u, reachable %u, table %u, root %u, lost-dirty %u)%s; "
-		   "%" PRIu64 " translations narrowed, %" PRIu64 " used in the legal window, %" PRIu64 " forgotten for room",
+		   "%" PRIu64 " translations narrowed, %" PRIu64 " used in the legal window, %" PRIu64 " forgotten (no room, or in doubt)",
 		   told, g->told[0], g->told[1], g->told[2], g->told[3], g->told[4], hidden, g->count.records,
 		   g->count.uses_in_window, g->count.forgotten);
 	for (unsigned n = 0; n < g->nr_ranges; n++)
 		log_always("  suppressed by %#lx-%#lx: %lu", g->range[n].start, g->range[n].end, g->range[n].hits);
 #define COUNTER(n) "\"" #n "\":%" PRIu64 ","
 #define VALUE(n) g->count.n,
-	snprintf(line, sizeof(line), "{\"class\":\"end\"," GHOST_COUNTERS(COUNTER) "\"told\":%" PRIu64 "}\n", GHOST_COUNTERS(VALUE) told);
-	log_json(g, line);
+	snprintf(line, sizeof(line), "{\"class\":\"end\"," GHOST_COUNTERS(COUNTER) "\"told\":%" PRIu64 "}", GHOST_COUNTERS(VALUE) told);
+	check_log_line(g->log_fd, "%s", line);
 }
 
 __attribute__((destructor)) static void tell_at_exit(void)
@@ -271,6 +254,5 @@ void ghost_report_end(struct ghost *g)
 
 	__atomic_compare_exchange_n(&at_exit, &first, NULL, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 	tell_end(g);
-	if (g->log_fd >= 0)
-		own_fd_close(g->log_fd);
+	check_log_close(g->log_fd);
 }

@@ -311,6 +311,7 @@ struct table *table_make(struct ghost *g, hpa_t host, gpa_t gpa, bool *new)
 	t->host = host;
 	t->gpa = gpa;
 	t->first = t->misses = 0;
+	t->unseen = 0;
 	t->next = g->by_table[ghost_hash(host)];
 	g->by_table[ghost_hash(host)] = n;
 	return t;

@@ -51,6 +51,7 @@ struct kvm_mmu_vm {
 	uint64_t *leaves; /* (c)->(a) by level, 1..3: the VM's pages_4k, _2m, _1g */
 	uint64_t mmio_entries;			       /* (a) */
 	struct shadow_vm *shadow;		       /* (a) shadow pages: (c) with ept=0, else [s] NULL until a VMXON */
+	struct l1ept *l1ept; /* (c) USERKVM_CHECK=l1ept, or NULL */
 	pthread_mutex_t track_lock;		       /* kvm_mmu_track_lock() */
 	bool nx_disabled; /* (c) once there are vCPUs: KVM_CAP_VM_DISABLE_NX_HUGE_PAGES */
 	struct nx_recovery *nx; /* roots_lock; NULL: no thread (nx_huge.c) */

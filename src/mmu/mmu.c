@@ -9,6 +9,7 @@
 #include "host/memory.h"
 #include "lib/error.h"
 #include "lib/own.h"
+#include "mmu/l1ept.h"
 #include "mmu/nested_mmu.h"
 #include "sdm/regs.h"
 #include "trace/trace.h"
@@ -38,6 +39,7 @@ int kvm_mmu_init_vm(struct kvm *kvm)
 		own_free(vm);
 		return -ENOMEM;
 	}
+	vm->l1ept = l1ept_create();
 	kvm->mmu_vm = vm;
 	mmu_register_slot_listener();
 	mmu_vm_link(vm);
@@ -53,6 +55,7 @@ void kvm_mmu_uninit_vm(struct kvm *kvm)
 		return;
 	mmu_nx_recovery_stop(vm);
 	mmu_vm_unlink(vm);
+	l1ept_destroy(vm->l1ept);
 	shadow_vm_destroy(vm);
 	for (i = 0; i < vm->nr_roots; i++) {
 		kvm_tdp_mmu_free_tables(vm, vm->roots[i]);
@@ -239,8 +242,15 @@ static bool has_shadow_pages(const struct kvm_mmu_vm *vm)
 
 void kvm_mmu_track_write(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len)
 {
+	if (unlikely(vcpu->kvm->mmu_vm->l1ept))
+		l1ept_written(vcpu, gpa, len);
 	if (unlikely(has_shadow_pages(vcpu->kvm->mmu_vm)))
 		shadow_pte_write(vcpu, gpa, data, len);
+}
+
+void kvm_mmu_l1_invept(struct kvm_vcpu *vcpu, bool all, uint64_t eptp)
+{
+	l1ept_invept(vcpu, all, eptp);
 }
 
 bool kvm_mmu_gpa_is_tracked(struct kvm_vcpu *vcpu, gpa_t gpa)

@@ -69,6 +69,7 @@ struct kvm_mmu_guest_ops {
 	/* L2's first write to a page that is clean in EPT12, by L2's address: into L1's log. False: no room. */
 	bool (*log_l2_write)(struct kvm_vcpu *vcpu, gpa_t gpa);
 	bool (*is_guest_mode)(struct kvm_vcpu *vcpu); /* an L2 runs; NULL: never */
+	uint64_t (*get_rip)(struct kvm_vcpu *vcpu); /* for reports; NULL: 0 */
 };
 
 /* What the MMU asks of the vendor room (vmx), so that it knows no VMCS. */
@@ -229,6 +230,8 @@ static inline void kvm_mmu_invlpg(struct kvm_vcpu *vcpu, gva_t gva)
 void kvm_mmu_track_write(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len);
 /* Is the page of gpa protected, since the guest's tables in it are shadowed? Any thread. */
 bool kvm_mmu_gpa_is_tracked(struct kvm_vcpu *vcpu, gpa_t gpa);
+/* L1 has executed INVEPT, or was reset (all): for USERKVM_CHECK=l1ept. */
+void kvm_mmu_l1_invept(struct kvm_vcpu *vcpu, bool all, uint64_t eptp);
 /* End that. True: it was; try again. */
 bool kvm_mmu_unprotect_gpa(struct kvm_vcpu *vcpu, gpa_t gpa);
 /*

@@ -16,6 +16,7 @@
 #include "host/memory.h"
 #include "lib/error.h"
 #include "lib/rcu.h"
+#include "mmu/l1ept.h"
 #include "mmu/nested_mmu.h"
 #include "mmu/shadow_vcpu.h"
 #include "sdm/regs.h"
@@ -302,10 +303,14 @@ int ept_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool p
 		return RET_PF_RETRY;
 	if (mmu_ept12_walk(vcpu, gpa, access, &gw, &fault) == INVALID_PAGE) {
 		TRACE_LINE(ept12_walk, gpa, 0, 0, false);
+		if (unlikely(vcpu->kvm->mmu_vm->l1ept) && !prefault)
+			l1ept_used(vcpu, gpa, access, NULL);
 		if (!prefault)
 			mmu_guest_ops()->inject_nested_fault(vcpu, &fault);
 		return RET_PF_RETRY;
 	}
+	if (unlikely(vcpu->kvm->mmu_vm->l1ept) && !prefault)
+		l1ept_used(vcpu, gpa, access, &gw);
 	TRACE_LINE(ept12_walk, gpa, gw.gfn << PAGE_SHIFT | (gpa & ~PAGE_MASK), (uint32_t)gw.level, true);
 	r = fault_in_and_map(vcpu, gpa, &gw, error_code, prefault);
 	TRACE_LINE(ret_pf, r);

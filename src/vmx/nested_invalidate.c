@@ -44,6 +44,7 @@ int handle_invept(struct kvm_vcpu *vcpu)
 		return r;
 	if (type == INVEPT_SINGLE_CONTEXT && !nested_vmx_eptp_valid(vcpu, operand[0]))
 		return nested_vmx_fail(vcpu, VMXERR_INVALID_OPERAND_TO_INVEPT_INVVPID);
+	kvm_mmu_l1_invept(vcpu, type == INVEPT_ALL_CONTEXT, operand[0]);
 	kvm_mmu_free_guest_roots(vcpu, type == INVEPT_ALL_CONTEXT, operand[0]);
 	return nested_vmx_succeed(vcpu);
 }

@@ -208,6 +208,7 @@ static const struct kvm_mmu_guest_ops guest_ops = {
 	.get_cr4 = vmx_get_cr4,
 	.get_efer = vmx_get_efer,
 	.get_rflags = vmx_get_rflags,
+	.get_rip = vmx_get_rip,
 	.get_pkru = guest_pkru,
 	.get_pdptr = guest_pdptr,
 	.get_maxphyaddr = guest_maxphyaddr,

@@ -1,0 +1,340 @@
+/*
+ * The sanitizer for hypervisors in the guest: see l1ept.h, which has the invariants.
+ *
+ *	by_entry[hash(leaf entry's gpa)] ─► hold ─► …
+ *	by_page[hash(vCPU, L2's page)]    ─► hold ─► …
+ *	upper[]: a bit for each hash of an entry above the leaf: a write there looks at all holds
+ */
+#include "mmu/l1ept.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "lib/check_log.h"
+#include "lib/log.h"
+#include "lib/own.h"
+#include "lib/params.h"
+#include "mmu/internal.h"
+#include "sdm/ept.h"
+
+#define HOLDS 32768U
+#define BUCKETS 16384U
+#define LEVELS 5
+#define MAX_LINES 16
+
+typedef unsigned long long ull;
+
+/* A guest-physical mapping that a vCPU may have cached. */
+struct hold {
+	struct kvm_vcpu *vcpu; /* NULL: free */
+	uint64_t eptp;	       /* bits 51:12 */
+	gpa_t gpa, page;       /* of L2's and of L1's, of 4 KiB */
+	unsigned rights;       /* EPT_RWX of all levels */
+	unsigned nr, levels;
+	gpa_t entry[LEVELS]; /* the leaf's first */
+	uint32_t next_entry, next_page;
+	/* its record */
+	bool open, said, hidden;
+	struct kvm_vcpu *writer;
+	uint64_t writer_runs, writer_rip, new;
+	gpa_t written;
+};
+
+struct l1ept {
+	pthread_mutex_t lock;
+	struct hold *hold; /* from 1 */
+	uint32_t used, hand;
+	uint32_t by_entry[BUCKETS], by_page[BUCKETS];
+	uint8_t upper[BUCKETS / 8];
+	unsigned deaf, deaf_count;
+	int log_fd;
+	uint64_t records, closed, in_window, reports, of_hidden, hidden, forgotten;
+};
+
+static uint32_t hash(uint64_t key)
+{
+	return (uint32_t)(key * 0x9e3779b97f4a7c15ULL >> 50);
+}
+
+static uint32_t page_hash(const struct kvm_vcpu *vcpu, gpa_t gpa)
+{
+	return hash((gpa >> PAGE_SHIFT) * 64 + vcpu->vcpu_idx);
+}
+
+static void tell_end(struct l1ept *k)
+{
+	log_always("USERKVM_CHECK=l1ept: %llu reports; %llu of hidden INVEPTs (hidden: %llu); %llu mappings narrowed, %llu used in the "
+		   "legal window, %llu forgotten for room", (ull)k->reports, (ull)k->of_hidden, (ull)k->hidden, (ull)k->records,
+		   (ull)k->in_window, (ull)k->forgotten);
+	check_log_line(k->log_fd, "{\"class\":\"end\",\"check\":\"l1ept\",\"records\":%llu,\"hidden\":%llu,\"reports_of_hidden\":%llu,\"told\":%llu}",
+		       (ull)k->records, (ull)k->hidden, (ull)k->of_hidden, (ull)k->reports);
+}
+
+/* Most programs end without closing their VMs: the first VM's counts are told at their exit. */
+static struct l1ept *at_exit;
+
+__attribute__((destructor)) static void tell_at_exit(void)
+{
+	struct l1ept *k = __atomic_exchange_n(&at_exit, NULL, __ATOMIC_ACQ_REL);
+
+	if (k)
+		tell_end(k);
+}
+
+struct l1ept *l1ept_create(void)
+{
+	const char *deaf = getenv("USERKVM_GHOST_DEAF");
+	struct l1ept *k, *none = NULL;
+
+	if (!params_has_word("USERKVM_CHECK", "l1ept"))
+		return NULL;
+	k = own_calloc(1, sizeof(*k));
+	if (k)
+		k->hold = own_pages((HOLDS + 1) * sizeof(*k->hold));
+	if (!k || !k->hold) {
+		log_always("USERKVM_CHECK=l1ept is off: no memory for it");
+		own_free(k);
+		return NULL;
+	}
+	pthread_mutex_init(&k->lock, NULL);
+	k->deaf = deaf ? (unsigned)strtoul(deaf, NULL, 0) : 0;
+	k->log_fd = check_log_open();
+	__atomic_compare_exchange_n(&at_exit, &none, k, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+	return k;
+}
+
+void l1ept_destroy(struct l1ept *k)
+{
+	struct l1ept *first = k;
+
+	if (!k)
+		return;
+	__atomic_compare_exchange_n(&at_exit, &first, NULL, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+	tell_end(k);
+	check_log_close(k->log_fd);
+	own_pages_free(k->hold);
+	pthread_mutex_destroy(&k->lock);
+	own_free(k);
+}
+
+/* --- holds --- */
+
+static void unlink_from(struct l1ept *k, uint32_t *link, uint32_t n, bool entry)
+{
+	while (*link && *link != n)
+		link = entry ? &k->hold[*link].next_entry : &k->hold[*link].next_page;
+	if (*link)
+		*link = entry ? k->hold[n].next_entry : k->hold[n].next_page;
+}
+
+static void hold_free(struct l1ept *k, uint32_t n)
+{
+	struct hold *h = &k->hold[n];
+
+	unlink_from(k, &k->by_entry[hash(h->entry[0])], n, true);
+	unlink_from(k, &k->by_page[page_hash(h->vcpu, h->gpa)], n, false);
+	k->closed += h->open;
+	h->vcpu = NULL;
+}
+
+static uint32_t hold_alloc(struct l1ept *k)
+{
+	if (k->used < HOLDS)
+		return ++k->used;
+	k->hand = k->hand % HOLDS + 1;
+	if (k->hold[k->hand].vcpu) {
+		k->forgotten++;
+		hold_free(k, k->hand);
+	}
+	return k->hand;
+}
+
+static uint64_t rip_of(struct kvm_vcpu *vcpu)
+{
+	return mmu_guest_ops()->get_rip ? mmu_guest_ops()->get_rip(vcpu) : 0;
+}
+
+static uint64_t current_eptp(struct kvm_vcpu *vcpu)
+{
+	return vcpu->mmu_vcpu->guest_mmu.eptp12 & EPTP_ROOT_MASK;
+}
+
+/* What EPT12 says of L2's page now: its rights, 0 where it is not present. */
+static unsigned look(struct kvm_vcpu *vcpu, uint64_t root, gpa_t gpa, unsigned levels, gpa_t *page)
+{
+	unsigned rights = EPT_RWX;
+	gpa_t table = root;
+	uint64_t e;
+
+	for (unsigned level = levels;; level--) {
+		unsigned shift = 12 + 9 * (level - 1);
+
+		if (kvm_vcpu_read_guest(vcpu, table + (gpa >> shift & 511) * 8, &e, sizeof(e)))
+			return 0;
+		rights &= (unsigned)e & EPT_RWX;
+		if (!(e & EPT_RWX))
+			return 0;
+		table = e & EPT_ADDR_MASK;
+		if (level > 1 && !(e & EPT_PAGE_SIZE))
+			continue;
+		*page = ((e & EPT_ADDR_MASK) & (~0ULL << shift)) | (gpa & ~(~0ULL << shift) & PAGE_MASK);
+		return rights;
+	}
+}
+
+static void add(struct l1ept *k, struct kvm_vcpu *vcpu, gpa_t gpa, const struct guest_walker *gw)
+{
+	uint64_t eptp = current_eptp(vcpu);
+	uint32_t n = k->by_page[page_hash(vcpu, gpa)], *b;
+	struct hold *h;
+	gpa_t page = 0;
+	unsigned rights = look(vcpu, eptp, gpa, (unsigned)gw->max_level, &page);
+
+	if (!rights)
+		return;
+	for (; n; n = k->hold[n].next_page)
+		if (k->hold[n].vcpu == vcpu && k->hold[n].gpa == gpa && k->hold[n].eptp == eptp && !k->hold[n].open &&
+		    k->hold[n].page == page && k->hold[n].rights == rights && k->hold[n].entry[0] == gw->pte_gpa[gw->level])
+			return;
+	n = hold_alloc(k);
+	h = &k->hold[n];
+	*h = (struct hold){ .vcpu = vcpu, .eptp = eptp, .gpa = gpa, .page = page, .rights = rights,
+			   .levels = (unsigned)gw->max_level };
+	for (int level = gw->level; level <= gw->max_level && h->nr < LEVELS; level++) {
+		h->entry[h->nr++] = gw->pte_gpa[level];
+		if (level > gw->level)
+			k->upper[hash(gw->pte_gpa[level]) / 8] |= (uint8_t)(1 << hash(gw->pte_gpa[level]) % 8);
+	}
+	b = &k->by_entry[hash(h->entry[0])];
+	h->next_entry = *b;
+	*b = n;
+	b = &k->by_page[page_hash(vcpu, gpa)];
+	h->next_page = *b;
+	*b = n;
+}
+
+/* --- writes --- */
+
+static void compare(struct l1ept *k, struct kvm_vcpu *vcpu, struct hold *h, gpa_t written)
+{
+	gpa_t page = 0;
+	unsigned rights = look(vcpu, h->eptp, h->gpa, h->levels, &page);
+	bool lost = page != h->page || (h->rights & ~rights);
+
+	if (!lost) {
+		k->closed += h->open;
+		h->open = false;
+		return;
+	}
+	if (h->open)
+		return;
+	h->open = true;
+	h->said = false;
+	h->writer = vcpu;
+	h->writer_runs = vcpu->stat.nested_run;
+	h->writer_rip = rip_of(vcpu);
+	h->written = written;
+	if (kvm_vcpu_read_guest(vcpu, written, &h->new, sizeof(h->new)))
+		h->new = 0;
+	k->records++;
+}
+
+void l1ept_written(struct kvm_vcpu *vcpu, gpa_t gpa, size_t len)
+{
+	struct l1ept *k = vcpu->kvm->mmu_vm->l1ept;
+
+	pthread_mutex_lock(&k->lock);
+	for (gpa_t entry = gpa & ~7ULL; entry < gpa + len; entry += 8) {
+		uint32_t n = k->by_entry[hash(entry)];
+
+		for (; n; n = k->hold[n].next_entry)
+			if (k->hold[n].entry[0] == entry)
+				compare(k, vcpu, &k->hold[n], entry);
+		if (!(k->upper[hash(entry) / 8] & 1 << hash(entry) % 8))
+			continue;
+		for (n = 1; n <= k->used; n++)
+			for (unsigned l = 1; k->hold[n].vcpu && l < k->hold[n].nr; l++)
+				if (k->hold[n].entry[l] == entry)
+					compare(k, vcpu, &k->hold[n], entry);
+	}
+	pthread_mutex_unlock(&k->lock);
+}
+
+/* --- INVEPT --- */
+
+void l1ept_invept(struct kvm_vcpu *vcpu, bool all, uint64_t eptp)
+{
+	struct l1ept *k = vcpu->kvm->mmu_vm->l1ept;
+	bool hide;
+
+	if (likely(!k))
+		return;
+	pthread_mutex_lock(&k->lock);
+	hide = k->deaf && ++k->deaf_count % k->deaf == 0;
+	k->hidden += hide;
+	for (uint32_t n = 1; n <= k->used; n++) {
+		struct hold *h = &k->hold[n];
+
+		if (h->vcpu != vcpu || (!all && h->eptp != (eptp & EPTP_ROOT_MASK)))
+			continue;
+		if (hide)
+			h->hidden = true;
+		else
+			hold_free(k, n);
+	}
+	pthread_mutex_unlock(&k->lock);
+}
+
+/* --- uses --- */
+
+static void report(struct l1ept *k, struct kvm_vcpu *vcpu, struct hold *h, unsigned access, const char *how)
+{
+	const char *verb = access & EPT_EXEC ? "fetch" : access & EPT_WRITE ? "write" : "read";
+	const char *hidden = k->deaf ? h->hidden ? " [hidden]" : " [not hidden]" : "";
+
+	h->said = true;
+	k->reports++;
+	k->of_hidden += h->hidden;
+	if (k->reports <= MAX_LINES || (k->deaf && !h->hidden)) {
+		log_always("USERKVM_CHECK=l1ept: L2's %s of gpa %#llx (rip %#llx) on vCPU %u could reach L1's page %#llx%s%s", verb, (ull)h->gpa,
+			   (ull)rip_of(vcpu), vcpu->vcpu_id, (ull)h->page, how, hidden);
+		log_always("  EPT12 entry at %#llx, now %#llx, was written by vCPU %u at L1's rip %#llx", (ull)h->written, (ull)h->new,
+			   h->writer->vcpu_id, (ull)h->writer_rip);
+		log_always("  vCPU %u has executed no INVEPT of EP4TA %#llx since its L2 used the mapping [SDM \"Guidelines for Use of the INVEPT "
+			   "Instruction\"]", vcpu->vcpu_id, (ull)h->eptp);
+	}
+	check_log_line(k->log_fd, "{\"class\":\"l1ept\",\"address\":\"%#llx\",\"access\":\"%s\",\"cpu\":%u,\"rip\":\"%#llx\",\"eptp\":\"%#llx\","
+		       "\"frame\":\"%#llx\",\"entry\":\"%#llx\",\"new\":\"%#llx\",\"writer\":{\"cpu\":%u,\"rip\":\"%#llx\"},\"hidden\":%s,"
+		       "\"suppressed\":false}", (ull)h->gpa, verb, vcpu->vcpu_id, (ull)rip_of(vcpu), (ull)h->eptp, (ull)h->page,
+		       (ull)h->written, (ull)h->new, h->writer->vcpu_id, (ull)h->writer_rip, h->hidden ? "true" : "false");
+}
+
+void l1ept_used(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t access, const struct guest_walker *gw)
+{
+	unsigned want = access & PFERR_FETCH_MASK ? EPT_EXEC : access & PFERR_WRITE_MASK ? EPT_WRITE : EPT_READ;
+	struct l1ept *k = vcpu->kvm->mmu_vm->l1ept;
+	uint64_t eptp = current_eptp(vcpu);
+	gpa_t page = gpa & PAGE_MASK;
+	uint32_t n, next;
+
+	pthread_mutex_lock(&k->lock);
+	for (n = k->by_page[page_hash(vcpu, page)]; n; n = next) {
+		struct hold *h = &k->hold[n];
+
+		next = h->next_page;
+		if (h->vcpu != vcpu || h->gpa != page || h->eptp != eptp)
+			continue;
+		if (h->open && !h->said && (h->rights & want) && (!gw || gw->gfn << PAGE_SHIFT != h->page)) {
+			/* (b) of the head: the other vCPU has gone on to a guest */
+			if (h->writer == vcpu || h->writer->stat.nested_run != h->writer_runs)
+				report(k, vcpu, h, want, gw ? ", and now goes to another" : ", which EPT12 no longer allows");
+			else
+				k->in_window++;
+		}
+		if (!gw)
+			hold_free(k, n); /* the violation that L1 hears of invalidates it */
+	}
+	if (gw)
+		add(k, vcpu, page, gw);
+	pthread_mutex_unlock(&k->lock);
+}

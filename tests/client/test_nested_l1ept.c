@@ -1,0 +1,172 @@
+/*
+ * USERKVM_CHECK=l1ept: hypervisors with one bug each, which is reported exactly once, and the same
+ * without it, which is silent. Nothing else notices: L2 sees each change of EPT12 at once here.
+ *
+ * L2 reads page 60000h and writes page 61000h; L1 changes EPT12, does or does not invalidate,
+ * and enters L2 again.
+ */
+#include "nested_ept.h"
+#include "said.h"
+
+#define EPTP_BITS (3u << 3 | 6)
+#define OTHER_EPTP (0x58000 | EPTP_BITS)
+
+enum flush { NONE, RIGHT, ALL, WRONG_EPTP, INVVPID_INSTEAD, CLEAR_INSTEAD, VMXOFF_INSTEAD };
+
+struct bug {
+	unsigned table;	 /* page of EPT12, from AT_EPT on */
+	unsigned index;	 /* of the entry */
+	uint64_t entry;
+	enum flush flush;
+	bool violates;	 /* L2's next exit is an EPT violation */
+};
+
+static const struct bug *bug;
+
+static void invept(struct client *c, unsigned type, uint64_t eptp)
+{
+	nested_operand(c)[0] = eptp;
+	nested_operand(c)[1] = 0;
+	assert_succeeds(nested_do(c, INVEPT, type, AT_TEST));
+}
+
+static void flush(struct client *c)
+{
+	switch (bug->flush) {
+	case RIGHT: invept(c, 1, AT_EPT | EPTP_BITS); break;
+	case ALL: invept(c, 2, 0); break;
+	case WRONG_EPTP: invept(c, 1, OTHER_EPTP); break;
+	case INVVPID_INSTEAD:
+		nested_operand(c)[0] = nested_operand(c)[1] = 0;
+		assert_succeeds(nested_do(c, INVVPID, 2, AT_TEST));
+		break;
+	case CLEAR_INSTEAD:
+	case VMXOFF_INSTEAD:
+		assert_succeeds(nested_ptr(c, VMCLEAR, AT_VMCS));
+		if (bug->flush == VMXOFF_INSTEAD) {
+			assert_succeeds(nested_do(c, VMXOFF, 0, 0));
+			assert_succeeds(nested_ptr(c, VMXON, AT_VMXON));
+		}
+		assert_succeeds(nested_ptr(c, VMPTRLD, AT_VMCS));
+		break;
+	default: break;
+	}
+}
+
+static void use_change_use(struct client *c)
+{
+	bool launch = bug->flush == CLEAR_INSTEAD || bug->flush == VMXOFF_INSTEAD;
+
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_CPUID);
+	nested_do(c, STORE, AT_EPT + bug->table * 0x1000 + bug->index * 8, bug->entry);
+	flush(c);
+	nested_vmwrite(c, GUEST_RIP, AT_L2);
+	assert_int_equal(nested_enter(c, launch ? VMLAUNCH : VMRESUME), bug->violates ? EXIT_REASON_EPT_VIOLATION : EXIT_REASON_CPUID);
+}
+
+static unsigned reports(const char *text)
+{
+	unsigned n = 0;
+
+	while ((text = strstr(text, "USERKVM_CHECK=l1ept: L2's"))) {
+		n++;
+		text++;
+	}
+	return n;
+}
+
+static void run(const struct bug *b, unsigned want)
+{
+	struct client c;
+
+	bug = b;
+	if (!nested_open_ept(&c))
+		skip();
+	assert_int_equal(reports(said(use_change_use, &c)), want);
+	client_close(&c);
+}
+
+#define BUG(name, ...)                                                             \
+	static void name(void **state)                                             \
+	{                                                                          \
+		static const struct bug b = { __VA_ARGS__ };                       \
+		run(&b, 1);                                                        \
+	}                                                                          \
+	static void name##_flushed(void **state)                                   \
+	{                                                                          \
+		static struct bug b = { __VA_ARGS__ };                             \
+		b.flush = RIGHT;                                                   \
+		run(&b, 0);                                                        \
+	}
+
+BUG(page_is_unmapped, 3, 0x60, 0, NONE, true)
+BUG(page_is_moved, 3, 0x60, 0x70000 | EPT_ALL | EPT_WB, NONE, false)
+BUG(page_is_write_protected, 3, 0x61, 0x61000 | EPT_R | EPT_X | EPT_WB, NONE, true)
+BUG(page_is_not_executable, 3, 0x40, 0x40000 | EPT_R | EPT_W | EPT_WB, NONE, true)
+BUG(table_is_taken_out, 2, 0, 0, NONE, true)
+BUG(directory_is_taken_out, 1, 0, 0, NONE, true)
+BUG(invept_of_another_eptp, 3, 0x60, 0, WRONG_EPTP, true)
+BUG(invvpid_in_place_of_invept, 3, 0x60, 0, INVVPID_INSTEAD, true)
+BUG(vmclear_in_place_of_invept, 3, 0x60, 0, CLEAR_INSTEAD, true)
+BUG(vmxoff_in_place_of_invept, 3, 0x60, 0, VMXOFF_INSTEAD, true)
+
+static void an_invept_of_everything_is_enough(void **state)
+{
+	static const struct bug b = { 3, 0x60, 0, ALL, true };
+
+	run(&b, 0);
+}
+
+static void what_takes_nothing_away_is_silent(void **state)
+{
+	static const struct bug rights = { 3, 0x60, 0x60000 | EPT_ALL | EPT_WB | 1ull << 8, NONE, false };
+	static const struct bug unused = { 3, 0x90, 0, NONE, false };
+
+	run(&rights, 0);
+	run(&unused, 0);
+}
+
+/* The violation that L1 hears of is an invalidation: mapping the page again needs none. */
+static void violate_and_repair(struct client *c)
+{
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_EPT_VIOLATION);
+	ept_store(c, 0x60, 0x70000 | EPT_ALL | EPT_WB);
+	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_CPUID);
+}
+
+static void a_violation_closes(void **state)
+{
+	struct client c;
+
+	if (!nested_open_ept(&c))
+		skip();
+	ept_level1(&c)[0x60] = 0;
+	assert_int_equal(reports(said(violate_and_repair, &c)), 0);
+	client_close(&c);
+}
+
+#define BOTH(f) cmocka_unit_test(f), cmocka_unit_test(f##_flushed)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		BOTH(page_is_unmapped),
+		BOTH(page_is_moved),
+		BOTH(page_is_write_protected),
+		BOTH(page_is_not_executable),
+		BOTH(table_is_taken_out),
+		BOTH(directory_is_taken_out),
+		BOTH(invept_of_another_eptp),
+		BOTH(invvpid_in_place_of_invept),
+		BOTH(vmclear_in_place_of_invept),
+		BOTH(vmxoff_in_place_of_invept),
+		cmocka_unit_test(an_invept_of_everything_is_enough),
+		cmocka_unit_test(what_takes_nothing_away_is_silent),
+		cmocka_unit_test(a_violation_closes),
+	};
+
+	if (!getenv("LD_PRELOAD"))
+		return 77; /* a kernel's KVM has no such check */
+	setenv("USERKVM_CHECK", "l1ept", 1);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
