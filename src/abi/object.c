@@ -203,8 +203,8 @@ int abi_object_bind(int fd, enum abi_kind kind, struct kvm *kvm, struct kvm_vcpu
 	else
 		o = own_calloc(1, sizeof(*o));
 	if (!slot || !o) {
-		r = slot ? err_born(ENOMEM, "descriptor object") :
-			   err_born(EMFILE, "descriptor %d is out of the table's reach", fd);
+		r = fd < FD_CHUNK * FD_CHUNKS ? err_born(ENOMEM, "descriptor object") :
+						err_born(EMFILE, "descriptor %d is out of the table's reach", fd);
 		if (o) {
 			o->next = abi.free;
 			abi.free = o;

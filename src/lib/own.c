@@ -51,7 +51,7 @@ static struct {
 	pthread_mutex_t lock;
 	uint64_t start, end;	   /* (c) the area */
 	uint64_t low_start, low_end; /* (c) below 4 GiB; 0: none */
-	struct unit *unit;	   /* (c) mapped once, backed where touched */
+	struct unit *unit;	   /* (c, a) mapped once, backed where touched; NULL: nothing is chosen, or not all of it */
 	uint64_t beyond;	   /* units before it have been used at some time */
 	uint64_t hint;		   /* no free unit before it */
 	struct free_object *free[NR_CLASSES];
@@ -61,8 +61,6 @@ static struct {
 	uint64_t nr, fail_at; /* allocations so far; the one that fails */
 	bool fail_all;
 } own = { .lock = PTHREAD_MUTEX_INITIALIZER };
-
-static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 /* A child has the allocator as it is between two calls. */
 static void lock_before_fork(void)
@@ -140,18 +138,18 @@ static void choose_area(void)
 	}
 }
 
-/* The table of units lies at the area's beginning. */
+/* The table of units lies at the area's beginning. What a limit of the process keeps from being had is tried again. */
 static void choose(void)
 {
 	uint64_t bytes, units;
-	void *p;
+	void *p = own.low_start ? MAP_FAILED : mmap(NULL, LOW_BYTES, PROT_NONE, RESERVED | MAP_32BIT, -1, 0);
 
-	p = mmap(NULL, LOW_BYTES, PROT_NONE, RESERVED | MAP_32BIT, -1, 0);
 	if (p != MAP_FAILED) {
+		own.low_end = (uint64_t)(uintptr_t)p + LOW_BYTES;
 		own.low_start = (uint64_t)(uintptr_t)p;
-		own.low_end = own.low_start + LOW_BYTES;
 	}
-	choose_area();
+	if (!own.start)
+		choose_area();
 	if (!own.start)
 		return;
 	units = (own.end - own.start) >> UNIT_SHIFT;
@@ -159,14 +157,19 @@ static void choose(void)
 	p = mmap((void *)(uintptr_t)own.start, bytes, PROT_READ | PROT_WRITE, RESERVED | MAP_FIXED, -1, 0);
 	if (p == MAP_FAILED)
 		return;
-	own.unit = p;
 	own.beyond = own.hint = bytes >> UNIT_SHIFT;
+	__atomic_store_n(&own.unit, p, __ATOMIC_RELEASE);
 }
 
 static bool ready(void)
 {
-	pthread_once(&once, choose);
-	return own.unit;
+	if (__atomic_load_n(&own.unit, __ATOMIC_ACQUIRE))
+		return true;
+	pthread_mutex_lock(&own.lock);
+	if (!own.unit)
+		choose();
+	pthread_mutex_unlock(&own.lock);
+	return __atomic_load_n(&own.unit, __ATOMIC_ACQUIRE);
 }
 
 bool own_overlaps(uint64_t start, uint64_t bytes)
