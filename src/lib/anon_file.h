@@ -18,4 +18,10 @@
  */
 must_check int lib_anon_file(const char *name, unsigned flags);
 
+/*
+ * The file becomes `bytes` long. 0; -EFBIG beyond RLIMIT_FSIZE, without the SIGXFSZ that would end the
+ * client's process for a file that is not its own; -errno of ftruncate(). Any thread; system calls.
+ */
+must_check int lib_anon_file_grow(int fd, uint64_t bytes);
+
 #endif

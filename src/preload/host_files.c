@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -24,6 +25,7 @@
 
 #define CPUINFO "/proc/cpuinfo"
 #define MODULES "/sys/module/kvm"
+#define LARGEST (16u << 20) /* no /proc/cpuinfo is longer */
 #define ROOM 4096 /* for what is added for one processor */
 
 static const struct {
@@ -143,6 +145,7 @@ int preload_host_file(const char *path, int flags)
 {
 	const char *knob;
 	char *text = NULL;
+	struct rlimit lim;
 	size_t n;
 	int fd;
 
@@ -153,6 +156,8 @@ int preload_host_file(const char *path, int flags)
 		return PRELOAD_NOT_OURS;
 	if ((flags & O_ACCMODE) != O_RDONLY || (flags & (O_PATH | O_DIRECTORY)))
 		return PRELOAD_NOT_OURS; /* the machine's own refuses, or is as good */
+	if (getrlimit(RLIMIT_FSIZE, &lim) == 0 && lim.rlim_cur < LARGEST)
+		return PRELOAD_NOT_OURS; /* writing the copy would be the process's SIGXFSZ */
 	if (!knob) {
 		text = read_all(path, &n);
 		if (!text)

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "lib/anon_file.h"
 #include "lib/error.h"
 #include "virt/internal.h"
 
@@ -43,7 +44,7 @@ int kvm_dirty_ring_alloc(struct kvm_vcpu *vcpu)
 	pthread_mutex_init(&ring->lock, NULL);
 	if (!bytes)
 		return 0;
-	if (ftruncate(vcpu->run_memfd, offset + (off_t)bytes))
+	if (lib_anon_file_grow(vcpu->run_memfd, (uint64_t)offset + bytes))
 		return err_born(ENOMEM, "vCPU %u: no room for a dirty ring", vcpu->vcpu_id);
 	p = own_map_file(bytes, PROT_READ | PROT_WRITE, vcpu->run_memfd, offset);
 	if (!p)

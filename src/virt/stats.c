@@ -71,15 +71,16 @@ static int make_file(struct kvm_stats_file *f, const struct kvm_stat_table *t, c
 
 	if (fd < 0)
 		return fd;
-	if (ftruncate(fd, (off_t)(data + t->size)))
-		goto out_errno;
-	p = mmap(NULL, data, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	e = -lib_anon_file_grow(fd, data + t->size);
+	if (e)
+		goto out;
+	p = mmap(NULL, data + t->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (p == MAP_FAILED)
 		goto out_errno;
 	kvm_stats_head(t, id, data, p, data);
-	munmap(p, data);
-	if (pwrite(fd, stat, t->size, (off_t)data) != (ssize_t)t->size ||
-	    mmap(stat, ALIGN_UP(t->size, PAGE_SIZE), PROT_READ | PROT_WRITE,
+	memcpy((char *)p + data, stat, t->size);
+	munmap(p, data + t->size);
+	if (mmap(stat, ALIGN_UP(t->size, PAGE_SIZE), PROT_READ | PROT_WRITE,
 		 MAP_SHARED | MAP_FIXED, fd, (off_t)data) == MAP_FAILED)
 		goto out_errno;
 	/* Without these the client could shrink the file under us; no harm where it fails. */
@@ -90,6 +91,7 @@ static int make_file(struct kvm_stats_file *f, const struct kvm_stat_table *t, c
 
 out_errno:
 	e = errno;
+out:
 	close_fd(fd);
 	return err_born(e, "no file for counters");
 }

@@ -24,15 +24,15 @@
 static int create_run_pages(struct kvm_vcpu *vcpu)
 {
 	void *p;
+	int r;
 
 	vcpu->run_memfd = lib_anon_file("userkvm-vcpu", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (vcpu->run_memfd < 0)
 		return vcpu->run_memfd;
-	if (ftruncate(vcpu->run_memfd, (off_t)RUN_SIZE)) {
-		int e = errno;
-
+	r = lib_anon_file_grow(vcpu->run_memfd, RUN_SIZE);
+	if (r) {
 		close(vcpu->run_memfd);
-		return err_born(e, "vCPU %u: no room for kvm_run", vcpu->vcpu_id);
+		return r;
 	}
 	p = own_map_file(RUN_SIZE, PROT_READ | PROT_WRITE, vcpu->run_memfd, 0);
 	if (!p) {
