@@ -9,7 +9,6 @@
 #include "abi/pfn_index.h"
 
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -27,13 +26,6 @@
 struct hva_range {
 	hva_t start, end;
 };
-
-static void *map(size_t bytes)
-{
-	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
 
 /* --- sorting --- */
 
@@ -64,7 +56,7 @@ static void sort_digit(const struct pair *from, struct pair *to, size_t n, unsig
 static int sort(struct pair *p, size_t n, unsigned bits)
 {
 	size_t bytes = n * sizeof(*p);
-	struct pair *scratch = map(bytes + 1), *from = p, *to = scratch;
+	struct pair *scratch = own_pages(bytes + 1), *from = p, *to = scratch;
 
 	if (!scratch)
 		return err_born(ENOMEM, "no memory to sort %zu pages", n);
@@ -77,7 +69,7 @@ static int sort(struct pair *p, size_t n, unsigned bits)
 	}
 	if (from != p)
 		memcpy(p, from, bytes);
-	munmap(scratch, bytes + 1);
+	own_pages_free(scratch);
 	return 0;
 }
 
@@ -103,10 +95,10 @@ static int collect_all(struct hva_ranges *all, pfn_index_source *source)
 	*all = (struct hva_ranges){ 0 };
 	do {
 		if (all->r)
-			munmap(all->r, (all->max + 1) * sizeof(*all->r));
+			own_pages_free(all->r);
 		all->max = all->nr;
 		all->nr = 0;
-		all->r = map((all->max + 1) * sizeof(*all->r));
+		all->r = own_pages((all->max + 1) * sizeof(*all->r));
 		if (!all->r)
 			return err_born(ENOMEM, "no memory for %zu ranges", all->max);
 		source(collect, all);
@@ -193,7 +185,7 @@ static int build(struct pfn_index *x, struct hva_ranges *all, int pagemap)
 	if (!pages)
 		return 0;
 	x->mapped_bytes = pages * sizeof(*x->at);
-	x->at = map(x->mapped_bytes);
+	x->at = own_pages(x->mapped_bytes);
 	if (!x->at) {
 		x->mapped_bytes = 0;
 		return err_born(ENOMEM, "no memory for an index of %llu pages", (unsigned long long)pages);
@@ -213,14 +205,14 @@ int pfn_index_build(struct pfn_index *x, pfn_index_source *source, int pagemap)
 	if (r)
 		return r;
 	r = build(x, &all, pagemap);
-	munmap(all.r, (all.max + 1) * sizeof(*all.r));
+	own_pages_free(all.r);
 	return r;
 }
 
 void pfn_index_free(struct pfn_index *x)
 {
 	if (x->at)
-		munmap(x->at, x->mapped_bytes);
+		own_pages_free(x->at);
 	*x = (struct pfn_index){ 0 };
 }
 

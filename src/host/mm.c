@@ -388,7 +388,8 @@ bool host_page_is_awaited(hva_t hva)
 /*
  * The number lives in a page that reads as zero in a forked child
  * (MADV_WIPEONFORK), so that even a raw clone() is noticed. Beside it stands the process that owns the
- * memory: the first that asks.
+ * memory: the first that asks. It is not among the library's own addresses, which a process that only forks shall
+ * not have to choose; a guest that came to write to it could end its own VM by it.
  */
 static uint64_t *id_page; /* [0]: the number, [1]: the owner's process id */
 static uint64_t last_id;
