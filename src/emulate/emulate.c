@@ -480,12 +480,20 @@ static void trace_insn(const struct kvm_emulator *e, struct kvm_vcpu *vcpu, bool
 	rec->failed = failed;
 }
 
-/* Nothing could be fetched from what the memslots call memory: the client has taken it away. */
-static bool code_is_lost(struct kvm_vcpu *vcpu)
+/*
+ * Nothing could be fetched. -EFAULT: the memslots call it memory, and the client has taken it away. 1: it is there now,
+ * for the guest has changed its tables meanwhile. 0: it is none.
+ */
+static int look_for_code(struct kvm_vcpu *vcpu)
 {
 	gpa_t gpa = kvm_mmu_gva_to_gpa(vcpu, kvm_get_linear_rip(vcpu), PFERR_FETCH_MASK, NULL);
+	uint8_t byte;
 
-	return gpa != INVALID_PAGE && kvm_emulator_is_ram(vcpu, gpa, false);
+	if (gpa == INVALID_PAGE || !kvm_emulator_is_ram(vcpu, gpa, false))
+		return 0;
+	if (!kvm_vcpu_read_guest(vcpu, gpa, &byte, sizeof(byte)))
+		return 1;
+	return err_born(EFAULT, "the code of vCPU %u is in no memory", vcpu->vcpu_id);
 }
 
 /* from_exit: the instruction is the one that the processor was at when it left the guest. */
@@ -493,6 +501,7 @@ static int emulate_at_rip(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa, bool f
 {
 	struct kvm_emulator *e = vcpu->arch->emulator;
 	enum outcome o;
+	int r;
 
 	vcpu->stat.insn_emulation++;
 	load_state(e, vcpu);
@@ -512,8 +521,9 @@ static int emulate_at_rip(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa, bool f
 	if (o == OUT_EXCEPTION)
 		return inject(vcpu, &e->cs.exception);
 	TRACE_FILL(kvm, kvm_emulate_insn, rec, trace_insn(e, vcpu, o == OUT_UNSUPPORTED, rec));
-	if (o == OUT_UNSUPPORTED && !e->nr_bytes && code_is_lost(vcpu))
-		return err_born(EFAULT, "the code of vCPU %u is in no memory", vcpu->vcpu_id);
+	r = o == OUT_UNSUPPORTED && !e->nr_bytes ? look_for_code(vcpu) : 0;
+	if (r)
+		return r;
 	if (o == OUT_UNSUPPORTED && e->fault_gpa != ~0ULL && kvm_mmu_unprotect_gpa(vcpu, e->fault_gpa))
 		return 1;
 	if (o == OUT_UNSUPPORTED)

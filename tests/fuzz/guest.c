@@ -140,7 +140,7 @@ static struct {
 	int kvm, vm;
 	uint8_t *ram, *rom;
 	struct vcpu v[2];
-	bool hyperv;
+	bool hyperv, fetches;
 	unsigned rounds;
 } w;
 static volatile bool stop, ended;
@@ -193,12 +193,15 @@ static void memory(uint32_t slot, uint32_t flags, uint64_t gpa, uint64_t size, v
 		FAIL("KVM_SET_USER_MEMORY_REGION: %s", strerror(errno));
 }
 
-static void open_world(bool hyperv)
+/* fetches: the emulator does not get the bytes that ran, but fetches them again (a check that vCPUs read at their creation). */
+static void open_world(bool hyperv, bool fetches)
 {
 	size_t size;
 
 	close_world();
+	setenv("USERKVM_CHECK", fetches ? "emulate" : "0", 1);
 	w.hyperv = hyperv;
+	w.fetches = fetches;
 	w.rounds = 0;
 	w.kvm = userkvm_open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	w.vm = userkvm_ioctl(w.kvm, KVM_CREATE_VM, 0);
@@ -504,13 +507,14 @@ static void hostile(void)
 {
 	static const uint64_t starts[] = { CODE, CODE + 0xff8, CODE + 0xffd, 0x7ffffffffff8, 0x7fffffffffff, 0xffff800000000000,
 					   WINDOW + 0x2000, WINDOW + 0x2ffa, WINDOW + 0x1000 };
-	bool wide = one_of(4);
+	bool hyperv = one_of(2), fetches = one_of(2), wide = one_of(4);
 	uint64_t cr4 = (one_of(2) ? 4 : 0) | (one_of(2) ? 0x800 : 0), rip;
 	struct kvm_regs g;
 	pthread_t other;
 
-	if (!w.vm || ++w.rounds > 200)
-		open_world(one_of(2));
+	/* decided by the input, each time: it has to come to the same again alone */
+	if (!w.vm || ++w.rounds > 200 || hyperv != w.hyperv || fetches != w.fetches)
+		open_world(hyperv, fetches);
 	hostile_kernel = one_of(4) == 0;
 	fill_ram();
 	for (unsigned page = 0; page < 3; page++)
@@ -523,6 +527,12 @@ static void hostile(void)
 		memset(w.ram + CODE + 0x2000, "\xee\xec\x6e\x6c\xf4\xfa"[one_of(6)], 64);
 	rip = starts[one_of(ARRAY(starts))];
 	registers(&g, wide, wide ? rip : (uint32_t)rip % 0x300000);
+	/* a loop over a device in the page whose mapping vCPU 1 changes: each turn the emulator looks at it anew */
+	if (!one_of(8)) {
+		memcpy(w.ram + CODE + 0x1000, "\x88\x07\xeb\xfc", 4);
+		g.rip = WINDOW + 0x2000;
+		g.rdi = WINDOW;
+	}
 	put_state(0, true, wide, &g, cr4);
 	registers(&g, true, KERNEL_CODE);
 	if (hostile_kernel) {
@@ -560,7 +570,7 @@ static void hostile(void)
 	pthread_join(other, NULL);
 	w.v[1].run->immediate_exit = 0;
 	if (hostile_kernel) /* it may have left anything in its VM */
-		open_world(one_of(2));
+		close_world();
 }
 
 /* --- state --- */
@@ -588,7 +598,7 @@ static void state(void)
 	struct vcpu *v = &w.v[0];
 	int r;
 
-	open_world(one_of(2));
+	open_world(one_of(2), one_of(2));
 	fill_ram();
 	code_at(w.ram + CODE, 64);
 	code_at(w.ram + CODE + 0x1000, 64);
@@ -775,9 +785,9 @@ static void fuzz(const char *name, void (*round)(void), const char *corpus_dir, 
 				save(path);
 			}
 		}
-		if (++rounds == 300)
+		if (++rounds >= 300 && !base && w.vm)
 			base = own_in_use();
-		if (rounds > 300 && own_in_use() > base + (128ull << 20))
+		if (base && own_in_use() > base + (128ull << 20))
 			FAIL("%llu MiB of memory after %llu rounds, %llu after 300", (unsigned long long)own_in_use() >> 20,
 			     (unsigned long long)rounds, (unsigned long long)base >> 20);
 	}
