@@ -63,6 +63,8 @@ void abi_run_signals(uint64_t blocked);
  * with its last one (host/client_threads.h).
  */
 void abi_thread_ends(void);
+/* The program has given the kernel a robust list of its own for a thread of the C library's. */
+void abi_robust_list_lost(void);
 
 /* Copies from and to client memory that may not be there: 0 or -EFAULT. */
 int abi_client_read(void *dst, const void *client_src, size_t n);

@@ -412,6 +412,11 @@ USERKVM_EXPORT void userkvm_signal_ran(void)
 	kvm_running_vcpu_signal();
 }
 
+USERKVM_EXPORT void abi_robust_list_lost(void)
+{
+	host_client_robust_list_lost();
+}
+
 USERKVM_EXPORT void abi_thread_ends(void)
 {
 	host_client_thread_ends();

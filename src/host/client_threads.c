@@ -3,7 +3,7 @@
  *
  * Invariants
  * 1. Every entry of the list but those in `dead` has its mutex held by the thread that it stands for.
- * 2. An entry leaves the list when its mutex has been given to the watcher, and only then.
+ * 2. An entry leaves the list when its mutex, or its `owner`, has been given to the watcher, and only then.
  * 3. The watcher needs futex, read and one write to an eventfd while all threads of the client's
  *    are in the list; a filter that the client sets for all threads may forbid the rest.
  *
@@ -33,6 +33,7 @@
 
 struct client_thread {
 	pthread_mutex_t alive; /* robust */
+	uint32_t owner; /* (a) the thread's id, as a futex with priority inheritance has it; 0: it has ended */
 	struct client_thread *next;
 	int delay_fd; /* its schedstat; -1: not opened. One that has ended leaves it to its successor in the entry */
 };
@@ -44,6 +45,7 @@ static struct {
 	struct client_thread first; /* so that the first needs no memory */
 	struct host_waker *wakers;
 	bool watched, ended;
+	bool robust_lists_lost; /* (a) the kernel has been given others for the threads of the program */
 	int end_fd;
 	int stat_fd; /* /proc/self/stat */
 } clients = { .lock = PTHREAD_MUTEX_INITIALIZER, .end_fd = -1, .stat_fd = -1 };
@@ -80,6 +82,7 @@ void host_client_thread_add(void)
 		init_robust(&t->alive);
 		/* Nobody else has it. A lock would be waited for, to sanitizers, behind all that the thread holds now. */
 		(void)!pthread_mutex_trylock(&t->alive);
+		__atomic_store_n(&t->owner, (uint32_t)syscall(SYS_gettid), __ATOMIC_RELEASE);
 		t->next = clients.list;
 		clients.list = self = t;
 	}
@@ -110,11 +113,27 @@ int host_client_thread_run_delay(uint64_t *ns)
 	return strtoull(p, NULL, 10) ? 0 : -ENOSYS;
 }
 
+/* Of this thread, which holds it. The kernel knows of a waiter, and then is to wake it. */
+static void give_owner_up(uint32_t *owner)
+{
+	uint32_t me = (uint32_t)syscall(SYS_gettid);
+
+	if (!__atomic_compare_exchange_n(owner, &me, 0, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+		syscall(SYS_futex, owner, FUTEX_UNLOCK_PI_PRIVATE, 0, NULL);
+}
+
 void host_client_thread_ends(void)
 {
-	if (self)
+	if (self) {
+		give_owner_up(&self->owner);
 		pthread_mutex_unlock(&self->alive);
+	}
 	self = NULL;
+}
+
+void host_client_robust_list_lost(void)
+{
+	__atomic_store_n(&clients.robust_lists_lost, true, __ATOMIC_RELEASE);
 }
 
 /* --- the watcher --- */
@@ -145,8 +164,26 @@ static void forget(struct client_thread *t)
 	pthread_mutex_unlock(&clients.lock);
 }
 
+/*
+ * Without robust lists. The kernel gives a futex with priority inheritance to its waiter when the owner dies, in whatever
+ * way; or says that there is no owner of that id. False: this kernel has no such futexes.
+ */
+static bool wait_for_owner(uint32_t *owner)
+{
+	long r;
+
+	do
+		r = syscall(SYS_futex, owner, FUTEX_LOCK_PI_PRIVATE, 0, NULL);
+	while (r && (errno == EINTR || errno == EAGAIN));
+	return !r || errno == ESRCH;
+}
+
 static void wait_for_end_of(struct client_thread *t)
 {
+	if (__atomic_load_n(&clients.robust_lists_lost, __ATOMIC_ACQUIRE) && wait_for_owner(&t->owner)) {
+		forget(t);
+		return;
+	}
 	if (pthread_mutex_lock(&t->alive) == EOWNERDEAD)
 		pthread_mutex_consistent(&t->alive);
 	pthread_mutex_unlock(&t->alive);

@@ -48,6 +48,11 @@ must_check int host_client_thread_run_delay(uint64_t *ns);
 
 /* It is one no longer: for those that end without the kernel's telling (src/trap). */
 void host_client_thread_ends(void);
+/*
+ * The client has given the kernel a robust list of its own for one of its threads (a program without a dynamic loader):
+ * by those of the C library nobody hears of a thread's death any more.
+ */
+void host_client_robust_list_lost(void);
 
 /*
  * For the loops of the library's own threads: no thread of the client's is left, return. A thread that waits on

@@ -22,6 +22,12 @@ static int64_t not_here(struct trap_call *c)
 	return -ENOSYS;
 }
 
+static int64_t trap_set_robust_list(struct trap_call *c)
+{
+	abi_robust_list_lost();
+	return TRAP_PASS;
+}
+
 static int64_t trap_prctl(struct trap_call *c)
 {
 	return (int)c->arg[0] == PR_SET_SYSCALL_USER_DISPATCH ? -EINVAL : TRAP_PASS;
@@ -68,6 +74,7 @@ static trap_handler *const handlers[] = {
 	[SYS_set_tid_address] = trap_set_tid_address,
 	[SYS_arch_prctl] = trap_arch_prctl,
 	[SYS_prctl] = trap_prctl,
+	[SYS_set_robust_list] = trap_set_robust_list,
 	[SYS_rseq] = not_here,
 	[SYS_execve] = trap_execve,
 };
