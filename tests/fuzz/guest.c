@@ -507,7 +507,7 @@ static void hostile(void)
 {
 	static const uint64_t starts[] = { CODE, CODE + 0xff8, CODE + 0xffd, 0x7ffffffffff8, 0x7fffffffffff, 0xffff800000000000,
 					   WINDOW + 0x2000, WINDOW + 0x2ffa, WINDOW + 0x1000 };
-	bool hyperv = one_of(2), fetches = one_of(2), wide = one_of(4);
+	bool hyperv = !one_of(6), fetches = one_of(6), wide = one_of(4); /* another world costs more than a round */
 	uint64_t cr4 = (one_of(2) ? 4 : 0) | (one_of(2) ? 0x800 : 0), rip;
 	struct kvm_regs g;
 	pthread_t other;
@@ -528,7 +528,7 @@ static void hostile(void)
 	rip = starts[one_of(ARRAY(starts))];
 	registers(&g, wide, wide ? rip : (uint32_t)rip % 0x300000);
 	/* a loop over a device in the page whose mapping vCPU 1 changes: each turn the emulator looks at it anew */
-	if (!one_of(8)) {
+	if (!one_of(4)) {
 		memcpy(w.ram + CODE + 0x1000, "\x88\x07\xeb\xfc", 4);
 		g.rip = WINDOW + 0x2000;
 		g.rdi = WINDOW;
