@@ -163,16 +163,24 @@ static struct layout find_layout(const struct isa_decoded *d)
 	return l;
 }
 
+/*
+ * Of up to 14 that a guest may write the one that is part of the opcode, or, where the opcode has none, those that the
+ * decoder finds to matter: the others would make a stub of each way to write an instruction.
+ */
 static void emit_legacy_prefixes(struct emitter *e, const struct isa_decoded *d,
 				 const struct layout *l)
 {
 	const ZydisDecodedInstruction *z = &d->insn;
+	bool mandatory = false;
 	unsigned rex = 0;
 
+	for (unsigned n = 0; !l->x87 && n < z->raw.prefix_count; n++)
+		mandatory |= z->raw.prefixes[n].type == ZYDIS_PREFIX_TYPE_MANDATORY;
 	for (unsigned n = 0; !l->x87 && n < z->raw.prefix_count; n++) {
 		uint8_t p = z->raw.prefixes[n].value;
 
-		if (p == 0x66 || p == 0xf2 || p == 0xf3)
+		if ((p == 0x66 || p == 0xf2 || p == 0xf3) &&
+		    z->raw.prefixes[n].type == (mandatory ? ZYDIS_PREFIX_TYPE_MANDATORY : ZYDIS_PREFIX_TYPE_EFFECTIVE))
 			emit_byte(e, p);
 	}
 	if (l->x87 || !(z->attributes & ZYDIS_ATTRIB_HAS_REX))

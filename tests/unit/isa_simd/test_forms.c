@@ -421,9 +421,34 @@ static void pending_exception_and_page_fault_come_in_silicons_order(void **state
 	assert_true(seen[0] >= 3 && seen[1] >= 40);
 }
 
+/* Prefixes that have no meaning do not come to the host's processor. */
+static void redundant_prefixes_make_no_stub_of_their_own(void **state)
+{
+	static const struct {
+		uint8_t plain[8], more[12];
+		unsigned n, nr_more;
+	} t[] = {
+		{ "\x66\x0f\xfe\xc1", "\x66\x66\x66\x0f\xfe\xc1", 4, 6 },
+		{ "\xf2\x0f\x58\xc1", "\x66\xf2\xf2\x0f\x58\xc1", 4, 6 },
+		{ "\xf3\x0f\x58\xc1", "\xf2\x66\xf3\x0f\x58\xc1", 4, 6 },
+		{ "\x0f\x58\xc1", "\x2e\x65\x3e\x0f\x58\xc1", 3, 6 },
+	};
+	static const struct isa_ops no_ops;
+	struct isa_insn plain, more;
+
+	harness_stubs();
+	for (size_t k = 0; k < sizeof(t) / sizeof(t[0]); k++) {
+		assert_int_equal(isa_decode(t[k].plain, t[k].n, ISA_CODE64, &no_ops, &plain), ISA_DECODE_OK);
+		assert_int_equal(isa_decode(t[k].more, t[k].nr_more, ISA_CODE64, &no_ops, &more), ISA_DECODE_OK);
+		assert_non_null(plain.extra);
+		assert_ptr_equal(plain.extra, more.extra);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(redundant_prefixes_make_no_stub_of_their_own),
 		cmocka_unit_test(pending_exception_and_page_fault_come_in_silicons_order),
 		cmocka_unit_test(legacy_map_matches_the_bare_processor),
 		cmocka_unit_test(vex_map_matches_the_bare_processor),
