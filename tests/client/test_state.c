@@ -235,6 +235,11 @@ static void fpu_state_goes_in_and_comes_out(void **state)
 	assert_int_equal(client_next_out(&c), 0x40);
 	assert_int_equal(*(uint32_t *)(c.mem + AT_TEST), told ? 0x9f80 : 0x1f80);
 	assert_int_equal(*(uint16_t *)(c.mem + AT_TEST + 4), 0x37f);
+	if (!told) {
+		/* and what it sets of components in their initial state, the area's header says is not there */
+		client_close(&c);
+		return;
+	}
 	assert_int_equal(ioctl(c.vcpu, KVM_GET_FPU, &f), 0);
 	memcpy(sum, f.xmm[0], 16);
 	assert_true(sum[0] == 11.5 && sum[1] == 22.5);
