@@ -397,6 +397,7 @@ static void io_exit_qualification_describes_the_access(void **state)
 	assert_int_equal(last_exit.insn_info, 2 << 7 | SREG_DS << 15);
 	cpu->cs.gpr[RCX] = 0;
 	assert_int_equal(RUN(0xf3, 0x6f), DONE);
+	assert_int_equal(RUN(0x6f), EXIT); /* RCX counts for REP only */
 }
 
 static void io_bitmaps_select_ports_and_wrap_around_exits(void **state)
