@@ -283,6 +283,20 @@ static const struct kvm_io_device_ops ioapic_ops = {
 	.write = ioapic_write,
 };
 
+/*
+ * Lines that are up for the length of a pulse of the PIT's, whose thread is about to lower them. Of a masked
+ * edge-triggered pin nothing stays of it, and a restored line that nobody lowers would swallow the next pulse.
+ */
+static uint32_t passing_pulses(const struct kvm_ioapic *io)
+{
+	uint32_t bits = 0;
+
+	for (int pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++)
+		if (io->drivers[pin] == 1U << KVM_PIT_IRQ_SOURCE_ID && RTE(io, pin).mask && !RTE(io, pin).trig_mode)
+			bits |= 1U << pin;
+	return bits;
+}
+
 void kvm_get_ioapic(struct kvm *kvm, struct kvm_ioapic_state *s)
 {
 	struct kvm_ioapic *io = kvm->vioapic;
@@ -290,7 +304,7 @@ void kvm_get_ioapic(struct kvm *kvm, struct kvm_ioapic_state *s)
 	pthread_mutex_lock(&io->lock);
 	*s = io->s;
 	/* What the APICs have already must not be delivered again after a restore. */
-	s->irr &= ~io->irr_delivered;
+	s->irr &= ~(io->irr_delivered | passing_pulses(io));
 	pthread_mutex_unlock(&io->lock);
 }
 

@@ -43,6 +43,24 @@ static void masked_pin_delivers_nothing(void **state)
 	assert_false(irr_has(1, 0x51));
 }
 
+/* Saved between the two edges of a pulse, the line of a masked pin is not up: nobody would lower it elsewhere. */
+static void a_pulse_of_the_pit_is_not_saved(void **state)
+{
+	struct kvm_ioapic_state s;
+
+	ioapic_route(0, 0x51 | MASKED, 1);
+	ioapic_route(20, 0x52 | MASKED, 1);
+	kvm_ioapic_set_irq(vm->vioapic, 0, KVM_PIT_IRQ_SOURCE_ID, 1);
+	line(20, 1);
+	kvm_get_ioapic(vm, &s);
+	assert_int_equal(s.irr, 1U << 20);
+	/* the client holds it up, too */
+	kvm_ioapic_set_irq(vm->vioapic, 0, KVM_USERSPACE_IRQ_SOURCE_ID, 1);
+	kvm_get_ioapic(vm, &s);
+	assert_int_equal(s.irr, 1U << 20 | 1);
+	kvm_ioapic_set_irq(vm->vioapic, 0, KVM_PIT_IRQ_SOURCE_ID, 0);
+}
+
 static void level_waits_for_eoi_and_asks_again(void **state)
 {
 	ioapic_route(20, 0x52 | LEVEL, 0);
@@ -232,6 +250,7 @@ int main(void)
 		T(registers_answer_as_a_version_11h_chip),
 		T(edge_is_delivered_once_a_rise),
 		T(masked_pin_delivers_nothing),
+		T(a_pulse_of_the_pit_is_not_saved),
 		T(level_waits_for_eoi_and_asks_again),
 		T(unmasking_a_raised_level_pin_delivers),
 		T(switch_to_edge_clears_remote_irr),
