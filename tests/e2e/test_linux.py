@@ -6,9 +6,11 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 
+import initramfs
 import tap
 
 USERKVM, BUILD = sys.argv[1:3]
@@ -71,6 +73,24 @@ def each_report_is_of_an_invalidation_that_was_hidden():
     os.unlink(log)
     assert lines[-1]["class"] == "end" and lines[-1]["reports"] == reports and len(lines) == reports + 1, lines[-1]
     assert {line["class"] for line in lines[:-1]} >= {"reachable"} and all(line["hidden"] for line in lines[:-1]), lines[:3]
+
+
+SHOOTDOWN = ("#!/bin/sh\nexport PATH=/bin\nmount -t proc proc /proc\nmount -t devtmpfs dev /dev\nmount -t sysfs sys /sys\n"
+             "echo 1 > /sys/kernel/mm/ksm/run\necho always > /sys/kernel/mm/transparent_hugepage/enabled\n"
+             "shootdown 4\necho guest: done\npoweroff -f\n")
+
+
+def pages_that_are_taken_from_reading_threads_are_not_reported():
+    if not shutil.which("gcc"):
+        raise tap.Skip("no gcc for the guest's program")
+    with tempfile.TemporaryDirectory() as tmp:
+        subprocess.run(["gcc", "-O1", "-static", "-pthread", "-o", tmp + "/shootdown",
+                        os.path.join(os.path.dirname(os.path.abspath(__file__)), "guest/shootdown.c")], check=True)
+        initramfs.write(tmp + "/img", SHOOTDOWN, {"shootdown": tmp + "/shootdown"})
+        out, status = tap.run(USERKVM, "check", "boot", KERNEL, "--initrd", tmp + "/img", "--append", "quiet panic=-1", "--no-reboot",
+                              "--smp", "2", timeout=200)
+    assert status == 0 and re.search(r"shootdown: [1-9]\d* calls", out) and "guest: done" in out, (status, out[-3000:])
+    assert "userkvm check: 0 reports" in out, out[-6000:]
 
 
 def check_ends_with_a_status_and_names_functions():
@@ -138,7 +158,7 @@ cases = {f.__name__: f for f in (debian_kernel_runs_to_power_off_under_userkvm_b
                                  qemu_pc_with_two_processors_boots_debian_on_shadow_page_tables,
                                  qemu_pc_with_seabios_and_kernel_irqchip_boots_debian,
                                  qemu_pc_with_seabios_and_its_own_irqchip_boots_debian)}
-checked = {f.__name__: f for f in (check_ends_with_a_status_and_names_functions, a_kernel_that_flushes_is_not_reported, each_report_is_of_an_invalidation_that_was_hidden,
+checked = {f.__name__: f for f in (pages_that_are_taken_from_reading_threads_are_not_reported, check_ends_with_a_status_and_names_functions, a_kernel_that_flushes_is_not_reported, each_report_is_of_an_invalidation_that_was_hidden,
                                    no_stale_translation_is_used_while_debian_boots,
                                    debian_kernel_runs_to_power_off_on_lesser_hosts)}
 tap.main(*({**cases, **checked}[name] for name in sys.argv[3:] or cases))
