@@ -99,6 +99,7 @@ enum isa_host_feature {
 	X(SSSE3, SSE3) X(SSE41, SSSE3) X(SSE42, SSE41)                     \
 	X(AVX, XSAVE) X(FMA, AVX) X(F16C, AVX) X(AVX2, AVX)                \
 	X(VAES, AVX) X(VAES, AES) X(VPCLMULQDQ, AVX) X(VPCLMULQDQ, PCLMULQDQ) \
+	X(BMI2, BMI1) /* no processor has one alone, and glibc asks for BMI2 only */ \
 	X(AVX_VNNI, AVX2) X(PKU, XSAVE) X(AMX_TILE, XSAVE)                 \
 	X(AVX512F, AVX2) X(AVX512F, FMA) X(AVX512F, F16C)                  \
 	X(AVX512DQ, AVX512F) X(AVX512IFMA, AVX512F) X(AVX512CD, AVX512F)   \

@@ -39,6 +39,11 @@ static int features(void)
 	       isa_host_has(HOST_XSAVE) << 5 | isa_host_has(HOST_SSE3) << 6;
 }
 
+static int bmi2(void)
+{
+	return isa_host_has(HOST_BMI2);
+}
+
 static int xfeatures(void)
 {
 	return (int)isa_host()->xfeatures & 7;
@@ -89,6 +94,7 @@ static void a_masked_feature_takes_what_needs_it_along(void **state)
 	assert_int_equal(in_child("-xsave", features), all & ~0x2f);
 	assert_int_equal(in_child("-sse3", features), all & ~0x50);
 	assert_int_equal(in_child("-xsave", xfeatures), 3);
+	assert_int_equal(in_child("-bmi1", bmi2), 0);
 }
 
 static void names_are_compared_without_case_and_punctuation(void **state)
