@@ -88,6 +88,7 @@ clients: deps-clients
 	@python3 tests/e2e/test_any_client.py $(BUILD)/tools/userkvm $(BUILD) all
 	@scripts/microsandbox $(BUILD)/microsandbox
 	@python3 tests/e2e/test_managers.py $(BUILD)/tools/userkvm $(BUILD) all
+	@python3 tests/e2e/test_fixture.py $(BUILD)/tools/userkvm $(BUILD)
 	@scripts/tarball $(BUILD)-tarball
 	@python3 tests/e2e/test_packaging.py $(BUILD)-tarball
 
