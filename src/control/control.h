@@ -26,6 +26,9 @@
  *	                       guest table: at GPA and the steps to it, then
  *	                       gpte LEVEL GPA ENTRY (pdpte INDEX ENTRY for PAE);
  *	                       result GPA (with its steps), none or unreadable GPA
+ *	trace                  (with a ring file's descriptor beside it, SCM_RIGHTS)
+ *	                       nothing: events are recorded into it from now on
+ *	untrace                nothing: no more
  *	stats                  vm SERIAL NAME VALUE…; vcpu SERIAL ID NAME VALUE…
  *	exits SERIAL SECONDS   vCPUs measure their VM exits for that long (0: no longer);
  *	                       exit ID L2 REASON, then of host and client each COUNT

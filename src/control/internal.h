@@ -26,6 +26,7 @@ void control_light_beacon(void);
 /* --- the requests: kvm is NULL for those without a VM, args the numbers behind it --- */
 typedef void request_fn(struct reply *r, struct kvm *kvm, const uint64_t *args);
 
+request_fn control_trace, control_untrace;	/* record.c; args[0] is the descriptor that came, or -1 */
 request_fn control_vms, control_stats, control_exits, control_slots;	/* facts.c */
 request_fn control_ept, control_age, control_walk, control_guest;	/* tables.c */
 

@@ -56,7 +56,8 @@ static const struct {
 } requests[] = {
 	{ "vms", control_vms, 0 },   { "stats", control_stats, 0 }, { "slots", control_slots, 1 },
 	{ "exits", control_exits, 2 },
-	{ "ept", control_ept, 1 },   { "age", control_age, 1 },     { "walk", control_walk, 3 },   { "guest", control_guest, 3 },
+	{ "ept", control_ept, 1 },   { "age", control_age, 1 },     { "trace", control_trace, 0 }, { "untrace", control_untrace, 0 },
+	     { "walk", control_walk, 3 },   { "guest", control_guest, 3 },
 };
 
 /* libc's close() may be the preload room's. */
@@ -85,7 +86,8 @@ static int parse(char *line, char **name, uint64_t *number)
 	return *name ? n : -1;
 }
 
-static void answer(struct reply *r, char *line)
+/* passed: the descriptor that came with the line, or -1. */
+static void answer(struct reply *r, char *line, int passed)
 {
 	uint64_t number[MAX_ARGS] = { 0 };
 	struct kvm *kvm = NULL;
@@ -107,6 +109,8 @@ static void answer(struct reply *r, char *line)
 			return;
 		}
 	}
+	if (!requests[i].nr_numbers)
+		number[1] = (uint64_t)passed;
 	reply_line(r, "ok");
 	requests[i].fn(r, kvm, number + 1);
 	if (kvm)
@@ -134,8 +138,24 @@ static void send_all(int fd, const char *p, size_t n)
 	}
 }
 
+/* As recv(), with a descriptor that comes along; *passed is -1 where none does. */
+static ssize_t receive(int fd, char *buf, size_t size, int *passed)
+{
+	char control[CMSG_SPACE(sizeof(int))];
+	struct iovec iov = { buf, size };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control) };
+	ssize_t n = recvmsg(fd, &m, MSG_CMSG_CLOEXEC);
+	struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&m) : NULL;
+
+	*passed = -1;
+	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof(int)))
+		memcpy(passed, CMSG_DATA(c), sizeof(*passed));
+	return n;
+}
+
 static void serve(int fd)
 {
+	int passed = -1;
 	struct timeval limit = { .tv_sec = PEER_TIMEOUT_S };
 	char line[CONTROL_REQUEST_MAX];
 	bool may = peer_may_look(fd);
@@ -149,14 +169,19 @@ static void serve(int fd)
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	/* One line in one piece: whoever sends less gets an error. Read it in any
 	 * case, since closing with something unread would take the reply along. */
-	n = recv(fd, line, sizeof(line) - 1, 0);
-	if (n <= 0 && may)
+	n = receive(fd, line, sizeof(line) - 1, &passed);
+	if (n <= 0 && may) {
+		if (passed >= 0)
+			close_fd(passed);
 		return;
+	}
 	line[n > 0 ? n : 0] = '\0';
 	if (may)
-		answer(&r, line);
+		answer(&r, line, passed);
 	else
 		reply_error(&r, "not permitted: it belongs to user %u", geteuid());
+	if (passed >= 0)
+		close_fd(passed);
 	send_all(fd, r.text, r.len);
 	reply_free(&r);
 }

@@ -55,7 +55,7 @@ static struct {
 	struct trace_ring_file *file; /* (a) NULL: not traced */
 	uint64_t mapped;
 	pthread_key_t thread_end;
-	bool prepared;
+	bool prepared, detached;
 } state = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static __thread struct {
@@ -232,37 +232,61 @@ static bool sane(const struct trace_ring_file *f, uint64_t bytes)
 	       trace_file_bytes(f->nr_rings, f->ring_size) <= bytes;
 }
 
+/* state.lock held. -EINVAL: no ring file of this version. */
+static int attach_file(int fd)
+{
+	struct trace_ring_file *f = MAP_FAILED;
+	struct stat st;
+
+	if (fstat(fd, &st) == 0 && (uint64_t)st.st_size >= trace_header_bytes())
+		f = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (f == MAP_FAILED)
+		return -EINVAL;
+	if (!sane(f, (uint64_t)st.st_size) || (!state.prepared && pthread_key_create(&state.thread_end, give_back))) {
+		munmap(f, (size_t)st.st_size);
+		return -EINVAL;
+	}
+	state.prepared = true;
+	state.detached = false;
+	state.mapped = (uint64_t)st.st_size;
+	__atomic_fetch_add(&f->nr_attached, 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&state.file, f, __ATOMIC_RELEASE);
+	switch_events(f->enabled);
+	return 0;
+}
+
 /* state.lock held. */
 static void attach_to(const char *path)
 {
 	int fd = open(path, O_RDWR | O_CLOEXEC);
-	struct trace_ring_file *f = MAP_FAILED;
-	struct stat st;
 
 	if (fd < 0) {
 		log_always("tracing: %s: %s", path, strerror(errno));
 		return;
 	}
-	if (fstat(fd, &st) == 0 && (uint64_t)st.st_size >= trace_header_bytes())
-		f = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	syscall(SYS_close, fd);
-	if (f == MAP_FAILED || !sane(f, (uint64_t)st.st_size)) {
+	if (attach_file(fd))
 		log_always("tracing: %s is no ring file of this version", path);
-		if (f != MAP_FAILED)
-			munmap(f, (size_t)st.st_size);
-		return;
+	syscall(SYS_close, fd);
+}
+
+int trace_attach_fd(int fd)
+{
+	int r;
+
+	pthread_mutex_lock(&state.lock);
+	r = state.file && !state.detached ? -EBUSY : attach_file(fd);
+	pthread_mutex_unlock(&state.lock);
+	return r;
+}
+
+void trace_detach(void)
+{
+	pthread_mutex_lock(&state.lock);
+	if (state.file && !state.detached) {
+		switch_events(NULL);
+		state.detached = true;
 	}
-	if (!state.prepared) {
-		if (pthread_key_create(&state.thread_end, give_back)) {
-			munmap(f, (size_t)st.st_size);
-			return;
-		}
-		state.prepared = true;
-	}
-	state.mapped = (uint64_t)st.st_size;
-	__atomic_fetch_add(&f->nr_attached, 1, __ATOMIC_RELAXED);
-	__atomic_store_n(&state.file, f, __ATOMIC_RELEASE);
-	switch_events(f->enabled);
+	pthread_mutex_unlock(&state.lock);
 }
 
 void trace_attach(void)
@@ -286,6 +310,14 @@ void trace_attach(void)
 	if (getenv("USERKVM_TRACE"))
 		log_always("tracing: this build has no tracepoints (-Dtracepoints=false)");
 }
+
+int trace_attach_fd(int fd)
+{
+	(void)fd;
+	return -ENOSYS;
+}
+
+void trace_detach(void) {}
 
 void trace_emit(enum trace_event event, void *record, size_t size)
 {

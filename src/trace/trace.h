@@ -117,6 +117,13 @@ static inline void trace_leave(bool *called)
  * none is reported on stderr and ignored.
  */
 void trace_attach(void);
+/*
+ * The same while the process runs, into the ring file behind fd, which is not kept. 0, -EBUSY: it is traced
+ * already; -EINVAL: the file is none of this version; -ENOSYS: built without tracepoints. Any thread.
+ */
+int trace_attach_fd(int fd);
+/* Ends that. The file stays mapped: a thread may be writing its last record. */
+void trace_detach(void);
 
 /* role of KVM's MMU pages: union kvm_mmu_page_role's bits. */
 static inline uint32_t trace_mmu_role(int level, bool direct, uint32_t access, bool ad_disabled,
