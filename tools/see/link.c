@@ -257,14 +257,34 @@ static char *receive(int fd)
 	return NULL;
 }
 
-static char *ask(pid_t pid, const char *request, char *why, size_t size)
+/* As send(); passed: a descriptor that goes along, or -1. */
+static bool send_request(int fd, const char *request, int passed)
+{
+	char control[CMSG_SPACE(sizeof(int))] = { 0 };
+	struct iovec iov = { (void *)request, strlen(request) };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
+	struct cmsghdr *c;
+
+	if (passed >= 0) {
+		m.msg_control = control;
+		m.msg_controllen = sizeof(control);
+		c = CMSG_FIRSTHDR(&m);
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(c), &passed, sizeof(passed));
+	}
+	return sendmsg(fd, &m, MSG_NOSIGNAL) == (ssize_t)iov.iov_len;
+}
+
+static char *ask(pid_t pid, const char *request, int passed, char *why, size_t size)
 {
 	int fd = connect_to(pid, why, size);
 	char *text = NULL, *body = NULL;
 
 	if (fd < 0)
 		return NULL;
-	if (send(fd, request, strlen(request), MSG_NOSIGNAL) == (ssize_t)strlen(request))
+	if (send_request(fd, request, passed))
 		text = receive(fd);
 	close(fd);
 	if (!text) {
@@ -290,7 +310,7 @@ char *see_ask(pid_t pid, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(request, sizeof(request), fmt, ap);
 	va_end(ap);
-	body = see_core_pid() ? see_ask_core(request) : ask(pid, request, why, sizeof(why));
+	body = see_core_pid() ? see_ask_core(request) : ask(pid, request, -1, why, sizeof(why));
 	if (body && strncmp(body, "error ", 6) == 0) { /* a core's */
 		see_fail("%.*s", (int)strcspn(body + 6, "\n"), body + 6);
 		free(body);
@@ -301,11 +321,21 @@ char *see_ask(pid_t pid, const char *fmt, ...)
 	return body;
 }
 
+bool see_pass(pid_t pid, const char *request, int passed)
+{
+	char why[256] = "", *body = ask(pid, request, passed, why, sizeof(why));
+
+	if (!body)
+		return see_fail("%s", *why ? why : strerror(ENOMEM));
+	free(body);
+	return true;
+}
+
 char *see_ask_quietly(pid_t pid, const char *request)
 {
 	char why[256];
 
-	return ask(pid, request, why, sizeof(why));
+	return ask(pid, request, -1, why, sizeof(why));
 }
 
 bool see_pid(const char *text, pid_t *pid)

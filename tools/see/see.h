@@ -30,6 +30,8 @@ bool see_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 char *see_ask(pid_t pid, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The same without a word when it fails. */
 char *see_ask_quietly(pid_t pid, const char *request);
+/* A request with a descriptor beside it. False: failed, and told. */
+bool see_pass(pid_t pid, const char *request, int passed);
 /* The pid in text; false: it is none. */
 bool see_pid(const char *text, pid_t *pid);
 /* Processes that listen, by /proc/net/unix: how many, at most max. */
