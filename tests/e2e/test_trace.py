@@ -401,6 +401,69 @@ def choosing_and_leaving_out_events():
     assert "kvm_entry:" in text and "kvm_exit:" not in text
 
 
+def fields_are_filtered():
+    whole = open(traced("-e", "kvm", outputs=["txt"])["txt"]).read()
+    text = open(traced("-e", "kvm", "-f", "kvm_exit.exit_reason==12", "-f", "kvm_pio.port!=0x20", outputs=["txt"])["txt"]).read()
+    assert set(re.findall(r"kvm_exit: .* reason (\w+) ", text)) == {"HLT"} < set(re.findall(r"kvm_exit: .* reason (\w+) ", whole)), text[:2000]
+    assert " at 0x20 " in whole and " at 0x20 " not in text and "kvm_pio:" in text
+    assert text.count("kvm_inj_virq") > 0  # events without a filter stay
+    for wrong in ("kvm_exit", "kvm_exit.nothing==1", "nothing.exit_reason==1", "kvm_exit.exit_reason=1", "kvm_exit.exit_reason==x"):
+        out, status = tap.run(USERKVM, "trace", "-f", wrong, "--", CLIENT)
+        assert status == 2 and out.count("\n") == 1 and "EVENT.FIELD" in out, out
+
+
+class Waiting:
+    """A client that runs its guest when it is told."""
+
+    def __enter__(self):
+        self.p = subprocess.Popen([USERKVM, "run", "--", sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "see_client.py")],
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.p.stdout.readline() == "ready\n"
+        return self
+
+    def __exit__(self, *_):
+        self.p.stdin.close()
+        self.p.stdout.close()
+        self.p.kill()
+        self.p.wait()
+
+    def run(self):
+        self.p.stdin.write("run\n")
+        self.p.stdin.flush()
+        assert self.p.stdout.readline() == "exit 2\n"
+
+
+def a_process_that_runs_is_traced_and_left_alone():
+    path = os.path.join(tmp.name, "running.txt")
+    with Waiting() as client:
+        client.run()
+        for attempt in range(2):  # a second tracer comes when the first has gone
+            t = subprocess.Popen([USERKVM, "trace", "-p", str(client.p.pid), "-o", path], stderr=subprocess.PIPE, text=True)
+            deadline = time.time() + 60 * tap.PATIENCE
+            while "traced already" not in tap.run(USERKVM, "trace", "-p", str(client.p.pid), "-d", "0.01")[0]:
+                assert time.time() < deadline
+            client.run()
+            client.run()
+            time.sleep(0.1)
+            t.send_signal(signal.SIGINT)
+            assert t.wait(60 * tap.PATIENCE) == 0 and t.stderr.read() == ""
+            t.stderr.close()
+            text = open(path).read()
+            assert text.count("kvm_userspace_exit: ") == 2 and text.count(": kvm_entry") >= 2, text
+        client.run()
+        # by time; and until it ends
+        out, status = tap.run(USERKVM, "trace", "-p", str(client.p.pid), "-d", "0.1", "-o", path)
+        assert status == 0 and not out, out
+        t = subprocess.Popen([USERKVM, "trace", "-p", str(client.p.pid), "-o", path])
+        time.sleep(0.3)
+        client.p.kill()
+        assert t.wait(60 * tap.PATIENCE) == 0
+    for argv, words, want in ((["-p", "1"], "", 1), (["-p", "x"], "no process id", 2), (["-p", "1", "true"], "not both", 2), (["-d", "1", "true"], "-d is for", 2),
+                              (["-p", "999999999"], "no process 999999999", 1)):
+        out, status = tap.run(USERKVM, "trace", *argv)
+        assert status == want and words in out and out.count("\n") == 1, (argv, out, status)
+
+
 def small_ring_reports_what_is_lost():
     out, status = tap.run(USERKVM, "trace", "-e", "*", "-b", "4", "-o", os.path.join(tmp.name, "l.txt"), "--",
                           os.path.join(BUILD, "tests/client/test_client_first"))
@@ -502,4 +565,4 @@ def probes_are_in_the_library():
 
 tap.main(*[case for name, case in list(globals().items())
            if callable(case) and getattr(case, "__module__", "") == "__main__"
-           and name not in ("walkthrough", "pieces", "unique", "traced", "browser", "in_order")])
+           and name not in ("walkthrough", "pieces", "unique", "traced", "browser", "in_order", "Waiting")])

@@ -2,9 +2,12 @@
  * Running a client and emptying its rings: see capture.h.
  */
 #include "tools/trace/capture.h"
+#include "tools/see/see.h"
 #include "tools/userkvm/commands.h"
+#include "trace/trace.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <fnmatch.h>
 #include <poll.h>
 #include <signal.h>
@@ -415,6 +418,76 @@ int capture_run(struct capture *c, const struct event_set *set, const char *who,
 	else
 		r = k->error ? 1 : 0;
 out:
+	if (k->file != MAP_FAILED)
+		munmap(k->file, k->bytes);
+	if (k->fd >= 0)
+		close(k->fd);
+	if (k->spool >= 0)
+		close(k->spool);
+	free(k);
+	return r;
+}
+
+/* --- a process that runs already --- */
+
+static volatile sig_atomic_t stopped;
+
+static void stop(int signo)
+{
+	(void)signo;
+	stopped = 1;
+}
+
+static void collect_of(struct collector *k, pid_t pid, double seconds)
+{
+	static const int stops[] = { SIGINT, SIGTERM, SIGHUP };
+	struct sigaction sa = { .sa_handler = stop }, before[ARRAY_SIZE(stops)];
+	struct pollfd p = { .fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN };
+	uint64_t end = trace_clock() + (uint64_t)(seconds * 1e9);
+	char *said;
+
+	for (size_t i = 0; i < ARRAY_SIZE(stops); i++)
+		sigaction(stops[i], &sa, &before[i]);
+	while (!stopped && (seconds <= 0 || trace_clock() < end)) {
+		bool any = drain_all(k);
+
+		if (poll(&p, p.fd >= 0, any ? 0 : DRAIN_MS) > 0)
+			break; /* it has ended */
+	}
+	said = see_ask_quietly(pid, "untrace\n");
+	free(said);
+	usleep(DRAIN_MS * 1000); /* a record that was being written */
+	drain_all(k);
+	for (size_t i = 0; i < ARRAY_SIZE(stops); i++)
+		sigaction(stops[i], &before[i], NULL);
+	if (p.fd >= 0)
+		close(p.fd);
+}
+
+int capture_attach(struct capture *c, const struct event_set *set, const char *who, size_t ring_bytes, pid_t pid, double seconds)
+{
+	struct collector *k = calloc(1, sizeof(*k));
+	int r = 1;
+
+	memset(c, 0, sizeof(*c));
+	if (!k)
+		return 1;
+	k->fd = k->spool = -1;
+	k->file = MAP_FAILED;
+	see_command = who;
+	if (make_ring_file(k, set, ring_bytes) || (k->spool = open_spool()) < 0) {
+		fprintf(stderr, "%s: no room for the rings: %s\n", who, strerror(errno));
+	} else if (see_pass(pid, "trace\n", k->fd)) {
+		collect_of(k, pid, seconds);
+		if (k->error)
+			fprintf(stderr, "%s: the temporary file is incomplete: %s\n", who, strerror(k->error));
+		if (load(c, k))
+			fprintf(stderr, "%s: the records cannot be read: %s\n", who, strerror(errno));
+		else
+			r = k->error ? 1 : 0;
+		/* the process may keep it mapped: its pages shall not stay */
+		fallocate(k->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)trace_header_bytes(), (off_t)(k->bytes - trace_header_bytes()));
+	}
 	if (k->file != MAP_FAILED)
 		munmap(k->file, k->bytes);
 	if (k->fd >= 0)

@@ -9,6 +9,8 @@
 #ifndef USERKVM_TOOLS_TRACE_CAPTURE_H
 #define USERKVM_TOOLS_TRACE_CAPTURE_H
 
+#include <sys/types.h>
+
 #include "trace/meta.h"
 #include "trace/ring.h"
 
@@ -52,6 +54,11 @@ struct capture_live {
  */
 int capture_run(struct capture *c, const struct event_set *set, const char *who, size_t ring_bytes,
                 const struct capture_live *live, int (*start)(int argc, char **argv), int argc, char **argv);
+/*
+ * The same of process pid, which runs already and goes on: until it ends, for `seconds` (0: for any time),
+ * or until SIGINT, SIGTERM or SIGHUP.
+ */
+int capture_attach(struct capture *c, const struct event_set *set, const char *who, size_t ring_bytes, pid_t pid, double seconds);
 /* The program could not be started; `run` has said why. */
 bool capture_never_ran(const struct capture *c);
 void capture_free(struct capture *c);

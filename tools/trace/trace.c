@@ -6,20 +6,26 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tools/see/see.h"
+#include "tools/trace/filter.h"
 #include "tools/trace/output.h"
 #include "tools/userkvm/commands.h"
 
 #define MAX_OUTPUTS  8
+#define MAX_FILTERS  16
 #define RING_KIB     8192
 #define RING_KIB_MAX (1u << 20)
 
-enum { EVENT, EXCEPT, OUTPUT, RING, LIST };
+enum { EVENT, EXCEPT, FILTER, OUTPUT, RING, PID, DURATION, LIST };
 static const struct cli_option option_rows[] = {
 	[EVENT] = { "event", 'e', "EVENT", "GROUP, GROUP:EVENT or EVENT, wildcards allowed (default: kvm)" },
 	[EXCEPT] = { "except", 'x', "EVENT", "all but these" },
+	[FILTER] = { "filter", 'f', "EVENT.FIELD==N", "of this event only those: == != < > <= >= &; may be given several times" },
 	[OUTPUT] = { "output", 'o', "FILE", "by its suffix .dat (trace-cmd, KernelShark), .json (Perfetto), .txt;\n"
 		     "may be given several times (default: text to standard output)" },
 	[RING] = { "buffer", 'b', "KIB", "size of a thread's ring (default 8192)" },
+	[PID] = { "pid", 'p', "PID", "a process that runs already, until Ctrl-C or it ends" },
+	[DURATION] = { "duration", 'd', "SECONDS", "... for so long" },
 	[LIST] = { "list", 0, NULL, "the events and their formats" },
 	{ 0 },
 };
@@ -28,7 +34,7 @@ static int cmd_trace(int argc, char **argv);
 const struct cli cli_trace = {
 	.name = "userkvm trace",
 	.what = "run a KVM client and record KVM's tracepoints",
-	.synopsis = "userkvm trace [OPTIONS] [--] PROGRAM [ARGS...]\n       userkvm trace --list [EVENT]...",
+	.synopsis = "userkvm trace [OPTIONS] [--] PROGRAM [ARGS...]\n       userkvm trace [OPTIONS] -p PID [-d SECONDS]\n       userkvm trace --list [EVENT]...",
 	.about = "Runs PROGRAM as `userkvm run` does and records KVM's tracepoints in it.",
 	.more = "The exit status is PROGRAM's.",
 	.options = option_rows,
@@ -48,6 +54,10 @@ struct options {
 	int nr_files;
 	unsigned long ring_kib;
 	bool list;
+	struct filter filter[MAX_FILTERS];
+	unsigned nr_filters;
+	pid_t pid; /* 0: a program is run */
+	double seconds;
 	int rest; /* index of the program */
 };
 
@@ -91,6 +101,7 @@ static int parse_size(struct options *o, const char *arg)
 static int take(void *arg, int option, const char *value)
 {
 	struct options *o = arg;
+	char *end;
 
 	switch (option) {
 	case EVENT:
@@ -112,6 +123,22 @@ static int take(void *arg, int option, const char *value)
 			return wrong_usage("userkvm trace", "-o %s: no format of that name: .dat, .json or .txt", value);
 		o->file[o->nr_files++] = value;
 		return 0;
+	case FILTER:
+		if (o->nr_filters < MAX_FILTERS && filter_parse(&o->filter[o->nr_filters], value)) {
+			o->nr_filters++;
+			return 0;
+		}
+		return wrong_usage("userkvm trace", "-f %s: no EVENT.FIELD with an operator and a number; `userkvm trace --list EVENT` has the fields", value);
+	case PID:
+		o->pid = (pid_t)strtol(value, &end, 10);
+		if (end != value && !*end && o->pid > 0)
+			return 0;
+		return wrong_usage("userkvm trace", "-p %s: no process id", value);
+	case DURATION:
+		o->seconds = strtod(value, &end);
+		if (end != value && !*end && o->seconds > 0 && o->seconds < 1e6)
+			return 0;
+		return wrong_usage("userkvm trace", "-d %s: no number of seconds", value);
 	case LIST: o->list = true; return 0;
 	default: return parse_size(o, value);
 	}
@@ -125,7 +152,11 @@ static int parse(struct options *o, int argc, char **argv)
 	if (status >= 0)
 		return status;
 	o->rest = optind;
-	if (o->rest >= argc && !o->list)
+	if (o->pid && o->rest < argc)
+		return wrong_usage("userkvm trace", "a process (-p) or a program, not both");
+	if (o->seconds > 0 && !o->pid)
+		return wrong_usage("userkvm trace", "-d is for a process (-p)");
+	if (o->rest >= argc && !o->list && !o->pid)
 		return wrong_usage("userkvm trace", "which program?");
 	return cli_check_environment("userkvm trace") ? 2 : -1;
 }
@@ -181,6 +212,29 @@ static int start_client(int argc, char **argv)
 	return cmd_run(argc, argv);
 }
 
+static void tell_losses(const struct capture *c)
+{
+	if (c->nr_lost)
+		fprintf(stderr, "userkvm trace: %llu events lost: no room in a ring (-b)\n",
+		        (unsigned long long)c->nr_lost);
+	if (c->nr_bad)
+		fprintf(stderr, "userkvm trace: %llu pieces of the rings were damaged\n",
+		        (unsigned long long)c->nr_bad);
+}
+
+static int trace_process(const struct options *o, FILE **files)
+{
+	struct capture c;
+	int r = capture_attach(&c, &o->set, "userkvm trace", o->ring_kib << 10, o->pid, o->seconds);
+
+	filter_apply(o->filter, o->nr_filters, &c);
+	if (r == 0)
+		r = write_outputs(o, &c, files);
+	tell_losses(&c);
+	capture_free(&c);
+	return r;
+}
+
 static int cmd_trace(int argc, char **argv)
 {
 	struct options o = {.ring_kib = RING_KIB};
@@ -197,6 +251,8 @@ static int cmd_trace(int argc, char **argv)
 		event_set_change(&o.set, "kvm", true);
 	if (open_outputs(&o, files))
 		return 1;
+	if (o.pid)
+		return trace_process(&o, files);
 	args = calloc((size_t)(argc - o.rest) + 3, sizeof(*args));
 	if (!args)
 		return 1;
@@ -206,6 +262,7 @@ static int cmd_trace(int argc, char **argv)
 	r = capture_run(&c, &o.set, "userkvm trace", o.ring_kib << 10, NULL, start_client,
 	                argc - o.rest + 2, args);
 	free(args);
+	filter_apply(o.filter, o.nr_filters, &c);
 	if (r == 0)
 		r = write_outputs(&o, &c, files);
 	if (r == 0 && !c.attached && !capture_never_ran(&c)) {
@@ -213,12 +270,7 @@ static int cmd_trace(int argc, char **argv)
 		        argv[o.rest]);
 		r = 1;
 	}
-	if (c.nr_lost)
-		fprintf(stderr, "userkvm trace: %llu events lost: no room in a ring (-b)\n",
-		        (unsigned long long)c.nr_lost);
-	if (c.nr_bad)
-		fprintf(stderr, "userkvm trace: %llu pieces of the rings were damaged\n",
-		        (unsigned long long)c.nr_bad);
+	tell_losses(&c);
 	if (c.status)
 		r = c.status;
 	capture_free(&c);
