@@ -57,6 +57,7 @@ bool params_get_string(const char *name, char *value, size_t size);
 	X(USERKVM_CONTROL, "0,1")                       \
 	X(USERKVM_GHOST_DEAF, "")                       \
 	X(USERKVM_JIT, "")                              \
+	X(USERKVM_FORGET, "invept")                     \
 	X(USERKVM_HOST_CPUID, "")                       \
 	X(USERKVM_HOST_VMX, "0,1")                      \
 	X(USERKVM_INJECT, "")                           \

@@ -81,6 +81,7 @@ static void setup(void)
 	config.usable = true;
 	params.ept = kvm_mmu_params()->ept;
 	params.unrestricted_guest = params_get_bool("unrestricted_guest");
+	params.forget_invept = params_has_word("USERKVM_FORGET", "invept");
 	params.vpid = params_get_bool("vpid");
 	params.pml = params_get_bool("pml") && params.ept && kvm_mmu_params()->eptad;
 	/* not driven yet, whatever the knobs say */

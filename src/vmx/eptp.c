@@ -76,6 +76,8 @@ void vmx_flush_tlb_current(struct kvm_vcpu *vcpu)
 	if (!vcpu->vmx->loaded_vmcs->eptp)
 		return;
 	vcpu->stat.tlb_flush++;
+	if (unlikely(vmx_params()->forget_invept))
+		return;
 	if (invept(vcpu->vmx->cpu, INVEPT_SINGLE_CONTEXT, vcpu->vmx->loaded_vmcs->eptp) != VMX_SUCCEED)
 		kvm_vm_bugged(vcpu->kvm, "INVEPT failed");
 }
@@ -105,6 +107,8 @@ void vmx_flush_tlb_all(struct kvm_vcpu *vcpu)
 	vcpu->stat.tlb_flush++;
 	if (!vmx_params()->ept)
 		flush_vpid(vcpu, vcpu->vmx->vpid);
+	else if (unlikely(vmx_params()->forget_invept))
+		return;
 	else if (invept(vcpu->vmx->cpu, INVEPT_ALL_CONTEXT, 0) != VMX_SUCCEED)
 		kvm_vm_bugged(vcpu->kvm, "INVEPT failed");
 }

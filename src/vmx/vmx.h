@@ -23,6 +23,7 @@ struct vcpu_vmx;
 /* Module knobs (USERKVM_PARAMS), read once, cut down to what the processor has. */
 struct vmx_params {
 	bool ept; /* false: shadow paging, GUEST_CR3 is ours */
+	bool forget_invept; /* USERKVM_FORGET: for lessons; translations stay that had to go */
 	bool unrestricted_guest, vpid, pml;
 	bool flexpriority; /* the APIC-access page in xAPIC mode */
 	bool enable_apicv; /* register virtualization, virtual-interrupt delivery, posted interrupts */
