@@ -138,10 +138,10 @@ static const struct capture_record *second_mmio(const struct lab *l, char *buf, 
 	return exit;
 }
 
-/* The frame whose write is repaired in the good run and unseen in the other. */
+/* The last frame whose write is repaired in the good run and unseen in the other: the one before is the page directory's. */
 static const struct capture_record *unseen_write(const struct lab *l, char *buf, size_t size)
 {
-	const struct capture_record *r = NULL;
+	const struct capture_record *r = NULL, *unseen = NULL;
 
 	while ((r = first(&l->c, TRACE_userkvm_fast_page_fault, r))) {
 		const struct capture_record *b = NULL;
@@ -151,9 +151,9 @@ static const struct capture_record *unseen_write(const struct lab *l, char *buf,
 		if (b)
 			continue;
 		snprintf(buf, size, "0x%llx", REC(fast_page_fault, r)->gfn);
-		return r;
+		unseen = r;
 	}
-	return NULL;
+	return unseen;
 }
 
 /* A table. */
@@ -206,8 +206,8 @@ static const struct exercise exercises[] = {
 	  { "The dirty log is switched on without PML: write access is taken away, and INVEPT makes the processor forget what it has cached. The guest runs twice: once as it should, "
 	    "once with every INVEPT forgotten (USERKVM_FORGET=invept). It writes to 0x6000 again. Which gfn's write does the broken run not see?",
 	    "不用 PML 打开脏页日志：收走写权限，再用 INVEPT 让处理器忘掉缓存。客户机运行两次：一次正常，一次忘记所有 INVEPT（USERKVM_FORGET=invept）。它再次写 0x6000。出错的那次漏记了哪个 gfn？" },
-	  { "the processor still has a translation that allows writes, so there is no exit, no fast_page_fault and no bit in the dirty log: a migration would lose the page. "
-	    "USERKVM_CHECK=tlb tells of each such use", "处理器仍缓存着可写的映射，因此没有退出，没有 fast_page_fault，脏页日志也没有记录：迁移会丢掉这一页。USERKVM_CHECK=tlb 会报告每次这样的使用" } },
+	  { "the processor still has a translation that allows writes, so there is no exit, no fast_page_fault and no bit in the dirty log: a migration would lose the page",
+	    "处理器仍缓存着可写的映射，因此没有退出，没有 fast_page_fault，脏页日志也没有记录：迁移会丢掉这一页" } },
 };
 /* clang-format on */
 #define NR_EXERCISES (sizeof(exercises) / sizeof(exercises[0]))

@@ -11,11 +11,10 @@
 
 #define SHOW_PIECES 24 /* of a tree */
 
-enum { LANG, QUIZ, ALL, MASK, HTML, ORDER, FOLLOW, NESTED };
+enum { LANG, ALL, MASK, HTML, ORDER, FOLLOW, NESTED };
 enum { BY_TREE, BY_TIME };
 static const struct cli_option option_rows[] = {
 	[LANG] = { "lang", 0, "en|zh", "language of the remarks (default: en)" },
-	[QUIZ] = { "quiz", 0, NULL, "ask before each line what comes next" },
 	[ALL] = { "all", 0, NULL, "every piece, not only those that differ" },
 	[MASK] = { "mask", 0, "EVENT", "leave this event of group userkvm out" },
 	[HTML] = { "html", 0, "FILE", "one page with the trees and the tables, for a browser" },
@@ -50,7 +49,7 @@ const char *const walk_titles[WALK_TREES][NR_LANGS] = {
 struct walkthrough {
 	struct capture c;
 	enum lang lang;
-	bool quiz, builtin, nested;
+	bool builtin, nested;
 	const char *html;
 	FILE *page; /* of html */
 	struct event_set set;
@@ -60,53 +59,9 @@ struct walkthrough {
 	const char *follow;
 	FILE *notes;	/* of follow */
 	int order;	/* BY_TREE, BY_TIME; -1: by what is run */
-	unsigned asked, right;
 };
 
 /* --- printing --- */
-
-/* Another line of the same tree, not always the same one. */
-static const struct walk_line *wrong_answer(const struct walk_line *right,
-                                            const struct walk_line *taken, unsigned seed)
-{
-	for (unsigned i = 0; i < nr_walk_lines; i++) {
-		const struct walk_line *l = &walk_lines[(seed * 7 + 3 + i) % nr_walk_lines];
-
-		if (l != right && l != taken && l->tree == right->tree)
-			return l;
-	}
-	return right;
-}
-
-/* False: no more answers. */
-static bool ask(struct walkthrough *w, const struct capture_record *r)
-{
-	const struct walk_line *right = walk_line_of(capture_event(r)), *choice[3];
-	unsigned at = (w->asked * 5 + 1) % 3;
-	char answer[128];
-
-	choice[at] = right;
-	choice[(at + 1) % 3] = wrong_answer(right, NULL, w->asked);
-	choice[(at + 2) % 3] = wrong_answer(right, choice[(at + 1) % 3], w->asked + 1);
-	puts(w->lang == ZH ? "  ? 下一步是什么" : "  ? What comes next");
-	for (unsigned i = 0; i < 3; i++)
-		printf("    %c) %s\n", 'a' + (int)i, choice[i]->text);
-	printf("  > ");
-	fflush(stdout);
-	if (!fgets(answer, sizeof(answer), stdin)) {
-		putchar('\n');
-		return false;
-	}
-	w->asked++;
-	answer[strcspn(answer, "\r\n")] = '\0';
-	if ((answer[0] == 'a' + (int)at && !answer[1]) || strcmp(answer, right->text) == 0) {
-		w->right++;
-		puts(w->lang == ZH ? "  对。" : "  Right.");
-	} else {
-		printf(w->lang == ZH ? "  不对，是 %c。\n" : "  No: it is %c.\n", 'a' + (int)at);
-	}
-	return true;
-}
 
 static void print_piece(struct walkthrough *w, const struct walk_piece *p)
 {
@@ -119,8 +74,6 @@ static void print_piece(struct walkthrough *w, const struct walk_piece *p)
 	for (unsigned i = 0; i < p->nr; i++) {
 		const struct capture_record *r = &w->c.records[p->events[i]];
 
-		if (w->quiz && !ask(w, r))
-			w->quiz = false;
 		tell_line(&w->t, r->ent, walk_depth(r) - walk_depth(first));
 	}
 }
@@ -165,7 +118,6 @@ static int take(void *arg, int option, const char *value)
 	struct walkthrough *w = arg;
 
 	switch (option) {
-	case QUIZ: w->quiz = true; return 0;
 	case ALL: w->p.all = true; return 0;
 	case MASK: return mask(w, value);
 	case HTML: w->html = value; return 0;
@@ -196,7 +148,7 @@ static int parse(struct walkthrough *w, int argc, char **argv, int *rest)
 		return wrong_usage("userkvm walkthrough", "--nested is about the built-in guest: no PROGRAM");
 	if (w->order < 0)
 		w->order = w->builtin && !w->nested ? BY_TREE : BY_TIME;
-	if (w->html || w->follow || w->quiz)
+	if (w->html || w->follow)
 		w->order = BY_TREE; /* of the whole run */
 	return cli_check_environment("userkvm walkthrough") ? 2 : -1;
 }
@@ -278,9 +230,6 @@ static int show(struct walkthrough *w, int argc, char **argv)
 	tell_text(&w->t, order_words(w));
 	for (int tree = 1; tree <= WALK_TREES; tree++)
 		print_tree(w, tree);
-	if (w->asked)
-		printf(w->lang == ZH ? "\n答对 %u / %u\n" : "\n%u of %u right\n", w->right,
-		       w->asked);
 	return 0;
 }
 

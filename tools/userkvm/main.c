@@ -11,7 +11,7 @@
 #include "tools/userkvm/commands.h"
 
 const struct cli *const cli_commands[] = {
-	&cli_boot, &cli_run, &cli_check, &cli_walkthrough, &cli_trace, &cli_ept, &cli_explain, &cli_stat, &cli_doctor, &cli_completion, NULL,
+	&cli_boot, &cli_run, &cli_check, &cli_walkthrough, &cli_lab, &cli_trace, &cli_ept, &cli_explain, &cli_stat, &cli_doctor, &cli_completion, NULL,
 };
 
 static void usage(FILE *f)
@@ -79,6 +79,8 @@ static int finish(int status)
 	errno = 0;
 	if (!fflush(stdout) && !ferror(stdout))
 		return status;
+	if (!errno && write(STDOUT_FILENO, "\n", 1) == 1) /* an earlier write failed: this one tells why */
+		errno = EIO;
 	fprintf(stderr, "userkvm: standard output: %s\n", strerror(errno ? errno : EIO));
 	return status ? status : 1;
 }
