@@ -213,13 +213,16 @@ static pid_t spawn(struct collector *k, int (*start)(int, char **), int argc, ch
 	sigemptyset(&held);
 	for (size_t i = 0; i < sizeof(passed) / sizeof(passed[0]); i++)
 		sigaddset(&held, passed[i]);
+	sigaddset(&held, SIGINT); /* the child ignores it, as we do, until it has said otherwise: one that comes before waits */
+	sigaddset(&held, SIGQUIT);
 	sigprocmask(SIG_BLOCK, &held, &before); /* until it is known to whom they go */
 	child = fork();
 	if (child > 0) {
 		pass_to = child;
 		handle_passed(pass_on);
 	}
-	sigprocmask(SIG_SETMASK, &before, NULL);
+	if (child)
+		sigprocmask(SIG_SETMASK, &before, NULL);
 	if (child == 0) {
 		char path[64];
 
@@ -228,6 +231,7 @@ static pid_t spawn(struct collector *k, int (*start)(int, char **), int argc, ch
 		signal(SIGINT, SIG_DFL);
 		signal(SIGQUIT, SIG_DFL);
 		signal(SIGPIPE, SIG_DFL);
+		sigprocmask(SIG_SETMASK, &before, NULL);
 		exit(start(argc, argv));
 	}
 	return child;
