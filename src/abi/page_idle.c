@@ -222,6 +222,8 @@ static int open_bitmap(int flags)
 	if (!may_open())
 		return err_born(EACCES, "the page idle bitmap is root's");
 	r = host_fault_init();
+	if (!r)
+		r = kvm_mmu_prepare_idle();
 	if (r)
 		return r;
 	fd = new_file(flags);

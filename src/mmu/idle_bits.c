@@ -23,7 +23,7 @@
 #define NR_CHUNKS (1ULL << (47 - PAGE_SHIFT - CHUNK_BITS)) /* user space, unless asked for more */
 
 static struct {
-	uint64_t **chunk; /* (a) NR_CHUNKS; NULL: nobody has ever marked a page */
+	uint64_t **chunk; /* (a) NR_CHUNKS; NULL: the bitmap was never open */
 } idle;
 
 bool mmu_idle_in_use;
@@ -36,29 +36,45 @@ static uint64_t *chunk_of(uint64_t page)
 }
 
 /*
- * What *slot points to, made where it is NULL: size_bytes of zeroes. NULL: no memory. Neither malloc() nor
- * own_malloc(): a signal handler of the client's may be the one that marks.
+ * The pointers lie in memory of the library's own, which no guest is given whatever its client
+ * unmaps; a guest that came to a chunk could mislead its client about pages, no more.
  */
-static void *made(void **slot, size_t size_bytes)
+static uint64_t **table(void)
 {
-	void *there = __atomic_load_n(slot, __ATOMIC_ACQUIRE), *p;
+	uint64_t **there = __atomic_load_n(&idle.chunk, __ATOMIC_ACQUIRE), **made;
 
 	if (there)
 		return there;
-	p = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (p == MAP_FAILED)
-		return NULL;
-	if (__atomic_compare_exchange_n(slot, &there, p, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
-		return p;
-	munmap(p, size_bytes);
+	made = own_pages(NR_CHUNKS * sizeof(*made));
+	if (!made || __atomic_compare_exchange_n(&idle.chunk, &there, made, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+		return made;
+	own_pages_free(made);
 	return there;
+}
+
+int kvm_mmu_prepare_idle(void)
+{
+	return table() ? 0 : err_born(ENOMEM, "no memory for idle flags");
 }
 
 static uint64_t *chunk_make(uint64_t page)
 {
-	uint64_t **chunk = made((void **)&idle.chunk, NR_CHUNKS * sizeof(*chunk));
+	uint64_t **slot = table(), *chunk, *none = NULL;
 
-	return chunk ? made((void **)&chunk[page >> CHUNK_BITS], CHUNK_PAGES / 8) : NULL;
+	if (!slot)
+		return NULL;
+	slot += page >> CHUNK_BITS;
+	chunk = __atomic_load_n(slot, __ATOMIC_ACQUIRE);
+	if (chunk)
+		return chunk;
+	/* Neither malloc() nor own_malloc(): a signal handler of the client's may be the one that marks. */
+	chunk = mmap(NULL, CHUNK_PAGES / 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (chunk == MAP_FAILED)
+		return NULL;
+	if (__atomic_compare_exchange_n(slot, &none, chunk, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+		return chunk;
+	munmap(chunk, CHUNK_PAGES / 8);
+	return none;
 }
 
 int mmu_idle_set(hva_t hva)

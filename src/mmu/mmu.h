@@ -321,6 +321,7 @@ void kvm_mmu_age_hva_range(hva_t start, hva_t end);
  * the client changes the mapping, a VM that uses it ends. EPT only, nothing is ever
  * idle with ept=0. As kvm_mmu_invalidate_hva_range(), with every signal blocked.
  */
+must_check int kvm_mmu_prepare_idle(void); /* before the first: -ENOMEM */
 must_check int kvm_mmu_set_idle(const hva_t *hva, unsigned n);
 uint64_t kvm_mmu_test_idle(const hva_t *hva, unsigned n);
 /* Without a look at the tables, and without a lock. */
