@@ -5,19 +5,16 @@
  */
 #include <string.h>
 
+#include "cpu/vmx_isa.h"
 #include "vmx/vmcs12.h"
-
-/* Width, kind and index of an encoding, side by side. */
-#define FIELD_BITS 0x6c3eU
-#define FIELD_SLOT(enc) (((enc) >> 6 & 0x180) | ((enc) >> 5 & 0x60) | ((enc) >> 1 & 0x1f))
 
 /* Offset in struct vmcs12; 0: there is no such field. */
 static const uint16_t field_offset[512] = {
-#define OFFSET(name, enc, at, type) [FIELD_SLOT(enc)] = (at),
+#define OFFSET(name, enc, at, type) [VMX_FIELD_SLOT(enc)] = (at),
 	VMCS12_FIELDS(OFFSET)
 #undef OFFSET
 };
-#define HAS_SLOT(name, enc, at, type) static_assert(!((enc) & ~FIELD_BITS), #name);
+#define HAS_SLOT(name, enc, at, type) static_assert(!((enc) & ~VMX_FIELD_BITS), #name);
 VMCS12_FIELDS(HAS_SLOT)
 #undef HAS_SLOT
 
@@ -27,11 +24,11 @@ static unsigned locate(uint64_t encoding, unsigned *size)
 	uint32_t enc = (uint32_t)encoding;
 	unsigned at;
 
-	if (encoding & ~(uint64_t)(FIELD_BITS | 1))
+	if (encoding & ~(uint64_t)(VMX_FIELD_BITS | 1))
 		return 0;
 	if ((enc & 1) && vmcs_field_width(enc) != VMCS_WIDTH_64)
 		return 0;
-	at = field_offset[FIELD_SLOT(enc)];
+	at = field_offset[VMX_FIELD_SLOT(enc)];
 	if (!at)
 		return 0;
 	switch (vmcs_field_width(enc)) {
