@@ -26,7 +26,7 @@
  * port 99h; then spins, so that only signals and the client end a run.
  */
 static const uint8_t work[] = {
-	0xb9, 0x00, 0x00, 0x08, 0x00,	    /* mov $80000, %ecx */
+	0xb9, 0x00, 0x00, 0x20, 0x00,	    /* mov $200000, %ecx: several timer ticks, translated too */
 	0x31, 0xc0,			    /* xor %eax, %eax */
 	0x69, 0xc0, 0x0d, 0x66, 0x19, 0x00, /* 1: imul $19660d, %eax, %eax */
 	0x01, 0xc8,			    /* add %ecx, %eax */
@@ -42,7 +42,7 @@ static uint32_t expected(void)
 {
 	uint32_t eax = 0;
 
-	for (uint32_t ecx = 0x80000; ecx; ecx--)
+	for (uint32_t ecx = 0x200000; ecx; ecx--)
 		eax = eax * 0x19660d + ecx;
 	return eax;
 }
