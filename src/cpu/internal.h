@@ -399,11 +399,13 @@ bool cpu_debug_in_block(const struct vmx_cpu *cpu, const struct cpu_block *b);
 /* At a boundary: #DB if there is one at cs->rip. */
 void cpu_debug_code(struct vmx_cpu *cpu);
 
+/* --- tlb_check.c --- */
+/* A block that is about to run: for the ring and for the TLB's checker. */
+void cpu_observe(struct vmx_cpu *cpu, const struct cpu_block *b);
+
 /* --- trace_ring.c --- */
 void cpu_ring_create(struct vmx_cpu *cpu);
 void cpu_ring_block(struct vmx_cpu *cpu, const struct cpu_block *b);
-/* For the ring and for the TLB's checker. */
-void cpu_observe(struct vmx_cpu *cpu, const struct cpu_block *b);
 void cpu_ring_dump(struct vmx_cpu *cpu, const char *why);
 
 #endif

@@ -390,3 +390,11 @@ void tlb_check_block(struct vmx_cpu *cpu, const struct cpu_block *b)
 	if (b->host2)
 		check_fetch(cpu, ((lin & PAGE_MASK) + PAGE_SIZE) & cpu->code_mask, b->host2);
 }
+
+void cpu_observe(struct vmx_cpu *cpu, const struct cpu_block *b)
+{
+	if (cpu->tlb->check)
+		tlb_check_block(cpu, b);
+	if (cpu->ring)
+		cpu_ring_block(cpu, b);
+}

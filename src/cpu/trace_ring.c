@@ -4,7 +4,6 @@
  * predictable branch a block.
  */
 #include "cpu/internal.h"
-#include "cpu/tlb_check.h"
 #include "lib/log.h"
 #include "lib/own.h"
 
@@ -51,14 +50,6 @@ void cpu_ring_block(struct vmx_cpu *cpu, const struct cpu_block *b)
 	e->mode = cpu->cs.code_mode;
 	for (unsigned k = 0; k < sizeof(e->bytes); k++)
 		e->bytes[k] = b->bytes && k < b->nr_bytes ? b->bytes[k] : 0;
-}
-
-void cpu_observe(struct vmx_cpu *cpu, const struct cpu_block *b)
-{
-	if (cpu->tlb->check)
-		tlb_check_block(cpu, b);
-	if (cpu->ring)
-		cpu_ring_block(cpu, b);
 }
 
 static void dump_registers(const struct cpu_state *cs)
