@@ -26,6 +26,12 @@ static bool traps(const struct vmx_cpu *cpu, const struct isa_insn *i, uint64_t 
 	return (i->flags & ISA_ENDS_BLOCK) && cpu->cs.rip != rip && cpu->cs.rip != rip + i->len;
 }
 
+/* SYSCALL and SYSRET: TF counts as they leave it, so that IA32_FMASK keeps a kernel's entry from trapping. */
+static bool tf_counts_at_end(const struct isa_insn *i)
+{
+	return i->map == 1 && (i->opcode == 0x05 || i->opcode == 0x07);
+}
+
 void cpu_run_one(struct vmx_cpu *cpu)
 {
 	struct cpu_state *cs = &cpu->cs;
@@ -63,6 +69,8 @@ void cpu_run_one(struct vmx_cpu *cpu)
 	cpu_at_boundary(cpu);
 	if (cpu->primary & CPU_BASED_MONITOR_TRAP_FLAG)
 		cpu->mtf_pending = true;
+	if (unlikely(tf_counts_at_end(i)))
+		trap = cs->rflags & X86_FLAGS_TF;
 	if (trap && traps(cpu, i, rip))
 		cpu->pending_dbg |= DR6_BS;
 	if (unlikely(cpu->debug.hits)) {

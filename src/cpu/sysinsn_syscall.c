@@ -99,6 +99,9 @@ void sysinsn_sysret(struct cpu_state *cs, const struct isa_insn *i)
 	cpu_flat_cs(cpu, (uint16_t)((selector + (to64 ? 16 : 0)) | 3), 3, to64);
 	cpu_flat_ss(cpu, (uint16_t)((selector + 8) | 3), 3);
 	cpu_mode_changed(cpu);
+	/* the trap comes at once, as if it were the SYSCALL's that the task had made */
+	if (cs->rflags & X86_FLAGS_TF)
+		cpu->pending_dbg |= DR6_BS;
 }
 
 void sysinsn_sysenter(struct cpu_state *cs, const struct isa_insn *i)

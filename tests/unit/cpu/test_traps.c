@@ -350,10 +350,54 @@ static void split_locks_lose_no_update(void **state)
 	munmap(vmcs, 4096);
 }
 
+/* SYSCALL with TF set, which IA32_FMASK masks or not. */
+static void syscall_traps_by_the_tf_that_it_leaves(void **state)
+{
+	static const uint8_t code[] = { 0x0f, 0x05, 0x90, 0xf4 };
+
+	for (int masked = 0; masked < 2; masked++) {
+		struct machine *t;
+
+		machine_setup_long((void **)&t);
+		memcpy(t->ram + GPA_CODE, code, sizeof(code));
+		memcpy(t->ram + GPA_CODE + 0x100, "\x90\xf4", 2); /* nop; hlt */
+		W(GUEST_IA32_EFER, R(t, GUEST_IA32_EFER) | EFER_SCE);
+		assert_int_equal(vmx_wrmsr(t->cpu, MSR_LSTAR, GPA_CODE + 0x100), 0);
+		assert_int_equal(vmx_wrmsr(t->cpu, MSR_STAR, 8ULL << 32), 0);
+		assert_int_equal(vmx_wrmsr(t->cpu, MSR_SYSCALL_MASK, masked ? X86_FLAGS_TF : 0), 0);
+		W(GUEST_RFLAGS, X86_FLAGS_FIXED | X86_FLAGS_TF);
+		W(EXCEPTION_BITMAP, 1u << X86_TRAP_DB);
+		assert_int_equal(go(t), masked ? EXIT_REASON_HLT : EXIT_REASON_EXCEPTION_NMI);
+		assert_int_equal(R(t, GUEST_RIP), GPA_CODE + 0x100 + (masked ? 1 : 0));
+		machine_teardown((void **)&t);
+	}
+}
+
+/* SYSRET to RFLAGS with TF: the trap comes before the first instruction there. */
+static void sysret_to_tf_traps_at_once(void **state)
+{
+	STATE;
+	static const uint8_t code[] = { 0x48, 0x0f, 0x07 };
+
+	for (unsigned n = 0; n < 512; n++)
+		guest64(t, GPA_PT)[n] |= PTE_US;
+	memcpy(t->ram + GPA_CODE, code, sizeof(code));
+	memcpy(t->ram + GPA_CODE + 0x100, "\x90\x90", 2);
+	W(GUEST_IA32_EFER, R(t, GUEST_IA32_EFER) | EFER_SCE);
+	assert_int_equal(vmx_wrmsr(t->cpu, MSR_STAR, 0x10ULL << 48), 0);
+	vmx_gprs(t->cpu)[RCX] = GPA_CODE + 0x100;
+	vmx_gprs(t->cpu)[R11] = X86_FLAGS_FIXED | X86_FLAGS_TF;
+	W(EXCEPTION_BITMAP, 1u << X86_TRAP_DB);
+	assert_int_equal(go(t), EXIT_REASON_EXCEPTION_NMI);
+	assert_int_equal(R(t, GUEST_RIP), GPA_CODE + 0x100);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(alignment_check_wants_the_alignment_of_the_operand),
+	    cmocka_unit_test(syscall_traps_by_the_tf_that_it_leaves),
+	    TEST_LONG(sysret_to_tf_traps_at_once),
 	    TEST_LONG(without_am_or_at_cpl_0_nothing_is_checked),
 	    cmocka_unit_test(stack_references_fault_with_ss_and_operands_with_gp),
 	    TEST_LONG(ept_violation_of_an_iret_reports_nmi_unblocking),
