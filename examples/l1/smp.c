@@ -67,7 +67,7 @@ static void guest(void)
 		seen = *shared;
 		if (done == 1 && *shared != NEW_VALUE) /* after the shoot-down this may not be */
 			stale++;
-	} while (seen != NEW_VALUE);
+	} while (!done || seen != NEW_VALUE); /* the NMI has to find it here: there is no handler for it outside */
 	__asm__ volatile("vmcall");
 }
 
