@@ -243,19 +243,6 @@ void ghost_fault(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv 
 
 /* --- stores --- */
 
-/* No room to note the store: what is held by way of these entries is forgotten. */
-static void forget_entries(struct ghost *g, const struct table *t, unsigned first, unsigned last)
-{
-	for (unsigned q = 2 * first; t && q <= 2 * last + 1; q++) {
-		uint32_t node;
-
-		while ((node = hold_of_entry(g, t->gpa + q * 4, 0))) {
-			g->count.forgotten++;
-			hold_free(g, node / 8);
-		}
-	}
-}
-
 static void note_store(struct ghost_cpu *c, hpa_t host, unsigned size, gva_t gva)
 {
 	struct ghost *g = c->g;
@@ -284,7 +271,7 @@ static void note_store(struct ghost_cpu *c, hpa_t host, unsigned size, gva_t gva
 		p = t ? pending_for(c, t, gva == ~0ULL, true) : NULL;
 	}
 	if (!p) {
-		forget_entries(g, t, first, last);
+		ghost_forget_entries(g, t, first, last);
 		return;
 	}
 	for (unsigned q = first; q <= last; q++)
@@ -482,84 +469,6 @@ void ghost_left(struct vmx_cpu *cpu)
 
 	c->in_guest = c->user = false;
 	WRITE_ONCE(c->inflight.page, 0);
-}
-
-/* --- requests --- */
-
-/* Everything in the table is to be compared: this processor may have stored to it. */
-static void note_unseen(struct ghost_cpu *c, const struct table *t)
-{
-	struct ghost *g = c->g;
-	struct pending *p;
-
-	if (g->nr_pending == PENDING) {
-		forget_entries(g, t, 0, 511);
-		return;
-	}
-	p = &g->pending[g->nr_pending++];
-	p->host = t->host;
-	p->gpa = t->gpa;
-	p->unseen = true;
-	for (unsigned k = 0; k < 8; k++)
-		p->mask[k] = ~0ULL;
-	p->by.c = c;
-	p->by.hypervisor = false;
-	p->by.rip = p->by.cr3 = p->by.fs = p->by.time = 0;
-	p->by.cpl = 0;
-}
-
-/* Its write tags of these frames are gone: with what came before compared, it can no longer store unseen. */
-static void stores_are_seen(struct ghost_cpu *c, unsigned nr)
-{
-	uint64_t own = BIT_ULL(c->nr % 64);
-	struct ghost *g = c->g;
-	bool any = nr > GHOST_DROPS;
-	struct table *t;
-
-	ghost_lock(g);
-	for (unsigned n = 0; n < nr && nr <= GHOST_DROPS; n++) {
-		t = c->take[n].frame ? table_find(g, c->take[n].address) : NULL;
-		if (!t || !(t->unseen & own))
-			continue;
-		note_unseen(c, t);
-		any = true;
-	}
-	ghost_unlock(g);
-	if (!any)
-		return;
-	ghost_compare(c);
-	ghost_lock(g);
-	if (nr > GHOST_DROPS) {
-		/* which they were is not known: none of them is blamed for what it has lost */
-		for (uint32_t n = 1; n <= g->used_tables; n++) {
-			if (g->table[n].host && g->table[n].unseen & own)
-				forget_entries(g, &g->table[n], 0, 511);
-			g->table[n].unseen &= ~own;
-		}
-	}
-	for (unsigned n = 0; n < nr && nr <= GHOST_DROPS; n++)
-		if (c->take[n].frame && (t = table_find(g, c->take[n].address)))
-			t->unseen &= ~own;
-	ghost_unlock(g);
-}
-
-void ghost_work_off(struct vmx_cpu *cpu)
-{
-	struct ghost_cpu *c = ghost_of(cpu);
-	unsigned nr;
-
-	ghost_lock(c->g);
-	nr = c->nr_drops;
-	for (unsigned n = 0; n < nr && n < GHOST_DROPS; n++) {
-		c->take[n].frame = c->drops[n].frame;
-		c->take[n].address = c->drops[n].address;
-	}
-	c->nr_drops = 0;
-	ghost_unlock(c->g);
-	if (!nr)
-		return;
-	c->g->ops->drop(cpu, c->take, nr);
-	stores_are_seen(c, nr);
 }
 
 void ghost_memory_changed(struct ghost *g, hpa_t start, uint64_t size)

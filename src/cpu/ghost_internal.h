@@ -1,6 +1,8 @@
 /*
- * Inside the sanitizer of translations: what is held (ghost_set.c), what became of it
- * (ghost_record.c), what is told (ghost_report.c); ghost.c has the hooks.
+ * Inside the sanitizer of translations: what is held (ghost_set.c), what stores took away
+ * (ghost_compare.c), when that has ended (ghost_record.c, ghost_watch.c), who uses it then
+ * (ghost_use.c), what is told (ghost_report.c); ghost.c has the hooks, ghost_drop.c what
+ * processors are asked to drop.
  */
 #ifndef USERKVM_CPU_GHOST_INTERNAL_H
 #define USERKVM_CPU_GHOST_INTERNAL_H
@@ -210,22 +212,41 @@ void table_free(struct ghost *g, struct table *t);
 void ghost_forget_all(struct ghost *g);
 void ghost_forget_cpu(struct ghost *g, struct ghost_cpu *c);
 
-/* --- ghost_record.c --- */
+/* What is held by way of entries [first, last], quadwords of the table, is forgotten. */
+void ghost_forget_entries(struct ghost *g, const struct table *t, unsigned first, unsigned last);
+
+/* --- ghost_compare.c --- */
 /* Without the lock: what was stored is compared with what is held. */
 void ghost_compare(struct ghost_cpu *c);
 /* The others with the lock. */
 /* NULL: something of another writer's, or too much, is to be compared first. */
 struct pending *pending_for(struct ghost_cpu *c, const struct table *t, bool hypervisor, bool insist);
 bool pending_has(struct ghost *g, const struct hold *h);
+
+/* --- ghost_record.c, all with the lock --- */
+bool writer_is(const struct writer *a, uint64_t cr3, uint64_t fs);
+void record_new(struct ghost_cpu *c, const struct batch_item *b, const struct pending *p, bool only_dirty);
 void record_free(struct ghost *g, uint32_t n);
+void record_settle(struct ghost *g, struct record *r, enum settled how);
+/* Settled: tells it if it is reachable, once. */
+void record_try_reachable(struct ghost_cpu *by, struct record *r);
 void records_returned(struct ghost_cpu *c);
 void records_reachable(struct ghost_cpu *c);
+
+/* --- ghost_watch.c, all with the lock --- */
+#define RECYCLED_LINES 48 /* of a frame's 64 */
+/* The frame has no write tags from now on, so that stores to it are seen. */
+void watch_add(struct ghost *g, uint32_t hold);
 void watch_stored(struct ghost_cpu *c, hpa_t host, unsigned size, gva_t gva);
 void watch_is_table(struct ghost_cpu *c, hpa_t host);
+
+/* --- ghost_use.c, all with the lock --- */
 /* The access is made by gva; now: how the tables allow it, NULL: they do not. */
 void records_used(struct ghost_cpu *c, gva_t gva, uint32_t access, enum cpu_priv priv,
 		  const struct cpu_walk_result *now);
 void tables_stored(struct ghost_cpu *c, struct table *t, gva_t gva, hpa_t host, unsigned size);
+
+/* --- ghost_drop.c, with the lock --- */
 /* Ask a processor to drop this; the own one too. */
 void ghost_ask_drop(struct ghost_cpu *c, bool frame, uint64_t address);
 void ghost_ask_all(struct ghost *g, bool frame, uint64_t address);

@@ -345,6 +345,19 @@ void table_free(struct ghost *g, struct table *t)
 
 /* --- forgetting --- */
 
+/* No room to note the store: what is held by way of these entries is forgotten. */
+void ghost_forget_entries(struct ghost *g, const struct table *t, unsigned first, unsigned last)
+{
+	for (unsigned q = 2 * first; t && q <= 2 * last + 1; q++) {
+		uint32_t node;
+
+		while ((node = hold_of_entry(g, t->gpa + q * 4, 0))) {
+			g->count.forgotten++;
+			hold_free(g, node / 8);
+		}
+	}
+}
+
 void ghost_forget_cpu(struct ghost *g, struct ghost_cpu *c)
 {
 	for (uint32_t n = 1; n <= g->used_holds; n++)

@@ -1,0 +1,351 @@
+/*
+ * Stores to page tables, compared with what is held: ghost_stored() makes them pending, and the
+ * next event of any processor walks the tables for each hold whose path has such an entry.
+ *
+ *	store ─► pending ─► ghost_compare() ─► record_new(), record_free(), or forgotten in doubt
+ *
+ * Invariants
+ * 1. Slots are compared in the order of the stores; only the last slot of a table may grow.
+ * 2. Guest memory is read without the lock: a look may unwind, and what was pending is a miss then.
+ *
+ * Locks: ghost->lock, held by all callers but ghost_compare()'s.
+ */
+#include "cpu/ghost_internal.h"
+#include "host/memory.h"
+#include "sdm/ept.h"
+
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define TABLE_MISSES 64 /* after which a frame is looked at: is it a table still? */
+
+/* --- pending stores --- */
+
+static bool slot_matches(const struct pending *p, const struct ghost_cpu *c, const struct table *t, bool hypervisor)
+{
+	const struct cpu_state *cs = &c->cpu->cs;
+
+	return p->host == t->host && !p->unseen && p->by.c == c && p->by.hypervisor == hypervisor &&
+	       p->by.cr3 == cs->cr3 && p->by.fs == cs->seg[SREG_FS].base;
+}
+
+struct pending *pending_for(struct ghost_cpu *c, const struct table *t, bool hypervisor, bool insist)
+{
+	const struct cpu_state *cs = &c->cpu->cs;
+	struct ghost *g = c->g;
+	struct pending *p;
+
+	/* the order of stores to a table says who has narrowed an entry: only the last slot may grow */
+	for (unsigned n = g->nr_pending; n-- > 0;) {
+		if (g->pending[n].host != t->host)
+			continue;
+		if (slot_matches(&g->pending[n], c, t, hypervisor))
+			return &g->pending[n];
+		if (!insist)
+			return NULL;
+		break;
+	}
+	if (g->nr_pending == PENDING)
+		return NULL;
+	p = &g->pending[g->nr_pending++];
+	p->host = t->host;
+	p->gpa = t->gpa;
+	p->unseen = false;
+	for (unsigned k = 0; k < 8; k++)
+		p->mask[k] = 0;
+	p->by.c = c;
+	p->by.cr3 = cs->cr3;
+	p->by.fs = cs->seg[SREG_FS].base;
+	p->by.cpl = cs->cpl;
+	p->by.hypervisor = hypervisor;
+	return p;
+}
+
+/* Is something stored to an entry on its path that has not been compared yet? */
+bool pending_has(struct ghost *g, const struct hold *h)
+{
+	for (unsigned n = 0; n < g->nr_pending; n++)
+		for (unsigned k = 0; k < h->nr; k++) {
+			unsigned q = (unsigned)(h->e[k].gpa & ~PAGE_MASK) / 8;
+
+			if ((h->e[k].gpa & PAGE_MASK) == g->pending[n].gpa && g->pending[n].mask[q / 64] & BIT_ULL(q % 64))
+				return true;
+		}
+	return false;
+}
+
+/* --- what the tables say now, without the lock --- */
+
+/* Outside the guest nobody catches faults for us. */
+static bool load(struct ghost_cpu *c, hpa_t host, unsigned size, uint64_t *v)
+{
+	struct iovec to = { v, size }, from = { (void *)host, size };
+
+	*v = 0;
+	if (READ_ONCE(c->cpu->in_guest) && c->in_guest) {
+		*v = isa_host_load((const void *)host, size);
+		return true;
+	}
+	return syscall(SYS_process_vm_readv, getpid(), &to, 1, &from, 1, 0) == (long)size;
+}
+
+/* By what is known of tables, else by EPT, of which nothing changes; outside the guest EPT is not ours to walk. */
+static bool host_of(struct ghost_cpu *c, gpa_t gpa, hpa_t *host)
+{
+	struct vmx_cpu *cpu = c->cpu;
+	const struct ept_cache_entry *e = &cpu->tlb->ept[(gpa >> PAGE_SHIFT) & (EPT_CACHE_ENTRIES - 1)];
+	int level = (int)FIELD_GET(EPTP_WALK_MASK, cpu->eptp) + 1;
+	hpa_t table = cpu->eptp & EPTP_ROOT_MASK;
+
+	if (e->tag == ((gpa & PAGE_MASK) | cpu->tlb->ept_gen)) {
+		*host = (e->host & PAGE_MASK) | (gpa & ~PAGE_MASK);
+		return true;
+	}
+	if (!cpu->eptp || !c->in_guest)
+		return false;
+	for (;; level--) {
+		unsigned shift = (unsigned)(12 + 9 * (level - 1));
+		uint64_t v = READ_ONCE(((const uint64_t *)__va(table))[(gpa >> shift) & 511]);
+
+		if (!(v & EPT_READ))
+			return false;
+		if (level == 1 || (level <= 3 && v & EPT_PAGE_SIZE)) {
+			*host = ((v & EPT_ADDR_MASK) & (~0ULL << shift)) | (gpa & ~(~0ULL << shift));
+			return true;
+		}
+		table = v & EPT_ADDR_MASK;
+	}
+}
+
+static bool is_leaf(const struct cpu_state *cs, uint64_t e, unsigned shift)
+{
+	if (shift == 12)
+		return true;
+	return (e & PTE_PS) && shift <= 30 && (cs->cr4 & (X86_CR4_PAE | X86_CR4_PSE));
+}
+
+/* The walk of a hold's address from its root; a reference to a table: down to its entry. */
+static void look(struct ghost_cpu *c, struct batch_item *b, gpa_t root, gva_t gva, unsigned levels_top_shift,
+		 unsigned stop_shift)
+{
+	const struct cpu_state *cs = &c->cpu->cs;
+	bool wide = cs->cr4 & X86_CR4_PAE, pae = wide && !(cs->efer & EFER_LMA);
+	unsigned shift = levels_top_shift, bits = wide ? 9 : 10, size = wide ? 8 : 4;
+	gpa_t table = root;
+	hpa_t host;
+	uint64_t e;
+
+	b->unknown = true;
+	b->present = false;
+	b->rights = PTE_RW | PTE_US;
+	for (;; shift -= bits) {
+		bool pdpte = pae && shift == 30;
+		gpa_t at = table + ((gva >> shift) & (pdpte ? 3 : (1U << bits) - 1)) * size;
+
+		if (!host_of(c, at, &host) || !load(c, host, size, &e))
+			return;
+		if (!(e & PTE_P)) {
+			b->unknown = false;
+			return;
+		}
+		if (!pdpte) {
+			b->rights &= e | ~(PTE_RW | PTE_US);
+			b->rights |= e & PTE_XD;
+		}
+		if (!pdpte && is_leaf(cs, e, shift))
+			break;
+		table = wide ? e & PTE_ADDR_MASK : e & 0xfffff000;
+		if (shift == stop_shift) {
+			b->unknown = false;
+			b->present = true;
+			b->gpa = table;
+			return;
+		}
+	}
+	b->unknown = false;
+	if (stop_shift)
+		return; /* a page where a table was */
+	b->present = true;
+	b->dirty = e & PTE_D;
+	b->gpa = (e & PTE_ADDR_MASK & (~0ULL << shift)) | (gva & ~(~0ULL << shift) & PAGE_MASK);
+	if (!wide && shift == 22)
+		b->gpa = (e & 0xffc00000) | (e >> 13 & 0xff) << 32 | (gva & 0x3ff000);
+}
+
+/* --- comparing --- */
+
+static void apply(struct ghost_cpu *c, const struct batch_item *b, const struct pending *p)
+{
+	struct ghost *g = c->g;
+	struct hold *h = &g->hold[b->hold];
+	bool same, lost;
+
+	if (h->kind == HOLD_FREE || h->born != b->born || !hold_live(h))
+		return;
+	if (b->unknown) {
+		/* it would go to the account of who stores next */
+		g->count.forgotten++;
+		hold_free(g, b->hold);
+		return;
+	}
+	same = b->present && b->gpa == h->gpa;
+	if (h->kind == HOLD_LEAF) {
+		lost = !same || (h->rights & ~b->rights & (PTE_RW | PTE_US)) || (b->rights & ~h->rights & PTE_XD);
+		if (!lost && h->dirty && !b->dirty && (b->rights & PTE_RW) && !h->record) {
+			record_new(c, b, p, true);
+			return;
+		}
+		if (!lost && h->record && g->record[h->record].only_dirty && !b->dirty)
+			return;
+	} else {
+		lost = !same;
+	}
+	if (lost && !h->record && p->unseen) {
+		g->count.forgotten++;
+		hold_free(g, b->hold);
+		return;
+	}
+	if (!lost && h->record)
+		record_free(g, h->record);
+	else if (lost && !h->record)
+		record_new(c, b, p, false);
+	else if (lost)
+		g->record[h->record].only_dirty = false;
+}
+
+/* Holds whose paths have entries that were stored to: how many are in the batch. */
+static unsigned gather(struct ghost_cpu *c, struct table *t)
+{
+	struct ghost *g = c->g;
+	unsigned nr = 0, entries = 0;
+	bool wide = c->cpu->cs.cr4 & X86_CR4_PAE;
+	uint64_t mode = g->ops->paging_mode(&c->cpu->cs);
+
+	for (unsigned q = 0; q < 1024; q++) {
+		gpa_t entry = c->work.gpa + q * 4;
+		uint32_t node, next;
+
+		if (!c->work.mask[q / 128]) {
+			q |= 127;
+			continue;
+		}
+		if (!(c->work.mask[q / 128] & BIT_ULL(q / 2 % 64)) || (q & 1 && wide))
+			continue;
+		for (node = hold_of_entry(g, entry, 0); node; node = next) {
+			struct hold *h = &g->hold[node / 8];
+
+			next = hold_of_entry(g, entry, node);
+			entries++;
+			if (h->mode != mode || nr == BATCH) {
+				/* not to be looked at: it is forgotten, lest the next store to it be blamed */
+				g->count.forgotten++;
+				hold_free(g, node / 8);
+				continue;
+			}
+			c->batch[nr].hold = node / 8;
+			c->batch[nr].level = node % 8;
+			c->batch[nr].born = h->born;
+			nr++;
+		}
+	}
+	if (t && !entries && ++t->misses >= TABLE_MISSES) {
+		t->misses = 0;
+		if (!table_needed(g, t))
+			table_free(g, t);
+	} else if (t && entries) {
+		t->misses = 0;
+	}
+	return nr;
+}
+
+/* Without the lock: a look may unwind, and what was pending is a miss then. */
+static void look_at(struct ghost_cpu *c, struct batch_item *b)
+{
+	const struct hold *h = &c->g->hold[b->hold];
+	unsigned top = h->shift, nr = h->nr, bits = c->cpu->cs.cr4 & X86_CR4_PAE ? 9 : 10;
+	hpa_t host;
+
+	top += bits * (nr - 1);
+	look(c, b, h->e[0].gpa & (top == 30 && !(c->cpu->cs.efer & EFER_LMA) ? ~31ULL : PAGE_MASK), h->base, top,
+	     h->kind == HOLD_TABLE ? h->shift : 0);
+	b->now = 0;
+	if (host_of(c, h->e[b->level].gpa, &host))
+		(void)load(c, host, bits == 9 ? 8 : 4, &b->now);
+}
+
+/* The first slot goes to c->work; what of it may still be in flight is pending again. */
+static void take_slot(struct ghost_cpu *c)
+{
+	struct ghost *g = c->g;
+	struct pending *p = &g->pending[0], *to = &c->work;
+	const struct ghost_cpu *w = p->by.c;
+	unsigned k, n;
+
+	for (n = 0; n < g->nr_pending; n++, p++, to = p - 1) {
+		to->host = p->host;
+		to->gpa = p->gpa;
+		to->unseen = p->unseen;
+		for (k = 0; k < 8; k++)
+			to->mask[k] = p->mask[k];
+		to->by.c = p->by.c;
+		to->by.rip = p->by.rip;
+		to->by.cr3 = p->by.cr3;
+		to->by.fs = p->by.fs;
+		to->by.time = p->by.time;
+		to->by.cpl = p->by.cpl;
+		to->by.hypervisor = p->by.hypervisor;
+	}
+	g->nr_pending--;
+	if (w == c || c->work.by.hypervisor || READ_ONCE(w->inflight.page) != c->work.host)
+		return;
+	to = &g->pending[g->nr_pending++];
+	to->host = c->work.host;
+	to->gpa = c->work.gpa;
+	to->unseen = false;
+	for (k = 0; k < 8; k++)
+		to->mask[k] = 0;
+	for (k = w->inflight.first; k <= w->inflight.last; k++)
+		to->mask[k / 64] |= BIT_ULL(k % 64);
+	to->by.c = c->work.by.c;
+	to->by.rip = c->work.by.rip;
+	to->by.cr3 = c->work.by.cr3;
+	to->by.fs = c->work.by.fs;
+	to->by.time = c->work.by.time;
+	to->by.cpl = c->work.by.cpl;
+	to->by.hypervisor = false;
+}
+
+void ghost_compare(struct ghost_cpu *c)
+{
+	struct ghost *g = c->g;
+	unsigned slots = PENDING;
+
+	WRITE_ONCE(c->inflight.page, 0);
+	if (!c->in_guest)
+		return; /* tables cannot be looked at: a guess would lose what was stored */
+	for (unsigned done = 0; done < slots; done++) {
+		struct table *t;
+		unsigned nr;
+
+		ghost_lock(g);
+		if (!done)
+			slots = g->nr_pending; /* not those that become pending meanwhile, or again */
+		if (!g->nr_pending) {
+			ghost_unlock(g);
+			return;
+		}
+		take_slot(c);
+		t = table_find(g, c->work.host);
+		c->work.unseen |= t && t->unseen;
+		nr = gather(c, t);
+		g->count.compared += nr;
+		ghost_unlock(g);
+		for (unsigned n = 0; n < nr; n++)
+			look_at(c, &c->batch[n]);
+		ghost_lock(g);
+		for (unsigned n = 0; n < nr; n++)
+			apply(c, &c->batch[n], &c->work);
+		ghost_unlock(g);
+	}
+}
