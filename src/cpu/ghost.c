@@ -180,11 +180,7 @@ static void lock_compared(struct ghost_cpu *c, gva_t gva)
 
 static bool withheld(struct ghost *g, hpa_t host)
 {
-	uint32_t n = g->by_watch[ghost_hash(host)];
-
-	while (n && g->watch[n].host != host)
-		n = g->watch[n].next;
-	return n || table_find(g, host);
+	return watch_find(g, host) || table_find(g, host);
 }
 
 /* The frames of the path are tables from now on. */

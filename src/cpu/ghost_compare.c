@@ -30,6 +30,21 @@ static bool slot_matches(const struct pending *p, const struct ghost_cpu *c, con
 	       p->by.cr3 == cs->cr3 && p->by.fs == cs->seg[SREG_FS].base;
 }
 
+struct pending *pending_add(struct ghost *g, hpa_t host, gpa_t gpa)
+{
+	struct pending *p = &g->pending[g->nr_pending];
+
+	if (g->nr_pending == PENDING)
+		return NULL;
+	g->nr_pending++;
+	p->host = host;
+	p->gpa = gpa;
+	p->unseen = false;
+	for (unsigned k = 0; k < ARRAY_SIZE(p->mask); k++)
+		p->mask[k] = 0;
+	return p;
+}
+
 struct pending *pending_for(struct ghost_cpu *c, const struct table *t, bool hypervisor, bool insist)
 {
 	const struct cpu_state *cs = &c->cpu->cs;
@@ -46,14 +61,9 @@ struct pending *pending_for(struct ghost_cpu *c, const struct table *t, bool hyp
 			return NULL;
 		break;
 	}
-	if (g->nr_pending == PENDING)
+	p = pending_add(g, t->host, t->gpa);
+	if (!p)
 		return NULL;
-	p = &g->pending[g->nr_pending++];
-	p->host = t->host;
-	p->gpa = t->gpa;
-	p->unseen = false;
-	for (unsigned k = 0; k < 8; k++)
-		p->mask[k] = 0;
 	p->by.c = c;
 	p->by.cr3 = cs->cr3;
 	p->by.fs = cs->seg[SREG_FS].base;
@@ -274,46 +284,33 @@ static void look_at(struct ghost_cpu *c, struct batch_item *b)
 		(void)load(c, host, bits == 9 ? 8 : 4, &b->now);
 }
 
+static void slot_copy(struct pending *to, const struct pending *from)
+{
+	to->host = from->host;
+	to->gpa = from->gpa;
+	to->unseen = from->unseen;
+	for (unsigned k = 0; k < ARRAY_SIZE(to->mask); k++)
+		to->mask[k] = from->mask[k];
+	writer_copy(&to->by, &from->by);
+}
+
 /* The first slot goes to c->work; what of it may still be in flight is pending again. */
 static void take_slot(struct ghost_cpu *c)
 {
 	struct ghost *g = c->g;
-	struct pending *p = &g->pending[0], *to = &c->work;
-	const struct ghost_cpu *w = p->by.c;
-	unsigned k, n;
+	const struct ghost_cpu *w = g->pending[0].by.c;
+	struct pending *p;
 
-	for (n = 0; n < g->nr_pending; n++, p++, to = p - 1) {
-		to->host = p->host;
-		to->gpa = p->gpa;
-		to->unseen = p->unseen;
-		for (k = 0; k < 8; k++)
-			to->mask[k] = p->mask[k];
-		to->by.c = p->by.c;
-		to->by.rip = p->by.rip;
-		to->by.cr3 = p->by.cr3;
-		to->by.fs = p->by.fs;
-		to->by.time = p->by.time;
-		to->by.cpl = p->by.cpl;
-		to->by.hypervisor = p->by.hypervisor;
-	}
+	slot_copy(&c->work, &g->pending[0]);
+	for (unsigned n = 1; n < g->nr_pending; n++)
+		slot_copy(&g->pending[n - 1], &g->pending[n]);
 	g->nr_pending--;
 	if (w == c || c->work.by.hypervisor || READ_ONCE(w->inflight.page) != c->work.host)
 		return;
-	to = &g->pending[g->nr_pending++];
-	to->host = c->work.host;
-	to->gpa = c->work.gpa;
-	to->unseen = false;
-	for (k = 0; k < 8; k++)
-		to->mask[k] = 0;
-	for (k = w->inflight.first; k <= w->inflight.last; k++)
-		to->mask[k / 64] |= BIT_ULL(k % 64);
-	to->by.c = c->work.by.c;
-	to->by.rip = c->work.by.rip;
-	to->by.cr3 = c->work.by.cr3;
-	to->by.fs = c->work.by.fs;
-	to->by.time = c->work.by.time;
-	to->by.cpl = c->work.by.cpl;
-	to->by.hypervisor = false;
+	p = pending_add(g, c->work.host, c->work.gpa);
+	for (unsigned k = w->inflight.first; k <= w->inflight.last; k++)
+		p->mask[k / 64] |= BIT_ULL(k % 64);
+	writer_copy(&p->by, &c->work.by);
 }
 
 void ghost_compare(struct ghost_cpu *c)

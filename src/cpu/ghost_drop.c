@@ -27,15 +27,12 @@ void ghost_ask_all(struct ghost *g, bool frame, uint64_t address)
 static void note_unseen(struct ghost_cpu *c, const struct table *t)
 {
 	struct ghost *g = c->g;
-	struct pending *p;
+	struct pending *p = pending_add(g, t->host, t->gpa);
 
-	if (g->nr_pending == PENDING) {
+	if (!p) {
 		ghost_forget_entries(g, t, 0, 511);
 		return;
 	}
-	p = &g->pending[g->nr_pending++];
-	p->host = t->host;
-	p->gpa = t->gpa;
 	p->unseen = true;
 	for (unsigned k = 0; k < 8; k++)
 		p->mask[k] = ~0ULL;

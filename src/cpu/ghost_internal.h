@@ -64,6 +64,18 @@ struct writer {
 	bool hypervisor;
 };
 
+/* By members: a structure's assignment may be a call of memcpy(). */
+static inline void writer_copy(struct writer *to, const struct writer *from)
+{
+	to->c = from->c;
+	to->rip = from->rip;
+	to->cr3 = from->cr3;
+	to->fs = from->fs;
+	to->time = from->time;
+	to->cpl = from->cpl;
+	to->hypervisor = from->hypervisor;
+}
+
 /* Stores to a table that have not been compared with what is held. */
 struct pending {
 	hpa_t host;
@@ -221,6 +233,8 @@ void ghost_compare(struct ghost_cpu *c);
 /* The others with the lock. */
 /* NULL: something of another writer's, or too much, is to be compared first. */
 struct pending *pending_for(struct ghost_cpu *c, const struct table *t, bool hypervisor, bool insist);
+/* An empty slot at the end; NULL: no room. The writer is to be filled in. */
+struct pending *pending_add(struct ghost *g, hpa_t host, gpa_t gpa);
 bool pending_has(struct ghost *g, const struct hold *h);
 
 /* --- ghost_record.c, all with the lock --- */
@@ -237,6 +251,7 @@ void records_reachable(struct ghost_cpu *c);
 #define RECYCLED_LINES 48 /* of a frame's 64 */
 /* The frame has no write tags from now on, so that stores to it are seen. */
 void watch_add(struct ghost *g, uint32_t hold);
+uint32_t watch_find(struct ghost *g, hpa_t host); /* 0: none */
 void watch_stored(struct ghost_cpu *c, hpa_t host, unsigned size, gva_t gva);
 void watch_is_table(struct ghost_cpu *c, hpa_t host);
 

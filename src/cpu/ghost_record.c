@@ -35,15 +35,13 @@ static uint32_t *settled_chain(const struct hold *h)
 	return &h->c->settled[h->global ? SETTLED_CHAINS : h->pcid % SETTLED_CHAINS];
 }
 
-void record_free(struct ghost *g, uint32_t n)
+/* Out of its chain, and out of the number that has it. */
+static void unlink_record(struct ghost *g, uint32_t n)
 {
 	struct record *r = &g->record[n];
-	uint32_t *link;
+	struct hold *h = &g->hold[r->hold];
+	uint32_t *link = r->settled == OPEN ? thread_bucket(g, r->by.cr3, r->by.fs) : settled_chain(h);
 
-	if (!r->hold)
-		return;
-	g->hold[r->hold].record = 0;
-	link = r->settled == OPEN ? thread_bucket(g, r->by.cr3, r->by.fs) : settled_chain(&g->hold[r->hold]);
 	while (*link && *link != n)
 		link = &g->record[*link].next;
 	if (*link)
@@ -51,7 +49,17 @@ void record_free(struct ghost *g, uint32_t n)
 	if (r->settled == OPEN)
 		g->nr_open--;
 	else
-		g->hold[r->hold].c->nr_settled--;
+		h->c->nr_settled--;
+}
+
+void record_free(struct ghost *g, uint32_t n)
+{
+	struct record *r = &g->record[n];
+
+	if (!r->hold)
+		return;
+	unlink_record(g, n);
+	g->hold[r->hold].record = 0;
 	r->hold = 0;
 	r->next = g->free_record;
 	g->free_record = n;
@@ -82,13 +90,7 @@ void record_new(struct ghost_cpu *c, const struct batch_item *b, const struct pe
 	struct record *r = &g->record[n];
 
 	r->hold = b->hold;
-	r->by.c = p->by.c;
-	r->by.rip = p->by.rip;
-	r->by.cr3 = p->by.cr3;
-	r->by.fs = p->by.fs;
-	r->by.time = p->by.time;
-	r->by.cpl = p->by.cpl;
-	r->by.hypervisor = p->by.hypervisor;
+	writer_copy(&r->by, &p->by);
 	r->entry = h->e[b->level].gpa;
 	r->old = h->e[b->level].val;
 	r->new = b->now;
@@ -113,13 +115,8 @@ void record_new(struct ghost_cpu *c, const struct batch_item *b, const struct pe
 void record_settle(struct ghost *g, struct record *r, enum settled how)
 {
 	uint32_t n = (uint32_t)(r - g->record), *chain = settled_chain(&g->hold[r->hold]);
-	uint32_t *link = thread_bucket(g, r->by.cr3, r->by.fs);
 
-	while (*link && *link != n)
-		link = &g->record[*link].next;
-	if (*link)
-		*link = r->next;
-	g->nr_open--;
+	unlink_record(g, n);
 	r->settled = (uint8_t)how;
 	r->next = *chain;
 	*chain = n;

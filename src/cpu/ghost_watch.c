@@ -6,27 +6,40 @@
  */
 #include "cpu/ghost_internal.h"
 
+uint32_t watch_find(struct ghost *g, hpa_t host)
+{
+	uint32_t n = g->by_watch[ghost_hash(host)];
+
+	while (n && g->watch[n].host != host)
+		n = g->watch[n].next;
+	return n;
+}
+
+static void watch_free(struct ghost *g, uint32_t n)
+{
+	uint32_t *link = &g->by_watch[ghost_hash(g->watch[n].host)];
+
+	while (*link && *link != n)
+		link = &g->watch[*link].next;
+	if (*link)
+		*link = g->watch[n].next;
+	g->watch[n].host = 0;
+}
+
 /* The frame has no write tags from now on, so that stores to it are seen. */
 void watch_add(struct ghost *g, uint32_t hold)
 {
 	hpa_t host = g->hold[hold].host;
-	uint32_t *b = &g->by_watch[ghost_hash(host)], n = *b, *link;
+	uint32_t *b = &g->by_watch[ghost_hash(host)], n = watch_find(g, host);
 	struct watch *w;
 
-	while (n && g->watch[n].host != host)
-		n = g->watch[n].next;
 	if (!n) {
 		if (g->used_watches < WATCHES) {
 			n = ++g->used_watches;
 		} else {
 			n = g->watch_hand = g->watch_hand % WATCHES + 1;
-			if (g->watch[n].host) {
-				link = &g->by_watch[ghost_hash(g->watch[n].host)];
-				while (*link && *link != n)
-					link = &g->watch[*link].next;
-				if (*link)
-					*link = g->watch[n].next;
-			}
+			if (g->watch[n].host)
+				watch_free(g, n);
 		}
 		g->watch[n].host = host;
 		g->watch[n].next = *b;
@@ -67,15 +80,6 @@ static void recycled(struct ghost_cpu *c, struct watch *w)
 	}
 }
 
-static uint32_t watch_find(struct ghost *g, hpa_t host)
-{
-	uint32_t n = g->by_watch[ghost_hash(host)];
-
-	while (n && g->watch[n].host != host)
-		n = g->watch[n].next;
-	return n;
-}
-
 /* Is a record open, or settled, for the frame? */
 static bool watch_needed(struct ghost *g, const struct watch *w)
 {
@@ -86,17 +90,6 @@ static bool watch_needed(struct ghost *g, const struct watch *w)
 			return true;
 	}
 	return false;
-}
-
-static void watch_free(struct ghost *g, uint32_t n)
-{
-	uint32_t *link = &g->by_watch[ghost_hash(g->watch[n].host)];
-
-	while (*link && *link != n)
-		link = &g->watch[*link].next;
-	if (*link)
-		*link = g->watch[n].next;
-	g->watch[n].host = 0;
 }
 
 void watch_stored(struct ghost_cpu *c, hpa_t host, unsigned size, gva_t gva)
