@@ -89,6 +89,18 @@ static void inhibit_line(void *arg, const char *reason)
 	reply_line(i->r, "vm %llu apicv_inhibit_%s 1", (ull)i->serial, reason);
 }
 
+struct counters {
+	struct reply *r;
+	const char *whose;
+};
+
+static void counter_line(void *arg, const char *name, uint64_t value)
+{
+	const struct counters *c = arg;
+
+	reply_line(c->r, "%s %s %llu", c->whose, name, (ull)value);
+}
+
 void control_stats(struct reply *r, struct kvm *none, const uint64_t *args)
 {
 	struct kvm *vms[MAX_VMS];
@@ -106,6 +118,7 @@ void control_stats(struct reply *r, struct kvm *none, const uint64_t *args)
 			snprintf(whose, sizeof(whose), "vcpu %llu %u", (ull)vms[i]->serial,
 				 vcpu->vcpu_id);
 			stat_lines(r, whose, &kvm_vcpu_stat_table, &vcpu->stat);
+			abi_vcpu_processor_counters(vcpu, counter_line, &(struct counters){ r, whose });
 		}
 		kvm_put_kvm(vms[i]);
 	}

@@ -219,7 +219,9 @@ void cpu_jit_run_blocks(struct vmx_cpu *cpu)
 				cell = &j->cells[why - JIT_EXIT_CELL];
 				cs->rip = cs->page_lin + cell->off;
 				left = cell->from == u ? u : NULL;
+				cpu->counters.jit_exit_cell += !cell->leaves;
 				if (cell->leaves) {
+					cpu->counters.jit_exit_insn++;
 					if (left)
 						note_poor(left);
 					cell = NULL;
@@ -228,6 +230,7 @@ void cpu_jit_run_blocks(struct vmx_cpu *cpu)
 				continue;
 			}
 			if (why == JIT_EXIT_INDIRECT) {
+				cpu->counters.jit_exit_indirect++;
 				indirect = cpu_canonical(cs->rip);
 				if (unlikely(!indirect)) {
 					roll_back(cpu);

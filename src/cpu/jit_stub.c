@@ -97,6 +97,7 @@ uint32_t jit_stub(struct cpu_state *cs, uint32_t number)
 	bool loaded = unload_for_c(cs), system = false;
 
 	if (unlikely(c->kind == JIT_STUB_POLL)) {
+		cpu->counters.jit_polls++;
 		leave_at(cs, n, 0);
 		return 1;
 	}

@@ -533,8 +533,10 @@ struct jit_unit *jit_translate(struct vmx_cpu *cpu, struct cpu_block *b, struct 
 	uint32_t first_call, branches, bulk;
 
 	isa_fpu_sync(&cpu->cs);
-	if (!room(j))
+	if (!room(j)) {
 		jit_drop_all(j);
+		cpu->counters.jit_drops++;
+	}
 	jit_need_ind(j, cls);
 	first_call = j->nr_calls;
 	branches = j->nr_branches;

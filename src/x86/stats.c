@@ -2,9 +2,12 @@
  * KVM_GET_STATS_FD of VMs and vCPUs (KVM API: KVM_GET_STATS_FD).
  */
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
+#include "cpu/vmx_isa.h"
 #include "virt/stats.h"
+#include "vmx/vmx.h"
 #include "x86/x86.h"
 
 /*
@@ -30,4 +33,24 @@ int kvm_vcpu_ioctl_get_stats_fd(struct kvm_vcpu *vcpu)
 
 	snprintf(id, sizeof(id), "kvm-%d/vcpu-%u", (int)getpid(), vcpu->vcpu_id);
 	return kvm_stats_file_open(&vcpu->stats_file, &kvm_vcpu_stat_table, id, &vcpu->stat);
+}
+
+void kvm_vcpu_processor_counters(struct kvm_vcpu *vcpu, void (*fn)(void *arg, const char *name, uint64_t value),
+				 void *arg)
+{
+	static const struct {
+		const char *name;
+		size_t offset;
+	} rows[] = {
+#define COUNTER_ROW(n) { "cpu_" #n, offsetof(struct vmx_counters, n) },
+		VMX_CPU_COUNTERS(COUNTER_ROW)
+#undef COUNTER_ROW
+	};
+	const struct vmx_counters *c = vmx_cpu_counters(vmx_processor(vcpu));
+
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		const char *name = rows[i].name + (strncmp(rows[i].name, "cpu_jit_", 8) ? 0 : 4);
+
+		fn(arg, name, READ_ONCE(*(const uint64_t *)((const char *)c + rows[i].offset)));
+	}
 }

@@ -463,6 +463,12 @@ int kvm_emulate_halt(struct kvm_vcpu *vcpu);
 /* --- counters (stats.c): KVM API KVM_GET_STATS_FD; a descriptor or -errno. kvm->lock / vcpu->mutex --- */
 int kvm_vm_ioctl_get_stats_fd(struct kvm *kvm);
 int kvm_vcpu_ioctl_get_stats_fd(struct kvm_vcpu *vcpu);
+/*
+ * Calls fn with each counter of the vCPU's processor (VMX_CPU_COUNTERS): "jit_units" as it is, the others as
+ * "cpu_instructions". Any thread, no lock; the values are of no common instant.
+ */
+void kvm_vcpu_processor_counters(struct kvm_vcpu *vcpu, void (*fn)(void *arg, const char *name, uint64_t value),
+				 void *arg);
 
 /* --- capabilities (caps.c): what KVM_CHECK_EXTENSION says; kvm NULL on /dev/kvm --- */
 int kvm_check_extension(struct kvm *kvm, long ext);

@@ -411,6 +411,40 @@ def stat_names_what_inhibits_apic_virtualization():
         assert rows(c) == {"apicv_inhibit_absent": 1, "apicv_inhibit_disable": 1}, rows(c)
 
 
+def jit_counters(c):
+    j = json.loads(ask("stat", "-j", "-s", "0.1", "-p", c.pid, "-f", "_"))
+    return {r["name"]: r["value"] for r in j["counters"] if r["name"].startswith(("jit_", "cpu_"))}
+
+
+def stat_counts_what_the_translator_does():
+    with Client(USERKVM_ENGINE="jit", USERKVM_JIT="threshold:1") as c:
+        before = jit_counters(c)
+        for _ in range(5):
+            c.run()
+        after = jit_counters(c)
+        assert before["jit_units"] == 0 and after["jit_units"] > 0 and after["jit_bytes"] > 0, after
+        left = sum(after[n] for n in ("jit_exit_cell", "jit_exit_indirect", "jit_exit_insn", "jit_left"))
+        assert 0 < left <= after["jit_entries"], after  # a unit may also be left by an exit from within
+        assert after["cpu_exits"] > before["cpu_exits"], (before, after)
+        header = subprocess.run(f"timeout 5 {USERKVM} stat -c -s 0.1 -p {c.pid} | head -1", shell=True, capture_output=True, text=True)
+        assert "jit_units" in header.stdout.strip().split(","), header
+    with Client(USERKVM_ENGINE="interp") as c:
+        c.run()
+        n = jit_counters(c)
+        assert n["jit_units"] == n["jit_entries"] == 0 and n["cpu_instructions"] + n["cpu_exits"] > 0, n
+
+
+def translator_tells_its_counters_when_a_client_ends():
+    """The client closes no descriptor before it exits."""
+    p = subprocess.Popen([USERKVM, "run", "--", sys.executable, os.path.join(HERE, "see_client.py")], stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                         env=dict(os.environ, USERKVM_ENGINE="jit", USERKVM_JIT="stat,threshold:1"))
+    out, err = p.communicate("run\nrun\nrun\n", timeout=60)
+    assert p.returncode == 0 and out.splitlines() == ["ready"] + 3 * ["exit 2"], (out, err)
+    units = re.findall(r"vCPU counter jit_units (\d+)", err)
+    assert len(units) == 1 and int(units[0]) > 0, err
+
+
 def stat_json_and_csv_say_what_the_lines_say():
     with Client() as c:
         c.run()
@@ -744,7 +778,8 @@ cases = (dump_json_agrees_with_slots_and_counters, walk_ends_at_the_clients_memo
          idle_memory_without_accessed_bits, dump_file_says_the_same_as_the_live_vm,
          map_is_well_formed_and_shows_every_slot, core_file_says_the_same_as_the_live_vm, stat_counts_what_the_guest_does, stat_log_is_a_header_and_lines,
          stat_exits_tells_host_time_from_client_time,
-         stat_names_what_inhibits_apic_virtualization, stat_of_all_processes_finds_the_client, stat_json_and_csv_say_what_the_lines_say,
+         stat_names_what_inhibits_apic_virtualization, stat_of_all_processes_finds_the_client,
+         stat_counts_what_the_translator_does, translator_tells_its_counters_when_a_client_ends, stat_json_and_csv_say_what_the_lines_say,
          stat_fits_its_window_and_gives_the_terminal_back, qemu_reads_the_counters_of_its_vm, strace_shows_arguments_results_errors_and_time,
          strace_without_a_file_goes_to_standard_error, wrong_processes_are_one_line, nonsense_is_one_line,
          other_users_may_not_look, switched_off_there_is_nothing_to_look_at, vm_that_dies_meanwhile_is_one_line,
