@@ -56,7 +56,7 @@ struct slot_bounds {
 };
 
 /* RCU. Which slot, which host address. RET_PF_CONTINUE: f is complete up to goal_level. */
-static int find_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, struct slot_bounds *bounds)
+static enum ret_pf find_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, struct slot_bounds *bounds)
 {
 	struct kvm_memslots *slots = __kvm_memslots(vcpu->kvm, (int)vcpu->as_id);
 	struct kvm_memory_slot *s;
@@ -74,7 +74,7 @@ static int find_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, struct slo
 	/* On its way out: what it becomes will be seen when the guest tries again. */
 	if (s->flags & KVM_MEMSLOT_INVALID)
 		return RET_PF_RETRY;
-	if (f->write && s->flags & KVM_MEM_READONLY)
+	if (fault_is_write(f) && s->flags & KVM_MEM_READONLY)
 		return RET_PF_EMULATE;
 	/* of the slots that are the hypervisor's own: nothing is cached, so that nothing is to be dropped */
 	if (unlikely(s->id >= KVM_USER_MEM_SLOTS) &&
@@ -101,10 +101,10 @@ static bool leaf_is_the_slots(const struct kvm_page_fault *f, const struct slot_
 	       ((f->gfn << PAGE_SHIFT) & (size - 1)) == (f->hva & (size - 1) & PAGE_MASK) && !own_overlaps(first, size);
 }
 
-int kvm_faultin_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
+enum ret_pf kvm_faultin_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 {
 	struct slot_bounds bounds = { 0 };
-	int r;
+	enum ret_pf r;
 
 	lib_rcu_read_lock();
 	r = find_page(vcpu, f, &bounds);
@@ -113,18 +113,16 @@ int kvm_faultin_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 		return r;
 	if (!f->prefetch && kvm_try_async_pf(vcpu, f->addr, f->gfn, f->hva))
 		return RET_PF_RETRY;
-	r = host_fault_in(f->hva, f->write, &f->map_writable);
-	if (r)
+	r = fault_result(f, host_fault_in(f->hva, fault_is_write(f), &f->map_writable));
+	if (r != RET_PF_CONTINUE)
 		return r;
 	if (bounds.readonly)
 		f->map_writable = false;
 	f->goal_level = host_mapping_level(f->hva, bounds.start, bounds.size_bytes, f->goal_level);
 	f->req_level = f->goal_level;
-	if (f->exec && is_nx_huge_page_enabled(vcpu->kvm->mmu_vm))
+	if (fault_is_fetch(f) && is_nx_huge_page_enabled(vcpu->kvm->mmu_vm))
 		f->goal_level = 1;
-	if (kvm_bug_on(vcpu->kvm, !leaf_is_the_slots(f, &bounds)))
-		return -EIO;
-	return RET_PF_CONTINUE;
+	return fault_result(f, kvm_bug_on(vcpu->kvm, !leaf_is_the_slots(f, &bounds)) ? -EIO : 0);
 }
 
 bool is_page_fault_stale(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f)
@@ -136,10 +134,10 @@ bool is_page_fault_stale(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f)
 	       mmu_current_generation(vcpu) != f->generation;
 }
 
-void mmu_trace_faultin(const struct kvm_page_fault *f, int r)
+void mmu_trace_faultin(const struct kvm_page_fault *f, enum ret_pf r)
 {
 	TRACE_LINE(kvm_faultin_page, f->gfn, f->slot_id, (uint32_t)f->goal_level, f->hva,
-		   f->slot != NULL, f->map_writable, r);
+		   f->slot != NULL, f->map_writable, fault_shown(f, r));
 	if (f->slot)
 		TRACE(kvmmmu, kvm_mmu_spte_requested, f->gfn, f->hva >> PAGE_SHIFT,
 		      (uint8_t)f->goal_level);

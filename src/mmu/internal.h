@@ -12,6 +12,7 @@
 
 #include "mmu/mmu.h"
 #include "mmu/spte.h"
+#include "sdm/paging.h"
 
 #define PT64_ROOT_4LEVEL 4
 #define PT64_ROOT_5LEVEL 5
@@ -71,30 +72,39 @@ struct kvm_mmu_vcpu {
 	struct kvm_mmu root_mmu; /* (o) L1's */
 	struct kvm_mmu guest_mmu, nested_mmu; /* (o) while L2 runs on EPT02: nested_mmu.h */
 	struct kvm_mmu_memory_cache cache; /* (o) */
-	bool short_of_tables; /* (o) the fault at hand has met the limit */
 	struct mmu_reader *reader; /* (c) lock.c */
 	struct shadow_vcpu *shadow;	   /* (c) of root_mmu with ept=0, of guest_mmu with nested=1 */
 };
 
-/* One fault on its way (Linux: struct kvm_page_fault). */
-struct kvm_page_fault {
-	uint64_t addr; /* what the processor named: gpa, or CR2 with shadow paging */
-	gpa_t gpa;
-	gfn_t gfn;
-	bool present; /* an entry that allows something is there */
-	bool write, exec;
-	bool prefetch; /* nobody needs it yet */
-	/* filled in on the way */
-	struct kvm_memory_slot *slot; /* NULL: MMIO. (r) believe it after is_page_fault_stale() */
-	uint16_t slot_id;
-	uint64_t mmu_seq;
-	hva_t hva; /* of gfn */
-	bool map_writable;
-	bool tracked; /* gfn has a table of the guest's that is shadowed: not writable */
-	int goal_level;
-	int req_level; /* what goal_level was before huge pages were ruled out for being run */
-	uint64_t generation; /* of the slots looked at */
-};
+/* How f->addr was accessed. */
+static inline bool fault_is_write(const struct kvm_page_fault *f)
+{
+	return f->error_code & PFERR_WRITE_MASK;
+}
+
+static inline bool fault_is_fetch(const struct kvm_page_fault *f)
+{
+	return f->error_code & PFERR_FETCH_MASK;
+}
+
+/* What a walk of the guest's tables is asked for. */
+static inline uint32_t fault_access(const struct kvm_page_fault *f)
+{
+	return f->error_code & (PFERR_WRITE_MASK | PFERR_USER_MASK | PFERR_FETCH_MASK);
+}
+
+/* errno: 0 or negative, a result of another room. 0: RET_PF_CONTINUE. */
+static inline enum ret_pf fault_result(struct kvm_page_fault *f, int error)
+{
+	f->error = error;
+	return unlikely(error) ? RET_PF_ERROR : RET_PF_CONTINUE;
+}
+
+/* As tracepoints show it: enum ret_pf, or -errno. */
+static inline int fault_shown(const struct kvm_page_fault *f, enum ret_pf r)
+{
+	return r == RET_PF_ERROR ? f->error : (int)r;
+}
 
 const struct kvm_mmu_guest_ops *mmu_guest_ops(void);
 const struct kvm_mmu_vendor_ops *mmu_vendor_ops(void);
@@ -170,18 +180,18 @@ must_check int mmu_alloc_direct_roots(struct kvm_vcpu *vcpu);
 void mmu_tdp_unload(struct kvm_vcpu *vcpu, struct kvm_mmu *mmu);
 
 /* --- tdp_fault.c --- */
-int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault);
+enum ret_pf tdp_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f);
 
 /* --- faultin.c --- */
 /* Of the slots that the vCPU sees. */
 uint64_t mmu_current_generation(struct kvm_vcpu *vcpu);
 /*
  * From f->gfn to a host page that is there; may wait for it, so no lock and no
- * RCU section. RET_PF_CONTINUE: f is complete. < 0: -EFAULT.
+ * RCU section. RET_PF_CONTINUE: f is complete. RET_PF_ERROR: -EFAULT, -EIO.
  */
-must_check int kvm_faultin_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f);
+must_check enum ret_pf kvm_faultin_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f);
 /* Tracepoints for what it found; r is what it returned. */
-void mmu_trace_faultin(const struct kvm_page_fault *f, int r);
+void mmu_trace_faultin(const struct kvm_page_fault *f, enum ret_pf r);
 /* RCU, mmu_lock. What f knows of slots or the client's mapping is out of date. */
 bool is_page_fault_stale(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f);
 

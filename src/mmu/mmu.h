@@ -31,12 +31,37 @@
 
 /* What a page fault came to (Linux RET_PF_*). */
 enum ret_pf {
-	RET_PF_CONTINUE,
+	RET_PF_CONTINUE, /* inside mmu only: no answer yet */
 	RET_PF_RETRY,	 /* start the guest again, it will fault again or not */
 	RET_PF_EMULATE,	 /* MMIO: emulate the instruction */
-	RET_PF_INVALID,	 /* the MMIO entry is stale: treat as a fault */
+	RET_PF_INVALID,	 /* of handle_mmio_page_fault(): the MMIO entry is stale, treat as a fault */
 	RET_PF_FIXED,
 	RET_PF_SPURIOUS,
+	RET_PF_ERROR, /* the fault's `error` is what KVM_RUN returns */
+};
+
+/*
+ * One fault (Linux: struct kvm_page_fault). The room that takes the exit sets the first part; the MMU passes
+ * the structure down and fills in the rest. What became of it comes back as enum ret_pf.
+ */
+struct kvm_page_fault {
+	uint64_t addr; /* what the processor named: guest-physical; with shadow paging linear (CR2) */
+	uint64_t error_code; /* PFERR_*: how addr was accessed, what stood in the way, whether for a page table */
+	bool prefetch; /* no access of the guest's waits for it */
+	int error; /* with RET_PF_ERROR: -errno */
+	/* the MMU's own */
+	gpa_t gpa;
+	gfn_t gfn;
+	struct kvm_memory_slot *slot; /* NULL: MMIO. (r) believe it after is_page_fault_stale() */
+	uint16_t slot_id;
+	uint64_t mmu_seq;
+	hva_t hva; /* of gfn */
+	bool map_writable;
+	bool tracked; /* gfn has a table of the guest's that is shadowed: not writable */
+	bool short_of_tables; /* max_table_pages is reached */
+	int goal_level;
+	int req_level; /* what goal_level was before huge pages were ruled out for being run */
+	uint64_t generation; /* of the slots looked at */
 };
 
 struct kvm_page_fault_info { /* x86_exception of the guest walk */
@@ -88,7 +113,7 @@ struct kvm_mmu_page;
 
 struct kvm_mmu {
 	/* chosen at init */
-	int (*page_fault)(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault);
+	enum ret_pf (*page_fault)(struct kvm_vcpu *vcpu, struct kvm_page_fault *f);
 	gpa_t (*gva_to_gpa)(struct kvm_vcpu *vcpu, gva_t gva, uint32_t access,
 			    struct kvm_page_fault_info *exception);
 	void (*set_cr3)(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level);
@@ -185,24 +210,24 @@ must_check static inline int kvm_mmu_reload(struct kvm_vcpu *vcpu)
 }
 
 /*
- * The way in for EPT violations and misconfigurations; with ept=0 for #PF, gpa
- * being the linear address then.
- * error_code: PFERR_* as KVM makes it of the exit qualification.
- * Returns 1: re-enter the guest. 0: exit to the client, run->exit_reason is
- * set. < 0: -EFAULT (the client's memory is gone) and the like, KVM_RUN's value.
- * KVM_MMU_EMULATE (2): MMIO, the caller emulates the instruction at gpa.
+ * The way in for EPT violations and misconfigurations (PFERR_RSVD_MASK); with ept=0 for #PF.
+ * RET_PF_EMULATE: MMIO, a write to read-only memory or to a shadowed table; the caller emulates the
+ * instruction. RET_PF_ERROR: f->error is -EFAULT (the client's memory is gone), -ENOMEM, -EINVAL (an entry
+ * that the MMU never writes), -EIO (the VM is bugged). RET_PF_RETRY, _FIXED, _SPURIOUS: re-enter the guest.
+ * Owner thread, no lock; may wait for the client's page.
  */
-#define KVM_MMU_EMULATE 2
-must_check int kvm_mmu_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code);
+must_check enum ret_pf kvm_mmu_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f);
 /*
  * KVM API: KVM_PRE_FAULT_MEMORY, one step of it: maps gpa as a read by the
  * guest would, *done is how far that reaches. -ENOENT (no memory), -EFAULT,
  * -ENOMEM, -EOPNOTSUPP (no EPT). Owner thread; nothing done on an error.
  */
 must_check int kvm_mmu_pre_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t size, uint64_t *done);
-/* EPT misconfiguration at gpa: emulate, retry (stale generation), or -EINVAL (reserved bits: KVM bug). */
-/* RET_PF_EMULATE, RET_PF_RETRY, RET_PF_INVALID or -EINVAL. */
-must_check int handle_mmio_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa);
+/*
+ * EPT misconfiguration at f->addr: RET_PF_EMULATE; RET_PF_RETRY, the entry has changed since; RET_PF_INVALID,
+ * it is of an older generation of memslots; RET_PF_ERROR with -EINVAL, the entry is none of the MMU's.
+ */
+must_check enum ret_pf handle_mmio_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f);
 
 /*
  * What the guest does to its own translations, told by whoever handles the exit

@@ -33,7 +33,7 @@ gpa_t translate_nested_gpa(struct kvm_vcpu *vcpu, gpa_t gpa, gva_t gva, uint32_t
 			   struct kvm_page_fault_info *fault);
 
 /* --- shadow_fault.c --- */
-int ept_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault);
+enum ret_pf ept_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f);
 
 /* --- shadow_root.c --- */
 /* EPT02's root for the EPTP12 of now. -ENOMEM; -ENOSPC: too many shadow pages are roots in use. */

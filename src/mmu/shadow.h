@@ -262,9 +262,9 @@ void shadow_pte_write(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t
 int shadow_written_sptes(const struct shadow_page *sp, unsigned offset, unsigned *count);
 
 /* --- shadow_fault.c --- */
-int shadow_page_fault(struct kvm_vcpu *vcpu, gva_t gva, uint64_t error_code, bool prefault);
+enum ret_pf shadow_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f);
 /* CR0.PG clear: linear is guest-physical. */
-int nonpaging_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault);
+enum ret_pf nonpaging_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f);
 /* The guest cannot be emulated writing gva: end its page's being a table. */
 bool shadow_unprotect_gva(struct kvm_vcpu *vcpu, gva_t gva);
 

@@ -148,9 +148,9 @@ static uint64_t make_shadow_spte(struct kvm_mmu_vm *vm, const struct shadow_page
 	if (!f->map_writable)
 		return e;
 	e |= sp_host_writable(sp);
-	if (!(access & ACC_WRITE_MASK) || (tracked && !f->write))
+	if (!(access & ACC_WRITE_MASK) || (tracked && !fault_is_write(f)))
 		return e;
-	if (level > 1 || shadow_try_to_unsync(vm, f->gfn, f->write))
+	if (level > 1 || shadow_try_to_unsync(vm, f->gfn, fault_is_write(f)))
 		e |= PTE_RW | sp_dirty_mask(sp);
 	else
 		*wrprot = true;
@@ -166,7 +166,7 @@ static bool lost_rights(const struct shadow_page *sp, uint64_t old, uint64_t e)
 }
 
 /* The leaf for gva in `sp`. */
-static int map_leaf(struct kvm_vcpu *vcpu, struct shadow_page *sp, gva_t gva,
+static enum ret_pf map_leaf(struct kvm_vcpu *vcpu, struct shadow_page *sp, gva_t gva,
 		    const struct guest_walker *gw, const struct kvm_page_fault *f,
 		    struct shadow_zap *z)
 {
@@ -189,13 +189,13 @@ static int map_leaf(struct kvm_vcpu *vcpu, struct shadow_page *sp, gva_t gva,
 	}
 	shadow_set_leaf(vm, sp, index, e, gfn, rmap);
 	TRACE_LINE(shadow_map, gfn, (uint32_t)level, e, sp_ept(sp));
-	if (wrprot && f->write)
+	if (wrprot && fault_is_write(f))
 		return RET_PF_EMULATE;
 	return old == e ? RET_PF_SPURIOUS : RET_PF_FIXED;
 }
 
-/* mmu_lock, RCU. enum ret_pf. */
-static int fetch(struct kvm_vcpu *vcpu, gva_t gva, const struct guest_walker *gw,
+/* mmu_lock, RCU. */
+static enum ret_pf fetch(struct kvm_vcpu *vcpu, gva_t gva, const struct guest_walker *gw,
 		 const struct kvm_page_fault *f, struct shadow_zap *z)
 {
 	struct shadow_page *sp = shadow_root_for(vcpu, gva);
@@ -216,116 +216,107 @@ static int fetch(struct kvm_vcpu *vcpu, gva_t gva, const struct guest_walker *gw
 	return map_leaf(vcpu, sp, gva, gw, f, z);
 }
 
-/* f is complete; are it and the walk still true? enum ret_pf. */
-static int map_walked(struct kvm_vcpu *vcpu, gva_t gva, const struct guest_walker *gw,
-		      struct kvm_page_fault *f)
+/* f is complete; are it and the walk still true? */
+static enum ret_pf map_walked(struct kvm_vcpu *vcpu, const struct guest_walker *gw, struct kvm_page_fault *f)
 {
 	struct kvm_mmu_vm *vm = vcpu->kvm->mmu_vm;
 	struct shadow_zap z = { 0 };
-	int r = RET_PF_RETRY;
+	enum ret_pf r = RET_PF_RETRY;
 
 	lib_rcu_read_lock();
 	mmu_write_lock(vm);
 	if (!is_page_fault_stale(vcpu, f)) {
-		r = shadow_make_pages_available(vm, &z);
-		if (!r)
-			r = fetch(vcpu, gva, gw, f, &z);
+		r = fault_result(f, shadow_make_pages_available(vm, &z));
+		if (r == RET_PF_CONTINUE)
+			r = fetch(vcpu, f->addr, gw, f, &z);
 	}
 	shadow_commit(vcpu->kvm, &z);
 	mmu_write_unlock(vm);
-	if (f->write && (r == RET_PF_FIXED || r == RET_PF_SPURIOUS))
+	if (fault_is_write(f) && (r == RET_PF_FIXED || r == RET_PF_SPURIOUS))
 		mark_page_dirty_in_slot(vcpu->kvm, f->slot, f->gfn);
 	lib_rcu_read_unlock();
 	return r;
 }
 
-/* enum ret_pf, or -errno. */
-static int fault_in_and_map(struct kvm_vcpu *vcpu, gva_t gva, const struct guest_walker *gw,
-			    uint64_t error_code, bool prefault)
+static enum ret_pf fault_in_and_map(struct kvm_vcpu *vcpu, const struct guest_walker *gw, struct kvm_page_fault *f)
 {
-	struct kvm_page_fault f = {
-		.addr = gva,
-		.gpa = gw->gfn << PAGE_SHIFT,
-		.gfn = gw->gfn,
-		.write = error_code & PFERR_WRITE_MASK,
-		.exec = error_code & PFERR_FETCH_MASK,
-		.prefetch = prefault,
-	};
-	int r;
+	enum ret_pf r;
 
-	if (f.gfn > TDP_MAX_GFN)
+	f->gfn = gw->gfn;
+	f->gpa = gw->gfn << PAGE_SHIFT;
+	if (f->gfn > TDP_MAX_GFN)
 		return RET_PF_EMULATE;
-	r = shadow_topup(vcpu);
-	if (r)
+	r = fault_result(f, shadow_topup(vcpu));
+	if (r != RET_PF_CONTINUE)
 		return r;
-	r = kvm_faultin_page(vcpu, &f);
-	mmu_trace_faultin(&f, r);
+	r = kvm_faultin_page(vcpu, f);
+	mmu_trace_faultin(f, r);
 	if (r != RET_PF_CONTINUE)
 		return r;
 	/* No entry for MMIO: with 52 address bits there is none that faults for sure and is not "absent". */
-	if (!f.slot)
+	if (!f->slot)
 		return RET_PF_EMULATE;
-	return map_walked(vcpu, gva, gw, &f);
+	return map_walked(vcpu, gw, f);
 }
 
-int shadow_page_fault(struct kvm_vcpu *vcpu, gva_t gva, uint64_t error_code, bool prefault)
+enum ret_pf shadow_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 {
-	uint32_t access = error_code & (PFERR_WRITE_MASK | PFERR_USER_MASK | PFERR_FETCH_MASK);
 	struct kvm_page_fault_info fault = { 0 };
+	gva_t gva = f->addr;
 	struct guest_walker gw;
+	enum ret_pf r;
 
-	int r;
-
-	TRACE_CALL(shadow_page_fault, gva, error_code);
-	if (mmu_guest_walk(vcpu, gva, access, &gw, &fault) == INVALID_PAGE) {
+	TRACE_CALL(shadow_page_fault, gva, f->error_code);
+	if (mmu_guest_walk(vcpu, gva, fault_access(f), &gw, &fault) == INVALID_PAGE) {
 		TRACE_LINE(guest_walk, gva, 0, 0, false);
-		if (!prefault)
+		if (!f->prefetch)
 			mmu_guest_ops()->inject_page_fault(vcpu, &fault);
 		return RET_PF_RETRY;
 	}
 	TRACE_LINE(guest_walk, gva, gw.gfn << PAGE_SHIFT, (uint32_t)gw.level, true);
-	emulate_wp_off(vcpu, &gw, access);
-	r = fault_in_and_map(vcpu, gva, &gw, error_code, prefault);
-	TRACE_LINE(ret_pf, r);
+	emulate_wp_off(vcpu, &gw, fault_access(f));
+	r = fault_in_and_map(vcpu, &gw, f);
+	TRACE_LINE(ret_pf, fault_shown(f, r));
 	return r;
 }
 
-/* L2 has met nothing in EPT02, or too few rights. gpa is L2's; EPT12 decides whose affair that is. */
-int ept_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault)
+/* L2 has met nothing in EPT02, or too few rights. f->addr is L2's; EPT12 decides whose affair that is. */
+enum ret_pf ept_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 {
-	uint32_t access = error_code & (PFERR_WRITE_MASK | PFERR_USER_MASK | PFERR_FETCH_MASK);
 	struct kvm_page_fault_info fault = { 0 };
+	uint32_t access = fault_access(f);
 	struct guest_walker gw;
-	int r;
+	gpa_t gpa = f->addr;
+	enum ret_pf r;
 
-	TRACE_CALL(ept_page_fault, gpa, error_code);
+	TRACE_CALL(ept_page_fault, gpa, f->error_code);
 	if (!vcpu->mmu_vcpu->shadow->root.sp)
 		return RET_PF_RETRY;
 	if (mmu_ept12_walk(vcpu, gpa, access, &gw, &fault) == INVALID_PAGE) {
 		TRACE_LINE(ept12_walk, gpa, 0, 0, false);
-		if (unlikely(vcpu->kvm->mmu_vm->l1ept) && !prefault)
+		if (unlikely(vcpu->kvm->mmu_vm->l1ept) && !f->prefetch)
 			l1ept_used(vcpu, gpa, access, NULL);
-		if (!prefault)
+		if (!f->prefetch)
 			mmu_guest_ops()->inject_nested_fault(vcpu, &fault);
 		return RET_PF_RETRY;
 	}
-	if (unlikely(vcpu->kvm->mmu_vm->l1ept) && !prefault)
+	if (unlikely(vcpu->kvm->mmu_vm->l1ept) && !f->prefetch)
 		l1ept_used(vcpu, gpa, access, &gw);
 	TRACE_LINE(ept12_walk, gpa, gw.gfn << PAGE_SHIFT | (gpa & ~PAGE_MASK), (uint32_t)gw.level, true);
-	r = fault_in_and_map(vcpu, gpa, &gw, error_code, prefault);
-	TRACE_LINE(ret_pf, r);
+	r = fault_in_and_map(vcpu, &gw, f);
+	TRACE_LINE(ret_pf, fault_shown(f, r));
 	return r;
 }
 
-int nonpaging_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault)
+enum ret_pf nonpaging_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 {
 	struct guest_walker gw;
-	int r;
+	enum ret_pf r;
 
-	TRACE_CALL(nonpaging_page_fault, gpa, error_code);
-	nonpaging_walk(gpa, &gw);
-	r = fault_in_and_map(vcpu, gpa, &gw, error_code, prefault);
-	TRACE_LINE(ret_pf, r);
+	TRACE_CALL(nonpaging_page_fault, f->addr, f->error_code);
+	nonpaging_walk(f->addr, &gw);
+	r = fault_in_and_map(vcpu, &gw, f);
+	TRACE_LINE(ret_pf, fault_shown(f, r));
 	return r;
 }
 

@@ -23,7 +23,7 @@ static uint64_t regained_spte(const struct kvm_mmu_page *root, const struct kvm_
 {
 	if (spte_is_access_tracked(e))
 		e = restore_acc_track_spte(e);
-	if (f->write && e & SPTE_MMU_WRITABLE && (level == 1 || !kvm_slot_dirty_track_enabled(slot)))
+	if (fault_is_write(f) && e & SPTE_MMU_WRITABLE && (level == 1 || !kvm_slot_dirty_track_enabled(slot)))
 		e |= EPT_WRITE | (root_has_ad(root) ? EPT_DIRTY : 0);
 	return e;
 }
@@ -34,7 +34,7 @@ static uint64_t regained_spte(const struct kvm_mmu_page *root, const struct kvm_
  */
 static bool may_be_fast(const struct kvm_mmu_page *root, const struct kvm_page_fault *f)
 {
-	return !root_has_ad(root) || (f->present && f->write);
+	return !root_has_ad(root) || (f->error_code & PFERR_PRESENT_MASK && fault_is_write(f));
 }
 
 /*
@@ -55,42 +55,41 @@ static bool fast_page_fault(struct kvm_vcpu *vcpu, const struct kvm_page_fault *
 	if (!slot)
 		return false;
 	new = regained_spte(vcpu->mmu->root, slot, f, e, level);
-	if (new == e || !spte_permits(new, f->write, f->exec))
+	if (new == e || !spte_permits(new, fault_is_write(f), fault_is_fetch(f)))
 		return false;
 	if (!__atomic_compare_exchange_n(ptep, &e, new, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
 		return false;
-	if (f->write)
+	if (fault_is_write(f))
 		mark_page_dirty_in_slot(vcpu->kvm, slot, f->gfn);
 	vcpu->stat.pf_fast++;
 	TRACE_LINE(fast_page_fault, f->gfn, e, new);
-	TRACE(kvmmmu, fast_page_fault, (int)vcpu->vcpu_id, f->gpa, f->write ? PFERR_WRITE_MASK : 0,
+	TRACE(kvmmmu, fast_page_fault, (int)vcpu->vcpu_id, f->gpa, f->error_code & PFERR_WRITE_MASK,
 	      (uintptr_t)ptep, e,
 	      new, RET_PF_FIXED);
 	return true;
 }
 
-/* f is complete; is it still true? enum ret_pf. */
-static int map_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
+/* f is complete; is it still true? */
+static enum ret_pf map_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 {
-	int r;
+	enum ret_pf r;
 
 	lib_rcu_read_lock();
 	mmu_read_lock(vcpu);
-	r = is_page_fault_stale(vcpu, f) ? RET_PF_RETRY : (int)kvm_tdp_mmu_map(vcpu, f);
+	r = is_page_fault_stale(vcpu, f) ? RET_PF_RETRY : kvm_tdp_mmu_map(vcpu, f);
 	mmu_read_unlock(vcpu);
 	if (!f->slot && r == RET_PF_EMULATE)
 		vcpu->stat.pf_mmio_spte_created++;
-	if (f->slot && f->write && (r == RET_PF_FIXED || r == RET_PF_SPURIOUS))
+	if (f->slot && fault_is_write(f) && (r == RET_PF_FIXED || r == RET_PF_SPURIOUS))
 		mark_page_dirty_in_slot(vcpu->kvm, f->slot, f->gfn);
 	lib_rcu_read_unlock();
 	return r;
 }
 
-/* enum ret_pf, or -errno. */
-static int direct_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
+static enum ret_pf direct_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 {
 	bool fixed = false;
-	int r;
+	enum ret_pf r;
 
 	if (may_be_fast(vcpu->mmu->root, f)) {
 		lib_rcu_read_lock();
@@ -99,41 +98,33 @@ static int direct_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 	}
 	if (fixed)
 		return RET_PF_FIXED;
-	r = mmu_topup_memory_caches(vcpu);
-	if (r)
+	r = fault_result(f, mmu_topup_memory_caches(vcpu));
+	if (r != RET_PF_CONTINUE)
 		return r;
 	r = kvm_faultin_page(vcpu, f);
 	mmu_trace_faultin(f, r);
 	return r == RET_PF_CONTINUE ? map_page(vcpu, f) : r;
 }
 
-/* Linux now: kvm_tdp_page_fault. enum ret_pf, or -errno. */
-int tdp_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, uint64_t error_code, bool prefault)
+/* Linux now: kvm_tdp_page_fault. */
+enum ret_pf tdp_page_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 {
-	struct kvm_page_fault f = {
-		.addr = gpa,
-		.gpa = gpa,
-		.gfn = gpa >> PAGE_SHIFT,
-		.present = error_code & PFERR_PRESENT_MASK,
-		.write = error_code & PFERR_WRITE_MASK,
-		.exec = error_code & PFERR_FETCH_MASK,
-		.prefetch = prefault,
-	};
-	int r;
+	enum ret_pf r;
 
-	TRACE_CALL(tdp_page_fault, gpa, error_code);
+	TRACE_CALL(tdp_page_fault, f->addr, f->error_code);
+	f->gpa = f->addr;
+	f->gfn = f->gpa >> PAGE_SHIFT;
 	if (!vcpu->mmu->root)
 		return RET_PF_RETRY;
 	/* No table reaches it: a slot there can be emulated only. */
-	if (!root_reaches(vcpu->mmu->root, gpa))
+	if (!root_reaches(vcpu->mmu->root, f->gpa))
 		return RET_PF_EMULATE;
-	r = direct_page_fault(vcpu, &f);
-	if (unlikely(vcpu->mmu_vcpu->short_of_tables)) {
-		vcpu->mmu_vcpu->short_of_tables = false;
-		r = mmu_reclaim_tables(vcpu->kvm);
-		if (!r)
+	r = direct_page_fault(vcpu, f);
+	if (unlikely(f->short_of_tables)) {
+		r = fault_result(f, mmu_reclaim_tables(vcpu->kvm));
+		if (r == RET_PF_CONTINUE)
 			r = RET_PF_RETRY;
 	}
-	TRACE_LINE(ret_pf, r);
+	TRACE_LINE(ret_pf, fault_shown(f, r));
 	return r;
 }

@@ -88,9 +88,9 @@ static uint64_t make_spte(struct kvm *kvm, const struct kvm_mmu_page *root,
 		 * Reads do not dirty a logged page: it becomes writable by a write only, or
 		 * where the processor logs the first write itself, it stays clean.
 		 */
-		if (!tracked || f->write || root_has_pml(kvm, root))
+		if (!tracked || fault_is_write(f) || root_has_pml(kvm, root))
 			e |= EPT_WRITE;
-		if (root_has_ad(root) && (!tracked || f->write))
+		if (root_has_ad(root) && (!tracked || fault_is_write(f)))
 			e |= EPT_DIRTY;
 	}
 	return e;
@@ -288,7 +288,7 @@ static bool adjust_for_tables(struct kvm_mmu_vm *vm, struct kvm_page_fault *f)
 	if (likely(!vm->shadow || !vm->shadow->nr_pages))
 		return true;
 	f->tracked = shadow_gfn_is_tracked(vm, f->gfn);
-	if (f->tracked && f->write)
+	if (f->tracked && fault_is_write(f))
 		return false;
 	while (level > 1 && !shadow_allows_level(vm, f->gfn, level))
 		level--;
@@ -315,7 +315,7 @@ enum ret_pf kvm_tdp_mmu_map(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 			/* A table at the goal means finer leaves are in it already: stay with them. */
 			table = spte_table(old);
 			level--;
-		} else if (f->slot && spte_permits(old, f->write, f->exec)) {
+		} else if (f->slot && spte_permits(old, fault_is_write(f), fault_is_fetch(f))) {
 			return split ? RET_PF_FIXED : RET_PF_SPURIOUS;
 		} else if (level <= f->goal_level) {
 			if (install_leaf(vcpu, f, ptep, old, level, &ret))
@@ -324,7 +324,7 @@ enum ret_pf kvm_tdp_mmu_map(struct kvm_vcpu *vcpu, struct kvm_page_fault *f)
 			return RET_PF_RETRY;
 		} else if (!mmu_reserve_tables(vcpu->kvm->mmu_vm, spte_is_present(old)
 						? 1 : (unsigned)(level - f->goal_level))) {
-			vcpu->mmu_vcpu->short_of_tables = true;
+			f->short_of_tables = true;
 			return RET_PF_RETRY;
 		} else if (spte_is_present(old)) {
 			TRACE(kvmmmu, kvm_mmu_split_huge_page, f->gfn & ~(level_pages(level) - 1), old, level, 0);

@@ -14,22 +14,43 @@
 #include "virt/iodev.h"
 #include "vmx/internal.h"
 
-/* What kvm_mmu_page_fault() left to us. */
-static int finish_fault(struct kvm_vcpu *vcpu, gpa_t gpa, int r)
+/* What became of the fault, as the run loop's value: 1 enters the guest, 0 leaves to the client, or -errno. */
+static int finish_fault(struct kvm_vcpu *vcpu, const struct kvm_page_fault *f, enum ret_pf ret)
 {
-	if (r != KVM_MMU_EMULATE)
-		return r;
-	if (likely(is_guest_mode(vcpu) || !kvm_mmu_gpa_is_tracked(vcpu, gpa)))
-		return vmx_services->emulate_instruction(vcpu, true, gpa);
+	int r;
+
+	if (unlikely(ret == RET_PF_ERROR))
+		return f->error;
+	if (ret != RET_PF_EMULATE)
+		return 1;
+	if (likely(is_guest_mode(vcpu) || !kvm_mmu_gpa_is_tracked(vcpu, f->addr)))
+		return vmx_services->emulate_instruction(vcpu, true, f->addr);
 	kvm_mmu_track_lock(vcpu->kvm);
-	r = vmx_services->emulate_instruction(vcpu, true, gpa);
+	r = vmx_services->emulate_instruction(vcpu, true, f->addr);
 	kvm_mmu_track_unlock(vcpu->kvm);
 	return r;
 }
 
+/* An EPT violation in KVM's words for a fault (Linux __vmx_handle_ept_violation). */
+static uint64_t ept_violation_error_code(uint64_t exit_qualification)
+{
+	uint64_t error_code;
+
+	error_code = exit_qualification & EPT_VIOLATION_ACC_READ ? PFERR_USER_MASK : 0;
+	error_code |= exit_qualification & EPT_VIOLATION_ACC_WRITE ? PFERR_WRITE_MASK : 0;
+	error_code |= exit_qualification & EPT_VIOLATION_ACC_INSTR ? PFERR_FETCH_MASK : 0;
+	/* an entry that allows anything is there */
+	error_code |= exit_qualification & (EPT_VIOLATION_READABLE | EPT_VIOLATION_WRITABLE |
+					    EPT_VIOLATION_EXECUTABLE) ? PFERR_PRESENT_MASK : 0;
+	error_code |= exit_qualification & EPT_VIOLATION_GVA_TRANSLATED ? PFERR_GUEST_FINAL_MASK
+									 : PFERR_GUEST_PAGE_MASK;
+	return error_code;
+}
+
 int handle_ept_violation(struct kvm_vcpu *vcpu)
 {
-	uint64_t exit_qualification, error_code;
+	uint64_t exit_qualification;
+	struct kvm_page_fault f;
 	gpa_t gpa;
 	int r;
 
@@ -50,28 +71,21 @@ int handle_ept_violation(struct kvm_vcpu *vcpu)
 	gpa = vmcs_read64(vcpu, GUEST_PHYSICAL_ADDRESS);
 	TRACE(kvm, kvm_page_fault, vcpu->vcpu_id, vmx_get_rip(vcpu), gpa, exit_qualification);
 
-	error_code = exit_qualification & EPT_VIOLATION_ACC_READ ? PFERR_USER_MASK : 0;
-	error_code |= exit_qualification & EPT_VIOLATION_ACC_WRITE ? PFERR_WRITE_MASK : 0;
-	error_code |= exit_qualification & EPT_VIOLATION_ACC_INSTR ? PFERR_FETCH_MASK : 0;
-	/* an entry that allows anything is there */
-	error_code |= exit_qualification & (EPT_VIOLATION_READABLE | EPT_VIOLATION_WRITABLE |
-					    EPT_VIOLATION_EXECUTABLE) ? PFERR_PRESENT_MASK : 0;
-	error_code |= exit_qualification & EPT_VIOLATION_GVA_TRANSLATED ? PFERR_GUEST_FINAL_MASK
-									 : PFERR_GUEST_PAGE_MASK;
+	f = (struct kvm_page_fault){ .addr = gpa, .error_code = ept_violation_error_code(exit_qualification) };
 	/* event delivery cannot be emulated: what it writes to may be no table any more */
-	if (unlikely(vcpu->vmx->idt_vectoring_info & INTR_INFO_VALID_MASK) && error_code & PFERR_WRITE_MASK &&
+	if (unlikely(vcpu->vmx->idt_vectoring_info & INTR_INFO_VALID_MASK) && f.error_code & PFERR_WRITE_MASK &&
 	    !is_guest_mode(vcpu))
 		kvm_mmu_unprotect_gpa(vcpu, gpa);
 	if (unlikely(is_guest_mode(vcpu))) {
 		char text[VMX_STUCK_TEXT];
 		struct vmx_stuck look = vmx_look_at_l2_fault(vcpu, gpa, exit_qualification, text);
 
-		r = finish_fault(vcpu, gpa, kvm_mmu_page_fault(vcpu, gpa, error_code));
+		r = finish_fault(vcpu, &f, kvm_mmu_page_fault(vcpu, &f));
 		if (!is_guest_mode(vcpu)) /* it has gone to L1 */
 			vmx_note_l1_fault(vcpu, &look, text);
 		return r;
 	}
-	r = finish_fault(vcpu, gpa, kvm_mmu_page_fault(vcpu, gpa, error_code));
+	r = finish_fault(vcpu, &f, kvm_mmu_page_fault(vcpu, &f));
 	if (unlikely(r == -EFAULT))
 		vmx_note_client_fault(vcpu, gpa, exit_qualification);
 	return r;
@@ -79,7 +93,8 @@ int handle_ept_violation(struct kvm_vcpu *vcpu)
 
 int handle_ept_misconfig(struct kvm_vcpu *vcpu)
 {
-	gpa_t gpa = vmcs_read64(vcpu, GUEST_PHYSICAL_ADDRESS);
+	struct kvm_page_fault f = { .addr = vmcs_read64(vcpu, GUEST_PHYSICAL_ADDRESS), .error_code = PFERR_RSVD_MASK };
+	gpa_t gpa = f.addr;
 	uint32_t len = vmcs_read32(vcpu, VM_EXIT_INSTRUCTION_LEN);
 
 	TRACE_CALL(handle_ept_misconfig, vcpu->vcpu_id, gpa);
@@ -89,7 +104,7 @@ int handle_ept_misconfig(struct kvm_vcpu *vcpu)
 		vmx_skip_emulated_instruction(vcpu);
 		return 1;
 	}
-	switch (handle_mmio_page_fault(vcpu, gpa)) {
+	switch (handle_mmio_page_fault(vcpu, &f)) {
 	case RET_PF_EMULATE:
 		return vmx_services->emulate_instruction(vcpu, true, gpa);
 	case RET_PF_RETRY:
@@ -98,7 +113,9 @@ int handle_ept_misconfig(struct kvm_vcpu *vcpu)
 		return 1;
 	case RET_PF_INVALID:
 	case RET_PF_CONTINUE:
-		return finish_fault(vcpu, gpa, kvm_mmu_page_fault(vcpu, gpa, PFERR_RSVD_MASK));
+		return finish_fault(vcpu, &f, kvm_mmu_page_fault(vcpu, &f));
+	case RET_PF_ERROR:
+		break;
 	}
 	/* reserved bits in an entry of our own */
 	log_always("vmx: EPT misconfiguration at gpa %llx", (unsigned long long)gpa);

@@ -29,14 +29,20 @@ static int handle_page_fault(struct kvm_vcpu *vcpu)
 {
 	gva_t gva = vmcs_readl(vcpu, EXIT_QUALIFICATION);
 	uint32_t error_code = vmcs_read32(vcpu, VM_EXIT_INTR_ERROR_CODE);
-	int r;
+	struct kvm_page_fault f = { .addr = gva, .error_code = error_code };
 
 	TRACE_CALL(kvm_handle_page_fault, vcpu->vcpu_id, vmx_get_rip(vcpu), gva, error_code);
 	/* event delivery cannot be emulated: what it writes to may be no page table */
 	if (vcpu->vmx->idt_vectoring_info & INTR_INFO_VALID_MASK)
 		kvm_mmu_unprotect(vcpu, gva);
-	r = kvm_mmu_page_fault(vcpu, gva, error_code);
-	return r == KVM_MMU_EMULATE ? vmx_services->emulate_instruction(vcpu, false, gva) : r;
+	switch (kvm_mmu_page_fault(vcpu, &f)) {
+	case RET_PF_EMULATE:
+		return vmx_services->emulate_instruction(vcpu, false, gva);
+	case RET_PF_ERROR:
+		return f.error;
+	default:
+		return 1;
+	}
 }
 
 /*

@@ -70,6 +70,35 @@ static const struct kvm_arch_ops arch = {
 
 static struct kvm *vm;
 static struct kvm_vcpu *vcpu;
+/* A fault of the guest's at addr. */
+static inline enum ret_pf take_fault(struct kvm_vcpu *v, uint64_t addr, uint64_t error_code)
+{
+	struct kvm_page_fault f = { .addr = addr, .error_code = error_code };
+
+	return kvm_mmu_page_fault(v, &f);
+}
+
+/* The -errno that it ends with; 0: none. */
+static inline int fault_errno(struct kvm_vcpu *v, uint64_t addr, uint64_t error_code)
+{
+	struct kvm_page_fault f = { .addr = addr, .error_code = error_code };
+
+	return kvm_mmu_page_fault(v, &f) == RET_PF_ERROR ? f.error : 0;
+}
+
+static inline enum ret_pf mmio_fault(struct kvm_vcpu *v, gpa_t gpa)
+{
+	struct kvm_page_fault f = { .addr = gpa, .error_code = PFERR_RSVD_MASK };
+
+	return handle_mmio_page_fault(v, &f);
+}
+
+/* The guest is entered again after it. */
+static inline bool goes_on(enum ret_pf r)
+{
+	return r == RET_PF_RETRY || r == RET_PF_FIXED || r == RET_PF_SPURIOUS;
+}
+
 static uint64_t frames_before;
 
 static inline int setup(void **state)

@@ -20,9 +20,9 @@ static void map_pages(uint32_t flags)
 {
 	mem = get_memory(SIZE, 4096, PROT_READ | PROT_WRITE);
 	assert_int_equal(set_slot(0, flags, GPA, SIZE, mem), 0);
-	assert_int_equal(kvm_mmu_page_fault(vcpu, GPA, PFERR_WRITE_MASK), 1);
-	assert_int_equal(kvm_mmu_page_fault(vcpu, GPA + 0x1000, 0), 1);
-	assert_int_equal(kvm_mmu_page_fault(vcpu, 0xfee00000, 0), KVM_MMU_EMULATE);
+	assert_int_equal(take_fault(vcpu, GPA, PFERR_WRITE_MASK), RET_PF_FIXED);
+	assert_int_equal(take_fault(vcpu, GPA + 0x1000, 0), RET_PF_FIXED);
+	assert_int_equal(take_fault(vcpu, 0xfee00000, 0), RET_PF_EMULATE);
 	assert_int_equal(mmu_check(vm), 0);
 }
 
@@ -107,7 +107,7 @@ static void writes_to_read_only_slots_are_found(void **state)
 
 	mem = get_memory(SIZE, 4096, PROT_READ | PROT_WRITE);
 	assert_int_equal(set_slot(0, KVM_MEM_READONLY, GPA, SIZE, mem), 0);
-	assert_int_equal(kvm_mmu_page_fault(vcpu, GPA, 0), 1);
+	assert_int_equal(take_fault(vcpu, GPA, 0), RET_PF_FIXED);
 	e = entry(GPA, 1);
 	found_when(e, *e | EPT_WRITE | SPTE_MMU_WRITABLE | SPTE_HOST_WRITABLE);
 }
@@ -146,7 +146,7 @@ static void do_nothing(void)
 
 static void do_fault(void)
 {
-	(void)!kvm_mmu_page_fault(vcpu, GPA + 0x2000, 0);
+	(void)take_fault(vcpu, GPA + 0x2000, 0);
 }
 
 static void do_slot(void)

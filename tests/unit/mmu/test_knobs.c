@@ -49,7 +49,7 @@ static int without_ad(void)
 	if (make_vm() || kvm_create_vcpu(vm, 0, &vcpu) || kvm_mmu_reload(vcpu) ||
 	    set_slot(0, 0, 0, 0x1000, m))
 		return 1;
-	if (kvm_mmu_page_fault(vcpu, 0, PFERR_WRITE_MASK) != 1)
+	if (take_fault(vcpu, 0, PFERR_WRITE_MASK) != RET_PF_FIXED)
 		return 2;
 	e = ept_entry(0, &level);
 	if (e & (EPT_ACCESSED | EPT_DIRTY) || (e & EPT_RWX) != EPT_RWX)

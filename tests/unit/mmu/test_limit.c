@@ -23,7 +23,7 @@ static void fault_in(gpa_t gpa)
 	int level, tries = 0;
 
 	do {
-		assert_int_equal(kvm_mmu_page_fault(vcpu, gpa, PFERR_WRITE_MASK), 1);
+		assert_true(goes_on(take_fault(vcpu, gpa, PFERR_WRITE_MASK)));
 		assert_true(tables() <= LIMIT);
 		e = ept_entry(gpa, &level);
 		assert_true(++tries < 4);

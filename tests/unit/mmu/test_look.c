@@ -11,9 +11,9 @@
 
 static void touch(gpa_t gpa, bool write)
 {
-	int r = kvm_mmu_page_fault(vcpu, gpa, write ? PFERR_WRITE_MASK : PFERR_USER_MASK);
+	enum ret_pf r = take_fault(vcpu, gpa, write ? PFERR_WRITE_MASK : PFERR_USER_MASK);
 
-	assert_true(r == 1 || r == KVM_MMU_EMULATE);
+	assert_true(goes_on(r) || r == RET_PF_EMULATE);
 }
 
 struct seen {

@@ -55,8 +55,7 @@ static int life(int fail)
 			assert_int_equal(change(step), 0);
 		}
 		assert_int_equal(kvm_memslots_check(vm), 0);
-		assert_int_equal(kvm_mmu_page_fault(vcpu, step < 3 ? 0x1000 : 0x21000,
-						    PFERR_WRITE_MASK), 1);
+		assert_true(goes_on(take_fault(vcpu, step < 3 ? 0x1000 : 0x21000, PFERR_WRITE_MASK)));
 	}
 	r = (int)(own_allocations() - before);
 	own_fail_at(0, false);

@@ -31,20 +31,22 @@ static void *faulter(void *arg)
 	kvm_vcpu_load(v);
 	while (!__atomic_load_n(&stop, __ATOMIC_SEQ_CST)) {
 		gpa_t gpa = ((uint64_t)rand_r(&seed) % 4096) << 12;
-		int r;
+		enum ret_pf r;
 
 		kvm_check_request(KVM_REQ_TLB_FLUSH, v);
 		/* "The guest": a moment in which it may be shot down. */
 		kvm_vcpu_enter_guest_mode(v);
 		kvm_vcpu_exit_request(v);
 		kvm_vcpu_leave_guest_mode(v);
-		r = kvm_mmu_page_fault(v, gpa, rand_r(&seed) % 2 ? PFERR_WRITE_MASK : 0);
+		r = take_fault(v, gpa, rand_r(&seed) % 2 ? PFERR_WRITE_MASK : 0);
 		__atomic_fetch_add(&faults, 1, __ATOMIC_RELAXED);
-		if (r == KVM_MMU_EMULATE) {
+		if (r == RET_PF_EMULATE) {
 			__atomic_fetch_add(&emulated, 1, __ATOMIC_RELAXED);
-			r = handle_mmio_page_fault(v, gpa) < 0 ? -EINVAL : 1;
+			r = mmio_fault(v, gpa);
+			if (r == RET_PF_EMULATE || r == RET_PF_INVALID)
+				r = RET_PF_RETRY;
 		}
-		if (r != 1)
+		if (!goes_on(r))
 			__atomic_fetch_add(&bad, 1, __ATOMIC_RELAXED);
 	}
 	kvm_vcpu_put(v);
@@ -151,7 +153,7 @@ static void vms_come_and_go_while_the_client_invalidates(void **state)
 		for (n = 0; n < 3; n++) {
 			assert_int_equal(kvm_create_vcpu(other, n, &v[n]), 0);
 			assert_int_equal(kvm_mmu_reload(v[n]), 0);
-			assert_int_equal(kvm_mmu_page_fault(v[n], n * 4096, PFERR_WRITE_MASK), 1);
+			assert_true(goes_on(take_fault(v[n], n * 4096, PFERR_WRITE_MASK)));
 		}
 		kvm_put_kvm(other);
 	}

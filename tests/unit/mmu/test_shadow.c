@@ -103,16 +103,16 @@ static enum access_result access_guest(gva_t gva, uint32_t access, uint64_t *hos
 	fake.cpl = access & PFERR_USER_MASK ? 3 : 0;
 	for (int tries = 0; tries < 8; tries++) {
 		uint32_t error;
-		int r;
+		enum ret_pf r;
 
 		serve_requests();
 		error = hardware_walk(gva, access, host);
 		if (!error)
 			return ACCESS_OK;
-		r = kvm_mmu_page_fault(vcpu, gva, error & ~(1U << 31));
-		if (r == KVM_MMU_EMULATE)
+		r = take_fault(vcpu, gva, error & ~(1U << 31));
+		if (r == RET_PF_EMULATE)
 			return ACCESS_EMULATE;
-		assert_int_equal(r, 1);
+		assert_true(goes_on(r));
 		if (was_injected)
 			return ACCESS_FAULT;
 	}

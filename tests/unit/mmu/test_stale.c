@@ -124,7 +124,7 @@ static void fault_whose_slot_is_deleted_maps_nothing(void **state)
 		skip();
 	fault_while(delete_slot);
 	assert_int_equal(entry(GPA), 0);
-	assert_int_equal(kvm_mmu_page_fault(vcpu, GPA, PFERR_WRITE_MASK), KVM_MMU_EMULATE);
+	assert_int_equal(take_fault(vcpu, GPA, PFERR_WRITE_MASK), RET_PF_EMULATE);
 }
 
 static void move_slot(void)

@@ -51,7 +51,7 @@ static void read_fault_maps_one_page_of_a_small_slot(void **state)
 	int level;
 
 	assert_int_equal(set_slot(0, 0, 0x1000, 0x4000, m), 0);
-	assert_int_equal(kvm_mmu_page_fault(vcpu, 0x2345, 0), 1);
+	assert_int_equal(take_fault(vcpu, 0x2345, 0), RET_PF_FIXED);
 	e = ept_entry(0x2000, &level);
 	assert_int_equal(level, 1);
 	assert_int_equal(e & EPT_ADDR_MASK, (uintptr_t)m + 0x1000);
@@ -61,7 +61,7 @@ static void read_fault_maps_one_page_of_a_small_slot(void **state)
 	assert_int_equal(ept_entry(0x3000, &level), 0);
 	assert_int_equal(vcpu->stat.pf_fixed, 1);
 	/* Again: nothing to do. */
-	assert_int_equal(kvm_mmu_page_fault(vcpu, 0x2345, PFERR_WRITE_MASK), 1);
+	assert_int_equal(take_fault(vcpu, 0x2345, PFERR_WRITE_MASK), RET_PF_SPURIOUS);
 	assert_int_equal(vcpu->stat.pf_spurious, 1);
 }
 
@@ -71,7 +71,7 @@ static int level_after_fault(gpa_t gpa)
 	int level;
 	uint64_t present = ept_entry(gpa, &level) & EPT_RWX ? PFERR_PRESENT_MASK : 0;
 
-	assert_int_equal(kvm_mmu_page_fault(vcpu, gpa, PFERR_WRITE_MASK | present), 1);
+	assert_int_equal(take_fault(vcpu, gpa, PFERR_WRITE_MASK | present), RET_PF_FIXED);
 	assert_true(ept_entry(gpa, &level) & EPT_PAGE_SIZE || level == 1);
 	return level;
 }
@@ -105,8 +105,8 @@ static void leaf_size_stops_at_a_change_of_host_permissions(void **state)
 	assert_int_equal(level_after_fault(2 * MIB), 1);
 	assert_int_equal(level_after_fault(4 * MIB), 2);
 	/* The page itself can be read, and a write is the client's mistake. */
-	assert_int_equal(kvm_mmu_page_fault(vcpu, 2 * MIB + 8192, 0), 1);
-	assert_int_equal(kvm_mmu_page_fault(vcpu, 2 * MIB + 8192, PFERR_WRITE_MASK), -EFAULT);
+	assert_int_equal(take_fault(vcpu, 2 * MIB + 8192, 0), RET_PF_FIXED);
+	assert_int_equal(fault_errno(vcpu, 2 * MIB + 8192, PFERR_WRITE_MASK), -EFAULT);
 }
 
 static void wrong_picture_heals_after_an_invalidation(void **state)
@@ -119,7 +119,7 @@ static void wrong_picture_heals_after_an_invalidation(void **state)
 	host_mapping_update(&(struct host_mapping_change){ (hva_t)(uintptr_t)m + 0x5000, (hva_t)(uintptr_t)m + 0x6000,
 							   HOST_MAPPING_GONE, 0 });
 	kvm_mmu_invalidate_hva_range((hva_t)(uintptr_t)m + 0x5000, (hva_t)(uintptr_t)m + 0x6000);
-	assert_int_equal(kvm_mmu_page_fault(vcpu, 0x5000, 0), -EFAULT);
+	assert_int_equal(fault_errno(vcpu, 0x5000, 0), -EFAULT);
 	assert_int_equal(level_after_fault(0), 1);
 	assert_int_equal(level_after_fault(2 * MIB), 2);
 }
@@ -129,9 +129,9 @@ static void unmapped_client_memory_gives_efault(void **state)
 	char *m = get_memory(0x2000, 4096, PROT_NONE);
 
 	assert_int_equal(set_slot(0, 0, 0, 0x2000, m), 0);
-	assert_int_equal(kvm_mmu_page_fault(vcpu, 0, 0), -EFAULT);
+	assert_int_equal(fault_errno(vcpu, 0, 0), -EFAULT);
 	munmap(m, 0x2000);
-	assert_int_equal(kvm_mmu_page_fault(vcpu, 0, PFERR_FETCH_MASK), -EFAULT);
+	assert_int_equal(fault_errno(vcpu, 0, PFERR_FETCH_MASK), -EFAULT);
 }
 
 static void readonly_slot_reads_and_runs_but_a_write_is_emulated(void **state)
@@ -141,13 +141,13 @@ static void readonly_slot_reads_and_runs_but_a_write_is_emulated(void **state)
 	int level;
 
 	assert_int_equal(set_slot(0, KVM_MEM_READONLY, 0, 0x2000, m), 0);
-	assert_int_equal(kvm_mmu_page_fault(vcpu, 0, PFERR_WRITE_MASK), KVM_MMU_EMULATE);
+	assert_int_equal(take_fault(vcpu, 0, PFERR_WRITE_MASK), RET_PF_EMULATE);
 	assert_int_equal(ept_entry(0, &level), 0);
-	assert_int_equal(kvm_mmu_page_fault(vcpu, 0, PFERR_FETCH_MASK), 1);
+	assert_int_equal(take_fault(vcpu, 0, PFERR_FETCH_MASK), RET_PF_FIXED);
 	e = ept_entry(0, &level);
 	assert_int_equal(e & EPT_RWX, EPT_READ | EPT_EXEC);
-	assert_int_equal(kvm_mmu_page_fault(vcpu, 0, PFERR_PRESENT_MASK | PFERR_WRITE_MASK),
-			 KVM_MMU_EMULATE);
+	assert_int_equal(take_fault(vcpu, 0, PFERR_PRESENT_MASK | PFERR_WRITE_MASK),
+			 RET_PF_EMULATE);
 }
 
 static void deleting_a_slot_zaps_and_flushes(void **state)
@@ -174,7 +174,7 @@ static void moving_a_slot_takes_its_translations_along(void **state)
 	level_after_fault(0x1000);
 	assert_int_equal(set_slot(0, 0, 0x100000, 0x4000, m), 0);
 	assert_int_equal(ept_entry(0x1000, &level), 0);
-	assert_int_equal(kvm_mmu_page_fault(vcpu, 0x1000, 0), KVM_MMU_EMULATE);
+	assert_int_equal(take_fault(vcpu, 0x1000, 0), RET_PF_EMULATE);
 	level_after_fault(0x101000);
 	assert_int_equal(ept_entry(0x101000, &level) & EPT_ADDR_MASK, (uintptr_t)m + 0x1000);
 }
@@ -228,13 +228,13 @@ static void dirty_log_splits_and_protects_and_heals(void **state)
 	assert_int_equal(bits[0], 8);
 	/* One that found nothing there has come too late for it, and does as much. */
 	assert_false(ept_entry(0x3000, &level) & EPT_WRITE);
-	assert_int_equal(kvm_mmu_page_fault(vcpu, 0x3000, PFERR_WRITE_MASK), 1);
+	assert_int_equal(take_fault(vcpu, 0x3000, PFERR_WRITE_MASK), RET_PF_FIXED);
 	assert_true(ept_entry(0x3000, &level) & EPT_WRITE);
 	assert_int_equal(vcpu->stat.pf_fast, 2);
 	assert_int_equal(kvm_vm_ioctl_get_dirty_log(vm, &log), 0);
 	assert_int_equal(bits[0], 8);
 	/* A read dirties nothing. */
-	assert_int_equal(kvm_mmu_page_fault(vcpu, 2 * MIB, 0), 1);
+	assert_int_equal(take_fault(vcpu, 2 * MIB, 0), RET_PF_FIXED);
 	assert_false(ept_entry(2 * MIB, &level) & EPT_WRITE);
 	assert_int_equal(kvm_vm_ioctl_get_dirty_log(vm, &log), 0);
 	assert_int_equal(bits[2 * MIB / 4096 / 64], 0);
@@ -250,10 +250,10 @@ static void slot_beyond_maxphyaddr_is_refused(void **state)
 	assert_int_equal(set_slot(0, 0, (1ULL << 52) - 0x1000, 0x2000, m), -EINVAL);
 	assert_int_equal(set_slot(0, 0, (1ULL << 52) - 0x2000, 0x2000, m), 0);
 	/* a guest of 48 bits does not reach it but by emulation */
-	assert_int_equal(kvm_mmu_page_fault(vcpu, (1ULL << 52) - 0x1000, 0), KVM_MMU_EMULATE);
+	assert_int_equal(take_fault(vcpu, (1ULL << 52) - 0x1000, 0), RET_PF_EMULATE);
 	assert_int_equal(set_slot(1, 0, (1ULL << 48) - 0x1000, 0x2000, m), 0);
 	assert_int_equal(level_after_fault((1ULL << 48) - 0x1000), 1);
-	assert_int_equal(kvm_mmu_page_fault(vcpu, 1ULL << 48, 0), KVM_MMU_EMULATE);
+	assert_int_equal(take_fault(vcpu, 1ULL << 48, 0), RET_PF_EMULATE);
 }
 
 #define HIGH (1ULL << 50) /* the same place in a table of four levels as 0 */
@@ -283,15 +283,15 @@ static void wide_guests_have_five_levels(void **state)
 	assert_int_not_equal(wide_root, narrow_root);
 	assert_int_equal(set_slot(0, 0, 0, 4 * MIB, m), 0);
 	assert_int_equal(set_slot(1, 0, HIGH, 4 * MIB, m + 4 * MIB), 0);
-	assert_int_equal(kvm_mmu_page_fault(vcpu, 0x1000, PFERR_WRITE_MASK), 1);
-	assert_int_equal(kvm_mmu_page_fault(wide, HIGH + 0x1000, PFERR_WRITE_MASK), 1);
+	assert_int_equal(take_fault(vcpu, 0x1000, PFERR_WRITE_MASK), RET_PF_FIXED);
+	assert_int_equal(take_fault(wide, HIGH + 0x1000, PFERR_WRITE_MASK), RET_PF_FIXED);
 	assert_int_equal(ept_entry(HIGH, &level) & EPT_ADDR_MASK, (hva_t)m + 4 * MIB);
 	assert_int_equal(level, 2);
 	kvm_mmu_usage(vm, &u);
 	assert_int_equal(u.table_pages, 3 + 4);
-	assert_int_equal(kvm_mmu_page_fault(wide, 1ULL << 51, 0), KVM_MMU_EMULATE);
+	assert_int_equal(take_fault(wide, 1ULL << 51, 0), RET_PF_EMULATE);
 	assert_int_equal(ept_entry(1ULL << 51, &level) & EPT_RWX, EPT_WRITE | EPT_EXEC);
-	assert_int_equal(handle_mmio_page_fault(wide, 1ULL << 51), RET_PF_EMULATE);
+	assert_int_equal(mmio_fault(wide, 1ULL << 51), RET_PF_EMULATE);
 	/* Logging and deletion up there are nothing to the tables of four levels. */
 	assert_int_equal(set_slot(1, KVM_MEM_LOG_DIRTY_PAGES, HIGH, 4 * MIB, m + 4 * MIB), 0);
 	assert_false(ept_entry(HIGH, &level) & EPT_WRITE);
@@ -326,7 +326,7 @@ static void tables_cost_what_the_format_needs(void **state)
 
 	assert_int_equal(set_slot(0, 0, 0, size, m + 4096), 0); /* off by a page: 4 KiB leaves */
 	for (i = 0; i < size; i += 4096)
-		assert_int_equal(kvm_mmu_page_fault(vcpu, i, PFERR_WRITE_MASK), 1);
+		assert_int_equal(take_fault(vcpu, i, PFERR_WRITE_MASK), RET_PF_FIXED);
 	kvm_mmu_usage(vm, &u);
 	assert_int_equal(u.leaves[1], size / 4096);
 	assert_int_equal(u.table_pages, size / (2 * MIB) + 3);
@@ -351,7 +351,7 @@ static void dump_merges_what_continues(void **state)
 	level_after_fault(0x10000);
 	level_after_fault(0x11000);
 	level_after_fault(0x13000);
-	assert_int_equal(kvm_mmu_page_fault(vcpu, 0xfee00000, 0), KVM_MMU_EMULATE);
+	assert_int_equal(take_fault(vcpu, 0xfee00000, 0), RET_PF_EMULATE);
 	nr_dumped = 0;
 	kvm_mmu_dump(vm, on_line, NULL);
 	assert_int_equal(nr_dumped, 4);

@@ -10,7 +10,7 @@
 
 static inline void touch(gpa_t gpa, uint64_t error_code)
 {
-	assert_int_equal(kvm_mmu_page_fault(vcpu, gpa, error_code), 1);
+	assert_true(goes_on(take_fault(vcpu, gpa, error_code)));
 }
 
 static inline bool ad(void)
