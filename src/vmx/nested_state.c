@@ -105,7 +105,6 @@ static int enter(struct kvm_vcpu *vcpu, const struct vmx_nested_state *in)
 	}
 	n->run_pending = in->head.flags & KVM_STATE_NESTED_RUN_PENDING;
 	n->mtf_pending = in->head.flags & KVM_STATE_NESTED_MTF_PENDING;
-	n->dirty_vmcs12 = true;
 	n->timer.has_deadline = in->head.hdr.vmx.flags & KVM_STATE_VMX_PREEMPTION_TIMER_DEADLINE;
 	n->timer.deadline = in->head.hdr.vmx.preemption_timer_deadline;
 	nested_vmx_check_controls(vcpu, v, &f);
@@ -147,6 +146,8 @@ int vmx_set_nested_state(struct kvm_vcpu *vcpu, const struct vmx_nested_state *i
 		vcpu->vmx->head.vmxon = false;
 	}
 	memcpy(n->cached_vmcs12, &in->vmcs12, VMCS12_SIZE);
+	/* whether L2 runs or L1 is about to enter it: VMCS02 has nothing of this vmcs12 yet */
+	n->dirty_vmcs12 = true;
 	if ((n->cached_vmcs12->revision_id & ~VMCS12_SHADOW) != VMCS12_REVISION)
 		return err_born(EINVAL, "nested state: revision %#x", n->cached_vmcs12->revision_id);
 	return s->flags & KVM_STATE_NESTED_GUEST_MODE ? enter(vcpu, in) : 0;

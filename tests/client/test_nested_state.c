@@ -126,6 +126,30 @@ NESTED_TEST(an_l2_goes_on_in_another_vm, nested_open_l2)
 	client_close(&d);
 }
 
+/* L1 is between an exit and the next entry: where it goes on, the entry is with all that L2 was. */
+NESTED_TEST(an_l1_goes_on_in_another_vm_and_enters_its_l2, nested_open_l2)
+{
+	struct client d;
+	struct kvm_sregs sregs;
+	struct state s;
+
+	nested_l2_code(c, "\x0f\xa2\x0f\xa2", 4);
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_CPUID);
+	nested_vmwrite(c, GUEST_RIP, AT_L2 + 2);
+	get(c, &s);
+	assert_int_equal(s.head.flags, 0);
+	assert_int_equal(ioctl(c->vcpu, KVM_GET_SREGS, &sregs), 0);
+
+	assert_true(nested_open(&d));
+	memcpy(d.mem, c->mem, c->mem_size);
+	assert_int_equal(ioctl(d.vcpu, KVM_SET_SREGS, &sregs), 0);
+	assert_int_equal(ioctl(d.vcpu, KVM_SET_NESTED_STATE, &s), 0);
+	assert_int_equal(nested_enter(&d, VMRESUME), EXIT_REASON_CPUID);
+	assert_int_equal(nested_vmread(&d, GUEST_RIP), AT_L2 + 2);
+	assert_int_equal(nested_vmread(&d, GUEST_TR_AR_BYTES), 0x8b);
+	client_close(&d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -133,6 +157,7 @@ int main(void)
 		cmocka_unit_test(too_little_room_is_e2big_with_the_size),
 		cmocka_unit_test(each_rule_of_the_header_is_einval),
 		cmocka_unit_test(an_l2_goes_on_in_another_vm),
+		cmocka_unit_test(an_l1_goes_on_in_another_vm_and_enters_its_l2),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
