@@ -85,6 +85,7 @@ clients: deps-clients
 	@python3 tests/e2e/test_debian.py $(BUILD)/tools/userkvm $(BUILD) all
 	@python3 tests/e2e/test_static.py $(BUILD)/tools/userkvm $(BUILD) all
 	@python3 tests/e2e/test_nested.py $(BUILD)/tools/userkvm $(BUILD) all
+	@python3 tests/e2e/test_nested_state.py $(BUILD)/tools/userkvm $(BUILD) all
 	@python3 tests/e2e/test_any_client.py $(BUILD)/tools/userkvm $(BUILD) all
 	@scripts/microsandbox $(BUILD)/microsandbox
 	@python3 tests/e2e/test_managers.py $(BUILD)/tools/userkvm $(BUILD) all

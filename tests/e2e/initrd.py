@@ -93,7 +93,7 @@ def add_of_this_machine(archive, program, made):
     """A program of this machine's, with its loader and its shared libraries at their places."""
     out = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
     archive.file("bin/" + os.path.basename(program), open(program, "rb").read())
-    for library in re.findall(r"/\S+", out):
+    for library in map(os.path.normpath, re.findall(r"/\S+", out)):
         parts = library.strip("/").split("/")
         for k in range(1, len(parts)):
             folder = "/".join(parts[:k])
@@ -103,7 +103,8 @@ def add_of_this_machine(archive, program, made):
         archive.file("/".join(parts), open(library, "rb").read())
 
 
-def make(path, script, modules_folder=None, modules=(), programs=(), busybox="/bin/busybox", dynamic=()):
+def make(path, script, modules_folder=None, modules=(), programs=(), busybox="/bin/busybox", dynamic=(), files=None):
+    """dynamic: programs of this machine's; files: {path in the guest: path here}."""
     archive = Cpio()
     for d in ("bin", "dev", "proc", "sys", "tmp", "mnt", "modules"):
         archive.directory(d)
@@ -117,6 +118,8 @@ def make(path, script, modules_folder=None, modules=(), programs=(), busybox="/b
     made = set()
     for p in dynamic:
         add_of_this_machine(archive, p, made)
+    for name, source in (files or {}).items():
+        archive.file(name, open(source, "rb").read())
     archive.file("init", INIT)
     archive.file("script", script)
     with open(path, "wb") as f:

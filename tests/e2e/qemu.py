@@ -21,7 +21,7 @@ class Machine:
     """One QEMU. Console output gathers in .console; `with` ends it whatever happened. Events that `trace` names
     are in traced(), which ends it as well."""
 
-    def __init__(self, userkvm, *args, accel="kvm", memory="256", trace=None):
+    def __init__(self, userkvm, *args, accel="kvm", memory="256", trace=None, env=None):
         if not shutil.which("qemu-system-x86_64"):
             raise tap.Skip("qemu-system-x86_64 is not installed")
         self.folder = tempfile.mkdtemp(prefix="userkvm-qemu-")
@@ -33,7 +33,8 @@ class Machine:
         argv += ["qemu-system-x86_64", "-accel", accel, "-m", memory, "-nographic", "-nodefaults", "-no-reboot",
                  "-serial", "stdio", "-qmp", f"unix:{self.folder}/qmp,server=on,wait=off", *args]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=open(self.folder + "/stderr", "wb"), cwd=self.folder)
+                                        stderr=open(self.folder + "/stderr", "wb"), cwd=self.folder,
+                                        env={**os.environ, **(env or {})})
         os.set_blocking(self.process.stdout.fileno(), False)
 
     def __enter__(self):
