@@ -197,8 +197,8 @@ void machine_lock(struct vmx_machine *m);
 void machine_unlock(struct vmx_machine *m);
 
 /*
- * What VM entry has to do again. Set by vmptrld() and by VMWRITE to a field that it
- * depends on; CHECK_GUEST also by a VM exit that saves such a field with another value.
+ * What VM entry has to do again. Set by the first vmptrld() of a region, and by VMWRITE to a field that it
+ * depends on; LOAD_GUEST by each vmptrld(); CHECK_GUEST also by a VM exit that saves such a field with another value.
  */
 enum vmcs_stale {
 	VMCS_CHECK_CONTROLS = 1, /* cpu_check_controls() */
@@ -213,7 +213,8 @@ struct vmcs {
 	uint32_t revision_id;
 	uint32_t abort_indicator;
 	uint32_t launched;
-	uint32_t stale; /* enum vmcs_stale; of a current VMCS */
+	uint32_t stale; /* enum vmcs_stale */
+	hpa_t home;	/* where the region was when `stale` was kept; 0: not since VMCLEAR */
 #define VMCS_CELL(name, enc) uint64_t name;
 	VMCS_FIELDS(VMCS_CELL)
 #undef VMCS_CELL

@@ -9,7 +9,9 @@
  *    the region at each entry; what an entry may leave out is in v->stale, which
  *    no write of software passes by: VMWRITE is the only one to a current VMCS. A
  *    write of the value that is there makes nothing stale.
- * 3. IA32_VMX_MISC bit 29 is 0: exit-information fields are not writable.
+ * 3. Between VMPTRLD of one VMCS and of another nobody writes the region of the first: what
+ *    its checks have found holds when it is current again.
+ * 4. IA32_VMX_MISC bit 29 is 0: exit-information fields are not writable.
  */
 #include "cpu/internal.h"
 #include "host/memory.h"
@@ -75,6 +77,7 @@ enum vmx_result vmclear(struct vmx_cpu *cpu, hpa_t pa)
 	if (!region_address_ok(pa))
 		return vmx_fail(cpu, VMXERR_VMCLEAR_INVALID_ADDRESS);
 	v->launched = 0;
+	v->home = 0;
 	if (cpu->vmcs == v)
 		cpu->vmcs = NULL;
 	return VMX_SUCCEED;
@@ -88,7 +91,9 @@ enum vmx_result vmptrld(struct vmx_cpu *cpu, hpa_t pa)
 		return vmx_fail(cpu, VMXERR_VMPTRLD_INVALID_ADDRESS);
 	if (v->revision_id != VMCS_REVISION_ID)
 		return vmx_fail(cpu, VMXERR_VMPTRLD_INCORRECT_VMCS_REVISION_ID);
-	v->stale = VMCS_STALE_ALL;
+	/* what has been checked of a VMCS stays so while another one is current; a copy of the region is another VMCS */
+	v->stale = v->home == pa ? v->stale | VMCS_LOAD_GUEST : VMCS_STALE_ALL;
+	v->home = pa;
 	cpu->vmcs = v;
 	return VMX_SUCCEED;
 }

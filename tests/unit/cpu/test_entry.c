@@ -438,6 +438,36 @@ static void another_vmcs_is_checked_though_the_last_one_passed(void **state)
 	munmap(other, 4096);
 }
 
+/* What is stale of a VMCS stays so while another one is current, and VMCLEAR makes all of it so. */
+static void a_write_is_checked_after_another_vmcs_was_current(void **state)
+{
+	struct machine *t = *state;
+	struct vmcs *other = test_pages(4096);
+	uint64_t good = R(t, GUEST_CS_BASE);
+
+	vmx_kick(t->cpu);
+	assert_int_equal(go(t), EXIT_REASON_EXTERNAL_INTERRUPT);
+	memcpy(other, t->vmcs, 4096);
+	W(HOST_RIP, BIT_ULL(60));
+	W(GUEST_CS_BASE, 0x12340);
+	assert_int_equal(vmptrld(t->cpu, (hpa_t)other), VMX_SUCCEED);
+	vmx_kick(t->cpu);
+	assert_int_equal(vmresume(t->cpu), VMX_SUCCEED);
+	assert_int_equal(R(t, GUEST_CS_BASE), good);
+	assert_int_equal(vmptrld(t->cpu, (hpa_t)t->vmcs), VMX_SUCCEED);
+	assert_int_equal(vmresume(t->cpu), VMX_FAIL_VALID);
+	assert_int_equal(R(t, VM_INSTRUCTION_ERROR), VMXERR_ENTRY_INVALID_HOST_STATE_FIELD);
+	W(HOST_RIP, 0);
+	vmx_kick(t->cpu);
+	assert_int_equal(vmresume(t->cpu), VMX_SUCCEED);
+	assert_int_equal(R(t, GUEST_CS_BASE), 0x12340);
+	assert_int_equal(vmclear(t->cpu, (hpa_t)t->vmcs), VMX_SUCCEED);
+	t->vmcs->HOST_RIP = BIT_ULL(60);
+	assert_int_equal(vmptrld(t->cpu, (hpa_t)t->vmcs), VMX_SUCCEED);
+	assert_int_equal(vmlaunch(t->cpu), VMX_FAIL_VALID);
+	munmap(other, 4096);
+}
+
 static void msr_that_cannot_be_loaded_fails_with_34_and_its_index(void **state)
 {
 	struct machine *t = *state;
@@ -592,6 +622,7 @@ int main(void)
 		cmocka_unit_test(broken_after_an_entry_that_passed_it_fails_the_same_way),
 		TEST_REAL(what_failed_the_entry_fails_the_next_one),
 		TEST_REAL(another_vmcs_is_checked_though_the_last_one_passed),
+		TEST_REAL(a_write_is_checked_after_another_vmcs_was_current),
 		TEST_REAL(virtual_8086_mode_set_after_an_entry_has_its_segments_checked),
 		TEST_REAL(secondary_controls_written_after_an_entry_have_the_guest_checked),
 		TEST_REAL(state_that_an_exit_saved_is_checked),
