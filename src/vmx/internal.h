@@ -148,8 +148,24 @@ static inline uint16_t vmcs_read16(struct kvm_vcpu *vcpu, uint32_t field)
 	return (uint16_t)vmcs_read64(vcpu, field);
 }
 
+/* What VMWRITE stores of a value in a field's cell. */
+static inline uint64_t vmcs_field_value(uint32_t field, uint64_t v)
+{
+	switch (vmcs_field_width(field)) {
+	case VMCS_WIDTH_16: return (uint16_t)v;
+	case VMCS_WIDTH_32: return (uint32_t)v;
+	default: return v;
+	}
+}
+
 static inline void vmcs_write64(struct kvm_vcpu *vcpu, uint32_t field, uint64_t v)
 {
+	uint16_t cell = field & ~VMX_FIELD_BITS ? 0 : vmx_vmcs_cells[VMX_FIELD_SLOT(field)];
+
+	/* VMWRITE of the value that is there does nothing: most of an L1's host state is at each exit what it was */
+	if (likely(cell) && *(const uint64_t *)(const void *)((const char *)vcpu->vmx->loaded_vmcs->vmcs + cell) ==
+				    vmcs_field_value(field, v))
+		return;
 	if (unlikely(vmwrite(vcpu->vmx->cpu, field, v) != VMX_SUCCEED))
 		vmcs_access_failed(vcpu, "VMWRITE", field);
 }

@@ -122,33 +122,35 @@ static void prepare_vmcs12(struct kvm_vcpu *vcpu, struct vmcs12 *v, uint32_t rea
 
 /* --- L1's state --- */
 
+/* SDM "Loading Host Segment and Descriptor-Table Registers": flat, but for the bases of FS, GS and TR. */
+#define AR_CODE (FIELD_PREP(VMX_AR_TYPE_MASK, 11) | VMX_AR_S | VMX_AR_P | VMX_AR_G)
+#define AR_DATA (FIELD_PREP(VMX_AR_TYPE_MASK, 3) | VMX_AR_S | VMX_AR_P | VMX_AR_G | VMX_AR_DB)
+#define AR_TSS (FIELD_PREP(VMX_AR_TYPE_MASK, 11) | VMX_AR_P)
+#define HOST_SEGMENTS(F, code)                                            \
+	F(CS, v->host_cs_selector, 0, 0xffffffff, code)                   \
+	F(SS, v->host_ss_selector, 0, 0xffffffff, AR_DATA)                \
+	F(DS, v->host_ds_selector, 0, 0xffffffff, AR_DATA)                \
+	F(ES, v->host_es_selector, 0, 0xffffffff, AR_DATA)                \
+	F(FS, v->host_fs_selector, v->host_fs_base, 0xffffffff, AR_DATA)  \
+	F(GS, v->host_gs_selector, v->host_gs_base, 0xffffffff, AR_DATA)  \
+	F(TR, v->host_tr_selector, v->host_tr_base, 0x67, AR_TSS)         \
+	F(LDTR, 0, 0, 0, VMX_AR_UNUSABLE)
+
 static void load_host_segments(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
 {
 	bool ia32e = v->vm_exit_controls & VM_EXIT_HOST_ADDR_SPACE_SIZE;
-	struct kvm_segment code = { .limit = 0xffffffff, .type = 11, .present = 1, .s = 1, .g = 1,
-				    .selector = v->host_cs_selector, .l = ia32e, .db = !ia32e };
-	struct kvm_segment data = { .limit = 0xffffffff, .type = 3, .present = 1, .s = 1, .g = 1, .db = 1 };
-	struct kvm_segment tr = { .base = v->host_tr_base, .limit = 0x67, .selector = v->host_tr_selector,
-				  .type = 11, .present = 1 };
-	struct kvm_segment ldt = { .unusable = 1 };
-	struct kvm_dtable gdt = { .base = v->host_gdtr_base, .limit = 0xffff };
-	struct kvm_dtable idt = { .base = v->host_idtr_base, .limit = 0xffff };
 
-	vmx_set_segment(vcpu, &code, SREG_CS);
-	data.selector = v->host_ds_selector;
-	vmx_set_segment(vcpu, &data, SREG_DS);
-	data.selector = v->host_es_selector;
-	vmx_set_segment(vcpu, &data, SREG_ES);
-	data.selector = v->host_ss_selector;
-	vmx_set_segment(vcpu, &data, SREG_SS);
-	data.selector = v->host_fs_selector;
-	data.base = v->host_fs_base;
-	vmx_set_segment(vcpu, &data, SREG_FS);
-	data.selector = v->host_gs_selector;
-	data.base = v->host_gs_base;
-	vmx_set_segment(vcpu, &data, SREG_GS);
-	vmx_set_tr_ldt(vcpu, &tr, &ldt);
-	vmx_set_gdt_idt(vcpu, &gdt, &idt);
+#define LOAD(S, selector, base, limit, ar)                          \
+	vmcs_write16(vcpu, GUEST_##S##_SELECTOR, (uint16_t)(selector)); \
+	vmcs_writel(vcpu, GUEST_##S##_BASE, base);                  \
+	vmcs_write32(vcpu, GUEST_##S##_LIMIT, limit);               \
+	vmcs_write32(vcpu, GUEST_##S##_AR_BYTES, (uint32_t)(ar));
+	HOST_SEGMENTS(LOAD, AR_CODE | (ia32e ? VMX_AR_L : VMX_AR_DB))
+#undef LOAD
+	vmcs_writel(vcpu, GUEST_GDTR_BASE, v->host_gdtr_base);
+	vmcs_write32(vcpu, GUEST_GDTR_LIMIT, 0xffff);
+	vmcs_writel(vcpu, GUEST_IDTR_BASE, v->host_idtr_base);
+	vmcs_write32(vcpu, GUEST_IDTR_LIMIT, 0xffff);
 }
 
 static uint64_t host_efer(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
