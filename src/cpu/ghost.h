@@ -53,7 +53,6 @@ struct ghost_drop {
 /* What it asks of the processor that it stands beside. */
 struct ghost_ops {
 	uint32_t (*page_rights)(const struct vmx_cpu *cpu, uint64_t bits, enum cpu_priv priv);
-	uint64_t (*paging_mode)(const struct cpu_state *cs);
 	/* nr > GHOST_DROPS: everything. Owner thread. */
 	void (*drop)(struct vmx_cpu *cpu, const struct ghost_drop *d, unsigned nr);
 };

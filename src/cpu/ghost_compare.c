@@ -195,7 +195,7 @@ static void apply(struct ghost_cpu *c, const struct batch_item *b, const struct 
 		return;
 	if (b->unknown) {
 		/* it would go to the account of who stores next */
-		g->count.forgotten++;
+		ghost_forgot(g, unreadable);
 		hold_free(g, b->hold);
 		return;
 	}
@@ -212,7 +212,7 @@ static void apply(struct ghost_cpu *c, const struct batch_item *b, const struct 
 		lost = !same;
 	}
 	if (lost && !h->record && p->unseen) {
-		g->count.forgotten++;
+		ghost_forgot(g, unseen);
 		hold_free(g, b->hold);
 		return;
 	}
@@ -224,34 +224,62 @@ static void apply(struct ghost_cpu *c, const struct batch_item *b, const struct 
 		g->record[h->record].only_dirty = false;
 }
 
-/* Holds whose paths have entries that were stored to: how many are in the batch. */
-static unsigned gather(struct ghost_cpu *c, struct table *t)
+/* Where gather() goes on: at a hold of entry `entry`, if it is still there. */
+struct cursor {
+	unsigned entry;
+	uint32_t node;
+	uint64_t born;
+	unsigned restarts;
+	bool done, any;
+};
+#define MAX_RESTARTS 16
+
+static uint32_t resume(struct ghost *g, struct cursor *at, gpa_t entry)
+{
+	const struct hold *h = &g->hold[at->node / 8];
+	uint32_t node = at->node;
+
+	at->node = 0;
+	if (node && h->kind != HOLD_FREE && h->born == at->born && node % 8 < h->nr && h->e[node % 8].gpa == entry && hold_live(h))
+		return node;
+	at->restarts += !!node;
+	return hold_of_entry(g, entry, 0);
+}
+
+static bool stored_to(const struct pending *p, unsigned q)
+{
+	return p->mask[q / 128] & BIT_ULL(q / 2 % 64);
+}
+
+/* Holds whose paths have entries that were stored to, BATCH of them at most from the cursor on: how many are in the batch. */
+static unsigned gather(struct ghost_cpu *c, struct cursor *at)
 {
 	struct ghost *g = c->g;
-	unsigned nr = 0, entries = 0;
+	unsigned nr = 0;
 	bool wide = c->cpu->cs.cr4 & X86_CR4_PAE;
-	uint64_t mode = g->ops->paging_mode(&c->cpu->cs);
+	uint64_t mode = ghost_walk_mode(&c->cpu->cs);
 
-	for (unsigned q = 0; q < 1024; q++) {
-		gpa_t entry = c->work.gpa + q * 4;
+	for (; at->entry < 1024; at->entry += wide ? 2 : 1) {
+		gpa_t entry = c->work.gpa + at->entry * 4;
 		uint32_t node, next;
 
-		if (!c->work.mask[q / 128]) {
-			q |= 127;
+		if (!stored_to(&c->work, at->entry))
 			continue;
-		}
-		if (!(c->work.mask[q / 128] & BIT_ULL(q / 2 % 64)) || (q & 1 && wide))
-			continue;
-		for (node = hold_of_entry(g, entry, 0); node; node = next) {
+		for (node = resume(g, at, entry); node; node = next) {
 			struct hold *h = &g->hold[node / 8];
 
 			next = hold_of_entry(g, entry, node);
-			entries++;
-			if (h->mode != mode || nr == BATCH) {
+			at->any = true;
+			if (h->mode != mode || at->restarts > MAX_RESTARTS) {
 				/* not to be looked at: it is forgotten, lest the next store to it be blamed */
-				g->count.forgotten++;
+				ghost_forgot(g, mode);
 				hold_free(g, node / 8);
 				continue;
+			}
+			if (nr == BATCH) {
+				at->node = node;
+				at->born = h->born;
+				return nr;
 			}
 			c->batch[nr].hold = node / 8;
 			c->batch[nr].level = node % 8;
@@ -259,14 +287,20 @@ static unsigned gather(struct ghost_cpu *c, struct table *t)
 			nr++;
 		}
 	}
-	if (t && !entries && ++t->misses >= TABLE_MISSES) {
+	at->done = true;
+	return nr;
+}
+
+/* A frame to which much is stored, and none of it an entry of what is held, may be no table any more. */
+static void count_misses(struct ghost *g, struct table *t, bool any)
+{
+	if (any)
+		t->misses = 0;
+	else if (++t->misses >= TABLE_MISSES) {
 		t->misses = 0;
 		if (!table_needed(g, t))
 			table_free(g, t);
-	} else if (t && entries) {
-		t->misses = 0;
 	}
-	return nr;
 }
 
 /* Without the lock: a look may unwind, and what was pending is a miss then. */
@@ -322,6 +356,7 @@ void ghost_compare(struct ghost_cpu *c)
 	if (!c->in_guest)
 		return; /* tables cannot be looked at: a guess would lose what was stored */
 	for (unsigned done = 0; done < slots; done++) {
+		struct cursor at = { 0 };
 		struct table *t;
 		unsigned nr;
 
@@ -335,14 +370,19 @@ void ghost_compare(struct ghost_cpu *c)
 		take_slot(c);
 		t = table_find(g, c->work.host);
 		c->work.unseen |= t && t->unseen;
-		nr = gather(c, t);
-		g->count.compared += nr;
-		ghost_unlock(g);
-		for (unsigned n = 0; n < nr; n++)
-			look_at(c, &c->batch[n]);
-		ghost_lock(g);
-		for (unsigned n = 0; n < nr; n++)
-			apply(c, &c->batch[n], &c->work);
+		do {
+			nr = gather(c, &at);
+			g->count.compared += nr;
+			ghost_unlock(g);
+			for (unsigned n = 0; n < nr; n++)
+				look_at(c, &c->batch[n]);
+			ghost_lock(g);
+			for (unsigned n = 0; n < nr; n++)
+				apply(c, &c->batch[n], &c->work);
+		} while (!at.done);
+		t = table_find(g, c->work.host);
+		if (t)
+			count_misses(g, t, at.any);
 		ghost_unlock(g);
 	}
 }

@@ -15,7 +15,7 @@
 #define RECORDS 8192U
 #define TABLES 32768U
 #define WATCHES 8192U
-#define PENDING 16U
+#define PENDING 64U
 #define BATCH 1024U
 
 enum hold_kind { HOLD_FREE, HOLD_LEAF, HOLD_TABLE };
@@ -53,6 +53,7 @@ struct table {
 	 * until they have dropped their write tags: what it loses meanwhile is forgotten, not blamed on anybody.
 	 */
 	uint64_t unseen;
+	uint64_t dropping; /* of these, those that are about to drop them (ghost_work_off) */
 	uint32_t misses; /* stores to entries of which nothing is held */
 };
 
@@ -162,7 +163,7 @@ struct ghost_cpu {
 
 #define GHOST_COUNTERS(F)                                                             \
 	F(holds) F(records) F(closed) F(settled) F(uses_in_window) F(uses_settled) F(reports) \
-	F(reports_of_hidden) F(forgotten) F(hidden) F(compared) F(watches) F(recycled)
+	F(reports_of_hidden) F(forgotten) F(forgotten_unreadable) F(forgotten_unseen) F(forgotten_mode) F(forgotten_room) F(hidden) F(compared) F(watches) F(recycled)
 
 struct ghost {
 	const struct ghost_ops *ops;
@@ -194,6 +195,9 @@ struct ghost {
 	struct { uint64_t start, end, hits; } range[16]; /* RIPs whose reports are suppressed */
 };
 
+/* Counts a miss, by its reason. */
+#define ghost_forgot(g, why) ((g)->count.forgotten++, (g)->count.forgotten_##why++)
+
 void ghost_lock(struct ghost *g);
 void ghost_unlock(struct ghost *g);
 static inline struct ghost_cpu *ghost_of(struct vmx_cpu *cpu)
@@ -203,6 +207,17 @@ static inline struct ghost_cpu *ghost_of(struct vmx_cpu *cpu)
 static inline uint32_t ghost_hash(uint64_t key)
 {
 	return (uint32_t)(key * 0x9e3779b97f4a7c15ULL >> 48);
+}
+
+/*
+ * What decides how an address goes through the tables; rights are another matter. With PAE, CR4.PSE
+ * does nothing: Linux's first processor has it set and the others have not.
+ */
+static inline uint64_t ghost_walk_mode(const struct cpu_state *cs)
+{
+	uint64_t cr4 = cs->cr4 & X86_CR4_PAE ? X86_CR4_PAE | X86_CR4_LA57 : X86_CR4_PSE;
+
+	return (cs->cr4 & cr4) | (cs->cr0 & X86_CR0_PG) | (cs->efer & EFER_LMA) << 32;
 }
 
 /* --- ghost_set.c, all with the lock --- */

@@ -75,7 +75,7 @@ static uint32_t record_alloc(struct ghost *g)
 	if (!g->free_record) {
 		g->record_hand = g->record_hand % RECORDS + 1;
 		record_free(g, g->record_hand);
-		g->count.forgotten++;
+		ghost_forgot(g, room);
 	}
 	n = g->free_record;
 	g->free_record = g->record[n].next;

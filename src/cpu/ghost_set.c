@@ -125,7 +125,7 @@ static void make_room(struct ghost *g)
 			return;
 		}
 	}
-	g->count.forgotten++;
+	ghost_forgot(g, room);
 	hold_free(g, g->hand);
 }
 
@@ -200,7 +200,7 @@ static uint32_t hold_add(struct ghost_cpu *c, enum hold_kind kind, gva_t gva, un
 	h->born = c->clock;
 	h->base = gva >> shift << shift;
 	h->rights = PTE_RW | PTE_US;
-	h->mode = g->ops->paging_mode(&c->cpu->cs);
+	h->mode = ghost_walk_mode(&c->cpu->cs);
 	h->record = 0;
 	h->pcid = c->pcid;
 	h->kind = (uint8_t)kind;
@@ -304,14 +304,14 @@ struct table *table_make(struct ghost *g, hpa_t host, gpa_t gpa, bool *new)
 	else if (g->used_tables < TABLES)
 		n = ++g->used_tables;
 	if (!n) {
-		g->count.forgotten++;
+		ghost_forgot(g, room);
 		return NULL;
 	}
 	t = &g->table[n];
 	t->host = host;
 	t->gpa = gpa;
 	t->first = t->misses = 0;
-	t->unseen = 0;
+	t->unseen = t->dropping = 0;
 	t->next = g->by_table[ghost_hash(host)];
 	g->by_table[ghost_hash(host)] = n;
 	return t;
@@ -352,7 +352,7 @@ void ghost_forget_entries(struct ghost *g, const struct table *t, unsigned first
 		uint32_t node;
 
 		while ((node = hold_of_entry(g, t->gpa + q * 4, 0))) {
-			g->count.forgotten++;
+			ghost_forgot(g, room);
 			hold_free(g, node / 8);
 		}
 	}

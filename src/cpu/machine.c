@@ -31,7 +31,7 @@ static int executable_memory(void)
 }
 
 static const struct ghost_ops ghost_ops = {
-	.page_rights = cpu_page_rights, .paging_mode = cpu_paging_mode, .drop = cpu_tlb_drop_asked,
+	.page_rights = cpu_page_rights, .drop = cpu_tlb_drop_asked,
 };
 
 int vmx_machine_create(struct vmx_machine **out)

@@ -478,6 +478,50 @@ static void other_processor_is_not_told_flushed(void **state)
 	two(state, true);
 }
 
+/* With PAE, CR4.PSE does nothing: the first processor has it set and the second has not, as Linux's have. */
+static void processors_that_differ_in_pse_are_compared(void **state)
+{
+	STATE;
+	struct second s = second_cpu(t);
+
+	W(GUEST_CR4, R(t, GUEST_CR4) & ~(uint64_t)X86_CR4_PSE);
+	program(t, READS);
+	use_cpu(t, &s, false);
+	W(GUEST_CR4, R(t, GUEST_CR4) | X86_CR4_PSE);
+	program(t, READS);
+	change(t, 0, true);
+	use_cpu(t, &s, true);
+	assert_int_equal(run_user(t), EXIT_EXCEPTION);
+	assert_int_equal(told(t, GHOST_USE), 1);
+	assert_int_equal(t->m->ghost->count.forgotten, 0);
+	end_second(t, &s);
+}
+
+/* More holds by way of an entry than are compared at a time: all of them get a record. */
+static void a_table_with_many_holds_is_compared_whole(void **state)
+{
+	const unsigned pages = BATCH / 512 + 1;
+	STATE;
+	struct code k = kernel_code(t);
+
+	for (unsigned n = 0; n < 512; n++)
+		guest64(t, GPA_PT2)[n] = (SHARED + n % 8 * 0x1000UL) | PTE_P | PTE_RW;
+	for (unsigned n = 0; n < pages; n++) /* one table, by way of many entries */
+		guest64(t, GPA_PD)[8 + n] = GPA_PT2 | PTE_P | PTE_RW;
+	B(&k, 0x48, 0xbb); /* mov rbx, KERNEL + 16 MiB; mov ecx, number of pages */
+	bytes(&k, &(uint64_t){ KERNEL + 0x1000000 }, 8);
+	B(&k, 0xb9);
+	bytes(&k, &(uint32_t){ pages * 512 }, 4);
+	B(&k, 0x48, 0x8b, 0x03, 0x48, 0x81, 0xc3, 0x00, 0x10, 0x00, 0x00, 0xe2, 0xf4); /* 1: mov rax, [rbx]; add rbx, 1000h; loop 1b */
+	store(&k, KERNEL + GPA_PDPT, *guest64(t, GPA_PDPT)); /* the same again: looked at */
+	invlpg(&k, 0x3000);
+	B(&k, 0xf4);
+	assert_int_equal(run_kernel(t), EXIT_REASON_HLT);
+	assert_true(t->m->ghost->count.compared >= pages * 512);
+	assert_int_equal(t->m->ghost->count.forgotten, 0);
+	assert_silent(t);
+}
+
 /* A hypervisor's flush counts (KVM_FEATURE_PV_TLB_FLUSH): before the processor is entered again. */
 static void a_flush_by_the_hypervisor_counts(void **state)
 {
@@ -709,6 +753,8 @@ int main(void)
 		BOTH(frame_gets_an_owner_too_early),
 		T(a_flush_at_the_next_load_of_the_pcid_is_enough),
 		T(strict_tells_what_another_pcid_still_holds),
+		T(processors_that_differ_in_pse_are_compared),
+		T(a_table_with_many_holds_is_compared_whole),
 		T(a_flush_by_the_hypervisor_counts),
 		T(what_takes_nothing_away_is_silent),
 		T(a_use_in_the_legal_window_is_silent),
