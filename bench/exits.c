@@ -3,7 +3,8 @@
  * unchanged, on a kernel's /dev/kvm).
  *
  * Prints "name nanoseconds", medians: processor time of round trips for OUT, IN, an MMIO write
- * and read, and a hypercall; the way from an interrupt's ioctl to a halted guest's next
+ * and read, and a hypercall, and of exits that the client does not see (CPUID, a register of the
+ * IOAPIC's read, the local APIC's timer count read, a write to one of its LVTs); the way from an interrupt's ioctl to a halted guest's next
  * instruction seen by its thread; beside them a system call and the way from
  * FUTEX_WAKE to the woken thread.
  */
@@ -28,6 +29,7 @@
 
 #define BATCHES 31
 #define PER_BATCH 4000
+#define COUNT PER_BATCH & 0xff, PER_BATCH >> 8
 #define WAKES 2001
 #define MEM (1 << 20)
 
@@ -82,6 +84,22 @@ static void round_trips(const char *name, uint32_t reason)
 			if (run->exit_reason != reason)
 				errx(1, "%s: exit reason %u", name, run->exit_reason);
 		}
+		v[b] = (double)(cpu_now() - t) / PER_BATCH;
+	}
+	report(name, v, BATCHES);
+}
+
+/* Guest code that does the thing PER_BATCH times, then OUT. */
+static void inside(const char *name)
+{
+	double v[BATCHES];
+
+	for (int b = 0; b < BATCHES; b++) {
+		uint64_t t = cpu_now();
+
+		must(ioctl(vcpu, KVM_RUN, 0), "KVM_RUN");
+		if (run->exit_reason != KVM_EXIT_IO)
+			errx(1, "%s: exit reason %u", name, run->exit_reason);
 		v[b] = (double)(cpu_now() - t) / PER_BATCH;
 	}
 	report(name, v, BATCHES);
@@ -170,6 +188,14 @@ int main(void)
 			     /* 1: mov eax,12; mov ebx,1000h; mov ecx,1; xor edx,edx; vmcall; jmp 1b */
 			     vmcall[] = { 0x66, 0xb8, 12, 0, 0, 0, 0x66, 0xbb, 0, 0x10, 0, 0, 0x66, 0xb9, 1, 0,
 					  0, 0, 0x66, 0x31, 0xd2, 0x0f, 0x01, 0xc1, 0xeb, 0xe6 },
+			     /* 0: mov si,n; 1: xor eax,eax; cpuid; dec si; jnz 1b; out 10h,al; jmp 0b */
+			     cpuid[] = { 0xbe, COUNT, 0x66, 0x31, 0xc0, 0x0f, 0xa2, 0x4e, 0x75, 0xf8, 0xe6, 0x10, 0xeb, 0xf1 },
+			     /* 0: mov si,n; 1: mov eax,[0]; dec si; jnz 1b; out 10h,al; jmp 0b; and with [390h] */
+			     ioapic[] = { 0xbe, COUNT, 0x66, 0xa1, 0, 0, 0x4e, 0x75, 0xf9, 0xe6, 0x10, 0xeb, 0xf2 },
+			     count[] = { 0xbe, COUNT, 0x66, 0xa1, 0x90, 3, 0x4e, 0x75, 0xf9, 0xe6, 0x10, 0xeb, 0xf2 },
+			     /* mov eax,10000h (masked); 0: mov si,n; 1: mov [370h],eax; dec si; jnz 1b; out 10h,al; jmp 0b */
+			     lvt[] = { 0x66, 0xb8, 0, 0, 1, 0, 0xbe, COUNT, 0x66, 0xa3, 0x70, 3, 0x4e, 0x75, 0xf9, 0xe6, 0x10,
+				       0xeb, 0xf2 },
 			     hlt[] = { 0xf4, 0xeb, 0xfd }, nmi[] = { 0xe6, 0x10, 0xcf };
 	struct kvm_enable_cap hypercalls = { .cap = KVM_CAP_EXIT_HYPERCALL, .args = { 1 << 12 /* MAP_GPA_RANGE */ } };
 
@@ -185,6 +211,14 @@ int main(void)
 	must(ioctl(vm, KVM_ENABLE_CAP, &hypercalls), "KVM_CAP_EXIT_HYPERCALL");
 	start(vmcall, sizeof(vmcall), 0);
 	round_trips("hypercall", KVM_EXIT_HYPERCALL);
+	start(cpuid, sizeof(cpuid), 0);
+	inside("cpuid");
+	start(ioapic, sizeof(ioapic), 0xfec00000);
+	inside("ioapic_read");
+	start(count, sizeof(count), 0xfee00000);
+	inside("apic_count");
+	start(lvt, sizeof(lvt), 0xfee00000);
+	inside("apic_lvt");
 	memcpy(mem + 0x500, nmi, sizeof(nmi));
 	memcpy(mem + 8, "\0\5\0\0", 4);
 	start(hlt, sizeof(hlt), 0);
