@@ -1,6 +1,7 @@
 # A thin front for Meson; the README explains each target.
 BUILD ?= build
 MESON_ARGS ?=
+LTO ?= true
 PREFIX ?= /usr/local
 
 .PHONY: all deps build demo check clients selftests silicon fuzz coverage mutate bench bench-rootfs bench-work lint format sanitize \
@@ -9,7 +10,7 @@ all: deps
 	@$(MAKE) --no-print-directory build
 
 build:
-	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) $(MESON_ARGS)
+	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) -Dlto=$(LTO) $(MESON_ARGS)
 	@ninja -C $(BUILD)
 
 # Debian packages that are missing, installed once (needs root or sudo): all that a target needs, before

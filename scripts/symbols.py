@@ -22,6 +22,8 @@ def objects(build, rooms):
     """{source path: object path} of every object whose source is still there."""
     found = {}
     for path in glob.glob(f"{build}/**/*.c.o", recursive=True):
+        if "/libuserkvm-hot-" in path:
+            continue  # the same again, for link-time optimisation
         name = os.path.basename(path)[: -len(".o")]
         folder = os.path.relpath(os.path.dirname(os.path.dirname(path)), build)
         source = name.replace("_", "/", 2) if name.startswith("src_") else os.path.join(folder, name)
