@@ -23,6 +23,7 @@
 #include "isa/isa.h"
 
 struct vmcs;
+struct vmentry_failures;
 struct vmx_cpu;
 struct cpu_exit;
 
@@ -69,11 +70,11 @@ struct cpu_apic {
 	hpa_t writers[APIC_WRITERS]; /* host addresses of instructions that end their blocks */
 };
 
-/* --- apic_checks.c: NULL, or why VM entry fails. --- */
+/* --- apic_checks.c: why VM entry fails. --- */
 /* Control fields, by the controls: those whose outcome can be remembered. */
-const char *cpu_check_apic_controls(const struct vmcs *v);
-/* TPR threshold: looks at the virtual-APIC page, at every entry. */
-const char *cpu_check_tpr_threshold(const struct vmcs *v);
+void cpu_check_apic_controls(const struct vmcs *v, struct vmentry_failures *f);
+/* TPR threshold: looks at the virtual-APIC page, at every entry; the other controls have passed. */
+void cpu_check_tpr_threshold(const struct vmcs *v, struct vmentry_failures *f);
 
 /* --- apic_virt.c --- */
 void cpu_apic_load(struct vmx_cpu *cpu, const struct vmcs *v); /* VM entry; controls are loaded */

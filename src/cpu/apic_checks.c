@@ -1,6 +1,6 @@
 /*
  * VM entry's checks of the APIC virtualization controls (SDM Vol. 3, "VM-Execution Control
- * Fields" of "Checks on VMX Controls"), one line each with its reason. Failing is
+ * Fields" of "Checks on VMX Controls"), one line each (their words: sdm/vmentry_checks.h). Failing is
  * VM-instruction error 7.
  *
  * No state is changed here. The VMCS is looked at, and VTPR in the virtual-APIC page.
@@ -8,10 +8,10 @@
 #include "cpu/internal.h"
 #include "host/memory.h"
 
-#define REQUIRE(cond, why)          \
-	do {                        \
-		if (!(cond))        \
-			return why; \
+#define REQUIRE(cond, id)                                         \
+	do {                                                      \
+		if (unlikely(!(cond)))                            \
+			vmentry_failed(f, VMENTRY_CHECK_##id, 0); \
 	} while (0)
 
 #define THRESHOLD_MASK 0xfU
@@ -27,49 +27,47 @@ static uint32_t secondary_of(const struct vmcs *v)
 		       ? (uint32_t)v->SECONDARY_VM_EXEC_CONTROL : 0;
 }
 
-const char *cpu_check_apic_controls(const struct vmcs *v)
+void cpu_check_apic_controls(const struct vmcs *v, struct vmentry_failures *f)
 {
 	uint32_t pin = (uint32_t)v->PIN_BASED_VM_EXEC_CONTROL, secondary = secondary_of(v);
 	bool shadow = v->CPU_BASED_VM_EXEC_CONTROL & CPU_BASED_TPR_SHADOW;
 	bool vid = secondary & SECONDARY_EXEC_VIRTUAL_INTR_DELIVERY;
 
 	if (shadow)
-		REQUIRE(address_ok(v->VIRTUAL_APIC_PAGE_ADDR, PAGE_SIZE), "virtual-APIC page address");
+		REQUIRE(address_ok(v->VIRTUAL_APIC_PAGE_ADDR, PAGE_SIZE), CTL_VIRTUAL_APIC);
 	else
 		REQUIRE(!(secondary & (SECONDARY_EXEC_VIRTUALIZE_X2APIC_MODE |
 				       SECONDARY_EXEC_APIC_REGISTER_VIRT |
 				       SECONDARY_EXEC_VIRTUAL_INTR_DELIVERY)),
-			"APIC virtualization without TPR shadow");
+			CTL_APICV_WITHOUT_TPR_SHADOW);
 	if (secondary & SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES) {
-		REQUIRE(address_ok(v->APIC_ACCESS_ADDR, PAGE_SIZE), "APIC-access address");
+		REQUIRE(address_ok(v->APIC_ACCESS_ADDR, PAGE_SIZE), CTL_APIC_ACCESS);
 		REQUIRE(!(secondary & SECONDARY_EXEC_VIRTUALIZE_X2APIC_MODE),
-			"x2APIC mode and APIC accesses are virtualized");
+			CTL_X2APIC_AND_ACCESSES);
 	}
 	REQUIRE(!vid || (pin & PIN_BASED_EXT_INTR_MASK),
-		"virtual-interrupt delivery without external-interrupt exiting");
+		CTL_VID_WITHOUT_EXT_INTR);
 	if (!(pin & PIN_BASED_POSTED_INTR))
-		return NULL;
-	REQUIRE(vid, "posted interrupts without virtual-interrupt delivery");
+		return;
+	REQUIRE(vid, CTL_POSTED_WITHOUT_VID);
 	REQUIRE(v->VM_EXIT_CONTROLS & VM_EXIT_ACK_INTR_ON_EXIT,
-		"posted interrupts without acknowledging interrupts on exit");
-	REQUIRE(!(v->POSTED_INTR_NV >> 8), "posted-interrupt notification vector");
-	REQUIRE(address_ok(v->POSTED_INTR_DESC_ADDR, 64), "posted-interrupt descriptor address");
-	return NULL;
+		CTL_POSTED_WITHOUT_ACK);
+	REQUIRE(!(v->POSTED_INTR_NV >> 8), CTL_POSTED_VECTOR);
+	REQUIRE(address_ok(v->POSTED_INTR_DESC_ADDR, 64), CTL_POSTED_DESCRIPTOR);
 }
 
-const char *cpu_check_tpr_threshold(const struct vmcs *v)
+void cpu_check_tpr_threshold(const struct vmcs *v, struct vmentry_failures *f)
 {
 	uint32_t secondary = secondary_of(v);
 	const uint8_t *vtpr;
 
 	if (!(v->CPU_BASED_VM_EXEC_CONTROL & CPU_BASED_TPR_SHADOW) ||
 	    (secondary & SECONDARY_EXEC_VIRTUAL_INTR_DELIVERY))
-		return NULL;
-	REQUIRE(!(v->TPR_THRESHOLD & ~(uint64_t)THRESHOLD_MASK), "TPR threshold: reserved bits");
+		return;
+	REQUIRE(!(v->TPR_THRESHOLD & ~(uint64_t)THRESHOLD_MASK), CTL_TPR_THRESHOLD);
 	if (secondary & SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES)
-		return NULL;
+		return;
 	vtpr = __va(v->VIRTUAL_APIC_PAGE_ADDR + VAPIC_TPR);
 	REQUIRE((v->TPR_THRESHOLD & THRESHOLD_MASK) <= (READ_ONCE(*vtpr) >> 4),
-		"TPR threshold over the virtual TPR");
-	return NULL;
+		CTL_TPR_OVER_VTPR);
 }

@@ -17,7 +17,6 @@
 #include "cpu/tlb_check.h"
 #include "host/fault.h"
 #include "host/memory.h"
-#include "lib/log.h"
 
 #include <x86intrin.h>
 
@@ -257,67 +256,85 @@ static enum vmx_result enter(struct vmx_cpu *cpu)
 	return VMX_BUS_ERROR;
 }
 
-/* Those of the checks whose outcome is not known from an entry before: invariant 3. */
-static const char *check_controls(struct vmcs *v)
+/* Those of the checks whose outcome is not known from an entry before: invariant 3. False: *f has why. */
+static bool check_controls(struct vmcs *v, struct vmentry_failures *f)
 {
-	const char *why = v->stale & VMCS_CHECK_CONTROLS ? cpu_check_controls(v) : NULL;
-
-	if (!why)
-		why = cpu_check_tpr_threshold(v);
-	if (!why)
-		why = cpu_check_injection(v);
-	if (!why)
-		v->stale &= ~(uint32_t)VMCS_CHECK_CONTROLS;
-	return why;
+	if (v->stale & VMCS_CHECK_CONTROLS)
+		cpu_check_controls(v, f);
+	if (likely(!f->nr))
+		cpu_check_tpr_threshold(v, f);
+	cpu_check_injection(v, f);
+	if (unlikely(f->nr))
+		return false;
+	v->stale &= ~(uint32_t)VMCS_CHECK_CONTROLS;
+	return true;
 }
 
-static const char *check_host_state(struct vmcs *v)
+static bool check_host_state(struct vmcs *v, struct vmentry_failures *f)
 {
-	const char *why = v->stale & VMCS_CHECK_HOST ? cpu_check_host_state(v) : NULL;
-
-	if (!why)
-		v->stale &= ~(uint32_t)VMCS_CHECK_HOST;
-	return why;
+	if (v->stale & VMCS_CHECK_HOST)
+		cpu_check_host_state(v, f);
+	if (unlikely(f->nr))
+		return false;
+	v->stale &= ~(uint32_t)VMCS_CHECK_HOST;
+	return true;
 }
 
-static const char *check_guest_state(struct vmcs *v, uint64_t *qualification)
+static bool check_guest_state(struct vmcs *v, struct vmentry_failures *f)
 {
-	const char *why = v->stale & VMCS_CHECK_GUEST ? cpu_check_guest_registers(v) : NULL;
+	if (v->stale & VMCS_CHECK_GUEST)
+		cpu_check_guest_registers(v, f);
+	if (likely(!f->nr))
+		v->stale &= ~(uint32_t)VMCS_CHECK_GUEST;
+	cpu_check_guest_state(v, f);
+	return likely(!f->nr);
+}
 
-	if (why)
-		return why;
-	v->stale &= ~(uint32_t)VMCS_CHECK_GUEST;
-	return cpu_check_guest_state(v, qualification);
+void vmx_entry_checks(const struct vmx_cpu *cpu, struct vmentry_failures *f)
+{
+	struct vmcs v;
+
+	f->nr = 0;
+	if (!cpu->vmcs)
+		return;
+	/* a copy: what is stale has to stay so */
+	v = *cpu->vmcs;
+	v.stale = VMCS_STALE_ALL;
+	(void)check_controls(&v, f);
+	cpu_check_host_state(&v, f);
+	(void)check_guest_state(&v, f);
+}
+
+/* Exit qualification of reason 33 (SDM "VM-Entry Failures During or After Loading Guest State"). */
+static uint64_t failure_qualification(const struct vmentry_failures *f)
+{
+	switch (f->at[0].check) {
+	case VMENTRY_CHECK_GUEST_PDPTES: return 2;
+	case VMENTRY_CHECK_GUEST_LINK_NONE: return 4;
+	default: return 0;
+	}
 }
 
 static enum vmx_result vm_entry(struct vmx_cpu *cpu, bool launch)
 {
-	uint64_t qualification = 0;
+	struct vmentry_failures f;
 	struct vmcs *v = cpu->vmcs;
-	const char *why;
 	uint32_t bad_msr;
 
+	f.nr = 0;
 	if (!v)
 		return VMX_FAIL_INVALID;
 	if (launch && v->launched)
 		return vmx_fail(cpu, VMXERR_VMLAUNCH_NONCLEAR_VMCS);
 	if (!launch && !v->launched)
 		return vmx_fail(cpu, VMXERR_VMRESUME_NONLAUNCHED_VMCS);
-	why = check_controls(v);
-	if (why) {
-		log_told("VM entry failed: control fields: %s [SDM \"Checks on VMX Controls\"]", why);
+	if (unlikely(!check_controls(v, &f)))
 		return vmx_fail(cpu, VMXERR_ENTRY_INVALID_CONTROL_FIELD);
-	}
-	why = check_host_state(v);
-	if (why) {
-		log_told("VM entry failed: host state: %s [SDM \"Checks on Host-State Area\"]", why);
+	if (unlikely(!check_host_state(v, &f)))
 		return vmx_fail(cpu, VMXERR_ENTRY_INVALID_HOST_STATE_FIELD);
-	}
-	why = check_guest_state(v, &qualification);
-	if (why) {
-		log_told("VM entry failed: guest state: %s [SDM \"Checks on Guest State\"]", why);
-		cpu_ring_dump(cpu, why);
-		cpu_failed_entry(cpu, EXIT_REASON_INVALID_STATE, qualification);
+	if (unlikely(!check_guest_state(v, &f))) {
+		cpu_ring_dump(cpu, vmentry_rows[f.at[0].check].name);
+		cpu_failed_entry(cpu, EXIT_REASON_INVALID_STATE, failure_qualification(&f));
 		return VMX_SUCCEED;
 	}
 	cpu_load_guest(cpu);

@@ -1,7 +1,7 @@
 /*
  * The checks of VM entry (SDM Vol. 3, "VM Entries": "Checks on VMX Controls",
- * "Checks on Host-State Area", "Checks on Guest State"), one line each with
- * its reason. NULL: all passed; otherwise the reason, for the log.
+ * "Checks on Host-State Area", "Checks on Guest State"), one line each. What each of them
+ * asks for stands in words in sdm/vmentry_checks.h. All are made, each failure is noted in `f`.
  *
  * No state is changed here; the VMCS is all that is looked at, except PDPTEs
  * and MSR areas in memory.
@@ -11,11 +11,13 @@
 #include "sdm/ept.h"
 #include "sdm/paging.h"
 
-#define REQUIRE(cond, why)          \
-	do {                        \
-		if (!(cond))        \
-			return why; \
+/* field 0: the one of the check's row. */
+#define REQUIRE_OF(field, cond, id)                                     \
+	do {                                                            \
+		if (unlikely(!(cond)))                                  \
+			vmentry_failed(f, VMENTRY_CHECK_##id, (field)); \
 	} while (0)
+#define REQUIRE(cond, id) REQUIRE_OF(0, cond, id)
 
 static bool canonical(uint64_t a)
 {
@@ -48,79 +50,77 @@ static uint32_t secondary_of(const struct vmcs *v)
 
 /* --- controls: VM-instruction error 7 --- */
 
-const char *cpu_check_eptp(uint64_t eptp)
+static void check_eptp(uint64_t eptp, struct vmentry_failures *f)
 {
 	uint64_t type = eptp & EPTP_MEMTYPE_MASK, walk = FIELD_GET(EPTP_WALK_MASK, eptp);
 
-	REQUIRE(type == MT_UNCACHEABLE || type == MT_WRBACK, "EPTP: memory type");
-	REQUIRE(walk == 3 || walk == 4, "EPTP: page-walk length");
+	REQUIRE(type == MT_UNCACHEABLE || type == MT_WRBACK, CTL_EPTP_MEMTYPE);
+	REQUIRE(walk == 3 || walk == 4, CTL_EPTP_WALK);
 	REQUIRE(!(eptp & ~(EPTP_ROOT_MASK | EPTP_AD_ENABLE | EPTP_WALK_MASK | EPTP_MEMTYPE_MASK)),
-		"EPTP: reserved bits");
-	return NULL;
+		CTL_EPTP_RESERVED);
 }
 
-static const char *check_execution_controls(const struct vmcs *v)
+bool cpu_eptp_valid(uint64_t eptp)
+{
+	struct vmentry_failures f = { 0 };
+
+	check_eptp(eptp, &f);
+	return !f.nr;
+}
+
+static void check_execution_controls(const struct vmcs *v, struct vmentry_failures *f)
 {
 	uint32_t pin = (uint32_t)v->PIN_BASED_VM_EXEC_CONTROL;
 	uint32_t primary = (uint32_t)v->CPU_BASED_VM_EXEC_CONTROL;
 	uint32_t secondary = secondary_of(v);
-	const char *why;
 
-	REQUIRE(cpu_control_allowed(MSR_IA32_VMX_TRUE_PINBASED_CTLS, pin), "pin-based controls");
+	REQUIRE(cpu_control_allowed(MSR_IA32_VMX_TRUE_PINBASED_CTLS, pin), CTL_PIN_ALLOWED);
 	REQUIRE(cpu_control_allowed(MSR_IA32_VMX_TRUE_PROCBASED_CTLS, primary),
-		"primary processor-based controls");
+		CTL_PRIMARY_ALLOWED);
 	REQUIRE(cpu_control_allowed(MSR_IA32_VMX_PROCBASED_CTLS2, secondary),
-		"secondary processor-based controls");
-	REQUIRE(v->CR3_TARGET_COUNT <= 4, "CR3-target count");
-	if (primary & CPU_BASED_USE_IO_BITMAPS)
-		REQUIRE(page_ok(v->IO_BITMAP_A) && page_ok(v->IO_BITMAP_B), "I/O bitmap address");
+		CTL_SECONDARY_ALLOWED);
+	REQUIRE(v->CR3_TARGET_COUNT <= 4, CTL_CR3_TARGET_COUNT);
+	if (primary & CPU_BASED_USE_IO_BITMAPS) {
+		REQUIRE(page_ok(v->IO_BITMAP_A), CTL_IO_BITMAP_A);
+		REQUIRE(page_ok(v->IO_BITMAP_B), CTL_IO_BITMAP_B);
+	}
 	if (primary & CPU_BASED_USE_MSR_BITMAPS)
-		REQUIRE(page_ok(v->MSR_BITMAP), "MSR bitmap address");
+		REQUIRE(page_ok(v->MSR_BITMAP), CTL_MSR_BITMAP);
 	REQUIRE((pin & PIN_BASED_NMI_EXITING) || !(pin & PIN_BASED_VIRTUAL_NMIS),
-		"virtual NMIs without NMI exiting");
+		CTL_VIRTUAL_NMI);
 	REQUIRE((pin & PIN_BASED_VIRTUAL_NMIS) || !(primary & CPU_BASED_NMI_WINDOW_EXITING),
-		"NMI-window exiting without virtual NMIs");
-	why = cpu_check_apic_controls(v);
-	if (why)
-		return why;
+		CTL_NMI_WINDOW);
+	cpu_check_apic_controls(v, f);
 	if (secondary & SECONDARY_EXEC_ENABLE_VPID)
-		REQUIRE(v->VIRTUAL_PROCESSOR_ID, "VPID 0");
+		REQUIRE(v->VIRTUAL_PROCESSOR_ID, CTL_VPID);
 	if (secondary & SECONDARY_EXEC_UNRESTRICTED_GUEST)
-		REQUIRE(secondary & SECONDARY_EXEC_ENABLE_EPT, "unrestricted guest without EPT");
+		REQUIRE(secondary & SECONDARY_EXEC_ENABLE_EPT, CTL_UNRESTRICTED);
 	if (secondary & SECONDARY_EXEC_ENABLE_PML)
 		REQUIRE((secondary & SECONDARY_EXEC_ENABLE_EPT) && page_ok(v->PML_ADDRESS),
-			"page-modification log without EPT, or its address");
+			CTL_PML);
 	if (secondary & SECONDARY_EXEC_ENABLE_EPT)
-		return cpu_check_eptp(v->EPT_POINTER);
-	return NULL;
+		check_eptp(v->EPT_POINTER, f);
 }
 
-static const char *check_msr_area(uint64_t addr, uint64_t count)
+static void check_msr_area(uint64_t addr, uint64_t count, enum vmentry_check id, struct vmentry_failures *f)
 {
-	if (!count)
-		return NULL;
-	REQUIRE(IS_ALIGNED(addr, 16ULL), "MSR area: alignment");
-	REQUIRE(!((addr + count * 16 - 1) >> VMX_HOST_MAXPHYADDR), "MSR area: address");
-	return NULL;
+	if (count && (!IS_ALIGNED(addr, 16ULL) || (addr + count * 16 - 1) >> VMX_HOST_MAXPHYADDR))
+		vmentry_failed(f, id, 0);
 }
 
-static const char *check_exit_entry_controls(const struct vmcs *v)
+static void check_exit_entry_controls(const struct vmcs *v, struct vmentry_failures *f)
 {
-	const char *why;
 
 	REQUIRE(cpu_control_allowed(MSR_IA32_VMX_TRUE_EXIT_CTLS, (uint32_t)v->VM_EXIT_CONTROLS),
-		"VM-exit controls");
+		CTL_EXIT_ALLOWED);
 	REQUIRE((v->PIN_BASED_VM_EXEC_CONTROL & PIN_BASED_VMX_PREEMPTION_TIMER) ||
 			!(v->VM_EXIT_CONTROLS & VM_EXIT_SAVE_VMX_PREEMPTION_TIMER),
-		"saving a preemption timer that is off");
+		CTL_SAVE_TIMER);
 	REQUIRE(cpu_control_allowed(MSR_IA32_VMX_TRUE_ENTRY_CTLS, (uint32_t)v->VM_ENTRY_CONTROLS),
-		"VM-entry controls");
-	why = check_msr_area(v->VM_EXIT_MSR_STORE_ADDR, v->VM_EXIT_MSR_STORE_COUNT);
-	if (!why)
-		why = check_msr_area(v->VM_EXIT_MSR_LOAD_ADDR, v->VM_EXIT_MSR_LOAD_COUNT);
-	if (!why)
-		why = check_msr_area(v->VM_ENTRY_MSR_LOAD_ADDR, v->VM_ENTRY_MSR_LOAD_COUNT);
-	return why;
+		CTL_ENTRY_ALLOWED);
+	check_msr_area(v->VM_EXIT_MSR_STORE_ADDR, v->VM_EXIT_MSR_STORE_COUNT, VMENTRY_CHECK_CTL_EXIT_STORE, f);
+	check_msr_area(v->VM_EXIT_MSR_LOAD_ADDR, v->VM_EXIT_MSR_LOAD_COUNT, VMENTRY_CHECK_CTL_EXIT_LOAD, f);
+	check_msr_area(v->VM_ENTRY_MSR_LOAD_ADDR, v->VM_ENTRY_MSR_LOAD_COUNT, VMENTRY_CHECK_CTL_ENTRY_LOAD, f);
 }
 
 /* Exceptions that push an error code. */
@@ -129,7 +129,7 @@ static const char *check_exit_entry_controls(const struct vmcs *v)
 	 BIT_ULL(X86_TRAP_SS) | BIT_ULL(X86_TRAP_GP) | BIT_ULL(X86_TRAP_PF) |                \
 	 BIT_ULL(X86_TRAP_AC))
 
-const char *cpu_check_injection(const struct vmcs *v)
+void cpu_check_injection(const struct vmcs *v, struct vmentry_failures *f)
 {
 	uint64_t info = v->VM_ENTRY_INTR_INFO_FIELD;
 	uint64_t vector = info & INTR_INFO_VECTOR_MASK;
@@ -140,26 +140,24 @@ const char *cpu_check_injection(const struct vmcs *v)
 			  (ERROR_CODE_VECTORS & BIT_ULL(vector));
 
 	if (!(info & INTR_INFO_VALID_MASK))
-		return NULL;
-	REQUIRE(type != 1, "injection: reserved type");
-	REQUIRE(type != INTR_TYPE_NMI_INTR || vector == X86_TRAP_NMI, "injection: NMI vector");
-	REQUIRE(type != INTR_TYPE_HARD_EXCEPTION || vector < 32, "injection: exception vector");
-	REQUIRE(type != INTR_TYPE_OTHER_EVENT || vector == 0, "injection: other event");
-	REQUIRE(!!(info & INTR_INFO_DELIVER_CODE_MASK) == error_code, "injection: error code flag");
-	REQUIRE(!(info & GENMASK_ULL(30, 12)), "injection: reserved bits");
+		return;
+	REQUIRE(type != 1, CTL_INJECT_TYPE);
+	REQUIRE(type != INTR_TYPE_NMI_INTR || vector == X86_TRAP_NMI, CTL_INJECT_VECTOR);
+	REQUIRE(type != INTR_TYPE_HARD_EXCEPTION || vector < 32, CTL_INJECT_VECTOR);
+	REQUIRE(type != INTR_TYPE_OTHER_EVENT || vector == 0, CTL_INJECT_VECTOR);
+	REQUIRE(!!(info & INTR_INFO_DELIVER_CODE_MASK) == error_code, CTL_INJECT_HAS_ERROR);
+	REQUIRE(!(info & GENMASK_ULL(30, 12)), CTL_INJECT_RESERVED);
 	if (error_code)
 		REQUIRE(!(v->VM_ENTRY_EXCEPTION_ERROR_CODE & GENMASK_ULL(31, 16)),
-			"injection: error code");
+			CTL_INJECT_ERROR);
 	if (type >= INTR_TYPE_SOFT_INTR && type <= INTR_TYPE_SOFT_EXCEPTION)
-		REQUIRE(v->VM_ENTRY_INSTRUCTION_LEN <= 15, "injection: instruction length");
-	return NULL;
+		REQUIRE(v->VM_ENTRY_INSTRUCTION_LEN <= 15, CTL_INJECT_LENGTH);
 }
 
-const char *cpu_check_controls(const struct vmcs *v)
+void cpu_check_controls(const struct vmcs *v, struct vmentry_failures *f)
 {
-	const char *why = check_execution_controls(v);
-
-	return why ? why : check_exit_entry_controls(v);
+	check_execution_controls(v, f);
+	check_exit_entry_controls(v, f);
 }
 
 /* --- host state: VM-instruction error 8 --- */
@@ -178,61 +176,61 @@ static bool cr4_fixed_ok(uint64_t cr4)
 	return (cr4 & must) == must && !(cr4 & ~vmx_capability_msr(MSR_IA32_VMX_CR4_FIXED1));
 }
 
-const char *cpu_check_host_state(const struct vmcs *v)
+void cpu_check_host_state(const struct vmcs *v, struct vmentry_failures *f)
 {
-	REQUIRE(cr0_fixed_ok(v->HOST_CR0, 0), "CR0");
-	REQUIRE(cr4_fixed_ok(v->HOST_CR4), "CR4");
-	REQUIRE(!(v->HOST_CR3 >> VMX_HOST_MAXPHYADDR), "CR3");
-	REQUIRE(canonical(v->HOST_IA32_SYSENTER_ESP) && canonical(v->HOST_IA32_SYSENTER_EIP),
-		"SYSENTER MSRs");
+	REQUIRE(cr0_fixed_ok(v->HOST_CR0, 0), HOST_CR0_FIXED);
+	REQUIRE(cr4_fixed_ok(v->HOST_CR4), HOST_CR4_FIXED);
+	REQUIRE(!(v->HOST_CR3 >> VMX_HOST_MAXPHYADDR), HOST_CR3_WIDTH);
+	REQUIRE(canonical(v->HOST_IA32_SYSENTER_ESP), HOST_SYSENTER_ESP);
+	REQUIRE(canonical(v->HOST_IA32_SYSENTER_EIP), HOST_SYSENTER_EIP);
 	if (v->VM_EXIT_CONTROLS & VM_EXIT_LOAD_IA32_PAT)
-		REQUIRE(pat_ok(v->HOST_IA32_PAT), "PAT");
+		REQUIRE(pat_ok(v->HOST_IA32_PAT), HOST_PAT_TYPES);
 	if (v->VM_EXIT_CONTROLS & VM_EXIT_LOAD_IA32_EFER)
 		REQUIRE(!(v->HOST_IA32_EFER & EFER_RESERVED) &&
 				(v->HOST_IA32_EFER & EFER_LMA) && (v->HOST_IA32_EFER & EFER_LME),
-			"EFER");
+			HOST_EFER_BITS);
 	REQUIRE(!((v->HOST_CS_SELECTOR | v->HOST_SS_SELECTOR | v->HOST_DS_SELECTOR |
 		   v->HOST_ES_SELECTOR | v->HOST_FS_SELECTOR | v->HOST_GS_SELECTOR |
-		   v->HOST_TR_SELECTOR) & 7), "selector RPL or TI");
-	REQUIRE(v->HOST_CS_SELECTOR, "CS selector 0");
-	REQUIRE(v->HOST_TR_SELECTOR, "TR selector 0");
-	REQUIRE(canonical(v->HOST_FS_BASE) && canonical(v->HOST_GS_BASE) &&
-			canonical(v->HOST_GDTR_BASE) && canonical(v->HOST_IDTR_BASE) &&
-			canonical(v->HOST_TR_BASE), "base address");
-	REQUIRE(v->VM_EXIT_CONTROLS & VM_EXIT_HOST_ADDR_SPACE_SIZE, "host address-space size");
-	REQUIRE(v->HOST_CR4 & X86_CR4_PAE, "CR4.PAE of a 64-bit host");
-	REQUIRE(canonical(v->HOST_RIP), "RIP");
-	return NULL;
+		   v->HOST_TR_SELECTOR) & 7), HOST_SELECTORS);
+	REQUIRE(v->HOST_CS_SELECTOR, HOST_CS_ZERO);
+	REQUIRE(v->HOST_TR_SELECTOR, HOST_TR_ZERO);
+	REQUIRE(canonical(v->HOST_FS_BASE), HOST_FS_BASE_CANONICAL);
+	REQUIRE(canonical(v->HOST_GS_BASE), HOST_GS_BASE_CANONICAL);
+	REQUIRE(canonical(v->HOST_GDTR_BASE), HOST_GDTR_BASE_CANONICAL);
+	REQUIRE(canonical(v->HOST_IDTR_BASE), HOST_IDTR_BASE_CANONICAL);
+	REQUIRE(canonical(v->HOST_TR_BASE), HOST_TR_BASE_CANONICAL);
+	REQUIRE(v->VM_EXIT_CONTROLS & VM_EXIT_HOST_ADDR_SPACE_SIZE, HOST_SIZE);
+	REQUIRE(v->HOST_CR4 & X86_CR4_PAE, HOST_PAE);
+	REQUIRE(canonical(v->HOST_RIP), HOST_RIP_WIDTH);
 }
 
 /* --- guest state: exit reason 33 --- */
 
-static const char *check_guest_control_registers(const struct vmcs *v)
+static void check_guest_control_registers(const struct vmcs *v, struct vmentry_failures *f)
 {
 	bool unrestricted = secondary_of(v) & SECONDARY_EXEC_UNRESTRICTED_GUEST;
 	bool ia32e = v->VM_ENTRY_CONTROLS & VM_ENTRY_IA32E_MODE;
 	bool pg = v->GUEST_CR0 & X86_CR0_PG;
 
-	REQUIRE(cr0_fixed_ok(v->GUEST_CR0, unrestricted ? X86_CR0_PE | X86_CR0_PG : 0), "CR0");
-	REQUIRE(!pg || (v->GUEST_CR0 & X86_CR0_PE), "CR0.PG without PE");
-	REQUIRE(cr4_fixed_ok(v->GUEST_CR4), "CR4");
-	REQUIRE(!ia32e || (pg && (v->GUEST_CR4 & X86_CR4_PAE)), "IA-32e mode without PG or PAE");
-	REQUIRE(ia32e || !(v->GUEST_CR4 & X86_CR4_PCIDE), "CR4.PCIDE outside IA-32e mode");
-	REQUIRE(!(v->GUEST_CR3 >> VMX_HOST_MAXPHYADDR), "CR3");
-	REQUIRE(canonical(v->GUEST_SYSENTER_ESP) && canonical(v->GUEST_SYSENTER_EIP),
-		"SYSENTER MSRs");
+	REQUIRE(cr0_fixed_ok(v->GUEST_CR0, unrestricted ? X86_CR0_PE | X86_CR0_PG : 0), GUEST_CR0_FIXED);
+	REQUIRE(!pg || (v->GUEST_CR0 & X86_CR0_PE), GUEST_CR0_PG_PE);
+	REQUIRE(cr4_fixed_ok(v->GUEST_CR4), GUEST_CR4_FIXED);
+	REQUIRE(!ia32e || (pg && (v->GUEST_CR4 & X86_CR4_PAE)), GUEST_IA32E_PAGING);
+	REQUIRE(ia32e || !(v->GUEST_CR4 & X86_CR4_PCIDE), GUEST_PCIDE);
+	REQUIRE(!(v->GUEST_CR3 >> VMX_HOST_MAXPHYADDR), GUEST_CR3_WIDTH);
+	REQUIRE(canonical(v->GUEST_SYSENTER_ESP), GUEST_SYSENTER_ESP_CANONICAL);
+	REQUIRE(canonical(v->GUEST_SYSENTER_EIP), GUEST_SYSENTER_EIP_CANONICAL);
 	if (v->VM_ENTRY_CONTROLS & VM_ENTRY_LOAD_DEBUG_CONTROLS)
-		REQUIRE(!(v->GUEST_DR7 >> 32), "DR7");
+		REQUIRE(!(v->GUEST_DR7 >> 32), GUEST_DR7_WIDTH);
 	if (v->VM_ENTRY_CONTROLS & VM_ENTRY_LOAD_IA32_PAT)
-		REQUIRE(pat_ok(v->GUEST_IA32_PAT), "PAT");
+		REQUIRE(pat_ok(v->GUEST_IA32_PAT), GUEST_PAT_TYPES);
 	if (v->VM_ENTRY_CONTROLS & VM_ENTRY_LOAD_IA32_EFER) {
 		uint64_t efer = v->GUEST_IA32_EFER;
 
-		REQUIRE(!(efer & EFER_RESERVED), "EFER: reserved bits");
-		REQUIRE(!!(efer & EFER_LMA) == ia32e, "EFER.LMA differs from IA-32e mode");
-		REQUIRE(!pg || !!(efer & EFER_LMA) == !!(efer & EFER_LME), "EFER.LMA without LME");
+		REQUIRE(!(efer & EFER_RESERVED), GUEST_EFER_BITS);
+		REQUIRE(!!(efer & EFER_LMA) == ia32e, GUEST_EFER_BITS);
+		REQUIRE(!pg || !!(efer & EFER_LMA) == !!(efer & EFER_LME), GUEST_EFER_BITS);
 	}
-	return NULL;
 }
 
 /* A segment register of the VMCS, gathered. */
@@ -266,251 +264,226 @@ static bool granularity_ok(struct seg s)
 	return !(s.limit & 0xfff00000) || (s.ar & VMX_AR_G);
 }
 
-static const char *check_v86_segment(struct seg s)
+/* Encodings of a segment register's fields: the manual numbers them ES CS SS DS FS GS LDTR TR. */
+enum seg_index { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR };
+#define BASE_OF(n) (GUEST_ES_BASE + 2 * (n))
+#define LIMIT_OF(n) (GUEST_ES_LIMIT + 2 * (n))
+#define RIGHTS_OF(n) (GUEST_ES_AR_BYTES + 2 * (n))
+#define SELECTOR_OF(n) (GUEST_ES_SELECTOR + 2 * (n))
+
+static void check_v86_segment(struct seg s, enum seg_index n, struct vmentry_failures *f)
 {
-	REQUIRE(s.base == s.selector << 4, "virtual-8086 segment base");
-	REQUIRE(s.limit == 0xffff, "virtual-8086 segment limit");
-	REQUIRE(s.ar == 0xf3, "virtual-8086 access rights");
-	return NULL;
+	REQUIRE_OF(BASE_OF(n), s.base == s.selector << 4, SEG_V86_BASE);
+	REQUIRE_OF(LIMIT_OF(n), s.limit == 0xffff, SEG_V86_LIMIT);
+	REQUIRE_OF(RIGHTS_OF(n), s.ar == 0xf3, SEG_V86_RIGHTS);
 }
 
-static const char *check_cs(const struct vmcs *v, bool unrestricted)
+/* What a code or data segment that is usable has. */
+static void check_rights(struct seg s, enum seg_index n, struct vmentry_failures *f)
+{
+	REQUIRE_OF(RIGHTS_OF(n), s.ar & VMX_AR_S, SEG_CODE_OR_DATA);
+	REQUIRE_OF(RIGHTS_OF(n), s.ar & VMX_AR_P, SEG_PRESENT);
+	REQUIRE_OF(RIGHTS_OF(n), !(s.ar & VMX_AR_RESERVED), SEG_RESERVED);
+	REQUIRE_OF(RIGHTS_OF(n), granularity_ok(s), SEG_GRANULARITY);
+}
+
+static void check_cs(const struct vmcs *v, bool unrestricted, struct vmentry_failures *f)
 {
 	struct seg s = SEG(v, CS);
 	unsigned ss_dpl = dpl(SEG(v, SS)), type = type_of(s);
 	bool ia32e = v->VM_ENTRY_CONTROLS & VM_ENTRY_IA32E_MODE;
 
-	REQUIRE(type == 9 || type == 11 || type == 13 || type == 15 || (type == 3 && unrestricted),
-		"CS: type");
-	REQUIRE(s.ar & VMX_AR_S, "CS: system segment");
-	REQUIRE(type != 3 || dpl(s) == 0, "CS: DPL of a data segment");
-	REQUIRE(!(type == 9 || type == 11) || dpl(s) == ss_dpl, "CS: DPL differs from SS.DPL");
-	REQUIRE(!(type == 13 || type == 15) || dpl(s) <= ss_dpl, "CS: DPL over SS.DPL");
-	REQUIRE(s.ar & VMX_AR_P, "CS: not present");
-	REQUIRE(!(s.ar & VMX_AR_RESERVED), "CS: reserved bits");
-	REQUIRE(!(ia32e && (s.ar & VMX_AR_L) && (s.ar & VMX_AR_DB)), "CS: both L and D");
-	REQUIRE(granularity_ok(s), "CS: granularity");
-	REQUIRE(!(s.base >> 32), "CS: base");
-	return NULL;
+	REQUIRE(type == 9 || type == 11 || type == 13 || type == 15 || (type == 3 && unrestricted), SEG_CS_TYPE);
+	REQUIRE(type != 3 || dpl(s) == 0, SEG_CS_DPL_DATA);
+	REQUIRE(!(type == 9 || type == 11) || dpl(s) == ss_dpl, SEG_CS_DPL);
+	REQUIRE(!(type == 13 || type == 15) || dpl(s) <= ss_dpl, SEG_CS_DPL);
+	REQUIRE(!(ia32e && (s.ar & VMX_AR_L) && (s.ar & VMX_AR_DB)), SEG_CS_L_AND_D);
+	check_rights(s, SEG_CS, f);
+	REQUIRE_OF(GUEST_CS_BASE, !(s.base >> 32), SEG_BASE_32_BITS);
 }
 
-static const char *check_ss(const struct vmcs *v, bool unrestricted)
+static void check_ss(const struct vmcs *v, bool unrestricted, struct vmentry_failures *f)
 {
 	struct seg s = SEG(v, SS);
 	unsigned cs_type = type_of(SEG(v, CS));
 
 	if (!unrestricted)
-		REQUIRE((v->GUEST_SS_SELECTOR & 3) == (v->GUEST_CS_SELECTOR & 3), "SS: RPL");
+		REQUIRE((v->GUEST_SS_SELECTOR & 3) == (v->GUEST_CS_SELECTOR & 3), SEG_SS_RPL);
 	if (!unrestricted)
-		REQUIRE(dpl(s) == (s.selector & 3), "SS: DPL differs from RPL");
-	REQUIRE(!(cs_type == 3 || !(v->GUEST_CR0 & X86_CR0_PE)) || dpl(s) == 0,
-		"SS: DPL in real mode");
+		REQUIRE(dpl(s) == (s.selector & 3), SEG_SS_DPL);
+	REQUIRE(!(cs_type == 3 || !(v->GUEST_CR0 & X86_CR0_PE)) || dpl(s) == 0, SEG_SS_DPL_REAL);
 	if (!usable(s))
-		return NULL;
-	REQUIRE(type_of(s) == 3 || type_of(s) == 7, "SS: type");
-	REQUIRE(s.ar & VMX_AR_S, "SS: system segment");
-	REQUIRE(s.ar & VMX_AR_P, "SS: not present");
-	REQUIRE(!(s.ar & VMX_AR_RESERVED), "SS: reserved bits");
-	REQUIRE(granularity_ok(s), "SS: granularity");
-	REQUIRE(!(s.base >> 32), "SS: base");
-	return NULL;
+		return;
+	REQUIRE(type_of(s) == 3 || type_of(s) == 7, SEG_SS_TYPE);
+	check_rights(s, SEG_SS, f);
+	REQUIRE_OF(GUEST_SS_BASE, !(s.base >> 32), SEG_BASE_32_BITS);
 }
 
-static const char *check_data_segment(struct seg s, bool unrestricted, bool wide_base)
+static void check_data_segment(struct seg s, enum seg_index n, bool unrestricted, struct vmentry_failures *f)
 {
+	bool wide_base = n == SEG_FS || n == SEG_GS;
 	unsigned type = type_of(s);
 
-	REQUIRE(!wide_base || canonical(s.base), "data segment: base not canonical");
+	REQUIRE_OF(BASE_OF(n), !wide_base || canonical(s.base), SEG_BASE_CANONICAL);
 	if (!usable(s))
-		return NULL;
-	REQUIRE(wide_base || !(s.base >> 32), "data segment: base");
-	REQUIRE(type & 1, "data segment: not accessed");
-	REQUIRE(!(type & 8) || (type & 2), "data segment: code that cannot be read");
-	REQUIRE(s.ar & VMX_AR_S, "data segment: system segment");
-	REQUIRE(unrestricted || type >= 12 || dpl(s) >= (s.selector & 3), "data segment: DPL");
-	REQUIRE(s.ar & VMX_AR_P, "data segment: not present");
-	REQUIRE(!(s.ar & VMX_AR_RESERVED), "data segment: reserved bits");
-	REQUIRE(granularity_ok(s), "data segment: granularity");
-	return NULL;
+		return;
+	REQUIRE_OF(BASE_OF(n), wide_base || !(s.base >> 32), SEG_BASE_32_BITS);
+	REQUIRE_OF(RIGHTS_OF(n), type & 1, SEG_DATA_ACCESSED);
+	REQUIRE_OF(RIGHTS_OF(n), !(type & 8) || (type & 2), SEG_DATA_READABLE);
+	REQUIRE_OF(RIGHTS_OF(n), unrestricted || type >= 12 || dpl(s) >= (s.selector & 3), SEG_DATA_DPL);
+	check_rights(s, n, f);
 }
 
-static const char *check_tr_ldtr(const struct vmcs *v)
+static void check_system_segment(struct seg s, enum seg_index n, struct vmentry_failures *f)
+{
+	REQUIRE_OF(SELECTOR_OF(n), !(s.selector & 4), SEG_IN_LDT);
+	REQUIRE_OF(BASE_OF(n), canonical(s.base), SEG_BASE_CANONICAL);
+	REQUIRE_OF(RIGHTS_OF(n), !(s.ar & VMX_AR_S), SEG_SYSTEM);
+	REQUIRE_OF(RIGHTS_OF(n), s.ar & VMX_AR_P, SEG_PRESENT);
+	REQUIRE_OF(RIGHTS_OF(n), !(s.ar & VMX_AR_RESERVED), SEG_RESERVED);
+	REQUIRE_OF(RIGHTS_OF(n), granularity_ok(s), SEG_GRANULARITY);
+}
+
+static void check_tr_ldtr(const struct vmcs *v, struct vmentry_failures *f)
 {
 	bool ia32e = v->VM_ENTRY_CONTROLS & VM_ENTRY_IA32E_MODE;
 	struct seg tr = SEG(v, TR), ldtr = SEG(v, LDTR);
 
-	REQUIRE(!(tr.selector & 4), "TR: in the LDT");
-	REQUIRE(canonical(tr.base), "TR: base");
-	REQUIRE(type_of(tr) == 11 || (type_of(tr) == 3 && !ia32e), "TR: type");
-	REQUIRE(!(tr.ar & VMX_AR_S), "TR: not a system segment");
-	REQUIRE(tr.ar & VMX_AR_P, "TR: not present");
-	REQUIRE(usable(tr) && !(tr.ar & VMX_AR_RESERVED), "TR: reserved bits");
-	REQUIRE(granularity_ok(tr), "TR: granularity");
+	REQUIRE(type_of(tr) == 11 || (type_of(tr) == 3 && !ia32e), SEG_TR_TYPE);
+	REQUIRE(usable(tr), SEG_TR_USABLE);
+	check_system_segment(tr, SEG_TR, f);
 	if (!usable(ldtr))
-		return NULL;
-	REQUIRE(!(ldtr.selector & 4), "LDTR: in the LDT");
-	REQUIRE(canonical(ldtr.base), "LDTR: base");
-	REQUIRE(type_of(ldtr) == 2, "LDTR: type");
-	REQUIRE(!(ldtr.ar & VMX_AR_S), "LDTR: not a system segment");
-	REQUIRE(ldtr.ar & VMX_AR_P, "LDTR: not present");
-	REQUIRE(!(ldtr.ar & VMX_AR_RESERVED), "LDTR: reserved bits");
-	REQUIRE(granularity_ok(ldtr), "LDTR: granularity");
-	return NULL;
+		return;
+	REQUIRE(type_of(ldtr) == 2, SEG_LDTR_TYPE);
+	check_system_segment(ldtr, SEG_LDTR, f);
 }
 
-static const char *check_guest_segments(const struct vmcs *v)
+static void check_guest_segments(const struct vmcs *v, struct vmentry_failures *f)
 {
 	bool unrestricted = secondary_of(v) & SECONDARY_EXEC_UNRESTRICTED_GUEST;
-	const char *why = check_tr_ldtr(v);
+	const struct seg all[] = { SEG(v, ES), SEG(v, CS), SEG(v, SS), SEG(v, DS), SEG(v, FS), SEG(v, GS) };
 
+	check_tr_ldtr(v, f);
 	if (v->GUEST_RFLAGS & X86_FLAGS_VM) {
-		const struct seg all[] = { SEG(v, CS), SEG(v, SS), SEG(v, DS),
-					   SEG(v, ES), SEG(v, FS), SEG(v, GS) };
-
-		for (size_t n = 0; !why && n < ARRAY_SIZE(all); n++)
-			why = check_v86_segment(all[n]);
-		return why;
+		for (size_t n = 0; n < ARRAY_SIZE(all); n++)
+			check_v86_segment(all[n], (enum seg_index)n, f);
+		return;
 	}
-	if (!why)
-		why = check_cs(v, unrestricted);
-	if (!why)
-		why = check_ss(v, unrestricted);
-	if (!why)
-		why = check_data_segment(SEG(v, DS), unrestricted, false);
-	if (!why)
-		why = check_data_segment(SEG(v, ES), unrestricted, false);
-	if (!why)
-		why = check_data_segment(SEG(v, FS), unrestricted, true);
-	if (!why)
-		why = check_data_segment(SEG(v, GS), unrestricted, true);
-	return why;
+	check_cs(v, unrestricted, f);
+	check_ss(v, unrestricted, f);
+	for (size_t n = 0; n < ARRAY_SIZE(all); n++)
+		if (n != SEG_CS && n != SEG_SS)
+			check_data_segment(all[n], (enum seg_index)n, unrestricted, f);
 }
 
-static const char *check_rip_rflags(const struct vmcs *v)
+static void check_rip_rflags(const struct vmcs *v, struct vmentry_failures *f)
 {
 	bool ia32e = v->VM_ENTRY_CONTROLS & VM_ENTRY_IA32E_MODE;
 	bool code64 = ia32e && (v->GUEST_CS_AR_BYTES & VMX_AR_L);
 	uint64_t fl = v->GUEST_RFLAGS;
 	uint64_t info = v->VM_ENTRY_INTR_INFO_FIELD;
 
-	REQUIRE(!(v->GUEST_GDTR_LIMIT >> 16) && !(v->GUEST_IDTR_LIMIT >> 16), "GDTR or IDTR limit");
-	REQUIRE(canonical(v->GUEST_GDTR_BASE) && canonical(v->GUEST_IDTR_BASE),
-		"GDTR or IDTR base");
+	REQUIRE_OF(GUEST_GDTR_LIMIT, !(v->GUEST_GDTR_LIMIT >> 16), GUEST_TABLE_LIMIT);
+	REQUIRE_OF(GUEST_IDTR_LIMIT, !(v->GUEST_IDTR_LIMIT >> 16), GUEST_TABLE_LIMIT);
+	REQUIRE_OF(GUEST_GDTR_BASE, canonical(v->GUEST_GDTR_BASE), GUEST_TABLE_BASE);
+	REQUIRE_OF(GUEST_IDTR_BASE, canonical(v->GUEST_IDTR_BASE), GUEST_TABLE_BASE);
 	/* bits 63:48 identical, which is less than canonical: the fetch at 2^47 raises #GP in the guest */
 	REQUIRE(code64 ? (uint64_t)((int64_t)(v->GUEST_RIP << 15) >> 15) == v->GUEST_RIP : !(v->GUEST_RIP >> 32),
-		"RIP");
+		GUEST_RIP_RANGE);
 	REQUIRE(!(fl & ~GENMASK_ULL(21, 0)) && !(fl & (BIT_ULL(15) | BIT_ULL(5) | BIT_ULL(3))) &&
-			(fl & X86_FLAGS_FIXED), "RFLAGS: reserved bits");
-	REQUIRE(!(fl & X86_FLAGS_VM) || (!ia32e && (v->GUEST_CR0 & X86_CR0_PE)), "RFLAGS.VM");
+			(fl & X86_FLAGS_FIXED), GUEST_RFLAGS_RESERVED);
+	REQUIRE(!(fl & X86_FLAGS_VM) || (!ia32e && (v->GUEST_CR0 & X86_CR0_PE)), GUEST_RFLAGS_VM);
 	if ((info & INTR_INFO_VALID_MASK) && !FIELD_GET(INTR_INFO_INTR_TYPE_MASK, info))
-		REQUIRE(fl & X86_FLAGS_IF, "interrupt injected with IF = 0");
-	return NULL;
+		REQUIRE(fl & X86_FLAGS_IF, GUEST_RFLAGS_IF);
 }
 
-static const char *check_interruptibility(const struct vmcs *v)
+static void check_interruptibility(const struct vmcs *v, struct vmentry_failures *f)
 {
 	uint64_t state = v->GUEST_INTERRUPTIBILITY_INFO, info = v->VM_ENTRY_INTR_INFO_FIELD;
 	bool sti = state & GUEST_INTR_STATE_STI, mov_ss = state & GUEST_INTR_STATE_MOV_SS;
 	bool valid = info & INTR_INFO_VALID_MASK;
 	uint64_t type = FIELD_GET(INTR_INFO_INTR_TYPE_MASK, info);
 
-	REQUIRE(!(state & GENMASK_ULL(31, 4)), "interruptibility: reserved bits");
-	REQUIRE(!(sti && mov_ss), "blocking by STI and by MOV SS");
-	REQUIRE(!sti || (v->GUEST_RFLAGS & X86_FLAGS_IF), "blocking by STI with IF = 0");
+	REQUIRE(!(state & GENMASK_ULL(31, 4)), GUEST_INT_RESERVED);
+	REQUIRE(!(sti && mov_ss), GUEST_INT_BOTH);
+	REQUIRE(!sti || (v->GUEST_RFLAGS & X86_FLAGS_IF), GUEST_INT_STI);
 	REQUIRE(!(valid && type == INTR_TYPE_EXT_INTR && (sti || mov_ss)),
-		"interrupt injected into a shadow");
-	REQUIRE(!(valid && type == INTR_TYPE_NMI_INTR && mov_ss), "NMI injected into a shadow");
-	REQUIRE(!(state & GUEST_INTR_STATE_SMI), "blocking by SMI outside SMM");
+		GUEST_INT_INTERRUPT);
+	REQUIRE(!(valid && type == INTR_TYPE_NMI_INTR && mov_ss), GUEST_INT_NMI);
+	REQUIRE(!(state & GUEST_INTR_STATE_SMI), GUEST_INT_SMI);
 	REQUIRE(!(valid && type == INTR_TYPE_NMI_INTR && (state & GUEST_INTR_STATE_NMI) &&
 		  (v->PIN_BASED_VM_EXEC_CONTROL & PIN_BASED_VIRTUAL_NMIS)),
-		"NMI injected while virtual NMIs are blocked");
-	return NULL;
+		GUEST_INT_VIRTUAL_NMI);
 }
 
-static const char *check_activity(const struct vmcs *v)
+static void check_activity(const struct vmcs *v, struct vmentry_failures *f)
 {
 	uint64_t activity = v->GUEST_ACTIVITY_STATE, info = v->VM_ENTRY_INTR_INFO_FIELD;
 	uint64_t type = FIELD_GET(INTR_INFO_INTR_TYPE_MASK, info);
 	uint64_t vector = info & INTR_INFO_VECTOR_MASK;
 
-	REQUIRE(activity <= GUEST_ACTIVITY_HLT, "activity state");
+	REQUIRE(activity <= GUEST_ACTIVITY_HLT, GUEST_ACTIVITY);
 	if (activity != GUEST_ACTIVITY_HLT)
-		return NULL;
-	REQUIRE(dpl(SEG(v, SS)) == 0, "HLT at CPL over 0");
+		return;
+	REQUIRE(dpl(SEG(v, SS)) == 0, GUEST_HLT_DPL);
 	REQUIRE(!(v->GUEST_INTERRUPTIBILITY_INFO & (GUEST_INTR_STATE_STI | GUEST_INTR_STATE_MOV_SS)),
-		"HLT in a shadow");
+		GUEST_HLT_SHADOW);
 	if (info & INTR_INFO_VALID_MASK)
 		REQUIRE(type == INTR_TYPE_EXT_INTR || type == INTR_TYPE_NMI_INTR ||
 				(type == INTR_TYPE_HARD_EXCEPTION &&
 				 (vector == X86_TRAP_DB || vector == X86_TRAP_MC)) ||
 				(type == INTR_TYPE_OTHER_EVENT && vector == 0),
-			"event that cannot be injected into HLT");
-	return NULL;
+			GUEST_HLT_EVENT);
 }
 
 #define PENDING_DBG_RESERVED (~(0xfULL | BIT_ULL(12) | DR6_BS | BIT_ULL(16)))
 
-static const char *check_pending_debug(const struct vmcs *v)
+static void check_pending_debug(const struct vmcs *v, struct vmentry_failures *f)
 {
 	uint64_t p = v->GUEST_PENDING_DBG_EXCEPTIONS;
 	bool shadow = v->GUEST_INTERRUPTIBILITY_INFO &
 		      (GUEST_INTR_STATE_STI | GUEST_INTR_STATE_MOV_SS);
 	bool step = (v->GUEST_RFLAGS & X86_FLAGS_TF) && !(v->GUEST_IA32_DEBUGCTL & 2);
 
-	REQUIRE(!(p & PENDING_DBG_RESERVED), "pending debug exceptions: reserved bits");
+	REQUIRE(!(p & PENDING_DBG_RESERVED), GUEST_DBG_RESERVED);
 	if (shadow || v->GUEST_ACTIVITY_STATE == GUEST_ACTIVITY_HLT)
-		REQUIRE(!!(p & DR6_BS) == step, "pending debug exceptions: BS and TF");
-	return NULL;
+		REQUIRE(!!(p & DR6_BS) == step, GUEST_DBG_SINGLE_STEP);
 }
 
 #define PDPTE_RESERVED (GENMASK_ULL(2, 1) | GENMASK_ULL(8, 5) | GENMASK_ULL(63, 52))
 
-static const char *check_pdptrs(const struct vmcs *v)
+static void check_pdptrs(const struct vmcs *v, struct vmentry_failures *f)
 {
 	uint64_t pdpte[4] = { v->GUEST_PDPTR0, v->GUEST_PDPTR1, v->GUEST_PDPTR2,
 			      v->GUEST_PDPTR3 };
 	bool pae = (v->GUEST_CR0 & X86_CR0_PG) && (v->GUEST_CR4 & X86_CR4_PAE) &&
 		   !(v->VM_ENTRY_CONTROLS & VM_ENTRY_IA32E_MODE);
+	bool bad = false;
 
 	if (!pae)
-		return NULL;
+		return;
 	for (int n = 0; n < 4; n++) {
 		if (!(secondary_of(v) & SECONDARY_EXEC_ENABLE_EPT))
 			pdpte[n] = ((const uint64_t *)__va(v->GUEST_CR3 & 0xffffffe0))[n];
-		REQUIRE(!(pdpte[n] & PTE_P) || !(pdpte[n] & PDPTE_RESERVED), "PDPTE");
+		bad |= (pdpte[n] & PTE_P) && (pdpte[n] & PDPTE_RESERVED);
 	}
-	return NULL;
+	REQUIRE(!bad, GUEST_PDPTES);
 }
 
-const char *cpu_check_guest_registers(const struct vmcs *v)
+void cpu_check_guest_registers(const struct vmcs *v, struct vmentry_failures *f)
 {
-	const char *why = check_guest_control_registers(v);
-
-	return why ? why : check_guest_segments(v);
+	check_guest_control_registers(v, f);
+	check_guest_segments(v, f);
 }
 
-/* Exit qualifications of reason 33 (SDM "VM-Entry Failures During or After …"). */
-enum { QUAL_NONE = 0, QUAL_PDPTE = 2, QUAL_NMI = 3, QUAL_LINK_POINTER = 4 };
-
-const char *cpu_check_guest_state(const struct vmcs *v, uint64_t *qualification)
+void cpu_check_guest_state(const struct vmcs *v, struct vmentry_failures *f)
 {
-	static const char *(*const checks[])(const struct vmcs *v) = {
-		check_rip_rflags, check_activity, check_interruptibility, check_pending_debug,
-	};
-	const char *why;
-
-	*qualification = QUAL_NONE;
-	for (size_t n = 0; n < ARRAY_SIZE(checks); n++) {
-		why = checks[n](v);
-		if (why)
-			return why;
-	}
-	if (v->VMCS_LINK_POINTER != ~0ULL) {
-		*qualification = QUAL_LINK_POINTER;
-		return "VMCS link pointer";
-	}
-	why = check_pdptrs(v);
-	if (why)
-		*qualification = QUAL_PDPTE;
-	return why;
+	check_rip_rflags(v, f);
+	check_activity(v, f);
+	check_interruptibility(v, f);
+	check_pending_debug(v, f);
+	REQUIRE(v->VMCS_LINK_POINTER == ~0ULL, GUEST_LINK_NONE);
+	/* without EPT they are in memory, where CR3 says */
+	if (!f->nr)
+		check_pdptrs(v, f);
 }

@@ -275,19 +275,19 @@ bool cpu_control_allowed(uint32_t msr, uint32_t v);
 
 /* --- entry_checks.c --- */
 /*
- * NULL when the check passes, otherwise why not (for the log). Controls and host
- * state look at fields of their own kind only, the guest's registers also at controls.
+ * Checks that fail are added to *f. Controls and host state look at fields of their own
+ * kind only, the guest's registers also at controls.
  */
-const char *cpu_check_controls(const struct vmcs *v);
+void cpu_check_controls(const struct vmcs *v, struct vmentry_failures *f);
 /* The event to be injected: part of the controls. */
-const char *cpu_check_injection(const struct vmcs *v);
-/* NULL: an EPTP that VM entry takes. */
-const char *cpu_check_eptp(uint64_t eptp);
-const char *cpu_check_host_state(const struct vmcs *v);
+void cpu_check_injection(const struct vmcs *v, struct vmentry_failures *f);
+/* An EPTP that VM entry takes. */
+bool cpu_eptp_valid(uint64_t eptp);
+void cpu_check_host_state(const struct vmcs *v, struct vmentry_failures *f);
 /* Control, debug and segment registers and MSRs of the guest. */
-const char *cpu_check_guest_registers(const struct vmcs *v);
-/* The other guest state. *qualification: exit qualification of the failed entry. */
-const char *cpu_check_guest_state(const struct vmcs *v, uint64_t *qualification);
+void cpu_check_guest_registers(const struct vmcs *v, struct vmentry_failures *f);
+/* The other guest state. */
+void cpu_check_guest_state(const struct vmcs *v, struct vmentry_failures *f);
 /* --- vmx_isa.c: an MSR for the VM-exit MSR-store area; 0 or -EINVAL. --- */
 int cpu_msr_area_read(struct vmx_cpu *cpu, uint32_t msr, uint64_t *value);
 /* --- unwind.c --- */

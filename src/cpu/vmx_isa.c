@@ -130,7 +130,7 @@ enum vmx_result invept(struct vmx_cpu *cpu, uint64_t type, uint64_t eptp)
 	if (!all && type != INVEPT_SINGLE_CONTEXT)
 		return vmx_fail(cpu, VMXERR_INVALID_OPERAND_TO_INVEPT_INVVPID);
 	/* SDM "INVEPT": one that would make VM entry fail */
-	if (!all && cpu_check_eptp(eptp))
+	if (!all && !cpu_eptp_valid(eptp))
 		return vmx_fail(cpu, VMXERR_INVALID_OPERAND_TO_INVEPT_INVVPID);
 	cpu_tlb_drop_ept(cpu, eptp, all);
 	return VMX_SUCCEED;

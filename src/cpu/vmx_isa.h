@@ -22,6 +22,7 @@
 #include "lib/types.h"
 #include "sdm/exit_reasons.h"
 #include "sdm/vmcs_fields.h"
+#include "sdm/vmentry_checks.h"
 #include "sdm/vmx.h"
 
 struct vmx_machine; /* what the logical processors of one machine share */
@@ -121,6 +122,12 @@ must_check int vmx_rdmsr(struct vmx_cpu *cpu, uint32_t msr, uint64_t *value);
 must_check int vmx_wrmsr(struct vmx_cpu *cpu, uint32_t msr, uint64_t value);
 /* A capability MSR without a processor at hand (module set-up). */
 uint64_t vmx_capability_msr(uint32_t msr);
+
+/*
+ * For people: which checks a VM entry with the current VMCS would not pass, in the order in which they are made.
+ * After a failed entry, why. nr 0: all pass, or nobody knows (silicon does not tell).
+ */
+void vmx_entry_checks(const struct vmx_cpu *cpu, struct vmentry_failures *f);
 
 /* State VMX leaves in the registers: valid between exit and entry. */
 uint64_t *vmx_gprs(struct vmx_cpu *cpu); /* 16, hardware order; [RSP] unused: VMCS */

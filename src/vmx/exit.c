@@ -108,6 +108,7 @@ static int delivery_failed(struct kvm_vcpu *vcpu)
 /* VMLAUNCH said no: the client gets the processor's own reason. */
 static int fail_entry(struct kvm_vcpu *vcpu, uint64_t reason)
 {
+	vmx_tell_failed_entry(vcpu);
 	log_line(LOG_INFO, "vmx: VM entry of vCPU %u failed, reason %llx", vcpu->vcpu_id,
 		 (unsigned long long)reason);
 	vcpu->run->exit_reason = KVM_EXIT_FAIL_ENTRY;

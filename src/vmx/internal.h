@@ -281,6 +281,7 @@ struct nested_checks;
 bool nested_host_cr0_valid(struct kvm_vcpu *vcpu, uint64_t v);
 bool nested_guest_cr0_valid(struct kvm_vcpu *vcpu, uint64_t v);
 bool nested_cr4_valid(struct kvm_vcpu *vcpu, uint64_t v);
+bool nested_cr3_valid(struct kvm_vcpu *vcpu, uint64_t v);
 bool nested_vmx_canonical(uint64_t v);
 bool nested_vmx_offers_secondary(struct kvm_vcpu *vcpu, uint64_t bit);
 bool nested_vmx_eptp_valid(struct kvm_vcpu *vcpu, uint64_t eptp);
@@ -336,6 +337,9 @@ void nested_flush_shadow_vmcs12(struct kvm_vcpu *vcpu, const struct vmcs12 *v);
 /* --- tell.c: lines on stderr --- */
 /* A triple-fault exit of the guest's: the exceptions that led to it. */
 void vmx_tell_triple_fault(struct kvm_vcpu *vcpu);
+/* An entry that the processor has refused, the client's or L2's: the check, the field, its value. The VMCS is as it was. */
+void vmx_tell_failed_entry(struct kvm_vcpu *vcpu);
+void vmx_processor_limits(struct vmentry_limits *l);
 /*
  * The VMX_STUCK_AT'th EPT violation of the same access at the same place, with the same registers, is told, once
  * a vCPU: one that KVM_RUN is about to answer by EFAULT, and one of L2's that has gone to L1. Of the latter

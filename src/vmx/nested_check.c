@@ -22,6 +22,8 @@ static void note(struct nested_checks *f, enum vmentry_check id, bool passed)
 		return;
 	if (!f->nr_failed++)
 		f->first = id;
+	if (f->all)
+		vmentry_failed(f->all, id, 0);
 }
 
 /* --- helpers --- */
@@ -74,6 +76,11 @@ bool nested_guest_cr0_valid(struct kvm_vcpu *vcpu, uint64_t v)
 bool nested_cr4_valid(struct kvm_vcpu *vcpu, uint64_t v)
 {
 	return fixed_ok(vcpu, v, MSR_IA32_VMX_CR4_FIXED0, 0);
+}
+
+bool nested_cr3_valid(struct kvm_vcpu *vcpu, uint64_t v)
+{
+	return !(v >> vmx_services->maxphyaddr(vcpu));
 }
 
 bool nested_vmx_canonical(uint64_t v)
@@ -262,7 +269,7 @@ void nested_vmx_check_host_state(struct kvm_vcpu *vcpu, const struct vmcs12 *v, 
 
 	CHECK(f, HOST_CR0_FIXED, nested_host_cr0_valid(vcpu, v->host_cr0));
 	CHECK(f, HOST_CR4_FIXED, nested_cr4_valid(vcpu, v->host_cr4));
-	CHECK(f, HOST_CR3_WIDTH, !(v->host_cr3 >> vmx_services->maxphyaddr(vcpu)));
+	CHECK(f, HOST_CR3_WIDTH, nested_cr3_valid(vcpu, v->host_cr3));
 	CHECK(f, HOST_SYSENTER_ESP, nested_vmx_canonical(v->host_ia32_sysenter_esp));
 	CHECK(f, HOST_SYSENTER_EIP, nested_vmx_canonical(v->host_ia32_sysenter_eip));
 	if (v->vm_exit_controls & VM_EXIT_LOAD_IA32_PAT)
@@ -323,7 +330,7 @@ static void check_activity(struct kvm_vcpu *vcpu, const struct vmcs12 *v, struct
 	CHECK(f, GUEST_HLT_EVENT, may_enter_hlt(v->vm_entry_intr_info_field));
 }
 
-void nested_vmx_check_guest_state(struct kvm_vcpu *vcpu, const struct vmcs12 *v, struct nested_checks *f)
+static void check_guest_state(struct kvm_vcpu *vcpu, const struct vmcs12 *v, bool entry, struct nested_checks *f)
 {
 	bool ia32e = v->vm_entry_controls & VM_ENTRY_IA32E_MODE, pg = v->guest_cr0 & X86_CR0_PG;
 
@@ -339,11 +346,24 @@ void nested_vmx_check_guest_state(struct kvm_vcpu *vcpu, const struct vmcs12 *v,
 		CHECK(f, GUEST_PAT_TYPES, pat_ok(v->guest_ia32_pat));
 	CHECK(f, GUEST_IA32E_PAGING, !ia32e || (pg && v->guest_cr4 & X86_CR4_PAE));
 	/* of an L2 that is restored EFER is the client's to set */
-	if (vcpu->vmx->nested.run_pending && (v->vm_entry_controls & VM_ENTRY_LOAD_IA32_EFER))
+	if (entry && (v->vm_entry_controls & VM_ENTRY_LOAD_IA32_EFER))
 		CHECK(f, GUEST_EFER_BITS, !(v->guest_ia32_efer & EFER_RESERVED) &&
 						  !!(v->guest_ia32_efer & EFER_LMA) == ia32e &&
 						  (!pg || !!(v->guest_ia32_efer & EFER_LME) == ia32e));
 	check_activity(vcpu, v, f);
+}
+
+void nested_vmx_check_guest_registers(struct kvm_vcpu *vcpu, const struct vmcs12 *v, struct nested_checks *f)
+{
+	check_guest_state(vcpu, v, true, f);
+	if (v->vmcs_link_pointer != INVALID_VMPTR)
+		CHECK(f, GUEST_LINK_ALIGNED, nested_vmx_page_valid(vcpu, v->vmcs_link_pointer));
+	CHECK(f, GUEST_CR3_WIDTH, nested_cr3_valid(vcpu, v->guest_cr3));
+}
+
+void nested_vmx_check_guest_state(struct kvm_vcpu *vcpu, const struct vmcs12 *v, struct nested_checks *f)
+{
+	check_guest_state(vcpu, v, vcpu->vmx->nested.run_pending, f);
 	if (!f->nr_failed) {
 		check_link_pointer(vcpu, v, f);
 		if (f->nr_failed)

@@ -15,6 +15,7 @@ enum { ENTRY_FAIL_DEFAULT = 0, ENTRY_FAIL_PDPTE = 2, ENTRY_FAIL_NMI = 3, ENTRY_F
 struct nested_checks {
 	enum vmentry_check first; /* that failed, in the order in which the checks are made */
 	unsigned nr_failed;
+	struct vmentry_failures *all; /* where all of them are noted; NULL: nobody wants that */
 	uint64_t qualification; /* of exit 33 */
 };
 
@@ -22,11 +23,15 @@ void nested_vmx_check_controls(struct kvm_vcpu *vcpu, const struct vmcs12 *v, st
 void nested_vmx_check_address_space_size(struct kvm_vcpu *vcpu, const struct vmcs12 *v, struct nested_checks *f);
 void nested_vmx_check_host_state(struct kvm_vcpu *vcpu, const struct vmcs12 *v, struct nested_checks *f);
 void nested_vmx_check_guest_state(struct kvm_vcpu *vcpu, const struct vmcs12 *v, struct nested_checks *f);
+/* The same for a look at a vmcs12 that nobody enters with: nothing of L1's memory is read. */
+void nested_vmx_check_guest_registers(struct kvm_vcpu *vcpu, const struct vmcs12 *v, struct nested_checks *f);
 /* A check made elsewhere has failed. */
 void nested_check_failed(struct nested_checks *f, enum vmentry_check id, uint64_t qualification);
 
 /* --- nested_explain.c --- */
 /* L1's VM entry has failed: a tracepoint, and for the first ones of a vCPU a line on stderr. error 0: exit 33 or 34. */
+/* What L1's processor is, for the wording. */
+void nested_vmx_limits(struct kvm_vcpu *vcpu, struct vmentry_limits *l);
 void nested_vmx_explain(struct kvm_vcpu *vcpu, const struct nested_checks *f, unsigned error);
 
 #endif

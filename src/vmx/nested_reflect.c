@@ -278,6 +278,7 @@ bool nested_vmx_reflect_vmexit(struct kvm_vcpu *vcpu)
 
 	trace_vmexit(vcpu);
 	if (vmx->exit_reason & VMX_EXIT_REASONS_FAILED_VMENTRY) {
+		vmx_tell_failed_entry(vcpu);
 		nested_vmx_vmexit(vcpu, vmx->exit_reason, 0, vmcs_readl(vcpu, EXIT_QUALIFICATION));
 		return true;
 	}

@@ -198,7 +198,7 @@ bool nested_vmx_load_cr3(struct kvm_vcpu *vcpu, uint64_t cr3, bool keep_pdptrs, 
 	bool pae = (vmx_get_cr0(vcpu) & X86_CR0_PG) && (vmx_get_cr4(vcpu) & X86_CR4_PAE) &&
 		   !(vmx_get_efer(vcpu) & EFER_LMA);
 
-	if (cr3 >> vmx_services->maxphyaddr(vcpu)) {
+	if (!nested_cr3_valid(vcpu, cr3)) {
 		nested_check_failed(f, VMENTRY_CHECK_GUEST_CR3_WIDTH, ENTRY_FAIL_DEFAULT);
 		return false;
 	}

@@ -84,6 +84,36 @@ void vmx_tell_triple_fault(struct kvm_vcpu *vcpu)
 		 vmcs_read32(vcpu, GUEST_IDTR_LIMIT), (ull)vmcs_readl(vcpu, GUEST_RSP), (ull)vmx_get_cr3(vcpu));
 }
 
+/* --- VM entries that the processor refuses --- */
+
+void vmx_processor_limits(struct vmentry_limits *l)
+{
+	for (uint32_t n = 0; n < ARRAY_SIZE(l->cap); n++)
+		l->cap[n] = vmx_capability_msr(MSR_IA32_VMX_BASIC + n);
+	l->width = VMX_HOST_MAXPHYADDR;
+}
+
+void vmx_tell_failed_entry(struct kvm_vcpu *vcpu)
+{
+	const struct vcpu_vmx *vmx = vcpu->vmx;
+	bool exit = vmx->result == VMX_SUCCEED;
+	char text[VMENTRY_TEXT], whose[48] = "", others[32] = "";
+	struct vmentry_limits limits;
+	struct vmentry_failures f;
+
+	vmx_entry_checks(vmx->cpu, &f);
+	if (!f.nr)
+		return; /* an area of MSRs, or an error of VMLAUNCH's that is no check */
+	vmx_processor_limits(&limits);
+	vmentry_failure_text(&f.at[0], vmcs_read64(vcpu, f.at[0].field), &limits, text, sizeof(text));
+	if (is_guest_mode(vcpu))
+		snprintf(whose, sizeof(whose), " of L1's VMCS %#llx", (ull)vmx->nested.current_vmptr);
+	if (f.nr > 1)
+		snprintf(others, sizeof(others), ", and %u more", f.nr - 1);
+	log_told("vCPU %u: VM entry%s failed (%s %u): %s%s", vcpu->vcpu_id, whose, exit ? "exit" : "error",
+		 exit ? vmx_basic_exit_reason(vmx) : vmx->instruction_error, text, others);
+}
+
 /* --- faults without progress --- */
 
 /* SDM "Extended Page Tables": what EPT12 says of gpa, down to the entry that ends the walk. */

@@ -250,7 +250,8 @@ NESTED_TEST(an_entry_that_fails_is_explained_on_stderr, nested_open_l2)
 	close(stderr_was);
 	if (!preload || !strstr(preload, "userkvm"))
 		return; /* a kernel's */
-	assert_non_null(strstr(text, "guest state"));
+	assert_non_null(strstr(text, "failed (exit 33): GUEST_RFLAGS_RESERVED: GUEST_RFLAGS (6820h) = 0, must be: "));
+	assert_non_null(strstr(text, "; with 0x2 it would pass"));
 	assert_non_null(strstr(text, "[SDM \"Checks on Guest State\"]"));
 	assert_non_null(strstr(text, "HOST_TR_ZERO"));
 }

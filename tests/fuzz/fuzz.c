@@ -288,18 +288,14 @@ static const uint32_t fields[] = { VMCS_FIELDS(FIELD_ENTRY) };
 /* Which check refuses the entry, all of them made. */
 static const char *why_not(const struct vmcs *v)
 {
-	uint64_t qualification;
-	const char *why = cpu_check_controls(v);
+	struct vmentry_failures f = { 0 };
 
-	if (!why)
-		why = cpu_check_injection(v);
-	if (!why)
-		why = cpu_check_host_state(v);
-	if (!why)
-		why = cpu_check_guest_registers(v);
-	if (!why)
-		why = cpu_check_guest_state(v, &qualification);
-	return why;
+	cpu_check_controls(v, &f);
+	cpu_check_injection(v, &f);
+	cpu_check_host_state(v, &f);
+	cpu_check_guest_registers(v, &f);
+	cpu_check_guest_state(v, &f);
+	return f.nr ? vmentry_rows[f.at[0].check].name : NULL;
 }
 
 /* The processor leaves out checks whose outcome it knows: is it what all of them say? */

@@ -113,6 +113,7 @@ enum vmx_result vmresume(struct vmx_cpu *cpu)
 	return enter();
 }
 
+void vmx_entry_checks(const struct vmx_cpu *cpu, struct vmentry_failures *f) { f->nr = 0; }
 unsigned vmx_fault_chain(const struct vmx_cpu *cpu, struct vmx_fault out[VMX_FAULT_CHAIN]) { return 0; }
 bool vmx_broken(const struct vmx_cpu *cpu, const char **what, const char **file, int *line) { return false; }
 hpa_t vmx_bus_error_address(struct vmx_cpu *cpu) { return 0; }
