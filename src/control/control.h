@@ -35,6 +35,13 @@
  *	                       TOTAL MIN MAX in nanoseconds, since the first of the
  *	                       questions that followed each other in time
  *
+ *	vmcs SERIAL VCPU MASK  (bit 0 VMCS01, 1 vmcs12, 2 VMCS02: all of one moment)
+ *	                       state VMXON L2 PENDING VMXON_PTR VMPTR12; for each of
+ *	                       them vmcs WHICH THERE LAUNCHED, field ENCODING VALUE
+ *	entry SERIAL VCPU 12   (1: vmcs12, 0: VMCS01) the same of that one, then what VM
+ *	                       entry would say of it: width BITS, cap N VALUE (MSR 480h + N),
+ *	                       failed CHECK ENCODING, in the order of the checks
+ *
  * SERIAL, ID, AS, LEVEL, INDEX are decimal, all other numbers hexadecimal
  * without prefix; counters and times are decimal. Requests give numbers in C notation.
  *

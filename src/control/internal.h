@@ -29,5 +29,6 @@ typedef void request_fn(struct reply *r, struct kvm *kvm, const uint64_t *args);
 request_fn control_trace, control_untrace;	/* record.c; args[0] is the descriptor that came, or -1 */
 request_fn control_vms, control_stats, control_exits, control_slots;	/* facts.c */
 request_fn control_ept, control_age, control_walk, control_guest;	/* tables.c */
+request_fn control_vmcs, control_entry;	/* vmcs.c */
 
 #endif

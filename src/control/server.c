@@ -4,7 +4,7 @@
  * Invariants
  * 1. It blocks every signal, touches client memory by system calls only (a bad
  *    page is an error number, never a signal), and takes no lock that a vCPU
- *    waits for longer than a look into a list, or `age` into the entries of 1 GiB.
+ *    waits for longer than a look into a list or into its VMCS, or `age` into the entries of 1 GiB.
  * 2. One peer at a time, with time limits on both directions: a peer that does
  *    not read costs the next peer some seconds, and the target nothing.
  * 3. The listening socket is known by its inode: should the client have closed
@@ -55,7 +55,7 @@ static const struct {
 	int nr_numbers; /* behind the name; the first is the VM's serial */
 } requests[] = {
 	{ "vms", control_vms, 0 },   { "stats", control_stats, 0 }, { "slots", control_slots, 1 },
-	{ "exits", control_exits, 2 },
+	{ "exits", control_exits, 2 }, { "vmcs", control_vmcs, 3 }, { "entry", control_entry, 3 },
 	{ "ept", control_ept, 1 },   { "age", control_age, 1 },     { "trace", control_trace, 0 }, { "untrace", control_untrace, 0 },
 	     { "walk", control_walk, 3 },   { "guest", control_guest, 3 },
 };

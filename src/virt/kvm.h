@@ -111,6 +111,7 @@ enum kvm_vcpu_mode { OUTSIDE_GUEST_MODE, IN_GUEST_MODE, EXITING_GUEST_MODE };
 	F(HV_RESET)           \
 	F(HV_EXIT)            \
 	F(HV_STIMER)          \
+	F(CALL)               \
 	F(OUTSIDE_GUEST)
 enum kvm_request {
 #define KVM_REQ_ENUM(n) KVM_REQ_##n,
@@ -165,6 +166,7 @@ struct kvm_vcpu {
 	struct vcpu_vmx *vmx;	 /* (c) vmx room's part */
 	struct kvm_vcpu_arch *arch; /* (c) x86 room's part */
 
+	struct kvm_vcpu_call *call; /* (a) what KVM_REQ_CALL is about */
 	struct kvm_exit_stats *exit_stats; /* (a) virt/exit_stats.h; NULL until another process asks */
 	struct kvm_stats_file stats_file; /* vcpu->mutex */
 	/* Last, since it begins a page (virt/stats.h); (o), kvm_stat_add() elsewhere. */
@@ -336,6 +338,15 @@ void kvm_flush_remote_tlbs(struct kvm *kvm);
 int kvm_vcpu_block(struct kvm_vcpu *vcpu);
 /* The same for HLT: the wait is counted (halt_wait_ns, halt_wait_hist, blocking). */
 int kvm_vcpu_halt(struct kvm_vcpu *vcpu);
+
+/*
+ * virt/call.c: runs fn while the vCPU is at rest, its processor's state being that of the last exit: on
+ * its own thread before it enters the guest again, or, where that is in no ioctl, on the caller's. fn takes no lock
+ * and waits for nothing. -EBUSY: the vCPU has not come to rest within seconds. Any thread but a vCPU's in KVM_RUN.
+ */
+must_check int kvm_vcpu_call(struct kvm_vcpu *vcpu, void (*fn)(struct kvm_vcpu *vcpu, void *arg), void *arg);
+/* Owner thread: KVM_REQ_CALL has come. */
+void kvm_vcpu_serve_call(struct kvm_vcpu *vcpu);
 
 /* A bitmap that a slot got before the VM got its rings is idle. */
 static inline bool kvm_slot_uses_bitmap(const struct kvm *kvm, const struct kvm_memory_slot *slot)

@@ -173,6 +173,12 @@ static int serve_hv_exit(struct kvm_vcpu *vcpu)
 	return kvm_hyperv_ops->serve_exit(vcpu);
 }
 
+static int serve_call(struct kvm_vcpu *vcpu)
+{
+	kvm_vcpu_serve_call(vcpu);
+	return 1;
+}
+
 static int serve_hv_stimers(struct kvm_vcpu *vcpu)
 {
 	return kvm_hyperv_ops->serve_stimers(vcpu);
@@ -204,6 +210,7 @@ static const struct {
 	{ KVM_REQ_HV_EXIT, serve_hv_exit },
 	/* after the clock, which the timers count by */
 	{ KVM_REQ_HV_STIMER, serve_hv_stimers },
+	{ KVM_REQ_CALL, serve_call },
 };
 
 static int serve_requests(struct kvm_vcpu *vcpu)
@@ -372,6 +379,15 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 
 /* --- blocking --- */
 
+/* False: it was not what has ended the sleep. */
+static bool serve_call_of_sleeper(struct kvm_vcpu *vcpu)
+{
+	if (likely(!kvm_check_request(KVM_REQ_CALL, vcpu)))
+		return false;
+	kvm_vcpu_serve_call(vcpu);
+	return true;
+}
+
 /* A vCPU that does not run: HLT, a page, waiting for INIT or SIPI. 1 look again; < 0 KVM_RUN's error. */
 static int vcpu_block(struct kvm_vcpu *vcpu)
 {
@@ -383,6 +399,7 @@ static int vcpu_block(struct kvm_vcpu *vcpu)
 								: kvm_vcpu_block(vcpu);
 		kvm_steal_time_halted(vcpu, since);
 	}
+	(void)serve_call_of_sleeper(vcpu);
 	if (halted_with_stimer(vcpu) && kvm_check_request(KVM_REQ_HV_STIMER, vcpu))
 		kvm_hyperv_ops->serve_stimers(vcpu);
 	kvm_apic_accept_events(vcpu);
@@ -499,7 +516,9 @@ static int run_uninitialized(struct kvm_vcpu *vcpu)
 
 	if (vcpu->run->immediate_exit)
 		return -EINTR;
-	r = kvm_arch_vcpu_runnable(vcpu) ? 0 : kvm_vcpu_block(vcpu);
+	do
+		r = kvm_arch_vcpu_runnable(vcpu) ? 0 : kvm_vcpu_block(vcpu);
+	while (!r && serve_call_of_sleeper(vcpu));
 	kvm_apic_accept_events(vcpu);
 	(void)kvm_check_request(KVM_REQ_UNBLOCK, vcpu);
 	if (r || signal_pending(vcpu)) {

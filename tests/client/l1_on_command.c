@@ -1,0 +1,157 @@
+/*
+ * A client whose guest is a hypervisor that does what standard input says, one word or line at a time, for
+ * tests of the commands that look at it. Each is answered by a line.
+ *
+ *	vmxon                in VMX operation, with a current VMCS that VM entry takes
+ *	ept                  L2's first 2 MiB one to one by EPT12, page by page
+ *	write FIELD VALUE    VMWRITE        store PAGE ENTRY   into EPT12's lowest table
+ *	invept               of both types  vmclear
+ *	code HEX             what L2 runs from now on
+ *	launch, resume       "exit REASON" of L1's, or "fail ERROR"
+ *	loop                 VMRESUME on a thread: L2 (or L1) runs until the process ends
+ *	log                  a dirty log for all of the guest's memory
+ *	client               the client's own VM entry fails: "client REASON"
+ */
+#include <pthread.h>
+#include <stdio.h>
+
+#include "nested_ept.h"
+
+static struct client c;
+
+static void answer(const char *fmt, unsigned long long v)
+{
+	printf(fmt, v);
+	putchar('\n');
+	fflush(stdout);
+}
+
+static void enter(enum snippet how)
+{
+	struct outcome o = nested_do(&c, how, 0, 0);
+
+	if (o.port == PORT_EXIT)
+		answer("exit %llu", nested_vmread(&c, VM_EXIT_REASON) & 0xffff);
+	else
+		answer("fail %llu", nested_vmread(&c, VM_INSTRUCTION_ERROR));
+}
+
+static void *run(void *arg)
+{
+	struct kvm_regs r = {.rip = AT_CODE + 32 * (uint64_t)VMRESUME, .rsp = 0x8000, .rflags = 2};
+
+	(void)arg;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &r), 0);
+	ioctl(c.vcpu, KVM_RUN, 0);
+	return NULL;
+}
+
+static void loop(void)
+{
+	pthread_t t;
+
+	pthread_create(&t, NULL, run, NULL);
+	answer("loops", 0);
+}
+
+static void invept(void)
+{
+	struct {
+		uint64_t eptp, zero;
+	} *operand = (void *)(c.mem + AT_TEST);
+
+	operand->eptp = AT_EPT | 3u << 3 | 6;
+	operand->zero = 0;
+	assert_succeeds(nested_do(&c, INVEPT, 1, AT_TEST));
+	assert_succeeds(nested_do(&c, INVEPT, 2, AT_TEST));
+}
+
+static void code(const char *hex)
+{
+	unsigned byte;
+
+	for (uint8_t *at = c.mem + AT_L2; sscanf(hex, "%2x", &byte) == 1; hex += 2)
+		*at++ = (uint8_t)byte;
+}
+
+static void log_all(void)
+{
+	struct kvm_userspace_memory_region m = {.flags = KVM_MEM_LOG_DIRTY_PAGES, .memory_size = c.mem_size, .userspace_addr = (uintptr_t)c.mem};
+
+	assert_int_equal(ioctl(c.vm, KVM_SET_USER_MEMORY_REGION, &m), 0);
+}
+
+static void clients_own(void)
+{
+	struct kvm_sregs s;
+
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_SREGS, &s), 0);
+	s.tr.type = 2;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_SREGS, &s), 0);
+	assert_int_equal(ioctl(c.vcpu, KVM_RUN, 0), 0);
+	assert_int_equal(c.run->exit_reason, KVM_EXIT_FAIL_ENTRY);
+	answer("client %#llx", c.run->fail_entry.hardware_entry_failure_reason);
+}
+
+static void vmxon(void)
+{
+	assert_succeeds(nested_ptr(&c, VMXON, AT_VMXON));
+	nested_fresh_vmcs(&c);
+}
+
+static void vmclear(void)
+{
+	assert_succeeds(nested_ptr(&c, VMCLEAR, AT_VMCS));
+}
+
+static void obey(const char *line)
+{
+	unsigned long long a, b;
+	char hex[256];
+
+	if (sscanf(line, "write %lli %lli", (long long *)&a, (long long *)&b) == 2)
+		nested_vmwrite(&c, a, b);
+	else if (sscanf(line, "store %lli %lli", (long long *)&a, (long long *)&b) == 2)
+		ept_store(&c, (unsigned)a, b);
+	else if (sscanf(line, "code %255s", hex) == 1)
+		code(hex);
+	else if (strcmp(line, "vmxon") == 0)
+		vmxon();
+	else if (strcmp(line, "ept") == 0)
+		nested_use_ept(&c);
+	else if (strcmp(line, "invept") == 0)
+		invept();
+	else if (strcmp(line, "vmclear") == 0)
+		vmclear();
+	else if (strcmp(line, "log") == 0)
+		log_all();
+	else
+		answer("what?", 0);
+	answer("done", 0);
+}
+
+int main(void)
+{
+	char line[300];
+
+	nested_irqchip = true; /* HLT waits in KVM_RUN */
+	if (!nested_open(&c)) {
+		answer("no VMX", 0);
+		return 1;
+	}
+	answer("ready", 0);
+	while (fgets(line, sizeof(line), stdin)) {
+		line[strcspn(line, "\n")] = '\0';
+		if (strcmp(line, "launch") == 0)
+			enter(VMLAUNCH);
+		else if (strcmp(line, "resume") == 0)
+			enter(VMRESUME);
+		else if (strcmp(line, "loop") == 0)
+			loop();
+		else if (strcmp(line, "client") == 0)
+			clients_own();
+		else
+			obey(line);
+	}
+	return 0;
+}
