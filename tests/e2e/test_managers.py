@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Managers of machines, unmodified under `userkvm run`: libvirt as root and as a user, microsandbox.
+"""Managers of machines, unmodified under `userkvm run`: libvirt as root and as a user, microsandbox, libguestfs.
 
 usage: test_managers.py USERKVM BUILD [all | CASE...]
 """
@@ -189,4 +189,34 @@ def microsandbox_runs_a_command():
             assert (out.replace("\r", ""), status) == ("2\n42 from Linux\n", 5), (out, status)
 
 
-tap.select((libvirt_as_root, libvirt_as_a_user, microsandbox_runs_a_command), (), sys.argv[3:])
+# supermin looks below /lib/modules, which this world gets the modules in; nothing of it stays.
+GUESTFISH = """
+mount -t tmpfs none "$2" && mkdir "$2/up" "$2/work" "$2/tmp"
+mount -t overlay -o "lowerdir=/usr/lib,upperdir=$2/up,workdir=$2/work" none /usr/lib
+mkdir -p /lib/modules && cp -r "$1"/lib/modules/* /lib/modules/
+export TMPDIR="$2/tmp" LIBGUESTFS_BACKEND=direct SUPERMIN_KERNEL_VERSION="$4"
+export SUPERMIN_KERNEL="$1/boot/vmlinuz-$4" SUPERMIN_MODULES="/lib/modules/$4"
+cd "$2/tmp" && "$3" run -- guestfish -v -N fs:ext4:64M -m /dev/sda1 write /greeting "kept in a file" : cat /greeting : ls / 2>log
+status=$?
+grep -e "qemu KVM:" -e "Hypervisor detected" log
+exit $status
+"""
+
+
+def guestfish_writes_a_file():
+    """It asks QEMU whether KVM works, and boots an appliance made of the host's own packages."""
+    if not shutil.which("guestfish") or os.geteuid() != 0:
+        raise tap.Skip("guestfish is not installed, or not root (file systems are mounted)")
+    package = open(os.path.join(BUILD, "demo/package")).read().strip()
+    with tempfile.TemporaryDirectory(prefix="userkvm-guestfish-", dir="/tmp") as folder:
+        out, status = tap.run("bash", "-c", 'cd "$1" && apt-get -qq -o APT::Sandbox::User=root download "$2" && dpkg-deb -x ./*.deb kernel '
+                              '&& depmod -b kernel "$3" && mkdir world', "-", folder, package, package.removeprefix("linux-image-"))
+        if status != 0:
+            raise tap.Skip("the kernel's package cannot be fetched: " + out[-200:])
+        out, status = tap.run(*apart(), "bash", "-c", GUESTFISH, "-", folder + "/kernel", folder + "/world", USERKVM,
+                              package.removeprefix("linux-image-"), timeout=280)
+        assert status == 0 and "kept in a file\n" in out and "lost+found" in out, out
+        assert "qemu KVM: enabled" in out and "Hypervisor detected: KVM" in out, out
+
+
+tap.select((libvirt_as_root, libvirt_as_a_user, microsandbox_runs_a_command, guestfish_writes_a_file), (), sys.argv[3:])
