@@ -23,7 +23,7 @@ static int executable_memory(void)
 	struct exec_memory m;
 	int err = exec_memory_create(&m, PAGE_SIZE, NULL);
 
-	if (err == -EPERM)
+	if (err == -EPERM || err == -EFBIG)
 		log_always("this host lets the process have no executable memory, which guests' "
 			   "x87, SSE and AVX instructions need");
 	exec_memory_destroy(&m);

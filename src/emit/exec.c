@@ -4,7 +4,9 @@
  * Both lie among the library's own addresses (lib/own.h), which no guest is given.
  * mmap(PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS), then mremap() with an old size of 0,
  * which duplicates a shared mapping, then mprotect() of the duplicate. Where mremap() does not
- * do that (valgrind), a segment of System V shared memory is attached twice.
+ * do that (valgrind), a segment of System V shared memory is attached twice. Where the policy of
+ * the host asks for a file behind executable memory (SELinux without execmem), a nameless one is
+ * mapped twice.
  *
  * Locks: none.
  */
@@ -14,7 +16,9 @@
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
+#include <unistd.h>
 
+#include "lib/anon_file.h"
 #include "lib/error.h"
 #include "lib/own.h"
 
@@ -67,6 +71,20 @@ static int attach_twice(uint8_t *run, uint8_t *rw, size_t size)
 	return r;
 }
 
+static int map_file_twice(uint8_t *run, uint8_t *rw, size_t size)
+{
+	int fd = lib_anon_file("userkvm-code", MFD_CLOEXEC), r;
+
+	if (fd < 0)
+		return fd;
+	r = lib_anon_file_grow(fd, size);
+	if (!r && (mmap(run, size, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) == MAP_FAILED ||
+		   mmap(rw, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) == MAP_FAILED))
+		r = refused("mmap of a file");
+	close(fd);
+	return r;
+}
+
 int exec_memory_create(struct exec_memory *m, size_t size, void *at)
 {
 	uint8_t *run = reserve(at, size), *rw = own_reserve(size);
@@ -81,6 +99,8 @@ int exec_memory_create(struct exec_memory *m, size_t size, void *at)
 	err = map_twice(run, rw, size);
 	if (err == -EINVAL)
 		err = attach_twice(run, rw, size);
+	else if (err == -EPERM)
+		err = map_file_twice(run, rw, size);
 	if (!err && (madvise(rw, size, MADV_DONTFORK) || madvise(run, size, MADV_DONTFORK)))
 		err = refused("madvise");
 	if (err)

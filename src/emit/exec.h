@@ -7,7 +7,9 @@
  * born executable and read-only, its second view loses the right to execute
  * and gains the right to write. So hosts with PR_SET_MDWE serve us, and
  * clients may put their vCPU threads under a filter afterwards. There is no
- * descriptor, and RLIMIT_FSIZE does not apply.
+ * descriptor, and RLIMIT_FSIZE does not apply, but where the host lets only a
+ * file be executed (SELinux without execmem): the memory is a nameless one's
+ * there, its descriptor closed.
  *
  * A forked child has neither view (MADV_DONTFORK): it would write to its
  * parent's code.
@@ -29,7 +31,7 @@ struct exec_memory {
  * at: NULL, or where `run` is to lie, inside a mapping of the caller's that it
  * replaces (for RIP-relative reach).
  * Returns 0; -ENOMEM: no memory or address space; -EPERM: the host's policy lets this
- * process have no executable memory. *m is {0} then, and a mapping at `at` is
+ * process have no executable memory; -EFBIG: only that of a file, which RLIMIT_FSIZE forbids. *m is {0} then, and a mapping at `at` is
  * inaccessible memory again.
  */
 must_check int exec_memory_create(struct exec_memory *m, size_t size, void *at);

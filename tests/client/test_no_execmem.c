@@ -5,7 +5,9 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -92,6 +94,58 @@ static void guests_run_where_no_mapping_may_gain_exec_rights(void **state)
 	in_child(under_mdwe);
 }
 
+/*
+ * SELinux without execmem: what is mapped executable has a file behind it. SysV segments, which the
+ * kernel counts as none, are refused too.
+ */
+static int filter_exec_without_file(void)
+{
+	struct sock_filter f[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_shmat, 5, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 0, 5),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, PROT_EXEC, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[3])),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, MAP_ANONYMOUS, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EACCES),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = { .len = sizeof(f) / sizeof(f[0]), .filter = f };
+
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog);
+}
+
+static int with_files_alone(void)
+{
+	struct client c;
+
+	if (filter_exec_without_file())
+		return NOT_HERE;
+	open_guest(&c);
+	return sum_is_right(&c);
+}
+
+static void guests_run_where_only_files_are_executable(void **state)
+{
+	in_child(with_files_alone);
+}
+
+/* A file larger than the limit would end the client by SIGXFSZ. */
+static int with_files_too_small(void)
+{
+	int kvm = open("/dev/kvm", O_RDWR);
+
+	if (setrlimit(RLIMIT_FSIZE, &(struct rlimit){ 1024, 1024 }) || filter_exec_without_file())
+		return NOT_HERE;
+	return ioctl(kvm, KVM_CREATE_VM, 0) < 0 && errno == EFBIG;
+}
+
+static void a_file_too_large_for_the_process_is_refused(void **state)
+{
+	in_child(with_files_too_small);
+}
+
 static int all_refused(void)
 {
 	int kvm = open("/dev/kvm", O_RDWR);
@@ -147,6 +201,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(guests_run_where_no_mapping_may_gain_exec_rights),
+		cmocka_unit_test(guests_run_where_only_files_are_executable),
+		cmocka_unit_test(a_file_too_large_for_the_process_is_refused),
 		cmocka_unit_test(without_executable_memory_there_is_no_vm),
 		cmocka_unit_test(a_vcpu_thread_asks_for_no_executable_memory),
 		cmocka_unit_test(no_page_is_writable_and_executable),

@@ -16,7 +16,7 @@ USERKVM, BUILD = sys.argv[1:3]
 FIRST = os.path.join(BUILD, "tests/client/test_client_first")
 STATS = os.path.join(BUILD, "tests/client/test_client_stats")
 NR_MMAP, NR_MEMFD_CREATE, NR_MEMBARRIER = 9, 319, 324
-PROT_EXEC, MAP_ANONYMOUS = 4, 0x20
+PROT_EXEC, MAP_SHARED = 4, 1
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
 LD, JEQ, JSET, RET = 0x20, 0x15, 0x45, 0x06
 ALLOW, ERRNO = 0x7fff0000, 0x00050000
@@ -41,9 +41,9 @@ def without(nr, error):
 
 
 def without_executable_memory():
-    """mmap() of anonymous memory with PROT_EXEC is EPERM; a program's and a library's own are files."""
+    """mmap() of shared memory with PROT_EXEC is EPERM; a program's and a library's own are private."""
     install(insn(LD, 0), insn(JEQ, NR_MMAP, 0, 5), insn(LD, 16 + 8 * 2), insn(JSET, PROT_EXEC, 0, 3),
-            insn(LD, 16 + 8 * 3), insn(JSET, MAP_ANONYMOUS, 0, 1), insn(RET, ERRNO | errno.EPERM), insn(RET, ALLOW))
+            insn(LD, 16 + 8 * 3), insn(JSET, MAP_SHARED, 0, 1), insn(RET, ERRNO | errno.EPERM), insn(RET, ALLOW))
 
 
 def passes(program, lesser):
