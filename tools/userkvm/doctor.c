@@ -116,20 +116,24 @@ static void client_view(int kvm)
 	doctor_offered_features(kvm);
 }
 
-/* Memory mapped twice, writable here and executable there, as the library maps its own (emit/exec.h). NULL, or why not. */
+/* The library tries it with a machine's first page (emit/exec.h), and says so on stderr. NULL, or why not. */
 const char *doctor_code_memory(void)
 {
-	void *run = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS, -1, 0), *rw;
-	const char *why = NULL;
+	static bool asked;
+	static const char *why;
+	int kvm, vm;
 
-	if (run == MAP_FAILED)
-		return strerror(errno);
-	rw = mremap(run, 0, 4096, MREMAP_MAYMOVE);
-	if (rw == MAP_FAILED || mprotect(rw, 4096, PROT_READ | PROT_WRITE))
+	if (asked)
+		return why;
+	asked = true;
+	kvm = userkvm_open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	vm = kvm < 0 ? -1 : userkvm_ioctl(kvm, KVM_CREATE_VM, 0);
+	if (kvm >= 0 && vm < 0 && (errno == EPERM || errno == EFBIG))
 		why = strerror(errno);
-	if (rw != MAP_FAILED)
-		munmap(rw, 4096);
-	munmap(run, 4096);
+	if (vm >= 0)
+		userkvm_close(vm);
+	if (kvm >= 0)
+		userkvm_close(kvm);
 	return why;
 }
 
@@ -196,16 +200,12 @@ static int take(void *arg, int option, const char *value)
 /* Which engine runs guests, and why. */
 static const char *engine_words(const char *wanted)
 {
-	void *p;
-
 	if (wanted && !strcmp(wanted, "interp"))
 		return "interp (the interpreter, because USERKVM_ENGINE asks for it)";
 	if (wanted && *wanted && strcmp(wanted, "jit") != 0)
 		return "none: USERKVM_ENGINE names one there is not, no VM will start";
-	p = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (p == MAP_FAILED)
-		return "interp (the interpreter: this process may have no executable memory)";
-	munmap(p, 4096);
+	if (doctor_code_memory())
+		return "none: this process may have no executable memory, no VM will start";
 	return "jit (64-bit code is translated, the rest interpreted)";
 }
 
