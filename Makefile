@@ -94,6 +94,7 @@ clients: deps-clients
 	@python3 tests/e2e/test_fleet.py $(BUILD)/tools/userkvm $(BUILD)
 	@scripts/tarball $(BUILD)-tarball
 	@python3 tests/e2e/test_packaging.py $(BUILD)-tarball
+	@python3 tests/e2e/test_policies.py $(BUILD)/tools/userkvm $(BUILD) $(BUILD)-tarball
 
 bench: deps-bench
 	@$(MAKE) --no-print-directory build
