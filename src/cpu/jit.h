@@ -69,6 +69,7 @@ struct jit_place {
 	struct cpu_block *block;
 	uint16_t block_off; /* of its block's first byte in the page */
 	bool left;	    /* the dispatcher runs it: the unit ends before it */
+	uint8_t live, live_out; /* under `check`: flags live before it, and behind its block */
 };
 
 struct jit_unit {
@@ -84,7 +85,6 @@ struct jit_unit {
 	uint16_t nr_places;
 	uint16_t page_off;   /* of its entry */
 	uint8_t needs, cls;
-	uint8_t flags_out;   /* live where it ends; of units of one block */
 	uint8_t poor;	     /* how often it was entered for little: jit_run.c; JIT_POOR: no more */
 	bool dead;
 };
@@ -159,6 +159,13 @@ struct cpu_jit {
 	uint32_t bisect_first, bisect_last;
 	bool check, dump, perf;
 	bool interpret;		/* the block at cs->rip, once */
+	/*
+	 * jit_check.c: blocks that emitted code may still begin; the RIP at which a stub has left within a block,
+	 * or JIT_NO_RIP; the flags that are live there
+	 */
+	uint32_t check_blocks;
+	uint64_t check_stop;
+	uint8_t check_live;
 	uint32_t drops;		/* counts jit_drop_all() */
 	uint32_t made;		/* units, ever */
 	int perf_fd;
@@ -247,6 +254,10 @@ uint8_t jit_mode(const struct vmx_cpu *cpu);
 /* --- jit_check.c --- */
 /* Enter a unit in lock-step with the interpreter. */
 uint32_t jit_check_enter(struct vmx_cpu *cpu, struct jit_unit *u, struct cpu_block *b);
+/* A block begins, whose first place is n: is it to run (else emitted code leaves)? */
+bool jit_check_look(struct cpu_jit *j, const struct jit_place *n);
+/* A stub leaves before the instruction n, or behind it. */
+void jit_check_left(struct cpu_jit *j, const struct jit_unit *u, const struct jit_place *n, bool behind);
 void jit_dump_unit(struct cpu_jit *j, const struct jit_unit *u);
 
 #endif

@@ -1,16 +1,22 @@
 /*
- * USERKVM_JIT=check: each unit in lock-step with the interpreter, and
+ * USERKVM_JIT=check: emitted code in lock-step with the interpreter, and
  * USERKVM_JIT=dump: what was emitted for what.
  *
- *   state and FPU kept ► interpreter runs the block, its writes journalled
- *     ► registers and memory put back ► unit runs ► compare
+ *   state and FPU kept ► interpreter runs up to TURN_BLOCKS blocks, its writes journalled
+ *     ► registers and memory put back ► the unit, and what it leads to, runs as many ► compare
+ *
+ * Under `check` every block of a unit begins with a call of a stub (JIT_STUB_LOOK) that counts
+ * blocks, and leaves where the interpreter's turn ended. Where emitted code leaves earlier (a
+ * cell that leads nowhere yet, a stub that leaves) the interpreter has a second turn, up to
+ * the same place.
  *
  * Invariants
- * 1. While the interpreter's turn lasts every access goes through cpu_mem(): cs->tlb is
+ * 1. While the interpreter's first turn lasts every access goes through cpu_mem(): cs->tlb is
  *    the empty table. A turn that unwinds has happened (cpu_jit_unwound()).
  * 2. After a mismatch the guest goes on with the interpreter's result.
- * 3. Units with one processor only, of one block; what cannot be run twice
- *    (system instructions, REP, random numbers) is not compared.
+ * 3. Units with one processor only. Blocks with what cannot be run twice (system
+ *    instructions, REP, random numbers) are not compared: they run alone.
+ * 4. Flags that are dead where emitted code has left are not compared.
  *
  * Locks: none; runs on the vCPU's thread.
  */
@@ -20,7 +26,10 @@
 
 #include <stdio.h>
 
-#define JOURNAL_ENTRIES 128
+#define JOURNAL_ENTRIES 512
+#define TURN_BLOCKS 32
+#define TURN_UNITS 4 /* that a report shows */
+#define IMAGE_BYTES 4096
 #define SHOWN 20 /* mismatches that are printed */
 
 struct cpu_journal {
@@ -36,12 +45,25 @@ struct cpu_journal {
 struct snapshot {
 	uint64_t gpr[NR_GPRS], rip, rflags;
 	uint32_t cc;
-	struct isa_xsave_image x;
+	union {
+		struct isa_xsave_image x;
+		uint8_t image[IMAGE_BYTES];
+	} __attribute__((aligned(64)));
+};
+
+/* What the interpreter does in its turn. */
+struct turn {
+	const struct jit_unit *u; /* whose places it follows; a cell may lead to another's */
+	unsigned cls;
+	uint32_t blocks;	  /* begun */
+	const struct cpu_block *last;
+	const struct jit_unit *seen[TURN_UNITS];
+	unsigned nr_seen;
 };
 
 static struct {
 	struct cpu_journal journal;
-	struct snapshot before, expected;
+	struct snapshot before, expected, actual;
 } check __attribute__((aligned(64))); /* one processor at a time: nr_cpus is 1 */
 
 static void copy(void *dst, const void *src, size_t n)
@@ -81,13 +103,18 @@ void cpu_jit_unwound(struct vmx_cpu *cpu)
 	cpu_mode_changed(cpu); /* cs->tlb again */
 }
 
+static size_t image_bytes(void)
+{
+	return isa_xsave_size() < IMAGE_BYTES ? isa_xsave_size() : IMAGE_BYTES;
+}
+
 static void take(struct cpu_state *cs, struct snapshot *s)
 {
 	copy(s->gpr, cs->gpr, sizeof(s->gpr));
 	s->rip = cs->rip;
 	s->rflags = cs->rflags;
 	s->cc = cs->cc;
-	copy(&s->x, isa_fpu_image(cs), sizeof(s->x));
+	copy(s->image, isa_fpu_image(cs), image_bytes());
 }
 
 static void put_back(struct cpu_state *cs, const struct snapshot *s)
@@ -97,16 +124,14 @@ static void put_back(struct cpu_state *cs, const struct snapshot *s)
 	cs->rip = s->rip;
 	cs->rflags = s->rflags;
 	cs->cc = s->cc;
-	copy(cs->xsave, &s->x, sizeof(s->x));
+	copy(cs->xsave, s->image, image_bytes());
 }
 
-static bool can_run_twice(const struct jit_unit *u)
+static bool can_run_twice(const struct jit_place *place, unsigned nr)
 {
-	for (unsigned n = 0; n < u->nr_places; n++) {
-		const struct isa_insn *i = u->places[n].isa;
+	for (unsigned n = 0; n < nr && !place[n].left; n++) {
+		const struct isa_insn *i = place[n].isa;
 
-		if (u->places[n].left)
-			break;
 		if (i->map == 0 && i->opcode == 0x9c) /* PUSHF */
 			continue;
 		if (i->system || (i->flags & (ISA_REP | ISA_REPNE)) || (i->map == 1 && i->opcode == 0xc7))
@@ -115,26 +140,79 @@ static bool can_run_twice(const struct jit_unit *u)
 	return true;
 }
 
-/* The interpreter's turn; may unwind. */
-static void interpret(struct vmx_cpu *cpu, const struct jit_unit *u)
+/* The places of a block in a unit; NULL: it is no part of it. */
+static const struct jit_place *places_in(const struct jit_unit *u, const struct cpu_block *b, unsigned *nr)
+{
+	const struct jit_place *first = NULL;
+
+	*nr = 0;
+	for (unsigned n = 0; n < u->nr_places; n++) {
+		if (u->places[n].block != b)
+			continue;
+		if (!first)
+			first = &u->places[n];
+		++*nr;
+	}
+	return first;
+}
+
+/* As emitted code goes: on within the unit if the block is a part of it, else to the block's own unit. */
+static const struct jit_place *places_of(struct turn *t, const struct cpu_block *b, unsigned *nr)
+{
+	const struct jit_place *p = places_in(t->u, b, nr);
+
+	if (p || !b->unit[t->cls])
+		return p;
+	t->u = b->unit[t->cls];
+	if (t->nr_seen < TURN_UNITS)
+		t->seen[t->nr_seen++] = t->u;
+	return places_in(t->u, b, nr);
+}
+
+/* The block at cs->rip; true: its end was reached. */
+static bool interpret_block(struct vmx_cpu *cpu, const struct jit_place *p, unsigned nr)
 {
 	struct cpu_state *cs = &cpu->cs;
 	const struct isa_insn *i = NULL;
 
-	cpu->journal = &check.journal;
-	cs->tlb = cpu->tlb->empty;
-	for (unsigned n = 0; n < u->nr_places; n++) {
-		if (u->places[n].left)
-			break;
-		i = u->places[n].isa;
-		cs->block_rip = cs->page_lin + u->places[n].block_off;
+	cs->block_rip = cs->rip;
+	for (unsigned n = 0; n < nr; n++) {
+		uint64_t rip = (cs->block_rip + p[n].isa->off) & cpu->code_mask;
+
+		if (p[n].left) {
+			cs->rip = rip;
+			return false;
+		}
+		i = p[n].isa;
 		cs->cur = i;
 		i->fn(cs, i);
+		if (unlikely(cpu->apic.write.pending)) /* what it does would be done twice */
+			check.journal.full = true;
 	}
 	if (!(i->flags & ISA_ENDS_BLOCK))
 		cs->rip = isa_next_rip(cs, i) & cpu->code_mask;
-	cpu->journal = NULL;
-	cpu_mode_changed(cpu);
+	return true;
+}
+
+/* The interpreter's first turn from the block b on; may unwind. */
+static void first_turn(struct vmx_cpu *cpu, struct turn *t, struct cpu_block *b)
+{
+	uint32_t drops = cpu->jit->drops;
+
+	for (;;) {
+		unsigned nr;
+		const struct jit_place *p = places_of(t, b, &nr);
+
+		if (!p || !can_run_twice(p, nr))
+			break;
+		t->blocks++;
+		t->last = b;
+		if (!interpret_block(cpu, p, nr) || t->blocks == TURN_BLOCKS || check.journal.full || t->u->dead)
+			break;
+		b = cpu_block_at_rip(cpu, NULL);
+		if (t->u->dead || drops != cpu->jit->drops)
+			break;
+	}
 }
 
 static void undo(struct cpu_journal *l)
@@ -188,23 +266,29 @@ static uint32_t cc_mask(uint8_t flags)
 			  (flags & JIT_OF ? 1 : 0));
 }
 
-static bool registers_match(const struct cpu_state *cs, const struct snapshot *s, const struct jit_unit *u)
+static bool registers_match(const struct snapshot *a, const struct snapshot *b, uint8_t live)
 {
-	bool ok = cs->rip == s->rip && cs->rflags == s->rflags &&
-		  !((cs->cc ^ s->cc) & cc_mask(u->flags_out));
+	bool ok = a->rip == b->rip && a->rflags == b->rflags && !((a->cc ^ b->cc) & cc_mask(live));
 
 	for (unsigned n = 0; n < NR_GPRS; n++)
-		ok &= cs->gpr[n] == s->gpr[n];
+		ok &= a->gpr[n] == b->gpr[n];
 	return ok;
 }
 
-static bool fpu_matches(struct cpu_state *cs, const struct snapshot *s)
+/* Opmasks and the parts of ZMM registers too, where the host has them. */
+static bool fpu_matches(const struct snapshot *a, const struct snapshot *b)
 {
-	const struct isa_xsave_image *x = isa_fpu_image(cs);
+	const struct isa_xsave_image *x = &a->x, *y = &b->x;
+	bool ok = same(x, y, offsetof(struct isa_xsave_image, mxcsr_mask)) && same(x->st, y->st, sizeof(x->st)) &&
+		  same(x->xmm, y->xmm, sizeof(x->xmm)) && same(x->ymm_high, y->ymm_high, sizeof(x->ymm_high));
 
-	return same(x, &s->x, offsetof(struct isa_xsave_image, mxcsr_mask)) &&
-	       same(x->st, s->x.st, sizeof(x->st)) && same(x->xmm, s->x.xmm, sizeof(x->xmm)) &&
-	       same(x->ymm_high, s->x.ymm_high, sizeof(x->ymm_high));
+	for (unsigned n = XFEATURE_OPMASK; n <= XFEATURE_HI16_ZMM; n++) {
+		uint32_t offset = isa_host()->component[n].offset, size = isa_host()->component[n].size;
+
+		if (size && offset + size <= image_bytes())
+			ok &= same(a->image + offset, b->image + offset, size);
+	}
+	return ok;
 }
 
 static bool memory_matches(const struct cpu_journal *l)
@@ -215,21 +299,21 @@ static bool memory_matches(const struct cpu_journal *l)
 	return true;
 }
 
-static void report(struct vmx_cpu *cpu, const struct jit_unit *u, bool regs, bool fpu, bool memory)
+static void report(struct vmx_cpu *cpu, const struct turn *t, uint8_t live, bool regs, bool fpu, bool memory)
 {
-	struct cpu_state *cs = &cpu->cs;
-	const struct snapshot *s = &check.expected;
+	const struct snapshot *s = &check.expected, *is = &check.actual;
 
 	if (cpu->counters.jit_mismatches++ >= SHOWN)
 		return;
 	log_dump("translated code differs from the interpreter:%s%s%s", regs ? "" : " registers",
 		   fpu ? "" : " fpu", memory ? "" : " memory");
-	log_dump("  rip %lx is %lx, cc %x is %x (live %x)", (long)s->rip, (long)cs->rip, s->cc, cs->cc,
-		   cc_mask(u->flags_out));
+	log_dump("  from rip %lx, %u blocks, rip %lx is %lx, cc %x is %x (live %x)", (long)check.before.rip, t->blocks,
+		 (long)s->rip, (long)is->rip, s->cc, is->cc, cc_mask(live));
 	for (unsigned n = 0; n < NR_GPRS; n++)
 		log_dump("  r%u before %016lx after %016lx is %016lx%s", n, (long)check.before.gpr[n],
-			   (long)s->gpr[n], (long)cs->gpr[n], s->gpr[n] == cs->gpr[n] ? "" : " <--");
-	print_unit(u, cpu->jit);
+			   (long)s->gpr[n], (long)is->gpr[n], s->gpr[n] == is->gpr[n] ? "" : " <--");
+	for (unsigned n = 0; n < t->nr_seen; n++)
+		print_unit(t->seen[n], cpu->jit);
 }
 
 /* cs->rip as the dispatcher will have it after exit `why`. */
@@ -239,46 +323,145 @@ static void set_rip(struct cpu_state *cs, const struct cpu_jit *j, uint32_t why)
 		cs->rip = cs->page_lin + j->cells[why - JIT_EXIT_CELL].off;
 }
 
+bool jit_check_look(struct cpu_jit *j, const struct jit_place *n)
+{
+	if (j->check_blocks) {
+		j->check_blocks--;
+		return true;
+	}
+	return false;
+}
+
+void jit_check_left(struct cpu_jit *j, const struct jit_unit *u, const struct jit_place *n, bool behind)
+{
+	const struct jit_place *next = n + 1;
+	bool within = next != u->places + u->nr_places && next->block == n->block;
+
+	j->check_live = !behind ? n->live : within ? next->live : n->live_out;
+	j->check_stop = behind && within ? j->cpu->cs.rip : JIT_NO_RIP;
+}
+
+static uint32_t run_unit(struct vmx_cpu *cpu, const struct jit_unit *u, uint32_t blocks)
+{
+	cpu->jit->check_blocks = blocks;
+	cpu->jit->check_stop = JIT_NO_RIP;
+	return cpu->jit->enter(&cpu->cs, u->code);
+}
+
+/*
+ * Emitted code has left before the interpreter's turn was over: that has another one, as long as this. The
+ * units may have died on the way.
+ */
+static void second_turn(struct vmx_cpu *cpu, struct turn *t, struct cpu_block *b, uint32_t blocks, uint64_t stop)
+{
+	struct cpu_state *cs = &cpu->cs;
+
+	for (uint32_t n = 0; n < check.journal.n; n++)
+		copy(check.journal.e[n].new, check.journal.e[n].p, check.journal.e[n].size);
+	for (uint32_t n = check.journal.n; n--;)
+		copy(check.journal.e[n].p, check.journal.e[n].old, check.journal.e[n].size);
+	put_back(cs, &check.before);
+	for (t->blocks = 1;; t->blocks++) {
+		const struct isa_insn *i = b->insns;
+
+		t->last = b;
+		cs->block_rip = cs->rip;
+		do {
+			cs->cur = i;
+			i->fn(cs, i);
+			cs->rip = i->flags & ISA_ENDS_BLOCK ? cs->rip : isa_next_rip(cs, i) & cpu->code_mask;
+		} while (++i != b->end && !(t->blocks == blocks && cs->rip == stop));
+		if (t->blocks == blocks)
+			break;
+		b = cpu_block_at_rip(cpu, NULL);
+	}
+	take(cs, &check.expected);
+}
+
+/* Flags that are live where emitted code has left, by its exit `why`. */
+static uint8_t live_at_exit(const struct cpu_jit *j, const struct turn *t, uint32_t why)
+{
+	const struct jit_cell *cell = &j->cells[why - JIT_EXIT_CELL];
+	const struct jit_place *p;
+	unsigned nr;
+
+	if (why == JIT_EXIT_LEFT)
+		return j->check_live;
+	if (why == JIT_EXIT_INDIRECT)
+		return JIT_FLAGS_ALL;
+	p = places_in(cell->from, t->last, &nr);
+	if (!p)
+		return 0;
+	return cell->leaves ? p[nr - 1].live : p->live_out;
+}
+
+static bool cell_leaves(const struct cpu_jit *j, uint32_t why)
+{
+	return why >= JIT_EXIT_CELL && j->cells[why - JIT_EXIT_CELL].leaves;
+}
+
+static bool comparable(const struct vmx_cpu *cpu)
+{
+	return READ_ONCE(cpu->machine->nr_cpus) == 1 && cpu->cs.tlb == cpu->fetch_tlb;
+}
+
 uint32_t jit_check_enter(struct vmx_cpu *cpu, struct jit_unit *u, struct cpu_block *b)
 {
 	struct cpu_state *cs = &cpu->cs;
 	struct cpu_jit *j = cpu->jit;
-	bool loaded = cs->fpu_loaded, regs, fpu, memory;
-	uint64_t ends;
-	uint32_t why;
+	struct turn t = { .u = u, .cls = u->cls, .seen = { u }, .nr_seen = 1 };
+	bool loaded = cs->fpu_loaded, regs, fpu, memory, early;
+	uint32_t why, drops = j->drops, begun;
+	uint64_t page_lin = cs->page_lin;
+	uint8_t live;
 
-	if (READ_ONCE(cpu->machine->nr_cpus) > 1 || !can_run_twice(u) || cs->tlb != cpu->fetch_tlb)
-		return j->enter(cs, u->code);
+	if (!comparable(cpu))
+		return run_unit(cpu, u, ~0u);
 	check.journal.n = 0;
 	check.journal.full = false;
 	take(cs, &check.before);
-	interpret(cpu, u);
-	if (check.journal.full || u->dead) {
+	cpu->journal = &check.journal;
+	cs->tlb = cpu->tlb->empty;
+	first_turn(cpu, &t, b);
+	cpu->journal = NULL;
+	cpu_mode_changed(cpu);
+	if (check.journal.full || u->dead || t.u->dead || drops != j->drops) {
 		cpu_at_boundary(cpu);
 		return JIT_EXIT_LEFT;
 	}
 	take(cs, &check.expected);
-	ends = cs->rip;
 	undo(&check.journal);
 	put_back(cs, &check.before);
+	cs->page_lin = page_lin;
 	if (loaded)
 		isa_fpu_load(cs);
 	if (cs->sp_tag == TLB_NO_ACCESS)
 		jit_fill_stack_slot(cs);
-	cpu->counters.jit_checked++;
-	why = j->enter(cs, u->code);
+	if (!t.blocks)
+		return run_unit(cpu, u, 1);
+	why = run_unit(cpu, u, t.blocks);
 	set_rip(cs, j, why);
-	if (cs->rip != ends && why == JIT_EXIT_LEFT)
-		return why; /* left on the way: no matter */
-	regs = registers_match(cs, &check.expected, u);
-	fpu = fpu_matches(cs, &check.expected);
-	memory = memory_matches(&check.journal);
-	if (likely(regs && fpu && memory))
+	begun = t.blocks - j->check_blocks;
+	if (!begun) /* a poll left before the first */
 		return why;
-	report(cpu, u, regs, fpu, memory);
-	put_back(cs, &check.expected);
-	for (uint32_t n = 0; n < check.journal.n; n++)
-		copy(check.journal.e[n].p, check.journal.e[n].new, check.journal.e[n].size);
+	cpu->counters.jit_checked += begun;
+	take(cs, &check.actual);
+	early = begun != t.blocks || cs->rip != check.expected.rip;
+	if (early)
+		second_turn(cpu, &t, b, begun, cell_leaves(j, why) ? check.actual.rip : j->check_stop);
+	live = live_at_exit(j, &t, why);
+	regs = registers_match(&check.actual, &check.expected, live);
+	fpu = fpu_matches(&check.actual, &check.expected);
+	memory = memory_matches(&check.journal);
+	if (unlikely(!regs || !fpu || !memory))
+		report(cpu, &t, live, regs, fpu, memory);
+	else
+		return why;
+	if (!early) {
+		put_back(cs, &check.expected);
+		for (uint32_t n = 0; n < check.journal.n; n++)
+			copy(check.journal.e[n].p, check.journal.e[n].new, check.journal.e[n].size);
+	}
 	cpu_at_boundary(cpu);
 	return JIT_EXIT_LEFT;
 }

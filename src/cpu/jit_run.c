@@ -206,9 +206,9 @@ void cpu_jit_run_blocks(struct vmx_cpu *cpu)
 			note_poor(left);
 		left = NULL;
 		if (u) {
-			if (cell && drops == j->drops && !j->check)
+			if (cell && drops == j->drops)
 				jit_bind(cpu, cell, u);
-			else if (indirect && !j->check)
+			else if (indirect)
 				jit_bind_indirect(cpu, u);
 			drops = j->drops;
 			why = enter(cpu, u, cls, b);

@@ -44,11 +44,13 @@ static inline bool unload_for_c(struct cpu_state *cs)
 	return loaded;
 }
 
-static void leave_at(struct cpu_state *cs, const struct jit_place *n, unsigned skip)
+static void leave_at(struct cpu_state *cs, const struct jit_unit *u, const struct jit_place *n, unsigned skip)
 {
 	cs->rip = cs->page_lin + n->block_off + n->isa->off + skip;
 	if (cs->code_mode != ISA_CODE64)
 		cs->rip = (uint32_t)cs->rip;
+	if (unlikely(cpu_of(cs)->jit->check))
+		jit_check_left(cpu_of(cs)->jit, u, n, skip);
 	cpu_at_boundary(cpu_of(cs));
 }
 
@@ -96,9 +98,16 @@ uint32_t jit_stub(struct cpu_state *cs, uint32_t number)
 	uint64_t sp_tag = cs->sp_tag;
 	bool loaded = unload_for_c(cs), system = false;
 
+	if (unlikely(c->kind == JIT_STUB_LOOK)) {
+		if (jit_check_look(cpu->jit, n))
+			goto out_resume;
+		leave_at(cs, u, n, 0);
+		return 1;
+	}
 	if (unlikely(c->kind == JIT_STUB_POLL)) {
 		cpu->counters.jit_polls++;
-		leave_at(cs, n, 0);
+		cpu->jit->check_blocks += cpu->jit->check; /* this one has not run */
+		leave_at(cs, u, n, 0);
 		return 1;
 	}
 	cpu->counters.jit_stubs++;
@@ -115,12 +124,14 @@ uint32_t jit_stub(struct cpu_state *cs, uint32_t number)
 		fn(cs, i);
 		system |= i->system;
 		if (i->flags & ISA_ENDS_BLOCK) {
+			if (unlikely(cpu->jit->check))
+				jit_check_left(cpu->jit, u, n, true);
 			cpu_at_boundary(cpu);
 			return 1;
 		}
 		if (unlikely(cpu->apic.write.pending)) {
 			/* what the write does comes before the next instruction, and may be an exit */
-			leave_at(cs, n, i->len);
+			leave_at(cs, u, n, i->len);
 			cpu_apic_boundary(cpu);
 			if (c->kind != JIT_STUB_RUN || k + 1 != c->nr || cpu_need_care(cpu))
 				return 1;
@@ -128,13 +139,13 @@ uint32_t jit_stub(struct cpu_state *cs, uint32_t number)
 		if (++k == c->nr)
 			break;
 		if (unlikely(u->dead)) {
-			leave_at(cs, n, i->len);
+			leave_at(cs, u, n, i->len);
 			return 1;
 		}
 	}
 	if (unlikely(c->kind != JIT_STUB_RUN || u->dead || READ_ONCE(cs->exit_request) ||
 		     (system ? cpu_need_care(cpu) || mode_changed(cpu, u) : cs->sp_tag != sp_tag))) {
-		leave_at(cs, n, n->isa->len);
+		leave_at(cs, u, n, n->isa->len);
 		return 1;
 	}
 out_resume:

@@ -127,8 +127,6 @@ static void successors(struct part *p)
 
 static int part_at(const struct forming *f, int32_t off)
 {
-	if (f->j->check) /* units end with their block */
-		return -1;
 	for (unsigned n = 0; off >= 0 && n < f->nr_parts; n++)
 		if (f->part[n].off == off)
 			return (int)n;
@@ -384,6 +382,8 @@ static bool emit_parts(struct forming *f)
 		struct jit_end end;
 
 		p->label = r->e.n;
+		if (unlikely(j->check))
+			jit_emit_look(r, p->first, p->live_in);
 		if (p->head)
 			jit_emit_poll(r, p->first, p->live_in);
 		if (jit_emit_block(r, &b, &end) || !emit_end(f, n, &end))
@@ -425,11 +425,18 @@ static bool keep_records(struct forming *f)
 
 	if (!places || !recover)
 		return false;
-	for (unsigned n = 0; n < f->nr_parts; n++)
-		for (unsigned i = 0; i < f->part[n].nr; i++)
-			places[k++] = (struct jit_place){ .isa = f->part[n].insn[i].isa, .block = f->part[n].block,
-							  .block_off = (uint16_t)f->part[n].off,
-							  .left = f->part[n].insn[i].kind == JIT_LEAVE };
+	for (unsigned n = 0; n < f->nr_parts; n++) {
+		const struct part *p = &f->part[n];
+
+		for (unsigned i = 0; i < p->nr; i++) {
+			places[k] = (struct jit_place){ .isa = p->insn[i].isa, .block = p->block,
+							.block_off = (uint16_t)p->off,
+							.left = p->insn[i].kind == JIT_LEAVE, .live_out = p->live_out };
+			if (unlikely(j->check))
+				places[k].live = jit_flags_live(&p->insn[i], p->nr - i, p->live_out);
+			k++;
+		}
+	}
 	for (uint32_t n = 0; n < r->nr_recover; n++)
 		recover[n] = r->recover[n];
 	for (uint32_t n = 0; n < r->nr_calls; n++)
@@ -463,7 +470,9 @@ static int32_t branch_off(const struct part *p)
  */
 static bool wanted_part(const struct forming *f, const struct cpu_block *s)
 {
-	if (s->heat == JIT_NEVER || (uint32_t)s->heat * 8 < f->j->threshold || s->unit[f->cls])
+	if (s->heat == JIT_NEVER || s->unit[f->cls])
+		return false;
+	if (f->j->threshold > 8 && (uint32_t)s->heat * 8 < f->j->threshold)
 		return false;
 	return !(s->in_units & 1u << f->cls) || f->nr_parts < FEW_PARTS;
 }
@@ -471,7 +480,7 @@ static bool wanted_part(const struct forming *f, const struct cpu_block *s)
 static void form(struct forming *f, struct cpu_block *b)
 {
 	add_part(f, b);
-	for (unsigned n = 0; !f->j->check && n < f->nr_parts; n++)
+	for (unsigned n = 0; n < f->nr_parts; n++)
 		for (int k = 0; k < 2; k++) {
 			struct cpu_block *s = NULL;
 
@@ -480,6 +489,7 @@ static void form(struct forming *f, struct cpu_block *b)
 			if (s && wanted_part(f, s))
 				add_part(f, s);
 		}
+	f->part[0].head = f->j->check; /* every poll behind a look: jit_check.c counts by them */
 	for (unsigned n = 0; n < f->nr_parts; n++)
 		for (int k = 0; k < 2; k++) {
 			int to = part_at(f, f->part[n].succ[k]);
@@ -577,7 +587,6 @@ struct jit_unit *jit_translate(struct vmx_cpu *cpu, struct cpu_block *b, struct 
 	}
 	j->e.n = r->e.n;
 	j->nr_calls += r->nr_calls;
-	u->flags_out = f.part[0].live_out;
 	u->end = j->e.n;
 	u->page_next = p->units;
 	p->units = u;

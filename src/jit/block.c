@@ -282,6 +282,15 @@ void jit_emit_poll(struct jit_rewriter *r, uint16_t insn, uint8_t live)
 	new_cold(r, emit_jcc(&r->e, COND_NE), call, NO_RESUME);
 }
 
+void jit_emit_look(struct jit_rewriter *r, uint16_t insn, uint8_t live)
+{
+	unsigned call = new_call(r, JIT_STUB_LOOK, insn, 0);
+
+	if (live)
+		jit_emit_save_flags(r, JIT_S0);
+	call_stub(r, call, r->miss);
+}
+
 int jit_emit_cold(struct jit_rewriter *r)
 {
 	for (uint32_t n = 0; n < r->nr_cold; n++) {

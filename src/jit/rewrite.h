@@ -132,6 +132,8 @@ enum jit_stub_kind {
 	JIT_STUB_GROUP,
 	/* Leave before `first`: exit_request is set. */
 	JIT_STUB_POLL,
+	/* A block begins with `first`: return, or leave before it (lock-step). */
+	JIT_STUB_LOOK,
 };
 
 struct jit_stub_call {
@@ -222,6 +224,9 @@ uint32_t jit_emit_cond(struct jit_rewriter *r, const struct jit_end *end);
  * which are in cs->cc behind it and no more in RFLAGS.
  */
 void jit_emit_poll(struct jit_rewriter *r, uint16_t insn, uint8_t live);
+
+/* Call the miss stub (JIT_STUB_LOOK before `insn`). live: flags live here; they are in RFLAGS behind it. */
+void jit_emit_look(struct jit_rewriter *r, uint16_t insn, uint8_t live);
 
 /* RFLAGS to cs->cc and back; both change no register but `scratch` (JIT_S0, JIT_S1) and (save) no flag. */
 void jit_emit_save_flags(struct jit_rewriter *r, unsigned scratch);

@@ -220,6 +220,7 @@ static inline int machine_teardown(void **state)
 {
 	struct machine *t = *state;
 
+	assert_int_equal(vmx_cpu_counters(t->cpu)->jit_mismatches, 0); /* USERKVM_JIT=check */
 	vmx_cpu_destroy(t->cpu);
 	vmx_machine_destroy(t->m);
 	munmap(t->ram, RAM_BYTES);

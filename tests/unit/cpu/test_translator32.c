@@ -6,6 +6,8 @@
  */
 #include "machine.h"
 
+#include "cpu/jit.h"
+
 #include "host/fault.h"
 
 #define STATE struct machine *t = *state
@@ -92,10 +94,10 @@ static void run_at(struct machine *t, uint32_t rip)
 	assert_int_equal(go(t), EXIT_REASON_HLT);
 }
 
-/* Under the translator the test is about units: some were entered. */
+/* Under the translator the test is about units: some were entered, if code that runs once is translated. */
 static void units_ran(struct machine *t)
 {
-	if (t->cpu->jit)
+	if (t->cpu->jit && t->cpu->jit->threshold == 1)
 		assert_true(t->cpu->counters.jit_entries > 0);
 }
 
