@@ -80,7 +80,7 @@ static uint32_t intr_info(const struct vmx_cpu *cpu, unsigned vector, enum intr_
 	uint32_t info = (uint32_t)(INTR_INFO_VALID_MASK | vector |
 				   FIELD_PREP(INTR_INFO_INTR_TYPE_MASK, type));
 
-	if (has_error_code && !cpu_real(cpu))
+	if (has_error_code && !isa_real(&cpu->cs))
 		info |= (uint32_t)INTR_INFO_DELIVER_CODE_MASK;
 	return info;
 }
@@ -92,7 +92,7 @@ static void exit_exception(struct vmx_cpu *cpu, const struct isa_exception *ex)
 	struct cpu_exit e = { .reason = EXIT_REASON_EXCEPTION_NMI, .rip = cpu->cs.rip };
 
 	e.intr_info = intr_info(cpu, ex->vector, INTR_TYPE_HARD_EXCEPTION, ex->has_error_code);
-	if (ex->has_error_code && !cpu_real(cpu))
+	if (ex->has_error_code && !isa_real(&cpu->cs))
 		e.intr_error = ex->error_code;
 	if (ex->vector == X86_TRAP_PF || ex->vector == X86_TRAP_DB)
 		e.qualification = ex->payload;
@@ -240,7 +240,7 @@ struct delivery {
 	unsigned gate_type;
 	unsigned ist;
 	bool error_code;
-	struct cpu_descriptor code;
+	struct isa_descriptor code;
 };
 
 static bool software(const struct cpu_event *ev)
@@ -274,18 +274,18 @@ static void finish(struct vmx_cpu *cpu, uint64_t clear_flags)
 static void deliver_real(struct vmx_cpu *cpu, const struct delivery *d)
 {
 	struct cpu_state *cs = &cpu->cs;
-	struct cpu_stack st;
+	struct isa_stack st;
 	uint32_t entry;
 
 	if (d->ev->vector * 4 + 3U > cs->idtr.limit)
-		isa_raise_error(cs, X86_TRAP_GP, IDT_ERROR(d->ev->vector) | cpu_ext_bit(cpu));
-	entry = (uint32_t)cpu_sys_load(cpu, cs->idtr.base + d->ev->vector * 4, 4);
-	cpu_stack_current(cpu, &st);
-	cpu_stack_push(&st, 2, d->flags);
-	cpu_stack_push(&st, 2, cs->seg[SREG_CS].selector);
-	cpu_stack_push(&st, 2, d->rip);
-	cpu_stack_commit(&st);
-	cpu_load_seg_real(cpu, SREG_CS, (uint16_t)(entry >> 16));
+		isa_raise_error(cs, X86_TRAP_GP, IDT_ERROR(d->ev->vector) | isa_ext_bit(cs));
+	entry = (uint32_t)isa_sys_load(cs, cs->idtr.base + d->ev->vector * 4, 4);
+	isa_stack_current(cs, &st);
+	isa_stack_push(&st, 2, d->flags);
+	isa_stack_push(&st, 2, cs->seg[SREG_CS].selector);
+	isa_stack_push(&st, 2, d->rip);
+	isa_stack_commit(&st);
+	isa_load_seg_real(cs, SREG_CS, (uint16_t)(entry >> 16));
 	cs->rip = entry & 0xffff;
 	finish(cpu, X86_FLAGS_IF | X86_FLAGS_TF | X86_FLAGS_AC | X86_FLAGS_RF);
 }
@@ -303,25 +303,25 @@ static bool redirected(struct vmx_cpu *cpu, unsigned vector)
 		return false;
 	if (tr->ar & VMX_AR_UNUSABLE || !(tr->ar & 8) || tr->limit < TSS_IO_MAP_BASE + 1)
 		isa_raise_error(&cpu->cs, X86_TRAP_GP, 0);
-	at = (uint32_t)cpu_sys_load(cpu, tr->base + TSS_IO_MAP_BASE, 2) - TSS_REDIRECTION_BYTES + vector / 8;
+	at = (uint32_t)isa_sys_load(&cpu->cs, tr->base + TSS_IO_MAP_BASE, 2) - TSS_REDIRECTION_BYTES + vector / 8;
 	if (at > tr->limit) /* and where it would lie below the TSS */
 		isa_raise_error(&cpu->cs, X86_TRAP_GP, 0);
-	return !(cpu_sys_load(cpu, tr->base + at, 1) >> (vector % 8) & 1);
+	return !(isa_sys_load(&cpu->cs, tr->base + at, 1) >> (vector % 8) & 1);
 }
 
 /* As in real mode, by the table at linear address 0; below IOPL 3 VIF stands for IF. */
 static void deliver_redirected(struct vmx_cpu *cpu, const struct delivery *d)
 {
-	uint32_t entry = (uint32_t)cpu_sys_load(cpu, d->ev->vector * 4U, 4);
-	bool virtual = cpu_virtual_if(cpu);
-	struct cpu_stack st;
+	uint32_t entry = (uint32_t)isa_sys_load(&cpu->cs, d->ev->vector * 4U, 4);
+	bool virtual = isa_virtual_if(&cpu->cs);
+	struct isa_stack st;
 
-	cpu_stack_current(cpu, &st);
-	cpu_stack_push(&st, 2, virtual ? cpu_virtual_flags(d->flags) : d->flags);
-	cpu_stack_push(&st, 2, cpu->cs.seg[SREG_CS].selector);
-	cpu_stack_push(&st, 2, d->rip);
-	cpu_stack_commit(&st);
-	cpu_load_seg_real(cpu, SREG_CS, (uint16_t)(entry >> 16));
+	isa_stack_current(&cpu->cs, &st);
+	isa_stack_push(&st, 2, virtual ? isa_virtual_flags(d->flags) : d->flags);
+	isa_stack_push(&st, 2, cpu->cs.seg[SREG_CS].selector);
+	isa_stack_push(&st, 2, d->rip);
+	isa_stack_commit(&st);
+	isa_load_seg_real(&cpu->cs, SREG_CS, (uint16_t)(entry >> 16));
 	cpu->cs.rip = entry & 0xffff;
 	finish(cpu, X86_FLAGS_TF | X86_FLAGS_RF | (virtual ? X86_FLAGS_VIF : X86_FLAGS_IF));
 }
@@ -332,30 +332,30 @@ static void check_idt_gate(struct vmx_cpu *cpu, const struct delivery *d, uint32
 	uint16_t error = IDT_ERROR(d->ev->vector);
 
 	if ((d->ev->type == INTR_TYPE_SOFT_INTR || d->ev->type == INTR_TYPE_SOFT_EXCEPTION) &&
-	    cpu_ar_dpl(ar) < cpu->cs.cpl)
+	    isa_ar_dpl(ar) < cpu->cs.cpl)
 		isa_raise_error(&cpu->cs, X86_TRAP_GP, error);
 	if (!(ar & VMX_AR_P))
-		isa_raise_error(&cpu->cs, X86_TRAP_NP, error | cpu_ext_bit(cpu));
+		isa_raise_error(&cpu->cs, X86_TRAP_NP, error | isa_ext_bit(&cpu->cs));
 }
 
 /* The code segment of an interrupt or trap gate. */
 static void check_handler_code(struct vmx_cpu *cpu, struct delivery *d)
 {
-	if (cpu_selector_null(d->selector))
-		cpu_selector_fault(cpu, X86_TRAP_GP, 0);
-	if (!cpu_descriptor_read(cpu, d->selector, &d->code))
-		cpu_selector_fault(cpu, X86_TRAP_GP, d->selector);
-	if (!cpu_ar_code(d->code.ar) || cpu_ar_dpl(d->code.ar) > cpu->cs.cpl)
-		cpu_selector_fault(cpu, X86_TRAP_GP, d->selector);
-	if (cpu_ia32e(cpu) && (d->code.ar & (VMX_AR_L | VMX_AR_DB)) != VMX_AR_L)
-		cpu_selector_fault(cpu, X86_TRAP_GP, d->selector);
+	if (isa_selector_null(d->selector))
+		isa_selector_fault(&cpu->cs, X86_TRAP_GP, 0);
+	if (!isa_descriptor_read(&cpu->cs, d->selector, &d->code))
+		isa_selector_fault(&cpu->cs, X86_TRAP_GP, d->selector);
+	if (!isa_ar_code(d->code.ar) || isa_ar_dpl(d->code.ar) > cpu->cs.cpl)
+		isa_selector_fault(&cpu->cs, X86_TRAP_GP, d->selector);
+	if (isa_ia32e(&cpu->cs) && (d->code.ar & (VMX_AR_L | VMX_AR_DB)) != VMX_AR_L)
+		isa_selector_fault(&cpu->cs, X86_TRAP_GP, d->selector);
 	if (!(d->code.ar & VMX_AR_P))
-		cpu_selector_fault(cpu, X86_TRAP_NP, d->selector);
+		isa_selector_fault(&cpu->cs, X86_TRAP_NP, d->selector);
 }
 
 static bool goes_inward(const struct vmx_cpu *cpu, const struct delivery *d)
 {
-	return !cpu_ar_conforming(d->code.ar) && cpu_ar_dpl(d->code.ar) < cpu->cs.cpl;
+	return !isa_ar_conforming(d->code.ar) && isa_ar_dpl(d->code.ar) < cpu->cs.cpl;
 }
 
 static void commit_handler(struct vmx_cpu *cpu, struct delivery *d, unsigned cpl)
@@ -365,7 +365,7 @@ static void commit_handler(struct vmx_cpu *cpu, struct delivery *d, unsigned cpl
 
 	if (!(d->gate_type & 1)) /* interrupt gate */
 		clear |= X86_FLAGS_IF;
-	cpu_segment_commit(&cs->seg[SREG_CS], &d->code, (uint16_t)((d->selector & ~3) | cpl));
+	isa_segment_commit(&cs->seg[SREG_CS], &d->code, (uint16_t)((d->selector & ~3) | cpl));
 	cs->cpl = (uint8_t)cpl;
 	cs->rip = d->offset;
 	finish(cpu, clear);
@@ -376,67 +376,67 @@ static void commit_handler(struct vmx_cpu *cpu, struct delivery *d, unsigned cpl
 static void read_gate_legacy(struct vmx_cpu *cpu, struct delivery *d)
 {
 	uint16_t error = IDT_ERROR(d->ev->vector);
-	struct cpu_descriptor gate;
+	struct isa_descriptor gate;
 
 	if (d->ev->vector * 8 + 7U > cpu->cs.idtr.limit)
-		isa_raise_error(&cpu->cs, X86_TRAP_GP, error | cpu_ext_bit(cpu));
-	cpu_descriptor_parse(&gate, cpu_sys_load(cpu, cpu->cs.idtr.base + d->ev->vector * 8, 8));
-	d->gate_type = cpu_ar_type(gate.ar);
+		isa_raise_error(&cpu->cs, X86_TRAP_GP, error | isa_ext_bit(&cpu->cs));
+	isa_descriptor_parse(&gate, isa_sys_load(&cpu->cs, cpu->cs.idtr.base + d->ev->vector * 8, 8));
+	d->gate_type = isa_ar_type(gate.ar);
 	if (gate.ar & VMX_AR_S ||
 	    (d->gate_type != SYS_TASK_GATE && (d->gate_type & 6) != 6))
-		isa_raise_error(&cpu->cs, X86_TRAP_GP, error | cpu_ext_bit(cpu));
+		isa_raise_error(&cpu->cs, X86_TRAP_GP, error | isa_ext_bit(&cpu->cs));
 	check_idt_gate(cpu, d, gate.ar);
 	if (d->gate_type == SYS_TASK_GATE)
-		cpu_task_gate(cpu, &gate, TASK_SWITCH_GATE);
+		cpu_task_switch(cpu, (uint16_t)(gate.raw >> 16), TASK_SWITCH_GATE);
 	d->selector = (uint16_t)(gate.raw >> 16);
 	d->offset = gate.raw & 0xffff;
 	if (d->gate_type & 8)
 		d->offset |= (gate.raw >> 32) & 0xffff0000;
 }
 
-static void push_frame_legacy(struct vmx_cpu *cpu, struct cpu_stack *st, struct delivery *d)
+static void push_frame_legacy(struct vmx_cpu *cpu, struct isa_stack *st, struct delivery *d)
 {
 	unsigned size = d->gate_type & 8 ? 4 : 2;
 
-	cpu_stack_push(st, size, d->flags);
-	cpu_stack_push(st, size, cpu->cs.seg[SREG_CS].selector);
-	cpu_stack_push(st, size, d->rip);
+	isa_stack_push(st, size, d->flags);
+	isa_stack_push(st, size, cpu->cs.seg[SREG_CS].selector);
+	isa_stack_push(st, size, d->rip);
 	if (d->error_code)
-		cpu_stack_push(st, size, d->ev->error_code);
-	cpu_check_rip(cpu, d->code.ar, d->code.limit, d->offset);
-	cpu_descriptor_set_accessed(cpu, &d->code);
+		isa_stack_push(st, size, d->ev->error_code);
+	isa_check_rip(&cpu->cs, d->code.ar, d->code.limit, d->offset);
+	isa_descriptor_set_accessed(&cpu->cs, &d->code);
 }
 
 static void deliver_inner(struct vmx_cpu *cpu, struct delivery *d)
 {
 	static const uint8_t v86_order[] = { SREG_GS, SREG_FS, SREG_DS, SREG_ES };
 	struct cpu_state *cs = &cpu->cs;
-	unsigned pl = cpu_ar_dpl(d->code.ar), size = d->gate_type & 8 ? 4 : 2;
+	unsigned pl = isa_ar_dpl(d->code.ar), size = d->gate_type & 8 ? 4 : 2;
 	struct cpu_segment ss;
-	struct cpu_stack st;
+	struct isa_stack st;
 	uint64_t sp;
-	bool v86 = cpu_v86(cpu);
+	bool v86 = isa_v86(cs);
 
 	if (v86 && pl != 0)
-		cpu_selector_fault(cpu, X86_TRAP_GP, d->selector);
-	cpu_tss_stack(cpu, pl, 0, &ss, &sp);
-	cpu_stack_inner(cpu, &st, &ss, sp, pl);
+		isa_selector_fault(cs, X86_TRAP_GP, d->selector);
+	isa_tss_stack(cs, pl, 0, &ss, &sp);
+	isa_stack_inner(cs, &st, &ss, sp, pl);
 	for (unsigned n = 0; v86 && n < ARRAY_SIZE(v86_order); n++)
-		cpu_stack_push(&st, size, cs->seg[v86_order[n]].selector);
-	cpu_stack_push(&st, size, cs->seg[SREG_SS].selector);
-	cpu_stack_push(&st, size, cs->gpr[RSP]);
+		isa_stack_push(&st, size, cs->seg[v86_order[n]].selector);
+	isa_stack_push(&st, size, cs->seg[SREG_SS].selector);
+	isa_stack_push(&st, size, cs->gpr[RSP]);
 	push_frame_legacy(cpu, &st, d);
 
 	for (unsigned n = 0; v86 && n < ARRAY_SIZE(v86_order); n++)
-		cpu_segment_null(&cs->seg[v86_order[n]], 0, 0);
+		isa_segment_null(&cs->seg[v86_order[n]], 0, 0);
 	cs->seg[SREG_SS] = ss;
-	cpu_stack_commit(&st);
+	isa_stack_commit(&st);
 	commit_handler(cpu, d, pl);
 }
 
 static void deliver_legacy(struct vmx_cpu *cpu, struct delivery *d)
 {
-	struct cpu_stack st;
+	struct isa_stack st;
 
 	read_gate_legacy(cpu, d);
 	check_handler_code(cpu, d);
@@ -444,11 +444,11 @@ static void deliver_legacy(struct vmx_cpu *cpu, struct delivery *d)
 		deliver_inner(cpu, d);
 		return;
 	}
-	if (cpu_v86(cpu))
-		cpu_selector_fault(cpu, X86_TRAP_GP, d->selector);
-	cpu_stack_current(cpu, &st);
+	if (isa_v86(&cpu->cs))
+		isa_selector_fault(&cpu->cs, X86_TRAP_GP, d->selector);
+	isa_stack_current(&cpu->cs, &st);
 	push_frame_legacy(cpu, &st, d);
-	cpu_stack_commit(&st);
+	isa_stack_commit(&st);
 	commit_handler(cpu, d, cpu->cs.cpl);
 }
 
@@ -458,26 +458,26 @@ static void read_gate_long(struct vmx_cpu *cpu, struct delivery *d)
 {
 	uint16_t error = IDT_ERROR(d->ev->vector);
 	gva_t lin = cpu->cs.idtr.base + d->ev->vector * 16U;
-	struct cpu_descriptor gate;
+	struct isa_descriptor gate;
 
 	if (d->ev->vector * 16 + 15U > cpu->cs.idtr.limit)
-		isa_raise_error(&cpu->cs, X86_TRAP_GP, error | cpu_ext_bit(cpu));
-	cpu_descriptor_parse(&gate, cpu_sys_load(cpu, lin, 8));
-	d->gate_type = cpu_ar_type(gate.ar);
+		isa_raise_error(&cpu->cs, X86_TRAP_GP, error | isa_ext_bit(&cpu->cs));
+	isa_descriptor_parse(&gate, isa_sys_load(&cpu->cs, lin, 8));
+	d->gate_type = isa_ar_type(gate.ar);
 	if (gate.ar & VMX_AR_S || (d->gate_type & 14) != 14)
-		isa_raise_error(&cpu->cs, X86_TRAP_GP, error | cpu_ext_bit(cpu));
+		isa_raise_error(&cpu->cs, X86_TRAP_GP, error | isa_ext_bit(&cpu->cs));
 	check_idt_gate(cpu, d, gate.ar);
 	d->selector = (uint16_t)(gate.raw >> 16);
 	d->ist = (unsigned)(gate.raw >> 32) & 7;
 	d->offset = (gate.raw & 0xffff) | ((gate.raw >> 32) & 0xffff0000) |
-		    cpu_sys_load(cpu, lin + 8, 8) << 32;
+		    isa_sys_load(&cpu->cs, lin + 8, 8) << 32;
 }
 
 static void deliver_long(struct vmx_cpu *cpu, struct delivery *d)
 {
 	struct cpu_state *cs = &cpu->cs;
 	struct cpu_segment ss;
-	struct cpu_stack st;
+	struct isa_stack st;
 	unsigned cpl = cs->cpl;
 	uint64_t sp;
 	bool inward;
@@ -486,25 +486,25 @@ static void deliver_long(struct vmx_cpu *cpu, struct delivery *d)
 	check_handler_code(cpu, d);
 	inward = goes_inward(cpu, d);
 	if (inward)
-		cpl = cpu_ar_dpl(d->code.ar);
+		cpl = isa_ar_dpl(d->code.ar);
 	if (inward || d->ist)
-		cpu_tss_stack(cpu, cpl, d->ist, &ss, &sp);
+		isa_tss_stack(cs, cpl, d->ist, &ss, &sp);
 	if (!inward)
 		ss = cs->seg[SREG_SS];
 	if (!inward && !d->ist)
 		sp = cs->gpr[RSP];
-	cpu_stack_inner(cpu, &st, &ss, sp & ~15ULL, cpl);
-	st.ss_error = cpu_ext_bit(cpu);
+	isa_stack_inner(cs, &st, &ss, sp & ~15ULL, cpl);
+	st.selector = 0;
 
-	cpu_stack_push(&st, 8, cs->seg[SREG_SS].selector);
-	cpu_stack_push(&st, 8, cs->gpr[RSP]);
-	cpu_stack_push(&st, 8, d->flags);
-	cpu_stack_push(&st, 8, cs->seg[SREG_CS].selector);
-	cpu_stack_push(&st, 8, d->rip);
+	isa_stack_push(&st, 8, cs->seg[SREG_SS].selector);
+	isa_stack_push(&st, 8, cs->gpr[RSP]);
+	isa_stack_push(&st, 8, d->flags);
+	isa_stack_push(&st, 8, cs->seg[SREG_CS].selector);
+	isa_stack_push(&st, 8, d->rip);
 	if (d->error_code)
-		cpu_stack_push(&st, 8, d->ev->error_code);
-	cpu_check_rip(cpu, d->code.ar, d->code.limit, d->offset);
-	cpu_descriptor_set_accessed(cpu, &d->code);
+		isa_stack_push(&st, 8, d->ev->error_code);
+	isa_check_rip(cs, d->code.ar, d->code.limit, d->offset);
+	isa_descriptor_set_accessed(cs, &d->code);
 
 	cs->seg[SREG_SS] = ss;
 	cs->gpr[RSP] = st.sp;
@@ -518,7 +518,7 @@ void cpu_deliver_event(struct vmx_cpu *cpu, const struct cpu_event *event)
 
 	cpu->event = *event;
 	cpu->event.active = true;
-	if (cpu_real(cpu))
+	if (isa_real(cs))
 		cpu->event.has_error_code = false;
 	cs->cur = &delivery_insn;
 	cs->block_rip = cs->rip;
@@ -530,23 +530,23 @@ void cpu_deliver_event(struct vmx_cpu *cpu, const struct cpu_event *event)
 	d.ev = &cpu->event;
 	d.error_code = cpu->event.has_error_code;
 	d.rip = cs->rip + (software(event) ? event->insn_len : 0);
-	if (!cpu_code64(cpu))
+	if (!isa_code64(cs))
 		d.rip = (uint32_t)d.rip;
 	d.flags = cpu_rflags(cs) | (sets_rf(event) ? X86_FLAGS_RF : 0);
 
-	if (cpu_v86(cpu) && event->type == INTR_TYPE_SOFT_INTR) {
+	if (isa_v86(cs) && event->type == INTR_TYPE_SOFT_INTR) {
 		if (redirected(cpu, event->vector)) {
 			deliver_redirected(cpu, &d);
 			return;
 		}
 		/* to the monitor: INT n needs IOPL 3 */
-		if (cpu_iopl(cpu) < 3)
+		if (isa_iopl(cs) < 3)
 			isa_raise_error(cs, X86_TRAP_GP, 0);
 	}
 
-	if (cpu_real(cpu))
+	if (isa_real(cs))
 		deliver_real(cpu, &d);
-	else if (cpu_ia32e(cpu))
+	else if (isa_ia32e(cs))
 		deliver_long(cpu, &d);
 	else
 		deliver_legacy(cpu, &d);

@@ -11,8 +11,8 @@
  *   interp.c                      the interpreter's loop
  *   machine.c                     what the processors of a machine share
  *   vmx_isa.c trace_ring.c        the seam's remaining functions, debug aid
- *   segment.c stack.c far.c event.c task.c sysinsn*.c  segments, far transfers, event
- *                                 delivery through the IDT, system instructions (system.h)
+ *   event.c iret.c task.c sysinsn*.c  delivery through the IDT, system instructions (system.h); the rules
+ *                                 of segments and far transfers are isa/segment.h's and isa/far.h's
  *
  * All of it runs on the vCPU's thread, mostly with the guest's SIMD state in
  * the registers (isa/fpu.h): general registers only, no libc mem*.
@@ -259,11 +259,6 @@ void cpu_exception(struct vmx_cpu *cpu, const struct isa_exception *ex);
 /* Debug traps that are due between two instructions: single step, data breakpoints. */
 void cpu_debug_trap(struct vmx_cpu *cpu, uint64_t dr6_bits);
 
-/* --- segment.c, far.c, task.c --- */
-/* Real-mode style load: base = selector << 4, limit and rights kept. */
-void cpu_load_seg_real(struct vmx_cpu *cpu, enum sreg nr, uint16_t selector);
-/* MOV/POP/Lxx to a data segment or SS with all protected-mode checks. */
-void cpu_load_seg(struct vmx_cpu *cpu, enum sreg nr, uint16_t selector);
 /* --- sysinsn*.c --- */
 /* isa_ops.system of the processor. */
 isa_fn *cpu_system_handler(const struct isa_decoded *d, struct isa_insn *i);

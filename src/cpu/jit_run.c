@@ -57,12 +57,12 @@ static bool for_units(uint8_t mode)
 }
 
 /* Is any relative branch of this page to a canonical address? */
-static bool far_from_hole(gva_t page)
+static bool far_from_hole(const struct cpu_state *cs, gva_t page)
 {
 	const uint64_t reach = BIT_ULL(31) + PAGE_SIZE;
 
 	/* the hole is wider than both together; from the top to 0 there is none */
-	return cpu_canonical(page + reach) && cpu_canonical(page - reach);
+	return isa_canonical(cs, page + reach) && isa_canonical(cs, page - reach);
 }
 
 static void forgive(struct cpu_jit *j)
@@ -100,7 +100,7 @@ static bool usable(struct vmx_cpu *cpu, struct jit_unit *u, unsigned cls, uint8_
 		return false;
 	if (!jit_page_fresh(cpu, u->page))
 		return false;
-	if (unlikely(!far_from_hole(lin)))
+	if (unlikely(!far_from_hole(&cpu->cs, lin)))
 		return false;
 	if ((mode & JIT_NEEDS_FLAT32) && unlikely(cpu->cs.gpr[RSP] >> 32)) /* jit/stack.c, invariant 5 */
 		return false;
@@ -231,7 +231,7 @@ void cpu_jit_run_blocks(struct vmx_cpu *cpu)
 			}
 			if (why == JIT_EXIT_INDIRECT) {
 				cpu->counters.jit_exit_indirect++;
-				indirect = cpu_canonical(cs->rip);
+				indirect = isa_canonical(cs, cs->rip);
 				if (unlikely(!indirect)) {
 					roll_back(cpu);
 					j->interpret = false;

@@ -231,22 +231,3 @@ __attribute__((noreturn)) void cpu_raise(struct cpu_state *cs)
 	cpu->unwind_reason = CPU_UNWIND_EXCEPTION;
 	__builtin_longjmp(cs->unwind, 1);
 }
-
-uint64_t cpu_sys_load(struct vmx_cpu *cpu, gva_t lin, unsigned size)
-{
-	uint64_t bounce = 0;
-	const void *p = cpu_mem(&cpu->cs, lin, size, ISA_READ | ISA_IMPLICIT, &bounce);
-
-	return isa_host_load(p, size);
-}
-
-void cpu_sys_store(struct vmx_cpu *cpu, gva_t lin, unsigned size, uint64_t v)
-{
-	uint64_t bounce = 0;
-	void *p = cpu_mem(&cpu->cs, lin, size, ISA_WRITE | ISA_IMPLICIT, &bounce);
-
-	isa_host_store(p, size, v);
-	if (p == &bounce)
-		cpu_mem_commit(&cpu->cs, lin, size, &bounce);
-}
-

@@ -77,7 +77,7 @@ static void check_paging_change(struct vmx_cpu *cpu, uint64_t old, uint64_t v)
 		if (!(cs->tr.ar & 8))
 			gp0(cpu);
 	} else if (old & X86_CR0_PG) {
-		if (cs->cr4 & X86_CR4_PCIDE || cpu_code64(cpu))
+		if (cs->cr4 & X86_CR4_PCIDE || isa_code64(cs))
 			gp0(cpu);
 	}
 }
@@ -146,7 +146,7 @@ static void mov_to_cr3(struct vmx_cpu *cpu, const struct isa_insn *i, uint64_t v
 		reserved &= ~CR3_NOFLUSH;
 		root &= ~CR3_NOFLUSH;
 	}
-	if (cpu_ia32e(cpu) && v & reserved)
+	if (isa_ia32e(cs) && v & reserved)
 		gp0(cpu);
 	if (pae_paging(cpu, cs->cr0, cs->cr4) && !cpu_load_pdptrs(cpu, v))
 		gp0(cpu);
@@ -165,9 +165,9 @@ void cpu_write_cr4(struct vmx_cpu *cpu, uint64_t v)
 
 	if (v & ~fixed1 || fixed0 & ~v)
 		gp0(cpu);
-	if (cpu_ia32e(cpu) && (!(v & X86_CR4_PAE) || changed & X86_CR4_LA57))
+	if (isa_ia32e(cs) && (!(v & X86_CR4_PAE) || changed & X86_CR4_LA57))
 		gp0(cpu);
-	if (v & ~old & X86_CR4_PCIDE && (!cpu_ia32e(cpu) || cs->cr3 & CR3_PCID_MASK))
+	if (v & ~old & X86_CR4_PCIDE && (!isa_ia32e(cs) || cs->cr3 & CR3_PCID_MASK))
 		gp0(cpu);
 	if (pae_paging(cpu, cs->cr0, v) && changed & CR4_PAE_RELOAD) {
 		cs->cr4 = v; /* the walk through EPT does not look at it, #GP restores it */
@@ -199,7 +199,7 @@ void sysinsn_mov_to_cr(struct cpu_state *cs, const struct isa_insn *i)
 	uint64_t v = cs->gpr[i->dst];
 
 	cpu_require_cpl0(cs);
-	if (!cpu_code64(cpu))
+	if (!isa_code64(cs))
 		v = (uint32_t)v;
 	switch (i->src) {
 	case 0:
@@ -253,7 +253,7 @@ void sysinsn_mov_from_cr(struct cpu_state *cs, const struct isa_insn *i)
 			exit_cr(cpu, 8, CR_ACCESS_MOV_FROM, i->dst);
 		v = cpu->apic.page ? cpu_apic_read_cr8(cpu) : cs->cr8;
 	}
-	isa_set_gpr(cs, i->dst, cpu_code64(cpu) ? 8 : 4, v);
+	isa_set_gpr(cs, i->dst, isa_code64(cs) ? 8 : 4, v);
 }
 
 void sysinsn_clts(struct cpu_state *cs, const struct isa_insn *i)
@@ -353,7 +353,7 @@ void sysinsn_mov_from_dr(struct cpu_state *cs, const struct isa_insn *i)
 	unsigned nr = check_dr(cs, i, DR_ACCESS_FROM);
 	uint64_t v = nr < 4 ? cs->dr[nr] : nr == 6 ? cs->dr6 | DR6_ACTIVE_LOW : cs->dr7 | DR7_FIXED_1;
 
-	isa_set_gpr(cs, i->dst, cpu_code64(cpu_of(cs)) ? 8 : 4, v);
+	isa_set_gpr(cs, i->dst, isa_code64(cs) ? 8 : 4, v);
 }
 
 void sysinsn_mov_to_dr(struct cpu_state *cs, const struct isa_insn *i)
@@ -361,7 +361,7 @@ void sysinsn_mov_to_dr(struct cpu_state *cs, const struct isa_insn *i)
 	unsigned nr = check_dr(cs, i, 0);
 	uint64_t v = cs->gpr[i->dst];
 
-	if (!cpu_code64(cpu_of(cs)))
+	if (!isa_code64(cs))
 		v = (uint32_t)v;
 	if (nr >= 6 && v >> 32)
 		gp0(cpu_of(cs));

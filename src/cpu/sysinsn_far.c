@@ -1,44 +1,30 @@
 /*
  * Handlers of far transfers: JMP, CALL, RET, IRET, INT n, INT1, INT3, INTO.
- * The work is in far.c and event.c.
+ * The work is in isa/far.c, iret.c and event.c.
  *
  * Source: SDM Vol. 2, these instructions. Locks: none.
  */
 #include "cpu/system.h"
 
-/* The m16:16, m16:32 or m16:64 operand, or the immediate pointer. */
-static uint16_t far_pointer(struct cpu_state *cs, const struct isa_insn *i, uint64_t *offset)
-{
-	gva_t lin;
-
-	if (!(i->flags & ISA_MEM)) {
-		*offset = i->imm;
-		return (uint16_t)i->disp;
-	}
-	lin = isa_linear(cs, i->seg, isa_ea(cs, i), i->opsize + 2U, ISA_READ);
-	*offset = isa_load(cs, lin, i->opsize);
-	return (uint16_t)isa_load(cs, lin + i->opsize, 2);
-}
-
 void sysinsn_jmp_far(struct cpu_state *cs, const struct isa_insn *i)
 {
 	uint64_t offset;
-	uint16_t selector = far_pointer(cs, i, &offset);
+	uint16_t selector = isa_far_pointer(cs, i, &offset);
 
-	cpu_far_jmp(cpu_of(cs), selector, offset, i->opsize);
+	isa_far_jmp(cs, selector, offset, i->opsize);
 }
 
 void sysinsn_call_far(struct cpu_state *cs, const struct isa_insn *i)
 {
 	uint64_t offset;
-	uint16_t selector = far_pointer(cs, i, &offset);
+	uint16_t selector = isa_far_pointer(cs, i, &offset);
 
-	cpu_far_call(cpu_of(cs), selector, offset, i->opsize, isa_next_rip(cs, i));
+	isa_far_call(cs, selector, offset, i->opsize, isa_next_rip(cs, i));
 }
 
 void sysinsn_ret_far(struct cpu_state *cs, const struct isa_insn *i)
 {
-	cpu_far_ret(cpu_of(cs), i->opsize, i->opcode == 0xca ? (uint16_t)i->imm : 0);
+	isa_far_ret(cs, i->opsize, i->opcode == 0xca ? (uint16_t)i->imm : 0);
 }
 
 void sysinsn_iret(struct cpu_state *cs, const struct isa_insn *i)
@@ -56,7 +42,7 @@ static void software_event(struct cpu_state *cs, const struct isa_insn *i, unsig
 void sysinsn_int_n(struct cpu_state *cs, const struct isa_insn *i)
 {
 	/* Before anything else: virtual-8086 mode leaves INT n to the monitor, which CR4.VME asks first. */
-	if (cpu_v86(cpu_of(cs)) && cpu_iopl(cpu_of(cs)) < 3 && !(cs->cr4 & X86_CR4_VME))
+	if (isa_v86(cs) && isa_iopl(cs) < 3 && !(cs->cr4 & X86_CR4_VME))
 		isa_raise_error(cs, X86_TRAP_GP, 0);
 	software_event(cs, i, (uint8_t)i->imm, INTR_TYPE_SOFT_INTR);
 }

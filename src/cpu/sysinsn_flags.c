@@ -22,15 +22,13 @@ void cpu_check_virtual_flags(struct vmx_cpu *cpu, uint64_t flags)
 /* CLI and STI, PUSHF and POPF in virtual-8086 mode: sensitive to IOPL. */
 static void require_iopl(struct cpu_state *cs)
 {
-	struct vmx_cpu *cpu = cpu_of(cs);
-
-	if (!cpu_real(cpu) && cs->cpl > cpu_iopl(cpu))
+	if (!isa_real(cs) && cs->cpl > isa_iopl(cs))
 		isa_raise_error(cs, X86_TRAP_GP, 0);
 }
 
 void sysinsn_cli(struct cpu_state *cs, const struct isa_insn *i)
 {
-	if (cpu_virtual_if(cpu_of(cs))) {
+	if (isa_virtual_if(cs)) {
 		cpu_set_vif(cpu_of(cs), false);
 		return;
 	}
@@ -40,7 +38,7 @@ void sysinsn_cli(struct cpu_state *cs, const struct isa_insn *i)
 
 void sysinsn_sti(struct cpu_state *cs, const struct isa_insn *i)
 {
-	if (cpu_virtual_if(cpu_of(cs))) {
+	if (isa_virtual_if(cs)) {
 		if (cs->rflags & X86_FLAGS_VIP)
 			isa_raise_error(cs, X86_TRAP_GP, 0);
 		cpu_set_vif(cpu_of(cs), true);
@@ -79,7 +77,7 @@ void sysinsn_stac(struct cpu_state *cs, const struct isa_insn *i)
 /* PUSHF and POPF with an image in which IF is VIF: of 16 bits only, those of 32 bits are the monitor's. */
 static bool virtual_image(const struct vmx_cpu *cpu, const struct isa_insn *i)
 {
-	return cpu_v86(cpu) && i->opsize == 2 && cpu_virtual_if(cpu);
+	return isa_v86(&cpu->cs) && i->opsize == 2 && isa_virtual_if(&cpu->cs);
 }
 
 void sysinsn_pushf(struct cpu_state *cs, const struct isa_insn *i)
@@ -87,8 +85,8 @@ void sysinsn_pushf(struct cpu_state *cs, const struct isa_insn *i)
 	uint64_t flags = cpu_rflags(cs) & ~(X86_FLAGS_RF | X86_FLAGS_VM);
 
 	if (virtual_image(cpu_of(cs), i))
-		flags = cpu_virtual_flags(flags);
-	else if (cpu_v86(cpu_of(cs)))
+		flags = isa_virtual_flags(flags);
+	else if (isa_v86(cs))
 		require_iopl(cs);
 	isa_push(cs, i->opsize, flags);
 }
@@ -97,13 +95,13 @@ void sysinsn_pushf(struct cpu_state *cs, const struct isa_insn *i)
 
 static void popf_virtual(struct vmx_cpu *cpu, const struct isa_insn *i)
 {
-	struct cpu_stack st;
+	struct isa_stack st;
 	uint64_t v;
 
-	cpu_stack_current(cpu, &st);
-	v = cpu_stack_pop(&st, 2);
+	isa_stack_current(&cpu->cs, &st);
+	v = isa_stack_pop(&st, 2);
 	cpu_check_virtual_flags(cpu, v);
-	cpu_stack_commit(&st);
+	isa_stack_commit(&st);
 	cpu_set_rflags(&cpu->cs, (cpu_rflags(&cpu->cs) & ~(POPF_ALWAYS | X86_FLAGS_RF)) | (v & POPF_ALWAYS));
 	cpu_set_vif(cpu, v & X86_FLAGS_IF);
 	cpu_next(&cpu->cs, i);
@@ -119,13 +117,13 @@ void sysinsn_popf(struct cpu_state *cs, const struct isa_insn *i)
 		popf_virtual(cpu, i);
 		return;
 	}
-	if (cpu_v86(cpu))
+	if (isa_v86(cs))
 		require_iopl(cs);
 	if (i->opsize != 2)
 		mask |= X86_FLAGS_AC | X86_FLAGS_ID;
-	if (cpu_real(cpu) || cs->cpl == 0)
+	if (isa_real(cs) || cs->cpl == 0)
 		mask |= X86_FLAGS_IF | X86_FLAGS_IOPL;
-	else if (cs->cpl <= cpu_iopl(cpu))
+	else if (cs->cpl <= isa_iopl(cs))
 		mask |= X86_FLAGS_IF;
 	v = isa_pop(cs, i->opsize);
 	v = (old & ~(mask | X86_FLAGS_RF)) | (v & mask);

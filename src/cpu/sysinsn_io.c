@@ -21,14 +21,14 @@ static void check_io_permission(struct vmx_cpu *cpu, uint16_t port, unsigned siz
 	uint32_t at;
 	uint16_t bits;
 
-	if (cpu_real(cpu) || (!cpu_v86(cpu) && cpu->cs.cpl <= cpu_iopl(cpu)))
+	if (isa_real(&cpu->cs) || (!isa_v86(&cpu->cs) && cpu->cs.cpl <= isa_iopl(&cpu->cs)))
 		return;
 	if (tr->ar & VMX_AR_UNUSABLE || !(tr->ar & 8) || tr->limit < TSS_IO_MAP_BASE + 1)
 		isa_raise_error(&cpu->cs, X86_TRAP_GP, 0);
-	at = (uint32_t)cpu_sys_load(cpu, tr->base + TSS_IO_MAP_BASE, 2) + port / 8;
+	at = (uint32_t)isa_sys_load(&cpu->cs, tr->base + TSS_IO_MAP_BASE, 2) + port / 8;
 	if (at + 1 > tr->limit) /* two bytes are always read */
 		isa_raise_error(&cpu->cs, X86_TRAP_GP, 0);
-	bits = (uint16_t)cpu_sys_load(cpu, tr->base + at, 2);
+	bits = (uint16_t)isa_sys_load(&cpu->cs, tr->base + at, 2);
 	if (bits >> (port % 8) & ((1U << size) - 1))
 		isa_raise_error(&cpu->cs, X86_TRAP_GP, 0);
 }

@@ -60,13 +60,13 @@ void sysinsn_invlpg(struct cpu_state *cs, const struct isa_insn *i)
 	gva_t lin = isa_ea(cs, i);
 
 	cpu_require_cpl0(cs);
-	if (!cpu_code64(cpu))
+	if (!isa_code64(cs))
 		lin = (uint32_t)(lin + cs->seg[i->seg].base);
 	else if (i->seg >= SREG_FS)
 		lin += cs->seg[i->seg].base;
 	if (cpu->primary & CPU_BASED_INVLPG_EXITING)
 		cpu_vmexit_insn(cpu, EXIT_REASON_INVLPG, lin);
-	if (cpu_canonical(lin))
+	if (isa_canonical(cs, lin))
 		cpu_tlb_invlpg(cpu, lin);
 	cpu_next(cs, i);
 }
@@ -87,9 +87,9 @@ void sysinsn_invpcid(struct cpu_state *cs, const struct isa_insn *i)
 	lin = isa_linear(cs, i->seg, isa_ea(cs, i), 16, ISA_READ);
 	pcid = isa_load(cs, lin, 8);
 	address = isa_load(cs, lin + 8, 8);
-	type = cpu_code64(cpu) ? cs->gpr[i->src] : (uint32_t)cs->gpr[i->src];
+	type = isa_code64(cs) ? cs->gpr[i->src] : (uint32_t)cs->gpr[i->src];
 	if (type > INVPCID_ALL || pcid >> 12 ||
-	    (type == INVPCID_ADDRESS && !cpu_canonical(address)) ||
+	    (type == INVPCID_ADDRESS && !isa_canonical(cs, address)) ||
 	    (type <= INVPCID_CONTEXT && pcid && !(cs->cr4 & X86_CR4_PCIDE)))
 		isa_raise_error(cs, X86_TRAP_GP, 0);
 	cpu_tlb_invpcid(cpu, (unsigned)type, (uint16_t)pcid, address);

@@ -106,9 +106,9 @@ static bool valid_pat(uint64_t v)
 }
 
 /* A register that holds a linear address. */
-static bool write_canonical(uint64_t *reg, uint64_t v)
+static bool write_canonical(const struct cpu_state *cs, uint64_t *reg, uint64_t v)
 {
-	if (!cpu_canonical(v))
+	if (!isa_canonical(cs, v))
 		return false;
 	*reg = v;
 	return true;
@@ -129,16 +129,16 @@ bool cpu_write_msr(struct vmx_cpu *cpu, uint32_t msr, uint64_t v)
 
 	switch (msr) {
 	case MSR_IA32_SYSENTER_CS: return write_low(&cpu->sysenter_cs, v);
-	case MSR_IA32_SYSENTER_ESP: return write_canonical(&cpu->sysenter_esp, v);
-	case MSR_IA32_SYSENTER_EIP: return write_canonical(&cpu->sysenter_eip, v);
+	case MSR_IA32_SYSENTER_ESP: return write_canonical(cs, &cpu->sysenter_esp, v);
+	case MSR_IA32_SYSENTER_EIP: return write_canonical(cs, &cpu->sysenter_eip, v);
 	case MSR_EFER: return write_efer(cpu, v);
 	case MSR_STAR: cpu->msr.star = v; return true;
-	case MSR_LSTAR: return write_canonical(&cpu->msr.lstar, v);
-	case MSR_CSTAR: return write_canonical(&cpu->msr.cstar, v);
+	case MSR_LSTAR: return write_canonical(cs, &cpu->msr.lstar, v);
+	case MSR_CSTAR: return write_canonical(cs, &cpu->msr.cstar, v);
 	case MSR_SYSCALL_MASK: return write_low(&cpu->msr.fmask, v);
-	case MSR_FS_BASE: return write_canonical(&cs->seg[SREG_FS].base, v);
-	case MSR_GS_BASE: return write_canonical(&cs->seg[SREG_GS].base, v);
-	case MSR_KERNEL_GS_BASE: return write_canonical(&cpu->msr.kernel_gs_base, v);
+	case MSR_FS_BASE: return write_canonical(cs, &cs->seg[SREG_FS].base, v);
+	case MSR_GS_BASE: return write_canonical(cs, &cs->seg[SREG_GS].base, v);
+	case MSR_KERNEL_GS_BASE: return write_canonical(cs, &cpu->msr.kernel_gs_base, v);
 	case MSR_TSC_AUX: return write_low(&cpu->msr.tsc_aux, v);
 	case MSR_IA32_DEBUGCTLMSR:
 		if (v & ~3ULL) /* LBR and BTF only */
@@ -231,7 +231,7 @@ void sysinsn_rdpid(struct cpu_state *cs, const struct isa_insn *i)
 
 	if (!(cpu->secondary & SECONDARY_EXEC_ENABLE_RDTSCP))
 		isa_raise(cs, X86_TRAP_UD);
-	isa_set_gpr(cs, i->dst, cpu_code64(cpu) ? 8 : 4, cpu->msr.tsc_aux);
+	isa_set_gpr(cs, i->dst, isa_code64(cs) ? 8 : 4, cpu->msr.tsc_aux);
 }
 
 void sysinsn_rdpmc(struct cpu_state *cs, const struct isa_insn *i)

@@ -18,7 +18,7 @@ void sysinsn_mov_from_sreg(struct cpu_state *cs, const struct isa_insn *i)
 
 void sysinsn_mov_to_sreg(struct cpu_state *cs, const struct isa_insn *i)
 {
-	cpu_load_sreg(cpu_of(cs), i->src, (uint16_t)cpu_read_rm(cs, i, 2));
+	isa_load_sreg(cs, i->src, (uint16_t)cpu_read_rm(cs, i, 2));
 }
 
 /* After a load of SS: no interrupt and no debug trap for one instruction. */
@@ -33,7 +33,7 @@ static void ss_loaded(struct cpu_state *cs, const struct isa_insn *i)
 
 void sysinsn_mov_to_ss(struct cpu_state *cs, const struct isa_insn *i)
 {
-	cpu_load_sreg(cpu_of(cs), SREG_SS, (uint16_t)cpu_read_rm(cs, i, 2));
+	isa_load_sreg(cs, SREG_SS, (uint16_t)cpu_read_rm(cs, i, 2));
 	ss_loaded(cs, i);
 }
 
@@ -45,13 +45,13 @@ void sysinsn_push_sreg(struct cpu_state *cs, const struct isa_insn *i)
 /* RSP moves after the load has worked, by the stack width from before it. */
 static void pop_sreg(struct cpu_state *cs, const struct isa_insn *i)
 {
-	struct cpu_stack st;
+	struct isa_stack st;
 	uint16_t selector;
 
-	cpu_stack_current(cpu_of(cs), &st);
-	selector = (uint16_t)cpu_stack_pop(&st, i->opsize);
-	cpu_load_sreg(cpu_of(cs), i->src, selector);
-	cpu_stack_commit(&st);
+	isa_stack_current(cs, &st);
+	selector = (uint16_t)isa_stack_pop(&st, i->opsize);
+	isa_load_sreg(cs, i->src, selector);
+	isa_stack_commit(&st);
 }
 
 void sysinsn_pop_sreg(struct cpu_state *cs, const struct isa_insn *i)
@@ -73,7 +73,7 @@ static void load_far_pointer(struct cpu_state *cs, const struct isa_insn *i, enu
 
 	offset = isa_load(cs, lin, i->opsize);
 	selector = (uint16_t)isa_load(cs, lin + i->opsize, 2);
-	cpu_load_sreg(cpu_of(cs), nr, selector);
+	isa_load_sreg(cs, nr, selector);
 	isa_set_gpr(cs, i->src, i->opsize, offset);
 }
 
@@ -98,7 +98,7 @@ void sysinsn_lss(struct cpu_state *cs, const struct isa_insn *i)
 
 static void require_protected(struct cpu_state *cs)
 {
-	if (!cpu_protected(cpu_of(cs)))
+	if (!isa_protected(cs))
 		isa_raise(cs, X86_TRAP_UD);
 }
 
@@ -117,23 +117,22 @@ static void set_zf(struct cpu_state *cs, bool zf)
 #define LSL_TYPES_IA32E (1U << 2 | 1U << 9 | 1U << 11)
 
 static bool look_up(struct cpu_state *cs, const struct isa_insn *i, uint32_t types,
-		    uint32_t types_ia32e, struct cpu_descriptor *d)
+		    uint32_t types_ia32e, struct isa_descriptor *d)
 {
-	struct vmx_cpu *cpu = cpu_of(cs);
 	uint16_t selector;
 
 	require_protected(cs);
 	selector = (uint16_t)cpu_read_rm(cs, i, 2);
-	if (!cpu_descriptor_visible(cpu, selector, d))
+	if (!isa_descriptor_visible(cs, selector, d))
 		return false;
 	if (d->ar & VMX_AR_S)
 		return true;
-	return ((cpu_ia32e(cpu) ? types_ia32e : types) >> cpu_ar_type(d->ar)) & 1;
+	return ((isa_ia32e(cs) ? types_ia32e : types) >> isa_ar_type(d->ar)) & 1;
 }
 
 void sysinsn_lar(struct cpu_state *cs, const struct isa_insn *i)
 {
-	struct cpu_descriptor d;
+	struct isa_descriptor d;
 	bool ok = look_up(cs, i, LAR_TYPES, LAR_TYPES_IA32E, &d);
 
 	if (ok)
@@ -144,7 +143,7 @@ void sysinsn_lar(struct cpu_state *cs, const struct isa_insn *i)
 
 void sysinsn_lsl(struct cpu_state *cs, const struct isa_insn *i)
 {
-	struct cpu_descriptor d;
+	struct isa_descriptor d;
 	bool ok = look_up(cs, i, LSL_TYPES, LSL_TYPES_IA32E, &d);
 
 	if (ok)
@@ -154,18 +153,18 @@ void sysinsn_lsl(struct cpu_state *cs, const struct isa_insn *i)
 
 void sysinsn_verr(struct cpu_state *cs, const struct isa_insn *i)
 {
-	struct cpu_descriptor d;
+	struct isa_descriptor d;
 	bool ok = look_up(cs, i, 0, 0, &d);
 
-	set_zf(cs, ok && !(cpu_ar_code(d.ar) && !(d.ar & VMX_AR_TYPE_WRITABLE)));
+	set_zf(cs, ok && !(isa_ar_code(d.ar) && !(d.ar & VMX_AR_TYPE_WRITABLE)));
 }
 
 void sysinsn_verw(struct cpu_state *cs, const struct isa_insn *i)
 {
-	struct cpu_descriptor d;
+	struct isa_descriptor d;
 	bool ok = look_up(cs, i, 0, 0, &d);
 
-	set_zf(cs, ok && cpu_ar_writable_data(d.ar));
+	set_zf(cs, ok && isa_ar_writable_data(d.ar));
 }
 
 void sysinsn_arpl(struct cpu_state *cs, const struct isa_insn *i)
@@ -227,7 +226,7 @@ static void load_table(struct cpu_state *cs, const struct isa_insn *i, struct cp
 	uint16_t limit = (uint16_t)isa_load(cs, lin, 2);
 	uint64_t base = isa_load(cs, lin + 2, size);
 
-	if (size == 8 && !cpu_canonical(base))
+	if (size == 8 && !isa_canonical(cs, base))
 		isa_raise_error(cs, X86_TRAP_GP, 0);
 	if (i->opsize == 2 && size == 4)
 		base &= 0xffffff;
@@ -288,7 +287,7 @@ void sysinsn_lldt(struct cpu_state *cs, const struct isa_insn *i)
 	require_protected(cs);
 	cpu_require_cpl0(cs);
 	descriptor_table_exit(cs, i, EXIT_REASON_LDTR_TR, INFO_LLDT);
-	cpu_load_ldtr(cpu_of(cs), (uint16_t)cpu_read_rm(cs, i, 2));
+	isa_load_ldtr(cs, (uint16_t)cpu_read_rm(cs, i, 2));
 	cpu_next(cs, i);
 }
 
@@ -297,7 +296,7 @@ void sysinsn_ltr(struct cpu_state *cs, const struct isa_insn *i)
 	require_protected(cs);
 	cpu_require_cpl0(cs);
 	descriptor_table_exit(cs, i, EXIT_REASON_LDTR_TR, INFO_LTR);
-	cpu_load_tr(cpu_of(cs), (uint16_t)cpu_read_rm(cs, i, 2));
+	isa_load_tr(cs, (uint16_t)cpu_read_rm(cs, i, 2));
 	cpu_next(cs, i);
 }
 
@@ -324,7 +323,7 @@ static void write_base(struct cpu_state *cs, const struct isa_insn *i, enum sreg
 	uint64_t base = cpu_read_rm(cs, i, i->opsize);
 
 	require_fsgsbase(cs);
-	if (!cpu_canonical(base))
+	if (!isa_canonical(cs, base))
 		isa_raise_error(cs, X86_TRAP_GP, 0);
 	cs->seg[nr].base = base;
 }

@@ -10,6 +10,31 @@
  */
 #include "cpu/system.h"
 
+/* --- the fixed segments --- */
+
+static void flat_cs(struct vmx_cpu *cpu, uint16_t selector, unsigned cpl, bool code64)
+{
+	struct cpu_segment *seg = &cpu->cs.seg[SREG_CS];
+
+	seg->selector = selector;
+	seg->base = 0;
+	seg->limit = 0xffffffff;
+	seg->ar = (uint32_t)(VMX_AR_G | VMX_AR_P | VMX_AR_S | 0xb |
+			     FIELD_PREP(VMX_AR_DPL_MASK, cpl) | (code64 ? VMX_AR_L : VMX_AR_DB));
+	cpu->cs.cpl = (uint8_t)cpl;
+}
+
+static void flat_ss(struct vmx_cpu *cpu, uint16_t selector, unsigned cpl)
+{
+	struct cpu_segment *seg = &cpu->cs.seg[SREG_SS];
+
+	seg->selector = selector;
+	seg->base = 0;
+	seg->limit = 0xffffffff;
+	seg->ar = (uint32_t)(VMX_AR_G | VMX_AR_DB | VMX_AR_P | VMX_AR_S | 0x3 |
+			     FIELD_PREP(VMX_AR_DPL_MASK, cpl));
+}
+
 void vmx_set_guest_vendor(struct vmx_cpu *cpu, bool amd)
 {
 	cpu->vendor = amd ? CPU_VENDOR_AMD : CPU_VENDOR_INTEL;
@@ -41,7 +66,7 @@ static void require_syscall(struct vmx_cpu *cpu)
 
 static void require_sysenter(struct vmx_cpu *cpu)
 {
-	if (cpu_ia32e(cpu) && amd_vendor(cpu))
+	if (isa_ia32e(&cpu->cs) && amd_vendor(cpu))
 		isa_raise(&cpu->cs, X86_TRAP_UD);
 }
 
@@ -58,22 +83,22 @@ void sysinsn_syscall(struct cpu_state *cs, const struct isa_insn *i)
 	struct vmx_cpu *cpu = cpu_of(cs);
 	uint64_t next = isa_next_rip(cs, i);
 	uint16_t selector = (uint16_t)(cpu->msr.star >> 32) & 0xfffc;
-	bool from64 = cpu_code64(cpu);
+	bool from64 = isa_code64(cs);
 
 	require_syscall(cpu);
-	if (cpu_ia32e(cpu)) {
+	if (isa_ia32e(cs)) {
 		cs->gpr[RCX] = from64 ? next : (uint32_t)next;
 		cs->gpr[R11] = cpu_rflags(cs) & ~X86_FLAGS_RF;
 		mask_rflags(cs, cpu->msr.fmask);
 		cs->rip = from64 ? cpu->msr.lstar : cpu->msr.cstar;
-		cpu_flat_cs(cpu, selector, 0, true);
+		flat_cs(cpu, selector, 0, true);
 	} else {
 		cs->gpr[RCX] = (uint32_t)next;
 		mask_rflags(cs, X86_FLAGS_IF | X86_FLAGS_VM);
 		cs->rip = (uint32_t)cpu->msr.star;
-		cpu_flat_cs(cpu, selector, 0, false);
+		flat_cs(cpu, selector, 0, false);
 	}
-	cpu_flat_ss(cpu, (uint16_t)(selector + 8), 0);
+	flat_ss(cpu, (uint16_t)(selector + 8), 0);
 	cpu_mode_changed(cpu);
 }
 
@@ -89,15 +114,15 @@ void sysinsn_sysret(struct cpu_state *cs, const struct isa_insn *i)
 	bool to64 = i->opsize == 8;
 
 	require_syscall(cpu);
-	if (cs->cpl != 0 || cpu_real(cpu) || (to64 && !cpu_canonical(cs->gpr[RCX])))
+	if (cs->cpl != 0 || isa_real(cs) || (to64 && !isa_canonical(cs, cs->gpr[RCX])))
 		isa_raise_error(cs, X86_TRAP_GP, 0);
-	if (cpu_ia32e(cpu))
+	if (isa_ia32e(cs))
 		cpu_set_rflags(cs, cs->gpr[R11] & SYSRET_FLAGS);
 	else
 		cs->rflags |= X86_FLAGS_IF;
 	cs->rip = to64 ? cs->gpr[RCX] : (uint32_t)cs->gpr[RCX];
-	cpu_flat_cs(cpu, (uint16_t)((selector + (to64 ? 16 : 0)) | 3), 3, to64);
-	cpu_flat_ss(cpu, (uint16_t)((selector + 8) | 3), 3);
+	flat_cs(cpu, (uint16_t)((selector + (to64 ? 16 : 0)) | 3), 3, to64);
+	flat_ss(cpu, (uint16_t)((selector + 8) | 3), 3);
 	cpu_mode_changed(cpu);
 	/* the trap comes at once, as if it were the SYSCALL's that the task had made */
 	if (cs->rflags & X86_FLAGS_TF)
@@ -108,16 +133,16 @@ void sysinsn_sysenter(struct cpu_state *cs, const struct isa_insn *i)
 {
 	struct vmx_cpu *cpu = cpu_of(cs);
 	uint16_t selector = (uint16_t)cpu->sysenter_cs & 0xfffc;
-	bool long_mode = cpu_ia32e(cpu);
+	bool long_mode = isa_ia32e(cs);
 
 	require_sysenter(cpu);
-	if (cpu_real(cpu) || selector == 0)
+	if (isa_real(cs) || selector == 0)
 		isa_raise_error(cs, X86_TRAP_GP, 0);
 	mask_rflags(cs, X86_FLAGS_IF | X86_FLAGS_VM);
 	cs->gpr[RSP] = long_mode ? cpu->sysenter_esp : (uint32_t)cpu->sysenter_esp;
 	cs->rip = long_mode ? cpu->sysenter_eip : (uint32_t)cpu->sysenter_eip;
-	cpu_flat_cs(cpu, selector, 0, long_mode);
-	cpu_flat_ss(cpu, (uint16_t)(selector + 8), 0);
+	flat_cs(cpu, selector, 0, long_mode);
+	flat_ss(cpu, (uint16_t)(selector + 8), 0);
 	cpu_mode_changed(cpu);
 }
 
@@ -128,14 +153,14 @@ void sysinsn_sysexit(struct cpu_state *cs, const struct isa_insn *i)
 	bool to64 = i->opsize == 8;
 
 	require_sysenter(cpu);
-	if (cpu_real(cpu) || selector == 0 || cs->cpl != 0)
+	if (isa_real(cs) || selector == 0 || cs->cpl != 0)
 		isa_raise_error(cs, X86_TRAP_GP, 0);
-	if (to64 && (!cpu_canonical(cs->gpr[RCX]) || !cpu_canonical(cs->gpr[RDX])))
+	if (to64 && (!isa_canonical(cs, cs->gpr[RCX]) || !isa_canonical(cs, cs->gpr[RDX])))
 		isa_raise_error(cs, X86_TRAP_GP, 0);
 	selector = (uint16_t)(selector + (to64 ? 32 : 16));
 	cs->gpr[RSP] = to64 ? cs->gpr[RCX] : (uint32_t)cs->gpr[RCX];
 	cs->rip = to64 ? cs->gpr[RDX] : (uint32_t)cs->gpr[RDX];
-	cpu_flat_cs(cpu, selector | 3, 3, to64);
-	cpu_flat_ss(cpu, (uint16_t)((selector + 8) | 3), 3);
+	flat_cs(cpu, selector | 3, 3, to64);
+	flat_ss(cpu, (uint16_t)((selector + 8) | 3), 3);
 	cpu_mode_changed(cpu);
 }

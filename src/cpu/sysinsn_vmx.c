@@ -12,10 +12,8 @@
 /* #UD unless in a mode where VMX instructions exist. */
 static void require_vmx_mode(struct cpu_state *cs)
 {
-	struct vmx_cpu *cpu = cpu_of(cs);
-
-	if (!cpu_protected(cpu) || !(cs->cr4 & X86_CR4_VMXE) ||
-	    (cpu_ia32e(cpu) && !cpu_code64(cpu)))
+	if (!isa_protected(cs) || !(cs->cr4 & X86_CR4_VMXE) ||
+	    (isa_ia32e(cs) && !isa_code64(cs)))
 		isa_raise(cs, X86_TRAP_UD);
 }
 

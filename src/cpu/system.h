@@ -1,6 +1,6 @@
 /*
- * What the files about segments, far transfers, event delivery, tasks and system
- * instructions share.
+ * What the files about IRET, event delivery, tasks and system instructions share. The
+ * rules of segments and far transfers are isa/segment.h's and isa/far.h's.
  *
  * Locks: none; all of it runs on the vCPU's thread.
  */
@@ -8,190 +8,20 @@
 #define USERKVM_CPU_SYSTEM_H
 
 #include "cpu/internal.h"
+#include "isa/far.h"
 
-/*
- * --- shared by segment.c, far.c, event.c, task.c and sysinsn*.c ---
- *
- * Modes. Real-address and virtual-8086 mode share the segment arithmetic;
- * cpu_protected() is everything else.
- */
-static inline bool cpu_v86(const struct vmx_cpu *cpu)
-{
-	return (cpu->cs.rflags & X86_FLAGS_VM) != 0;
-}
-
-static inline bool cpu_real(const struct vmx_cpu *cpu)
-{
-	return !(cpu->cs.cr0 & X86_CR0_PE);
-}
-
-static inline bool cpu_protected(const struct vmx_cpu *cpu)
-{
-	return !cpu_real(cpu) && !cpu_v86(cpu);
-}
-
-static inline bool cpu_ia32e(const struct vmx_cpu *cpu)
-{
-	return (cpu->cs.efer & EFER_LMA) != 0;
-}
-
-static inline bool cpu_code64(const struct vmx_cpu *cpu)
-{
-	return cpu->cs.code_mode == ISA_CODE64;
-}
-
-static inline unsigned cpu_iopl(const struct vmx_cpu *cpu)
-{
-	return (unsigned)FIELD_GET(X86_FLAGS_IOPL, cpu->cs.rflags);
-}
-
-/*
- * SDM Vol. 3, "Virtual-8086 Mode Extensions" and "Protected-Mode Virtual Interrupts": IOPL
- * forbids IF to this level, and VIF stands for it.
- */
-static inline bool cpu_virtual_if(const struct vmx_cpu *cpu)
-{
-	if (cpu->cs.cpl != 3 || cpu_iopl(cpu) == 3)
-		return false;
-	return (cpu->cs.cr4 & (cpu_v86(cpu) ? X86_CR4_VME : X86_CR4_PVI)) != 0;
-}
-
-/* RFLAGS as a task of IOPL 3 would have them: IF shows VIF. */
-static inline uint64_t cpu_virtual_flags(uint64_t rflags)
-{
-	return (rflags & ~X86_FLAGS_IF) | X86_FLAGS_IOPL | (rflags & X86_FLAGS_VIF ? X86_FLAGS_IF : 0);
-}
+/* --- sysinsn_flags.c --- */
 /* FLAGS popped in virtual-8086 mode, IF standing for VIF: #GP for TF, and for IF while VIP is set. */
 void cpu_check_virtual_flags(struct vmx_cpu *cpu, uint64_t flags);
 void cpu_set_vif(struct vmx_cpu *cpu, bool vif);
 
-/* 48-bit linear addresses (CR4.LA57 is not offered). */
-static inline bool cpu_canonical(uint64_t lin)
-{
-	return (uint64_t)((int64_t)(lin << 16) >> 16) == lin;
-}
-
-static inline bool cpu_selector_null(uint16_t selector)
-{
-	return (selector & ~3) == 0;
-}
-
-/* A segment or system descriptor, taken apart. */
-struct cpu_descriptor {
-	uint64_t raw;
-	gva_t lin;	/* where it lies */
-	uint64_t base;	/* 64 bits for 16-byte system descriptors */
-	uint32_t limit; /* in bytes, granularity applied */
-	uint32_t ar;	/* VMCS format */
-	uint16_t selector;
-};
-
-static inline unsigned cpu_ar_type(uint32_t ar)
-{
-	return ar & VMX_AR_TYPE_MASK;
-}
-
-static inline unsigned cpu_ar_dpl(uint32_t ar)
-{
-	return (unsigned)FIELD_GET(VMX_AR_DPL_MASK, ar);
-}
-
-static inline bool cpu_ar_code(uint32_t ar)
-{
-	return (ar & (VMX_AR_S | VMX_AR_TYPE_CODE)) == (VMX_AR_S | VMX_AR_TYPE_CODE);
-}
-
-static inline bool cpu_ar_conforming(uint32_t ar)
-{
-	return cpu_ar_code(ar) && (ar & VMX_AR_TYPE_EXPAND_DOWN);
-}
-
-static inline bool cpu_ar_writable_data(uint32_t ar)
-{
-	return (ar & (VMX_AR_S | VMX_AR_TYPE_CODE | VMX_AR_TYPE_WRITABLE)) ==
-	       (VMX_AR_S | VMX_AR_TYPE_WRITABLE);
-}
-
-/* #TS, #NP, #SS or #GP with a selector (RPL dropped) and EXT as error code. */
-void cpu_selector_fault(struct vmx_cpu *cpu, enum exception_vector v, uint16_t selector)
-	__attribute__((noreturn));
-/* The EXT bit of error codes: 1 while an event that no INT instruction made is delivered. */
-uint32_t cpu_ext_bit(const struct vmx_cpu *cpu);
-
-void cpu_descriptor_parse(struct cpu_descriptor *d, uint64_t raw);
-/* Read the descriptor of a non-null selector; false: outside its table. */
-bool cpu_descriptor_read(struct vmx_cpu *cpu, uint16_t selector, struct cpu_descriptor *d);
-/* Bits 127:64 of a 16-byte system descriptor; false: outside its table. */
-bool cpu_descriptor_read_high(struct vmx_cpu *cpu, uint16_t selector, uint64_t *high);
-/* Set accessed (or busy, for a TSS: bit = 2) in the descriptor in memory, with a locked access. */
-void cpu_descriptor_set_bit(struct vmx_cpu *cpu, const struct cpu_descriptor *d, unsigned bit);
-void cpu_descriptor_set_accessed(struct vmx_cpu *cpu, struct cpu_descriptor *d);
-/* Commit a descriptor to a segment register; nothing can fault. */
-void cpu_segment_commit(struct cpu_segment *seg, const struct cpu_descriptor *d,
-			uint16_t selector);
-/* Null selector: unusable; `dpl` is kept in the rights, as SS needs it. */
-void cpu_segment_null(struct cpu_segment *seg, uint16_t selector, unsigned dpl);
-/* Load ES CS SS DS FS GS as the mode says (real, v86, protected); not CS. */
-void cpu_load_sreg(struct vmx_cpu *cpu, enum sreg nr, uint16_t selector);
-/* Is [offset, offset + size) inside the segment (not used in 64-bit mode)? */
-bool cpu_segment_covers(const struct cpu_segment *seg, uint64_t offset, unsigned size);
-/* Check SS for privilege level `pl`; faults with `v` (#GP or #TS) or #SS. */
-void cpu_check_ss(struct vmx_cpu *cpu, uint16_t selector, unsigned pl,
-		  enum exception_vector v, struct cpu_descriptor *d);
-/* LAR, LSL, VERR, VERW: may the descriptor be seen from here? */
-bool cpu_descriptor_visible(struct vmx_cpu *cpu, uint16_t selector, struct cpu_descriptor *d);
-void cpu_load_ldtr(struct vmx_cpu *cpu, uint16_t selector);
-void cpu_load_tr(struct vmx_cpu *cpu, uint16_t selector);
-
-/*
- * --- stack.c --- A stack that is pushed to or popped from before anything is
- * committed: the pointer lives here until cpu_stack_commit().
- */
-struct cpu_stack {
-	struct vmx_cpu *cpu;
-	const struct cpu_segment *ss;
-	uint64_t sp;
-	uint64_t mask;	   /* of the stack pointer: 16, 32 or 64 bits */
-	uint32_t ss_error; /* error code of the #SS its accesses raise */
-	bool flat;	   /* 64-bit: no base, no limit */
-	bool system;	   /* supervisor accesses, whatever CPL is now */
-};
-/* The current stack: SS:rSP. */
-void cpu_stack_current(struct vmx_cpu *cpu, struct cpu_stack *st);
-/* An inner stack (CPL becomes `pl`) in segment ss, which must outlive st. */
-void cpu_stack_inner(struct vmx_cpu *cpu, struct cpu_stack *st, const struct cpu_segment *ss,
-		     uint64_t sp, unsigned pl);
-void cpu_stack_push(struct cpu_stack *st, unsigned size, uint64_t v);
-uint64_t cpu_stack_pop(struct cpu_stack *st, unsigned size);
-/* RSP as it will be: only the stack pointer's width changes. */
-void cpu_stack_commit(const struct cpu_stack *st);
-/*
- * The stack for privilege level pl out of the TSS, SS checked (#TS, #SS);
- * 64-bit TSS: SS null. ist: 1..7, or 0 for RSPn.
- */
-void cpu_tss_stack(struct vmx_cpu *cpu, unsigned pl, unsigned ist, struct cpu_segment *ss,
-		   uint64_t *sp);
-
-/* --- far.c --- */
-/* Targets are absolute; `next` is the return address; size is the operand size. */
-void cpu_far_jmp(struct vmx_cpu *cpu, uint16_t selector, uint64_t offset, unsigned size);
-void cpu_far_call(struct vmx_cpu *cpu, uint16_t selector, uint64_t offset, unsigned size,
-		  uint64_t next);
-void cpu_far_ret(struct vmx_cpu *cpu, unsigned size, unsigned release);
+/* --- iret.c --- */
 void cpu_iret(struct vmx_cpu *cpu, unsigned size);
-/* #GP(0) (with EXT) unless `offset` may be RIP in the code segment with rights ar and limit. */
-void cpu_check_rip(struct vmx_cpu *cpu, uint32_t ar, uint32_t limit, uint64_t offset);
-/* Rights and base of the flat CS and SS that SYSCALL and its like load. */
-void cpu_flat_cs(struct vmx_cpu *cpu, uint16_t selector, unsigned cpl, bool code64);
-void cpu_flat_ss(struct vmx_cpu *cpu, uint16_t selector, unsigned cpl);
 
 /* --- task.c --- */
 /* A task switch to the TSS of `selector`: its checks, then a VM exit, always. */
 void cpu_task_switch(struct vmx_cpu *cpu, uint16_t selector, enum task_switch_source source)
 	__attribute__((noreturn));
-/* Through a task gate (already read from GDT, LDT or IDT). */
-void cpu_task_gate(struct vmx_cpu *cpu, const struct cpu_descriptor *gate,
-		   enum task_switch_source source) __attribute__((noreturn));
 
 /* --- event.c --- */
 /*

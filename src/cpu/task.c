@@ -17,18 +17,18 @@ static void check_new_tss(struct vmx_cpu *cpu, uint16_t selector, enum task_swit
 	/* A return finds its task busy; everybody else must find it available. */
 	enum exception_vector v = source == TASK_SWITCH_IRET ? X86_TRAP_TS : X86_TRAP_GP;
 	unsigned busy = source == TASK_SWITCH_IRET ? 2 : 0, type;
-	struct cpu_descriptor d;
+	struct isa_descriptor d;
 
-	if (cpu_selector_null(selector) || selector & 4 ||
-	    !cpu_descriptor_read(cpu, selector, &d))
-		cpu_selector_fault(cpu, v, selector);
-	type = cpu_ar_type(d.ar);
+	if (isa_selector_null(selector) || selector & 4 ||
+	    !isa_descriptor_read(&cpu->cs, selector, &d))
+		isa_selector_fault(&cpu->cs, v, selector);
+	type = isa_ar_type(d.ar);
 	if (d.ar & VMX_AR_S || (type != (SYS_TSS16 | busy) && type != (SYS_TSS32 | busy)))
-		cpu_selector_fault(cpu, v, selector);
+		isa_selector_fault(&cpu->cs, v, selector);
 	if (!(d.ar & VMX_AR_P))
-		cpu_selector_fault(cpu, X86_TRAP_NP, selector);
+		isa_selector_fault(&cpu->cs, X86_TRAP_NP, selector);
 	if (d.limit < (type & 8 ? TSS32_LIMIT : TSS16_LIMIT))
-		cpu_selector_fault(cpu, X86_TRAP_TS, selector);
+		isa_selector_fault(&cpu->cs, X86_TRAP_TS, selector);
 }
 
 void cpu_task_switch(struct vmx_cpu *cpu, uint16_t selector, enum task_switch_source source)
@@ -46,10 +46,4 @@ void cpu_task_switch(struct vmx_cpu *cpu, uint16_t selector, enum task_switch_so
 		e.insn_len = cpu->cs.cur->len;
 	}
 	cpu_vmexit(cpu, &e);
-}
-
-void cpu_task_gate(struct vmx_cpu *cpu, const struct cpu_descriptor *gate,
-		   enum task_switch_source source)
-{
-	cpu_task_switch(cpu, (uint16_t)(gate->raw >> 16), source);
 }

@@ -23,9 +23,6 @@ void cpu_tlb_invlpg(struct vmx_cpu *cpu, gva_t gva);
 void cpu_tlb_invpcid(struct vmx_cpu *cpu, unsigned type, uint16_t pcid, gva_t gva);
 /* PAE PDPTEs from CR3 (through EPT), checked: false leaves everything unchanged (#GP). */
 bool cpu_load_pdptrs(struct vmx_cpu *cpu, uint64_t cr3);
-/* Implicit supervisor accesses (descriptor tables, TSS), by linear address. */
-uint64_t cpu_sys_load(struct vmx_cpu *cpu, gva_t lin, unsigned size);
-void cpu_sys_store(struct vmx_cpu *cpu, gva_t lin, unsigned size, uint64_t v);
 
 /* --- ept.c --- */
 enum cpu_access { CPU_READ = 1, CPU_WRITE = 2, CPU_EXEC = 4 }; /* EPT bit order */

@@ -47,6 +47,18 @@ struct isa_ops {
 	isa_fn *(*system)(const struct isa_decoded *d, struct isa_insn *i);
 	/* cs->pkru has changed in the bits `changed`. NULL: the embedding keeps no translations. */
 	void (*pkru_changed)(struct cpu_state *cs, uint32_t changed);
+	/*
+	 * Of segments and far transfers (isa/segment.h, isa/far.h); an embedding without them leaves them out.
+	 * ext_bit: 1 while an event that no INT instruction made is delivered. NULL: never.
+	 */
+	uint32_t (*ext_bit)(const struct cpu_state *cs);
+	/* Set bits of the type in the descriptor at lin, `raw` when it was read. Leaves by unwinding on a fault. */
+	void (*descriptor_bit)(struct cpu_state *cs, gva_t lin, uint64_t raw, unsigned bit);
+	/* CS, SS or CPL have changed, all of them by now. */
+	void (*mode_changed)(struct cpu_state *cs);
+	/* To the task of the TSS that `selector` names; the rights of the way to it are checked. */
+	void (*task_switch)(struct cpu_state *cs, uint16_t selector, enum task_switch_source source)
+		__attribute__((noreturn));
 };
 
 /* RIP of the running instruction, and of the one after it. */

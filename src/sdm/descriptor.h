@@ -23,6 +23,8 @@ enum sdm_system_type {
 	SYS_TRAP_GATE32 = 15,
 };
 
+#define SYS_TSS_BUSY 2U /* in the type of a TSS's descriptor */
+
 static inline uint32_t sdm_descriptor_base(uint64_t d)
 {
 	return (uint32_t)(((d >> 16) & 0xffffff) | ((d >> 32) & 0xff000000));

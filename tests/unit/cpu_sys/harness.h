@@ -81,20 +81,39 @@ static void __attribute__((noreturn)) fake_raise(struct cpu_state *cs)
 	longjmp(back, FAULT);
 }
 
-static const struct isa_ops fake_ops = { fake_mem, fake_commit, fake_raise, cpu_system_handler };
-
-uint64_t cpu_sys_load(struct vmx_cpu *c, gva_t lin, unsigned size)
+static uint32_t fake_ext_bit(const struct cpu_state *cs)
 {
-	uint64_t v = 0;
-
-	memcpy(&v, fake_mem(&c->cs, lin, size, ISA_READ, NULL), size);
-	return v;
+	return cpu->event.active && cpu->event.type != INTR_TYPE_SOFT_INTR &&
+	       cpu->event.type != INTR_TYPE_SOFT_EXCEPTION;
 }
 
-void cpu_sys_store(struct vmx_cpu *c, gva_t lin, unsigned size, uint64_t v)
+static void fake_descriptor_bit(struct cpu_state *cs, gva_t lin, uint64_t raw, unsigned bit)
 {
-	memcpy(fake_mem(&c->cs, lin, size, ISA_WRITE, NULL), &v, size);
+	uint8_t *p = fake_mem(cs, lin + 5, 1, ISA_RMW | ISA_IMPLICIT, NULL);
+
+	*p |= (uint8_t)bit;
 }
+
+static void fake_mode_changed(struct cpu_state *cs)
+{
+	cpu_mode_changed(cpu_of(cs));
+}
+
+static void __attribute__((noreturn)) fake_task_switch(struct cpu_state *cs, uint16_t selector, enum task_switch_source source)
+{
+	cpu_task_switch(cpu_of(cs), selector, source);
+}
+
+static const struct isa_ops fake_ops = {
+	.mem = fake_mem,
+	.mem_commit = fake_commit,
+	.raise = fake_raise,
+	.system = cpu_system_handler,
+	.ext_bit = fake_ext_bit,
+	.descriptor_bit = fake_descriptor_bit,
+	.mode_changed = fake_mode_changed,
+	.task_switch = fake_task_switch,
+};
 
 void cpu_vmexit(struct vmx_cpu *c, const struct cpu_exit *e)
 {
@@ -204,10 +223,10 @@ static void idt_gate64(unsigned vector, unsigned type, unsigned dpl, unsigned is
 
 static void load_descriptor(struct cpu_segment *seg, uint16_t selector)
 {
-	struct cpu_descriptor d;
+	struct isa_descriptor d;
 
-	cpu_descriptor_parse(&d, peek(GDT_AT + (selector & ~7U), 8));
-	cpu_segment_commit(seg, &d, selector);
+	isa_descriptor_parse(&d, peek(GDT_AT + (selector & ~7U), 8));
+	isa_segment_commit(seg, &d, selector);
 }
 
 static void set_cpl(uint16_t code, uint16_t data)

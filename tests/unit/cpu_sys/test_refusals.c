@@ -134,7 +134,7 @@ static void inner_stack_that_expands_down(void **state)
 static void real_mode_load_makes_a_null_segment_usable_again(void **state)
 {
 	reset_real();
-	cpu_segment_null(&cpu->cs.seg[SREG_ES], 0, 0);
+	isa_segment_null(&cpu->cs.seg[SREG_ES], 0, 0);
 	cpu->cs.seg[SREG_ES].limit = 0xf;
 	cpu->cs.gpr[RAX] = 0x1234;
 	assert_int_equal(RUN(0x8e, 0xc0), DONE); /* mov es,ax */

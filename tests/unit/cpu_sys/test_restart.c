@@ -164,7 +164,7 @@ static void faults_and_exits_leave_every_register_alone(void **state)
 			snapshot(&after);
 			assert_memory_equal(&before, &after, sizeof(before));
 		} else {
-			assert_int_equal(cpu->cs.cpl, cpu_ar_dpl(cpu->cs.seg[SREG_SS].ar));
+			assert_int_equal(cpu->cs.cpl, isa_ar_dpl(cpu->cs.seg[SREG_SS].ar));
 		}
 	}
 	print_message("%u done, %u faults, %u exits\n", nr[DONE], nr[FAULT], nr[EXIT]);

@@ -82,7 +82,7 @@ static void null_ss_is_good_in_64_bit_mode_below_level_3(void **state)
 	cpu->cs.gpr[RAX] = 0;
 	assert_int_equal(RUN(0x8e, 0xd0), DONE);
 	assert_true(cpu->cs.seg[SREG_SS].ar & VMX_AR_UNUSABLE);
-	assert_int_equal(cpu_ar_dpl(cpu->cs.seg[SREG_SS].ar), 0);
+	assert_int_equal(isa_ar_dpl(cpu->cs.seg[SREG_SS].ar), 0);
 	set_cpl(SEL_CODE64_3, SEL_DATA3);
 	assert_int_equal(RUN(0x8e, 0xd0), FAULT);
 	assert_fault(X86_TRAP_GP, 0);

@@ -123,8 +123,8 @@ static void set_guest(const struct start *s)
 	cs->cr4 = X86_CR4_PAE;
 	cs->efer = EFER_LME | EFER_LMA | EFER_SCE;
 	set_cpl((uint16_t)s->cs, USER_DS);
-	cpu_segment_null(&cs->seg[SREG_FS], 0, 0);
-	cpu_segment_null(&cs->seg[SREG_GS], 0, 0);
+	isa_segment_null(&cs->seg[SREG_FS], 0, 0);
+	isa_segment_null(&cs->seg[SREG_GS], 0, 0);
 	memcpy(cs->gpr, s->gpr, sizeof(cs->gpr));
 	cs->gpr[RSP] = s->rsp;
 	cs->rip = s->rip;
