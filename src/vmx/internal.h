@@ -207,7 +207,11 @@ void vmx_init_msr_bitmap(struct kvm_vcpu *vcpu);
 void vmx_update_tsc(struct kvm_vcpu *vcpu);
 
 /* --- regs.c --- */
-/* CR0 and CR4 of a context that is being entered, EFER already there. No flush. */
+/*
+ * EFER, then CR0 and CR4 of a context that is being entered: they are compared with nothing and flush nothing. A
+ * VPID's mappings outlive VM entries and exits, and a processor uses none that was made in another paging mode.
+ */
+void vmx_load_guest_efer(struct kvm_vcpu *vcpu, uint64_t v);
 void vmx_load_guest_crs(struct kvm_vcpu *vcpu, uint64_t cr0, uint64_t cr4);
 
 /* --- eptp.c --- */

@@ -166,7 +166,7 @@ void load_vmcs12_host_state(struct kvm_vcpu *vcpu, struct vmcs12 *v)
 {
 	struct nested_checks f = { 0 };
 
-	vmx_set_efer(vcpu, host_efer(vcpu, v));
+	vmx_load_guest_efer(vcpu, host_efer(vcpu, v));
 	vmx_set_rsp(vcpu, v->host_rsp);
 	vmx_set_rip(vcpu, v->host_rip);
 	vmx_set_rflags(vcpu, X86_FLAGS_FIXED);

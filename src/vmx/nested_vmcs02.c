@@ -95,7 +95,7 @@ static void prepare_controls(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
 	vmcs_write32(vcpu, CPU_BASED_VM_EXEC_CONTROL, l->cpu_based);
 	l->secondary = secondary_controls(vmx, v);
 	vmcs_write32(vcpu, SECONDARY_VM_EXEC_CONTROL, l->secondary);
-	/* vmx_set_efer() follows and sets IA-32e mode */
+	/* vmx_load_guest_efer() follows and sets IA-32e mode */
 	vmcs_write32(vcpu, VM_ENTRY_CONTROLS,
 		     (vmcs_config()->vmentry | v->vm_entry_controls) & ~(uint32_t)VM_ENTRY_IA32E_MODE);
 	if (l->secondary & SECONDARY_EXEC_ENABLE_VPID)
@@ -267,7 +267,7 @@ bool prepare_vmcs02(struct kvm_vcpu *vcpu, const struct vmcs12 *v, uint64_t pat0
 	if (nested_cpu_has_ept(v))
 		nested_ept_init_mmu_context(vcpu);
 	/* EFER before CR0, which would take LMA for its own to set */
-	vmx_set_efer(vcpu, calc_efer(vcpu, v));
+	vmx_load_guest_efer(vcpu, calc_efer(vcpu, v));
 	vmx_load_guest_crs(vcpu, v->guest_cr0, v->guest_cr4);
 	vmcs_writel(vcpu, CR0_READ_SHADOW, nested_read_cr0(v));
 	vmcs_writel(vcpu, CR4_READ_SHADOW, nested_read_cr4(v));

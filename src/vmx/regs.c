@@ -118,14 +118,12 @@ static void fix_tr_for_lmode(struct kvm_vcpu *vcpu)
 		vmcs_write32(vcpu, GUEST_TR_AR_BYTES, (ar & ~(uint32_t)VMX_AR_TYPE_MASK) | 0xb);
 }
 
-void vmx_set_efer(struct kvm_vcpu *vcpu, uint64_t v)
+void vmx_load_guest_efer(struct kvm_vcpu *vcpu, uint64_t v)
 {
 	uint32_t entry = vmcs_read32(vcpu, VM_ENTRY_CONTROLS);
 	uint32_t want = v & EFER_LMA ? entry | (uint32_t)VM_ENTRY_IA32E_MODE
 				     : entry & ~(uint32_t)VM_ENTRY_IA32E_MODE;
 
-	if ((v ^ vmx_get_efer(vcpu)) & (EFER_LMA | EFER_NX))
-		vcpu->vmx->loaded_vmcs->flush_guest = true;
 	vcpu->vmx->efer = v;
 	if (!vmx_params()->ept) {
 		/* shadow entries use XD; CR0.PG is on, so LME and LMA must agree */
@@ -136,6 +134,13 @@ void vmx_set_efer(struct kvm_vcpu *vcpu, uint64_t v)
 	vmcs_write64(vcpu, GUEST_IA32_EFER, v);
 	if (want != entry)
 		vmcs_write32(vcpu, VM_ENTRY_CONTROLS, want);
+}
+
+void vmx_set_efer(struct kvm_vcpu *vcpu, uint64_t v)
+{
+	if ((v ^ vmx_get_efer(vcpu)) & (EFER_LMA | EFER_NX))
+		vcpu->vmx->loaded_vmcs->flush_guest = true;
+	vmx_load_guest_efer(vcpu, v);
 }
 
 /*

@@ -1,0 +1,89 @@
+/*
+ * What L1's and L2's translations cost each other: nothing, where L1 uses VPIDs (SDM Vol. 3, "Caching Translation
+ * Information": VM entries and exits invalidate nothing then).
+ */
+#include "nested_ept.h"
+#include "stats.h"
+
+#define EFER_NX (1ULL << 11)
+#define MSR_EFER 0xc0000080
+#define VPID (1u << 5)
+#define ENTRY_LOAD_EFER (1u << 15)
+#define EXIT_LOAD_EFER (1u << 21)
+#define ROUNDS 50
+
+static bool open_vpid(struct client *c)
+{
+	if (!nested_open_ept(c))
+		return false;
+	nested_set_bits(c, SECONDARY, VPID);
+	nested_vmwrite(c, VIRTUAL_PROCESSOR_ID, 1);
+	return true;
+}
+
+/* How often KVM_RUN flushed something in ROUNDS exits of L2's to L1. */
+static uint64_t flushes(struct client *c)
+{
+	struct stats s;
+	uint64_t before;
+
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_CPUID);
+	open_stats(&s, c->vcpu);
+	before = value(&s, "tlb_flush");
+	for (int i = 0; i < ROUNDS; i++) {
+		nested_do(c, VMWRITE, GUEST_RIP, AT_L2);
+		assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_CPUID);
+	}
+	before = value(&s, "tlb_flush") - before;
+	close_stats(&s);
+	return before;
+}
+
+NESTED_TEST(with_vpids_nothing_is_flushed, open_vpid)
+{
+	assert_int_equal(flushes(c), 0);
+}
+
+/* Another EFER is another paging mode, but of another processor's context: not a change of one. */
+NESTED_TEST(an_l2_with_another_efer_flushes_nothing, open_vpid)
+{
+	uint64_t efer = client_msr(c, MSR_EFER);
+
+	nested_set_bits(c, VM_ENTRY_CONTROLS, ENTRY_LOAD_EFER);
+	nested_set_bits(c, VM_EXIT_CONTROLS, EXIT_LOAD_EFER);
+	nested_vmwrite(c, GUEST_IA32_EFER, efer ^ EFER_NX);
+	nested_vmwrite(c, HOST_IA32_EFER, efer);
+	assert_int_equal(flushes(c), 0);
+}
+
+NESTED_TEST(another_vpid_flushes_once_an_entry, open_vpid)
+{
+	struct stats s;
+	uint64_t before;
+
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_CPUID);
+	open_stats(&s, c->vcpu);
+	before = value(&s, "tlb_flush");
+	nested_vmwrite(c, VIRTUAL_PROCESSOR_ID, 2);
+	nested_vmwrite(c, GUEST_RIP, AT_L2);
+	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_CPUID);
+	assert_int_equal(value(&s, "tlb_flush"), before + 1);
+	close_stats(&s);
+}
+
+NESTED_TEST(without_vpids_each_entry_and_exit_flushes, nested_open_ept)
+{
+	assert_true(flushes(c) >= 2 * ROUNDS);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(with_vpids_nothing_is_flushed),
+		cmocka_unit_test(an_l2_with_another_efer_flushes_nothing),
+		cmocka_unit_test(another_vpid_flushes_once_an_entry),
+		cmocka_unit_test(without_vpids_each_entry_and_exit_flushes),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
