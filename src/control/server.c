@@ -270,19 +270,17 @@ static int listen_here(void)
 static void start_once(void)
 {
 	const char *want = getenv("USERKVM_CONTROL");
-	pthread_t t;
 
 	control_light_beacon();
 	if (want && strcmp(want, "0") == 0)
 		return;
 	if (listen_here())
 		return;
-	if (host_thread_start(&t, "userkvm-control", server, NULL)) {
+	if (host_thread_start_for_good("userkvm-control", server, NULL)) {
 		own_fd_close(listener.fd);
 		listener.fd = -1;
 		return;
 	}
-	pthread_detach(t);
 	log_line(LOG_INFO, "control socket @" CONTROL_ADDRESS "%d", (int)getpid());
 }
 

@@ -286,7 +286,6 @@ static void *watcher(void *arg)
 
 int host_client_threads_watch(void)
 {
-	pthread_t t;
 	int r = 0;
 
 	pthread_mutex_lock(&clients.lock);
@@ -298,11 +297,9 @@ int host_client_threads_watch(void)
 	clients.end_fd = own_fd_keep(eventfd(0, EFD_CLOEXEC));
 	clients.stat_fd = own_fd_keep((int)syscall(SYS_openat, AT_FDCWD, "/proc/self/stat", O_RDONLY | O_CLOEXEC));
 	pthread_mutex_unlock(&clients.lock);
-	r = host_thread_start(&t, "userkvm-last", watcher, NULL);
+	r = host_thread_start_for_good("userkvm-last", watcher, NULL);
 	if (r)
 		clients.watched = false;
-	else
-		pthread_detach(t);
 	return r;
 }
 

@@ -10,6 +10,7 @@
 #include <semaphore.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
@@ -22,6 +23,9 @@
 #include "lib/rcu.h"
 
 static unsigned nr_ours; /* (a) */
+
+#define STACK_BYTES (1ul << 20)
+#define GUARD_BYTES (64ul << 10)
 
 struct start {
 	void *(*fn)(void *);
@@ -57,40 +61,80 @@ static void *thread_main(void *arg)
 	return r;
 }
 
+/* A stack between addresses without access, to be given back by own_pages_free(); NULL: no memory. */
+static uint8_t *make_stack(pthread_attr_t *attr)
+{
+	uint8_t *all = own_reserve(GUARD_BYTES + STACK_BYTES);
+
+	if (!all)
+		return NULL;
+	if (mmap(all + GUARD_BYTES, STACK_BYTES, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED ||
+	    pthread_attr_setstack(attr, all + GUARD_BYTES, STACK_BYTES)) {
+		own_pages_free(all);
+		return NULL;
+	}
+	return all;
+}
+
 /* When it returns, the thread has made the system calls that a filter of the client's may soon forbid to all threads. */
-static int start_thread(pthread_t *out, const char *name, void *(*fn)(void *), void *arg)
+static int start_thread(struct host_thread *out, const char *name, void *(*fn)(void *), void *arg)
 {
 	struct start *s = own_malloc(sizeof(*s));
+	pthread_attr_t attr;
 	sigset_t all, old;
 	sem_t ready;
 	int err;
 
-	if (!s)
+	pthread_attr_init(&attr);
+	out->stack = s ? make_stack(&attr) : NULL;
+	if (!out->stack) {
+		own_free(s);
+		pthread_attr_destroy(&attr);
 		return err_born(ENOMEM, "cannot start thread %s", name);
+	}
 	sem_init(&ready, 0, 0);
 	*s = (struct start){ fn, arg, &ready };
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	__atomic_fetch_add(&nr_ours, 1, __ATOMIC_RELEASE);
-	err = pthread_create(out, NULL, thread_main, s);
+	err = pthread_create(&out->thread, &attr, thread_main, s);
 	while (!err && sem_wait(&ready) && errno == EINTR)
 		;
 	sem_destroy(&ready);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_attr_destroy(&attr);
 	if (err) {
 		__atomic_fetch_sub(&nr_ours, 1, __ATOMIC_RELEASE);
 		own_free(s);
+		own_pages_free(out->stack);
 		return err_born(err, "cannot start thread %s", name);
 	}
-	pthread_setname_np(*out, name);
+	pthread_setname_np(out->thread, name);
 	return 0;
 }
 
-int host_thread_start(pthread_t *out, const char *name, void *(*fn)(void *), void *arg)
+int host_thread_start(struct host_thread *out, const char *name, void *(*fn)(void *), void *arg)
 {
 	int r = host_client_threads_watch();
 
 	return r ? r : start_thread(out, name, fn, arg);
+}
+
+int host_thread_start_for_good(const char *name, void *(*fn)(void *), void *arg)
+{
+	struct host_thread t;
+	int r = host_thread_start(&t, name, fn, arg);
+
+	if (!r)
+		pthread_detach(t.thread);
+	return r;
+}
+
+void host_thread_join(struct host_thread *t)
+{
+	pthread_join(t->thread, NULL);
+	own_pages_free(t->stack);
 }
 
 uint64_t host_thread_serial(void)

@@ -42,8 +42,8 @@ static struct {
 	struct host_timer **heap;
 	size_t nr_armed, nr_timers, capacity;
 	struct host_timer *running;
+	pthread_t thread; /* set by the thread, before it runs one */
 	uint64_t sleeping_until;
-	pthread_t thread;
 	bool started;
 } timers = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -158,6 +158,7 @@ static void run_first(void)
 static void *timer_thread(void *arg)
 {
 	pthread_mutex_lock(&timers.lock);
+	timers.thread = pthread_self();
 	while (!host_threads_end()) {
 		uint64_t first = timers.nr_armed ? timers.heap[0]->deadline_ns : UINT64_MAX;
 		struct timespec ts;
@@ -198,10 +199,9 @@ static int start_thread(void)
 	pthread_cond_init(&timers.wake, &attr);
 	pthread_cond_init(&timers.idle, &attr);
 	pthread_condattr_destroy(&attr);
-	err = host_thread_start(&timers.thread, "userkvm-timer", timer_thread, NULL);
+	err = host_thread_start_for_good("userkvm-timer", timer_thread, NULL);
 	if (err)
 		return err;
-	pthread_detach(timers.thread);
 	host_waker_add(&waker);
 	timers.started = true;
 	return 0;

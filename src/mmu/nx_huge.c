@@ -24,7 +24,7 @@
 
 struct nx_recovery {
 	struct kvm_mmu_vm *vm; /* (c) */
-	pthread_t thread;      /* (c) */
+	struct host_thread thread; /* (c) */
 	uint64_t mm_id;	       /* (c) a forked child has no thread */
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
@@ -175,7 +175,7 @@ void mmu_nx_recovery_stop(struct kvm_mmu_vm *vm)
 	nx->stopping = true;
 	pthread_cond_signal(&nx->wake);
 	pthread_mutex_unlock(&nx->lock);
-	pthread_join(nx->thread, NULL);
+	host_thread_join(&nx->thread);
 	free_recovery(nx);
 	vm->nx = NULL;
 }

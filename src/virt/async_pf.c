@@ -109,17 +109,14 @@ LIB_IN_FORKED_CHILD(forget_in_child)
 /* Lock held. */
 static void start_threads(void)
 {
-	pthread_t t;
-
 	async_pf.all = own_calloc(ASYNC_PF_MAX, sizeof(*async_pf.all));
 	if (!async_pf.all)
 		return;
 	for (int i = 0; i < ASYNC_PF_MAX; i++)
 		put_free(&async_pf.all[i]);
 	for (int i = 0; i < ASYNC_PF_THREADS; i++) {
-		if (host_thread_start(&t, "userkvm-apf", wait_for_pages, NULL))
+		if (host_thread_start_for_good("userkvm-apf", wait_for_pages, NULL))
 			break;
-		pthread_detach(t);
 		async_pf.idle++;
 	}
 	if (async_pf.idle)

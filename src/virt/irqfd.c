@@ -54,7 +54,6 @@ struct irqfd_resampler {
 static struct {
 	pthread_mutex_t lock;
 	int wake_fd; /* an eventfd; -1 until the thread runs */
-	pthread_t thread;
 	struct irqfd **slots;
 	uint32_t nr_slots, changes;
 } irqfds = { .lock = PTHREAD_MUTEX_INITIALIZER, .wake_fd = -1 };
@@ -155,13 +154,12 @@ static int start_thread(void)
 	if (fd < 0)
 		return err_born(errno, "no eventfd");
 	irqfds.wake_fd = own_fd_keep(fd);
-	err = host_thread_start(&irqfds.thread, "userkvm-irqfd", irqfd_thread, NULL);
+	err = host_thread_start_for_good("userkvm-irqfd", irqfd_thread, NULL);
 	if (err) {
 		own_fd_close(irqfds.wake_fd);
 		irqfds.wake_fd = -1;
 		return err;
 	}
-	pthread_detach(irqfds.thread);
 	return 0;
 }
 

@@ -6,6 +6,7 @@
  * appear there, and say so.
  */
 #include <stdio.h>
+#include <sys/eventfd.h>
 
 #include "client.h"
 #include "guest_code.h"
@@ -155,9 +156,31 @@ static void nothing_comes_to_lie_where_a_slot_has_lost_its_memory(void **state)
 	client_close(&c);
 }
 
+/* Threads of KVM's that are started now: their stacks do not lie there either. */
+static void no_thread_has_its_stack_where_a_slot_has_lost_its_memory(void **state)
+{
+	struct client c, other;
+	struct kvm_irqfd irqfd = { .fd = (uint32_t)eventfd(0, EFD_CLOEXEC), .gsi = 5 };
+	void *p = mmap(NULL, SLOT_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	assert_true(p != MAP_FAILED);
+	open_guest(&c);
+	client_open_vm(&other, 1 << 20);
+	client_slot(&c, 1, 0, SLOT_GPA, p, SLOT_BYTES);
+	assert_int_equal(munmap(p, SLOT_BYTES), 0);
+	assert_int_equal(ioctl(other.vm, KVM_CREATE_IRQCHIP, 0), 0);
+	assert_int_equal(ioctl(other.vm, KVM_IRQFD, &irqfd), 0);
+	for (uint32_t at = 0; at < SLOT_BYTES; at += 65536)
+		assert_int_equal(guest_reads(&c, SLOT_GPA + at), EFAULT);
+	client_close(&other);
+	client_close(&c);
+	close((int)irqfd.fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(no_thread_has_its_stack_where_a_slot_has_lost_its_memory),
 		cmocka_unit_test(memory_that_appears_with_a_vcpu_is_refused_in_any_slot),
 		cmocka_unit_test(nothing_comes_to_lie_where_a_slot_has_lost_its_memory),
 	};
