@@ -165,7 +165,7 @@ void cpu_save_exit(struct vmx_cpu *cpu, const struct cpu_exit *e)
 
 	isa_fpu_sync(&cpu->cs);
 	if (unlikely(cpu->tlb->ghost))
-		ghost_left(cpu);
+		ghost_left(cpu, e->reason == EXIT_REASON_HLT);
 	cpu->counters.exits++;
 	if (e->reason == EXIT_REASON_TRIPLE_FAULT)
 		cpu_ring_dump(cpu, "triple fault");

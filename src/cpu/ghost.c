@@ -4,6 +4,7 @@
  * Locks: ghost->lock is taken here, and in ghost_compare().
  */
 #include "cpu/ghost_internal.h"
+#include "host/timer.h"
 #include "lib/error.h"
 #include "lib/log.h"
 #include "lib/own.h"
@@ -56,7 +57,9 @@ int ghost_create(struct ghost **out, const struct ghost_ops *ops)
 	if (!g)
 		return err_born(ENOMEM, "no memory for the sanitizer of translations");
 	g->ops = ops;
+	g->quiet = host_tsc_khz() * 1000ULL;
 	g->strict = params_has_word("USERKVM_CHECK", "strict");
+	g->spec = params_has_word("USERKVM_CHECK", "spec");
 	g->deaf = number_of("USERKVM_GHOST_DEAF");
 	g->hold = own_pages((HOLDS + 1) * sizeof(*g->hold));
 	g->record = own_pages((RECORDS + 1) * sizeof(*g->record));
@@ -285,6 +288,8 @@ void ghost_stored(struct vmx_cpu *cpu, hpa_t host, unsigned size, gva_t gva)
 
 	if (c->off || !size)
 		return;
+	if (unlikely(c->g->spec) && gva != ~0ULL)
+		ghost_speculate(c, host, size);
 	ghost_lock(c->g);
 	note_store(c, host, size, gva);
 	watch_stored(c, host, size, gva);
@@ -439,14 +444,19 @@ void ghost_mode_changed(struct vmx_cpu *cpu)
 	c->pcid = cpu_pcid(cs, cs->cr3);
 	c->in_guest = true;
 	c->user = in_user_mode(cs);
+	c->halted = false;
 	if (!c->user)
 		return;
 	if (READ_ONCE(g->nr_pending))
 		ghost_compare(c);
+	if (unlikely(g->strict))
+		c->calm = __rdtsc();
 	if (!READ_ONCE(g->nr_open) && !READ_ONCE(c->nr_settled))
 		return;
 	ghost_lock(g);
 	records_returned(c);
+	if (unlikely(g->strict))
+		records_quiet(c);
 	records_reachable(c);
 	ghost_unlock(g);
 }
@@ -459,10 +469,13 @@ void ghost_entered(struct vmx_cpu *cpu)
 	c->cr4 = cpu->cs.cr4;
 }
 
-void ghost_left(struct vmx_cpu *cpu)
+void ghost_left(struct vmx_cpu *cpu, bool halted)
 {
 	struct ghost_cpu *c = ghost_of(cpu);
 
+	if (unlikely(c->comparing))
+		ghost_compare_unwound(c);
+	c->halted = halted;
 	c->in_guest = c->user = false;
 	WRITE_ONCE(c->inflight.page, 0);
 }

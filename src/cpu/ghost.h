@@ -82,7 +82,7 @@ void ghost_scope(struct vmx_cpu *cpu, const struct tlb_scope *s);
 void ghost_mode_changed(struct vmx_cpu *cpu);
 /* VM entry is about to load the guest's registers: what changes so invalidates nothing. VM exit. */
 void ghost_entered(struct vmx_cpu *cpu);
-void ghost_left(struct vmx_cpu *cpu);
+void ghost_left(struct vmx_cpu *cpu, bool halted);
 /* CPU_REQ_GHOST */
 void ghost_work_off(struct vmx_cpu *cpu);
 

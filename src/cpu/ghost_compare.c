@@ -6,7 +6,8 @@
  *
  * Invariants
  * 1. Slots are compared in the order of the stores; only the last slot of a table may grow.
- * 2. Guest memory is read without the lock: a look may unwind, and what was pending is a miss then.
+ * 2. Guest memory is read without the lock: a look may unwind, and what it was about is forgotten then.
+ * 3. No record is settled or told while another processor has taken a slot: its entry may be granted again.
  *
  * Locks: ghost->lock, held by all callers but ghost_compare()'s.
  */
@@ -100,8 +101,7 @@ static bool load(struct ghost_cpu *c, hpa_t host, unsigned size, uint64_t *v)
 	return syscall(SYS_process_vm_readv, getpid(), &to, 1, &from, 1, 0) == (long)size;
 }
 
-/* By what is known of tables, else by EPT, of which nothing changes; outside the guest EPT is not ours to walk. */
-static bool host_of(struct ghost_cpu *c, gpa_t gpa, hpa_t *host)
+bool ghost_host_of(struct ghost_cpu *c, gpa_t gpa, hpa_t *host)
 {
 	struct vmx_cpu *cpu = c->cpu;
 	const struct ept_cache_entry *e = &cpu->tlb->ept[(gpa >> PAGE_SHIFT) & (EPT_CACHE_ENTRIES - 1)];
@@ -153,7 +153,7 @@ static void look(struct ghost_cpu *c, struct batch_item *b, gpa_t root, gva_t gv
 		bool pdpte = pae && shift == 30;
 		gpa_t at = table + ((gva >> shift) & (pdpte ? 3 : (1U << bits) - 1)) * size;
 
-		if (!host_of(c, at, &host) || !load(c, host, size, &e))
+		if (!ghost_host_of(c, at, &host) || !load(c, host, size, &e))
 			return;
 		if (!(e & PTE_P)) {
 			b->unknown = false;
@@ -178,6 +178,8 @@ static void look(struct ghost_cpu *c, struct batch_item *b, gpa_t root, gva_t gv
 		return; /* a page where a table was */
 	b->present = true;
 	b->dirty = e & PTE_D;
+	b->leaf = e;
+	b->shift = shift;
 	b->gpa = (e & PTE_ADDR_MASK & (~0ULL << shift)) | (gva & ~(~0ULL << shift) & PAGE_MASK);
 	if (!wide && shift == 22)
 		b->gpa = (e & 0xffc00000) | (e >> 13 & 0xff) << 32 | (gva & 0x3ff000);
@@ -185,11 +187,38 @@ static void look(struct ghost_cpu *c, struct batch_item *b, gpa_t root, gva_t gv
 
 /* --- comparing --- */
 
+/* The memory type, or G, is another one: what is cached goes on by the old. */
+static bool type_changed(const struct hold *h, const struct batch_item *b)
+{
+	uint64_t type = PTE_PWT | PTE_PCD | (h->shift == PAGE_SHIFT ? PTE_PAT : PTE_PAT_LARGE);
+	uint64_t old = h->e[h->nr - 1].val;
+
+	/* a page of another size has its bits elsewhere: not compared */
+	return b->level == h->nr - 1U && b->shift == h->shift && ((b->leaf ^ old) & type || (h->global && !(b->leaf & PTE_G)));
+}
+
+static bool lost_by(const struct ghost *g, const struct hold *h, const struct batch_item *b, enum lost *lost)
+{
+	bool same = b->present && b->gpa == h->gpa;
+
+	*lost = LOST_RIGHTS;
+	if (h->kind != HOLD_LEAF)
+		return !same;
+	if (!same || (h->rights & ~b->rights & (PTE_RW | PTE_US)) || (b->rights & ~h->rights & PTE_XD))
+		return true;
+	*lost = LOST_DIRTY;
+	if (h->dirty && !b->dirty && (b->rights & PTE_RW))
+		return true;
+	*lost = LOST_TYPE;
+	return g->strict && type_changed(h, b);
+}
+
 static void apply(struct ghost_cpu *c, const struct batch_item *b, const struct pending *p)
 {
 	struct ghost *g = c->g;
 	struct hold *h = &g->hold[b->hold];
-	bool same, lost;
+	enum lost lost;
+	bool any;
 
 	if (h->kind == HOLD_FREE || h->born != b->born || !hold_live(h))
 		return;
@@ -199,29 +228,17 @@ static void apply(struct ghost_cpu *c, const struct batch_item *b, const struct 
 		hold_free(g, b->hold);
 		return;
 	}
-	same = b->present && b->gpa == h->gpa;
-	if (h->kind == HOLD_LEAF) {
-		lost = !same || (h->rights & ~b->rights & (PTE_RW | PTE_US)) || (b->rights & ~h->rights & PTE_XD);
-		if (!lost && h->dirty && !b->dirty && (b->rights & PTE_RW) && !h->record) {
-			record_new(c, b, p, true);
-			return;
-		}
-		if (!lost && h->record && g->record[h->record].only_dirty && !b->dirty)
-			return;
-	} else {
-		lost = !same;
-	}
-	if (lost && !h->record && p->unseen) {
+	any = lost_by(g, h, b, &lost);
+	if (any && !h->record && p->unseen) {
 		ghost_forgot(g, unseen);
 		hold_free(g, b->hold);
-		return;
-	}
-	if (!lost && h->record)
+	} else if (any && !h->record) {
+		record_new(c, b, p, lost);
+	} else if (any) {
+		g->record[h->record].lost = (uint8_t)lost;
+	} else if (h->record) {
 		record_free(g, h->record);
-	else if (lost && !h->record)
-		record_new(c, b, p, false);
-	else if (lost)
-		g->record[h->record].only_dirty = false;
+	}
 }
 
 /* Where gather() goes on: at a hold of entry `entry`, if it is still there. */
@@ -303,7 +320,7 @@ static void count_misses(struct ghost *g, struct table *t, bool any)
 	}
 }
 
-/* Without the lock: a look may unwind, and what was pending is a miss then. */
+/* Without the lock: a look may unwind. */
 static void look_at(struct ghost_cpu *c, struct batch_item *b)
 {
 	const struct hold *h = &c->g->hold[b->hold];
@@ -314,7 +331,7 @@ static void look_at(struct ghost_cpu *c, struct batch_item *b)
 	look(c, b, h->e[0].gpa & (top == 30 && !(c->cpu->cs.efer & EFER_LMA) ? ~31ULL : PAGE_MASK), h->base, top,
 	     h->kind == HOLD_TABLE ? h->shift : 0);
 	b->now = 0;
-	if (host_of(c, h->e[b->level].gpa, &host))
+	if (ghost_host_of(c, h->e[b->level].gpa, &host))
 		(void)load(c, host, bits == 9 ? 8 : 4, &b->now);
 }
 
@@ -335,6 +352,7 @@ static void take_slot(struct ghost_cpu *c)
 	const struct ghost_cpu *w = g->pending[0].by.c;
 	struct pending *p;
 
+	c->comparing = true;
 	slot_copy(&c->work, &g->pending[0]);
 	for (unsigned n = 1; n < g->nr_pending; n++)
 		slot_copy(&g->pending[n - 1], &g->pending[n]);
@@ -345,6 +363,31 @@ static void take_slot(struct ghost_cpu *c)
 	for (unsigned k = w->inflight.first; k <= w->inflight.last; k++)
 		p->mask[k / 64] |= BIT_ULL(k % 64);
 	writer_copy(&p->by, &c->work.by);
+}
+
+bool others_compare(const struct ghost_cpu *c)
+{
+	for (const struct ghost_cpu *o = c->g->cpus; o; o = o->next)
+		if (o != c && o->comparing)
+			return true;
+	return false;
+}
+
+void ghost_compare_unwound(struct ghost_cpu *c)
+{
+	struct ghost *g = c->g;
+
+	ghost_lock(g);
+	for (unsigned q = 0; q < 1024; q++) {
+		uint32_t node;
+
+		while (stored_to(&c->work, q) && (node = hold_of_entry(g, c->work.gpa + q * 4, 0))) {
+			ghost_forgot(g, unreadable);
+			hold_free(g, node / 8);
+		}
+	}
+	c->comparing = false;
+	ghost_unlock(g);
 }
 
 void ghost_compare(struct ghost_cpu *c)
@@ -380,6 +423,7 @@ void ghost_compare(struct ghost_cpu *c)
 			for (unsigned n = 0; n < nr; n++)
 				apply(c, &c->batch[n], &c->work);
 		} while (!at.done);
+		c->comparing = false;
 		t = table_find(g, c->work.host);
 		if (t)
 			count_misses(g, t, at.any);

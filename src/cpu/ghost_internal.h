@@ -35,6 +35,7 @@ struct hold {
 	uint32_t next, prev; /* by page; `next` also of those that are free */
 	uint32_t tnext, tprev; /* HOLD_TABLE: those of the same table */
 	bool hidden; /* an invalidation of it was hidden (USERKVM_GHOST_DEAF) */
+	bool spec;   /* not used: it may be cached all the same (ghost_spec.c) */
 	struct {
 		gpa_t gpa;
 		uint64_t val;
@@ -87,7 +88,9 @@ struct pending {
 };
 
 enum ghost_class { GHOST_USE, GHOST_REACHABLE, GHOST_TABLE, GHOST_ROOT, GHOST_LOST_DIRTY, GHOST_CLASSES };
-enum settled { OPEN, SETTLED_RETURNED, SETTLED_OWN, SETTLED_RECYCLED };
+enum settled { OPEN, SETTLED_RETURNED, SETTLED_OWN, SETTLED_RECYCLED, SETTLED_QUIET };
+/* What the tables do not grant any more. type: memory type or G, which only =strict records. */
+enum lost { LOST_RIGHTS, LOST_DIRTY, LOST_TYPE };
 
 /* A held translation that the tables no longer grant. */
 struct record {
@@ -97,7 +100,7 @@ struct record {
 	gpa_t entry;
 	uint64_t old, new;
 	uint64_t used_rip;
-	bool only_dirty; /* D was cleared, nothing else */
+	uint8_t lost;	 /* enum lost: the most of it */
 	uint8_t settled; /* enum settled */
 	uint8_t level;
 	bool said_use, said_reachable, said_table;
@@ -117,7 +120,8 @@ struct batch_item {
 	uint64_t born;
 	uint64_t now;  /* the entry */
 	gpa_t gpa;     /* as the tables say it now, and their rights */
-	uint64_t rights;
+	uint64_t rights, leaf;
+	unsigned shift; /* of the page that they give now */
 	bool unknown, present, dirty;
 };
 
@@ -139,7 +143,8 @@ struct ghost_cpu {
 	uint64_t clock; /* past all of these */
 	struct ghost_times t, hidden; /* hidden: with those that USERKVM_GHOST_DEAF has hidden */
 	/* published; [lock] to change together */
-	bool in_guest, user;
+	bool in_guest, user, halted;
+	uint64_t calm; /* when it was last in user mode (=strict) */
 	uint16_t pcid;
 	uint64_t cr0, cr4, cr3; /* as last seen */
 	uint64_t root_lines;	/* of its CR3's frame, stored to since it was loaded */
@@ -155,6 +160,8 @@ struct ghost_cpu {
 	/* [lock] */
 	unsigned nr_drops;
 	struct ghost_drop drops[GHOST_DROPS];
+	/* Slots are taken and not applied: grants among them are not known to others. [lock] */
+	bool comparing;
 	/* own */
 	struct ghost_drop take[GHOST_DROPS];
 	struct batch_item batch[BATCH];
@@ -162,13 +169,13 @@ struct ghost_cpu {
 };
 
 #define GHOST_COUNTERS(F)                                                             \
-	F(holds) F(records) F(closed) F(settled) F(uses_in_window) F(uses_settled) F(reports) \
+	F(holds) F(speculative) F(records) F(closed) F(settled) F(uses_in_window) F(uses_settled) F(reports) \
 	F(reports_of_hidden) F(forgotten) F(forgotten_unreadable) F(forgotten_unseen) F(forgotten_mode) F(forgotten_room) F(hidden) F(compared) F(watches) F(recycled)
 
 struct ghost {
 	const struct ghost_ops *ops;
 	uint32_t lock;
-	bool strict;
+	bool strict, spec;
 	unsigned deaf, deaf_count; /* USERKVM_GHOST_DEAF */
 	struct ghost_cpu *cpus;
 	unsigned nr_cpus;
@@ -183,6 +190,7 @@ struct ghost {
 	uint32_t used_watches, watch_hand;
 	struct pending pending[PENDING];
 	unsigned nr_pending;
+	uint64_t quiet, quiet_looked; /* TSC ticks after which an operation is over (=strict); when records were last looked at */
 	uint32_t nr_open; /* records that are not settled, at least */
 #define GHOST_COUNTER(n) uint64_t n;
 	struct { GHOST_COUNTERS(GHOST_COUNTER) } count;
@@ -230,6 +238,8 @@ uint32_t hold_next(struct ghost *g, struct ghost_cpu *c, enum hold_kind kind, gv
 /* The next hold whose path has the entry: its node, hold * 8 + level, or 0. */
 uint32_t hold_of_entry(struct ghost *g, gpa_t entry, uint32_t node);
 void hold_leaf(struct ghost_cpu *c, gva_t gva, const struct cpu_walk_result *r);
+/* v may have cached what the path says, which goes on from that of the table; unless it holds it. host: of the page, or 0. */
+void hold_spec(struct ghost_cpu *v, const struct hold *table, gva_t gva, const struct ghost_walk *w, gpa_t page, hpa_t host);
 struct table *table_find(struct ghost *g, hpa_t host);
 /* Made where there is none; *new then. NULL: no room. */
 struct table *table_make(struct ghost *g, hpa_t host, gpa_t gpa, bool *new);
@@ -251,16 +261,28 @@ struct pending *pending_for(struct ghost_cpu *c, const struct table *t, bool hyp
 /* An empty slot at the end; NULL: no room. The writer is to be filled in. */
 struct pending *pending_add(struct ghost *g, hpa_t host, gpa_t gpa);
 bool pending_has(struct ghost *g, const struct hold *h);
+/* Another processor is comparing: what it has found is not in the records yet. */
+bool others_compare(const struct ghost_cpu *c);
+/* Without the lock: a look of the processor's has unwound: what it was about is forgotten. */
+void ghost_compare_unwound(struct ghost_cpu *c);
+
+/* Where a page of the guest's is, by EPT; outside the guest EPT is not the processor's to walk. */
+bool ghost_host_of(struct ghost_cpu *c, gpa_t gpa, hpa_t *host);
+
+/* --- ghost_spec.c, without the lock --- */
+/* Entries are about to be stored to: who may hold them without having used them? */
+void ghost_speculate(struct ghost_cpu *c, hpa_t host, unsigned size);
 
 /* --- ghost_record.c, all with the lock --- */
 bool writer_is(const struct writer *a, uint64_t cr3, uint64_t fs);
-void record_new(struct ghost_cpu *c, const struct batch_item *b, const struct pending *p, bool only_dirty);
+void record_new(struct ghost_cpu *c, const struct batch_item *b, const struct pending *p, enum lost lost);
 void record_free(struct ghost *g, uint32_t n);
 void record_settle(struct ghost *g, struct record *r, enum settled how);
 /* Settled: tells it if it is reachable, once. */
 void record_try_reachable(struct ghost_cpu *by, struct record *r);
 void records_returned(struct ghost_cpu *c);
 void records_reachable(struct ghost_cpu *c);
+void records_quiet(struct ghost_cpu *c); /* =strict */
 
 /* --- ghost_watch.c, all with the lock --- */
 #define RECYCLED_LINES 48 /* of a frame's 64 */

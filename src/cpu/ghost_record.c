@@ -5,11 +5,14 @@
  *	ghost_compare() ─► record_new(), OPEN
  *	      the writer's thread returns to user mode ─► SETTLED_RETURNED
  *	      the frame has got a new owner            ─► SETTLED_RECYCLED
+ *	      =strict: nothing of the kernel's goes on  ─► SETTLED_QUIET
  *	the hold dies (hold_free), or the tables grant it again ─► record_free()
  *
  * Locks: ghost->lock, held by all callers.
  */
 #include "cpu/ghost_internal.h"
+
+#include <x86intrin.h>
 
 /* --- who stores --- */
 
@@ -82,7 +85,7 @@ static uint32_t record_alloc(struct ghost *g)
 	return n;
 }
 
-void record_new(struct ghost_cpu *c, const struct batch_item *b, const struct pending *p, bool only_dirty)
+void record_new(struct ghost_cpu *c, const struct batch_item *b, const struct pending *p, enum lost lost)
 {
 	struct ghost *g = c->g;
 	uint32_t n = record_alloc(g), *bucket = thread_bucket(g, p->by.cr3, p->by.fs);
@@ -95,7 +98,7 @@ void record_new(struct ghost_cpu *c, const struct batch_item *b, const struct pe
 	r->old = h->e[b->level].val;
 	r->new = b->now;
 	r->level = (uint8_t)(h->nr - b->level);
-	r->only_dirty = only_dirty;
+	r->lost = (uint8_t)lost;
 	r->settled = OPEN;
 	r->said_use = r->said_reachable = r->said_table = false;
 	r->next = *bucket;
@@ -106,7 +109,7 @@ void record_new(struct ghost_cpu *c, const struct batch_item *b, const struct pe
 	if (h->kind != HOLD_LEAF)
 		return;
 	ghost_ask_drop(h->c, false, h->base);
-	if (h->host && (h->rights & PTE_US) && (!b->present || b->gpa != h->gpa))
+	if (h->host && (g->strict || h->rights & PTE_US) && (!b->present || b->gpa != h->gpa))
 		watch_add(g, b->hold);
 }
 
@@ -140,14 +143,51 @@ static bool reachable(const struct hold *h)
 	return is_users(h) && v->in_guest && v->user && (h->global || h->pcid == v->pcid);
 }
 
+/* What =strict tells besides, though it may be no bug: a processor elsewhere holds it; it is the kernel's. */
+static bool worth_telling(const struct record *r, const struct hold *h)
+{
+	return h->kind == HOLD_LEAF && (is_users(h) || r->lost == LOST_TYPE || r->settled == SETTLED_RECYCLED);
+}
+
 void record_try_reachable(struct ghost_cpu *by, struct record *r)
 {
 	struct hold *h = &by->g->hold[r->hold];
 
-	if (r->said_reachable || r->only_dirty || !hold_live(h) || !(by->g->strict ? is_users(h) : reachable(h)))
+	if (others_compare(by)) /* records_reachable() comes back to it */
+		return;
+	if (r->said_reachable || r->lost == LOST_DIRTY || !hold_live(h) || !(by->g->strict ? worth_telling(r, h) : reachable(h)))
 		return;
 	r->said_reachable = true;
 	ghost_report(by, GHOST_REACHABLE, r, h, h->base, 0, NULL);
+}
+
+/* Each processor has been in user mode since, or is halted: the operation is over, whoever it was. */
+static bool is_quiet(const struct ghost *g, const struct record *r, uint64_t now)
+{
+	if (now - r->by.time < g->quiet)
+		return false;
+	for (const struct ghost_cpu *c = g->cpus; c; c = c->next)
+		if (c->vpid && !c->user && !c->halted && c->calm <= r->by.time)
+			return false;
+	return true;
+}
+
+void records_quiet(struct ghost_cpu *c)
+{
+	struct ghost *g = c->g;
+	uint64_t now = __rdtsc();
+
+	if (now - g->quiet_looked < g->quiet / 4 || others_compare(c))
+		return;
+	g->quiet_looked = now;
+	for (uint32_t n = 1; n <= g->used_records; n++) {
+		struct record *r = &g->record[n];
+
+		if (!r->hold || r->settled != OPEN || !hold_live(&g->hold[r->hold]) || !is_quiet(g, r, now))
+			continue;
+		record_settle(g, r, SETTLED_QUIET);
+		record_try_reachable(c, r);
+	}
 }
 
 void records_returned(struct ghost_cpu *c)
@@ -156,7 +196,7 @@ void records_returned(struct ghost_cpu *c)
 	const struct cpu_state *cs = &c->cpu->cs;
 	uint32_t *link = thread_bucket(g, cs->cr3, cs->seg[SREG_FS].base);
 
-	while (*link) {
+	while (*link && !others_compare(c)) {
 		struct record *r = &g->record[*link];
 
 		if (!hold_live(&g->hold[r->hold])) {

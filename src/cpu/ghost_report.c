@@ -96,6 +96,7 @@ static const char *settled_text(const struct record *r)
 				      "a thread of that address space has gone back to user mode (no FS base tells threads apart)";
 	case SETTLED_OWN: return "the same thread of the kernel goes on by the old translation";
 	case SETTLED_RECYCLED: return "the frame has been given a new owner";
+	case SETTLED_QUIET: return "every processor has been in user mode since";
 	default: return "that operation is not over";
 	}
 }
@@ -146,8 +147,9 @@ static void tell(struct ghost_cpu *by, enum ghost_class class, const struct reco
 		   us_since(r->by.time), settled_text(r));
 	snprintf(what, sizeof(what), "%s%s%#lx at rip %#lx", v->last.what ? v->last.what : "", v->last.page ? " " : ", PCID ",
 		 v->last.address, v->last.rip);
-	log_always("  cpu%u has executed nothing since its last use that invalidates it in PCID %u (its last: %s) "
-		   "[SDM \"Recommended Invalidation\"]", v->nr, h->pcid, v->last.what ? what : "none");
+	log_always("  cpu%u has executed nothing since %s that invalidates it in PCID %u (its last: %s) [SDM \"%s\"]", v->nr,
+		   h->spec ? "it could have cached it, by accessed flags," : "its last use", h->pcid, v->last.what ? what : "none",
+		   h->spec ? "Details of TLB Use" : "Recommended Invalidation");
 }
 
 static void tell_json(struct ghost_cpu *by, enum ghost_class class, const struct record *r, const struct hold *h,
@@ -160,13 +162,13 @@ static void tell_json(struct ghost_cpu *by, enum ghost_class class, const struct
 		 "{\"class\":\"%s\",\"address\":\"%#lx\",\"access\":\"%s%s%s\",\"cpu\":%u,\"rip\":\"%#lx\",\"cpl\":%u,\"vpid\":%u,"
 		 "\"pcid\":%u,\"global\":%s,\"old\":\"%#lx\",\"new\":\"%#lx\",\"entry\":\"%#lx\",\"level\":%u,\"frame\":\"%#lx\","
 		 "\"now\":\"%#lx\",\"size\":%lu,\"writer\":{\"cpu\":%u,\"rip\":\"%#lx\",\"thread\":\"%#lx\",\"hypervisor\":%s},"
-		 "\"settled\":%u,\"age_us\":%lu,\"missing\":\"%s\",\"lstar\":\"%#lx\",\"hidden\":%s,\"suppressed\":%s}",
+		 "\"settled\":%u,\"age_us\":%lu,\"missing\":\"%s\",\"lstar\":\"%#lx\",\"hidden\":%s,\"spec\":%s,\"suppressed\":%s}",
 		 class_name[class], gva, access & CPU_READ ? "r" : "", access & CPU_WRITE ? "w" : "", access & CPU_EXEC ? "x" : "",
 		 v->nr, rip_of(class == GHOST_TABLE ? by : v, by), v->cpu->cs.cpl, v->vpid, h->pcid, h->global ? "true" : "false",
 		 r->old, r->new, r->entry, level_of(r, h), h->gpa, now ? now->gpa : 0, 1UL << h->shift, r->by.c->nr, r->by.rip, r->by.fs,
 		 r->by.hypervisor ? "true" : "false", r->settled, us_since(r->by.time),
 		 h->global ? "INVLPG on this processor" : "INVLPG, INVPCID or MOV CR3 on this processor", by->cpu->msr.lstar,
-		 by->g->deaf && hold_hidden(h) ? "true" : "false", quiet ? "true" : "false");
+		 by->g->deaf && hold_hidden(h) ? "true" : "false", h->spec ? "true" : "false", quiet ? "true" : "false");
 	check_log_line(by->g->log_fd, "%s", line);
 }
 

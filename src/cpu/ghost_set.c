@@ -190,7 +190,8 @@ static bool same_path(const struct hold *h, const struct ghost_walk *w, unsigned
 	return true;
 }
 
-static uint32_t hold_add(struct ghost_cpu *c, enum hold_kind kind, gva_t gva, unsigned shift, unsigned nr)
+static uint32_t hold_add(struct ghost_cpu *c, enum hold_kind kind, gva_t gva, unsigned shift, const struct ghost_walk *w,
+			 unsigned nr, uint16_t pcid, uint64_t mode)
 {
 	struct ghost *g = c->g;
 	uint32_t n = hold_alloc(g);
@@ -200,17 +201,17 @@ static uint32_t hold_add(struct ghost_cpu *c, enum hold_kind kind, gva_t gva, un
 	h->born = c->clock;
 	h->base = gva >> shift << shift;
 	h->rights = PTE_RW | PTE_US;
-	h->mode = ghost_walk_mode(&c->cpu->cs);
+	h->mode = mode;
 	h->record = 0;
-	h->pcid = c->pcid;
+	h->pcid = pcid;
 	h->kind = (uint8_t)kind;
 	h->shift = (uint8_t)shift;
 	h->nr = (uint8_t)nr;
-	h->global = h->dirty = h->hidden = false;
+	h->global = h->dirty = h->hidden = h->spec = false;
 	h->tnext = h->tprev = 0;
 	for (unsigned k = 0; k < nr; k++) {
-		h->e[k].gpa = c->walk.gpa[k];
-		h->e[k].val = c->walk.val[k];
+		h->e[k].gpa = w->gpa[k];
+		h->e[k].val = w->val[k];
 		link_entry(g, n, k);
 	}
 	link_page(g, n);
@@ -240,7 +241,7 @@ static void hold_tables(struct ghost_cpu *c, gva_t gva, unsigned leaf_shift)
 				break;
 		if (n)
 			return; /* with those above it */
-		n = hold_add(c, HOLD_TABLE, gva, shift, k + 1);
+		n = hold_add(c, HOLD_TABLE, gva, shift, w, k + 1, c->pcid, ghost_walk_mode(&c->cpu->cs));
 		g->hold[n].gpa = w->gpa[k + 1] & PAGE_MASK;
 		g->hold[n].host = w->host[k + 1] & PAGE_MASK;
 		t = table_find(g, g->hold[n].host);
@@ -253,28 +254,59 @@ static void hold_tables(struct ghost_cpu *c, gva_t gva, unsigned leaf_shift)
 	}
 }
 
+/* The live hold of this very translation, without a record; 0: none. */
+static uint32_t same_leaf(struct ghost_cpu *c, gva_t gva, unsigned shift, const struct ghost_walk *w, uint16_t pcid, bool global)
+{
+	struct ghost *g = c->g;
+	uint32_t n = 0;
+
+	while ((n = hold_next(g, c, HOLD_LEAF, gva, shift, n)))
+		if ((global || g->hold[n].pcid == pcid) && !g->hold[n].record && same_path(&g->hold[n], w, w->nr))
+			break;
+	return n;
+}
+
 void hold_leaf(struct ghost_cpu *c, gva_t gva, const struct cpu_walk_result *r)
 {
 	const struct ghost_walk *w = &c->walk;
 	struct ghost *g = c->g;
-	uint32_t n = 0;
 	struct hold *h;
+	uint32_t n;
 
 	hold_tables(c, gva, r->page_shift);
-	while ((n = hold_next(g, c, HOLD_LEAF, gva, r->page_shift, n)))
-		if ((r->global || g->hold[n].pcid == c->pcid) && !g->hold[n].record && same_path(&g->hold[n], w, w->nr))
-			break;
+	n = same_leaf(c, gva, r->page_shift, w, c->pcid, r->global);
 	if (n) {
 		g->hold[n].dirty |= !!(w->leaf & PTE_D);
+		g->hold[n].spec = false;
 		return;
 	}
-	n = hold_add(c, HOLD_LEAF, gva, r->page_shift, w->nr);
+	n = hold_add(c, HOLD_LEAF, gva, r->page_shift, w, w->nr, c->pcid, ghost_walk_mode(&c->cpu->cs));
 	h = &g->hold[n];
 	h->gpa = (r->gpa & PAGE_MASK) - ((gva & PAGE_MASK) - h->base);
 	h->host = r->page_shift == PAGE_SHIFT ? r->host & PAGE_MASK : 0;
 	h->rights = w->rights;
 	h->global = r->global;
 	h->dirty = w->leaf & PTE_D;
+}
+
+void hold_spec(struct ghost_cpu *v, const struct hold *table, gva_t gva, const struct ghost_walk *w, gpa_t page, hpa_t host)
+{
+	unsigned shift = table->shift - (table->mode & X86_CR4_PAE ? 9 : 10);
+	bool global = (w->leaf & PTE_G) && (v->cpu->cs.cr4 & X86_CR4_PGE);
+	uint64_t mode = table->mode;
+	uint16_t pcid = v->pcid; /* for the same tables another one than that of the processor that walked them */
+	struct hold *h;
+
+	if (same_leaf(v, gva, shift, w, pcid, global))
+		return;
+	h = &v->g->hold[hold_add(v, HOLD_LEAF, gva, shift, w, w->nr, pcid, mode)]; /* `table` may be no more */
+	h->gpa = page;
+	h->host = host;
+	h->rights = w->rights;
+	h->global = global;
+	h->dirty = w->leaf & PTE_D;
+	h->spec = true;
+	v->g->count.speculative++;
 }
 
 /* --- tables --- */

@@ -27,7 +27,7 @@ static void used(struct ghost_cpu *c, struct hold *h, gva_t gva, uint32_t access
 		return;
 	if ((access & CPU_WRITE) && !h->dirty)
 		return; /* the processor walks again to set D */
-	if (now && now->gpa == page && !(r->only_dirty && (access & CPU_WRITE)))
+	if (now && now->gpa == page && !(r->lost == LOST_DIRTY && (access & CPU_WRITE)))
 		return; /* allowed now, and at the same page: nobody could tell */
 	if (r->settled == OPEN && own_order(c, r, gva)) {
 		/* only for this use: the thread has not come back */
@@ -35,7 +35,7 @@ static void used(struct ghost_cpu *c, struct hold *h, gva_t gva, uint32_t access
 		if (!r->said_use) {
 			r->said_use = true;
 			r->settled = SETTLED_OWN;
-			ghost_report(c, r->only_dirty ? GHOST_LOST_DIRTY : GHOST_USE, r, h, gva, access, now);
+			ghost_report(c, r->lost == LOST_DIRTY ? GHOST_LOST_DIRTY : GHOST_USE, r, h, gva, access, now);
 			r->settled = OPEN;
 		}
 		return;
@@ -48,7 +48,7 @@ static void used(struct ghost_cpu *c, struct hold *h, gva_t gva, uint32_t access
 	if (r->said_use)
 		return;
 	r->said_use = true;
-	ghost_report(c, r->only_dirty ? GHOST_LOST_DIRTY : GHOST_USE, r, h, gva, access, now);
+	ghost_report(c, r->lost == LOST_DIRTY ? GHOST_LOST_DIRTY : GHOST_USE, r, h, gva, access, now);
 }
 
 void records_used(struct ghost_cpu *c, gva_t gva, uint32_t access, enum cpu_priv priv,

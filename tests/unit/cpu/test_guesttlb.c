@@ -8,6 +8,8 @@
 #include "cpu/ghost_internal.h"
 #include "machine.h"
 
+#include <pthread.h>
+
 #define STATE struct machine *t = *state
 
 #define KERNEL 0xffffff8000000000UL
@@ -522,6 +524,211 @@ static void a_table_with_many_holds_is_compared_whole(void **state)
 	assert_silent(t);
 }
 
+/*
+ * =spec: the second processor runs in the same tables and never uses the page; the first has. accessed: was
+ * the entry's A flag set when it was unmapped?
+ */
+static void speculate(struct machine *t, bool spec, bool accessed, bool ipi)
+{
+	struct second s = second_cpu(t);
+	struct code u = user_code(t), k;
+
+	t->m->ghost->spec = spec;
+	B(&u, 0xf4);
+	assert_int_equal(run_user(t), EXIT_EXCEPTION); /* the second */
+	use_cpu(t, &s, false);
+	if (accessed)
+		program(t, READS);
+	else
+		assert_int_equal(run_user(t), EXIT_EXCEPTION);
+	k = kernel_code(t);
+	store(&k, KERNEL + GPA_PT + (USER_PAGE >> 12) * 8, 0);
+	invlpg(&k, USER_PAGE);
+	iret(t, &k);
+	assert_int_equal(run_kernel(t), EXIT_EXCEPTION);
+	use_cpu(t, &s, true);
+	if (ipi)
+		assert_int_equal(invvpid(t->cpu, INVVPID_SINGLE_CONTEXT, 2, 0), VMX_SUCCEED);
+	u = user_code(t);
+	B(&u, 0xf4);
+	assert_int_equal(run_user(t), EXIT_EXCEPTION);
+	assert_int_equal(vector(t), X86_TRAP_GP);
+	assert_int_equal(told(t, GHOST_REACHABLE), spec && accessed && !ipi ? 1 : 0);
+	assert_int_equal(told(t, GHOST_USE), 0);
+	end_second(t, &s);
+}
+
+static void spec_tells_what_may_be_cached_unused(void **state)
+{
+	speculate(*state, true, true, false);
+}
+
+static void spec_tells_what_may_be_cached_unused_flushed(void **state)
+{
+	speculate(*state, true, true, true);
+}
+
+static void spec_knows_what_was_never_accessed(void **state)
+{
+	speculate(*state, true, false, false);
+}
+
+static void what_was_not_used_is_silent_without_spec(void **state)
+{
+	speculate(*state, false, true, false);
+}
+
+/* --- root, strict --- */
+
+#define OTHER_ROOT 0x118000UL
+#define FLAG 0x119000UL
+
+static void *spin_in_the_guest(void *arg)
+{
+	return (void *)(uintptr_t)go(arg);
+}
+
+/*
+ * The second processor spins in a copy of the tables until the kernel of the first says so by FLAG, and the frame of that
+ * copy's root gets a new owner meanwhile; rightly, it has loaded another CR3 before it says by FLAG + 8 that it is there.
+ */
+static void root(void **state, bool left)
+{
+	STATE;
+	struct second s = second_cpu(t);
+	struct machine o = *t;
+	struct code k = { t->ram + USER_OTHER, t->ram + USER_OTHER };
+	pthread_t thread;
+	void *reason;
+
+	memcpy(t->ram + OTHER_ROOT, t->ram + GPA_PML4, 0x1000);
+	W(GUEST_CR3, OTHER_ROOT);
+	segments(t, false);
+	W(GUEST_RIP, KERNEL + USER_OTHER);
+	W(GUEST_RSP, KERNEL + GPA_FRAME);
+	W(GUEST_RFLAGS, X86_FLAGS_FIXED);
+	load(&k, KERNEL + FLAG);
+	if (left)
+		mov_cr3(&k, GPA_PML4);
+	store(&k, KERNEL + FLAG + 8, 1);
+	load(&k, KERNEL + FLAG); /* 1: mov rax, [FLAG]; test eax, eax; jz 1b; hlt */
+	B(&k, 0x85, 0xc0, 0x74, 0xf2, 0xf4);
+	use_cpu(t, &s, false);
+	assert_int_equal(pthread_create(&thread, NULL, spin_in_the_guest, &o), 0);
+	k = kernel_code(t);
+	load(&k, KERNEL + FLAG + 8); /* 1: mov rax, [FLAG + 8]; test eax, eax; jz 1b */
+	B(&k, 0x85, 0xc0, 0x74, 0xf2);
+	zero_page(&k, KERNEL + OTHER_ROOT);
+	store(&k, KERNEL + FLAG, 1);
+	B(&k, 0xf4);
+	assert_int_equal(run_kernel(t), EXIT_REASON_HLT);
+	pthread_join(thread, &reason);
+	assert_true((uintptr_t)reason == EXIT_REASON_HLT || (uintptr_t)reason == EXIT_EXCEPTION);
+	assert_int_equal(told(t, GHOST_ROOT), left ? 0 : 1);
+	end_second(t, &s);
+}
+
+static void root_gets_an_owner_while_it_is_loaded(void **state)
+{
+	root(state, false);
+}
+
+static void root_gets_an_owner_while_it_is_loaded_flushed(void **state)
+{
+	root(state, true);
+}
+
+/* A memory type that is changed without a flush takes no right away; =strict tells it. */
+static void type_changes(struct machine *t, bool strict, bool flush)
+{
+	t->m->ghost->strict = strict;
+	program(t, READS);
+	change(t, USER_PAGE | USER_RIGHTS | PTE_A | PTE_PCD, flush);
+	assert_int_equal(told(t, GHOST_REACHABLE), strict && !flush ? 1 : 0);
+	assert_int_equal(told(t, GHOST_USE), 0);
+}
+
+static void strict_tells_a_changed_memory_type(void **state)
+{
+	type_changes(*state, true, false);
+}
+
+static void strict_tells_a_changed_memory_type_flushed(void **state)
+{
+	type_changes(*state, true, true);
+}
+
+static void a_changed_memory_type_is_silent_without_strict(void **state)
+{
+	type_changes(*state, false, false);
+}
+
+/* The writer's thread never returns, and halts; the processor that is not told runs another thread of the same tables. */
+static void quiet(struct machine *t, bool strict, uint64_t ticks)
+{
+	struct second s = second_cpu(t);
+	struct code k, u;
+
+	t->m->ghost->strict = strict;
+	t->m->ghost->quiet = ticks;
+	W(GUEST_FS_BASE, 0x5000);
+	program(t, READS);
+	use_cpu(t, &s, false);
+	k = kernel_code(t);
+	store(&k, KERNEL + GPA_PT + (USER_PAGE >> 12) * 8, 0);
+	invlpg(&k, USER_PAGE);
+	B(&k, 0xf4);
+	assert_int_equal(run_kernel(t), EXIT_REASON_HLT);
+	use_cpu(t, &s, true);
+	u = user_code(t);
+	B(&u, 0xf4);
+	assert_int_equal(run_user(t), EXIT_EXCEPTION);
+	assert_int_equal(told(t, GHOST_REACHABLE), strict && !ticks ? 1 : 0);
+	end_second(t, &s);
+}
+
+static void strict_ends_an_operation_when_all_is_quiet(void **state)
+{
+	quiet(*state, true, 0);
+}
+
+static void nothing_is_quiet_too_early(void **state)
+{
+	quiet(*state, true, ~0ULL >> 1);
+}
+
+static void quiet_alone_ends_nothing_without_strict(void **state)
+{
+	quiet(*state, false, 0);
+}
+
+/* vmalloc's lazy purge: a page of the kernel's goes, its frame gets a new owner, nobody uses the old address. */
+static void lazy_purge(struct machine *t, bool strict)
+{
+	struct code k = kernel_code(t);
+
+	t->m->ghost->strict = strict;
+	load(&k, KERNEL + SHARED);
+	store(&k, KERNEL + GPA_PT + (SHARED >> 12) * 8, 0);
+	invlpg(&k, 0x3000); /* of another page: is compared here */
+	*pte(t, OTHER_ROOT) = SHARED | PTE_P | PTE_RW;
+	zero_page(&k, KERNEL + OTHER_ROOT);
+	B(&k, 0xf4);
+	assert_int_equal(run_kernel(t), EXIT_REASON_HLT);
+	assert_int_equal(told(t, GHOST_REACHABLE), strict ? 1 : 0);
+	assert_int_equal(told(t, GHOST_USE), 0);
+}
+
+static void strict_tells_a_lazy_purge(void **state)
+{
+	lazy_purge(*state, true);
+}
+
+static void a_lazy_purge_is_silent_without_strict(void **state)
+{
+	lazy_purge(*state, false);
+}
+
 /* A hypervisor's flush counts (KVM_FEATURE_PV_TLB_FLUSH): before the processor is entered again. */
 static void a_flush_by_the_hypervisor_counts(void **state)
 {
@@ -755,6 +962,17 @@ int main(void)
 		T(strict_tells_what_another_pcid_still_holds),
 		T(processors_that_differ_in_pse_are_compared),
 		T(a_table_with_many_holds_is_compared_whole),
+		BOTH(spec_tells_what_may_be_cached_unused),
+		T(spec_knows_what_was_never_accessed),
+		T(what_was_not_used_is_silent_without_spec),
+		BOTH(root_gets_an_owner_while_it_is_loaded),
+		BOTH(strict_tells_a_changed_memory_type),
+		T(a_changed_memory_type_is_silent_without_strict),
+		T(strict_ends_an_operation_when_all_is_quiet),
+		T(nothing_is_quiet_too_early),
+		T(quiet_alone_ends_nothing_without_strict),
+		T(strict_tells_a_lazy_purge),
+		T(a_lazy_purge_is_silent_without_strict),
 		T(a_flush_by_the_hypervisor_counts),
 		T(what_takes_nothing_away_is_silent),
 		T(a_use_in_the_legal_window_is_silent),
