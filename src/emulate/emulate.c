@@ -86,11 +86,20 @@ static isa_fn *emulator_system(const struct isa_decoded *d, struct isa_insn *i)
 	return fn ? fn : unsupported;
 }
 
+static void __attribute__((noreturn)) refuse_task_switch(struct cpu_state *cs, uint16_t selector,
+							  enum task_switch_source source)
+{
+	kvm_emulator_unsupported(cs);
+}
+
 static const struct isa_ops emulator_ops = {
 	.mem = kvm_emulator_mem,
 	.mem_commit = kvm_emulator_mem_commit,
 	.raise = kvm_emulator_raise,
 	.system = emulator_system,
+	.descriptor_bit = kvm_emulator_descriptor_bit,
+	.mode_changed = kvm_emulator_mode_changed,
+	.task_switch = refuse_task_switch,
 };
 
 /* --- state in and out (state.c) --- */

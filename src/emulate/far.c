@@ -1,135 +1,106 @@
 /*
- * Far transfers in the emulator: JMP, CALL, RET, and IRET and INT of real
- * mode; and the stack as they use it.
+ * Far transfers in the emulator: JMP, CALL and RET by the rules of isa/far.h, and
+ * IRET and INT of real mode.
  *
  * Invariant: a check, and what can fault, comes before every change of a
  * register.
  *
- * Source: SDM Vol. 2, the instructions. Not here, and refused as Linux does:
- * gates, changes of privilege level, IRET and INT of protected mode.
+ * Source: SDM Vol. 2, the instructions. Not here, and refused as Linux does: task
+ * switches, IRET and INT of protected mode.
  */
 #include "emulate/internal.h"
 
-/* --- the stack --- */
+/* Before a transfer, which may change every segment register; after it, the changed ones go to the vCPU. */
+struct transfer {
+	struct cpu_segment before[NR_SREGS];
+};
 
-static uint64_t stack_mask(const struct cpu_state *cs)
+static void begin(struct cpu_state *cs, struct transfer *t)
 {
-	return cs->stack_mode == ISA_CODE64 ? ~0ULL : cs->stack_mode == ISA_CODE32 ? 0xffffffff : 0xffff;
+	if (isa_protected(cs))
+		kvm_emulator_load_tr_ldt(cs);
+	for (unsigned n = 0; n < NR_SREGS; n++)
+		t->before[n] = cs->seg[n];
 }
 
-void kvm_emulator_stack_peek(struct cpu_state *cs, unsigned words, unsigned size, uint64_t out[])
+static void end(struct cpu_state *cs, const struct transfer *t)
 {
-	uint64_t sp = cs->gpr[RSP] & stack_mask(cs);
+	for (unsigned n = 0; n < NR_SREGS; n++) {
+		const struct cpu_segment *a = &t->before[n], *b = &cs->seg[n];
 
-	for (unsigned n = 0; n < words; n++, sp = (sp + size) & stack_mask(cs))
-		out[n] = isa_load(cs, isa_linear(cs, SREG_SS, sp, size, ISA_READ), size);
-}
-
-void kvm_emulator_stack_move(struct cpu_state *cs, uint64_t delta)
-{
-	uint64_t mask = stack_mask(cs);
-
-	cs->gpr[RSP] = (cs->gpr[RSP] & ~mask) | ((cs->gpr[RSP] + delta) & mask);
-}
-
-#define MAX_WORDS 3
-
-static void stack_push(struct cpu_state *cs, unsigned words, unsigned size, const uint64_t v[])
-{
-	uint64_t sp = (cs->gpr[RSP] - words * size) & stack_mask(cs);
-	gva_t lin = isa_linear(cs, SREG_SS, sp, words * size, ISA_WRITE);
-	uint8_t image[MAX_WORDS * 8];
-
-	for (unsigned n = 0; n < words; n++)
-		for (unsigned b = 0; b < size; b++)
-			image[n * size + b] = (uint8_t)(v[n] >> (8 * b));
-	isa_store_bytes(cs, lin, image, words * size);
-	kvm_emulator_stack_move(cs, 0 - (uint64_t)(words * size));
-}
-
-/* --- instructions --- */
-
-uint16_t kvm_emulator_far_pointer(struct cpu_state *cs, const struct isa_insn *i, uint64_t *offset)
-{
-	gva_t lin;
-
-	if (!(i->flags & ISA_MEM)) {
-		*offset = i->imm;
-		return (uint16_t)i->disp;
+		if (n == SREG_CS || a->selector != b->selector || a->ar != b->ar || a->base != b->base || a->limit != b->limit)
+			kvm_emulator_sys(cs)->dirty_segs |= 1U << n;
 	}
-	lin = isa_linear(cs, i->seg, isa_ea(cs, i), i->opsize + 2U, ISA_READ);
-	*offset = isa_load(cs, lin, i->opsize);
-	return (uint16_t)isa_load(cs, lin + i->opsize, 2);
-}
-
-static void go_to(struct cpu_state *cs, const struct emulator_descriptor *code, uint64_t offset)
-{
-	kvm_emulator_set_segment(cs, SREG_CS, &code->seg);
-	cs->rip = offset;
 }
 
 void kvm_emulate_jmp_far(struct cpu_state *cs, const struct isa_insn *i)
 {
+	struct transfer t;
 	uint64_t offset;
-	uint16_t selector = kvm_emulator_far_pointer(cs, i, &offset);
-	struct emulator_descriptor d = kvm_emulator_check_code(cs, selector, offset, false);
+	uint16_t selector = isa_far_pointer(cs, i, &offset);
 
-	kvm_emulator_set_accessed(cs, &d);
-	go_to(cs, &d, offset);
+	begin(cs, &t);
+	isa_far_jmp(cs, selector, offset, i->opsize);
+	end(cs, &t);
 }
 
 void kvm_emulate_call_far(struct cpu_state *cs, const struct isa_insn *i)
 {
-	uint64_t frame[2] = { isa_next_rip(cs, i), cs->seg[SREG_CS].selector }, offset;
-	uint16_t selector = kvm_emulator_far_pointer(cs, i, &offset);
-	struct emulator_descriptor d = kvm_emulator_check_code(cs, selector, offset, false);
+	struct transfer t;
+	uint64_t offset;
+	uint16_t selector = isa_far_pointer(cs, i, &offset);
 
-	kvm_emulator_set_accessed(cs, &d);
-	stack_push(cs, 2, i->opsize, frame);
-	go_to(cs, &d, offset);
+	begin(cs, &t);
+	isa_far_call(cs, selector, offset, i->opsize, isa_next_rip(cs, i));
+	end(cs, &t);
 }
 
 void kvm_emulate_ret_far(struct cpu_state *cs, const struct isa_insn *i)
 {
-	struct emulator_descriptor d;
-	uint64_t frame[2];
+	struct transfer t;
 
-	kvm_emulator_stack_peek(cs, 2, i->opsize, frame);
-	d = kvm_emulator_check_code(cs, (uint16_t)frame[1], frame[0], true);
-	kvm_emulator_set_accessed(cs, &d);
-	go_to(cs, &d, frame[0]);
-	kvm_emulator_stack_move(cs, 2U * i->opsize + (i->opcode == 0xca ? (uint16_t)i->imm : 0));
+	begin(cs, &t);
+	isa_far_ret(cs, i->opsize, i->opcode == 0xca ? (uint16_t)i->imm : 0);
+	end(cs, &t);
 }
 
 void kvm_emulate_iret_real(struct cpu_state *cs, const struct isa_insn *i)
 {
-	struct emulator_descriptor d;
-	uint64_t frame[3];
+	struct isa_stack st;
+	uint64_t rip, flags;
+	uint16_t selector;
 
-	if (cs->cr0 & X86_CR0_PE)
+	if (!isa_real(cs))
 		kvm_emulator_unsupported(cs);
-	kvm_emulator_stack_peek(cs, 3, i->opsize, frame);
-	d = kvm_emulator_check_code(cs, (uint16_t)frame[1], frame[0], true);
-	go_to(cs, &d, frame[0]);
-	kvm_emulator_stack_move(cs, 3U * i->opsize);
-	cpu_set_rflags(cs, kvm_emulator_popped_flags(cs, frame[2], i->opsize, true));
+	isa_stack_current(cs, &st);
+	rip = isa_stack_pop(&st, i->opsize);
+	selector = (uint16_t)isa_stack_pop(&st, i->opsize);
+	flags = isa_stack_pop(&st, i->opsize);
+	isa_check_rip_real(cs, rip);
+	isa_stack_commit(&st);
+	cpu_set_rflags(cs, kvm_emulator_popped_flags(cs, flags, i->opsize, true));
+	isa_commit_cs_real(cs, selector, rip);
+	kvm_emulator_sys(cs)->dirty_segs |= 1U << SREG_CS;
 	vmx_set_nmi_mask(kvm_emulator_vcpu(cs), false);
 }
 
 void kvm_emulate_int_real(struct cpu_state *cs, const struct isa_insn *i)
 {
-	uint64_t frame[3] = { (uint16_t)isa_next_rip(cs, i), cs->seg[SREG_CS].selector, (uint16_t)cpu_rflags(cs) };
 	unsigned vector = (unsigned)(uint8_t)i->imm;
-	struct emulator_descriptor d;
+	struct isa_stack st;
 	uint32_t entry;
 
-	if (cs->cr0 & X86_CR0_PE)
+	if (!isa_real(cs))
 		kvm_emulator_unsupported(cs);
 	if (vector * 4 + 3 > cs->idtr.limit)
 		isa_raise_error(cs, X86_TRAP_GP, 0);
-	entry = (uint32_t)isa_load(cs, (uint32_t)(cs->idtr.base + vector * 4), 4);
-	d = kvm_emulator_check_code(cs, (uint16_t)(entry >> 16), 0, false);
-	stack_push(cs, 3, 2, frame);
+	entry = (uint32_t)isa_sys_load(cs, (uint32_t)(cs->idtr.base + vector * 4), 4);
+	isa_stack_current(cs, &st);
+	isa_stack_push(&st, 2, cpu_rflags(cs));
+	isa_stack_push(&st, 2, cs->seg[SREG_CS].selector);
+	isa_stack_push(&st, 2, isa_next_rip(cs, i));
+	isa_stack_commit(&st);
 	cpu_set_rflags(cs, cpu_rflags(cs) & ~(X86_FLAGS_IF | X86_FLAGS_TF | X86_FLAGS_AC | X86_FLAGS_RF));
-	go_to(cs, &d, (uint16_t)entry);
+	isa_commit_cs_real(cs, (uint16_t)(entry >> 16), (uint16_t)entry);
+	kvm_emulator_sys(cs)->dirty_segs |= 1U << SREG_CS;
 }

@@ -10,7 +10,7 @@
 
 #include "emulate/emulate.h"
 #include "isa/decoder.h"
-#include "isa/isa.h"
+#include "isa/far.h"
 #include "x86/run.h"
 
 /* What a system instruction did beside general registers, flags and memory. */
@@ -82,6 +82,7 @@ struct kvm_emulator {
 	bool pio_wait;		      /* the client fills run->io */
 	bool pio_exit;		      /* an OUT goes to the client */
 
+	enum isa_access access; /* of the last kvm_emulator_mem(), for its commit */
 	struct emulator_sys sys;
 	struct kvm_page_fault_info nested_fault; /* of cs.exception, where EPT12 is behind it */
 	gpa_t fault_gpa; /* ~0: none. As fault_gva, with EPT */
@@ -111,9 +112,6 @@ void *kvm_emulator_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum i
 /* isa_ops.mem_commit: cannot leave; what goes wrong is in e->error. */
 void kvm_emulator_mem_commit(struct cpu_state *cs, uint64_t lin, unsigned size, const void *bounce);
 void kvm_emulator_raise(struct cpu_state *cs) __attribute__((noreturn));
-/* Accesses of the processor's own, to descriptors: as supervisor at any CPL. May leave. */
-uint64_t kvm_emulator_system_load(struct cpu_state *cs, gva_t lin, unsigned size);
-void kvm_emulator_system_store(struct cpu_state *cs, gva_t lin, unsigned size, uint64_t v);
 void kvm_emulator_begin_iteration(struct kvm_emulator *e);
 /* USERKVM_CHECK=emulate: `known` (INVALID_PAGE: nothing) is to be what the walk has found. The latter. */
 gpa_t kvm_emulator_checked(struct kvm_emulator *e, gpa_t walked, gpa_t known);
@@ -125,6 +123,7 @@ isa_fn *kvm_emulator_io(const struct isa_decoded *d, struct isa_insn *i);
 
 /* Registers of the vCPU into cs, with code_mode and stack_mode; and what was emulated back. */
 void kvm_emulator_load(struct kvm_vcpu *vcpu, struct cpu_state *cs);
+void kvm_emulator_mode_changed(struct cpu_state *cs); /* isa_ops.mode_changed */
 void kvm_emulator_load_tr_ldt(struct cpu_state *cs); /* which kvm_emulator_load() leaves out: few need them */
 void kvm_emulator_store(struct kvm_vcpu *vcpu, const struct cpu_state *cs, const struct emulator_sys *sys);
 
@@ -149,20 +148,6 @@ void kvm_emulator_check_privilege(struct cpu_state *cs, const struct isa_insn *i
 
 /* --- sys.c: what the handlers share --- */
 
-/* Are selectors looked up in tables: neither real nor virtual-8086 mode? */
-static inline bool kvm_emulator_protected(const struct cpu_state *cs)
-{
-	return (cs->cr0 & X86_CR0_PE) && !(cs->rflags & X86_FLAGS_VM);
-}
-
-/* CR4.VME and CR4.PVI, as in the processor: IOPL forbids IF to this level, and VIF stands for it. */
-static inline bool kvm_emulator_virtual_if(const struct cpu_state *cs)
-{
-	if (!(cs->cr0 & X86_CR0_PE) || cs->cpl != 3 || FIELD_GET(X86_FLAGS_IOPL, cs->rflags) == 3)
-		return false;
-	return (cs->cr4 & (cs->rflags & X86_FLAGS_VM ? X86_CR4_VME : X86_CR4_PVI)) != 0;
-}
-
 static inline void kvm_emulator_next(struct cpu_state *cs, const struct isa_insn *i)
 {
 	cs->rip = isa_next_rip(cs, i);
@@ -183,18 +168,8 @@ isa_fn kvm_insn_int_fixed, kvm_insn_cli, kvm_insn_sti, kvm_insn_pushf, kvm_insn_
 
 /* --- seg.c --- */
 
-struct emulator_descriptor {
-	struct cpu_segment seg; /* what it makes of a segment register */
-	uint64_t raw;		/* 0: there is none (null selectors, real mode) */
-	gva_t lin;		/* where raw is */
-};
-
-/* CS of a far transfer to selector:offset, checked; ret: by RET or IRET. May leave, writes nothing. */
-struct emulator_descriptor kvm_emulator_check_code(struct cpu_state *cs, uint16_t selector, uint64_t offset,
-						   bool ret);
-/* The descriptor's accessed flag, here and in its table. May leave. */
-void kvm_emulator_set_accessed(struct cpu_state *cs, struct emulator_descriptor *d);
-void kvm_emulator_set_segment(struct cpu_state *cs, unsigned nr, const struct cpu_segment *s);
+/* isa_ops.descriptor_bit */
+void kvm_emulator_descriptor_bit(struct cpu_state *cs, gva_t lin, uint64_t raw, unsigned bit);
 isa_fn kvm_emulate_mov_from_sreg, kvm_emulate_mov_to_sreg, kvm_emulate_push_sreg, kvm_emulate_pop_sreg;
 isa_fn kvm_emulate_load_far_pointer; /* of the segment register i->aux */
 isa_fn kvm_emulate_lldt, kvm_emulate_ltr;
@@ -202,11 +177,6 @@ isa_fn kvm_emulate_store_system_selector; /* STR if i->aux, else SLDT */
 
 /* --- far.c --- */
 
-/* Words of `size` bytes at the top of the stack; RSP is the caller's to move. */
-void kvm_emulator_stack_peek(struct cpu_state *cs, unsigned words, unsigned size, uint64_t out[]);
-void kvm_emulator_stack_move(struct cpu_state *cs, uint64_t delta);
-/* Selector and offset of a far pointer in memory, or in i->disp and i->imm. */
-uint16_t kvm_emulator_far_pointer(struct cpu_state *cs, const struct isa_insn *i, uint64_t *offset);
 isa_fn kvm_emulate_jmp_far, kvm_emulate_call_far, kvm_emulate_ret_far, kvm_emulate_iret_real;
 /* Real-mode interrupt i->imm, which returns to the instruction i->len bytes on. */
 isa_fn kvm_emulate_int_real;

@@ -70,10 +70,10 @@ static void check_port(struct cpu_state *cs, uint16_t port, unsigned size)
 	kvm_emulator_load_tr_ldt(cs);
 	if (cs->tr.ar & VMX_AR_UNUSABLE || !(cs->tr.ar & TSS_32BIT) || cs->tr.limit < TSS_IO_MAP_BASE + 1)
 		isa_raise_error(cs, X86_TRAP_GP, 0);
-	at = kvm_emulator_system_load(cs, cs->tr.base + TSS_IO_MAP_BASE, 2) + port / 8;
+	at = isa_sys_load(cs, cs->tr.base + TSS_IO_MAP_BASE, 2) + port / 8;
 	if (at + 1 > cs->tr.limit) /* two bytes are always read */
 		isa_raise_error(cs, X86_TRAP_GP, 0);
-	bits = (uint16_t)kvm_emulator_system_load(cs, cs->tr.base + at, 2);
+	bits = (uint16_t)isa_sys_load(cs, cs->tr.base + at, 2);
 	if (bits >> (port % 8) & ((1U << size) - 1))
 		isa_raise_error(cs, X86_TRAP_GP, 0);
 }

@@ -159,6 +159,7 @@ void *kvm_emulator_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum i
 	bool loaded = cs->fpu_loaded;
 	gpa_t gpa[2] = { 0, 0 };
 
+	e->access = how;
 	isa_fpu_sync(cs);
 	if (new_iteration(e)) {
 		if (e->nr_writes)
@@ -215,41 +216,20 @@ static void write_part(struct kvm_emulator *e, gva_t lin, const uint8_t *buf, un
 	}
 }
 
-static void commit(struct kvm_emulator *e, gva_t lin, const void *bounce, unsigned size, bool user,
-		   enum isa_access how)
-{
-	unsigned first = (unsigned)min_u64(size, PAGE_SIZE - (lin & ~PAGE_MASK));
-
-	write_part(e, lin, bounce, first, user);
-	if (first < size)
-		write_part(e, following(&e->cs, lin + first, how), (const uint8_t *)bounce + first, size - first, user);
-}
-
 void kvm_emulator_mem_commit(struct cpu_state *cs, uint64_t lin, unsigned size,
 				const void *bounce)
 {
+	unsigned first = (unsigned)min_u64(size, PAGE_SIZE - (lin & ~PAGE_MASK));
+	struct kvm_emulator *e = kvm_emulator_of(cs);
+	bool user = cs->cpl == 3 && !(e->access & ISA_IMPLICIT);
 	bool loaded = cs->fpu_loaded;
 
 	isa_fpu_sync(cs);
-	commit(kvm_emulator_of(cs), lin, bounce, size, cs->cpl == 3, ISA_WRITE);
+	write_part(e, lin, bounce, first, user);
+	if (first < size)
+		write_part(e, following(cs, lin + first, e->access), (const uint8_t *)bounce + first, size - first, user);
 	if (loaded)
 		isa_fpu_load(cs);
-}
-
-uint64_t kvm_emulator_system_load(struct cpu_state *cs, gva_t lin, unsigned size)
-{
-	uint64_t v = 0;
-
-	kvm_emulator_mem(cs, lin, size, ISA_READ | ISA_IMPLICIT, &v);
-	return v;
-}
-
-void kvm_emulator_system_store(struct cpu_state *cs, gva_t lin, unsigned size, uint64_t v)
-{
-	uint64_t unused;
-
-	kvm_emulator_mem(cs, lin, size, ISA_WRITE | ISA_IMPLICIT, &unused); /* its faults */
-	commit(kvm_emulator_of(cs), lin, &v, size, false, ISA_WRITE | ISA_IMPLICIT);
 }
 
 void kvm_emulator_raise(struct cpu_state *cs)

@@ -62,6 +62,14 @@ static enum isa_code_mode code_mode(const struct cpu_state *cs)
 	return cs->seg[SREG_CS].ar & VMX_AR_DB ? ISA_CODE32 : ISA_CODE16;
 }
 
+void kvm_emulator_mode_changed(struct cpu_state *cs)
+{
+	cs->code_mode = (uint8_t)code_mode(cs);
+	cs->stack_mode = cs->code_mode == ISA_CODE64		   ? ISA_CODE64
+			 : cs->seg[SREG_SS].ar & VMX_AR_DB ? ISA_CODE32
+							      : ISA_CODE16;
+}
+
 void kvm_emulator_load(struct kvm_vcpu *vcpu, struct cpu_state *cs)
 {
 	load_tables(cs, vcpu);
@@ -76,10 +84,7 @@ void kvm_emulator_load(struct kvm_vcpu *vcpu, struct cpu_state *cs)
 	cs->xcr0 = vmx_get_xcr0(vmx_processor(vcpu));
 	cs->pkru = vmx_get_pkru(vmx_processor(vcpu));
 	cs->cpl = (uint8_t)vmx_get_cpl(vcpu);
-	cs->code_mode = (uint8_t)code_mode(cs);
-	cs->stack_mode = cs->code_mode == ISA_CODE64		   ? ISA_CODE64
-			 : cs->seg[SREG_SS].ar & VMX_AR_DB ? ISA_CODE32
-							      : ISA_CODE16;
+	kvm_emulator_mode_changed(cs);
 	cs->xsave = vmx_xsave_area(vmx_processor(vcpu), NULL);
 }
 

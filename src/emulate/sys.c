@@ -22,11 +22,6 @@ static struct kvm_vcpu *vcpu_of(struct cpu_state *cs)
 	return cs->owner;
 }
 
-static bool real_mode(const struct cpu_state *cs)
-{
-	return !(cs->cr0 & X86_CR0_PE);
-}
-
 static void gp0(struct cpu_state *cs) __attribute__((noreturn));
 static void gp0(struct cpu_state *cs)
 {
@@ -77,13 +72,13 @@ void kvm_insn_int_fixed(struct cpu_state *cs, const struct isa_insn *i)
 
 void kvm_insn_cli(struct cpu_state *cs, const struct isa_insn *i)
 {
-	cs->rflags &= kvm_emulator_virtual_if(cs) ? ~X86_FLAGS_VIF : ~X86_FLAGS_IF;
+	cs->rflags &= isa_virtual_if(cs) ? ~X86_FLAGS_VIF : ~X86_FLAGS_IF;
 	kvm_emulator_next(cs, i);
 }
 
 void kvm_insn_sti(struct cpu_state *cs, const struct isa_insn *i)
 {
-	if (kvm_emulator_virtual_if(cs)) {
+	if (isa_virtual_if(cs)) {
 		if (cs->rflags & X86_FLAGS_VIP)
 			gp0(cs);
 		cs->rflags |= X86_FLAGS_VIF;
@@ -107,7 +102,7 @@ void kvm_insn_popf(struct cpu_state *cs, const struct isa_insn *i)
 {
 	uint64_t before = cpu_rflags(cs), kept = 0, v;
 
-	if (!real_mode(cs) && cs->cpl != 0)
+	if (!isa_real(cs) && cs->cpl != 0)
 		kept = X86_FLAGS_IOPL | (cs->cpl > FIELD_GET(X86_FLAGS_IOPL, before) ? X86_FLAGS_IF : 0);
 	v = kvm_emulator_popped_flags(cs, isa_pop(cs, i->opsize), i->opsize, false);
 	cpu_set_rflags(cs, (v & ~kept) | (before & kept));
@@ -322,7 +317,7 @@ void kvm_insn_hint(struct cpu_state *cs, const struct isa_insn *i)
 /* Of protected mode only; there the processor runs them as soon as it can enter. */
 void kvm_insn_not_in_real_mode(struct cpu_state *cs, const struct isa_insn *i)
 {
-	if (real_mode(cs))
+	if (isa_real(cs))
 		isa_raise(cs, X86_TRAP_UD);
 	kvm_emulator_unsupported(cs);
 }

@@ -220,7 +220,7 @@ static bool may_run(const struct cpu_state *cs, unsigned need)
 
 	if ((need & NEED_CPL0) && !cpl0)
 		return false;
-	if ((((need & NEED_IOPL) && !kvm_emulator_virtual_if(cs)) || ((need & NEED_IOPL_V86) && v86)) &&
+	if ((((need & NEED_IOPL) && !isa_virtual_if(cs)) || ((need & NEED_IOPL_V86) && v86)) &&
 	    cs->cpl > FIELD_GET(X86_FLAGS_IOPL, cs->rflags))
 		return false;
 	if ((need & NEED_UMIP) && !cpl0 && (cs->cr4 & X86_CR4_UMIP))
@@ -236,7 +236,7 @@ void kvm_emulator_check_privilege(struct cpu_state *cs, const struct isa_insn *i
 
 	if (!r)
 		return;
-	if ((r->need & NEED_PROTECTED) && !kvm_emulator_protected(cs))
+	if ((r->need & NEED_PROTECTED) && !isa_protected(cs))
 		isa_raise(cs, X86_TRAP_UD);
 	if (!may_run(cs, r->need))
 		isa_raise_error(cs, X86_TRAP_GP, 0);

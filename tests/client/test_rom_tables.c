@@ -16,6 +16,7 @@ enum {
 	CODE0 = 0x08, DATA0 = 0x10, CODE3 = 0x18, DATA3 = 0x20,
 	NEW_DATA0 = 0x28, NEW_CODE0 = 0x30, NEW_DATA3 = 0x38, /* not accessed yet */
 	NEW_TSS = 0x40, LDT = 0x50, NEW_CODE3 = 0x60,
+	GATE = 0x68, /* for CALLs from level 3 to NEW_CODE0 */
 	NEW_IN_LDT = 0x0c,
 };
 
@@ -49,6 +50,7 @@ static void fill_rom(struct rom *r)
 	gdt[NEW_TSS / 8] = 0x0000890000000000 | AT_TSS << 16 | 0x67;
 	gdt[LDT / 8] = 0x0000820000000000 | (uint64_t)(AT_LDT & 0xffffff) << 16 | 0xf;
 	gdt[NEW_CODE3 / 8] = code_descriptor(r->p, 3, false);
+	gdt[GATE / 8] = 0x0000ec0000000000 | NEW_CODE0 << 16 | AT_TARGET;
 	ldt[NEW_IN_LDT / 8] = data_descriptor(0, false);
 }
 
@@ -68,7 +70,7 @@ static void rom_open(struct rom *r, enum paging p, unsigned cpl)
 	paging_pte_set(&r->c, p, ROM, ROM | PG_P | PG_RW);
 	assert_int_equal(ioctl(r->c.vcpu, KVM_GET_SREGS, &s), 0);
 	s.gdt.base = ROM;
-	s.gdt.limit = 0x6f;
+	s.gdt.limit = 0x77;
 	s.ldt = (struct kvm_segment){.unusable = 1};
 	assert_int_equal(ioctl(r->c.vcpu, KVM_SET_SREGS, &s), 0);
 }
@@ -239,6 +241,58 @@ static void far_call_returns(void **state)
 	}
 }
 
+GUEST_CODE(ret_outer, 32, "push $0x23; push $0x8800; push $0x63; push $0x1100; lret");
+GUEST_CODE(ret_outer_64, 64, "push $0x23; push $0x8800; push $0x63; push $0x1100; lretq");
+
+static void return_to_an_outer_level(void **state)
+{
+	for (int wide = 0; wide < 2; wide++) {
+		struct kvm_sregs s;
+		struct rom r;
+
+		rom_open(&r, wide ? PAGING_LONG : PAGING_PAE, 0);
+		ROM_CODE(&r, ret_outer);
+		expect_flag(&r, ROM + NEW_CODE3, 1);
+		s = end_of_code(&r);
+		assert_segment(&s.cs, NEW_CODE3 | 3, 11);
+		assert_segment(&s.ss, DATA3 | 3, 3);
+		assert_int_equal(s.ss.dpl, 3);
+		assert_int_equal(s.ds.unusable, 1); /* it was of level 0 */
+		assert_int_equal(client_regs(&r.c).rsp, 0x8800);
+		rom_close(&r);
+	}
+}
+
+GUEST_CODE(through_gate, 32, "lcall *(%esi)");
+GUEST_CODE(through_gate_64, 64, "rex.w lcall *(%rsi)");
+
+static void call_through_a_gate_to_an_inner_level(void **state)
+{
+	for (int wide = 0; wide < 2; wide++) {
+		unsigned size = wide ? 8 : 4;
+		uint64_t frame[4] = {0};
+		struct kvm_sregs s;
+		struct rom r;
+
+		rom_open(&r, wide ? PAGING_LONG : PAGING_PAE, 3);
+		ROM_CODE(&r, through_gate);
+		memcpy(r.c.mem + AT_TEST + size, "\x68\0", 2);
+		expect_flag(&r, ROM + NEW_CODE0, 1);
+		s = end_of_code(&r);
+		assert_segment(&s.cs, NEW_CODE0, 11);
+		assert_int_equal(s.ss.dpl, 0);
+		assert_int_equal(s.ss.selector, wide ? 0 : DATA0);
+		assert_int_equal(client_regs(&r.c).rsp, 0x9000 - 4 * size);
+		for (unsigned n = 0; n < 4; n++)
+			memcpy(&frame[n], r.c.mem + 0x9000 - (4 - n) * size, size);
+		assert_int_equal(frame[0], AT_CODE + (wide ? 3 : 2));
+		assert_int_equal(frame[1], CODE3 | 3);
+		assert_int_equal(frame[2], 0x8000);
+		assert_int_equal(frame[3], DATA3 | 3);
+		rom_close(&r);
+	}
+}
+
 GUEST_CODE(load_tr, 32, "mov $0x40, %eax; ltr %ax; str %ecx" OUT);
 GUEST_CODE(load_tr_64, 64, "mov $0x40, %eax; ltr %ax; str %ecx" OUT);
 
@@ -301,7 +355,7 @@ static void tables_and_selectors_are_stored(void **state)
 
 		rom_open(&r, wide ? PAGING_LONG : PAGING_PAE, 0);
 		ROM_CODE(&r, store_tables);
-		expect_store(&r, ROM + 0x1000, "\x6f\0\0\0\x10\0\0\0", wide ? 8 : 6);
+		expect_store(&r, ROM + 0x1000, "\x77\0\0\0\x10\0\0\0", wide ? 8 : 6);
 		if (wide)
 			expect_store(&r, ROM + 0x1008, "\0\0", 2);
 		expect_store(&r, ROM + 0x1000, "\0\0", 2);
@@ -332,6 +386,8 @@ int main(void)
 		cmocka_unit_test(segment_loads_set_the_accessed_flag),
 		cmocka_unit_test(far_transfers_set_the_accessed_flag),
 		cmocka_unit_test(far_call_returns),
+		cmocka_unit_test(return_to_an_outer_level),
+		cmocka_unit_test(call_through_a_gate_to_an_inner_level),
 		cmocka_unit_test(ltr_sets_the_busy_flag),
 		cmocka_unit_test(segments_of_an_ldt_set_the_accessed_flag),
 		cmocka_unit_test(tables_and_selectors_are_stored),
