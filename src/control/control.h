@@ -42,6 +42,15 @@
  *	                       entry would say of it: width BITS, cap N VALUE (MSR 480h + N),
  *	                       failed CHECK ENCODING, in the order of the checks
  *
+ *	walk2 SERIAL VCPU GPA  L2's address, of the L2 that runs or was the last: l2 RUNS EPTP12
+ *	                       ROOT02 EXECONLY MAXPHYADDR AS; EPT12's entries, e12 LEVEL
+ *	                       GPA1 ENTRY KIND (of enum ept_entry_kind), or nowhere LEVEL
+ *	                       GPA1; gpa1 GPA1 TRACKED (it is a table of EPT12's) with EPT01's
+ *	                       steps; EPT02's, e02 LEVEL INDEX TABLE ENTRY UNSYNC DIRECT
+ *	guest2 SERIAL VCPU GVA as guest, of L2; instead of steps by GPA1, L1's address
+ *	ept2 SERIAL VCPU       l2 …; leaf12 START END LEVEL ENTRY (its rights are those of all
+ *	                       levels, none: misconfigured), leaf02 the same of EPT02
+ *
  * SERIAL, ID, AS, LEVEL, INDEX are decimal, all other numbers hexadecimal
  * without prefix; counters and times are decimal. Requests give numbers in C notation.
  *

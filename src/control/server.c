@@ -56,6 +56,7 @@ static const struct {
 } requests[] = {
 	{ "vms", control_vms, 0 },   { "stats", control_stats, 0 }, { "slots", control_slots, 1 },
 	{ "exits", control_exits, 2 }, { "vmcs", control_vmcs, 3 }, { "entry", control_entry, 3 },
+	{ "ept2", control_ept2, 2 }, { "walk2", control_walk2, 3 }, { "guest2", control_guest2, 3 },
 	{ "ept", control_ept, 1 },   { "age", control_age, 1 },     { "trace", control_trace, 0 }, { "untrace", control_untrace, 0 },
 	     { "walk", control_walk, 3 },   { "guest", control_guest, 3 },
 };

@@ -20,33 +20,15 @@
 #include "sdm/vmx.h"
 #include "trace/trace.h"
 
-enum entry_kind { ENTRY_ABSENT, ENTRY_BAD, ENTRY_TABLE, ENTRY_LEAF };
-
-/* What an entry is to a processor with L1's address width (SDM "EPT Misconfigurations"). */
-static enum entry_kind classify(struct kvm_vcpu *vcpu, uint64_t e, int level)
+/* With L1's address width. */
+static enum ept_entry_kind classify(struct kvm_vcpu *vcpu, uint64_t e, int level)
 {
-	int width = mmu_guest_ops()->get_maxphyaddr(vcpu);
-	uint64_t beyond = width < 52 ? GENMASK_ULL(51, width) : 0, type = FIELD_GET(EPT_MEMTYPE_MASK, e);
-	bool leaf = level == 1 || (level <= 3 && e & EPT_PAGE_SIZE);
-
-	if (!(e & EPT_RWX))
-		return ENTRY_ABSENT;
-	if ((e & (EPT_READ | EPT_WRITE)) == EPT_WRITE || e & beyond)
-		return ENTRY_BAD;
-	if ((e & EPT_RWX) == EPT_EXEC && !vcpu->mmu_vcpu->guest_mmu.ept12_execonly)
-		return ENTRY_BAD;
-	if (!leaf)
-		return e & (EPT_MEMTYPE_MASK | EPT_IPAT | EPT_PAGE_SIZE) ? ENTRY_BAD : ENTRY_TABLE;
-	if (type == 2 || type == 3 || type == 7)
-		return ENTRY_BAD;
-	if (level > 1 && e & GENMASK_ULL(PAGE_SHIFT + 9 * (level - 1) - 1, PAGE_SHIFT))
-		return ENTRY_BAD;
-	return ENTRY_LEAF;
+	return ept_entry_kind(e, level, mmu_guest_ops()->get_maxphyaddr(vcpu), vcpu->mmu_vcpu->guest_mmu.ept12_execonly);
 }
 
 bool mmu_ept12_entry_valid(struct kvm_vcpu *vcpu, uint64_t e)
 {
-	return classify(vcpu, e, 1) == ENTRY_LEAF;
+	return classify(vcpu, e, 1) == EPT_ENTRY_LEAF;
 }
 
 static gpa_t violation(gpa_t gpa, uint32_t access, uint64_t rights, struct kvm_page_fault_info *fault)
@@ -136,7 +118,7 @@ static gpa_t walk(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t access, struct gues
 	uint64_t eptp = vcpu->mmu_vcpu->guest_mmu.eptp12, rights = EPT_RWX, e = 0, size;
 	int level = (int)FIELD_GET(EPTP_WALK_MASK, eptp) + 1;
 	gpa_t table = eptp & EPTP_ROOT_MASK;
-	enum entry_kind kind;
+	enum ept_entry_kind kind;
 
 	*again = false;
 	gw->max_level = level;
@@ -149,9 +131,9 @@ static gpa_t walk(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t access, struct gues
 		if (kvm_vcpu_read_guest(vcpu, at, &e, sizeof(e)))
 			return violation(gpa, access, 0, fault);
 		kind = classify(vcpu, e, level);
-		if (kind == ENTRY_ABSENT)
+		if (kind == EPT_ENTRY_ABSENT)
 			return violation(gpa, access, 0, fault);
-		if (kind == ENTRY_BAD)
+		if (kind == EPT_ENTRY_BAD)
 			return misconfiguration(gpa, fault);
 		rights &= e;
 		gw->level = level;
@@ -159,7 +141,7 @@ static gpa_t walk(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t access, struct gues
 		gw->pte_gpa[level] = at;
 		gw->pte[level] = e;
 		gw->pt_access[level] = acc_of(rights);
-		if (kind == ENTRY_LEAF)
+		if (kind == EPT_ENTRY_LEAF)
 			break;
 		table = e & EPT_ADDR_MASK;
 	}

@@ -6,7 +6,7 @@
  * for a page fault. What is seen is therefore not one moment's picture, but
  * every entry is one that stood there.
  *
- * EPT tables only: with ept=0 there is nothing here to see.
+ * EPT tables only: with ept=0 there is nothing here to see. EPT02, an L2's, is of shadow pages: look_l2.c.
  */
 #ifndef USERKVM_MMU_LOOK_H
 #define USERKVM_MMU_LOOK_H
@@ -53,6 +53,33 @@ struct kvm_mmu_guest_view {
 	uint32_t as_id;
 };
 void kvm_mmu_look_guest(struct kvm_vcpu *vcpu, struct kvm_mmu_guest_view *v);
+
+/*
+ * The L2 that a vCPU runs on EPT02, or was the last to run: where the vCPU is at rest (kvm_vcpu_call()).
+ */
+struct kvm_mmu_l2_view {
+	bool any;     /* it has run one with EPT12 */
+	bool current; /* it runs now */
+	uint64_t eptp12;
+	bool execonly; /* L1 is offered execute-only pages */
+	int maxphyaddr; /* L1's */
+	uint32_t as_id;
+	uint32_t role; /* of the root */
+};
+void kvm_mmu_look_l2(struct kvm_vcpu *vcpu, struct kvm_mmu_l2_view *v);
+
+/* A table of EPT02, copied. */
+struct kvm_mmu_ept02_table {
+	hpa_t hpa;
+	bool unsync; /* it may lag behind EPT12's until INVEPT */
+	bool direct; /* it stands for a large page of EPT12's, cut */
+	uint64_t entry[512];
+};
+/* The one of `level` on the way to L2's gpa. False: there is none. Any thread; takes mmu_lock for reading. */
+bool kvm_mmu_look_ept02(struct kvm *kvm, const struct kvm_mmu_l2_view *v, gpa_t gpa, int level,
+			struct kvm_mmu_ept02_table *t);
+/* A page that is a table of EPT12's, shadowed: L1 and L2 may not write it unnoticed. */
+bool kvm_mmu_look_tracked(struct kvm *kvm, gpa_t gpa);
 
 /* The head of the list of struct kvm_mmu_vm: for core files (control/beacon.h). */
 const void *kvm_mmu_look_vms(void);

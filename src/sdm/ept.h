@@ -42,4 +42,23 @@ enum memory_type {
 	MT_UC_MINUS = 7,
 };
 
+/* What an entry is to a processor (SDM "EPT Misconfigurations"). */
+enum ept_entry_kind { EPT_ENTRY_ABSENT, EPT_ENTRY_BAD, EPT_ENTRY_TABLE, EPT_ENTRY_LEAF };
+static inline enum ept_entry_kind ept_entry_kind(uint64_t e, int level, int maxphyaddr, bool execonly)
+{
+	uint64_t beyond = maxphyaddr < 52 ? GENMASK_ULL(51, maxphyaddr) : 0, type = FIELD_GET(EPT_MEMTYPE_MASK, e);
+
+	if (!(e & EPT_RWX))
+		return EPT_ENTRY_ABSENT;
+	if ((e & (EPT_READ | EPT_WRITE)) == EPT_WRITE || e & beyond || ((e & EPT_RWX) == EPT_EXEC && !execonly))
+		return EPT_ENTRY_BAD;
+	if (level > 3 || (level > 1 && !(e & EPT_PAGE_SIZE)))
+		return e & (EPT_MEMTYPE_MASK | EPT_IPAT | EPT_PAGE_SIZE) ? EPT_ENTRY_BAD : EPT_ENTRY_TABLE;
+	if (type == 2 || type == 3 || type == 7)
+		return EPT_ENTRY_BAD;
+	if (level > 1 && e & GENMASK_ULL(12 + 9 * (level - 1) - 1, 12))
+		return EPT_ENTRY_BAD;
+	return EPT_ENTRY_LEAF;
+}
+
 #endif

@@ -4,7 +4,8 @@
  *
  *	vmxon                in VMX operation, with a current VMCS that VM entry takes
  *	ept                  L2's first 2 MiB one to one by EPT12, page by page
- *	write FIELD VALUE    VMWRITE        store PAGE ENTRY   into EPT12's lowest table
+ *	write FIELD VALUE    VMWRITE
+ *	store GPA VALUE      8 bytes, by L1's processor; poke: by the client, behind L1's back
  *	invept               of both types  vmclear
  *	code HEX             what L2 runs from now on
  *	launch, resume       "exit REASON" of L1's, or "fail ERROR"
@@ -112,7 +113,9 @@ static void obey(const char *line)
 	if (sscanf(line, "write %lli %lli", (long long *)&a, (long long *)&b) == 2)
 		nested_vmwrite(&c, a, b);
 	else if (sscanf(line, "store %lli %lli", (long long *)&a, (long long *)&b) == 2)
-		ept_store(&c, (unsigned)a, b);
+		nested_do(&c, STORE, a, b);
+	else if (sscanf(line, "poke %lli %lli", (long long *)&a, (long long *)&b) == 2)
+		*(uint64_t *)(c.mem + a) = b;
 	else if (sscanf(line, "code %255s", hex) == 1)
 		code(hex);
 	else if (strcmp(line, "vmxon") == 0)

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import xml.etree.ElementTree
 
 import tap
 
@@ -165,12 +166,133 @@ def the_clients_own_failed_entry_explains_itself():
         assert "VMCS01, not launched: 1 check of VM entry fails" in out and "SEG_TR_TYPE" in out, out
 
 
+# --- userkvm ept --l2 ---
+
+EPT = 0x50000  # the four tables of EPT12: 0x50000 to 0x53000
+READ_60 = "488b1c2500000600"  # mov rbx, [0x60000]
+WRITE_61 = "48891c2500100600"  # mov [0x61000], rbx
+
+
+def pte(page):
+    return EPT + 0x3000 + 8 * page
+
+
+def verdict(c, address, *more):
+    out = ask("ept", "walk", "--l2", *more, c.pid, hex(address))
+    return re.search(r"^=> EPT02, against EPT12: (.*)$", out, re.M)[1], out
+
+
+def without_an_l2_one_line_says_so():
+    with L1() as c:
+        for command in (("dump",), ("walk", "0"), ("explain", "0", "w"), ("map",)):
+            assert "not in VMX operation" in refused("ept", command[0], "--l2", c.pid, *command[1:])
+        assert c.tell("vmxon") == "done" and c.tell("code " + CPUID) == "done"
+        assert "no L2 with EPT yet" in refused("ept", "dump", "--l2", c.pid)
+        assert c.tell("launch") == "exit 10"
+        assert "no L2 with EPT yet" in refused("ept", "walk", "--l2", c.pid, "0")
+        assert c.tell("code " + JMP) == "done" and c.tell("loop") == "loops"
+        for _ in range(50):
+            if "without EPT" in refused("ept", "dump", "--l2", c.pid):
+                return
+        assert False, refused("ept", "dump", "--l2", c.pid)
+
+
+def three_tables_stand_side_by_side():
+    with L1("vmxon", "ept", "code " + READ_60 + WRITE_61 + CPUID) as c:
+        assert c.tell("launch") == "exit 10"
+        said, out = verdict(c, 0x60123)
+        assert said.startswith("equal (the same rights"), out
+        assert re.search(r"^  PTE   \[ 96\] at L1 0x000053300 = 0x0000000000060037  R W X \. \. WB +4K page at L1 0x60000$", out, re.M), out
+        hva = int(re.search(r"^=> L2 guest-physical 0x60123 is L1 guest-physical 0x60123 is host-virtual (0x\w+)", out, re.M)[1], 16)
+        with open(f"/proc/{c.pid}/mem", "rb") as mem:
+            mem.seek(hva - 0x123 - 0x60000 + 0x40000)
+            assert mem.read(8) == bytes.fromhex(READ_60)
+        assert re.search(rf"^  EPT02  PTE   4K  R W X \. \.  host-virtual {hex(hva)}$", out, re.M), out
+        assert verdict(c, 0x70000)[0].startswith("not yet made"), out
+        assert verdict(c, 0x200000)[0].startswith("equal (neither"), out
+        said, out = verdict(c, 0x40000, "--gva")
+        assert "PTE   at L2 0x13200 (L1 0x13200) = 0x0000000000040027" in out and said.startswith("equal"), out
+        assert "#GP" in ask("ept", "walk", "--l2", "--gva", c.pid, "0x800000000000")
+        assert "L2 gets #PF" in ask("ept", "walk", "--l2", "--gva", c.pid, "0x40000000")
+        d = json.loads(ask("ept", "dump", "--l2", "--json", c.pid))
+        assert d["eptp12"] == 0x5001E and [(r["start"], r["end"], r["l1"]) for r in d["ept12"]] == [(0, 0x200000, 0)], d
+        assert any(r["start"] <= 0x61000 < r["end"] and r["w"] and r["hva"] - r["start"] == hva - 0x60123 for r in d["ept02"]), d
+        text = ask("ept", "dump", "--l2", c.pid)
+        assert re.search(r"^0x000000000000-0x000000200000     2M PTE   R W X . . WB       PG  L1 0x000000000000  slot 0$", text, re.M), text
+        svg = ask("ept", "map", "--l2", c.pid)
+        texts = [t.text for t in xml.etree.ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+        assert "EPT12" in texts and "EPT02 leaves" in texts and any("range 0" in t for t in texts), texts
+
+
+def the_verdict_says_why_ept02_is_narrower():
+    with L1("vmxon", "ept", f"write {EPTP} 0x5005e", "code " + READ_60 + CPUID) as c:  # A/D on
+        assert c.tell("launch") == "exit 10"
+        said, out = verdict(c, 0x60000)
+        assert said.startswith("narrower (- W -") and "D flag (bit 9)" in said, out
+        assert re.search(r"^  EPT12  PTE   4K  R W X A -  ", out, re.M), out
+        assert "EPT02 lacks bit 1 (W)" in ask("ept", "explain", "--l2", c.pid, "0x60000", "w")
+    with L1("vmxon", "ept", "log", "code " + READ_60 + CPUID) as c:
+        assert c.tell("launch") == "exit 10"
+        said, out = verdict(c, 0x60000)
+        assert said.startswith("narrower (- W -") and "dirty log" in said, out
+    # mov rbx, [0x53000]: the lowest table of EPT12 itself
+    with L1("vmxon", "ept", "code 488b1c2500300500" + CPUID) as c:
+        assert c.tell("launch") == "exit 10"
+        said, out = verdict(c, 0x53000)
+        assert said.startswith("narrower (- W -") and "table of EPT12's" in said, out
+    # a large page of EPT12's over memory of small ones
+    with L1("vmxon", "ept", f"store {EPT + 0x2000} {0xB7}", "log", "code " + READ_60 + CPUID) as c:
+        assert c.tell("launch") == "exit 10"
+        said, out = verdict(c, 0x60000)
+        assert "R W X" in out and "PDE   2M" in out and "EPT02  PTE   4K" in out and said.startswith("narrower"), out
+    with L1("vmxon", "ept", f"store {pte(0x60)} {0x10000037}", "code " + CPUID) as c:
+        assert c.tell("launch") == "exit 10"
+        said, out = verdict(c, 0x60000)
+        assert said.startswith("none, a device") and "L1 guest-physical 0x10000000, in no memslot" in out, out
+        assert "KVM_EXIT_MMIO" in ask("ept", "explain", "--l2", c.pid, "0x60000", "w")
+
+
+def ept02_lags_behind_what_no_processor_has_told():
+    with L1("vmxon", "ept", "code " + READ_60 + WRITE_61 + CPUID) as c:
+        assert c.tell("launch") == "exit 10"
+        for entry, want in ((0, "EPT12 maps nothing there any more"), (0x62037, "another page than EPT12's now"),
+                            (0x60035, "EPT02 still allows - W -, which EPT12 has taken away")):
+            assert c.tell(f"poke {pte(0x60)} {entry}") == "done"
+            said, out = verdict(c, 0x60000)
+            assert said.startswith("lags (") and want in said and "INVEPT" in said, out
+
+
+def explain_says_who_hears_of_the_fault():
+    with L1("vmxon", "ept", f"store {pte(0x60)} {0x60035}", f"store {pte(0x63)} {0x63032}", f"store {pte(0x64)} 0", "code " + CPUID) as c:
+        assert c.tell("launch") == "exit 10"
+        for argv, wants in (
+            (("0x60000", "w"), ("L2's guest-physical 0x60000 makes L1 an EPT violation", "bits 5:0 0x2a", "EPT12's PTE lacks bit 1 (W)")),
+            (("0x60000", "r"), ("userkvm settles alone", "EPT02 has no entry yet", "PTE   [ 96] at L1")),
+            (("0x63000", "r"), ("EPT misconfiguration (exit reason 49)", "PTE has W without R", "W without R: EPT misconfiguration for L1")),
+            (("0x64000", "x"), ("makes L1 an EPT violation", "bits 5:0 0x4", "not present")),
+            (("0x40000", "x"), ("succeeds without a VM exit", "bit 2 (X)", "memslot 0")),
+            (("--gva", "0x40000", "w"), ("L2's guest-virtual 0x40000", "succeeds without a VM exit")),
+            (("--gva", "0x40000000", "r"), ("refused by the guest's own page tables", "P (bit 0) is clear")),
+        ):
+            options = [a for a in argv if a.startswith("--")]
+            out = ask("ept", "explain", "--l2", *options, c.pid, *[a for a in argv if not a.startswith("--")])
+            for want in wants:
+                assert want in out, f"{argv}: no {want!r} in\n{out}"
+        # and so it comes: the write is L1's exit 48 with that qualification
+        assert c.tell("code " + "48891c2500000600") == "done" and c.tell("resume") == "exit 48"
+        got, _ = fields("--12", c.pid)
+        assert got["EXIT_QUALIFICATION"]["value"] & 0x3F == 0x2A, got["EXIT_QUALIFICATION"]
+
+
 def wrong_words_are_wrong_usage():
-    for argv in (("vmcs",), ("vmcs", "--01", "--12", "1"), ("vmcs", "--diff", "12", "1"), ("vmcs", "--diff", "1", "12", "12"),
+    for argv in (("ept", "idle", "--l2", "1"), ("ept", "map", "--l2", "file"), ("ept", "walk", "--l2", "--gva", "--grid", "1", "0"),
+                 ("vmcs",), ("vmcs", "--01", "--12", "1"), ("vmcs", "--diff", "12", "1"), ("vmcs", "--diff", "1", "12", "12"),
                  ("vmcs", "check", "--02", "1"), ("vmcs", "--vcpu", "x", "1")):
         ask(*argv, status=2)
 
 
-tap.select((each_vmcs_is_told_where_there_is_one, control_fields_are_told_bit_by_bit, a_vmcs_is_copied_while_l2_runs,
+tap.select((without_an_l2_one_line_says_so, three_tables_stand_side_by_side, the_verdict_says_why_ept02_is_narrower,
+            ept02_lags_behind_what_no_processor_has_told, explain_says_who_hears_of_the_fault,
+            each_vmcs_is_told_where_there_is_one, control_fields_are_told_bit_by_bit, a_vmcs_is_copied_while_l2_runs,
             a_waiting_vcpu_is_copied_too, check_tells_each_failing_check_and_what_would_pass,
             the_clients_own_failed_entry_explains_itself, wrong_words_are_wrong_usage), (), sys.argv[3:])

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "mmu/spte.h"
+#include "tools/see/l2.h"
 #include "tools/see/see.h"
 #include "tools/userkvm/json.h"
 
@@ -158,6 +159,8 @@ int see_dump(struct see_options *o)
 	struct see_picture p;
 	FILE *f = stdout;
 
+	if (o->l2)
+		return see_l2_dump(o);
 	if (!see_choose_vm(o->pid, &o->vm) || !see_take(o->pid, o->vm, &p))
 		return 1;
 	if (o->output) {

@@ -8,13 +8,14 @@
 #include "tools/see/see.h"
 #include "tools/userkvm/commands.h"
 
-enum { JSON, OUTPUT, GVA, GRID, VCPU, USER, VM, AS, INTERVAL, CORE };
+enum { JSON, OUTPUT, L2, GVA, GRID, VCPU, USER, VM, AS, INTERVAL, CORE };
 static const struct cli_option option_rows[] = {
 	[JSON] = { "json", 0, NULL, "dump, walk --grid: as JSON" },
 	[OUTPUT] = { "output", 'o', "FILE", "dump, map, walk --grid (a picture): to FILE" },
+	[L2] = { "l2", 0, NULL, "dump, walk, explain, map: of the guest's guest that runs, or was the last" },
 	[GVA] = { "gva", 0, NULL, "walk, explain: ADDRESS is guest-virtual" },
 	[GRID] = { "grid", 0, NULL, "walk --gva: the references, numbered, as a grid" },
-	[VCPU] = { "vcpu", 0, "N", "... as vCPU N sees it (default 0)" },
+	[VCPU] = { "vcpu", 0, "N", "... as vCPU N sees it, --l2: vCPU N's (default 0)" },
 	[USER] = { "user", 0, NULL, "explain: an access of the guest's user mode" },
 	[VM] = { "vm", 0, "N", "the process's N-th VM (default: the oldest)" },
 	[AS] = { "as", 0, "N", "address space: 0 normal, 1 SMM" },
@@ -27,14 +28,15 @@ static int cmd_ept(int argc, char **argv);
 const struct cli cli_ept = {
 	.name = "userkvm ept",
 	.what = "look at the extended page tables of a running VM",
-	.synopsis = "userkvm ept dump    [--json] [-o FILE] PID\n"
-		    "       userkvm ept walk    [--gva [--vcpu N] [--grid [--json] [-o FILE.svg]]] [--as N] PID ADDRESS\n"
-		    "       userkvm ept explain [--gva [--vcpu N] [--user]] [--as N] PID ADDRESS [r|w|x]\n"
+	.synopsis = "userkvm ept dump    [--l2 [--vcpu N]] [--json] [-o FILE] PID\n"
+		    "       userkvm ept walk    [--l2] [--gva [--vcpu N] [--grid [--json] [-o FILE.svg]]] [--as N] PID ADDRESS\n"
+		    "       userkvm ept explain [--l2] [--gva [--vcpu N] [--user]] [--as N] PID ADDRESS [r|w|x]\n"
 		    "       userkvm ept diff    [--interval SECONDS] PID | FILE FILE\n"
 		    "       userkvm ept idle    [--interval SECONDS] PID\n"
-		    "       userkvm ept map     [-o FILE.svg] PID | FILE",
+		    "       userkvm ept map     [--l2 [--vcpu N]] [-o FILE.svg] PID | FILE",
 	.about = "Looks at the extended page tables of the VM in process PID, which runs on.\n"
-		 "ADDRESS is guest-physical; with --gva it is guest-virtual.",
+		 "ADDRESS is guest-physical; with --gva it is guest-virtual. With --l2 it is an\n"
+		 "address of the guest's guest: EPT12, EPT01 and EPT02 are shown.",
 	.more = "FILE is what `userkvm ept dump` wrote.",
 	.options = option_rows,
 	.words = "dump walk explain diff idle map",
@@ -69,6 +71,7 @@ static int take(void *arg, int option, const char *value)
 
 	switch (option) {
 	case JSON: o->json = true; return 0;
+	case L2: o->l2 = true; return 0;
 	case GVA: o->gva = true; return 0;
 	case GRID: o->grid = true; return 0;
 	case USER: o->user = true; return 0;
@@ -93,8 +96,12 @@ static int run(size_t which, struct see_options *o, char **word, int nr)
 {
 	int files = commands[which].fn == see_diff ? 2 : 1;
 
+	bool l2 = commands[which].fn != see_diff && commands[which].fn != see_idle;
+
 	o->arg = word;
 	o->nr_args = nr;
+	if (o->l2 && (!l2 || see_core_pid() || (commands[which].files && nr && !is_number(word[0]))))
+		return wrong_usage(see_command, "--l2 is for dump, walk, explain and map, of a live process");
 	if (commands[which].files && !see_core_pid() && nr == files && !is_number(word[0]))
 		return commands[which].fn(o);
 	if (see_core_pid()) {

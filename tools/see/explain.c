@@ -14,6 +14,7 @@
 #include "mmu/spte.h"
 #include "sdm/paging.h"
 #include "sdm/regs.h"
+#include "tools/see/l2.h"
 #include "tools/see/see.h"
 
 struct access {
@@ -331,7 +332,7 @@ int see_explain(struct see_options *o)
 		return 1;
 	s.a = a;
 	s.gpa = addr;
-	snprintf(s.what, sizeof(s.what), "%s guest-physical 0x%llx", a->noun, (ull)addr);
+	snprintf(s.what, sizeof(s.what), "%s %sguest-physical 0x%llx", a->noun, o->l2 ? "L2's " : "", (ull)addr);
 	if (o->gva) {
 		int told = explain_guest(o, a, addr, &w);
 
@@ -340,10 +341,12 @@ int see_explain(struct see_options *o)
 		o->as = w.as;
 		s.gpa = w.gpa;
 		s.steps = w.ept;
-		snprintf(s.what, sizeof(s.what), "%s guest-virtual 0x%llx, guest-physical 0x%llx,",
-			 a->noun, (ull)addr, (ull)s.gpa);
-	} else if (!see_ask_walk(o, addr, &s.steps)) {
-		return 1;
+		snprintf(s.what, sizeof(s.what), "%s %sguest-virtual 0x%llx, guest-physical 0x%llx,",
+			 a->noun, o->l2 ? "L2's " : "", (ull)addr, (ull)s.gpa);
 	}
+	if (o->l2)
+		return see_l2_explain(o, s.gpa, a->kind, s.what);
+	if (!o->gva && !see_ask_walk(o, addr, &s.steps))
+		return 1;
 	return !explain_gpa(&s);
 }

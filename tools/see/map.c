@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "mmu/spte.h"
+#include "tools/see/l2.h"
 #include "tools/see/see.h"
 
 #define COLUMNS 64
@@ -223,7 +224,7 @@ static void tips(FILE *f, const struct see_picture *p, const struct see_slot *s,
 }
 
 /* The next section's y. */
-static double section(FILE *f, const struct see_picture *p, const struct see_slot *s, double y)
+static double section(FILE *f, const struct see_picture *p, const struct see_map_words *w, const struct see_slot *s, double y)
 {
 	uint64_t bytes = cell_bytes(p, s->size);
 	unsigned cells = (unsigned)((s->size + bytes - 1) / bytes), rows = (cells + COLUMNS - 1) / COLUMNS;
@@ -232,11 +233,11 @@ static double section(FILE *f, const struct see_picture *p, const struct see_slo
 
 	fprintf(f, "<rect x=\"24\" y=\"%.1f\" width=\"%d\" height=\"%.1f\" rx=\"4\" fill=\"%s\" stroke=\"#495057\"/>\n", y,
 		LEFT - 24, tall, s->flags & KVM_MEM_READONLY ? "#fff3bf" : "#f8f9fa");
-	snprintf(line, sizeof(line), "slot %u%s  %s", s->id, s->as ? " (SMM)" : "", see_size(s->size, a, sizeof(a)));
+	snprintf(line, sizeof(line), "%s %u%s  %s", w->part, s->id, s->as ? " (SMM)" : "", see_size(s->size, a, sizeof(a)));
 	text(f, 34, y + 18, "b", "start", line);
 	text(f, 34, y + 34, "s", "start", see_slot_flags(s->flags));
 	if (tall > 70) {
-		snprintf(line, sizeof(line), "hva 0x%llx", (ull)s->hva);
+		snprintf(line, sizeof(line), "%s 0x%llx", w->address, (ull)s->hva);
 		text(f, 34, y + 50, "s", "start", line);
 		snprintf(line, sizeof(line), "1 cell = %s", see_size(bytes, b, sizeof(b)));
 		text(f, 34, y + 66, "s", "start", line);
@@ -320,7 +321,7 @@ static void legend(FILE *f, double y)
 	legend_item(f, x, y, "dirty");
 }
 
-static void title(FILE *f, const struct see_picture *p)
+static void title(FILE *f, const struct see_picture *p, const struct see_map_words *w)
 {
 	char line[200], all[24], mapped[24], dirty[24];
 	struct content c, sum = { 0 };
@@ -340,10 +341,10 @@ static void title(FILE *f, const struct see_picture *p)
 		for (int k = 0; k < SIZES; k++)
 			sum.by_size[k] += c.by_size[k];
 	}
-	snprintf(line, sizeof(line), "Guest-physical memory of VM %llu, process %d", (ull)p->vm, (int)p->pid);
+	snprintf(line, sizeof(line), "%s of VM %llu, process %d", w->title, (ull)p->vm, (int)p->pid);
 	text(f, 24, 36, "h", "start", line);
-	snprintf(line, sizeof(line), "%s in %u memslot%s; %s of it mapped by the EPT: %llu leaves of 1 GiB, %llu of 2 MiB, %llu of 4 KiB; %s dirty",
-		 about(bytes, all, sizeof(all)), nr_slots, nr_slots == 1 ? "" : "s",
+	snprintf(line, sizeof(line), "%s in %u %s; %s of it mapped: %llu leaves of 1 GiB, %llu of 2 MiB, %llu of 4 KiB; %s dirty",
+		 about(bytes, all, sizeof(all)), nr_slots, w->parts,
 		 about(sum.mapped, mapped, sizeof(mapped)),
 		 (ull)(sum.by_size[SIZE_1G] >> 30), (ull)(sum.by_size[SIZE_2M] >> 21),
 		 (ull)(sum.by_size[SIZE_4K] >> 12), about(sum.dirty, dirty, sizeof(dirty)));
@@ -365,7 +366,7 @@ static double height_of(const struct see_picture *p)
 	return y + 70;
 }
 
-static void draw(const struct see_picture *p, FILE *f)
+void see_draw(const struct see_picture *p, const struct see_map_words *w, FILE *f)
 {
 	double height = height_of(p), y = TOP;
 
@@ -378,11 +379,11 @@ static void draw(const struct see_picture *p, FILE *f)
 		"patternTransform=\"rotate(45)\"><rect width=\"1.6\" height=\"4\" fill=\"#ffffff\"/></pattern></defs>\n",
 		WIDTH, height, WIDTH, height);
 	box(f, 0, 0, WIDTH, height, "#ffffff");
-	title(f, p);
-	text(f, 24, TOP - 14, "b", "start", "memslots");
-	text(f, CELLS_X, TOP - 14, "b", "start", "EPT leaves");
+	title(f, p, w);
+	text(f, 24, TOP - 14, "b", "start", w->left);
+	text(f, CELLS_X, TOP - 14, "b", "start", w->right);
 	for (unsigned i = 0; i < p->nr_slots; i++)
-		y = section(f, p, &p->slot[i], y);
+		y = section(f, p, w, &p->slot[i], y);
 	y = mmio_section(f, p, y);
 	legend(f, y + 10);
 	fputs("</svg>\n", f);
@@ -390,10 +391,13 @@ static void draw(const struct see_picture *p, FILE *f)
 
 int see_map(struct see_options *o)
 {
+	static const struct see_map_words words = { "Guest-physical memory", "slot", "memslots", "memslots", "EPT leaves", "hva" };
 	struct see_picture p;
 	FILE *f = stdout;
 	int r = 0;
 
+	if (o->l2)
+		return see_l2_map(o);
 	if (o->nr_args == 1) {
 		if (!see_read_file(o->arg[0], &p))
 			return 1;
@@ -403,7 +407,7 @@ int see_map(struct see_options *o)
 	if (o->output)
 		f = fopen(o->output, "we");
 	if (f)
-		draw(&p, f);
+		see_draw(&p, &words, f);
 	if (!f || fflush(f) || ferror(f))
 		r = !see_fail("%s: %s", o->output ? o->output : "standard output", strerror(errno));
 	if (f && f != stdout)

@@ -111,7 +111,7 @@ const char *see_slot_flags(unsigned flags);
 struct see_options {
 	pid_t pid;
 	uint64_t vm;
-	bool json, gva, user, grid;
+	bool json, gva, user, grid, l2;
 	int as;
 	unsigned vcpu;
 	double interval;
@@ -125,6 +125,13 @@ int see_explain(struct see_options *o);
 int see_diff(struct see_options *o);
 int see_idle(struct see_options *o);
 int see_map(struct see_options *o);
+/* What a picture of memory calls its parts. */
+struct see_map_words {
+	const char *title, *part, *parts; /* "Guest-physical memory", "slot", "memslots" */
+	const char *left, *right;	  /* headings */
+	const char *address;		  /* of a part: "hva" */
+};
+void see_draw(const struct see_picture *p, const struct see_map_words *w, FILE *f);
 void see_write_dump(const struct see_picture *p, FILE *f);
 
 /* --- a walk, parsed (walk.c) --- */
@@ -138,6 +145,8 @@ struct see_steps {
 	struct see_root root; /* level 0: the VM has none for this address space yet */
 	struct see_step step[5];
 	int nr;
+	bool has_by; /* --l2, instead of steps: EPT12 leads to L1's `by` */
+	gpa_t by;
 };
 struct see_guest_step {
 	int level; /* 0: PDPTE register */
@@ -157,6 +166,7 @@ struct see_guest_walk {
 	gpa_t gpa;		/* SEE_RESULT, SEE_UNREADABLE */
 	struct see_steps ept;	/* of the result */
 };
+void see_print_steps(const struct see_steps *s, const char *indent);
 bool see_ask_walk(const struct see_options *o, gpa_t gpa, struct see_steps *s);
 bool see_ask_guest_walk(const struct see_options *o, gva_t gva, struct see_guest_walk *w);
 /* False, and told: an address that no table of the mode is asked about. */

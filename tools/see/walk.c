@@ -8,6 +8,7 @@
 
 #include "mmu/spte.h"
 #include "sdm/paging.h"
+#include "tools/see/l2.h"
 #include "tools/see/see.h"
 #include "tools/userkvm/options.h"
 
@@ -59,6 +60,8 @@ static void guest_line(struct see_guest_walk *w, struct see_steps *pending, cons
 		w->end = SEE_RESULT, w->gpa = a;
 	} else if (sscanf(line, "unreadable %llx", &a) == 1) {
 		w->end = SEE_UNREADABLE, w->gpa = a, w->ept = *pending;
+	} else if (sscanf(line, "by %llx", &a) == 1) {
+		pending->has_by = true, pending->by = a;
 	} else if (strncmp(line, "at ", 3) == 0) {
 		*pending = (struct see_steps){ 0 };
 		return;
@@ -69,7 +72,7 @@ static void guest_line(struct see_guest_walk *w, struct see_steps *pending, cons
 
 bool see_ask_guest_walk(const struct see_options *o, gva_t gva, struct see_guest_walk *w)
 {
-	char *text = see_ask(o->pid, "guest %llu %u 0x%llx\n", (ull)o->vm, o->vcpu, (ull)gva);
+	char *text = see_ask(o->pid, "%s %llu %u 0x%llx\n", o->l2 ? "guest2" : "guest", (ull)o->vm, o->vcpu, (ull)gva);
 	struct see_steps pending = { 0 };
 	char *save = NULL, *line;
 
@@ -106,7 +109,7 @@ static void print_step(const struct see_step *s, bool ad, const char *indent)
 	}
 }
 
-static void print_steps(const struct see_steps *s, const char *indent)
+void see_print_steps(const struct see_steps *s, const char *indent)
 {
 	if (!s->root.level) {
 		printf("%sno EPT root for this address space yet: no vCPU has entered the guest in it\n",
@@ -187,7 +190,7 @@ static int walk_gva(struct see_options *o, gva_t gva)
 
 		see_guest_attributes(s->entry, s->level ? s->level : 3, w.mode, text, sizeof(text));
 		if (s->level) {
-			print_steps(&s->ept, "        ");
+			see_print_steps(&s->ept, "        ");
 			printf("  guest %-5s at gpa 0x%llx = 0x%0*llx  %s\n", see_level(s->level), (ull)s->at,
 			       w.mode == 2 ? 8 : 16, (ull)s->entry, text);
 		} else {
@@ -200,11 +203,11 @@ static int walk_gva(struct see_options *o, gva_t gva)
 		puts("=> the guest's own tables end here: the guest gets #PF, the EPT is not asked");
 		break;
 	case SEE_UNREADABLE:
-		print_steps(&w.ept, "        ");
+		see_print_steps(&w.ept, "        ");
 		printf("=> the guest's next table would be at gpa 0x%llx, where no memory can be read\n", (ull)w.gpa);
 		break;
 	case SEE_RESULT:
-		print_steps(&w.ept, "        ");
+		see_print_steps(&w.ept, "        ");
 		print_end(o, &w.ept, w.gpa);
 		break;
 	}
@@ -218,10 +221,14 @@ int see_walk(struct see_options *o)
 
 	if (o->grid && !o->gva)
 		return wrong_usage(see_command, "--grid is of a guest-virtual address: --gva");
+	if (o->grid && o->l2)
+		return wrong_usage(see_command, "--grid goes without --l2");
 	if ((o->json || o->output) && !o->grid)
 		return wrong_usage(see_command, "walk: --json and -o are for --grid");
 	if (!see_number(o->arg[0], &addr) || !see_choose_vm(o->pid, &o->vm))
 		return 1;
+	if (o->l2)
+		return see_l2_walk(o, addr);
 	if (o->gva)
 		return walk_gva(o, addr);
 	if (!see_ask_walk(o, addr, &s))
@@ -229,7 +236,7 @@ int see_walk(struct see_options *o)
 	printf("guest-physical 0x%llx in address space %d of VM %llu, process %d\n", (ull)addr, o->as,
 	       (ull)o->vm, (int)o->pid);
 	print_eptp(&s.root);
-	print_steps(&s, "  ");
+	see_print_steps(&s, "  ");
 	print_end(o, &s, addr);
 	return 0;
 }
