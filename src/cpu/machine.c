@@ -7,6 +7,7 @@
  */
 #include "cpu/ghost.h"
 #include "cpu/internal.h"
+#include "cpu/pte.h"
 #include "emit/exec.h"
 #include "isa/host.h"
 #include "lib/error.h"

@@ -62,15 +62,6 @@ struct cpu_walk_result {
 /* Linear to host; #PF or VM exit when the access is not allowed. Sets A and D. */
 void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
 	      struct cpu_walk_result *out);
-/* How single entries of the guest's are read. */
-bool cpu_pte_is_leaf(const struct cpu_state *cs, uint64_t e, int level);
-uint64_t cpu_pte_reserved(const struct vmx_cpu *cpu, int level, bool leaf);
-gpa_t cpu_leaf_gpa(const struct cpu_state *cs, uint64_t e, int level, gva_t gva); /* of the 4 KiB page */
-/*
- * The rights (enum cpu_access) of `priv` to a page whose entries combine to these bits: PTE_RW and
- * PTE_US of all of them, PTE_XD of any, the protection key of the leaf.
- */
-uint32_t cpu_page_rights(const struct vmx_cpu *cpu, uint64_t bits, enum cpu_priv priv);
 
 /* --- tlb.c --- */
 #define TLB_NR_CONTEXTS 8
@@ -99,7 +90,7 @@ struct tlb_sub {
 struct pde_cache_entry {
 	uint64_t tag; /* (gva >> 21) + 1; 0: empty */
 	uint64_t e;
-	uint64_t rights; /* as for cpu_page_rights(): of the larger page, or of all above its PTEs */
+	uint64_t rights; /* as for cpu_page_rights() (pte.h): of the larger page, or of all above its PTEs */
 	int level; /* of the table that e refers to, or of the larger page: 1, or 2 and 3 */
 };
 struct tlb_context {

@@ -9,6 +9,7 @@
  *
  * Locks: none, owner thread only.
  */
+#include "cpu/pte.h"
 #include "cpu/tlb_check.h"
 #include "host/memory.h"
 #include "lib/error.h"

@@ -20,6 +20,7 @@
  */
 #include "cpu/ghost.h"
 #include "cpu/internal.h"
+#include "cpu/pte.h"
 #include "cpu/tlb_check.h"
 #include "sdm/ept.h"
 #include "sdm/paging.h"
@@ -40,11 +41,6 @@ struct walk {
 	} seen[4];
 };
 
-static bool nx_enabled(const struct cpu_state *cs)
-{
-	return (cs->efer & EFER_NX) && (cs->cr4 & X86_CR4_PAE);
-}
-
 static void page_fault(struct walk *w, uint32_t error)
 {
 	struct cpu_state *cs = &w->cpu->cs;
@@ -53,7 +49,7 @@ static void page_fault(struct walk *w, uint32_t error)
 		error |= PFERR_WRITE_MASK;
 	if (w->priv == PRIV_USER)
 		error |= PFERR_USER_MASK;
-	if ((w->access & CPU_EXEC) && (nx_enabled(cs) || (cs->cr4 & X86_CR4_SMEP)))
+	if ((w->access & CPU_EXEC) && (cpu_nx_enabled(cs) || (cs->cr4 & X86_CR4_SMEP)))
 		error |= PFERR_FETCH_MASK;
 	cs->exception = (struct isa_exception){
 		.vector = X86_TRAP_PF,
@@ -108,40 +104,6 @@ void vmx_set_guest_maxphyaddr(struct vmx_cpu *cpu, unsigned bits)
 	cpu_tlb_drop_vpid(cpu, INVVPID_ALL_CONTEXT, 0, 0);
 }
 
-/* Reserved bits of a present entry (SDM "Reserved Bits", of each paging mode). */
-uint64_t cpu_pte_reserved(const struct vmx_cpu *cpu, int level, bool leaf)
-{
-	const struct cpu_state *cs = &cpu->cs;
-	uint64_t r = cpu->address_reserved;
-
-	if (!(cs->cr4 & X86_CR4_PAE)) /* PSE-36: bits 20:13 are address bits 39:32 */
-		return leaf && level == 2 ? BIT_ULL(21) | (r >> 32 << 13 & GENMASK_ULL(20, 13)) : 0;
-	if (!(cs->efer & EFER_NX))
-		r |= PTE_XD;
-	if (!(cs->efer & EFER_LMA))
-		r |= GENMASK_ULL(62, 52);
-	if (level == 4)
-		r |= PTE_PS;
-	if (leaf && level == 3)
-		r |= GENMASK_ULL(29, 13);
-	if (leaf && level == 2)
-		r |= GENMASK_ULL(20, 13);
-	return r;
-}
-
-bool cpu_pte_is_leaf(const struct cpu_state *cs, uint64_t e, int level)
-{
-	if (level == 1)
-		return true;
-	return (e & PTE_PS) && level <= 3 && (cs->cr4 & (X86_CR4_PAE | X86_CR4_PSE));
-}
-
-static uint64_t add_rights(uint64_t rights, uint64_t e, bool leaf)
-{
-	rights &= e | ~(PTE_RW | PTE_US);
-	return rights | (e & (leaf ? PTE_XD | PTE_PKEY_MASK : PTE_XD));
-}
-
 static bool set_bits(struct walk *w, int n, uint64_t bits)
 {
 	uint64_t old = w->seen[n].val;
@@ -159,41 +121,6 @@ static bool set_bits(struct walk *w, int n, uint64_t bits)
 					   __ATOMIC_RELAXED);
 }
 
-/* Data accesses (enum cpu_access) that PKRU forbids `priv`. */
-static uint32_t forbidden_by_key(const struct vmx_cpu *cpu, uint64_t bits, enum cpu_priv priv)
-{
-	const struct cpu_state *cs = &cpu->cs;
-	bool user = priv == PRIV_USER, wp = cs->cr0 & X86_CR0_WP;
-
-	if (likely(!(cs->cr4 & X86_CR4_PKE)) || !(cs->efer & EFER_LMA) || !(bits & PTE_US))
-		return 0;
-	return (pkru_forbids(cs->pkru, bits, false, user, wp) ? CPU_READ : 0U) |
-	       (pkru_forbids(cs->pkru, bits, true, user, wp) ? CPU_WRITE : 0U);
-}
-
-uint32_t cpu_page_rights(const struct vmx_cpu *cpu, uint64_t bits, enum cpu_priv priv)
-{
-	const struct cpu_state *cs = &cpu->cs;
-	bool user_page = bits & PTE_US;
-	uint32_t r = CPU_READ;
-
-	if (priv == PRIV_USER) {
-		if (!user_page)
-			return 0;
-		if (bits & PTE_RW)
-			r |= CPU_WRITE;
-	} else {
-		if ((bits & PTE_RW) || !(cs->cr0 & X86_CR0_WP))
-			r |= CPU_WRITE;
-		if (priv == PRIV_SUPER_SMAP && user_page)
-			r = 0;
-	}
-	if (!((bits & PTE_XD) && nx_enabled(cs)) &&
-	    !(priv != PRIV_USER && user_page && (cs->cr4 & X86_CR4_SMEP)))
-		r |= CPU_EXEC;
-	return r & ~forbidden_by_key(cpu, bits, priv);
-}
-
 static struct pde_cache_entry *pde_slot(struct vmx_cpu *cpu, gva_t gva)
 {
 	return &cpu->tlb->cur->pde[(gva >> 21) & (PDE_CACHE_ENTRIES - 1)];
@@ -207,21 +134,6 @@ struct leaf {
 	bool fault;
 	uint32_t error;
 };
-
-static uint8_t leaf_shift(const struct cpu_state *cs, int level)
-{
-	return level == 1 ? 12 : cs->cr4 & X86_CR4_PAE ? (level == 2 ? 21 : 30) : 22;
-}
-
-gpa_t cpu_leaf_gpa(const struct cpu_state *cs, uint64_t e, int level, gva_t gva)
-{
-	uint64_t low = ~(~0ULL << leaf_shift(cs, level));
-	gpa_t base = e & PTE_ADDR_MASK & ~low;
-
-	if (!(cs->cr4 & X86_CR4_PAE) && level == 2) /* PSE-36: bits 20:13 are address bits 39:32 */
-		base = (e & 0xffc00000) | FIELD_GET(GENMASK_ULL(20, 13), e) << 32;
-	return base | (gva & low & PAGE_MASK);
-}
 
 /* Go down from `level`, whose table is at `table`. */
 static struct leaf descend(struct walk *w, gpa_t table, int level, bool cached)
@@ -244,7 +156,7 @@ static struct leaf descend(struct walk *w, gpa_t table, int level, bool cached)
 			return l;
 		}
 		l.fault = false;
-		w->rights = add_rights(w->rights, e, leaf);
+		w->rights = cpu_pte_add_rights(w->rights, e, leaf);
 		if (leaf) {
 			l.e = e;
 			l.level = level;
@@ -298,7 +210,7 @@ static void remember_pde(struct walk *w, const struct leaf *l)
 	if (!w->wide || l->cached)
 		return;
 	for (int n = 0; n <= last; n++)
-		rights = add_rights(rights, w->seen[n].val, n == last && l->level > 1);
+		rights = cpu_pte_add_rights(rights, w->seen[n].val, n == last && l->level > 1);
 	c->e = w->seen[last].val;
 	c->level = l->level;
 	c->rights = rights;
@@ -317,7 +229,7 @@ static bool finish(struct walk *w, const struct leaf *l, uint32_t *rights)
 		if (l->cached)
 			return false;
 		page_fault(w, PFERR_PRESENT_MASK |
-			      (w->access & forbidden_by_key(w->cpu, w->rights, w->priv) ? PFERR_PK_MASK : 0));
+			      (w->access & cpu_pte_forbidden(w->cpu, w->rights, w->priv) ? PFERR_PK_MASK : 0));
 	}
 	for (int n = 0; n < w->nr; n++) {
 		bool last = n == w->nr - 1;
@@ -345,7 +257,7 @@ static void describe(struct vmx_cpu *cpu, gva_t gva, uint64_t e, int level, uint
 {
 	out->key = bits & PTE_US ? (uint16_t)(1U << FIELD_GET(PTE_PKEY_MASK, bits)) : 0;
 	out->gpa = cpu_leaf_gpa(&cpu->cs, e, level, gva);
-	out->page_shift = leaf_shift(&cpu->cs, level);
+	out->page_shift = cpu_leaf_shift(&cpu->cs, level);
 	out->global = (e & PTE_G) && (cpu->cs.cr4 & X86_CR4_PGE);
 	out->write_back = pat_type(cpu, e, level) == MT_WRBACK;
 }
