@@ -16,11 +16,12 @@
  *    `expect`; cells within a page lead to units of the same page and class that
  *    need no more of the mode than their source.
  * 2. Cells that cross pages, and `expect`s, are valid for the class's owner:
- *    address space, its code_gen, epoch and mode word. The dispatcher compares
- *    the owner before it enters a unit and resets the class if it is another.
+ *    address space, its generations, epoch and mode word. The dispatcher compares
+ *    the owner before it enters a unit. Where it is another one, no page stays
+ *    active but those whose translation is known to be what it was (jit_class.c).
  * 3. They are valid for one linear page a code page and class (code_page.lin);
  *    they are listed under the linear page they lead to, so that it alone can
- *    be forgotten.
+ *    be put aside, and they lead to it while it is active.
  * 4. Killing a block kills all units of its page. Memory of units is reused
  *    only when all are dropped, which happens in the dispatcher.
  * 5. A page's blocks are compared with memory in each epoch before a unit of it
@@ -35,6 +36,7 @@
 #define USERKVM_CPU_JIT_H
 
 #include "cpu/internal.h"
+#include "cpu/path.h"
 #include "emit/exec.h"
 #include "jit/rewrite.h"
 
@@ -86,6 +88,7 @@ struct jit_unit {
 	uint16_t page_off;   /* of its entry */
 	uint8_t needs, cls;
 	uint8_t poor;	     /* how often it was entered for little: jit_run.c; JIT_POOR: no more */
+	bool listed;	     /* of jit_lin.units */
 	bool dead;
 };
 
@@ -93,6 +96,7 @@ struct jit_cell {
 	const uint8_t *target; /* emitted code jumps here: a unit's entry, or `stub` */
 	const uint8_t *stub;
 	struct jit_unit *from;
+	const uint8_t *entry;  /* of the unit that it is bound to, also while its page is put aside */
 	struct jit_cell *next; /* of jit_lin, while it is bound */
 	int32_t pages;	       /* target page minus source page */
 	uint16_t off;	       /* of the target in its page */
@@ -111,22 +115,27 @@ struct jit_call {
 	uint32_t rsp_undo; /* of an indirect branch that is run again */
 };
 
-/* What leads to one linear page. */
+/* What leads to one linear page: it does while the page is `active`. */
 struct jit_lin {
 	gva_t page;
+	hpa_t host;		/* of the page that cells and units are of */
 	struct jit_cell *cells;
-	struct jit_unit *units; /* whose `expect` is set */
-	bool used;
+	struct jit_unit *units; /* whose `expect` is set while it is active */
+	bool used, active;
+	bool listed[2];		/* in the class's lists: by global */
+	struct cpu_path path;	/* by which it is translated, if it is active and not global; or none */
 };
 
 struct jit_class {
 	/* owner */
 	const struct tlb_context *ctx;
-	uint32_t code_gen;
+	uint32_t code_gen, cr3_gen, path_gen;
 	uint64_t epoch;
 	uint8_t mode;
 
 	uint32_t gen;	  /* counts resets: code_page.lin_gen */
+	uint32_t nr_active[2]; /* of active[] */
+	uint16_t active[2][JIT_LIN_ENTRIES]; /* pages that may be, by whether their translation is global */
 	bool has_ind;	  /* ind[] is filled: before a unit that looks into it runs */
 	bool simd;	  /* a cell was bound to a unit that needs the FPU */
 	uint32_t nr_lin;
@@ -214,8 +223,10 @@ struct jit_unit *jit_translate(struct vmx_cpu *cpu, struct cpu_block *b, struct 
 /* --- jit_class.c --- */
 /* The world (VPID, EPTP) that runs: classes 2 * world (supervisor) and 2 * world + 1 are its. */
 unsigned jit_world_now(struct vmx_cpu *cpu);
-/* Take ownership; resets the class where the owner was another. */
+/* Take ownership; where the owner was another, what leads to pages is forgotten, or put aside, or looked at again. */
 void jit_own(struct vmx_cpu *cpu, unsigned cls, uint8_t mode);
+/* The dispatcher has come to this linear page of the class, and the code page is there: what led to it does again. */
+void jit_resume(struct cpu_jit *j, unsigned cls, const struct code_page *p, gva_t lin);
 void jit_class_reset(struct cpu_jit *j, struct jit_class *c);
 /* Is the code page known at this linear page only? false: it was not, the class has been reset. */
 bool jit_claim(struct cpu_jit *j, unsigned cls, struct code_page *p, gva_t lin);
@@ -223,9 +234,9 @@ bool jit_claim(struct cpu_jit *j, unsigned cls, struct code_page *p, gva_t lin);
 void jit_bind(struct vmx_cpu *cpu, struct jit_cell *cell, struct jit_unit *u);
 /* Let indirect branches to cs->rip find u. */
 void jit_bind_indirect(struct vmx_cpu *cpu, struct jit_unit *u);
-/* What leads to the linear page is forgotten, in every class. */
+/* What leads to the linear page, in every class, does not until the dispatcher has been there. */
 void jit_forget_lin(struct cpu_jit *j, gva_t gva);
-/* Every class forgets everything. */
+/* The same of every page. */
 void jit_forget_all(struct cpu_jit *j);
 /* A block of the page dies, or is to be translated in another way: all units of the page die. */
 void jit_kill_page(struct vmx_cpu *cpu, struct code_page *p);

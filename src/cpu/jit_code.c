@@ -319,9 +319,10 @@ void jit_need_ind(struct cpu_jit *j, unsigned cls)
 void jit_drop_all(struct cpu_jit *j)
 {
 	forget_units(j->cpu);
-	jit_forget_all(j);
-	for (unsigned k = 0; k < ARRAY_SIZE(j->cls); k++)
+	for (unsigned k = 0; k < ARRAY_SIZE(j->cls); k++) {
+		jit_class_reset(j, &j->cls[k]);
 		j->cls[k].has_ind = false;
+	}
 	j->e.n = j->stubs_end;
 	j->e.full = false;
 	j->nr_units = j->nr_cells = j->nr_calls = j->nr_branches = j->bulk_used = 0;

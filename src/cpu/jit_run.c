@@ -106,6 +106,7 @@ static bool usable(struct vmx_cpu *cpu, struct jit_unit *u, unsigned cls, uint8_
 		return false;
 	jit_own(cpu, cls, mode);
 	(void)jit_claim(cpu->jit, cls, u->page, lin);
+	jit_resume(cpu->jit, cls, u->page, lin);
 	return !u->dead;
 }
 

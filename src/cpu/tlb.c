@@ -23,7 +23,8 @@
  * 6. A sub-table's code_gen moves with every flush of it, be it empty or not, and with
  *    every invalidation of an entry that allowed execution: who keeps what it has
  *    found through exec tags (emitted code does) compares it. An entry that
- *    another replaces is no invalidation.
+ *    another replaces is no invalidation. A flush that keeps global pages, and all
+ *    guest-physical mappings, moves cr3_gen instead.
  * 7. The APIC-access page has no entry: one linear address of it is known by
  *    apic_page, which every invalidation forgets; the window (isa/cpu_state.h)
  *    is closed by all that closes or changes a context in use.

@@ -79,7 +79,8 @@ struct tlb_sub {
 	struct tlb_side side[ISA_TLB_ENTRIES];
 	uint16_t filled[ISA_TLB_ENTRIES];
 	uint32_t nr_filled;
-	uint32_t code_gen; /* moves when a translation for execution may have been dropped */
+	uint32_t code_gen; /* moves when a translation for execution may have been dropped, */
+	uint32_t cr3_gen;  /* or this, where guest-physical mappings and global pages stay */
 	uint32_t apic_rights; /* enum cpu_access, to apic_page */
 	gva_t apic_page;      /* is mapped to the APIC-access page; APIC_NO_MAPPING: none known */
 };
@@ -116,6 +117,7 @@ struct cpu_tlb {
 	struct ghost_cpu *ghost; /* USERKVM_CHECK=guesttlb (ghost.c), or NULL */
 	uint64_t clock;
 	uint64_t ept_gen; /* 1 .. PAGE_SIZE - 1 */
+	uint32_t path_gen; /* moves with EPT violations, each of which drops a guest-physical mapping */
 	struct tlb_context ctx[TLB_NR_CONTEXTS];
 	struct ept_cache_entry ept[EPT_CACHE_ENTRIES];
 	struct isa_tlb_entry empty[ISA_TLB_ENTRIES]; /* never hits */

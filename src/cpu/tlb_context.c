@@ -1,6 +1,6 @@
 /*
- * Dropping from one context of the TLB (tlb_context.h). Each drop moves code_gen where code may have been reached by
- * it (invariant 6 of tlb.c), and forgets the APIC-access page (7).
+ * Dropping from one context of the TLB (tlb_context.h). Each drop moves code_gen or cr3_gen where code may have been
+ * reached by it (invariant 6 of tlb.c), and forgets the APIC-access page (7).
  */
 #include "cpu/tlb_context.h"
 
@@ -43,7 +43,7 @@ void tlb_flush_nonglobal(struct tlb_context *c)
 		struct tlb_sub *s = &c->sub[p];
 		uint32_t kept = 0;
 
-		s->code_gen++;
+		s->cr3_gen++;
 		for (uint32_t n = 0; n < s->nr_filled; n++) {
 			uint16_t x = s->filled[n];
 
@@ -51,7 +51,7 @@ void tlb_flush_nonglobal(struct tlb_context *c)
 				s->filled[kept++] = x;
 				continue;
 			}
-			tlb_clear_entry(s, x);
+			s->e[x] = tlb_no_entry;
 			s->side[x].listed = false;
 		}
 		s->nr_filled = kept;

@@ -336,6 +336,7 @@ void cpu_tlb_ept_violation(struct vmx_cpu *cpu, gpa_t gpa, gva_t gla)
 	struct tlb_scope s = { .guest_physical = true, .eptp = cpu->eptp, .one_address = true, .gpa = gpa };
 
 	note(cpu, s);
+	cpu->tlb->path_gen++;
 	if (gla == CPU_NO_GLA)
 		return;
 	s = (struct tlb_scope){ .combined = true, .vpid = cpu->vpid, .eptp = cpu->eptp,

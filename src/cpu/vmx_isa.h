@@ -203,7 +203,7 @@ unsigned vmx_fault_chain(const struct vmx_cpu *cpu, struct vmx_fault out[VMX_FAU
 	F(jit_units) F(jit_insns) F(jit_bytes) F(jit_entries)      \
 	/* ways out: by a cell, by an indirect branch, to an instruction that is interpreted; else left, of these by polls */ \
 	F(jit_exit_cell) F(jit_exit_indirect) F(jit_exit_insn) F(jit_left) F(jit_polls) \
-	F(jit_stubs) F(jit_binds) F(jit_resets)                    \
+	F(jit_stubs) F(jit_binds) F(jit_resets) F(jit_resumes)     \
 	F(jit_kills) F(jit_drops) F(jit_faults) /* drops: of all units at once, for room */ \
 	F(jit_checked) F(jit_mismatches) /* USERKVM_JIT=check */
 struct vmx_counters {

@@ -1,0 +1,236 @@
+/*
+ * MOV CR3 and translated code: what leads to a page of code goes on leading there if the page is translated by the
+ * same entries as before, and to none whose translation has changed, at whatever level and by whatever right.
+ *
+ * Invariant: each test also passes under the interpreter; only the counters are the translator's.
+ */
+#include "translator.h"
+
+#define FAR (1UL << 39) /* tables of its own at every level */
+#define PDPT 0x70000UL
+#define PD 0x71000UL
+#define PT 0x72000UL
+#define OTHER_PDPT 0x74000UL
+#define OTHER_PD 0x75000UL
+#define OTHER_PT 0x76000UL
+#define OTHER_PML4 0x77000UL
+#define TABLE (PTE_P | PTE_RW | PTE_US)
+
+/* Two pages: the first goes on in the second, by a cell. */
+GUEST(g_first, "inc rdx; jmp 1f; .skip 0xff8; 1:");
+GUEST(g_add_1, "inc rdx; ret");
+GUEST(g_add_100, "add rdx,100; ret");
+GUEST(g_flush, "mov ecx,20; 1: call r12; dec ecx; jnz 1b; mov [rdi],rbp; mov rax,cr3; mov cr3,rax;"
+	       "mov ecx,20; 2: call r12; dec ecx; jnz 2b; hlt");
+GUEST(g_rounds, "1: mov cr3,r8; call r12; mov cr3,r9; call r12; dec ecx; jnz 1b; hlt");
+GUEST(g_calls, "mov ecx,20; 1: call r12; dec ecx; jnz 1b; hlt");
+
+/* FAR and the page behind it add 2 to RDX by one set of tables, 101 by the other. */
+static void set_up(struct machine *t)
+{
+	assert_int_equal(invvpid(t->cpu, INVVPID_ALL_CONTEXT, 0, 0), VMX_SUCCEED);
+	memcpy(t->ram + 0x60000, g_first, 16);
+	PUT_AT(t, 0x61000, g_add_1);
+	PUT_AT(t, 0x62000, g_add_100);
+	map(t, FAR, 0x60000, RW);
+	map(t, FAR + 0x1000, 0x61000, RW);
+	assert_int_equal(*guest64(t, GPA_PML4 + 8) & PTE_ADDR_MASK, PDPT);
+	assert_int_equal(*guest64(t, PD) & PTE_ADDR_MASK, PT);
+	guest64(t, OTHER_PT)[0] = 0x60000 | RW;
+	guest64(t, OTHER_PT)[1] = 0x62000 | RW;
+	*guest64(t, OTHER_PD) = OTHER_PT | TABLE;
+	*guest64(t, OTHER_PDPT) = OTHER_PD | TABLE;
+	memcpy(t->ram + OTHER_PML4, t->ram + GPA_PML4, 4096);
+	guest64(t, OTHER_PML4)[1] = OTHER_PDPT | TABLE;
+	reg(t)[RDX] = 0;
+	reg(t)[R12] = FAR;
+	W(GUEST_RIP, GPA_CODE);
+}
+
+/* The second page is what it is by *entry = value after a MOV CR3. */
+static void flush_after(struct machine *t, gpa_t entry, uint64_t value)
+{
+	set_up(t);
+	PUT_AT(t, GPA_CODE, g_flush);
+	reg(t)[RDI] = entry;
+	reg(t)[RBP] = value;
+}
+
+static void entry_of_any_level_that_changed_is_seen(void **state)
+{
+	STATE;
+	const struct { gpa_t entry; uint64_t value; } by[] = {
+		{ PT + 8, 0x62000 | RW },
+		{ PD, OTHER_PT | TABLE },
+		{ PDPT, OTHER_PD | TABLE },
+		{ GPA_PML4 + 8, OTHER_PDPT | TABLE },
+	};
+
+	for (unsigned n = 0; n < ARRAY_SIZE(by); n++) {
+		uint64_t was;
+
+		set_up(t);
+		was = *guest64(t, by[n].entry);
+		flush_after(t, by[n].entry, by[n].value);
+		assert_int_equal(go(t), EXIT_REASON_HLT);
+		assert_int_equal(reg(t)[RDX], 20 * 2 + 20 * 101);
+		*guest64(t, by[n].entry) = was;
+	}
+}
+
+static void right_that_is_gone_is_seen(void **state)
+{
+	STATE;
+	const struct { gpa_t entry; uint64_t value; gva_t fault; } by[] = {
+		{ PT + 8, 0x61000 | RW | PTE_XD, FAR + 0x1000 },
+		{ PT + 8, 0, FAR + 0x1000 },
+		{ PD, PT | TABLE | PTE_XD, FAR },
+		{ GPA_PML4 + 8, PDPT | (TABLE & ~PTE_P), FAR },
+	};
+
+	for (unsigned n = 0; n < ARRAY_SIZE(by); n++) {
+		flush_after(t, by[n].entry, by[n].value);
+		expect_fault(t, X86_TRAP_PF);
+		assert_int_equal(R(t, EXIT_QUALIFICATION), by[n].fault);
+		assert_int_equal(reg(t)[RDX], 20 * 2 + (by[n].fault != FAR));
+		*guest64(t, by[n].entry) = (by[n].entry == PT + 8 ? 0x61000 | RW : by[n].entry == PD ? PT | TABLE : PDPT | TABLE);
+	}
+}
+
+/* SMEP keeps a supervisor from it. */
+static void user_page_is_not_run_by_a_supervisor_afterwards(void **state)
+{
+	STATE;
+
+	W(GUEST_CR4, R(t, GUEST_CR4) | X86_CR4_SMEP);
+	flush_after(t, PT + 8, 0x61000 | RW | PTE_US);
+	expect_fault(t, X86_TRAP_PF);
+	assert_int_equal(R(t, EXIT_QUALIFICATION), FAR + 0x1000);
+	assert_int_equal(reg(t)[RDX], 20 * 2 + 1);
+}
+
+static void each_address_space_runs_its_own_code(void **state)
+{
+	STATE;
+
+	set_up(t);
+	PUT_AT(t, GPA_CODE, g_rounds);
+	reg(t)[R8] = GPA_PML4;
+	reg(t)[R9] = OTHER_PML4;
+	reg(t)[RCX] = 50;
+	assert_int_equal(go(t), EXIT_REASON_HLT);
+	assert_int_equal(reg(t)[RDX], 50 * (2 + 101));
+}
+
+/* What is bound stays bound, and is bound anew for no address space that has the same code. */
+static void same_tables_and_same_code_need_no_new_binding(void **state)
+{
+	STATE;
+	const struct vmx_counters *c = vmx_cpu_counters(t->cpu);
+
+	for (unsigned n = 0; n < 2; n++) {
+		uint64_t binds;
+
+		set_up(t);
+		guest64(t, OTHER_PT)[1] = 0x61000 | RW;
+		PUT_AT(t, GPA_CODE, g_rounds);
+		reg(t)[R8] = GPA_PML4;
+		reg(t)[R9] = n ? OTHER_PML4 : GPA_PML4;
+		binds = c->jit_binds;
+		reg(t)[RCX] = 1000;
+		assert_int_equal(go(t), EXIT_REASON_HLT);
+		assert_int_equal(reg(t)[RDX], 2000 * 2);
+		assert_true(c->jit_binds - binds < 100);
+		if (translating(t) && n)
+			assert_true(c->jit_resumes > 1000);
+	}
+}
+
+/* MOV CR3 leaves global pages; INVLPG, and CR4.PGE, do not. */
+GUEST(g_global, "mov ecx,20; 1: call r12; dec ecx; jnz 1b; mov rax,cr3; mov cr3,rax; call r12;"
+		"mov [rdi],rbp; mov cr3,rax; jmp rbx");
+GUEST(g_invlpg, "invlpg [r13]; mov ecx,20; 2: call r12; dec ecx; jnz 2b; hlt");
+GUEST(g_pge, "mov rax,cr4; xor eax,0x80; mov cr4,rax; mov ecx,20; 2: call r12; dec ecx; jnz 2b; hlt");
+
+static void global_page_goes_by_its_own_invalidations(void **state)
+{
+	STATE;
+
+	W(GUEST_CR4, R(t, GUEST_CR4) | X86_CR4_PGE);
+	W(CR4_GUEST_HOST_MASK, 0);
+	for (unsigned n = 0; n < 2; n++) {
+		set_up(t);
+		guest64(t, PT)[0] |= PTE_G;
+		guest64(t, PT)[1] |= PTE_G;
+		PUT_AT(t, GPA_CODE, g_global);
+		if (n)
+			PUT_AT(t, GPA_CODE + 0x1000, g_pge);
+		else
+			PUT_AT(t, GPA_CODE + 0x1000, g_invlpg);
+		reg(t)[RBX] = GPA_CODE + 0x1000;
+		reg(t)[R13] = FAR + 0x1000;
+		reg(t)[RDI] = PT + 8;
+		reg(t)[RBP] = 0x62000 | RW;
+		assert_int_equal(go(t), EXIT_REASON_HLT);
+		assert_int_equal(reg(t)[RDX], 21 * 2 + 20 * 101);
+	}
+}
+
+/*
+ * An EPT violation drops the guest-physical mapping of its page, and the hypervisor needs no INVEPT to put another
+ * page there (SDM "Operations that Invalidate Cached Mappings"): here of a page table.
+ */
+static void table_that_an_ept_violation_moves_is_read_where_it_is(void **state)
+{
+	STATE;
+	uint64_t leaf = *ept_leaf(t, PT);
+
+	flush_after(t, PT + 8, 0x62000 | RW);
+	*guest64(t, PT) |= PTE_A;
+	*guest64(t, PT + 8) |= PTE_A;
+	*ept_leaf(t, PT) = leaf & ~(uint64_t)EPT_WRITE;
+	assert_int_equal(go(t), EXIT_REASON_EPT_VIOLATION);
+	memcpy(t->ram + 0x78000, t->ram + PT, 4096);
+	*ept_leaf(t, PT) = *ept_leaf(t, 0x78000);
+	assert_int_equal(go(t), EXIT_REASON_HLT);
+	assert_int_equal(reg(t)[RDX], 20 * 2 + 20 * 101);
+	*ept_leaf(t, PT) = leaf;
+}
+
+/* A client writes to code that leads on through other pages. */
+static void code_patched_behind_a_cell_is_seen(void **state)
+{
+	STATE;
+
+	W(SECONDARY_VM_EXEC_CONTROL, R(t, SECONDARY_VM_EXEC_CONTROL) | SECONDARY_EXEC_ENABLE_VPID);
+	W(VIRTUAL_PROCESSOR_ID, 1);
+	set_up(t);
+	PUT_AT(t, GPA_CODE, g_calls);
+	for (unsigned n = 0; n < 6; n++) {
+		if (n & 1)
+			PUT_AT(t, 0x61000, g_add_100);
+		else
+			PUT_AT(t, 0x61000, g_add_1);
+		vmx_sync_code(t->cpu);
+		reg(t)[RDX] = 0;
+		W(GUEST_RIP, GPA_CODE);
+		assert_int_equal(go(t), EXIT_REASON_HLT);
+		assert_int_equal(reg(t)[RDX], 20 * (n & 1 ? 101 : 2));
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST_LONG(entry_of_any_level_that_changed_is_seen),
+		TEST_LONG(right_that_is_gone_is_seen),
+		TEST_LONG(user_page_is_not_run_by_a_supervisor_afterwards),
+		TEST_LONG(each_address_space_runs_its_own_code),
+		TEST_LONG(same_tables_and_same_code_need_no_new_binding),
+		TEST_LONG(global_page_goes_by_its_own_invalidations),
+		TEST_LONG(table_that_an_ept_violation_moves_is_read_where_it_is),
+		TEST_LONG(code_patched_behind_a_cell_is_seen),
+	};
+
+	return TRANSLATOR_TESTS(tests);
+}
