@@ -14,28 +14,6 @@
 
 #define RPL(selector) ((unsigned)((selector) & 3))
 
-/* What IRET may change in RFLAGS, at the old CPL and IOPL. */
-static void commit_iret_flags(struct vmx_cpu *cpu, uint64_t flags, unsigned size)
-{
-	struct cpu_state *cs = &cpu->cs;
-	uint64_t mask = X86_FLAGS_ARITH | X86_FLAGS_TF | X86_FLAGS_DF | X86_FLAGS_NT;
-	uint64_t old = cpu_rflags(cs);
-
-	if (size != 2)
-		mask |= X86_FLAGS_RF | X86_FLAGS_AC | X86_FLAGS_ID;
-	if (isa_real(cs) || cs->cpl == 0) {
-		mask |= X86_FLAGS_IF | X86_FLAGS_IOPL;
-		if (size != 2 && !isa_real(cs))
-			mask |= X86_FLAGS_VIF | X86_FLAGS_VIP;
-	} else if (cs->cpl <= isa_iopl(cs)) {
-		mask |= X86_FLAGS_IF;
-	}
-	/* RF matters to instruction breakpoints only; nobody else would clear it. */
-	if (!(cs->dr7 & 0xff))
-		flags &= ~X86_FLAGS_RF;
-	cpu_set_rflags(cs, (old & ~mask) | (flags & mask));
-}
-
 /*
  * IRET ends blocking by NMI, virtual or not, before anything of it can fault;
  * an exit that a fault of it causes says so in bit 12 (SDM Vol. 3,
@@ -67,11 +45,11 @@ static void iret_real(struct vmx_cpu *cpu, unsigned size)
 	flags = isa_stack_pop(&st, size);
 	isa_check_rip_real(&cpu->cs, rip);
 	if (virtual)
-		cpu_check_virtual_flags(cpu, flags);
+		isa_check_virtual_flags(&cpu->cs, flags);
 	isa_stack_commit(&st);
-	commit_iret_flags(cpu, flags, size);
+	isa_commit_iret_flags(&cpu->cs, flags, size);
 	if (virtual)
-		cpu_set_vif(cpu, flags & X86_FLAGS_IF);
+		isa_set_vif(&cpu->cs, flags & X86_FLAGS_IF);
 	cpu->iret_unblocked = false;
 	isa_commit_cs_real(&cpu->cs, selector, rip);
 }
@@ -89,7 +67,7 @@ static void iret_to_v86(struct vmx_cpu *cpu, struct isa_stack *st, uint64_t rip,
 		sel[n] = (uint16_t)isa_stack_pop(st, 4);
 	if (rip > 0xffff)
 		isa_raise_error(cs, X86_TRAP_GP, 0);
-	commit_iret_flags(cpu, flags, 4);
+	isa_commit_iret_flags(&cpu->cs, flags, 4);
 	cs->rflags |= X86_FLAGS_VM;
 	cs->cpl = 3;
 	for (unsigned n = 0; n < ARRAY_SIZE(order); n++)
@@ -144,7 +122,7 @@ void cpu_iret(struct vmx_cpu *cpu, unsigned size)
 	isa_check_rip(cs, d.ar, d.limit, rip);
 	isa_descriptor_set_accessed(cs, &d);
 
-	commit_iret_flags(cpu, flags, size);
+	isa_commit_iret_flags(&cpu->cs, flags, size);
 	if (with_ss) {
 		cs->seg[SREG_SS] = ss;
 		isa_commit_outer_rsp(cs, &ss, code64, sp);

@@ -27,24 +27,6 @@ static const struct sysinsn sysinsns[ZYDIS_MNEMONIC_MAX_VALUE + 1] = { SYSINSNS(
 
 /* --- shared by the handlers --- */
 
-uint64_t cpu_read_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size)
-{
-	uint64_t v;
-
-	if (i->flags & ISA_MEM)
-		return isa_load(cs, isa_linear(cs, i->seg, isa_ea(cs, i), size, ISA_READ), size);
-	v = cs->gpr[i->dst];
-	return size == 2 ? (uint16_t)v : size == 4 ? (uint32_t)v : v;
-}
-
-void cpu_write_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size, uint64_t v)
-{
-	if (i->flags & ISA_MEM)
-		isa_store(cs, isa_linear(cs, i->seg, isa_ea(cs, i), size, ISA_WRITE), size, v);
-	else
-		isa_set_gpr(cs, i->dst, size, v);
-}
-
 /*
  * SDM tables "Format of the VM-Exit Instruction-Information Field": scaling
  * 1:0, address size 9:7, segment 17:15, index 21:18 (22: none), base 26:23

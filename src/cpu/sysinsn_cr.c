@@ -293,7 +293,7 @@ void sysinsn_lmsw(struct cpu_state *cs, const struct isa_insn *i)
 	uint64_t v, differs, keep;
 
 	cpu_require_cpl0(cs);
-	v = cpu_read_rm(cs, i, 2);
+	v = isa_system_read_rm(cs, i, 2);
 	differs = (v ^ cpu->cr0_shadow) & cpu->cr0_mask & CR0_LMSW;
 	if (!(v & X86_CR0_PE)) /* LMSW cannot clear PE: no attempt, no exit */
 		differs &= ~X86_CR0_PE;
@@ -311,7 +311,7 @@ void sysinsn_smsw(struct cpu_state *cs, const struct isa_insn *i)
 
 	if (cs->cpl > 0 && cs->cr4 & X86_CR4_UMIP)
 		gp0(cpu);
-	cpu_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize,
+	isa_system_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize,
 		     guest_cr(cs->cr0, cpu->cr0_mask, cpu->cr0_shadow));
 }
 

@@ -13,12 +13,12 @@
 void sysinsn_mov_from_sreg(struct cpu_state *cs, const struct isa_insn *i)
 {
 	/* Memory gets 16 bits; a register the operand size, zero-extended. */
-	cpu_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize, cs->seg[i->src].selector);
+	isa_system_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize, cs->seg[i->src].selector);
 }
 
 void sysinsn_mov_to_sreg(struct cpu_state *cs, const struct isa_insn *i)
 {
-	isa_load_sreg(cs, i->src, (uint16_t)cpu_read_rm(cs, i, 2));
+	isa_load_sreg(cs, i->src, (uint16_t)isa_system_read_rm(cs, i, 2));
 }
 
 /* After a load of SS: no interrupt and no debug trap for one instruction. */
@@ -33,7 +33,7 @@ static void ss_loaded(struct cpu_state *cs, const struct isa_insn *i)
 
 void sysinsn_mov_to_ss(struct cpu_state *cs, const struct isa_insn *i)
 {
-	isa_load_sreg(cs, SREG_SS, (uint16_t)cpu_read_rm(cs, i, 2));
+	isa_load_sreg(cs, SREG_SS, (uint16_t)isa_system_read_rm(cs, i, 2));
 	ss_loaded(cs, i);
 }
 
@@ -67,12 +67,9 @@ void sysinsn_pop_ss(struct cpu_state *cs, const struct isa_insn *i)
 
 static void load_far_pointer(struct cpu_state *cs, const struct isa_insn *i, enum sreg nr)
 {
-	uint64_t ea = isa_ea(cs, i), offset;
-	gva_t lin = isa_linear(cs, i->seg, ea, i->opsize + 2U, ISA_READ);
-	uint16_t selector;
+	uint64_t offset;
+	uint16_t selector = isa_far_pointer(cs, i, &offset);
 
-	offset = isa_load(cs, lin, i->opsize);
-	selector = (uint16_t)isa_load(cs, lin + i->opsize, 2);
 	isa_load_sreg(cs, nr, selector);
 	isa_set_gpr(cs, i->src, i->opsize, offset);
 }
@@ -122,7 +119,7 @@ static bool look_up(struct cpu_state *cs, const struct isa_insn *i, uint32_t typ
 	uint16_t selector;
 
 	require_protected(cs);
-	selector = (uint16_t)cpu_read_rm(cs, i, 2);
+	selector = (uint16_t)isa_system_read_rm(cs, i, 2);
 	if (!isa_descriptor_visible(cs, selector, d))
 		return false;
 	if (d->ar & VMX_AR_S)
@@ -172,9 +169,9 @@ void sysinsn_arpl(struct cpu_state *cs, const struct isa_insn *i)
 	uint16_t dest, rpl = cs->gpr[i->src] & 3;
 
 	require_protected(cs);
-	dest = (uint16_t)cpu_read_rm(cs, i, 2);
+	dest = (uint16_t)isa_system_read_rm(cs, i, 2);
 	if ((dest & 3) < rpl) {
-		cpu_write_rm(cs, i, 2, (uint16_t)((dest & ~3) | rpl));
+		isa_system_write_rm(cs, i, 2, (uint16_t)((dest & ~3) | rpl));
 		set_zf(cs, true);
 	} else {
 		set_zf(cs, false);
@@ -205,62 +202,34 @@ static void check_umip(struct cpu_state *cs)
 		isa_raise_error(cs, X86_TRAP_GP, 0);
 }
 
-static void store_table(struct cpu_state *cs, const struct isa_insn *i,
-			const struct cpu_dtable *table)
-{
-	unsigned size = cs->code_mode == ISA_CODE64 ? 8 : 4;
-	gva_t lin = isa_linear(cs, i->seg, isa_ea(cs, i), 2 + size, ISA_WRITE);
-	uint8_t image[10];
-
-	image[0] = (uint8_t)table->limit;
-	image[1] = (uint8_t)(table->limit >> 8);
-	for (unsigned n = 0; n < 8; n++)
-		image[2 + n] = (uint8_t)(table->base >> (8 * n));
-	isa_store_bytes(cs, lin, image, 2 + size);
-}
-
-static void load_table(struct cpu_state *cs, const struct isa_insn *i, struct cpu_dtable *table)
-{
-	unsigned size = cs->code_mode == ISA_CODE64 ? 8 : 4;
-	gva_t lin = isa_linear(cs, i->seg, isa_ea(cs, i), 2 + size, ISA_READ);
-	uint16_t limit = (uint16_t)isa_load(cs, lin, 2);
-	uint64_t base = isa_load(cs, lin + 2, size);
-
-	if (size == 8 && !isa_canonical(cs, base))
-		isa_raise_error(cs, X86_TRAP_GP, 0);
-	if (i->opsize == 2 && size == 4)
-		base &= 0xffffff;
-	table->limit = limit;
-	table->base = base;
-	cpu_next(cs, i);
-}
-
 void sysinsn_sgdt(struct cpu_state *cs, const struct isa_insn *i)
 {
 	check_umip(cs);
 	descriptor_table_exit(cs, i, EXIT_REASON_GDTR_IDTR, INFO_SGDT);
-	store_table(cs, i, &cs->gdtr);
+	isa_store_table(cs, i, &cs->gdtr);
 }
 
 void sysinsn_sidt(struct cpu_state *cs, const struct isa_insn *i)
 {
 	check_umip(cs);
 	descriptor_table_exit(cs, i, EXIT_REASON_GDTR_IDTR, INFO_SIDT);
-	store_table(cs, i, &cs->idtr);
+	isa_store_table(cs, i, &cs->idtr);
 }
 
 void sysinsn_lgdt(struct cpu_state *cs, const struct isa_insn *i)
 {
 	cpu_require_cpl0(cs);
 	descriptor_table_exit(cs, i, EXIT_REASON_GDTR_IDTR, INFO_LGDT);
-	load_table(cs, i, &cs->gdtr);
+	isa_load_table(cs, i, &cs->gdtr);
+	cpu_next(cs, i);
 }
 
 void sysinsn_lidt(struct cpu_state *cs, const struct isa_insn *i)
 {
 	cpu_require_cpl0(cs);
 	descriptor_table_exit(cs, i, EXIT_REASON_GDTR_IDTR, INFO_LIDT);
-	load_table(cs, i, &cs->idtr);
+	isa_load_table(cs, i, &cs->idtr);
+	cpu_next(cs, i);
 }
 
 static void store_system_selector(struct cpu_state *cs, const struct isa_insn *i,
@@ -269,7 +238,7 @@ static void store_system_selector(struct cpu_state *cs, const struct isa_insn *i
 	require_protected(cs);
 	check_umip(cs);
 	descriptor_table_exit(cs, i, EXIT_REASON_LDTR_TR, identity);
-	cpu_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize, selector);
+	isa_system_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize, selector);
 }
 
 void sysinsn_sldt(struct cpu_state *cs, const struct isa_insn *i)
@@ -287,7 +256,7 @@ void sysinsn_lldt(struct cpu_state *cs, const struct isa_insn *i)
 	require_protected(cs);
 	cpu_require_cpl0(cs);
 	descriptor_table_exit(cs, i, EXIT_REASON_LDTR_TR, INFO_LLDT);
-	isa_load_ldtr(cs, (uint16_t)cpu_read_rm(cs, i, 2));
+	isa_load_ldtr(cs, (uint16_t)isa_system_read_rm(cs, i, 2));
 	cpu_next(cs, i);
 }
 
@@ -296,7 +265,7 @@ void sysinsn_ltr(struct cpu_state *cs, const struct isa_insn *i)
 	require_protected(cs);
 	cpu_require_cpl0(cs);
 	descriptor_table_exit(cs, i, EXIT_REASON_LDTR_TR, INFO_LTR);
-	isa_load_tr(cs, (uint16_t)cpu_read_rm(cs, i, 2));
+	isa_load_tr(cs, (uint16_t)isa_system_read_rm(cs, i, 2));
 	cpu_next(cs, i);
 }
 
@@ -320,7 +289,7 @@ static void require_fsgsbase(struct cpu_state *cs)
 
 static void write_base(struct cpu_state *cs, const struct isa_insn *i, enum sreg nr)
 {
-	uint64_t base = cpu_read_rm(cs, i, i->opsize);
+	uint64_t base = isa_system_read_rm(cs, i, i->opsize);
 
 	require_fsgsbase(cs);
 	if (!isa_canonical(cs, base))

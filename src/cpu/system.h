@@ -1,6 +1,7 @@
 /*
  * What the files about IRET, event delivery, tasks and system instructions share. The
- * rules of segments and far transfers are isa/segment.h's and isa/far.h's.
+ * rules of segments and far transfers are isa/segment.h's and isa/far.h's. Of the fields of the
+ * ModRM byte, i->src is reg and i->dst is rm (sysinsn.c sees to it).
  *
  * Locks: none; all of it runs on the vCPU's thread.
  */
@@ -8,12 +9,7 @@
 #define USERKVM_CPU_SYSTEM_H
 
 #include "cpu/internal.h"
-#include "isa/far.h"
-
-/* --- sysinsn_flags.c --- */
-/* FLAGS popped in virtual-8086 mode, IF standing for VIF: #GP for TF, and for IF while VIP is set. */
-void cpu_check_virtual_flags(struct vmx_cpu *cpu, uint64_t flags);
-void cpu_set_vif(struct vmx_cpu *cpu, bool vif);
+#include "isa/system.h"
 
 /* --- iret.c --- */
 void cpu_iret(struct vmx_cpu *cpu, unsigned size);
@@ -56,9 +52,6 @@ static inline void cpu_require_cpl0(struct cpu_state *cs)
 	if (unlikely(cs->cpl != 0))
 		isa_raise_error(cs, X86_TRAP_GP, 0);
 }
-/* Register fields of the ModRM byte: i->src is reg, i->dst is rm (sysinsn.c sees to it). */
-uint64_t cpu_read_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size);
-void cpu_write_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size, uint64_t v);
 /* Exit with VM-exit instruction information and displacement as qualification. */
 void cpu_vmexit_mem(struct vmx_cpu *cpu, uint32_t reason, uint32_t identity)
 	__attribute__((noreturn));

@@ -78,7 +78,8 @@ void kvm_emulate_iret_real(struct cpu_state *cs, const struct isa_insn *i)
 	flags = isa_stack_pop(&st, i->opsize);
 	isa_check_rip_real(cs, rip);
 	isa_stack_commit(&st);
-	cpu_set_rflags(cs, kvm_emulator_popped_flags(cs, flags, i->opsize, true));
+	cs->dr7 = kvm_get_dr(kvm_emulator_vcpu(cs), 7);
+	isa_commit_iret_flags(cs, flags, i->opsize);
 	isa_commit_cs_real(cs, selector, rip);
 	kvm_emulator_sys(cs)->dirty_segs |= 1U << SREG_CS;
 	vmx_set_nmi_mask(kvm_emulator_vcpu(cs), false);

@@ -10,7 +10,7 @@
 
 #include "emulate/emulate.h"
 #include "isa/decoder.h"
-#include "isa/far.h"
+#include "isa/system.h"
 #include "x86/run.h"
 
 /* What a system instruction did beside general registers, flags and memory. */
@@ -152,12 +152,6 @@ static inline void kvm_emulator_next(struct cpu_state *cs, const struct isa_insn
 {
 	cs->rip = isa_next_rip(cs, i);
 }
-
-/* The operand that ModRM.rm names: memory, or cs->gpr[i->dst]; 2 or 4 bytes are read, 2 to 8 written. */
-uint64_t kvm_emulator_read_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size);
-void kvm_emulator_write_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size, uint64_t v);
-/* What POPF and IRET make of `v` at CPL 0 or in real mode. */
-uint64_t kvm_emulator_popped_flags(const struct cpu_state *cs, uint64_t v, unsigned size, bool iret);
 
 /* The instructions. load_table, store_table: of IDTR if i->aux; int_fixed: vector i->aux. */
 isa_fn kvm_insn_int_fixed, kvm_insn_cli, kvm_insn_sti, kvm_insn_pushf, kvm_insn_popf,

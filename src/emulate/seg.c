@@ -34,13 +34,13 @@ static void shadow_after_ss(struct cpu_state *cs, unsigned nr)
 
 void kvm_emulate_mov_from_sreg(struct cpu_state *cs, const struct isa_insn *i)
 {
-	kvm_emulator_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize, cs->seg[i->src].selector);
+	isa_system_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize, cs->seg[i->src].selector);
 	kvm_emulator_next(cs, i);
 }
 
 void kvm_emulate_mov_to_sreg(struct cpu_state *cs, const struct isa_insn *i)
 {
-	load_segment(cs, i->src, (uint16_t)kvm_emulator_read_rm(cs, i, 2));
+	load_segment(cs, i->src, (uint16_t)isa_system_read_rm(cs, i, 2));
 	shadow_after_ss(cs, i->src);
 	kvm_emulator_next(cs, i);
 }
@@ -75,7 +75,7 @@ void kvm_emulate_load_far_pointer(struct cpu_state *cs, const struct isa_insn *i
 
 void kvm_emulate_lldt(struct cpu_state *cs, const struct isa_insn *i)
 {
-	uint16_t selector = (uint16_t)kvm_emulator_read_rm(cs, i, 2);
+	uint16_t selector = (uint16_t)isa_system_read_rm(cs, i, 2);
 
 	kvm_emulator_load_tr_ldt(cs);
 	isa_load_ldtr(cs, selector);
@@ -85,7 +85,7 @@ void kvm_emulate_lldt(struct cpu_state *cs, const struct isa_insn *i)
 
 void kvm_emulate_ltr(struct cpu_state *cs, const struct isa_insn *i)
 {
-	uint16_t selector = (uint16_t)kvm_emulator_read_rm(cs, i, 2);
+	uint16_t selector = (uint16_t)isa_system_read_rm(cs, i, 2);
 
 	kvm_emulator_load_tr_ldt(cs);
 	isa_load_tr(cs, selector);
@@ -97,6 +97,6 @@ void kvm_emulate_ltr(struct cpu_state *cs, const struct isa_insn *i)
 void kvm_emulate_store_system_selector(struct cpu_state *cs, const struct isa_insn *i)
 {
 	kvm_emulator_load_tr_ldt(cs);
-	kvm_emulator_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize, i->aux ? cs->tr.selector : cs->ldtr.selector);
+	isa_system_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize, i->aux ? cs->tr.selector : cs->ldtr.selector);
 	kvm_emulator_next(cs, i);
 }

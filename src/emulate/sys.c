@@ -28,34 +28,6 @@ static void gp0(struct cpu_state *cs)
 	isa_raise_error(cs, X86_TRAP_GP, 0);
 }
 
-uint64_t kvm_emulator_read_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size)
-{
-	if (i->flags & ISA_MEM)
-		return isa_load(cs, isa_linear(cs, i->seg, isa_ea(cs, i), size, ISA_READ), size);
-	return size == 2 ? (uint16_t)cs->gpr[i->dst] : (uint32_t)cs->gpr[i->dst];
-}
-
-void kvm_emulator_write_rm(struct cpu_state *cs, const struct isa_insn *i, unsigned size, uint64_t v)
-{
-	if (i->flags & ISA_MEM)
-		isa_store(cs, isa_linear(cs, i->seg, isa_ea(cs, i), size, ISA_WRITE), size, v);
-	else
-		isa_set_gpr(cs, i->dst, size, v);
-}
-
-#define FLAGS_OF_CPL0                                                                          \
-	(X86_FLAGS_ARITH | X86_FLAGS_TF | X86_FLAGS_IF | X86_FLAGS_DF | X86_FLAGS_IOPL | \
-	 X86_FLAGS_NT)
-
-uint64_t kvm_emulator_popped_flags(const struct cpu_state *cs, uint64_t v, unsigned size, bool iret)
-{
-	uint64_t mask = FLAGS_OF_CPL0;
-
-	if (size >= 4)
-		mask |= X86_FLAGS_AC | X86_FLAGS_ID | (iret ? X86_FLAGS_RF : 0);
-	return (cpu_rflags(cs) & ~(mask | X86_FLAGS_RF)) | (v & mask);
-}
-
 void kvm_insn_int_fixed(struct cpu_state *cs, const struct isa_insn *i)
 {
 	struct isa_insn as_int = *i;
@@ -93,19 +65,13 @@ void kvm_insn_sti(struct cpu_state *cs, const struct isa_insn *i)
 
 void kvm_insn_pushf(struct cpu_state *cs, const struct isa_insn *i)
 {
-	isa_push(cs, i->opsize, cpu_rflags(cs) & ~(X86_FLAGS_RF | X86_FLAGS_VM));
+	isa_pushf(cs, i);
 	kvm_emulator_next(cs, i);
 }
 
-/* SDM Vol. 2, "POPF": IOPL is CPL 0's to change, IF theirs whose CPL is not above IOPL. */
 void kvm_insn_popf(struct cpu_state *cs, const struct isa_insn *i)
 {
-	uint64_t before = cpu_rflags(cs), kept = 0, v;
-
-	if (!isa_real(cs) && cs->cpl != 0)
-		kept = X86_FLAGS_IOPL | (cs->cpl > FIELD_GET(X86_FLAGS_IOPL, before) ? X86_FLAGS_IF : 0);
-	v = kvm_emulator_popped_flags(cs, isa_pop(cs, i->opsize), i->opsize, false);
-	cpu_set_rflags(cs, (v & ~kept) | (before & kept));
+	isa_popf(cs, i);
 	kvm_emulator_next(cs, i);
 }
 
@@ -113,33 +79,14 @@ void kvm_insn_popf(struct cpu_state *cs, const struct isa_insn *i)
 
 void kvm_insn_load_table(struct cpu_state *cs, const struct isa_insn *i)
 {
-	struct cpu_dtable *t = i->aux ? &cs->idtr : &cs->gdtr;
-	unsigned size = cs->code_mode == ISA_CODE64 ? 8 : 4;
-	uint16_t limit;
-	uint64_t base;
-	gva_t lin;
-
-	lin = isa_linear(cs, i->seg, isa_ea(cs, i), 2 + size, ISA_READ);
-	limit = (uint16_t)isa_load(cs, lin, 2);
-	base = isa_load(cs, lin + 2, size);
-	if (size == 8 && !isa_canonical(cs, base))
-		gp0(cs);
-	t->base = size == 4 && i->opsize == 2 ? base & 0xffffff : base;
-	t->limit = limit;
+	isa_load_table(cs, i, i->aux ? &cs->idtr : &cs->gdtr);
 	kvm_emulator_sys(cs)->dirty_tables = true;
 	kvm_emulator_next(cs, i);
 }
 
 void kvm_insn_store_table(struct cpu_state *cs, const struct isa_insn *i)
 {
-	const struct cpu_dtable *t = i->aux ? &cs->idtr : &cs->gdtr;
-	struct {
-		uint16_t limit;
-		uint64_t base;
-	} __attribute__((packed)) image = { (uint16_t)t->limit, t->base };
-	unsigned size = cs->code_mode == ISA_CODE64 ? 10 : 6;
-
-	isa_store_bytes(cs, isa_linear(cs, i->seg, isa_ea(cs, i), size, ISA_WRITE), &image, size);
+	isa_store_table(cs, i, i->aux ? &cs->idtr : &cs->gdtr);
 	kvm_emulator_next(cs, i);
 }
 
@@ -180,7 +127,7 @@ void kvm_insn_lmsw(struct cpu_state *cs, const struct isa_insn *i)
 {
 	uint64_t v;
 
-	v = kvm_emulator_read_rm(cs, i, 2);
+	v = isa_system_read_rm(cs, i, 2);
 	if (unlikely(is_guest_mode(vcpu_of(cs))) && nested_vmx_reflect_lmsw(vcpu_of(cs), (uint16_t)v, i->flags & ISA_MEM))
 		kvm_emulator_replaced(cs);
 	v &= CR0_LMSW;
@@ -190,7 +137,7 @@ void kvm_insn_lmsw(struct cpu_state *cs, const struct isa_insn *i)
 
 void kvm_insn_smsw(struct cpu_state *cs, const struct isa_insn *i)
 {
-	kvm_emulator_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize, cs->cr0);
+	isa_system_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize, cs->cr0);
 	kvm_emulator_next(cs, i);
 }
 
