@@ -33,5 +33,10 @@ void nested_check_failed(struct nested_checks *f, enum vmentry_check id, uint64_
 /* What L1's processor is, for the wording. */
 void nested_vmx_limits(struct kvm_vcpu *vcpu, struct vmentry_limits *l);
 void nested_vmx_explain(struct kvm_vcpu *vcpu, const struct nested_checks *f, unsigned error);
+/* VMX-abort indicators (SDM "VMX Aborts"). */
+enum vmx_abort { ABORT_SAVE_GUEST_MSR = 1, ABORT_LOAD_HOST_PDPTE = 2, ABORT_LOAD_HOST_MSR = 4 };
+/* The same for an entry of an area of MSRs: the abort that comes of it, 0: exit 34; the area's name, where it is, the entry from 0. */
+void nested_vmx_explain_msr(struct kvm_vcpu *vcpu, unsigned abort, const char *area, gpa_t gpa, uint32_t n,
+			    uint32_t index, uint64_t value, const char *why);
 
 #endif

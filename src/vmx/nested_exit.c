@@ -5,14 +5,12 @@
  */
 #include <string.h>
 
+#include "lib/log.h"
 #include "mmu/mmu.h"
 #include "sdm/regs.h"
 #include "trace/trace.h"
 #include "vmx/internal.h"
 #include "vmx/nested_check.h"
-
-/* SDM "VMX Aborts": where L1 finds the number. */
-enum { ABORT_SAVE_GUEST_MSR = 1, ABORT_LOAD_HOST_PDPTE = 2, ABORT_LOAD_HOST_MSR = 4 };
 
 /* The exit cannot be completed. A processor would stop for good: L1 has a triple fault, as in Linux. */
 static void nested_vmx_abort(struct kvm_vcpu *vcpu, uint32_t indicator)
@@ -173,8 +171,12 @@ void load_vmcs12_host_state(struct kvm_vcpu *vcpu, struct vmcs12 *v)
 	vmx_set_interrupt_shadow(vcpu, 0);
 	vmx_load_guest_crs(vcpu, v->host_cr0, v->host_cr4);
 	nested_ept_uninit_mmu_context(vcpu);
-	if (!nested_vmx_load_cr3(vcpu, v->host_cr3, false, &f))
+	if (!nested_vmx_load_cr3(vcpu, v->host_cr3, false, &f)) {
+		log_told("vCPU %u: L1's VMCS %#llx: VMX abort %u, L1 shuts down: HOST_CR3 (%xh) = %#llx leads to PDPTEs with reserved "
+			 "bits [SDM \"VMX Aborts\"]", vcpu->vcpu_id, (unsigned long long)vcpu->vmx->nested.current_vmptr,
+			 ABORT_LOAD_HOST_PDPTE, HOST_CR3, (unsigned long long)v->host_cr3);
 		nested_vmx_abort(vcpu, ABORT_LOAD_HOST_PDPTE);
+	}
 	nested_vmx_transition_tlb_flush(vcpu, v, false);
 	vmcs_write32(vcpu, GUEST_SYSENTER_CS, v->host_ia32_sysenter_cs);
 	vmcs_writel(vcpu, GUEST_SYSENTER_ESP, v->host_ia32_sysenter_esp);

@@ -41,3 +41,19 @@ void nested_vmx_explain(struct kvm_vcpu *vcpu, const struct nested_checks *f, un
 		   error ? error : EXIT_REASON_INVALID_STATE, text, others,
 		   n->nr_explained == MAX_EXPLAINED ? "; later ones are not told" : "");
 }
+
+void nested_vmx_explain_msr(struct kvm_vcpu *vcpu, unsigned abort, const char *area, gpa_t gpa, uint32_t n,
+			    uint32_t index, uint64_t value, const char *why)
+{
+	struct nested_vmx *v = &vcpu->vmx->nested;
+	char what[40] = "VM entry failed (exit 34)";
+
+	if (v->nr_explained++ >= MAX_EXPLAINED)
+		return;
+	if (abort)
+		snprintf(what, sizeof(what), "VMX abort %u, L1 shuts down", abort);
+	log_always("vCPU %u: L1's VMCS %#llx: %s: entry %u of the %s area at %#llx, MSR %#x, value %#llx: %s [SDM \"%s\"]%s",
+		   vcpu->vcpu_id, (unsigned long long)v->current_vmptr, what, n + 1, area, (unsigned long long)gpa, index,
+		   (unsigned long long)value, why, abort ? "VMX Aborts" : "Loading MSRs",
+		   v->nr_explained == MAX_EXPLAINED ? "; later ones are not told" : "");
+}

@@ -8,6 +8,7 @@
 #include "mmu/mmu.h"
 #include "sdm/regs.h"
 #include "vmx/internal.h"
+#include "vmx/nested_check.h"
 
 struct vmx_msr_entry {
 	uint32_t index, reserved;
@@ -20,45 +21,80 @@ struct vmx_msr_entry {
 #define MAX_MSR_ENTRIES 512 /* as IA32_VMX_MISC bits 27:25 recommend */
 #define X2APIC_PAGE 8	    /* MSRs 800h to 8FFh */
 
-/* Neither list may name these. */
-static bool common_ok(struct kvm_vcpu *vcpu, const struct vmx_msr_entry *e)
+/* Why neither list may have the entry; NULL: it may. */
+static const char *no_entry(struct kvm_vcpu *vcpu, const struct vmx_msr_entry *e)
 {
-	if (e->reserved || e->index == MSR_IA32_UCODE_WRITE || e->index == MSR_IA32_UCODE_REV)
-		return false;
-	return e->index >> 8 != X2APIC_PAGE || !vmx_services->x2apic_mode(vcpu);
+	if (e->reserved)
+		return "bits 63:32 are not 0";
+	if (e->index == MSR_IA32_UCODE_WRITE || e->index == MSR_IA32_UCODE_REV)
+		return "a microcode update's MSR may not be named";
+	return e->index >> 8 == X2APIC_PAGE && vmx_services->x2apic_mode(vcpu) ? "MSRs 800h to 8FFh may not be named in x2APIC mode" : NULL;
 }
 
-static bool load_ok(struct kvm_vcpu *vcpu, const struct vmx_msr_entry *e)
+static const char *no_load(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t i, struct vmx_msr_entry *e)
 {
-	return e->index != MSR_FS_BASE && e->index != MSR_GS_BASE && e->index != MSR_IA32_SMM_MONITOR_CTL &&
-	       common_ok(vcpu, e);
+	const char *why;
+
+	if (i >= MAX_MSR_ENTRIES)
+		return "the area has more than 512 entries";
+	if (kvm_vcpu_read_guest(vcpu, gpa + i * sizeof(*e), e, sizeof(*e)))
+		return "there is no memory";
+	why = no_entry(vcpu, e);
+	if (why)
+		return why;
+	if (e->index == MSR_FS_BASE || e->index == MSR_GS_BASE || e->index == MSR_IA32_SMM_MONITOR_CTL)
+		return "FS_BASE, GS_BASE and SMM_MONITOR_CTL may not be named";
+	return vmx_services->set_msr(vcpu, e->index, e->value) ? "WRMSR of that value would be #GP" : NULL;
+}
+
+static const char *no_store(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t i, struct vmx_msr_entry *e)
+{
+	const char *why;
+
+	if (i >= MAX_MSR_ENTRIES)
+		return "the area has more than 512 entries";
+	/* of an entry that is stored, index and reserved bits are L1's */
+	if (kvm_vcpu_read_guest(vcpu, gpa + i * sizeof(*e), e, offsetof(struct vmx_msr_entry, value)))
+		return "there is no memory";
+	why = no_entry(vcpu, e);
+	if (why)
+		return why;
+	if (e->index == MSR_IA32_SMBASE)
+		return "SMBASE may not be named";
+	if (vmx_services->get_msr(vcpu, e->index, &e->value))
+		return "RDMSR would be #GP";
+	return kvm_vcpu_write_guest(vcpu, gpa + i * sizeof(*e) + offsetof(struct vmx_msr_entry, value), &e->value, sizeof(e->value))
+		       ? "there is no memory that could be written" : NULL;
 }
 
 uint64_t nested_vmx_load_msr(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t count)
 {
-	struct vmx_msr_entry e;
+	struct vmx_msr_entry e = { 0 };
 
 	for (uint32_t i = 0; i < count; i++) {
-		if (i >= MAX_MSR_ENTRIES || kvm_vcpu_read_guest(vcpu, gpa + i * sizeof(e), &e, sizeof(e)) ||
-		    !load_ok(vcpu, &e) || vmx_services->set_msr(vcpu, e.index, e.value))
-			return i + 1;
+		const char *why = no_load(vcpu, gpa, i, &e);
+
+		if (likely(!why))
+			continue;
+		/* L2 is being entered, or it has been left and L1's own MSRs come back */
+		nested_vmx_explain_msr(vcpu, is_guest_mode(vcpu) ? 0 : ABORT_LOAD_HOST_MSR,
+				       is_guest_mode(vcpu) ? "VM-entry MSR-load" : "VM-exit MSR-load", gpa, i, e.index, e.value, why);
+		return i + 1;
 	}
 	return 0;
 }
 
 bool nested_vmx_store_msr(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t count)
 {
-	struct vmx_msr_entry e;
+	struct vmx_msr_entry e = { 0 };
 
 	for (uint32_t i = 0; i < count; i++) {
-		/* of an entry that is stored, index and reserved bits are L1's */
-		if (i >= MAX_MSR_ENTRIES ||
-		    kvm_vcpu_read_guest(vcpu, gpa + i * sizeof(e), &e, offsetof(struct vmx_msr_entry, value)) ||
-		    e.index == MSR_IA32_SMBASE || !common_ok(vcpu, &e) ||
-		    vmx_services->get_msr(vcpu, e.index, &e.value) ||
-		    kvm_vcpu_write_guest(vcpu, gpa + i * sizeof(e) + offsetof(struct vmx_msr_entry, value), &e.value,
-					 sizeof(e.value)))
-			return false;
+		const char *why = no_store(vcpu, gpa, i, &e);
+
+		if (likely(!why))
+			continue;
+		nested_vmx_explain_msr(vcpu, ABORT_SAVE_GUEST_MSR, "VM-exit MSR-store", gpa, i, e.index, 0, why);
+		return false;
 	}
 	return true;
 }

@@ -244,6 +244,11 @@ NESTED_TEST(an_entry_that_fails_is_explained_on_stderr, nested_open_l2)
 	nested_vmwrite(c, GUEST_RFLAGS, 2);
 	nested_vmwrite(c, HOST_TR_SELECTOR, 0); /* L0 does */
 	assert_vmfail(c, nested_do(c, VMLAUNCH, 0, 0), 8);
+	nested_vmwrite(c, HOST_TR_SELECTOR, 40);
+	*(uint64_t *)(c->mem + AT_MSR_AREA) = 0xc0000100; /* FS_BASE */
+	nested_vmwrite(c, VM_ENTRY_MSR_LOAD_ADDR, AT_MSR_AREA);
+	nested_vmwrite(c, VM_ENTRY_MSR_LOAD_COUNT, 1);
+	assert_int_equal(nested_enter(c, VMLAUNCH), 0x80000000u | 34);
 	assert_int_equal(dup2(stderr_was, 2), 2);
 	assert_true(pread(got, text, sizeof(text) - 1, 0) >= 0);
 	close(got);
@@ -254,6 +259,8 @@ NESTED_TEST(an_entry_that_fails_is_explained_on_stderr, nested_open_l2)
 	assert_non_null(strstr(text, "; with 0x2 it would pass"));
 	assert_non_null(strstr(text, "[SDM \"Checks on Guest State\"]"));
 	assert_non_null(strstr(text, "HOST_TR_ZERO"));
+	assert_non_null(strstr(text, "failed (exit 34): entry 1 of the VM-entry MSR-load area at 0x45000, MSR 0xc0000100, value 0: "
+				     "FS_BASE, GS_BASE"));
 }
 
 int main(void)

@@ -284,6 +284,41 @@ def explain_says_who_hears_of_the_fault():
         assert got["EXIT_QUALIFICATION"]["value"] & 0x3F == 0x2A, got["EXIT_QUALIFICATION"]
 
 
+def a_vmx_abort_names_the_msr():
+    with L1("vmxon", "code " + CPUID, "poke 0x45000 0xdeadbeef", "write 0x2008 0x45000", "write 0x4010 1") as c:
+        c.tell("launch")  # L1 is no more
+        assert re.search(r"VMX abort 4, L1 shuts down: entry 1 of the VM-exit MSR-load area at 0x45000, MSR 0xdeadbeef, value 0: "
+                         r'WRMSR of that value would be #GP \[SDM "VMX Aborts"\]$', c.said(), re.M), c.said()
+
+
+def kvms_nested_tracepoints_are_recorded():
+    """What Linux's have, on L1's that do all of it."""
+    if tap.run(USERKVM, "trace", "--list", "kvm_nested_vmenter")[1]:
+        raise tap.Skip("built without tracepoints")
+    got = {}
+    for client in ("nested_exits", "nested_checks"):
+        path = os.path.join(BUILD, "tests/client/test_client_" + client)
+        with tempfile.TemporaryDirectory() as tmp:
+            out, status = tap.run(USERKVM, "trace", "-e", "kvm_nested_*", "-o", tmp + "/t.txt", "--", path)
+            assert status == 0, out
+            with open(tmp + "/t.txt") as f:
+                for line in f:
+                    m = re.search(r" (kvm_nested_\w+): +(.*)", line)
+                    if m:
+                        got.setdefault(m[1], []).append(m[2])
+    for event, want in (
+        ("kvm_nested_vmenter", r"^rip: 0x\w+ vmcs: 0x0000000000031000 nested_rip: 0x0000000000040000 .* nested_ept=n guest_cr3: 0x0000000000010000$"),
+        ("kvm_nested_vmexit", r"^vcpu 0 reason CPUID rip 0x40000 info1 0x0000000000000000 "),
+        ("kvm_nested_vmexit", r"^vcpu 0 reason INVALID_STATE FAILED_VMENTRY "),
+        ("kvm_nested_vmexit_inject", r"^reason: CPUID ext_inf1: 0x0000000000000000 "),
+        ("kvm_nested_vmexit_inject", r"^reason: EXTERNAL_INTERRUPT "),
+        ("kvm_nested_intr_vmexit", r"^rip: 0x0000000000040\w+$"),
+        ("kvm_nested_vmenter_failed", r"^CTL_PIN_ALLOWED err 7$"),
+        ("kvm_nested_vmenter_failed", r"^HOST_TR_ZERO err 8$"),
+    ):
+        assert any(re.search(want, line) for line in got.get(event, ())), (event, want, got.get(event, ())[:5])
+
+
 def wrong_words_are_wrong_usage():
     for argv in (("ept", "idle", "--l2", "1"), ("ept", "map", "--l2", "file"), ("ept", "walk", "--l2", "--gva", "--grid", "1", "0"),
                  ("vmcs",), ("vmcs", "--01", "--12", "1"), ("vmcs", "--diff", "12", "1"), ("vmcs", "--diff", "1", "12", "12"),
@@ -295,4 +330,4 @@ tap.select((without_an_l2_one_line_says_so, three_tables_stand_side_by_side, the
             ept02_lags_behind_what_no_processor_has_told, explain_says_who_hears_of_the_fault,
             each_vmcs_is_told_where_there_is_one, control_fields_are_told_bit_by_bit, a_vmcs_is_copied_while_l2_runs,
             a_waiting_vcpu_is_copied_too, check_tells_each_failing_check_and_what_would_pass,
-            the_clients_own_failed_entry_explains_itself, wrong_words_are_wrong_usage), (), sys.argv[3:])
+            the_clients_own_failed_entry_explains_itself, a_vmx_abort_names_the_msr, kvms_nested_tracepoints_are_recorded, wrong_words_are_wrong_usage), (), sys.argv[3:])

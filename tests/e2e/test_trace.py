@@ -184,6 +184,7 @@ def walkthrough_of_a_hypervisor_has_the_third_mmu_and_both_kinds_of_violation():
              r"^    kvm_mmu_page_fault +gpa 0x11000,", r"^        mmu_ept12_walk +L2's gpa 0x11000: L1's tables forbid it$",
              r"^        nested_ept_inject_page_fault +L2's gpa 0x11000$", r"^          nested_vmx_vmexit +reason 48, qualification 0x181$",
              r"^  nested_vmx_vmexit +reason 18, qualification 0x0$")
+    assert "while L2 runs for each EPTP12" in " ".join(out.replace("//", "").split()), out
     assert "prepare_vmcs02" in walkthrough("--nested", "--lang", "zh", "--order", "tree")
     out, status = tap.run(USERKVM, "walkthrough", "--nested", env=dict(os.environ, USERKVM_PARAMS="nested=0"))
     assert status == 1 and "VMX in CPUID: Operation not supported" in out, out

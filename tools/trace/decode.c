@@ -79,7 +79,7 @@ void decode_eptp(struct out *o, uint64_t eptp)
 	walk_field(o, "5:3", number(v, sizeof(v), walk), "EPT page-walk length minus 1", say(o, "%d levels", "%d 级"), (int)walk + 1);
 	bit_field(o, 6, eptp & EPTP_AD_ENABLE, "accessed and dirty flags for EPT",
 		  eptp & EPTP_AD_ENABLE ? say(o, "the processor sets them", "由处理器置位")
-					: say(o, "none: KVM takes rights away to notice accesses", "不使用：KVM 靠收回权限来发现访问"));
+					: say(o, "none: with eptad=0, when KVM takes rights away to notice accesses; and in EPT02 where L1's EPTP12 has none", "不使用：eptad=0 时 KVM 靠收回权限来发现访问；EPT02 则与 L1 的 EPTP12 一致"));
 	walk_field(o, "51:12", number(v, sizeof(v), FIELD_GET(EPTP_ROOT_MASK, eptp)), "address of the EPT PML4 table, 4 KiB aligned",
 		   say(o, "root table at 0x%llx", "根页表位于 0x%llx"), (unsigned long long)(eptp & EPTP_ROOT_MASK));
 }

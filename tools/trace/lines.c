@@ -268,10 +268,11 @@ static const char *remark_context(enum lang lang, const void *rec)
 static const char *remark_kvm_mmu_reset_context(enum lang lang, const void *rec)
 {
 	static const char *const text[2][NR_LANGS] = {
-	    {"what a CPUID or SMM changes may concern the MMU too: it is chosen again", "CPUID 或 SMM 的变化也可能影响 MMU：重新选择"},
+	    {"what a CPUID or SMM changes, or the way between L1 and L2, may concern the MMU too: it is chosen again", "CPUID 或 SMM 的变化、L1 与 L2 之间的切换也可能影响 MMU：重新选择"},
 	    {"why kvm_init_mmu a second time? CR0, CR4 or EFER changed (KVM_SET_SREGS, or the guest wrote them), and "
-	     "with them how the guest pages: a context is filled in again, for walks of the guest's tables",
-	     "为何再次 kvm_init_mmu？CR0、CR4 或 EFER 变了（KVM_SET_SREGS，或客户机自己写），客户机的分页方式随之改变：重新填写上下文，供遍历客户机页表使用"},
+	     "with them how the guest pages; or L2 is entered, whose paging is another: a context is filled in again, for walks "
+	     "of the guest's tables",
+	     "为何再次 kvm_init_mmu？CR0、CR4 或 EFER 变了（KVM_SET_SREGS，或客户机自己写），客户机的分页方式随之改变；或者进入了 L2，其分页方式不同：重新填写上下文，供遍历客户机页表使用"},
 	};
 	REC(kvm_mmu_reset_context);
 
@@ -468,7 +469,7 @@ const struct walk_line walk_lines[] = {
 	BARE(3, kvm_mmu_load, "kvm_mmu_load", "a root, and its address into the VMCS", "取得根页表并把地址写入 VMCS")
 	BARE(3, mmu_alloc_roots, "mmu_alloc_roots", "by the context that was chosen: direct or shadow", "按所选上下文：直接映射或影子")
 	LINE(3, mmu_alloc_direct_roots, "kvm_alloc_direct_roots/mmu_alloc_direct_roots", "as many levels as the guest's physical addresses need", "级数取决于客户机物理地址宽度")
-	BARE(3, mmu_alloc_shadow_roots, "mmu_alloc_shadow_roots", "a root for each CR3 of the guest's", "客户机的每个 CR3 一个根")
+	BARE(3, mmu_alloc_shadow_roots, "mmu_alloc_shadow_roots", "a root of shadow pages: with ept=0 for each CR3 of the guest's, while L2 runs for each EPTP12 of L1's (EPT02)", "影子页的根：ept=0 时客户机的每个 CR3 一个；L2 运行时 L1 的每个 EPTP12 一个（EPT02）")
 	LINE(3, kvm_mmu_get_page, "kvm_mmu_get_page", "one root is shared by the VM's vCPUs for each role", "同一角色的根由全部 vCPU 共享")
 	LINE(3, kvm_mmu_alloc_page, "kvm_mmu_alloc_page", "a 4 KiB table in the SDM's format", "一张 4 KiB 页表，格式即 SDM 所定")
 	LINE(3, root_hpa, "vcpu->arch.mmu->root_hpa = __pa(kvm_mmu_page->spt)", "here __pa() is the identity", "这里 __pa() 是恒等映射")
