@@ -64,7 +64,6 @@ void nested_release_vmcs12(struct kvm_vcpu *vcpu)
 		return;
 	/* where the page is gone, so is what L1 had in it */
 	nested_write_guest(vcpu, n->current_vmptr, n->cached_vmcs12, VMCS12_SIZE);
-	nested_free_guest_roots(vcpu);
 	n->current_vmptr = INVALID_VMPTR;
 }
 

@@ -76,12 +76,38 @@ NESTED_TEST(without_vpids_each_entry_and_exit_flushes, nested_open_ept)
 	assert_true(flushes(c) >= 2 * ROUNDS);
 }
 
+/* Two VMCSs with one VPID and one EPTP: each VMPTRLD finds the tables of the other's, and nothing of them is dropped. */
+NESTED_TEST(another_vmcs_on_the_same_tables_flushes_nothing, open_vpid)
+{
+	struct stats s;
+	uint64_t before;
+
+	nested_l2_code(c, "\x0f\xa2", 2);
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_CPUID);
+	assert_succeeds(nested_ptr(c, VMCLEAR, AT_VMCS2));
+	assert_succeeds(nested_ptr(c, VMPTRLD, AT_VMCS2));
+	nested_fill_vmcs(c);
+	nested_set_bits(c, SECONDARY, VPID | 1u << 1);
+	nested_vmwrite(c, EPT_POINTER, AT_EPT | 3u << 3 | 6);
+	nested_vmwrite(c, VIRTUAL_PROCESSOR_ID, 1);
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_CPUID);
+	open_stats(&s, c->vcpu);
+	before = value(&s, "tlb_flush");
+	for (int i = 0; i < ROUNDS; i++) {
+		assert_succeeds(nested_ptr(c, VMPTRLD, i & 1 ? AT_VMCS2 : AT_VMCS));
+		assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_CPUID);
+	}
+	assert_int_equal(value(&s, "tlb_flush"), before);
+	close_stats(&s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(with_vpids_nothing_is_flushed),
 		cmocka_unit_test(an_l2_with_another_efer_flushes_nothing),
 		cmocka_unit_test(another_vpid_flushes_once_an_entry),
+		cmocka_unit_test(another_vmcs_on_the_same_tables_flushes_nothing),
 		cmocka_unit_test(without_vpids_each_entry_and_exit_flushes),
 	};
 
