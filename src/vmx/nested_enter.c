@@ -168,6 +168,11 @@ static int enter_l2(struct kvm_vcpu *vcpu)
 		vcpu->run->internal.ndata = 0;
 		return 0;
 	}
+	if (n->cached_vmcs12->guest_activity_state == GUEST_ACTIVITY_WAIT_SIPI) {
+		n->run_pending = false;
+		vmx_services->wait_for_sipi(vcpu);
+		return 1;
+	}
 	if (begins_halted(vcpu, n->cached_vmcs12)) {
 		n->run_pending = false;
 		return vmx_services->emulate_halt(vcpu);

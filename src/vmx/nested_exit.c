@@ -63,7 +63,7 @@ void sync_vmcs02_to_vmcs12(struct kvm_vcpu *vcpu, struct vmcs12 *v)
 	v->guest_rflags = vmx_get_rflags(vcpu);
 	nested_sync_rare(vcpu, v);
 	v->guest_interruptibility_info = vmcs_read32(vcpu, GUEST_INTERRUPTIBILITY_INFO);
-	v->guest_activity_state = vmx_services->is_halted(vcpu) ? GUEST_ACTIVITY_HLT : GUEST_ACTIVITY_ACTIVE;
+	v->guest_activity_state = vmx_services->activity(vcpu);
 	v->guest_linear_address = vmcs_readl(vcpu, GUEST_LINEAR_ADDRESS);
 	if (nested_cpu_has_preemption_timer(v) && v->vm_exit_controls & VM_EXIT_SAVE_VMX_PREEMPTION_TIMER &&
 	    !vcpu->vmx->nested.run_pending)

@@ -106,7 +106,8 @@ struct vmx_services {
 	void (*clear_events)(struct kvm_vcpu *vcpu);
 	/* Acknowledge the interrupt that waits: its vector, or -1. */
 	int (*take_interrupt)(struct kvm_vcpu *vcpu);
-	bool (*is_halted)(struct kvm_vcpu *vcpu);
+	uint32_t (*activity)(struct kvm_vcpu *vcpu); /* SDM "Activity state": active, HLT or wait-for-SIPI */
+	void (*wait_for_sipi)(struct kvm_vcpu *vcpu);
 	void (*wake)(struct kvm_vcpu *vcpu); /* it runs, whatever it has waited for */
 };
 void vmx_register_services(const struct vmx_services *s);

@@ -43,13 +43,20 @@ static void exception_exit(struct kvm_vcpu *vcpu)
 	nested_vmx_exception_vmexit(vcpu, ex.vector, ex.has_error_code, ex.error_code, qualification);
 }
 
+/* SDM "Activity State": what waits for a SIPI has INITs blocked, and nothing else hears of a SIPI. */
 static int init_sipi(struct kvm_vcpu *vcpu, bool blocked)
 {
+	bool waits = vcpu->arch->mp_state == KVM_MP_STATE_INIT_RECEIVED;
 	uint8_t vector = 0;
+	unsigned taken;
 
 	if (blocked)
 		return -EBUSY;
-	if (kvm_apic_take_init_sipi(vcpu, &vector) & 1) {
+	taken = kvm_apic_take_init_sipi(vcpu, &vector);
+	if (waits) {
+		if (taken & 2)
+			nested_vmx_vmexit(vcpu, EXIT_REASON_SIPI_SIGNAL, 0, vector);
+	} else if (taken & 1) {
 		update_pending_dbg(vcpu);
 		nested_vmx_vmexit(vcpu, EXIT_REASON_INIT_SIGNAL, 0, 0);
 	}
@@ -120,6 +127,8 @@ int kvm_check_nested_events(struct kvm_vcpu *vcpu)
 	}
 	if (vcpu->apic && kvm_apic_init_sipi_pending(vcpu))
 		return init_sipi(vcpu, blocked);
+	if (vcpu->arch->mp_state == KVM_MP_STATE_INIT_RECEIVED)
+		return 0;
 	r = exceptions(vcpu, false, run_pending, blocked, &done);
 	if (done)
 		return r;

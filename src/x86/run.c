@@ -29,6 +29,9 @@ bool kvm_vcpu_has_events(struct kvm_vcpu *vcpu)
 
 	if (vcpu->apic && kvm_apic_init_sipi_pending(vcpu) && !a->smm && !kvm_init_is_held_back(vcpu))
 		return true;
+	/* an L2 that waits for a SIPI: all else is blocked, and stays pending for L1 */
+	if (unlikely(is_guest_mode(vcpu)) && a->mp_state == KVM_MP_STATE_INIT_RECEIVED)
+		return false;
 	if (kvm_test_request(KVM_REQ_SMI, vcpu) || kvm_smi_deliverable(vcpu))
 		return true;
 	/* an APIC that is enabled makes the request, too, with nothing there to be told */

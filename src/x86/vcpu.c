@@ -121,9 +121,18 @@ static bool service_has_vmx(struct kvm_vcpu *vcpu)
 	return guest_cpuid_bit(vcpu, 1, 0, CPUID_ECX, 5);
 }
 
-static bool service_is_halted(struct kvm_vcpu *vcpu)
+static uint32_t service_activity(struct kvm_vcpu *vcpu)
 {
-	return vcpu->arch->mp_state == KVM_MP_STATE_HALTED;
+	switch (vcpu->arch->mp_state) {
+	case KVM_MP_STATE_HALTED: return GUEST_ACTIVITY_HLT;
+	case KVM_MP_STATE_INIT_RECEIVED: return GUEST_ACTIVITY_WAIT_SIPI;
+	default: return GUEST_ACTIVITY_ACTIVE;
+	}
+}
+
+static void service_wait_for_sipi(struct kvm_vcpu *vcpu)
+{
+	__atomic_store_n(&vcpu->arch->mp_state, KVM_MP_STATE_INIT_RECEIVED, __ATOMIC_SEQ_CST);
 }
 
 static void service_wake(struct kvm_vcpu *vcpu)
@@ -173,7 +182,8 @@ static const struct vmx_services services = {
 	.injected_event = kvm_injected_event,
 	.clear_events = kvm_clear_events,
 	.take_interrupt = kvm_take_interrupt,
-	.is_halted = service_is_halted,
+	.activity = service_activity,
+	.wait_for_sipi = service_wait_for_sipi,
 	.wake = service_wake,
 };
 

@@ -4,6 +4,8 @@
  */
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
+#include <sys/time.h>
 
 #include "nested.h"
 
@@ -240,6 +242,68 @@ NESTED_TEST(what_waited_while_l2_ran_is_delivered_to_l1, open_with_apic)
 	assert_int_equal(nested_run(c).port, 0x35);
 }
 
+/* --- wait-for-SIPI --- */
+
+static void nothing(int signal)
+{
+}
+
+/* KVM_RUN sleeps until a signal comes. */
+static void sleeps(struct client *c)
+{
+	struct sigaction act = {.sa_handler = nothing};
+	struct itimerval in = {.it_value.tv_usec = 30000};
+
+	sigaction(SIGALRM, &act, NULL);
+	setitimer(ITIMER_REAL, &in, NULL);
+	assert_int_equal(ioctl(c->vcpu, KVM_RUN, 0), -1);
+	assert_int_equal(errno, EINTR);
+}
+
+static unsigned mp_state(struct client *c)
+{
+	struct kvm_mp_state s;
+
+	assert_int_equal(ioctl(c->vcpu, KVM_GET_MP_STATE, &s), 0);
+	return s.mp_state;
+}
+
+NESTED_TEST(an_l2_that_waits_for_a_sipi_exits_by_it_alone, open_with_apic)
+{
+	struct kvm_regs r = {.rip = AT_CODE + 32 * (uint64_t)VMLAUNCH, .rsp = 0x8000, .rflags = 2};
+	struct kvm_vcpu_events e;
+	struct kvm_mp_state s = {KVM_MP_STATE_SIPI_RECEIVED};
+
+	take_interrupts_as_exits(c);
+	nested_vmwrite(c, GUEST_ACTIVITY_STATE, 3);
+	nested_l2_code(c, "\x0f\xa2", 2);
+	assert_int_equal(ioctl(c->vcpu, KVM_SET_REGS, &r), 0);
+	sleeps(c);
+	assert_int_equal(mp_state(c), KVM_MP_STATE_INIT_RECEIVED);
+	/* an NMI and an interrupt do not end it, though L1 would take them as exits */
+	assert_int_equal(ioctl(c->vcpu, KVM_NMI), 0);
+	{
+		struct kvm_msi msi = {.address_lo = APIC, .data = 0x51};
+
+		assert_true(ioctl(c->vm, KVM_SIGNAL_MSI, &msi) >= 0);
+	}
+	sleeps(c);
+	assert_int_equal(mp_state(c), KVM_MP_STATE_INIT_RECEIVED);
+	assert_int_equal(ioctl(c->vcpu, KVM_GET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(e.nmi.pending, 1); /* it waits, as L1's */
+	e.flags = KVM_VCPUEVENT_VALID_SIPI_VECTOR | KVM_VCPUEVENT_VALID_NMI_PENDING;
+	e.sipi_vector = 0x33;
+	e.nmi.pending = 0;
+	assert_int_equal(ioctl(c->vcpu, KVM_SET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(ioctl(c->vcpu, KVM_SET_MP_STATE, &s), 0);
+	assert_int_equal(nested_run(c).port, PORT_EXIT);
+	assert_int_equal(nested_vmread(c, VM_EXIT_REASON), EXIT_REASON_SIPI_SIGNAL);
+	assert_int_equal(nested_vmread(c, EXIT_QUALIFICATION), 0x33);
+	assert_int_equal(nested_vmread(c, GUEST_ACTIVITY_STATE), 3);
+	assert_int_equal(nested_vmread(c, GUEST_RIP), AT_L2);
+	assert_int_equal(mp_state(c), KVM_MP_STATE_RUNNABLE);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -249,6 +313,7 @@ int main(void)
 		cmocka_unit_test(interrupts_sent_to_a_running_l2_are_exits_each_once),
 		cmocka_unit_test(an_interrupt_that_l1_does_not_want_is_l2s),
 		cmocka_unit_test(what_waited_while_l2_ran_is_delivered_to_l1),
+		cmocka_unit_test(an_l2_that_waits_for_a_sipi_exits_by_it_alone),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

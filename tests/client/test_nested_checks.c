@@ -122,7 +122,6 @@ static const struct row rows[] = {
 	{"guest GDTR limit", EXIT_33, GUEST_GDTR_LIMIT, 0x10000, WRITE, 0, 0, 0},
 	{"guest IDTR base", EXIT_33, GUEST_IDTR_BASE, 1ULL << 63, WRITE, 0, 0, 0},
 	{"activity: shutdown", EXIT_33, GUEST_ACTIVITY_STATE, 2, WRITE, 0, 0, 0},
-	{"activity: wait for SIPI, not offered", EXIT_33, GUEST_ACTIVITY_STATE, 3, WRITE, 0, 0, 0},
 	{"activity: HLT at CPL 3", EXIT_33, GUEST_ACTIVITY_STATE, 1, WRITE, GUEST_SS_AR_BYTES, 0x60, 0},
 	{"activity: HLT in a shadow", EXIT_33, GUEST_ACTIVITY_STATE, 1, WRITE, GUEST_INTERRUPTIBILITY_INFO, 2, 0},
 	{"activity: #UD into HLT", EXIT_33, GUEST_ACTIVITY_STATE, 1, WRITE, VM_ENTRY_INTR_INFO_FIELD, INJECT(3u, 6), 0},

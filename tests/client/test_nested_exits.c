@@ -37,6 +37,8 @@ static const struct insn_row insns[] = {
 	INSN("mov from cr8", "\x44\x0f\x20\xc0", PRIMARY, 1u << 20, EXIT_REASON_CR_ACCESS, true),
 	INSN("pause", "\xf3\x90", PRIMARY, 1u << 30, EXIT_REASON_PAUSE_INSTRUCTION, true),
 	INSN("wbinvd", "\x0f\x09", SECONDARY, 1u << 6, EXIT_REASON_WBINVD, true),
+	INSN("rdrand", "\x0f\xc7\xf0", SECONDARY, 1u << 11, EXIT_REASON_RDRAND, true),
+	INSN("rdseed", "\x0f\xc7\xf8", SECONDARY, 1u << 16, EXIT_REASON_RDSEED, true),
 	INSN("sgdt", "\x0f\x01\x04\x24", SECONDARY, 1u << 2, EXIT_REASON_GDTR_IDTR, true),
 	INSN("str", "\x0f\x00\xc8", SECONDARY, 1u << 2, EXIT_REASON_LDTR_TR, true),
 };
