@@ -54,8 +54,6 @@ enum vmentry_passes {
 	  "4-KByte aligned and within the physical-address width") \
 	F(CTL_APIC_ACCESS, CONTROLS, APIC_ACCESS_ADDR, PAGE, 0, \
 	  "4-KByte aligned and within the physical-address width") \
-	F(CTL_CR8_WITHOUT_TPR_SHADOW, CONTROLS, CPU_BASED_VM_EXEC_CONTROL, CLEAR, BIT_ULL(19) | BIT_ULL(20), \
-	  "CR8 exiting is off where the TPR shadow is on") \
 	F(CTL_APICV_WITHOUT_TPR_SHADOW, CONTROLS, SECONDARY_VM_EXEC_CONTROL, CLEAR, BIT_ULL(4) | BIT_ULL(8) | BIT_ULL(9), \
 	  "x2APIC mode, APIC-register virtualization and virtual-interrupt delivery need the TPR shadow") \
 	F(CTL_VIRTUAL_NMI, CONTROLS, PIN_BASED_VM_EXEC_CONTROL, SET, BIT_ULL(3), \

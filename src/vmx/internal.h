@@ -302,6 +302,11 @@ must_check bool nested_vmx_load_cr3(struct kvm_vcpu *vcpu, uint64_t cr3, bool ke
 uint64_t nested_read_cr0(const struct vmcs12 *v);
 uint64_t nested_read_cr4(const struct vmcs12 *v);
 
+/* nested_tpr.c */
+bool nested_tpr_read(struct kvm_vcpu *vcpu, const struct vmcs12 *v, uint32_t *vtpr); /* false: no memory of L1's there */
+bool nested_tpr_load(struct kvm_vcpu *vcpu, const struct vmcs12 *v);				     /* L2 is entered; false as above */
+void nested_tpr_save(struct kvm_vcpu *vcpu); /* after each run of L2 with a TPR shadow */
+
 /* nested_timer.c */
 must_check int nested_timer_create(struct kvm_vcpu *vcpu);
 void nested_timer_destroy(struct kvm_vcpu *vcpu);

@@ -77,6 +77,8 @@ struct nested_vmx {
 	uint16_t vpid02;       /* 0: none was left, L2 shares vpid01 */
 	uint16_t last_vpid;    /* vpid12 of the last entry */
 	struct nested_timer timer;
+	uint8_t *virtual_apic; /* (c) in VMX operation: VMCS02's virtual-APIC page, a frame of ours (nested_tpr.c) */
+	uint32_t vtpr;	       /* as it is in L1's page */
 	uint64_t vmcs01_debugctl;
 	unsigned nr_explained; /* failed entries told on stderr */
 	struct nested_vmx_msrs msrs;

@@ -32,6 +32,7 @@
 	 CPU_BASED_UNCOND_IO_EXITING | CPU_BASED_USE_IO_BITMAPS |                 \
 	 CPU_BASED_MONITOR_TRAP_FLAG | CPU_BASED_USE_MSR_BITMAPS |                \
 	 CPU_BASED_MONITOR_EXITING | CPU_BASED_PAUSE_EXITING |                    \
+	 CPU_BASED_TPR_SHADOW |                                                   \
 	 CPU_BASED_ACTIVATE_SECONDARY_CONTROLS)
 /* Bits of it that need no processor feature: they are emulated. */
 #define SECONDARY_EMULATED (SECONDARY_EXEC_SHADOW_VMCS | SECONDARY_EXEC_ENABLE_PML)

@@ -143,6 +143,16 @@ static void check_secondary(struct kvm_vcpu *vcpu, const struct vmcs12 *v, struc
 	}
 }
 
+/* Of memory that is not there the threshold cannot be above: the entry ends as KVM_EXIT_INTERNAL_ERROR. */
+static void check_tpr_threshold(struct kvm_vcpu *vcpu, const struct vmcs12 *v, struct nested_checks *f)
+{
+	uint32_t vtpr;
+
+	CHECK(f, CTL_TPR_THRESHOLD, !(v->tpr_threshold & ~0xfU));
+	if (!nested_cpu_has2(v, SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES) && nested_tpr_read(vcpu, v, &vtpr))
+		CHECK(f, CTL_TPR_OVER_VTPR, (v->tpr_threshold & 0xf) <= (vtpr >> 4 & 0xf));
+}
+
 static void check_execution_controls(struct kvm_vcpu *vcpu, const struct vmcs12 *v, struct nested_checks *f)
 {
 	uint64_t targets = nested_vmx_cap(vcpu, MSR_IA32_VMX_MISC) >> 16 & 0x1ff;
@@ -163,8 +173,7 @@ static void check_execution_controls(struct kvm_vcpu *vcpu, const struct vmcs12 
 		CHECK(f, CTL_MSR_BITMAP, nested_vmx_page_valid(vcpu, v->msr_bitmap));
 	if (nested_cpu_has(v, CPU_BASED_TPR_SHADOW)) {
 		CHECK(f, CTL_VIRTUAL_APIC, nested_vmx_page_valid(vcpu, v->virtual_apic_page_addr));
-		CHECK(f, CTL_CR8_WITHOUT_TPR_SHADOW,
-		      !nested_cpu_has(v, CPU_BASED_CR8_LOAD_EXITING | CPU_BASED_CR8_STORE_EXITING));
+		check_tpr_threshold(vcpu, v, f);
 	} else {
 		CHECK(f, CTL_APICV_WITHOUT_TPR_SHADOW, !nested_cpu_has2(v, APICV_CONTROLS));
 	}

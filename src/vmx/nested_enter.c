@@ -81,6 +81,7 @@ void nested_get_vmcs12_pages(struct kvm_vcpu *vcpu)
 
 	vcpu->vmx->nested.pages_stale = false;
 	(void)prepare_apic_access(vcpu, v);
+	(void)nested_tpr_load(vcpu, v);
 	prepare_msr_bitmap(vcpu, v);
 	if (!nested_cpu_has_ept(v) && pae_paging(vcpu) && !vmx_services->load_pdptrs(vcpu, vmx_get_cr3(vcpu)))
 		kvm_make_request(KVM_REQ_TRIPLE_FAULT, vcpu);
@@ -100,7 +101,7 @@ int nested_vmx_enter_non_root_mode(struct kvm_vcpu *vcpu, bool from_vmentry)
 	vmx_switch_vmcs(vcpu, &vmx->nested.vmcs02);
 	prepare_vmcs02_early(vcpu, v);
 	if (from_vmentry) {
-		if (!prepare_apic_access(vcpu, v)) {
+		if (!prepare_apic_access(vcpu, v) || !nested_tpr_load(vcpu, v)) {
 			vmx_switch_vmcs(vcpu, &vmx->vmcs01);
 			return NVMX_VMENTRY_KVM_INTERNAL_ERROR;
 		}

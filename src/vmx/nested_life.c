@@ -19,6 +19,8 @@ static void free_vmx_operation(struct kvm_vcpu *vcpu)
 	n->cached_vmcs12 = n->cached_shadow_vmcs12 = NULL;
 	host_frame_free(n->vmcs02.vmcs);
 	host_frame_free(n->vmcs02.msr_bitmap);
+	host_frame_free(n->virtual_apic);
+	n->virtual_apic = NULL;
 	n->vmcs02 = (struct loaded_vmcs){ 0 };
 	free_vpid(n->vpid02);
 	n->vpid02 = 0;
@@ -36,7 +38,9 @@ int enter_vmx_operation(struct kvm_vcpu *vcpu)
 	n->cached_shadow_vmcs12 = own_calloc(1, VMCS12_SIZE);
 	n->vmcs02.vmcs = host_frame_alloc();
 	n->vmcs02.msr_bitmap = host_frame_alloc();
-	if (!n->cached_vmcs12 || !n->cached_shadow_vmcs12 || !n->vmcs02.vmcs || !n->vmcs02.msr_bitmap) {
+	n->virtual_apic = host_frame_alloc();
+	if (!n->cached_vmcs12 || !n->cached_shadow_vmcs12 || !n->vmcs02.vmcs || !n->vmcs02.msr_bitmap ||
+	    !n->virtual_apic) {
 		free_vmx_operation(vcpu);
 		return err_born(ENOMEM, "nested VMX operation");
 	}

@@ -40,6 +40,7 @@ static void prepare_constant(struct kvm_vcpu *vcpu)
 	vmcs_write32(vcpu, VM_ENTRY_MSR_LOAD_COUNT, 0);
 	vmcs_write32(vcpu, CR3_TARGET_COUNT, 0);
 	vmcs_write64(vcpu, MSR_BITMAP, __pa(vmx->nested.vmcs02.msr_bitmap));
+	vmcs_write64(vcpu, VIRTUAL_APIC_PAGE_ADDR, __pa(vmx->nested.virtual_apic));
 	vmcs_write32(vcpu, GUEST_ACTIVITY_STATE, GUEST_ACTIVITY_ACTIVE);
 	if (vmx->pml) {
 		vmcs_write64(vcpu, PML_ADDRESS, __pa(vmx->pml));
@@ -87,9 +88,14 @@ static void prepare_controls(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
 
 	vmcs_write32(vcpu, PIN_BASED_VM_EXEC_CONTROL,
 		     (vmcs_config()->pin_based & ~(uint32_t)PIN_BASED_POSTED_INTR) | (uint32_t)pin);
-	primary |= v->cpu_based_vm_exec_control & ~(uint64_t)(CPU_BASED_USE_MSR_BITMAPS | CPU_BASED_TPR_SHADOW);
-	primary |= CPU_BASED_UNCOND_IO_EXITING | CPU_BASED_ACTIVATE_SECONDARY_CONTROLS |
-		   CPU_BASED_CR8_LOAD_EXITING | CPU_BASED_CR8_STORE_EXITING;
+	primary &= ~(uint64_t)(CPU_BASED_CR8_LOAD_EXITING | CPU_BASED_CR8_STORE_EXITING);
+	primary |= v->cpu_based_vm_exec_control & ~(uint64_t)CPU_BASED_USE_MSR_BITMAPS;
+	primary |= CPU_BASED_UNCOND_IO_EXITING | CPU_BASED_ACTIVATE_SECONDARY_CONTROLS;
+	/* CR8 is L1's own TPR, unless L1 has set another in its place */
+	if (nested_cpu_has(v, CPU_BASED_TPR_SHADOW))
+		vmcs_write32(vcpu, TPR_THRESHOLD, v->tpr_threshold);
+	else
+		primary |= CPU_BASED_CR8_LOAD_EXITING | CPU_BASED_CR8_STORE_EXITING;
 	primary &= ~(CPU_BASED_USE_IO_BITMAPS | CPU_BASED_USE_MSR_BITMAPS);
 	l->cpu_based = (uint32_t)primary;
 	vmcs_write32(vcpu, CPU_BASED_VM_EXEC_CONTROL, l->cpu_based);

@@ -15,6 +15,8 @@ int vmx_vcpu_run(struct kvm_vcpu *vcpu)
 	vmx->result = vmx->loaded_vmcs->launched ? vmresume(vmx->cpu) : vmlaunch(vmx->cpu);
 	vcpu->stat.exits++;
 	vmx->nested.run_pending = false;
+	if (unlikely(vmx->loaded_vmcs == &vmx->nested.vmcs02) && vmx->loaded_vmcs->cpu_based & CPU_BASED_TPR_SHADOW)
+		nested_tpr_save(vcpu);
 	if (vmx->loaded_vmcs->secondary & SECONDARY_EXEC_ENABLE_PML)
 		vmx_flush_pml_buffer(vcpu);
 	vmx_gprs(vmx->cpu)[RSP] = vmcs_readl(vcpu, GUEST_RSP);

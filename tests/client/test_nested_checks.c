@@ -20,6 +20,7 @@ struct row {
 #define INJECT(type, vector) (1u << 31 | (type) << 8 | (vector))
 #define PRIMARY CPU_BASED_VM_EXEC_CONTROL
 #define SECONDARY SECONDARY_VM_EXEC_CONTROL
+#define TPR_SHADOW (1u << 21)
 #define USE_IO_BITMAPS (1u << 25)
 #define USE_MSR_BITMAPS (1u << 28)
 
@@ -38,6 +39,10 @@ static const struct row rows[] = {
 	{"MSR bitmap: width", ERROR_7, MSR_BITMAP, 1ULL << 60, WRITE, PRIMARY, USE_MSR_BITMAPS, 0},
 	{"APIC-access page: alignment", ERROR_7, APIC_ACCESS_ADDR, 0x10, WRITE, SECONDARY, 1, 0},
 	{"APIC-access page: width", ERROR_7, APIC_ACCESS_ADDR, 1ULL << 60, WRITE, SECONDARY, 1, 0},
+	{"virtual-APIC page: alignment", ERROR_7, VIRTUAL_APIC_PAGE_ADDR, 0x10, WRITE, PRIMARY, TPR_SHADOW, 0},
+	{"virtual-APIC page: width", ERROR_7, VIRTUAL_APIC_PAGE_ADDR, 1ULL << 60, WRITE, PRIMARY, TPR_SHADOW, 0},
+	{"TPR threshold: bit 4", ERROR_7, TPR_THRESHOLD, 0x10, WRITE, PRIMARY, TPR_SHADOW, 0},
+	{"TPR threshold: above the virtual TPR", ERROR_7, TPR_THRESHOLD, 1, WRITE, PRIMARY, TPR_SHADOW, 0},
 	{"virtual NMIs without NMI exiting", ERROR_7, PIN_BASED_VM_EXEC_CONTROL, 1u << 5, SET, 0, 0, 0},
 	{"NMI window without virtual NMIs", ERROR_7, PRIMARY, 1u << 22, SET, 0, 0, 0},
 	{"VMREAD bitmap", ERROR_7, VMREAD_BITMAP, 1, WRITE, SECONDARY, 1u << 14, 0},
