@@ -268,6 +268,12 @@ static bool stored_to(const struct pending *p, unsigned q)
 	return p->mask[q / 128] & BIT_ULL(q / 2 % 64);
 }
 
+/* The entry is as it was when the hold was made: many stores are of what is there already, or of A and D flags. */
+static bool unchanged(const struct hold *h, unsigned level, uint64_t now)
+{
+	return !h->record && !((h->e[level].val ^ now) & ~(PTE_A | PTE_D)) && (!h->dirty || level + 1 < h->nr || now & PTE_D);
+}
+
 /* Holds whose paths have entries that were stored to, BATCH of them at most from the cursor on: how many are in the batch. */
 static unsigned gather(struct ghost_cpu *c, struct cursor *at)
 {
@@ -287,6 +293,8 @@ static unsigned gather(struct ghost_cpu *c, struct cursor *at)
 
 			next = hold_of_entry(g, entry, node);
 			at->any = true;
+			if (unchanged(h, node % 8, c->now[at->entry]))
+				continue;
 			if (h->mode != mode || at->restarts > MAX_RESTARTS) {
 				/* not to be looked at: it is forgotten, lest the next store to it be blamed */
 				ghost_forgot(g, mode);
@@ -333,6 +341,16 @@ static void look_at(struct ghost_cpu *c, struct batch_item *b)
 	b->now = 0;
 	if (ghost_host_of(c, h->e[b->level].gpa, &host))
 		(void)load(c, host, bits == 9 ? 8 : 4, &b->now);
+}
+
+/* Without the lock, as look_at(). A store that comes later makes a slot of its own. */
+static void load_entries(struct ghost_cpu *c)
+{
+	unsigned size = c->cpu->cs.cr4 & X86_CR4_PAE ? 8 : 4;
+
+	for (unsigned q = 0; q < 1024; q += size / 4)
+		if (stored_to(&c->work, q))
+			(void)load(c, c->work.host + q * 4, size, &c->now[q]);
 }
 
 static void slot_copy(struct pending *to, const struct pending *from)
@@ -413,6 +431,9 @@ void ghost_compare(struct ghost_cpu *c)
 		take_slot(c);
 		t = table_find(g, c->work.host);
 		c->work.unseen |= t && t->unseen;
+		ghost_unlock(g);
+		load_entries(c);
+		ghost_lock(g);
 		do {
 			nr = gather(c, &at);
 			g->count.compared += nr;

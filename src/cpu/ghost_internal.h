@@ -165,6 +165,7 @@ struct ghost_cpu {
 	/* own */
 	struct ghost_drop take[GHOST_DROPS];
 	struct batch_item batch[BATCH];
+	uint64_t now[1024]; /* entries of work's table that were stored to, or each half of one */
 	struct pending work;
 };
 

@@ -159,19 +159,30 @@ uint32_t hold_next(struct ghost *g, struct ghost_cpu *c, enum hold_kind kind, gv
 	return 0;
 }
 
+/* The next node of another hold: with linear page tables a path has an entry twice, one node behind the other. */
+static uint32_t next_by_entry(const struct ghost *g, uint32_t node)
+{
+	uint32_t next = g->hold[node / 8].e[node % 8].next;
+
+	while (next && next / 8 == node / 8)
+		next = g->hold[next / 8].e[next % 8].next;
+	return next;
+}
+
 uint32_t hold_of_entry(struct ghost *g, gpa_t entry, uint32_t node)
 {
 	uint32_t next;
 
-	for (node = node ? g->hold[node / 8].e[node % 8].next : *entry_bucket(g, entry); node; node = next) {
+	for (node = node ? next_by_entry(g, node) : *entry_bucket(g, entry); node; node = next) {
 		struct hold *h = &g->hold[node / 8];
 
-		next = h->e[node % 8].next;
-		if (h->e[node % 8].gpa != entry)
+		if (h->e[node % 8].gpa != entry) {
+			next = h->e[node % 8].next;
 			continue;
+		}
 		if (hold_live(h))
 			return node;
-		/* the path of a hold has an entry once: `next` is another's */
+		next = next_by_entry(g, node);
 		hold_free(g, node / 8);
 	}
 	return 0;

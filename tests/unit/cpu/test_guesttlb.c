@@ -515,12 +515,13 @@ static void a_table_with_many_holds_is_compared_whole(void **state)
 	B(&k, 0xb9);
 	bytes(&k, &(uint32_t){ pages * 512 }, 4);
 	B(&k, 0x48, 0x8b, 0x03, 0x48, 0x81, 0xc3, 0x00, 0x10, 0x00, 0x00, 0xe2, 0xf4); /* 1: mov rax, [rbx]; add rbx, 1000h; loop 1b */
-	store(&k, KERNEL + GPA_PDPT, *guest64(t, GPA_PDPT)); /* the same again: looked at */
+	store(&k, KERNEL + GPA_PDPT, *guest64(t, GPA_PDPT) | BIT_ULL(9)); /* the same to the processor: looked at */
 	invlpg(&k, 0x3000);
 	B(&k, 0xf4);
 	assert_int_equal(run_kernel(t), EXIT_REASON_HLT);
 	assert_true(t->m->ghost->count.compared >= pages * 512);
 	assert_int_equal(t->m->ghost->count.forgotten, 0);
+	assert_int_equal(t->m->ghost->count.records, 0);
 	assert_silent(t);
 }
 
@@ -727,6 +728,32 @@ static void strict_tells_a_lazy_purge(void **state)
 static void a_lazy_purge_is_silent_without_strict(void **state)
 {
 	lazy_purge(*state, false);
+}
+
+/* Linear page tables: an entry of the top that leads to itself is on a path more than once. */
+static void linear_page_tables_are_held_and_forgotten(void **state)
+{
+	const uint64_t linear = 0xffff000000000000UL | 256UL << 39; /* PML4 entry 256; the PML4 is its own page at each level */
+	STATE;
+	struct code k = kernel_code(t);
+
+	guest64(t, GPA_PML4)[256] = GPA_PML4 | PTE_P | PTE_RW;
+	for (unsigned n = 0; n < 3; n++) {
+		load(&k, linear);				/* PML4, PDPT, PD of it: at 0 */
+		load(&k, linear | 256UL << 30 | 256UL << 21 | 256UL << 12);
+		store(&k, KERNEL + GPA_PML4 + 256 * 8, GPA_PML4 | PTE_P | PTE_RW | PTE_A | BIT_ULL(9 + n % 2));
+		mov_cr3(&k, GPA_PML4);
+		load(&k, KERNEL + SHARED);
+	}
+	store(&k, KERNEL + GPA_PML4 + 256 * 8, 0);
+	invlpg(&k, linear | 256UL << 30 | 256UL << 21 | 256UL << 12);
+	invlpg(&k, linear);
+	B(&k, 0xf4);
+	assert_int_equal(run_kernel(t), EXIT_REASON_HLT);
+	assert_silent(t);
+	/* each hold that is free is in the list of these once */
+	for (uint32_t n = t->m->ghost->free_hold, left = t->m->ghost->used_holds; n; n = t->m->ghost->hold[n].next)
+		assert_true(left--);
 }
 
 /* A hypervisor's flush counts (KVM_FEATURE_PV_TLB_FLUSH): before the processor is entered again. */
@@ -973,6 +1000,7 @@ int main(void)
 		T(quiet_alone_ends_nothing_without_strict),
 		T(strict_tells_a_lazy_purge),
 		T(a_lazy_purge_is_silent_without_strict),
+		T(linear_page_tables_are_held_and_forgotten),
 		T(a_flush_by_the_hypervisor_counts),
 		T(what_takes_nothing_away_is_silent),
 		T(a_use_in_the_legal_window_is_silent),
