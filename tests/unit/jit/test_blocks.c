@@ -1,7 +1,7 @@
 /*
  * Every encoding, alone and in blocks, by handlers and by emitted code.
  */
-#include "harness.h"
+#include "random_code.h"
 
 #include "isa/decoder.h"
 
@@ -92,58 +92,12 @@ static void random_encoding(uint8_t *b, unsigned map, unsigned opcode)
 	b[n] = (uint8_t)((b[n] & 0x3f) | (mod > 3 ? 3u : mod) << 6);
 	if (random64() % 4 == 0)
 		b[n + 1] = 0x24; /* if there is a SIB: [rsp] */
-	if (mod == 2 && random64() % 4) {
-		unsigned at = n + 1 + ((b[n] & 7) == 4);
-		int32_t disp = (int32_t)(random64() % 512) - 256;
-
-		memcpy(b + at, &disp, 4);
-	}
-}
-
-/* RDRAND, RDSEED: no two runs agree. */
-static bool is_random(const struct isa_insn *i)
-{
-	return i->map == 1 && i->opcode == 0xc7 && !(i->flags & ISA_MEM);
-}
-
-static unsigned add_random(struct code *c, unsigned map, unsigned opcode, bool may_end)
-{
-	uint8_t b[16];
-
-	random_encoding(b, map, opcode);
-	if (c->nr == MAX_INSNS || !code_add(c, b, 16))
-		return 0;
-	if (c->insn[c->nr - 1].kind == JIT_LEAVE || is_random(&c->isa[c->nr - 1]) ||
-	    ((c->isa[c->nr - 1].flags & ISA_LOCK) && random64() % 8) ||
-	    (!may_end && (c->isa[c->nr - 1].flags & ISA_ENDS_BLOCK))) {
-		c->nr--;
-		return 0;
-	}
-	return 1;
-}
-
-/*
- * Silicon's undefined flags of a shift by other than 1 differ between register and
- * memory, and handlers shift registers only. Returns the flags not to compare.
- */
-static uint8_t undefined_flags(const struct isa_insn *i)
-{
-	bool group = i->map == 0 && ((i->opcode & 0xfe) == 0xc0 || (i->opcode & 0xfe) == 0xd2);
-	bool twice = i->map == 1 && (i->opcode & 0xf6) == 0xa4;
-
-	return (group || twice) && (i->flags & ISA_MEM) ? JIT_OF | JIT_AF : 0;
+	small_displacement(b + n);
 }
 
 static void new_code(struct code *c)
 {
-	c->nr = 0;
-	c->code32 = false;
-	c->rip = 0x00007f0012345000 + random64() % 2048;
-	c->live_out = (uint8_t)(random64() & JIT_FLAGS_ALL);
-	if (random64() % 3 == 0)
-		c->live_out = random64() % 2 ? JIT_FLAGS_ALL : 0;
-	c->no_group = random64() % 4 == 0;
-	c->flags_in_cc = random64() % 4 == 0;
+	empty_code(c, false, 0x00007f0012345000 + random64() % 2048);
 }
 
 static void every_opcode_alone(void **state)
@@ -175,44 +129,9 @@ static void every_opcode_alone(void **state)
 	assert_true(emitted > (isa_host_has(HOST_AVX512F) ? 20000 : isa_host_has(HOST_AVX) ? 12000 : 8000));
 }
 
-static void add_any(struct code *c, bool may_end)
-{
-	for (unsigned tries = 0; tries < 1000; tries++) {
-		uint64_t r = random64();
-		unsigned map = r % 16 < 10 ? 0 : r % 16 < 14 ? 1 : 2 + r / 16 % 8;
-		unsigned opcode = (unsigned)(r >> 32 & 0xff);
-
-		if (r >> 40 & 1) /* what compilers emit */
-			opcode = (map ? "\x44\x94\xaf\xb6\x1f\xa3\xba\xb0" : "\x8b\x89\x55\x5d\x83\x8d\x01\x39")
-				 [r >> 41 & 7] & 0xffu;
-		if (add_random(c, map, opcode, may_end)) {
-			if (!undefined_flags(&c->isa[c->nr - 1]) &&
-			    (c->insn[c->nr - 1].kind == JIT_EMIT || r >> 50 & 1))
-				return;
-			c->nr--;
-		}
-	}
-}
-
 static void random_blocks(void **state)
 {
-	const char *rounds = getenv("JIT_TEST_ROUNDS"), *seed = getenv("JIT_TEST_SEED");
-
-	if (seed)
-		random_seed = strtoull(seed, NULL, 0);
-	for (unsigned long n = 0; n < (rounds ? strtoul(rounds, NULL, 0) : 5000); n++) {
-		unsigned want = 1 + (unsigned)(random64() % 12);
-		struct start s;
-		struct code c;
-
-		new_code(&c);
-		while (c.nr < want)
-			add_any(&c, c.nr + 1 == want);
-		random_start(&s);
-		check_code(&c, &s);
-		random_start(&s);
-		check_code(&c, &s);
-	}
+	check_random_blocks(10, "\x8b\x89\x55\x5d\x83\x8d\x01\x39");
 }
 
 /* Of instructions that are done in C, or decode to others, on hosts without them. */
