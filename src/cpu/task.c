@@ -8,10 +8,6 @@
  */
 #include "cpu/system.h"
 
-/* Least limit of a TSS. */
-#define TSS16_LIMIT 0x2b
-#define TSS32_LIMIT 0x67
-
 static void check_new_tss(struct vmx_cpu *cpu, uint16_t selector, enum task_switch_source source)
 {
 	/* A return finds its task busy; everybody else must find it available. */
@@ -27,7 +23,7 @@ static void check_new_tss(struct vmx_cpu *cpu, uint16_t selector, enum task_swit
 		isa_selector_fault(&cpu->cs, v, selector);
 	if (!(d.ar & VMX_AR_P))
 		isa_selector_fault(&cpu->cs, X86_TRAP_NP, selector);
-	if (d.limit < (type & 8 ? TSS32_LIMIT : TSS16_LIMIT))
+	if (d.limit < sdm_tss_least_limit(type))
 		isa_selector_fault(&cpu->cs, X86_TRAP_TS, selector);
 }
 

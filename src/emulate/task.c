@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "emulate/emulate.h"
+#include "isa/segment.h"
 #include "lib/error.h"
 #include "sdm/descriptor.h"
 #include "sdm/paging.h"
@@ -97,7 +98,7 @@ static int set_busy(struct kvm_vcpu *vcpu, uint16_t selector, bool busy)
 	r = sys_access(vcpu, lin + 5, &b, 1, false);
 	if (r)
 		return r;
-	b = (uint8_t)(busy ? b | 2 : b & ~2);
+	b = (uint8_t)(busy ? b | SYS_TSS_BUSY : b & ~SYS_TSS_BUSY);
 	return sys_access(vcpu, lin + 5, &b, 1, true);
 }
 
@@ -162,14 +163,16 @@ static void load_v86(struct kvm_vcpu *vcpu, enum sreg nr, uint16_t selector)
 }
 
 /* A segment register of the new task. 0, 1 with an exception queued, < 0. */
-static int load_segment(struct kvm_vcpu *vcpu, enum sreg nr, uint16_t selector, int cpl)
+static int load_segment(struct kvm_vcpu *vcpu, enum sreg nr, uint16_t selector, unsigned cpl)
 {
 	struct kvm_segment s;
+	uint32_t ar;
 	uint64_t d;
+	bool fits;
 	gva_t lin;
 	int r;
 
-	if (!(selector & 0xfffc)) {
+	if (isa_selector_null(selector)) {
 		if (nr == SREG_CS || nr == SREG_SS)
 			return fault(vcpu, X86_TRAP_TS, selector);
 		memset(&s, 0, sizeof(s));
@@ -184,23 +187,12 @@ static int load_segment(struct kvm_vcpu *vcpu, enum sreg nr, uint16_t selector, 
 	if (r)
 		return r;
 	unpack(&s, selector, d);
-	if (!s.s)
+	ar = sdm_descriptor_rights(d);
+	fits = nr == SREG_CS   ? isa_ar_fits_cs(ar, cpl)
+	       : nr == SREG_SS ? isa_ar_fits_ss(ar, selector & 3, cpl)
+			       : isa_ar_fits_data(ar, selector & 3, cpl);
+	if (!fits)
 		return fault(vcpu, X86_TRAP_TS, selector);
-	switch (nr) {
-	case SREG_CS:
-		if (!(s.type & 8) || ((s.type & 4) ? s.dpl > cpl : s.dpl != cpl))
-			return fault(vcpu, X86_TRAP_TS, selector);
-		break;
-	case SREG_SS:
-		if ((s.type & 8) || !(s.type & 2) || s.dpl != cpl || (selector & 3) != cpl)
-			return fault(vcpu, X86_TRAP_TS, selector);
-		break;
-	default:
-		if ((s.type & 0xa) == 8)
-			return fault(vcpu, X86_TRAP_TS, selector);
-		if ((s.type & 0xc) != 0xc && (s.dpl < cpl || s.dpl < (selector & 3)))
-			return fault(vcpu, X86_TRAP_TS, selector);
-	}
 	if (!s.present)
 		return fault(vcpu, nr == SREG_SS ? X86_TRAP_SS : X86_TRAP_NP, selector);
 	if (!(s.type & 1)) {
@@ -227,7 +219,7 @@ static int load_ldt(struct kvm_vcpu *vcpu, uint16_t selector)
 	ldt.selector = selector;
 	ldt.unusable = 1;
 	vmx_set_tr_ldt(vcpu, &tr, &ldt);
-	if (!(selector & 0xfffc))
+	if (isa_selector_null(selector))
 		return 0;
 	if ((selector & 4) || !descriptor_address(vcpu, selector, &lin))
 		return fault(vcpu, X86_TRAP_TS, selector);
@@ -235,7 +227,7 @@ static int load_ldt(struct kvm_vcpu *vcpu, uint16_t selector)
 	if (r)
 		return r;
 	unpack(&ldt, selector, d);
-	if (ldt.s || ldt.type != 2 || !ldt.present)
+	if (ldt.s || ldt.type != SYS_LDT || !ldt.present)
 		return fault(vcpu, X86_TRAP_TS, selector);
 	vmx_set_tr_ldt(vcpu, &tr, &ldt);
 	return 0;
@@ -292,7 +284,7 @@ static int load_new(struct kvm_vcpu *vcpu, const struct new_task *n)
 {
 	uint64_t *g = vmx_regs(vcpu);
 	static const enum sreg order[] = { SREG_CS, SREG_SS, SREG_ES, SREG_DS, SREG_FS, SREG_GS };
-	int cpl = n->eflags & X86_FLAGS_VM ? 3 : n->seg[SREG_CS] & 3;
+	unsigned cpl = n->eflags & X86_FLAGS_VM ? 3 : n->seg[SREG_CS] & 3U;
 	int r;
 
 	if (n->wide && (vmx_get_cr0(vcpu) & X86_CR0_PG) && kvm_set_cr3(vcpu, n->cr3))
@@ -345,7 +337,7 @@ static int do_switch(struct kvm_vcpu *vcpu, uint16_t selector, int source, bool 
 	int r;
 
 	vmx_get_tr_ldt(vcpu, &old, &ldt);
-	if ((selector & 4) || !(selector & 0xfffc) || !descriptor_address(vcpu, selector, &lin))
+	if ((selector & 4) || isa_selector_null(selector) || !descriptor_address(vcpu, selector, &lin))
 		return fault(vcpu, source == TASK_SWITCH_IRET ? X86_TRAP_TS : X86_TRAP_GP, selector);
 	r = sys_access(vcpu, lin, &d, sizeof(d), false);
 	if (r)
@@ -353,7 +345,7 @@ static int do_switch(struct kvm_vcpu *vcpu, uint16_t selector, int source, bool 
 	unpack(&tss, selector, d);
 	if (!tss.present)
 		return fault(vcpu, X86_TRAP_NP, selector);
-	if (tss.limit < (tss.type & 8 ? 0x67U : 0x2bU))
+	if (tss.limit < sdm_tss_least_limit(tss.type))
 		return fault(vcpu, X86_TRAP_TS, selector);
 
 	if (source == TASK_SWITCH_IRET || source == TASK_SWITCH_JMP) {
@@ -381,7 +373,7 @@ static int do_switch(struct kvm_vcpu *vcpu, uint16_t selector, int source, bool 
 	}
 	/* from here on it is the new task's fault */
 	vmx_set_cr0(vcpu, vmx_get_cr0(vcpu) | X86_CR0_TS);
-	tss.type |= 2;
+	tss.type |= SYS_TSS_BUSY;
 	vmx_set_tr_ldt(vcpu, &tss, &ldt);
 	vcpu->arch->dr7 &= ~0x155ULL; /* the local breakpoints, LE */
 	kvm_update_dr7(vcpu);

@@ -288,12 +288,8 @@ void isa_far_call(struct cpu_state *cs, uint16_t selector, uint64_t offset, unsi
 
 void isa_check_return_code(struct cpu_state *cs, uint16_t selector, struct isa_descriptor *d)
 {
-	unsigned rpl = RPL(selector), dpl;
-
 	read_target(cs, selector, d);
-	dpl = isa_ar_dpl(d->ar);
-	if (!isa_ar_code(d->ar) || rpl < cs->cpl ||
-	    (isa_ar_conforming(d->ar) ? dpl > rpl : dpl != rpl))
+	if (RPL(selector) < cs->cpl || !isa_ar_fits_cs(d->ar, RPL(selector)))
 		isa_selector_fault(cs, X86_TRAP_GP, selector);
 	check_l_d(cs, d, selector);
 	if (!(d->ar & VMX_AR_P))

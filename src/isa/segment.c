@@ -155,7 +155,7 @@ void isa_check_ss(struct cpu_state *cs, uint16_t selector, unsigned pl,
 		isa_selector_fault(cs, v, 0);
 	if (!isa_descriptor_read(cs, selector, d))
 		isa_selector_fault(cs, v, selector);
-	if ((selector & 3) != pl || !isa_ar_writable_data(d->ar) || isa_ar_dpl(d->ar) != pl)
+	if (!isa_ar_fits_ss(d->ar, selector & 3, pl))
 		isa_selector_fault(cs, v, selector);
 	if (!(d->ar & VMX_AR_P))
 		isa_selector_fault(cs, X86_TRAP_SS, selector);
@@ -179,7 +179,6 @@ static void load_ss(struct cpu_state *cs, uint16_t selector)
 void isa_load_seg(struct cpu_state *cs, enum sreg nr, uint16_t selector)
 {
 	struct isa_descriptor d;
-	unsigned dpl, rpl = selector & 3;
 
 	if (nr == SREG_SS) {
 		load_ss(cs, selector);
@@ -191,12 +190,7 @@ void isa_load_seg(struct cpu_state *cs, enum sreg nr, uint16_t selector)
 	}
 	if (!isa_descriptor_read(cs, selector, &d))
 		isa_selector_fault(cs, X86_TRAP_GP, selector);
-	/* Data, or code that can be read. */
-	if (!(d.ar & VMX_AR_S) ||
-	    (isa_ar_code(d.ar) && !(d.ar & VMX_AR_TYPE_WRITABLE)))
-		isa_selector_fault(cs, X86_TRAP_GP, selector);
-	dpl = isa_ar_dpl(d.ar);
-	if (!isa_ar_conforming(d.ar) && (rpl > dpl || cs->cpl > dpl))
+	if (!isa_ar_fits_data(d.ar, selector & 3, cs->cpl))
 		isa_selector_fault(cs, X86_TRAP_GP, selector);
 	if (!(d.ar & VMX_AR_P))
 		isa_selector_fault(cs, X86_TRAP_NP, selector);

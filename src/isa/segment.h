@@ -97,6 +97,29 @@ static inline bool isa_ar_writable_data(uint32_t ar)
 	       (VMX_AR_S | VMX_AR_TYPE_WRITABLE);
 }
 
+/*
+ * May a segment with these rights go into the register? What is said of the selector's RPL is in `rpl`; that
+ * the segment is present is another question.
+ */
+static inline bool isa_ar_fits_ss(uint32_t ar, unsigned rpl, unsigned cpl)
+{
+	return rpl == cpl && isa_ar_writable_data(ar) && isa_ar_dpl(ar) == cpl;
+}
+
+/* DS, ES, FS, GS: data, or code that can be read. */
+static inline bool isa_ar_fits_data(uint32_t ar, unsigned rpl, unsigned cpl)
+{
+	if (!(ar & VMX_AR_S) || (isa_ar_code(ar) && !(ar & VMX_AR_TYPE_WRITABLE)))
+		return false;
+	return isa_ar_conforming(ar) || (rpl <= isa_ar_dpl(ar) && cpl <= isa_ar_dpl(ar));
+}
+
+/* CS, after which CPL is `cpl`, by a return or a task switch. */
+static inline bool isa_ar_fits_cs(uint32_t ar, unsigned cpl)
+{
+	return isa_ar_code(ar) && (isa_ar_conforming(ar) ? isa_ar_dpl(ar) <= cpl : isa_ar_dpl(ar) == cpl);
+}
+
 /* --- descriptors --- */
 
 /* A segment or system descriptor, taken apart. */

@@ -25,6 +25,12 @@ enum sdm_system_type {
 
 #define SYS_TSS_BUSY 2U /* in the type of a TSS's descriptor */
 
+/* The least limit of a TSS of this type (SDM Vol. 3, "TSS Descriptor"; "16-Bit Task-State Segment (TSS)"). */
+static inline uint32_t sdm_tss_least_limit(unsigned type)
+{
+	return type & 8 ? 0x67 : 0x2b;
+}
+
 static inline uint32_t sdm_descriptor_base(uint64_t d)
 {
 	return (uint32_t)(((d >> 16) & 0xffffff) | ((d >> 32) & 0xff000000));
