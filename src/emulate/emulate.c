@@ -238,8 +238,10 @@ static enum outcome run_instruction(struct kvm_emulator *e)
 	e->too_long = false;
 	host_fault_set_hook(silicon_hook, e);
 	if (__builtin_setjmp(e->unwind) == 0) {
-		if (e->insn.system)
+		if (e->insn.system) {
+			kvm_emulator_load_tables(cs);
 			kvm_emulator_check_privilege(cs, &e->insn);
+		}
 		e->insn.fn(cs, &e->insn);
 		if (!(e->insn.flags & ISA_ENDS_BLOCK))
 			cs->rip = isa_next_rip(cs, &e->insn);
@@ -378,7 +380,10 @@ static int emulate(struct kvm_vcpu *vcpu)
 			return r;
 		case OUT_EXIT:
 			e->cs.rip = e->rip;
-			store_state(e, vcpu);
+			/* nothing is done yet but whole iterations */
+			if (e->insn.system || (e->insn.flags & (ISA_REP | ISA_REPNE)))
+				store_state(e, vcpu);
+			e->stamp = vmx_state_stamp(vcpu);
 			e->active = true;
 			vcpu->arch->complete_userspace_io =
 				e->pio_wait ? complete_string_in : complete_read;
@@ -430,7 +435,14 @@ static bool resume(struct kvm_vcpu *vcpu)
 	uint64_t rip = e->rip;
 
 	e->active = false;
-	e->has_assist = false; /* the client may have changed anything */
+	e->has_assist = false; /* the client may have changed anything in memory */
+	if (likely(kvm_emulator_state_kept(e, vcpu))) {
+		memset(&e->sys, 0, sizeof(e->sys));
+		if (likely(!e->check))
+			return true;
+		if (!kvm_emulator_loads_the_same(e, vcpu))
+			kvm_vm_bugged(vcpu->kvm, "registers of a waiting instruction have changed unseen");
+	}
 	load_state(e, vcpu);
 	if (e->rip == rip && e->insn_mode == e->mode)
 		return true;
@@ -561,6 +573,7 @@ static int deliver_real(struct kvm_vcpu *vcpu, uint8_t vector, unsigned insn_len
 	e->insn = (struct isa_insn){ .fn = kvm_emulate_int_real, .flags = ISA_ENDS_BLOCK,
 				     .imm = vector, .len = (uint8_t)insn_len };
 	e->insn_valid = false;
+	kvm_emulator_load_tables(&e->cs);
 	return emulate(vcpu);
 }
 

@@ -64,6 +64,7 @@ struct kvm_emulator {
 	bool check; /* (c) USERKVM_CHECK=emulate: what the exit has told is found out again */
 	uint64_t rip;	 /* where the instruction in progress is */
 	bool active;	 /* waits for the client's data */
+	uint64_t stamp;	 /* vmx_state_stamp() when it began to wait */
 
 	void *unwind[5];
 	enum outcome outcome;
@@ -124,7 +125,13 @@ isa_fn *kvm_emulator_io(const struct isa_decoded *d, struct isa_insn *i);
 /* Registers of the vCPU into cs, with code_mode and stack_mode; and what was emulated back. */
 void kvm_emulator_load(struct kvm_vcpu *vcpu, struct cpu_state *cs);
 void kvm_emulator_mode_changed(struct cpu_state *cs); /* isa_ops.mode_changed */
-void kvm_emulator_load_tr_ldt(struct cpu_state *cs); /* which kvm_emulator_load() leaves out: few need them */
+/* What kvm_emulator_load() leaves out: GDTR and IDTR, for system instructions; TR and LDTR, for few of those. */
+void kvm_emulator_load_tables(struct cpu_state *cs);
+void kvm_emulator_load_tr_ldt(struct cpu_state *cs);
+/* The vCPU's registers are, or are not, what kvm_emulator_store() or kvm_emulator_load() left in both. */
+bool kvm_emulator_state_kept(const struct kvm_emulator *e, struct kvm_vcpu *vcpu);
+/* USERKVM_CHECK=emulate: found by loading them. */
+bool kvm_emulator_loads_the_same(const struct kvm_emulator *e, struct kvm_vcpu *vcpu);
 void kvm_emulator_store(struct kvm_vcpu *vcpu, const struct cpu_state *cs, const struct emulator_sys *sys);
 
 struct emulator_sys *kvm_emulator_sys(struct cpu_state *cs);

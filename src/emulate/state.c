@@ -25,14 +25,14 @@ static struct kvm_segment segment_out(const struct cpu_segment *s)
 
 static void load_segments(struct cpu_state *cs, struct kvm_vcpu *vcpu)
 {
-	struct vmx_raw_segment s;
+	struct vmx_raw_segment s[NR_SREGS];
 
 	/* as the VMCS has them; an unusable one is not present, as it would come by KVM's form */
+	vmx_get_raw_segments(vcpu, s);
 	for (unsigned n = 0; n < NR_SREGS; n++) {
-		vmx_get_raw_segment(vcpu, &s, (enum sreg)n);
-		if (s.ar & VMX_AR_UNUSABLE)
-			s.ar &= ~(uint32_t)VMX_AR_P;
-		cs->seg[n] = (struct cpu_segment){ .base = s.base, .limit = s.limit, .selector = s.selector, .ar = s.ar };
+		if (s[n].ar & VMX_AR_UNUSABLE)
+			s[n].ar &= ~(uint32_t)VMX_AR_P;
+		cs->seg[n] = (struct cpu_segment){ .base = s[n].base, .limit = s[n].limit, .selector = s[n].selector, .ar = s[n].ar };
 	}
 }
 
@@ -45,11 +45,11 @@ void kvm_emulator_load_tr_ldt(struct cpu_state *cs)
 	cs->ldtr = segment_in(&ldt);
 }
 
-static void load_tables(struct cpu_state *cs, struct kvm_vcpu *vcpu)
+void kvm_emulator_load_tables(struct cpu_state *cs)
 {
 	struct kvm_dtable gdt, idt;
 
-	vmx_get_gdt_idt(vcpu, &gdt, &idt);
+	vmx_get_gdt_idt(kvm_emulator_vcpu(cs), &gdt, &idt);
 	cs->gdtr = (struct cpu_dtable){ gdt.base, gdt.limit };
 	cs->idtr = (struct cpu_dtable){ idt.base, idt.limit };
 }
@@ -72,7 +72,6 @@ void kvm_emulator_mode_changed(struct cpu_state *cs)
 
 void kvm_emulator_load(struct kvm_vcpu *vcpu, struct cpu_state *cs)
 {
-	load_tables(cs, vcpu);
 	memcpy(cs->gpr, vmx_regs(vcpu), sizeof(cs->gpr));
 	cs->rip = vmx_get_rip(vcpu);
 	cpu_set_rflags(cs, vmx_get_rflags(vcpu));
@@ -122,4 +121,26 @@ void kvm_emulator_store(struct kvm_vcpu *vcpu, const struct cpu_state *cs, const
 	vmx_set_pkru(vmx_processor(vcpu), cs->pkru);
 	if (unlikely(sys->dirty_segs || sys->dirty_tables || sys->dirty_system_segs))
 		store_system(vcpu, cs, sys);
+}
+
+bool kvm_emulator_state_kept(const struct kvm_emulator *e, struct kvm_vcpu *vcpu)
+{
+	return e->stamp == vmx_state_stamp(vcpu) && e->cs.xcr0 == vmx_get_xcr0(vmx_processor(vcpu)) &&
+	       e->cs.pkru == vmx_get_pkru(vmx_processor(vcpu)) &&
+	       memcmp(e->cs.gpr, vmx_regs(vcpu), sizeof(e->cs.gpr)) == 0;
+}
+
+bool kvm_emulator_loads_the_same(const struct kvm_emulator *e, struct kvm_vcpu *vcpu)
+{
+	struct cpu_state now = e->cs;
+	bool same;
+
+	kvm_emulator_load(vcpu, &now);
+	same = now.rip == e->rip && cpu_rflags(&now) == cpu_rflags(&e->cs) && now.cr0 == e->cs.cr0 && now.cr3 == e->cs.cr3 &&
+	       now.cr4 == e->cs.cr4 && now.efer == e->cs.efer && now.cpl == e->cs.cpl &&
+	       now.code_mode == e->cs.code_mode && now.stack_mode == e->cs.stack_mode;
+	for (unsigned n = 0; n < NR_SREGS; n++)
+		same = same && now.seg[n].base == e->cs.seg[n].base && now.seg[n].limit == e->cs.seg[n].limit &&
+		       now.seg[n].ar == e->cs.seg[n].ar && now.seg[n].selector == e->cs.seg[n].selector;
+	return same;
 }

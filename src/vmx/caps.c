@@ -45,6 +45,7 @@
 static struct vmx_params params;
 static struct vmcs_config config;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
+static bool ready; /* (a) */
 
 static uint32_t adjust_vmx_controls(uint64_t cap, uint64_t req, uint64_t opt, const char *name)
 {
@@ -132,6 +133,7 @@ static void setup(void)
 		log_always("vmx: unrestricted_guest=0 is supported with ept=0 only");
 		config.usable = false;
 	}
+	__atomic_store_n(&ready, true, __ATOMIC_RELEASE);
 }
 
 const struct vmcs_config *vmcs_config(void)
@@ -142,6 +144,8 @@ const struct vmcs_config *vmcs_config(void)
 
 const struct vmx_params *vmx_params(void)
 {
-	pthread_once(&once, setup);
+	/* pairs with setup()'s store: each exit asks */
+	if (unlikely(!__atomic_load_n(&ready, __ATOMIC_ACQUIRE)))
+		pthread_once(&once, setup);
 	return &params;
 }

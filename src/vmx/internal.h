@@ -77,6 +77,7 @@ struct vcpu_vmx {
 	uint32_t exit_reason; /* as in the VMCS: vmx_basic_exit_reason() */
 	uint32_t idt_vectoring_info;
 	uint32_t instruction_error; /* VM_INSTRUCTION_ERROR of a failed entry */
+	uint64_t stamp;		    /* (o) counts what vmx_state_stamp() tells of */
 	/* Linux: vcpu->arch.exit_qualification; kept for injection into an L1 */
 	uint64_t exit_qualification;
 };
@@ -160,6 +161,7 @@ static inline uint64_t vmcs_field_value(uint32_t field, uint64_t v)
 
 static inline void vmcs_write64(struct kvm_vcpu *vcpu, uint32_t field, uint64_t v)
 {
+	vcpu->vmx->stamp++;
 	uint16_t cell = field & ~VMX_FIELD_BITS ? 0 : vmx_vmcs_cells[VMX_FIELD_SLOT(field)];
 
 	/* VMWRITE of the value that is there does nothing: most of an L1's host state is at each exit what it was */
@@ -173,6 +175,13 @@ static inline void vmcs_write64(struct kvm_vcpu *vcpu, uint32_t field, uint64_t 
 static inline void vmcs_writel(struct kvm_vcpu *vcpu, uint32_t field, uint64_t v)
 {
 	vmcs_write64(vcpu, field, v);
+}
+
+/* The same of a value that is there already, more often than not: a VMREAD is a load. */
+static inline void vmcs_update(struct kvm_vcpu *vcpu, uint32_t field, uint64_t v)
+{
+	if (vmcs_readl(vcpu, field) != v)
+		vmcs_writel(vcpu, field, v);
 }
 
 static inline void vmcs_write32(struct kvm_vcpu *vcpu, uint32_t field, uint32_t v)

@@ -25,6 +25,7 @@ void vmx_switch_vmcs(struct kvm_vcpu *vcpu, struct loaded_vmcs *to)
 	if (vmptrld(vmx->cpu, __pa(to->vmcs)) != VMX_SUCCEED)
 		kvm_vm_bugged(vcpu->kvm, "VMPTRLD of a VMCS of ours failed");
 	vmx->loaded_vmcs = to;
+	vmx->stamp++;
 	if (to == &vmx->vmcs01)
 		vmx_apicv_vmcs01_loaded(vcpu);
 }

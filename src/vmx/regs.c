@@ -29,6 +29,11 @@
 /* Under shadow paging these change what a translation is: we must hear of them. */
 #define CR4_NOT_OWNED_SHADOW X86_CR4_PGE
 
+uint64_t vmx_state_stamp(const struct kvm_vcpu *vcpu)
+{
+	return vcpu->vmx->stamp;
+}
+
 uint64_t *vmx_regs(struct kvm_vcpu *vcpu)
 {
 	return vmx_gprs(vcpu->vmx->cpu);
@@ -37,7 +42,7 @@ uint64_t *vmx_regs(struct kvm_vcpu *vcpu)
 void vmx_set_rsp(struct kvm_vcpu *vcpu, uint64_t v)
 {
 	vmx_gprs(vcpu->vmx->cpu)[RSP] = v;
-	vmcs_writel(vcpu, GUEST_RSP, v);
+	vmcs_update(vcpu, GUEST_RSP, v);
 }
 
 uint64_t vmx_get_rip(struct kvm_vcpu *vcpu)
@@ -57,7 +62,7 @@ uint64_t vmx_get_rflags(struct kvm_vcpu *vcpu)
 
 void vmx_set_rflags(struct kvm_vcpu *vcpu, uint64_t v)
 {
-	vmcs_writel(vcpu, GUEST_RFLAGS, v | X86_FLAGS_FIXED);
+	vmcs_update(vcpu, GUEST_RFLAGS, v | X86_FLAGS_FIXED);
 	if (v & X86_FLAGS_VM)
 		vcpu->vmx->state_unchecked = true;
 }
@@ -206,6 +211,7 @@ void vmx_load_guest_crs(struct kvm_vcpu *vcpu, uint64_t cr0, uint64_t cr4)
 
 void vmx_set_guest_cr3(struct kvm_vcpu *vcpu, uint64_t v)
 {
+	vcpu->vmx->stamp++;
 	vcpu->vmx->loaded_vmcs->cr3 = v;
 	vcpu->vmx->loaded_vmcs->cr3_stale = vmx_params()->ept;
 }

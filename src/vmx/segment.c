@@ -75,7 +75,8 @@ void vmx_get_segment(struct kvm_vcpu *vcpu, struct kvm_segment *s, enum sreg nr)
 	read_segment(vcpu, s, (unsigned)nr);
 }
 
-void vmx_get_raw_segment(struct kvm_vcpu *vcpu, struct vmx_raw_segment *s, enum sreg nr)
+/* `nr` is a constant wherever this comes to: then so is where a field stands. */
+static inline __attribute__((always_inline)) void read_raw(struct kvm_vcpu *vcpu, struct vmx_raw_segment *s, unsigned nr)
 {
 	s->base = vmcs_readl(vcpu, SEG_FIELD(BASE, nr));
 	s->limit = vmcs_read32(vcpu, SEG_FIELD(LIMIT, nr));
@@ -83,9 +84,19 @@ void vmx_get_raw_segment(struct kvm_vcpu *vcpu, struct vmx_raw_segment *s, enum 
 	s->ar = vmcs_read32(vcpu, SEG_FIELD(AR_BYTES, nr));
 }
 
-uint64_t vmx_get_segment_base(struct kvm_vcpu *vcpu, enum sreg nr)
+void vmx_get_raw_segments(struct kvm_vcpu *vcpu, struct vmx_raw_segment s[NR_SREGS])
 {
-	return vmcs_readl(vcpu, SEG_FIELD(BASE, nr));
+	read_raw(vcpu, &s[SREG_ES], SREG_ES);
+	read_raw(vcpu, &s[SREG_CS], SREG_CS);
+	read_raw(vcpu, &s[SREG_SS], SREG_SS);
+	read_raw(vcpu, &s[SREG_DS], SREG_DS);
+	read_raw(vcpu, &s[SREG_FS], SREG_FS);
+	read_raw(vcpu, &s[SREG_GS], SREG_GS);
+}
+
+uint64_t vmx_get_cs_base(struct kvm_vcpu *vcpu)
+{
+	return vmcs_readl(vcpu, GUEST_CS_BASE);
 }
 
 void vmx_set_segment(struct kvm_vcpu *vcpu, const struct kvm_segment *s, enum sreg nr)

@@ -191,14 +191,19 @@ void vmx_set_segment(struct kvm_vcpu *vcpu, const struct kvm_segment *s, enum sr
 /* Type, S, DPL, P, AVL, L, D/B, G and unusable, to and from the VMCS's form (VMX_AR_*). */
 uint32_t vmx_segment_access_rights(const struct kvm_segment *s);
 void vmx_segment_set_access_rights(struct kvm_segment *s, uint32_t ar);
-/* A segment register as the VMCS has it: no form of KVM's in between. */
+/* Segment registers as the VMCS has them: no form of KVM's in between. */
 struct vmx_raw_segment {
 	uint64_t base;
 	uint32_t limit, ar;
 	uint16_t selector;
 };
-void vmx_get_raw_segment(struct kvm_vcpu *vcpu, struct vmx_raw_segment *s, enum sreg nr);
-uint64_t vmx_get_segment_base(struct kvm_vcpu *vcpu, enum sreg nr);
+void vmx_get_raw_segments(struct kvm_vcpu *vcpu, struct vmx_raw_segment s[NR_SREGS]);
+uint64_t vmx_get_cs_base(struct kvm_vcpu *vcpu);
+/*
+ * Another value than before: RIP, RSP, RFLAGS, segments, tables, control registers or EFER may have been set since,
+ * or the vCPU has gone to another VMCS. The same: none of it was. Other general registers are not in it.
+ */
+uint64_t vmx_state_stamp(const struct kvm_vcpu *vcpu);
 void vmx_get_tr_ldt(struct kvm_vcpu *vcpu, struct kvm_segment *tr, struct kvm_segment *ldt);
 void vmx_set_tr_ldt(struct kvm_vcpu *vcpu, const struct kvm_segment *tr, const struct kvm_segment *ldt);
 void vmx_get_gdt_idt(struct kvm_vcpu *vcpu, struct kvm_dtable *gdt, struct kvm_dtable *idt);

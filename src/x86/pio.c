@@ -34,7 +34,7 @@ uint64_t kvm_get_linear_rip(struct kvm_vcpu *vcpu)
 {
 	if (vmx_is_64bit_code(vcpu))
 		return vmx_get_rip(vcpu);
-	return (uint32_t)(vmx_get_segment_base(vcpu, SREG_CS) + vmx_get_rip(vcpu));
+	return (uint32_t)(vmx_get_cs_base(vcpu) + vmx_get_rip(vcpu));
 }
 
 static void pio_exit(struct kvm_vcpu *vcpu, uint16_t port, int size, unsigned count, bool in)

@@ -176,6 +176,45 @@ static void arithmetic_and_push_take_their_operand_from_the_device(void **state)
 	client_close(&c);
 }
 
+GUEST_CODE(load, 32, "movl (%edi), %eax; nop; hlt");
+
+/* A load that waits for the client, which sets registers meanwhile. */
+static void registers_set_while_a_read_waits_count(void **state)
+{
+	struct kvm_sregs s;
+	struct kvm_regs r;
+	struct client c;
+
+	open_guest(&c, load, GUEST_CODE_SIZE(load));
+	serve_read(&c, DEVICE, "\xef\xbe\xad\xde", 4);
+	r = client_regs(&c);
+	r.rcx = 0x1234;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &r), 0);
+	assert_run_exits(&c, KVM_EXIT_HLT);
+	assert_int_equal(client_regs(&c).rax, 0xdeadbeef);
+	assert_int_equal(client_regs(&c).rcx, 0x1234);
+
+	r.rip = 0x1000;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &r), 0);
+	serve_read(&c, DEVICE, "\xef\xbe\xad\xde", 4);
+	r.rip = 0x1002; /* behind it */
+	r.rax = 5;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &r), 0);
+	assert_run_exits(&c, KVM_EXIT_HLT);
+	assert_int_equal(client_regs(&c).rax, 5);
+
+	r.rip = 0x1000;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &r), 0);
+	serve_read(&c, DEVICE, "\xef\xbe\xad\xde", 4);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_SREGS, &s), 0);
+	s.ds.base = 0x1000;
+	assert_int_equal(ioctl(c.vcpu, KVM_SET_SREGS, &s), 0);
+	serve_read(&c, DEVICE + 0x1000, "\x01\0\0\0", 4); /* another register of the device */
+	assert_run_exits(&c, KVM_EXIT_HLT);
+	assert_int_equal(client_regs(&c).rax, 1);
+	client_close(&c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -188,6 +227,7 @@ int main(void)
 		cmocka_unit_test(access_half_memory_half_device_is_split_between_them),
 		cmocka_unit_test(narrow_loads_extend_into_the_register),
 		cmocka_unit_test(arithmetic_and_push_take_their_operand_from_the_device),
+		cmocka_unit_test(registers_set_while_a_read_waits_count),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
