@@ -20,6 +20,7 @@
 
 #include "abi/internal.h"
 #include "host/fault.h"
+#include "lib/quiet.h"
 
 #define MAX_SHOWN_MSRS 4
 
@@ -334,7 +335,7 @@ static void finish(struct abi_strace *s, uint64_t ns)
 	if (s->len > sizeof(s->text) - 2)
 		s->len = sizeof(s->text) - 2;
 	s->text[s->len++] = '\n';
-	if (syscall(SYS_write, out.fd, s->text, s->len) < 0)
+	if (lib_quiet_write(out.fd, s->text, s->len) < 0)
 		return; /* nobody to tell */
 }
 

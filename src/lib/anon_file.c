@@ -3,16 +3,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "lib/error.h"
 #include "lib/log.h"
+#include "lib/quiet.h"
 
 /* In a directory, as a file that has never had a name: -1 where it takes none. */
 static int in_directory(const char *dir, unsigned flags)
@@ -44,20 +43,9 @@ int lib_anon_file(const char *name, unsigned flags)
 	return err_born(why, "no nameless file for %s", name);
 }
 
-/* The signal goes to the thread that asks for too much: blocked there, and taken away before it is let in again. */
 int lib_anon_file_grow(int fd, uint64_t bytes)
 {
-	const uint64_t xfsz = 1ULL << (SIGXFSZ - 1);
-	const struct timespec now = { 0 };
-	uint64_t mask = xfsz, pending = 0;
-	int r = 0;
+	int r = lib_quiet_truncate(fd, bytes);
 
-	syscall(SYS_rt_sigprocmask, SIG_BLOCK, &mask, &mask, sizeof(mask));
-	syscall(SYS_rt_sigpending, &pending, sizeof(pending));
-	if (syscall(SYS_ftruncate, fd, bytes))
-		r = err_born(errno, "a file of %llu bytes", (unsigned long long)bytes);
-	if (r == -EFBIG && !(pending & xfsz))
-		syscall(SYS_rt_sigtimedwait, &xfsz, NULL, &now, sizeof(xfsz));
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof(mask));
-	return r;
+	return r ? err_born(-r, "a file of %llu bytes", (unsigned long long)bytes) : 0;
 }

@@ -12,6 +12,7 @@
 
 #include "lib/log.h"
 #include "lib/own_fd.h"
+#include "lib/quiet.h"
 
 int check_log_open(void)
 {
@@ -44,7 +45,7 @@ void check_log_line(int fd, const char *fmt, ...)
 	if (n > (int)sizeof(line) - 2)
 		n = (int)sizeof(line) - 2;
 	line[n++] = '\n';
-	if (write(fd, line, (size_t)n) < 0)
+	if (lib_quiet_write(fd, line, (size_t)n) < 0)
 		log_line(LOG_INFO, "a report could not be written to USERKVM_CHECK_LOG");
 }
 

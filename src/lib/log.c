@@ -15,6 +15,7 @@
 #include "lib/error.h"
 #include "lib/fork.h"
 #include "lib/params.h"
+#include "lib/quiet.h"
 
 static const char *const class_name[LOG_CLASSES] = {
 	[LOG_ERRORS] = "errors",
@@ -39,8 +40,8 @@ static void emit(const char *prefix, const char *fmt, va_list ap)
 	if (n > (int)sizeof(buf) - 2)
 		n = (int)sizeof(buf) - 2;
 	buf[n++] = '\n';
-	/* stderr may be closed; there is nobody left to tell. */
-	if (write(STDERR_FILENO, buf, (size_t)n) < 0)
+	/* stderr may be closed, or full; there is nobody left to tell. */
+	if (lib_quiet_write(STDERR_FILENO, buf, (size_t)n) < 0)
 		return;
 }
 

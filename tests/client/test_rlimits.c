@@ -253,11 +253,53 @@ static void a_shortage_of_threads_is_eagain(void **state)
 	assert_true(WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 77));
 }
 
+/* What KVM has to say of a refused region goes where nothing can be written to: the client does not hear of that. */
+static int told_to_nobody(bool pipe_without_reader)
+{
+	struct kvm_userspace_memory_region wrong = { .slot = 1, .memory_size = 1 };
+	int kvm = open("/dev/kvm", O_RDWR), vm = ioctl(kvm, KVM_CREATE_VM, 0), ends[2];
+	struct rlimit none = { 0, RLIM_INFINITY };
+	sigset_t pending;
+
+	if (pipe_without_reader) {
+		if (pipe(ends) || close(ends[0]) || dup2(ends[1], STDERR_FILENO) < 0)
+			return 2;
+	} else if (dup2(open("/tmp", O_TMPFILE | O_RDWR, 0600), STDERR_FILENO) < 0) {
+		return 2;
+	} else if (setrlimit(RLIMIT_FSIZE, &none)) {
+		return 2;
+	}
+	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &wrong) == 0 || errno != EINVAL)
+		return 3;
+	/* a client that blocks them finds none pending either */
+	sigemptyset(&pending);
+	sigaddset(&pending, SIGPIPE);
+	sigaddset(&pending, SIGXFSZ);
+	sigprocmask(SIG_BLOCK, &pending, NULL);
+	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &wrong) == 0 || errno != EINVAL)
+		return 3;
+	return sigpending(&pending) || sigismember(&pending, SIGPIPE) || sigismember(&pending, SIGXFSZ) ? 4 : 0;
+}
+
+static void a_line_that_cannot_be_written_is_no_signal(void **state)
+{
+	for (int i = 0; i < 2; i++) {
+		int status;
+		pid_t child = fork();
+
+		if (child == 0)
+			_exit(told_to_nobody(i));
+		assert_int_equal(waitpid(child, &status, 0), child);
+		assert_int_equal(status, 0);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_shortage_of_descriptors_is_emfile),
 		cmocka_unit_test(a_limit_of_file_size_is_no_signal),
+		cmocka_unit_test(a_line_that_cannot_be_written_is_no_signal),
 		cmocka_unit_test(a_shortage_of_address_space_is_enomem),
 		cmocka_unit_test(a_shortage_of_data_is_enomem),
 		cmocka_unit_test(a_shortage_of_threads_is_eagain),
