@@ -23,6 +23,7 @@
 
 #define DEV_KVM "/dev/kvm"
 #define SELF_EXE "/proc/self/exe"
+#define NAME_MAX_SHOWN 64 /* no name that the preload library shows is longer */
 
 bool trap_string_is(uint64_t client_string, const char *s)
 {
@@ -33,6 +34,27 @@ bool trap_string_is(uint64_t client_string, const char *s)
 			return false;
 	} while (*s++);
 	return true;
+}
+
+/*
+ * Is it a name behind which the preload library shows more than the host has: the node, the files that say
+ * "VMX"? The caller asks that library by `name`; a client that changes its string meanwhile gets one of the two.
+ */
+static bool is_shown(uint64_t client_string, char name[NAME_MAX_SHOWN])
+{
+	static const char *const shown[] = { DEV_KVM, "/proc/cpuinfo", "/sys/module/kvm" };
+	size_t n = 0;
+
+	do {
+		if (n == NAME_MAX_SHOWN || abi_client_read(name + n, (const char *)client_string + n, 1))
+			return false;
+		if (n < 4 && name[n] != "/dev"[n] && name[n] != "/pro"[n] && name[n] != "/sys"[n])
+			return false; /* most names, after a byte or two */
+	} while (name[n++]);
+	for (size_t i = 0; i < sizeof(shown) / sizeof(shown[0]); i++)
+		if (strncmp(name, shown[i], strlen(shown[i])) == 0)
+			return true;
+	return false;
 }
 
 /* --- open --- */
@@ -56,10 +78,14 @@ void trap_files_init(void)
 
 static int64_t open_it(uint64_t path, int flags)
 {
+	char name[NAME_MAX_SHOWN];
+
 	if (library[0] && trap_string_is(path, library))
 		return trap_result(open(none, flags));
 	if (trap_string_is(path, DEV_KVM))
 		return trap_result(userkvm_open(DEV_KVM, flags));
+	if (is_shown(path, name) && !(flags & O_CREAT))
+		return trap_result(open(name, flags));
 	if (trap_string_is(path, SELF_EXE)) /* the client's, not the host's */
 		return trap_result(open(trap.program, flags));
 	return TRAP_PASS;
@@ -176,11 +202,12 @@ static int64_t stat_out(struct trap_call *c, uint64_t client_buf, int r, const s
 
 static int64_t stat_path(struct trap_call *c, uint64_t path, uint64_t buf)
 {
+	char name[NAME_MAX_SHOWN];
 	struct stat st;
 
-	if (!trap_string_is(path, DEV_KVM))
+	if (!is_shown(path, name))
 		return TRAP_PASS;
-	return stat_out(c, buf, stat(DEV_KVM, &st), &st);
+	return stat_out(c, buf, stat(name, &st), &st);
 }
 
 static int64_t stat_fd(struct trap_call *c, int fd, uint64_t buf)
@@ -217,27 +244,28 @@ int64_t trap_newfstatat(struct trap_call *c)
 int64_t trap_statx(struct trap_call *c)
 {
 	bool by_fd = (c->arg[2] & AT_EMPTY_PATH) && trap_string_is(c->arg[1], "") && is_ours(c->arg[0]);
+	char name[NAME_MAX_SHOWN] = "";
 	struct statx sx;
 
-	if (!by_fd && !trap_string_is(c->arg[1], DEV_KVM))
+	if (!by_fd && !is_shown(c->arg[1], name))
 		return TRAP_PASS;
-	if (statx((int)c->arg[0], by_fd ? "" : DEV_KVM, (int)c->arg[2], (unsigned)c->arg[3], &sx))
+	if (statx((int)c->arg[0], name, (int)c->arg[2], (unsigned)c->arg[3], &sx))
 		return -errno;
 	return abi_client_write((void *)c->arg[4], &sx, sizeof(sx));
 }
 
 int64_t trap_access(struct trap_call *c)
 {
-	if (!trap_string_is(c->arg[0], DEV_KVM))
-		return TRAP_PASS;
-	return trap_result(access(DEV_KVM, (int)c->arg[1]));
+	char name[NAME_MAX_SHOWN];
+
+	return is_shown(c->arg[0], name) ? trap_result(access(name, (int)c->arg[1])) : TRAP_PASS;
 }
 
 int64_t trap_faccessat(struct trap_call *c)
 {
-	if (!trap_string_is(c->arg[1], DEV_KVM))
-		return TRAP_PASS;
-	return trap_result(access(DEV_KVM, (int)c->arg[2]));
+	char name[NAME_MAX_SHOWN];
+
+	return is_shown(c->arg[1], name) ? trap_result(access(name, (int)c->arg[2])) : TRAP_PASS;
 }
 
 /* --- the program's own name --- */

@@ -236,6 +236,22 @@ def arguments_and_environment_are_its_own():
     assert lines[0].startswith(f"{box} sh -c") and lines[1] == "busybox", out
 
 
+def the_host_looks_like_one_with_vmx():
+    """By the files that programs look at before they open /dev/kvm."""
+    box, parameters = busybox(), "/sys/module/kvm_intel/parameters/"
+    for argv, says in (
+            (("grep", "-cE", "^flags.* vmx( |$)", "/proc/cpuinfo"), str(os.cpu_count())),
+            (("grep", "-cE", "^vmx flags.* ept( |$)", "/proc/cpuinfo"), str(os.cpu_count())),
+            (("cat", parameters + "ept", "/sys/module/kvm/parameters/tdp_mmu"), "Y\nY"),
+            (("stat", "-c", "%F", "/sys/module/kvm_intel"), "directory"),
+            (("test", "-r", parameters + "nested"), ""), (("test", "-d", "/sys/module/kvm_amd"), None)):
+        out, status = run(box, *argv)
+        assert (status == 0) == (says is not None) and out.strip() == (says or ""), (argv, out)
+    out, status = tap.run(USERKVM, "run", "--no-host-vmx", "--", box, "cat", "/proc/cpuinfo")
+    lines = [x for x in out.split("\n") if x and "MHz" not in x]
+    assert status == 0 and lines == [x for x in open("/proc/cpuinfo").read().split("\n") if x and "MHz" not in x]
+
+
 # --- what is refused, in words ---
 
 
@@ -346,7 +362,7 @@ tap.select((musl_client_runs_on_every_way, glibc_client_runs_on_every_way, posit
             calls_past_the_c_library_are_served_on_request_or_told, go_client_with_cgo_is_found_and_served,
             client_with_musl_as_a_shared_library_is_found_and_served, client_runs_in_the_legacy_memory_layout, strace_option_shows_its_ioctls,
             shell_sees_dev_kvm_and_serves_its_children, script_of_a_static_interpreter_is_served,
-            exit_status_and_signals_pass, arguments_and_environment_are_its_own,
+            exit_status_and_signals_pass, arguments_and_environment_are_its_own, the_host_looks_like_one_with_vmx,
             programs_that_cannot_be_served_are_refused_in_a_line, set_user_id_program_is_refused_in_a_line,
             static_programs_of_a_dynamic_client_are_served, executed_programs_are_found_as_libc_finds_them,
             static_program_without_the_library_in_its_environment_is_left_alone,
