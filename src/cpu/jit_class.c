@@ -279,7 +279,7 @@ void jit_bind(struct vmx_cpu *cpu, struct jit_cell *cell, struct jit_unit *u)
 	struct cpu_jit *j = cpu->jit;
 	struct jit_class *c = &j->cls[u->cls];
 	gva_t lin = cpu->cs.rip & PAGE_MASK;
-	gva_t from_lin = (lin - (uint64_t)((int64_t)cell->pages << PAGE_SHIFT)) & cpu->code_mask;
+	gva_t from_lin = (lin - (uint64_t)((int64_t)cell->pages * (int64_t)PAGE_SIZE)) & cpu->code_mask;
 	const uint8_t *entry = cell->backward ? u->polled : u->code;
 	struct jit_unit *from = cell->from;
 	struct jit_lin *l;
