@@ -4,7 +4,7 @@ MESON_ARGS ?=
 LTO ?= true
 PREFIX ?= /usr/local
 
-.PHONY: all deps build demo check clients selftests silicon fuzz coverage mutate bench bench-rootfs bench-work lint format sanitize \
+.PHONY: all deps build demo check clients selftests silicon silicon-units fuzz coverage mutate bench bench-rootfs bench-work lint format sanitize \
 	install uninstall deb tarball clean
 all: deps
 	@$(MAKE) --no-print-directory build
@@ -35,6 +35,9 @@ SEED ?= 1
 HOST ?=
 silicon: all
 	@SEED=$(SEED) N=$(N) USERKVM_HOST_CPUID=$(HOST) $(BUILD)/tests/silicon/silicon
+# The same cases through the translator's rewriting, beside the handlers.
+silicon-units: all
+	@SEED=$(SEED) N=$(N) USERKVM_HOST_CPUID=$(HOST) $(BUILD)/tests/silicon/silicon-units
 
 # Random code, page tables and VMCS fields, and sequences of KVM calls, also beside a
 # kernel's KVM where there is one (docs/fuzz.md); FUZZ_SECONDS for each. SANITIZE=1: under

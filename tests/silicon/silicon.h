@@ -5,6 +5,7 @@
  *              asking the decoder about every opcode, prefix and ModRM
  *   cases.c    a form made into an instruction and a processor state
  *   main.c     runs cases both ways, compares, minimises, writes the coverage
+ *   units.c    cases of 64-bit and 32-bit code, by handlers and as the translator rewrites them
  *   isa_simd/harness.c  the two ways (shared with the unit tests)
  */
 #ifndef TESTS_SILICON_H
