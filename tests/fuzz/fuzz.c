@@ -16,7 +16,7 @@
  * The corpus (corpus/TARGET/) is one input for each outcome seen: exit reasons,
  * vectors, error codes, and why an entry was refused. New inputs are made from it
  * as often as from nothing. FUZZ_COLLECT=1 adds inputs of new outcomes to it.
- * Environment: SEED, FUZZ_SECONDS (for each target, default 3). What brings the
+ * Environment: SEED, FUZZ_SECONDS (for each target, default 3), FUZZ_UNITS=1 (the translator has to make units). What brings the
  * program down is written to fuzz-TARGET.input in the current directory.
  */
 #include "../unit/cpu/machine.h"
@@ -26,6 +26,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -41,6 +42,7 @@ static struct input input;  /* of the running round */
 static uint32_t used;	    /* bytes of it */
 static uint64_t tail, seed; /* generators: of the round, of inputs */
 static const char *target;
+static uint64_t units;   /* made by the translator */
 static uint64_t outcome; /* a hash of what came of the round */
 
 static uint64_t step(uint64_t *g)
@@ -130,18 +132,50 @@ static uint64_t interesting(void)
 	}
 }
 
-static void limit_time(struct machine *t)
+/*
+ * The translator leaves guests that run under the preemption timer to the interpreter: there a timer of the
+ * host's kicks.
+ */
+static struct vmx_cpu *running;
+
+static void on_alarm(int signo)
+{
+	if (running)
+		vmx_kick(running);
+}
+
+static void kick_each_2ms(void)
+{
+	struct itimerval t = { { 0, 2000 }, { 0, 2000 } };
+	struct sigaction sa = { .sa_handler = on_alarm, .sa_flags = SA_RESTART };
+
+	sigaction(SIGALRM, &sa, NULL);
+	setitimer(ITIMER_REAL, &t, NULL);
+}
+
+static void preempt(struct machine *t)
 {
 	W(PIN_BASED_VM_EXEC_CONTROL,
 	  R(t, PIN_BASED_VM_EXEC_CONTROL) | PIN_BASED_VMX_PREEMPTION_TIMER);
 	W(VMX_PREEMPTION_TIMER_VALUE, 2000);
 }
 
+static void limit_time(struct machine *t)
+{
+	if (!t->cpu->jit)
+		preempt(t);
+}
+
 static enum vmx_result enter(struct machine *t)
 {
-	enum vmx_result r = t->vmcs->launched ? vmresume(t->cpu) : vmlaunch(t->cpu);
+	enum vmx_result r;
 	uint64_t reason;
 
+	running = t->cpu->jit ? t->cpu : NULL;
+	r = t->vmcs->launched ? vmresume(t->cpu) : vmlaunch(t->cpu);
+	running = NULL;
+	units += vmx_cpu_counters(t->cpu)->jit_units;
+	t->cpu->counters.jit_units = 0;
 	require(r == VMX_SUCCEED || r == VMX_FAIL_VALID || r == VMX_BUS_ERROR, "result", r);
 	happened(r);
 	require(!vmx_cpu_counters(t->cpu)->tlb_stale_uses, "stale translation", 0);
@@ -334,7 +368,7 @@ static void fuzz_vmcs(void)
 	unsigned left = 8;
 
 	(rnd() & 1 ? machine_setup : machine_setup_long)((void **)&t);
-	limit_time(t);
+	preempt(t);
 	CODE(t, 0x90, 0x48, 0x01, 0xd8, 0xeb, 0xfa);
 	do {
 		write_fields(t);
@@ -475,8 +509,9 @@ static void fuzz(const char *dir, void (*round)(void), uint64_t seconds)
 		if (number("FUZZ_COLLECT", 0))
 			collect(dir);
 	}
-	printf("%s: %u inputs of the corpus, %llu new ones, %u added\n", target, old,
-	       (unsigned long long)rounds, corpus.nr - old);
+	printf("%s: %u inputs of the corpus, %llu new ones, %u added, %llu units\n", target, old,
+	       (unsigned long long)rounds, corpus.nr - old, (unsigned long long)units);
+	require(units || !number("FUZZ_UNITS", 0), "no unit was made", 0);
 	fflush(stdout);
 }
 
@@ -492,6 +527,7 @@ int main(int argc, char **argv)
 		signal(fatal[n], on_abort);
 	if (host_fault_init())
 		return 1;
+	kick_each_2ms();
 	if (argc > 3)
 		return replay(argc, argv);
 	for (size_t n = 0; n < ARRAY_SIZE(targets); n++) {
