@@ -3,6 +3,8 @@
  * tests of the commands that look at it. Each is answered by a line.
  *
  *	vmxon                in VMX operation, with a current VMCS that VM entry takes
+ *	fill                 that VMCS again, as it was
+ *	second               a second vCPU, which waits for SIPI in KVM_RUN on a thread: "second EAGAIN" if that ends
  *	ept                  L2's first 2 MiB one to one by EPT12, page by page
  *	write FIELD VALUE    VMWRITE
  *	store GPA VALUE      8 bytes, by L1's processor; poke: by the client, behind L1's back
@@ -13,8 +15,10 @@
  *	log                  a dirty log for all of the guest's memory
  *	client               the client's own VM entry fails: "client REASON"
  */
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "nested_ept.h"
 
@@ -105,21 +109,56 @@ static void vmclear(void)
 	assert_succeeds(nested_ptr(&c, VMCLEAR, AT_VMCS));
 }
 
+static void *run_second(void *vcpu)
+{
+	int r = ioctl((int)(intptr_t)vcpu, KVM_RUN, 0);
+
+	printf("second %d %d\n", r, errno);
+	fflush(stdout);
+	return NULL;
+}
+
+static void second(void)
+{
+	int vcpu = ioctl(c.vm, KVM_CREATE_VCPU, 1);
+	pthread_t t;
+
+	assert_true(vcpu >= 0);
+	pthread_create(&t, NULL, run_second, (void *)(intptr_t)vcpu);
+}
+
+/* Two numbers behind the word. */
+static bool numbers(const char *line, const char *word, unsigned long long *a, unsigned long long *b)
+{
+	size_t n = strlen(word);
+	char *end;
+
+	if (strncmp(line, word, n) != 0)
+		return false;
+	*a = strtoull(line + n, &end, 0);
+	*b = strtoull(end, &end, 0);
+	return !*end;
+}
+
 static void obey(const char *line)
 {
 	unsigned long long a, b;
 	char hex[256];
 
-	if (sscanf(line, "write %lli %lli", (long long *)&a, (long long *)&b) == 2)
+	if (numbers(line, "write ", &a, &b))
 		nested_vmwrite(&c, a, b);
-	else if (sscanf(line, "store %lli %lli", (long long *)&a, (long long *)&b) == 2)
+	else if (numbers(line, "store ", &a, &b))
 		nested_do(&c, STORE, a, b);
-	else if (sscanf(line, "poke %lli %lli", (long long *)&a, (long long *)&b) == 2)
+	else if (numbers(line, "poke ", &a, &b))
 		*(uint64_t *)(c.mem + a) = b;
 	else if (sscanf(line, "code %255s", hex) == 1)
 		code(hex);
 	else if (strcmp(line, "vmxon") == 0)
 		vmxon();
+	else if (strcmp(line, "fill") == 0)
+		nested_fresh_vmcs(&c);
+	else if (strcmp(line, "second") == 0)
+		second();
 	else if (strcmp(line, "ept") == 0)
 		nested_use_ept(&c);
 	else if (strcmp(line, "invept") == 0)

@@ -132,6 +132,13 @@ def a_waiting_vcpu_is_copied_too():
         assert False, v
 
 
+def a_vcpu_that_waits_for_sipi_is_copied_and_goes_on_waiting():
+    with L1("second") as c:
+        for _ in range(20):
+            assert "VMCS01" in ask("vmcs", "--vcpu", "1", c.pid)
+        assert c.tell("vmxon") == "done", "KVM_RUN of the second ended by a look"
+
+
 def check_tells_each_failing_check_and_what_would_pass():
     with L1("vmxon", "code " + CPUID) as c:
         assert "every check of VM entry passes" in ask("vmcs", "check", "--12", c.pid)
@@ -155,6 +162,57 @@ def check_tells_each_failing_check_and_what_would_pass():
         assert c.tell("launch") == "exit 10"
         assert c.tell(f"write {PIN} 0x14") == "done" and c.tell("resume") == "fail 7"
         assert "CTL_PIN_ALLOWED" in c.said(), c.said()
+
+
+# check, field, value, and others that make it apply
+PROC_IO, PROC_MSRS = 1 << 25, 1 << 28
+ROWS = (
+    ("CTL_PRIMARY_ALLOWED", 0x4002, 0x84006170), ("CTL_SECONDARY_ALLOWED", 0x401E, 1 << 31), ("CTL_CR3_TARGET_COUNT", 0x400A, 5),
+    ("CTL_IO_BITMAP_A", 0x2000, 1, (0x4002, 0x84006172 | PROC_IO)), ("CTL_IO_BITMAP_B", 0x2002, 1 << 60, (0x4002, 0x84006172 | PROC_IO)),
+    ("CTL_MSR_BITMAP", 0x2004, 0x10, (0x4002, 0x84006172 | PROC_MSRS)), ("CTL_APIC_ACCESS", 0x2014, 8, (0x401E, 1)),
+    ("CTL_VIRTUAL_NMI", 0x4000, 0x36), ("CTL_NMI_WINDOW", 0x4002, 0x84006172 | 1 << 22), ("CTL_VPID", 0, 0, (0x401E, 1 << 5)),
+    ("CTL_EPTP_MEMTYPE", 0x201A, 0x50019, (0x401E, 2)), ("CTL_EPTP_WALK", 0x201A, 0x50006, (0x401E, 2)),
+    ("CTL_EPTP_RESERVED", 0x201A, 0x5089E, (0x401E, 2)), ("CTL_UNRESTRICTED", 0x401E, 1 << 7), ("CTL_PML", 0x200E, 8, (0x201A, 0x5001E), (0x401E, 1 << 17 | 2)),
+    ("CTL_VMREAD_BITMAP", 0x2026, 1, (0x401E, 1 << 14)), ("CTL_EXIT_ALLOWED", 0x400C, 0x200), ("CTL_ENTRY_ALLOWED", 0x4012, 0x200),
+    ("CTL_SAVE_TIMER", 0x400C, 0x36FFB | 1 << 22), ("CTL_EXIT_STORE", 0x2006, 8, (0x400E, 1)), ("CTL_ENTRY_LOAD", 0x200A, 1 << 60, (0x4014, 1)),
+    ("CTL_INJECT_TYPE", 0x4016, 0x80000103), ("CTL_INJECT_VECTOR", 0x4016, 0x80000203), ("CTL_INJECT_HAS_ERROR", 0x4016, 0x8000030D),
+    ("CTL_INJECT_ERROR", 0x4018, 1 << 16, (0x4016, 0x80000B0D)), ("CTL_INJECT_RESERVED", 0x4016, 0x80001306),
+    ("CTL_INJECT_LENGTH", 0x401A, 16, (0x4016, 0x80000420)),
+    ("HOST_CR0_FIXED", 0x6C00, 0x80000011), ("HOST_CR4_FIXED", 0x6C04, 0x20), ("HOST_CR3_WIDTH", 0x6C02, 1 << 60), ("HOST_SYSENTER_ESP", 0x6C10, 1 << 63),
+    ("HOST_PAE", 0x6C04, 0x2000), ("HOST_RIP_WIDTH", 0x6C16, 1 << 63), ("HOST_SELECTORS", 0xC02, 9), ("HOST_CS_ZERO", 0xC02, 0), ("HOST_FS_BASE_CANONICAL", 0x6C06, 1 << 63),
+    ("HOST_PAT_TYPES", 0x2C00, 2, (0x400C, 0x36FFB | 1 << 19)), ("HOST_EFER_BITS", 0x2C02, 0x100, (0x400C, 0x36FFB | 1 << 21)),
+    ("GUEST_CR0_FIXED", 0x6800, 0x80000011), ("GUEST_CR4_FIXED", 0x6804, 0x20), ("GUEST_CR3_WIDTH", 0x6802, 1 << 60), ("GUEST_DR7_WIDTH", 0x681A, 1 << 32, (0x4012, 0x13FB | 4)),
+    ("GUEST_DEBUGCTL", 0x2802, 4, (0x4012, 0x13FB | 4)), ("GUEST_ACTIVITY", 0x4826, 2), ("GUEST_LINK_ALIGNED", 0x2800, 0x33008),
+    ("GUEST_SYSENTER_EIP_CANONICAL", 0x6826, 1 << 63), ("GUEST_RIP_RANGE", 0x681E, 1 << 63), ("GUEST_RFLAGS_RESERVED", 0x6820, 1 << 22 | 2), ("GUEST_RFLAGS_VM", 0x6820, 1 << 17 | 2),
+    ("SEG_CS_TYPE", 0x4816, 0xA093), ("SEG_CS_L_AND_D", 0x4816, 0xE09B), ("SEG_SS_TYPE", 0x4818, 0xC091), ("SEG_PRESENT", 0x481A, 0xC013),
+    ("SEG_DATA_ACCESSED", 0x481A, 0xC092), ("SEG_BASE_32_BITS", 0x680C, 1 << 32), ("SEG_BASE_CANONICAL", 0x680E, 1 << 63), ("SEG_TR_TYPE", 0x4822, 0x83), ("SEG_TR_USABLE", 0x4822, 0x1008B),
+    ("SEG_LDTR_TYPE", 0x4820, 0x83), ("SEG_IN_LDT", 0x80E, 0x2C), ("SEG_SYSTEM", 0x4822, 0x9B), ("SEG_CODE_OR_DATA", 0x481A, 0xC083), ("SEG_GRANULARITY", 0x481A, 0xC093, (0x4806, 0)),
+    ("GUEST_TABLE_LIMIT", 0x4810, 1 << 16), ("GUEST_TABLE_BASE", 0x6818, 1 << 63), ("GUEST_INT_RESERVED", 0x4824, 1 << 5), ("GUEST_INT_STI", 0x4824, 1),
+    ("GUEST_INT_SMI", 0x4824, 4), ("GUEST_INT_NMI", 0x4824, 2, (0x4016, 0x80000202)), ("GUEST_RFLAGS_IF", 0x6820, 2, (0x4016, 0x80000020)), ("GUEST_DBG_RESERVED", 0x6822, 1 << 20),
+    ("GUEST_HLT_DPL", 0x4818, 0xC0F3, (0x4826, 1)), ("GUEST_HLT_SHADOW", 0x4824, 2, (0x4826, 1)), ("GUEST_HLT_EVENT", 0x4016, 0x80000306, (0x4826, 1)),
+)
+
+
+def each_check_is_told_and_what_is_said_to_pass_does():
+    wrong = []
+    with L1("vmxon", "code " + CPUID) as c:
+        for name, field, value, *more in ROWS:
+            c.tell("fill")
+            for f, v in (*more, (field, value)):
+                assert c.tell(f"write {f} {v}") == "done"
+            failed = json.loads(tap.run(USERKVM, "vmcs", "check", "--12", "--json", c.pid)[0])["failed"]
+            mine = [f for f in failed if f["check"] == name]
+            if len(mine) != 1 or mine[0]["encoding"] not in (field, 0xC02):
+                # HOST_SELECTORS is of seven fields, told of one
+                wrong.append((name, [f["check"] for f in failed]))
+                continue
+            if "passes" not in mine[0]:
+                continue
+            assert c.tell(f"write {mine[0]['encoding']} {mine[0]['passes']}") == "done"
+            failed = json.loads(tap.run(USERKVM, "vmcs", "check", "--12", "--json", c.pid)[0])["failed"]
+            if any(f["check"] == name for f in failed):
+                wrong.append((name, "does not pass", mine[0]["passes"]))
+    assert not wrong, wrong
 
 
 def the_clients_own_failed_entry_explains_itself():
@@ -330,4 +388,5 @@ tap.select((without_an_l2_one_line_says_so, three_tables_stand_side_by_side, the
             ept02_lags_behind_what_no_processor_has_told, explain_says_who_hears_of_the_fault,
             each_vmcs_is_told_where_there_is_one, control_fields_are_told_bit_by_bit, a_vmcs_is_copied_while_l2_runs,
             a_waiting_vcpu_is_copied_too, check_tells_each_failing_check_and_what_would_pass,
+            each_check_is_told_and_what_is_said_to_pass_does, a_vcpu_that_waits_for_sipi_is_copied_and_goes_on_waiting,
             the_clients_own_failed_entry_explains_itself, a_vmx_abort_names_the_msr, kvms_nested_tracepoints_are_recorded, wrong_words_are_wrong_usage), (), sys.argv[3:])
