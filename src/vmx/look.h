@@ -38,7 +38,8 @@ void vmx_look_state(struct kvm_vcpu *vcpu, struct vmx_look_state *s);
 void vmx_look_vmcs(struct kvm_vcpu *vcpu, enum vmx_look which, struct vmx_vmcs_copy *copy);
 /*
  * Every check that a VM entry with this VMCS would fail now, VMX_LOOK_01 or VMX_LOOK_12, and what the
- * processor that checks it is. What a link pointer of vmcs12's leads to is not looked at.
+ * processor that checks it is. What a link pointer of vmcs12's leads to, and its virtual TPR, are in L1's
+ * memory and not looked at.
  */
 void vmx_look_checks(struct kvm_vcpu *vcpu, enum vmx_look which, struct vmentry_failures *f, struct vmentry_limits *l);
 

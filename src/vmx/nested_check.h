@@ -15,7 +15,7 @@ enum { ENTRY_FAIL_DEFAULT = 0, ENTRY_FAIL_PDPTE = 2, ENTRY_FAIL_NMI = 3, ENTRY_F
 struct nested_checks {
 	enum vmentry_check first; /* that failed, in the order in which the checks are made */
 	unsigned nr_failed;
-	struct vmentry_failures *all; /* where all of them are noted; NULL: nobody wants that */
+	struct vmentry_failures *all; /* where all of them are noted, without a look into L1's memory; NULL: an entry's */
 	uint64_t qualification; /* of exit 33 */
 };
 

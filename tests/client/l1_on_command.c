@@ -12,6 +12,7 @@
  *	code HEX             what L2 runs from now on
  *	launch, resume       "exit REASON" of L1's, or "fail ERROR"
  *	loop                 VMRESUME on a thread: L2 (or L1) runs until the process ends
+ *	unmap GPA 0          that page of the guest's memory is no more the client's
  *	log                  a dirty log for all of the guest's memory
  *	client               the client's own VM entry fails: "client REASON"
  */
@@ -151,6 +152,8 @@ static void obey(const char *line)
 		nested_do(&c, STORE, a, b);
 	else if (numbers(line, "poke ", &a, &b))
 		*(uint64_t *)(c.mem + a) = b;
+	else if (numbers(line, "unmap ", &a, &b))
+		munmap(c.mem + a, 4096);
 	else if (sscanf(line, "code %255s", hex) == 1)
 		code(hex);
 	else if (strcmp(line, "vmxon") == 0)

@@ -13,7 +13,7 @@ struct rule {
 
 static const struct rule rules[] = {
 	{ PIN_BASED_VM_EXEC_CONTROL, "merged", "L0's and L1's; the preemption timer is a timer of L0's, posted interrupts are not offered" },
-	{ CPU_BASED_VM_EXEC_CONTROL, "merged", "L0's and L1's; all port I/O exits and L0 asks L1's bitmaps; windows, TPR shadow and MSR bitmap as L0 needs them" },
+	{ CPU_BASED_VM_EXEC_CONTROL, "merged", "L0's and L1's; all port I/O exits and L0 asks L1's bitmaps; windows and MSR bitmap as L0 needs them; CR8 exits without L1's TPR shadow" },
 	{ SECONDARY_VM_EXEC_CONTROL, "merged", "L0's and L1's; no PML with EPT12 and no VMCS shadowing (L0 emulates both), VPIDs are L0's" },
 	{ VM_ENTRY_CONTROLS, "merged", "L0's and L1's; IA-32e mode as L2's EFER is" },
 	{ VM_EXIT_CONTROLS, "L0's own", "an exit of L2 leads to L0; L0 does what vmcs12 asks for when it goes on to L1" },
@@ -45,8 +45,8 @@ static const struct rule rules[] = {
 	{ VM_EXIT_MSR_LOAD_COUNT, "L0's own", "0: L0 walks L1's list" },
 	{ VM_ENTRY_MSR_LOAD_COUNT, "L0's own", "0: L0 walks L1's list" },
 	{ APIC_ACCESS_ADDR, "L0's own", "where L1's page lies in the client's memory" },
-	{ VIRTUAL_APIC_PAGE_ADDR, "L0's own", "L1 is offered no TPR shadow" },
-	{ TPR_THRESHOLD, "L0's own", "L1 is offered no TPR shadow" },
+	{ VIRTUAL_APIC_PAGE_ADDR, "L0's own", "a frame of L0's: the virtual TPR is copied from L1's page and back" },
+	{ TPR_THRESHOLD, "copied", "with L1's TPR shadow" },
 	{ PML_ADDRESS, "L0's own", "L0 keeps L1's log itself" },
 	{ GUEST_PML_INDEX, "L0's own", "L0 keeps L1's log itself" },
 	{ PLE_GAP, "L0's own", "vmcs12 has no such field" },
