@@ -69,9 +69,9 @@ struct cpu_debug {
 	bool next_alone; /* the next instruction is to */
 };
 
-struct vmx_cpu {
+struct vmx_cpu { /* (o), where no letter says otherwise */
 	struct cpu_state cs; /* first: cs->owner == this */
-	struct vmx_machine *machine;
+	struct vmx_machine *machine; /* (c) */
 	struct cpu_msrs msr;
 	struct vmx_counters counters;
 
@@ -97,9 +97,9 @@ struct vmx_cpu {
 	struct cpu_event event; /* in delivery */
 	uint32_t kick;		/* (a) vmx_kick() */
 	void *unwind_buf[5];	/* of the interpreter loop */
-	struct cpu_tlb *tlb;	   /* tlb.c */
-	struct cpu_blocks *blocks; /* blocks.c */
-	struct cpu_jit *jit;	   /* jit_code.c; NULL: everything is interpreted */
+	struct cpu_tlb *tlb;	   /* (c) tlb.c */
+	struct cpu_blocks *blocks; /* (c) blocks.c */
+	struct cpu_jit *jit;	   /* (c) jit_code.c; NULL: everything is interpreted */
 	int jit_pid;		   /* of the process that reserved code memory beside us, or 0 */
 	struct cpu_journal *journal; /* of writes, while the lock-step needs it (jit_check.c) */
 	hpa_t bus_error;
@@ -127,8 +127,8 @@ struct vmx_cpu {
 		uint32_t size, first;
 	} commit[4];
 	uint32_t next_commit;
-	struct cpu_ring *ring;	   /* USERKVM_TRACE_INSN, or NULL */
-	bool observed;		   /* blocks go to cpu_observe() before they run */
+	struct cpu_ring *ring;	   /* (c) USERKVM_TRACE_INSN, or NULL */
+	bool observed;		   /* (c) blocks go to cpu_observe() before they run */
 	uint32_t wtags_seen;	   /* (a) machine->wtags_gen when write tags were last dropped */
 	uint32_t wtags_known;	   /* every other processor has seen this one */
 	bool bus_locked;	   /* holds machine->bus, for a locked access in two parts */

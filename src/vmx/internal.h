@@ -50,7 +50,7 @@ struct vmx_stuck {
 	bool l2, told;
 };
 
-struct vcpu_vmx {
+struct vcpu_vmx { /* (o), where no letter says otherwise */
 	struct vmx_nested_head head; /* first: is_guest_mode() */
 	struct vmx_cpu *cpu;	/* (c) the logical processor */
 	struct loaded_vmcs vmcs01; /* L1's */

@@ -136,7 +136,7 @@ struct kvm_async_pf_arch {
 	bool halted;	 /* until an event, or a page */
 };
 
-struct kvm_vcpu_arch {
+struct kvm_vcpu_arch { /* (o), where no letter says otherwise */
 	/* CPUID the client set */
 	struct kvm_cpuid_entry2 *cpuid_entries; /* (o) */
 	int cpuid_nent;
