@@ -53,6 +53,30 @@ static void shared_registers_travel_in_kvm_run(void **state)
 	client_close(&c);
 }
 
+/* Their instructions run again, where the state has gone to another VM. */
+static void exceptions_of_int3_and_into_are_no_events(void **state)
+{
+	static const struct {
+		uint8_t nr, injected;
+	} rows[] = {{3, 0}, {4, 0}, {5, 1}};
+	struct kvm_vcpu_events e;
+	struct client c;
+
+	OPEN_LONG(&c, inc_loop);
+	for (unsigned n = 0; n < sizeof(rows) / sizeof(rows[0]); n++) {
+		assert_int_equal(ioctl(c.vcpu, KVM_GET_VCPU_EVENTS, &e), 0);
+		e.exception.injected = 1;
+		e.exception.nr = rows[n].nr;
+		e.exception.has_error_code = 0;
+		assert_int_equal(ioctl(c.vcpu, KVM_SET_VCPU_EVENTS, &e), 0);
+		assert_int_equal(ioctl(c.vcpu, KVM_GET_VCPU_EVENTS, &e), 0);
+		assert_int_equal(e.exception.nr, rows[n].nr);
+		assert_int_equal(e.exception.injected, rows[n].injected);
+		assert_int_equal(e.exception.pending, 0);
+	}
+	client_close(&c);
+}
+
 static void exception_set_as_an_event_is_delivered(void **state)
 {
 	struct kvm_vcpu_events e;
@@ -507,6 +531,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(shared_registers_travel_in_kvm_run),
+		cmocka_unit_test(exceptions_of_int3_and_into_are_no_events),
 		cmocka_unit_test(exception_set_as_an_event_is_delivered),
 		cmocka_unit_test(nmi_set_as_an_event_waits_while_masked),
 		cmocka_unit_test(nonsense_events_are_refused),

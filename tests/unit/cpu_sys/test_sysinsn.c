@@ -70,6 +70,19 @@ static void dr4_is_dr6_without_de_and_undefined_with_it(void **state)
 	assert_int_equal(cpu->cs.exception.vector, X86_TRAP_UD);
 }
 
+static void writes_of_dr6_and_dr7_keep_the_fixed_bits(void **state)
+{
+	reset_long();
+	cpu->cs.gpr[RAX] = 0xffffffff;
+	assert_int_equal(RUN(0x0f, 0x23, 0xf0), DONE); /* mov dr6, rax */
+	assert_int_equal(cpu->cs.dr6, DR6_ACTIVE_LOW | 0xf | DR6_BD | DR6_BS | DR6_BT);
+	assert_int_equal(cpu->cs.dr7 & 0xffff, DR7_FIXED_1);
+	cpu->cs.gpr[RAX] = 0x155;
+	assert_int_equal(RUN(0x0f, 0x23, 0xf8), DONE); /* mov dr7, rax */
+	assert_int_equal(cpu->cs.dr7, DR7_FIXED_1 | 0x155);
+	assert_int_equal(cpu->cs.dr6, DR6_ACTIVE_LOW | 0xf | DR6_BD | DR6_BS | DR6_BT);
+}
+
 static void cr0_read_mixes_mask_and_shadow(void **state)
 {
 	reset_long();
@@ -675,6 +688,7 @@ int main(void)
 		cmocka_unit_test(mov_dr_exit_comes_before_the_level_check),
 		cmocka_unit_test(dr7_gd_raises_db_with_bd),
 		cmocka_unit_test(dr4_is_dr6_without_de_and_undefined_with_it),
+		cmocka_unit_test(writes_of_dr6_and_dr7_keep_the_fixed_bits),
 		cmocka_unit_test(cr0_read_mixes_mask_and_shadow),
 		cmocka_unit_test(cr0_write_exits_when_a_masked_bit_differs_from_the_shadow),
 		cmocka_unit_test(cr0_write_checks_values),
