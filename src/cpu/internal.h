@@ -373,6 +373,8 @@ void cpu_jit_run_blocks(struct vmx_cpu *cpu);
 bool cpu_jit_fault(struct vmx_cpu *cpu, void *ucontext);
 /* Unwinds so that the interpreter runs the instruction that faulted. */
 void cpu_jit_interpret_next(struct vmx_cpu *cpu);
+/* One instruction was interpreted outside of cpu_jit_run_blocks(). */
+void cpu_jit_ran_one(struct vmx_cpu *cpu);
 /* After every unwinding. */
 void cpu_jit_unwound(struct vmx_cpu *cpu);
 /* A write through p is about to happen: for the lock-step. */

@@ -66,6 +66,7 @@ void cpu_run_one(struct vmx_cpu *cpu)
 	if (unlikely(cpu->debug.code) && cs->rip == rip && (i->flags & (ISA_REP | ISA_REPNE)))
 		cs->rflags |= X86_FLAGS_RF; /* between iterations, its breakpoint has been met */
 	cpu->counters.instructions++;
+	cpu_jit_ran_one(cpu);
 	cpu_at_boundary(cpu);
 	if (cpu->primary & CPU_BASED_MONITOR_TRAP_FLAG)
 		cpu->mtf_pending = true;

@@ -167,6 +167,9 @@ struct cpu_jit {
 	uint32_t room; /* bytes of code memory that have to be free before a unit is made */
 	uint32_t bisect_first, bisect_last;
 	bool check, dump, perf;
+	bool count;		/* counters.retired is kept: jit_count.c */
+	uint16_t not_run;	/* of it: instructions that are counted and have not run; 0 in emitted code */
+	const struct cpu_block *counted; /* the block that is being interpreted, and is not counted yet */
 	bool interpret;		/* the block at cs->rip, once */
 	/*
 	 * jit_check.c: blocks that emitted code may still begin; the RIP at which a stub has left within a block,
@@ -258,6 +261,16 @@ static inline uint8_t *jit_kills_of(struct cpu_jit *j, hpa_t page)
 {
 	return &j->kills[(page >> PAGE_SHIFT) & (JIT_KILL_BUCKETS - 1)];
 }
+
+/* --- jit_count.c --- */
+/* Emit, where a block begins (JIT_S1 is free, flags stay): nr more. */
+void jit_count_emit(struct jit_rewriter *r, struct vmx_cpu *cpu, unsigned nr);
+/* From the place on to the end of its block, but for what is left to the dispatcher. */
+uint16_t jit_count_rest(const struct jit_unit *u, const struct jit_place *n);
+/* Emitted code is left within a block. */
+void jit_count_settle(struct vmx_cpu *cpu);
+/* The interpreter, or a handler that emitted code called, has unwound. */
+void jit_count_unwound(struct vmx_cpu *cpu);
 
 /* --- jit_run.c --- */
 uint8_t jit_mode(const struct vmx_cpu *cpu);

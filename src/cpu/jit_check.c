@@ -97,6 +97,8 @@ void cpu_journal_note(struct vmx_cpu *cpu, uint8_t *p, unsigned size)
 
 void cpu_jit_unwound(struct vmx_cpu *cpu)
 {
+	if (cpu->jit && unlikely(cpu->jit->count))
+		jit_count_unwound(cpu);
 	if (likely(!cpu->journal))
 		return;
 	cpu->journal = NULL;

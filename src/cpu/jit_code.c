@@ -74,6 +74,7 @@ static void read_options(struct cpu_jit *j)
 	j->room = (uint32_t)min_u64(ROOM_FOR_A_UNIT, j->e.size / 2);
 	j->check = params_has_word("USERKVM_JIT", "check");
 	j->dump = params_has_word("USERKVM_JIT", "dump");
+	j->count = params_has_word("USERKVM_JIT", "count");
 	j->perf = params_has_word("USERKVM_JIT", "perf");
 	j->perf_fd = -1;
 }

@@ -147,6 +147,7 @@ static void roll_back(struct vmx_cpu *cpu)
 	cs->gpr[RSP] -= c->rsp_undo;
 	cs->rip = cs->page_lin + n->block_off + n->isa->off;
 	cpu->jit->interpret = true;
+	cpu->counters.retired -= cpu->jit->count; /* the branch, which is run again */
 }
 
 static void interpret(struct vmx_cpu *cpu, const struct cpu_block *b)
@@ -154,6 +155,8 @@ static void interpret(struct vmx_cpu *cpu, const struct cpu_block *b)
 	struct cpu_state *cs = &cpu->cs;
 	const struct isa_insn *i = b->insns, *end = b->end;
 
+	if (unlikely(cpu->jit->count))
+		cpu->jit->counted = b;
 	cs->block_rip = cs->rip;
 	do {
 		cs->cur = i;
@@ -163,6 +166,10 @@ static void interpret(struct vmx_cpu *cpu, const struct cpu_block *b)
 		cs->rip = isa_next_rip(cs, i - 1);
 		if (cs->code_mode != ISA_CODE64)
 			cs->rip = (uint32_t)cs->rip;
+	}
+	if (unlikely(cpu->jit->count)) {
+		cpu->jit->counted = NULL;
+		cpu->counters.retired += b->nr;
 	}
 	cpu->counters.instructions += b->nr;
 	cpu->counters.blocks_run++;

@@ -89,7 +89,7 @@ static bool mode_changed(const struct vmx_cpu *cpu, const struct jit_unit *u)
 	return (u->needs & JIT_NEEDS_FLAT32) && jit_mode(cpu) != cpu->jit->cls[u->cls].mode;
 }
 
-uint32_t jit_stub(struct cpu_state *cs, uint32_t number)
+static uint32_t run_stub(struct cpu_state *cs, uint32_t number)
 {
 	struct vmx_cpu *cpu = cpu_of(cs);
 	const struct jit_call *c = &cpu->jit->calls[number];
@@ -115,6 +115,8 @@ uint32_t jit_stub(struct cpu_state *cs, uint32_t number)
 		goto out_resume;
 	if (cs->apic_ok)
 		note_window(cs, n, u);
+	if (unlikely(cpu->jit->count))
+		cpu->jit->not_run = jit_count_rest(u, n);
 	for (unsigned k = 0;; n++) {
 		const struct isa_insn *i = n->isa;
 		isa_fn *fn = i->fn;
@@ -122,6 +124,7 @@ uint32_t jit_stub(struct cpu_state *cs, uint32_t number)
 		cs->block_rip = cs->page_lin + n->block_off;
 		cs->cur = i;
 		fn(cs, i);
+		cpu->jit->not_run -= cpu->jit->count;
 		system |= i->system;
 		if (i->flags & ISA_ENDS_BLOCK) {
 			if (unlikely(cpu->jit->check))
@@ -152,6 +155,19 @@ out_resume:
 	if (unlikely(loaded && !cs->fpu_loaded))
 		isa_fpu_load(cs);
 	return 0;
+}
+
+uint32_t jit_stub(struct cpu_state *cs, uint32_t number)
+{
+	struct cpu_jit *j = cpu_of(cs)->jit;
+	uint32_t left = run_stub(cs, number);
+
+	if (unlikely(j->not_run)) {
+		if (left)
+			jit_count_settle(j->cpu);
+		j->not_run = 0;
+	}
+	return left;
 }
 
 /* --- host faults --- */
@@ -208,6 +224,8 @@ bool cpu_jit_fault(struct vmx_cpu *cpu, void *ucontext)
 		cs->cc = (uint32_t)((flags & 0xd5) << 8 | ((flags >> 11) & 1));
 	cs->block_rip = cs->page_lin + u->places[r->insn].block_off;
 	cs->cur = u->places[r->insn].isa;
+	if (j->count)
+		j->not_run = jit_count_rest(u, &u->places[r->insn]);
 	cpu->counters.jit_faults++;
 	return true;
 }

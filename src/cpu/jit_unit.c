@@ -386,6 +386,8 @@ static bool emit_parts(struct forming *f)
 			jit_emit_look(r, p->first, p->live_in);
 		if (p->head)
 			jit_emit_poll(r, p->first, p->live_in);
+		if (unlikely(j->count))
+			jit_count_emit(r, f->cpu, p->nr - (p->end == JIT_END_LEAVE));
 		if (jit_emit_block(r, &b, &end) || !emit_end(f, n, &end))
 			return false;
 	}

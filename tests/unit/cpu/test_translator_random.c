@@ -482,11 +482,13 @@ static void prepare(struct machine *t, const uint64_t *gpr, const uint8_t *data)
 	assert_int_equal(invvpid(t->cpu, INVVPID_ALL_CONTEXT, 1, 0), VMX_SUCCEED);
 }
 
+static bool counting; /* interrupts' handlers would count in one machine only */
+
 static void one_program(struct machine *a, struct machine *b, uint64_t round)
 {
 	static uint8_t data[DATA_PAGES * PAGE_SIZE];
 	uint64_t gpr[NR_GPRS];
-	bool interrupts = rnd() & 1, meddle = rnd() & 1;
+	bool interrupts = (rnd() & 1) && !counting, meddle = rnd() & 1;
 
 	make_program();
 	for (size_t n = 0; n < sizeof(data); n++)
@@ -516,6 +518,8 @@ static void one_program(struct machine *a, struct machine *b, uint64_t round)
 			why_b = run(b, interrupts);
 			kicked = NULL;
 			compare(a, b, why_a, why_b, round, interrupts);
+			if (counting)
+				assert_int_equal(vmx_cpu_counters(a->cpu)->retired, vmx_cpu_counters(b->cpu)->retired);
 			ended += why_a == EXIT_REASON_HLT;
 			if (why_a == EXIT_REASON_EPT_VIOLATION) {
 				all_rights(a);
@@ -557,10 +561,53 @@ static void programs_run_alike(void **state)
 	machine_teardown((void **)&b);
 }
 
+/*
+ * USERKVM_JIT=count: as many instructions have run at each exit as where every block is interpreted, kicks and
+ * memory that is lost within blocks notwithstanding.
+ */
+static void instructions_are_counted_alike(void **state)
+{
+	char how[128];
+	struct itimerval tick = { { 0, 150 }, { 0, 150 } }, none = { { 0, 0 }, { 0, 0 } };
+	struct sigaction act = { .sa_handler = on_alarm, .sa_flags = SA_RESTART }, old;
+	const char *jit = getenv("USERKVM_JIT");
+	struct machine *a, *b;
+	uint64_t counted;
+
+	if (jit && strstr(jit, "check"))
+		skip(); /* the interpreter's turns are not counted */
+	snprintf(how, sizeof(how), "count,%s", jit ? jit : "threshold:1");
+	signals_are_ours();
+	setenv("USERKVM_JIT", "count,threshold:1000000", 1);
+	a = make_machine("jit");
+	setenv("USERKVM_JIT", how, 1);
+	b = make_machine("jit");
+	setenv("USERKVM_JIT", how + 6, 1);
+	if (!b->cpu->jit)
+		skip();
+	assert_int_equal(sigaction(SIGALRM, &act, &old), 0);
+	assert_int_equal(setitimer(ITIMER_REAL, &tick, NULL), 0);
+	counting = true;
+	for (uint64_t round = 1; round < 200; round++) {
+		seed = round * 0x9e3779b97f4a7c15;
+		one_program(a, b, round);
+	}
+	counting = false;
+	assert_int_equal(setitimer(ITIMER_REAL, &none, NULL), 0);
+	assert_int_equal(sigaction(SIGALRM, &old, NULL), 0);
+	counted = vmx_cpu_counters(b->cpu)->retired;
+	printf("# %lu instructions, of these %lu interpreted\n", (long)counted, (long)b->cpu->counters.instructions);
+	assert_int_equal(a->cpu->counters.jit_units, 0);
+	assert_true(counted > 100000 && b->cpu->counters.instructions < counted);
+	machine_teardown((void **)&a);
+	machine_teardown((void **)&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(programs_run_alike),
+		cmocka_unit_test(instructions_are_counted_alike),
 	};
 
 	return TRANSLATOR_TESTS(tests);
