@@ -120,8 +120,7 @@ void cpu_apic_deliver(struct vmx_cpu *cpu)
 	a->rvi = highest(a, VAPIC_IRR);
 	a->recognised = false;
 	cpu->activity = GUEST_ACTIVITY_ACTIVE;
-	/* a device may have written code and says so now */
-	vmx_sync_machine_code(cpu->machine);
+	/* the hypervisor says when a device may have written code (vmx_sync_machine_code()) */
 	cpu->epoch = READ_ONCE(cpu->machine->epoch);
 	cpu_deliver_event(cpu, &ev);
 	cpu->event.active = false;

@@ -150,9 +150,10 @@ void *vmx_xsave_area(struct vmx_cpu *cpu, size_t *size_bytes);
 void vmx_sync_code(struct vmx_cpu *cpu);
 /*
  * The same for every processor, from any thread. Each takes note when it enters
- * the guest, and when it translates an address for execution that it had no
- * translation for. Injecting an external interrupt does it: a device has written
- * and says so.
+ * the guest, when it delivers a virtual interrupt, and when it translates an address for
+ * execution that it had no translation for. Injecting an external interrupt does it: a
+ * device has written and says so. For virtual interrupts the hypervisor calls it before
+ * it requests them.
  */
 void vmx_sync_machine_code(struct vmx_machine *m);
 /* The same, when a range of host memory changes its meaning (any thread). */

@@ -38,6 +38,8 @@ struct lapic_timer {
 	uint64_t tscdeadline; /* IA32_TSC_DEADLINE */
 	uint32_t mode;	      /* APIC_LVT_TIMER_* */
 	uint32_t divide;
+	/* --- */
+	uint32_t ticks;	      /* (a) that have come */
 };
 
 /* SDM "Posted-Interrupt Descriptor". */

@@ -43,6 +43,8 @@ struct kvm_lapic_ops {
 	void (*hwapic_isr_update)(struct kvm_vcpu *vcpu, int highest_isr);
 	void (*load_eoi_exitmap)(struct kvm_vcpu *vcpu, const uint64_t vectors[4]);
 	void (*xapic_id_modified)(struct kvm_vcpu *vcpu); /* [nobody asks] */
+	/* An APIC is about to accept an interrupt: a device may have written memory and announce it. Any thread. */
+	void (*memory_announced)(struct kvm *kvm); /* [nobody asks] */
 };
 void kvm_irq_register(const struct kvm_lapic_ops *ops); /* once; also registers routing */
 

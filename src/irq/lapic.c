@@ -227,8 +227,7 @@ static int accept_smi(struct kvm_lapic *apic)
 	return 1;
 }
 
-int lapic_accept(struct kvm_lapic *apic, uint32_t delivery_mode, uint8_t vector, bool level,
-		 bool level_triggered)
+static int accept(struct kvm_lapic *apic, uint32_t delivery_mode, uint8_t vector, bool level, bool level_triggered)
 {
 	TRACE(kvm, kvm_apic_accept_irq, apic->vcpu->vcpu_id, (uint16_t)delivery_mode,
 	      level_triggered, vector);
@@ -264,6 +263,24 @@ int lapic_accept(struct kvm_lapic *apic, uint32_t delivery_mode, uint8_t vector,
 	}
 }
 
+int lapic_accept(struct kvm_lapic *apic, uint32_t delivery_mode, uint8_t vector, bool level,
+		 bool level_triggered)
+{
+	if (lapic_ops && lapic_ops->memory_announced)
+		lapic_ops->memory_announced(apic->vcpu->kvm);
+	return accept(apic, delivery_mode, vector, level, level_triggered);
+}
+
+/*
+ * A tick of the local timer announces no device's writes. A guest that polls its devices may hear of nothing else,
+ * so one of many does.
+ */
+#define TICKS_THAT_ANNOUNCE 64
+static bool announces(struct kvm_lapic *apic, uint32_t lvt)
+{
+	return lvt != APIC_LVTT || !(__atomic_add_fetch(&apic->timer.ticks, 1, __ATOMIC_RELAXED) % TICKS_THAT_ANNOUNCE);
+}
+
 int lapic_local_deliver(struct kvm_lapic *apic, uint32_t lvt)
 {
 	/* the guest may have stored to the page, and the store's emulation not have masked it yet */
@@ -272,8 +289,8 @@ int lapic_local_deliver(struct kvm_lapic *apic, uint32_t lvt)
 
 	if (!lapic_hw_enabled(apic) || (reg & APIC_LVT_MASKED))
 		return 0;
-	ret = lapic_accept(apic, reg & APIC_MODE_MASK, (uint8_t)reg, true,
-			   reg & APIC_LVT_LEVEL_TRIGGER);
+	ret = (announces(apic, lvt) ? lapic_accept : accept)(apic, reg & APIC_MODE_MASK, (uint8_t)reg, true,
+							     reg & APIC_LVT_LEVEL_TRIGGER);
 	if (ret && lvt == APIC_LVTPC)
 		lapic_set(apic, lvt, reg | APIC_LVT_MASKED);
 	return ret;

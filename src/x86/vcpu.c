@@ -299,7 +299,13 @@ static int synic_set_irq(struct kvm *kvm, uint32_t vp_index, uint32_t sint)
 	return kvm_hyperv_ops->synic_set_irq(kvm, vp_index, sint);
 }
 
+static void memory_announced(struct kvm *kvm)
+{
+	vmx_sync_machine_code(kvm->arch->machine);
+}
+
 static const struct kvm_lapic_ops lapic_ops = {
+	.memory_announced = memory_announced,
 	.read_guest_tsc = kvm_read_guest_tsc,
 	.guest_tsc_khz = guest_tsc_khz,
 	.has_x2apic = guest_has_x2apic,

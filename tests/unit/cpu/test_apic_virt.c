@@ -406,6 +406,50 @@ static void posts_of_other_threads_arrive_each_once(void **state)
 	EXPECT(R(t, GUEST_INTR_STATUS), 0);
 }
 
+/* call f; mov [DATA_AT],eax; and f: mov eax,imm32; ret */
+#define CALL_F(from) 0xe8, (uint8_t)(F_AT - (from) - 5), (uint8_t)((F_AT - (from) - 5) >> 8), (uint8_t)((F_AT - (from) - 5) >> 16), 0
+#define F_AT 0x75000UL
+
+static void *announcer(void *arg)
+{
+	struct machine *t = arg;
+	const uint32_t *result = (const uint32_t *)(t->ram + DATA_AT);
+
+	while (__atomic_load_n(result, __ATOMIC_SEQ_CST) != 1 && !READ_ONCE(stop_posting))
+		sched_yield();
+	t->ram[F_AT + 1] = 2;
+	vmx_sync_machine_code(t->m);
+	post(0x41);
+	vmx_notify(t->cpu, NV);
+	return NULL;
+}
+
+/* A device writes code, the hypervisor says so and posts: the handler runs the new code, without an exit. */
+static void code_announced_before_a_posted_vector_is_seen(void **state)
+{
+	STATE;
+	const uint8_t loop[] = { 0xfb, CALL_F(GPA_CODE + 1), 0x89, 0x04, 0x25, 0, DATA_AT >> 8 & 255, DATA_AT >> 16, 0, 0xeb, 0xf2 };
+	const uint8_t h[] = { CALL_F(0x70000), 0xf4 };
+	pthread_t th;
+
+	features(t, ALL | POSTED);
+	pend(t, 0, 0);
+	memcpy(t->ram + GPA_CODE, loop, sizeof(loop));
+	memcpy(t->ram + 0x70000, h, sizeof(h));
+	memcpy(t->ram + F_AT, "\xb8\x01\0\0\0\xc3", 6);
+	set_gate(t, 0x41, 0x70000);
+	vmx_sync_code(t->cpu);
+	W(GUEST_RIP, GPA_CODE);
+	W(GUEST_RSP, GPA_STACK);
+	W(GUEST_RFLAGS, X86_FLAGS_FIXED);
+	stop_posting = false;
+	assert_int_equal(pthread_create(&th, NULL, announcer, t), 0);
+	EXPECT(go(t), EXIT_REASON_HLT);
+	WRITE_ONCE(stop_posting, true);
+	pthread_join(th, NULL);
+	EXPECT(vmx_gprs(t->cpu)[RAX], 2);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -422,6 +466,7 @@ int main(void)
 		TEST_APIC(posted_vectors_are_taken_without_an_exit),
 		TEST_APIC(another_vector_is_an_external_interrupt),
 		TEST_APIC(posts_of_other_threads_arrive_each_once),
+		TEST_APIC(code_announced_before_a_posted_vector_is_seen),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

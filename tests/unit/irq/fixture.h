@@ -60,7 +60,15 @@ static inline void fix_synic_eoi(struct kvm_vcpu *v, uint8_t vector)
 	synic_eois[vector]++;
 }
 
+static unsigned announcements;
+
+static inline void fix_announced(struct kvm *kvm)
+{
+	__atomic_fetch_add(&announcements, 1, __ATOMIC_SEQ_CST);
+}
+
 static const struct kvm_lapic_ops fix_lapic_ops = {
+	.memory_announced = fix_announced,
 	.read_guest_tsc = fix_tsc,
 	.guest_tsc_khz = fix_khz,
 	.has_x2apic = fix_x2apic,

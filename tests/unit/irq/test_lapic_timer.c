@@ -102,6 +102,22 @@ static void tsc_deadline_fires_at_the_guests_tsc(void **state)
 	assert_int_equal(kvm_get_lapic_tscdeadline_msr(cpu[0]), 0);
 }
 
+/* What devices write is announced by their interrupts; of the timer's own ticks one in 64 announces it too. */
+static void few_ticks_announce_memory_and_every_message_does(void **state)
+{
+	struct kvm_msi msi = { .address_lo = 0xfee00000, .data = 0x60 };
+	unsigned before = announcements;
+
+	apic_write(0, APIC_LVTT, APIC_LVT_TIMER_TSCDEADLINE | 0xec);
+	for (unsigned n = 0; n < 640; n++)
+		kvm_set_lapic_tscdeadline_msr(cpu[0], 1);
+	assert_int_equal(announcements - before, 10);
+	assert_int_equal(kvm_send_userspace_msi(vm, &msi), 1);
+	assert_int_equal(announcements - before, 11);
+	apic_write(0, APIC_ICR, APIC_DEST_SELF | 0x61);
+	assert_int_equal(announcements - before, 12);
+}
+
 static void past_tsc_deadline_fires_at_once(void **state)
 {
 	apic_write(0, APIC_LVTT, APIC_LVT_TIMER_TSCDEADLINE | 0xec);
@@ -178,6 +194,7 @@ int main(void)
 		T(masked_timer_stays_silent),
 		T(tsc_deadline_fires_at_the_guests_tsc),
 		T(past_tsc_deadline_fires_at_once),
+		T(few_ticks_announce_memory_and_every_message_does),
 		T(tsc_deadline_of_zero_disarms),
 		T(deadline_msr_is_ignored_outside_its_mode),
 		T(leaving_tsc_deadline_mode_disarms),
