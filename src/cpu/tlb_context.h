@@ -35,13 +35,14 @@ static inline uint64_t tlb_page_of(const struct isa_tlb_entry *e)
 
 /*
  * Which bit of large[] stands for the page around gva of 1 << shift bytes: 2 and
- * 4 MiB pages by their 4 MiB. Others may share it.
+ * 4 MiB pages by their 4 MiB. Others may share it, but of the same half of the addresses: kernels map
+ * all memory by larger pages, and page faults are at users' addresses.
  */
 static inline unsigned tlb_large_bit(gva_t gva, unsigned shift)
 {
 	uint64_t key = shift > 22 ? ~(gva >> 30) : gva >> 22;
 
-	return (unsigned)(key * 0x9e3779b97f4a7c15ULL >> 55);
+	return (unsigned)(key * 0x9e3779b97f4a7c15ULL >> 56) | (unsigned)(gva >> 47 & 1) << 8;
 }
 
 static inline bool tlb_large_has(const struct tlb_context *c, gva_t gva, unsigned shift)
