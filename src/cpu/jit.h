@@ -157,7 +157,7 @@ struct cpu_jit {
 	struct emitter e;	 /* over all of mem */
 	uint32_t stubs_end;	 /* units begin here */
 	/* emitted code calls through these */
-	void *miss, *call, *c_stub;
+	void *miss, *call, *slot, *c_stub;
 	uint32_t (*enter)(struct cpu_state *cs, const uint8_t *code);
 	const uint8_t *ind_miss;
 	uint32_t leave_at, ind_miss_at; /* offsets of stubs */

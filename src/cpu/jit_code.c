@@ -133,6 +133,48 @@ static void *runs_at(const struct emitter *e)
 	return (void *)(uintptr_t)emit_here(e);
 }
 
+/*
+ * jit_rewriter.slot: jit_fill_stack_slot() for the address in r11, if its offset in the page is not above ebp. The
+ * last page below 4 GiB is left to C (jit/stack.c, invariant 5).
+ */
+static void emit_slot_stub(struct cpu_jit *j)
+{
+	struct emitter *e = &j->e;
+	struct cpu_state *cs = &j->cpu->cs;
+	struct host_mem tlb = at(&cs->tlb), tag = { .base = HOST_RAX, .index = HOST_NONE };
+	uint32_t fails[4];
+
+	static_assert(sizeof(struct isa_tlb_entry) == 32, "the shift below");
+	j->slot = runs_at(e);
+	emit_byte(e, 0x50); /* push rax */
+	emit_op_reg(e, true, 0x89, HOST_RAX, JIT_S1);
+	emit_op_imm(e, false, 4, HOST_RAX, (int32_t)~PAGE_MASK); /* and */
+	emit_op_reg(e, false, 0x39, HOST_RAX, JIT_S0); /* cmp */
+	fails[0] = emit_jcc(e, 7); /* ja */
+	emit_op_reg(e, true, 0x89, HOST_RAX, JIT_S1);
+	emit_bytes(e, "\x48\xc1\xe8\x07", 4); /* shr rax,7 */
+	emit_op_imm(e, false, 4, HOST_RAX, (ISA_TLB_ENTRIES - 1) << 5);
+	emit_op_mem(e, true, 0x03, HOST_RAX, &tlb);
+	emit_op_imm(e, true, 4, JIT_S1, (int32_t)PAGE_MASK);
+	tag.disp = offsetof(struct isa_tlb_entry, write_tag);
+	emit_op_mem(e, true, 0x3b, JIT_S1, &tag);
+	fails[1] = emit_jcc(e, 5); /* jne */
+	tag.disp = offsetof(struct isa_tlb_entry, read_tag);
+	emit_op_mem(e, true, 0x3b, JIT_S1, &tag);
+	fails[2] = emit_jcc(e, 5);
+	emit_mov_imm32(e, JIT_S0, (uint32_t)PAGE_MASK);
+	emit_op_reg(e, true, 0x39, JIT_S1, JIT_S0);
+	fails[3] = emit_jcc(e, 4); /* je */
+	store(e, true, JIT_S1, &cs->sp_tag);
+	tag.disp = offsetof(struct isa_tlb_entry, addend);
+	emit_op_mem(e, true, 0x8b, JIT_S1, &tag);
+	store(e, true, JIT_S1, &cs->sp_addend);
+	emit_bytes(e, "\x58\xf8\xc3", 3); /* pop rax; clc; ret */
+	for (unsigned n = 0; n < ARRAY_SIZE(fails); n++)
+		emit_patch(e, fails[n], e->n);
+	emit_bytes(e, "\x58\xf9\xc3", 3); /* pop rax; stc; ret */
+}
+
 static void emit_stubs(struct cpu_jit *j)
 {
 	struct emitter *e = &j->e;
@@ -186,6 +228,7 @@ static void emit_stubs(struct cpu_jit *j)
 	emit_bytes(e, "\x48\x83\xc4\x08\x31\xc0", 6); /* add rsp,8 (return address); xor eax,eax */
 	emit_bytes(e, pop_saved, sizeof(pop_saved) - 1);
 	emit_byte(e, 0xc3);
+	emit_slot_stub(j);
 	j->stubs_end = e->n;
 	j->c_stub = (void *)(uintptr_t)jit_stub;
 }

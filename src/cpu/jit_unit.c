@@ -575,6 +575,7 @@ struct jit_unit *jit_translate(struct vmx_cpu *cpu, struct cpu_block *b, struct 
 	r->e = j->e;
 	r->cs = &cpu->cs;
 	r->miss = (uint64_t)(uintptr_t)&j->miss;
+	r->slot = (uint64_t)(uintptr_t)&j->slot;
 	r->call = (uint64_t)(uintptr_t)&j->call;
 	r->first_call = first_call;
 	jit_rewriter_init(r);

@@ -25,6 +25,7 @@
 #define NO_RESUME (~0u)
 #define RESUME_PENDING (~1u)
 #define COND_NE 5
+#define COND_NC 3
 
 void jit_rewriter_init(struct jit_rewriter *r)
 {
@@ -291,12 +292,25 @@ void jit_emit_look(struct jit_rewriter *r, uint16_t insn, uint8_t live)
 	call_stub(r, call, r->miss);
 }
 
+/* A group's check has failed: mostly since the slot held another page. */
+static void emit_slot(struct jit_rewriter *r, const struct jit_stub_call *call, uint32_t again)
+{
+	struct host_mem low = { .base = call->rbp ? HOST_R9 : HOST_R10, .index = HOST_NONE, .disp = call->lo };
+
+	emit_op_mem(&r->e, true, 0x8d, JIT_S1, &low);
+	emit_mov_imm32(&r->e, JIT_S0, PAGE_SIZE - call->extent);
+	emit_call_via(&r->e, r->slot);
+	emit_patch(&r->e, emit_jcc(&r->e, COND_NC), again);
+}
+
 int jit_emit_cold(struct jit_rewriter *r)
 {
 	for (uint32_t n = 0; n < r->nr_cold; n++) {
 		const struct jit_cold *cold = &r->cold[n];
 
 		emit_patch(&r->e, cold->at, r->e.n);
+		if (r->slot && r->calls[cold->call].kind == JIT_STUB_GROUP)
+			emit_slot(r, &r->calls[cold->call], cold->resume);
 		call_stub(r, cold->call, r->miss);
 		if (cold->resume != NO_RESUME)
 			emit_patch(&r->e, emit_jmp(&r->e), cold->resume);

@@ -166,6 +166,11 @@ struct jit_rewriter {
 	struct cpu_state *cs;	  /* state operands are RIP-relative to it: must be in reach */
 	uint64_t miss, call;	  /* addresses of pointers to the stubs. miss leaves cs->cc alone;
 				     call first stores RFLAGS to cs->cc */
+	/*
+	 * Address of a pointer to code that fills cs->sp_tag as JIT_STUB_GROUP says, if the address in JIT_S1 lies
+	 * in its page at or below the offset in JIT_S0 (CF: it does not, or there is no write tag). 0: C does it.
+	 */
+	uint64_t slot;
 	uint32_t first_call;	  /* number of call[0] as the stubs get it in JIT_S1 */
 	/* results */
 	struct jit_stub_call calls[JIT_UNIT_CALLS];

@@ -433,6 +433,38 @@ static void smep_looks_at_code(void **state)
 	assert_int_equal(R(t, EXIT_QUALIFICATION), FAR_PAGE);
 }
 
+/* Stacks in two pages, used in turns: the slot goes to and fro without C, and only to where a push is allowed. */
+GUEST(g_two_stacks, "1: mov rsp,r14; push rcx; pop rdx; mov rsp,r15; push rcx; pop rsi; dec ecx; jnz 1b; hlt");
+
+static void two_stacks_in_turns_need_no_c(void **state)
+{
+	STATE;
+	const struct vmx_counters *c = vmx_cpu_counters(t->cpu);
+	uint64_t stubs;
+
+	PUT_AT(t, GPA_CODE, g_two_stacks);
+	reg(t)[R14] = GPA_STACK;
+	reg(t)[R15] = 0x29000;
+	for (unsigned n = 0; n < 2; n++) {
+		stubs = c->jit_stubs;
+		reg(t)[RCX] = 1000;
+		W(GUEST_RIP, GPA_CODE);
+		assert_int_equal(go(t), EXIT_REASON_HLT);
+		assert_int_equal(reg(t)[RDX], 1);
+		assert_int_equal(reg(t)[RSI], 1);
+		assert_int_equal(*guest64(t, 0x28ff8), 1);
+	}
+	assert_true(c->jit_stubs - stubs < 100);
+	guest64(t, GPA_PT)[0x28] &= ~(uint64_t)PTE_RW;
+	assert_int_equal(invvpid(t->cpu, INVVPID_ALL_CONTEXT, 0, 0), VMX_SUCCEED);
+	reg(t)[RCX] = 1000;
+	W(GUEST_RIP, GPA_CODE);
+	expect_fault(t, X86_TRAP_PF);
+	assert_int_equal(R(t, EXIT_QUALIFICATION), 0x28ff8);
+	assert_int_equal(reg(t)[RCX], 1000);
+	assert_int_equal(reg(t)[RDX], 1000);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -449,6 +481,7 @@ int main(void)
 		TEST_LONG(page_fault_reaches_the_stack),
 		TEST_LONG(smap_looks_at_the_stack),
 		TEST_LONG(smep_looks_at_code),
+		TEST_LONG(two_stacks_in_turns_need_no_c),
 	};
 
 	return TRANSLATOR_TESTS(tests);
