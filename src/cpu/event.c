@@ -387,7 +387,7 @@ static void read_gate_legacy(struct vmx_cpu *cpu, struct delivery *d)
 		isa_raise_error(&cpu->cs, X86_TRAP_GP, error | isa_ext_bit(&cpu->cs));
 	check_idt_gate(cpu, d, gate.ar);
 	if (d->gate_type == SYS_TASK_GATE)
-		cpu_task_switch(cpu, (uint16_t)(gate.raw >> 16), TASK_SWITCH_GATE);
+		cpu->cs.ops->task_switch(&cpu->cs, (uint16_t)(gate.raw >> 16), TASK_SWITCH_GATE);
 	d->selector = (uint16_t)(gate.raw >> 16);
 	d->offset = gate.raw & 0xffff;
 	if (d->gate_type & 8)
