@@ -8,7 +8,7 @@
  * has the memory behind it (guest RAM, devices, the client), the system
  * instructions (segments, far transfers, control registers), and task switches.
  *
- * Files: emulate.c (the loop, its invariants), mem.c (guest memory and devices),
+ * Files: emulate.c (the loop, its invariants), fetch.c (the bytes at RIP), mem.c (guest memory and devices),
  * io.c (ports), state.c (registers in and out), table.c (which system
  * instructions, and who may run them), sys.c (system instructions),
  * seg.c (segments), far.c (far transfers), task.c (task switches).

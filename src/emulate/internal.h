@@ -1,5 +1,5 @@
 /*
- * What emulate.c (the loop), mem.c (guest memory and devices), io.c (ports),
+ * What emulate.c (the loop), fetch.c (bytes at RIP), mem.c (guest memory and devices), io.c (ports),
  * state.c (registers in and out), sys.c (system instructions), seg.c (segments)
  * and far.c (far transfers) share.
  *
@@ -104,6 +104,11 @@ static inline struct kvm_vcpu *kvm_emulator_vcpu(struct cpu_state *cs)
 void kvm_emulator_retry(struct cpu_state *cs) __attribute__((noreturn));
 /* Back to emulate.c's loop, from any depth. */
 void kvm_emulator_leave(struct kvm_emulator *e, enum outcome o) __attribute__((noreturn));
+
+/* --- fetch.c --- */
+
+/* The instruction at RIP into e->insn. OUT_DONE, or why there is none to run. */
+enum outcome kvm_emulator_decode(struct kvm_emulator *e, struct kvm_vcpu *vcpu);
 
 /* --- mem.c --- */
 
