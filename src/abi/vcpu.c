@@ -235,13 +235,22 @@ STATE(get_debugregs, kvm_vcpu_ioctl_get_debugregs)
 STATE(set_debugregs, kvm_vcpu_ioctl_set_debugregs)
 STATE(get_mp_state, kvm_vcpu_ioctl_get_mpstate)
 STATE(set_mp_state, kvm_vcpu_ioctl_set_mpstate)
-STATE(set_guest_debug, kvm_vcpu_ioctl_set_guest_debug)
 STATE(interrupt, kvm_vcpu_ioctl_interrupt)
 STATE(get_events, kvm_vcpu_ioctl_get_events)
 STATE(set_events, kvm_vcpu_ioctl_set_events)
 STATE(enable_cap, kvm_vcpu_ioctl_enable_cap)
 STATE(set_mce, kvm_vcpu_ioctl_x86_set_mce)
 #undef STATE
+
+/* KVM API: KVM_SET_GUEST_DEBUG. -EBUSY beside a debugger of another process's (x86/debugger.h), which only off may pass. */
+static long set_guest_debug(struct abi_call *c)
+{
+	const struct kvm_guest_debug *d = c->data;
+
+	if (likely(!READ_ONCE(c->kvm->arch->debugger.attached)))
+		return kvm_vcpu_ioctl_set_guest_debug(c->vcpu, d);
+	return d->control ? err_told(EBUSY, "KVM_SET_GUEST_DEBUG while userkvm gdb debugs the VM") : 0;
+}
 
 static long setup_mce(struct abi_call *c)
 {

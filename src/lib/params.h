@@ -55,6 +55,7 @@ bool params_get_string(const char *name, char *value, size_t size);
 	X(USERKVM_CHECK_SUPPRESS, "")                   \
 	X(USERKVM_CONFINE, "0,1")                       \
 	X(USERKVM_CONTROL, "0,1")                       \
+	X(USERKVM_GDB, "wait")                          \
 	X(USERKVM_GHOST_DEAF, "")                       \
 	X(USERKVM_JIT, "")                              \
 	X(USERKVM_FORGET, "invept")                     \

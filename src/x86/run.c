@@ -19,6 +19,7 @@
 #include "virt/dirty_ring.h"
 #include "virt/exit_stats.h"
 #include "x86/apicv.h"
+#include "x86/debugger.h"
 #include "x86/run.h"
 
 /* --- what counts as an event for a vCPU that sleeps --- */
@@ -438,6 +439,8 @@ static int vcpu_run(struct kvm_vcpu *vcpu)
 	int r;
 
 	for (;;) {
+		if (unlikely(READ_ONCE(vcpu->arch->debugger.on)) && kvm_debugger_park(vcpu) < 0)
+			break;
 		if (vcpu->apic && kvm_apic_init_sipi_pending(vcpu))
 			kvm_apic_accept_events(vcpu);
 		if (unlikely(is_guest_mode(vcpu)))
@@ -448,6 +451,8 @@ static int vcpu_run(struct kvm_vcpu *vcpu)
 			r = vcpu_block(vcpu);
 		if (r == -EINTR)
 			break;
+		if (unlikely(r == 0 && READ_ONCE(vcpu->arch->debugger.on)) && kvm_debugger_takes(vcpu))
+			continue;
 		if (r <= 0)
 			return r;
 		if (vcpu->apic && kvm_cpu_has_pending_timer(vcpu))
@@ -515,13 +520,16 @@ static void post_kvm_run_save(struct kvm_vcpu *vcpu)
 /* A vCPU that waits for INIT or SIPI: as long as that takes, -EAGAIN once it came. */
 static int run_uninitialized(struct kvm_vcpu *vcpu)
 {
+	bool debugged = false;
 	int r;
 
 	if (vcpu->run->immediate_exit)
 		return -EINTR;
-	do
-		r = kvm_arch_vcpu_runnable(vcpu) ? 0 : kvm_vcpu_block(vcpu);
-	while (!r && serve_call_of_sleeper(vcpu));
+	do {
+		debugged |= READ_ONCE(vcpu->arch->debugger.on);
+		r = debugged && kvm_debugger_park(vcpu) < 0 ? -EINTR : kvm_arch_vcpu_runnable(vcpu) ? 0 : kvm_vcpu_block(vcpu);
+		/* what a debugger wakes it for is no event, and so it is not the client's */
+	} while (!r && (serve_call_of_sleeper(vcpu) || (debugged && !kvm_arch_vcpu_runnable(vcpu))));
 	kvm_apic_accept_events(vcpu);
 	(void)kvm_check_request(KVM_REQ_UNBLOCK, vcpu);
 	if (r || signal_pending(vcpu)) {
@@ -564,7 +572,8 @@ static int run_vcpu(struct kvm_vcpu *vcpu)
 			return r;
 		/* the instruction is over, so a debugger's step is */
 		if ((vcpu->arch->guest_debug & KVM_GUESTDBG_SINGLESTEP) &&
-		    vmx_get_rip(vcpu) != rip && kvm_singlestep_exit(vcpu))
+		    vmx_get_rip(vcpu) != rip && kvm_singlestep_exit(vcpu) &&
+		    !(READ_ONCE(vcpu->arch->debugger.on) && kvm_debugger_takes(vcpu)))
 			return 0;
 	}
 	if (run->immediate_exit)

@@ -9,6 +9,7 @@
 #include "lib/params.h"
 #include "trace/trace.h"
 #include "x86/apicv.h"
+#include "x86/debugger.h"
 #include "x86/run.h"
 
 #define APIC_BASE_DEFAULT 0xfee00000ULL
@@ -341,6 +342,7 @@ static int kvm_arch_init_vm(struct kvm *kvm)
 		return err_born(ENOMEM, "struct kvm_arch");
 	pthread_mutex_init(&arch->clock_lock, NULL);
 	pthread_mutex_init(&arch->auto_eoi_lock, NULL);
+	pthread_mutex_init(&arch->debugger.lock, NULL);
 	kvm->arch = arch;
 	kvm_apicv_init_vm(kvm);
 	kvm_hyperv_ops->init_vm(kvm);
@@ -414,6 +416,7 @@ static int kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)
 	vcpu->arch = arch;
 	arch->pending_external_vector = -1;
 	arch->maxphyaddr = 36; /* of a processor that does not say */
+	kvm_debugger_init_vcpu(vcpu);
 	r = kvm_alloc_apic_access_page(vcpu->kvm);
 	if (r)
 		goto out_free;

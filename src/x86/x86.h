@@ -69,6 +69,22 @@ struct kvm_vcpu_hv {
 	struct hv_synic *synic;	     /* (a) NULL without KVM_CAP_HYPERV_SYNIC; then (c) */
 };
 
+/* debugger.h */
+struct kvm_debugger_vm {
+	pthread_mutex_t lock;
+	bool attached;	     /* (a) lock to change */
+	bool owns_mutex;     /* [lock] kvm_debugger_begin() has taken the vCPU's */
+	uint32_t event_word; /* (a) moves with each hit */
+};
+struct kvm_debugger_vcpu {
+	bool on;     /* (a) its VM has a debugger, or waits for one */
+	bool hold;   /* (a) it is not to enter the guest */
+	bool parked; /* [lock] its thread waits in KVM_RUN, its state may be used */
+	bool hit;    /* [lock] a stop that has not been fetched: vector, dr6 */
+	uint8_t vector;
+	uint64_t dr6;
+};
+
 struct kvm_arch {
 	struct vmx_machine *machine; /* (c) */
 	gpa_t tss_addr;		     /* [l] KVM_SET_TSS_ADDR */
@@ -102,6 +118,7 @@ struct kvm_arch {
 	hva_t apic_access_page;		/* [s] 0: none; (c) once there is a vCPU with an APIC */
 	pthread_mutex_t auto_eoi_lock;
 	uint32_t nr_auto_eoi;		/* auto_eoi_lock; SynICs with an AutoEOI SINT */
+	struct kvm_debugger_vm debugger;
 };
 
 /* One event waiting to be delivered (Linux: kvm_queued_exception). */
@@ -151,6 +168,7 @@ struct kvm_vcpu_arch { /* (o), where no letter says otherwise */
 	uint32_t guest_debug; /* KVM_GUESTDBG_* */
 	uint64_t guest_debug_dr7;
 	uint64_t singlestep_rip;
+	struct kvm_debugger_vcpu debugger;
 
 	/* events (event.c) */
 	struct kvm_queued_exception exception;
