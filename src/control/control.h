@@ -30,6 +30,7 @@
  *	                       nothing: events are recorded into it from now on
  *	untrace                nothing: no more
  *	stats                  vm SERIAL NAME VALUE…; vcpu SERIAL ID NAME VALUE…
+ *	debug SERIAL VERSION   nothing; the connection is a debugger's session then (debug.h)
  *	exits SERIAL SECONDS   vCPUs measure their VM exits for that long (0: no longer);
  *	                       exit ID L2 REASON, then of host and client each COUNT
  *	                       TOTAL MIN MAX in nanoseconds, since the first of the

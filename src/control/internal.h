@@ -13,6 +13,7 @@ struct reply {
 	char *text;
 	size_t len, size;
 	bool full; /* out of room or memory: the rest is dropped */
+	void *session; /* of a debugger's, which the connection is for once the reply is sent; NULL */
 };
 
 void reply_line(struct reply *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -28,6 +29,9 @@ typedef void request_fn(struct reply *r, struct kvm *kvm, const uint64_t *args);
 
 request_fn control_trace, control_untrace;	/* record.c; args[0] is the descriptor that came, or -1 */
 request_fn control_vms, control_stats, control_exits, control_slots;	/* facts.c */
+request_fn control_debug;			/* debug_session.c; args[0] is the peer's DEBUG_VERSION */
+/* Takes the session and the connection over. */
+void control_debug_serve(void *session, int fd);
 request_fn control_ept, control_age, control_walk, control_guest;	/* tables.c */
 request_fn control_vmcs, control_entry;	/* vmcs.c */
 request_fn control_walk2, control_guest2, control_ept2;	/* l2.c */

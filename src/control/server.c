@@ -55,7 +55,7 @@ static const struct {
 	int nr_numbers; /* behind the name; the first is the VM's serial */
 } requests[] = {
 	{ "vms", control_vms, 0 },   { "stats", control_stats, 0 }, { "slots", control_slots, 1 },
-	{ "exits", control_exits, 2 }, { "vmcs", control_vmcs, 3 }, { "entry", control_entry, 3 },
+	{ "exits", control_exits, 2 }, { "vmcs", control_vmcs, 3 }, { "entry", control_entry, 3 }, { "debug", control_debug, 2 },
 	{ "ept2", control_ept2, 2 }, { "walk2", control_walk2, 3 }, { "guest2", control_guest2, 3 },
 	{ "ept", control_ept, 1 },   { "age", control_age, 1 },     { "trace", control_trace, 0 }, { "untrace", control_untrace, 0 },
 	     { "walk", control_walk, 3 },   { "guest", control_guest, 3 },
@@ -154,13 +154,15 @@ static ssize_t receive(int fd, char *buf, size_t size, int *passed)
 	return n;
 }
 
-static void serve(int fd)
+/* False: the connection is a debugger's now. */
+static bool serve(int fd)
 {
 	int passed = -1;
 	struct timeval limit = { .tv_sec = PEER_TIMEOUT_S };
 	char line[CONTROL_REQUEST_MAX];
 	bool may = peer_may_look(fd);
 	struct reply r = { 0 };
+	void *session;
 	ssize_t n;
 
 	/* One who may not look could keep others from it. */
@@ -174,7 +176,7 @@ static void serve(int fd)
 	if (n <= 0 && may) {
 		if (passed >= 0)
 			close_fd(passed);
-		return;
+		return true;
 	}
 	line[n > 0 ? n : 0] = '\0';
 	if (may)
@@ -184,7 +186,11 @@ static void serve(int fd)
 	if (passed >= 0)
 		close_fd(passed);
 	send_all(fd, r.text, r.len);
+	session = r.session;
 	reply_free(&r);
+	if (session)
+		control_debug_serve(session, fd);
+	return !session;
 }
 
 static bool listener_is_ours(void)
@@ -217,8 +223,8 @@ static void *server(void *arg)
 			}
 			break;
 		}
-		serve(fd);
-		close_fd(fd);
+		if (serve(fd))
+			close_fd(fd);
 	}
 	return NULL;
 }
