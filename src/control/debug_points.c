@@ -18,6 +18,7 @@
 #define MAX_SOFT 256
 #define NR_HARD 4
 #define INT3 0xcc
+#define INT_N 0xcd /* CD 03 has the same vector */
 
 struct soft {
 	gva_t gva;
@@ -212,6 +213,15 @@ static bool name_soft(const struct debug_points *p, uint64_t rip, struct debug_f
 			return true;
 		}
 	return false;
+}
+
+bool debug_points_was_ours(struct kvm_vcpu *vcpu, const struct kvm_debugger_hit *hit)
+{
+	uint8_t now = INT3;
+	gpa_t gpa;
+
+	return hit->vector != X86_TRAP_DB && kvm_debugger_translate(vcpu, linear_rip(vcpu), &gpa) &&
+	       !kvm_debugger_read(vcpu, gpa, &now, 1) && now != INT3 && now != INT_N;
 }
 
 bool debug_points_name(const struct debug_points *p, struct kvm_vcpu *vcpu, const struct kvm_debugger_hit *hit,

@@ -33,5 +33,7 @@ void debug_points_plan(const struct debug_points *p, struct kvm_debugger_plan *p
 /* Fills the event's kind and addr. False: it is the guest's own. */
 bool debug_points_name(const struct debug_points *p, struct kvm_vcpu *vcpu, const struct kvm_debugger_hit *hit,
 		       struct debug_frame *event);
+/* A hit without a name, of an INT3 that has been taken out since. */
+bool debug_points_was_ours(struct kvm_vcpu *vcpu, const struct kvm_debugger_hit *hit);
 
 #endif

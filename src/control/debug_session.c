@@ -39,6 +39,8 @@ struct session {
 	struct kvm *kvm; /* a reference */
 	int fd;		 /* -1 until it is served */
 	bool stopped;
+	bool has_late; /* a reply is followed by the event `late`: a vCPU had been stopped beside the one that was told of */
+	struct debug_frame late;
 	struct debug_points *points;
 	struct debug_frame frame; /* the request, then the reply */
 	uint64_t bytes[DEBUG_MAX_BYTES / 8];
@@ -199,6 +201,29 @@ static int run_one(struct session *s, struct kvm_vcpu *vcpu, bool step)
 	return r;
 }
 
+/*
+ * Stops beside the one that was told of. One at an instruction is made again when the vCPU comes there again, if the
+ * breakpoint is there still; a watched access has been made, and is told of now.
+ */
+static bool tells_late(struct session *s)
+{
+	struct kvm_debugger_hit hit;
+
+	while (kvm_debugger_fetch(s->kvm, &hit)) {
+		struct kvm_vcpu *vcpu = kvm_get_vcpu_by_id(s->kvm, hit.vcpu_id);
+		bool ours;
+
+		s->late = (struct debug_frame){ .op = DEBUG_EVENT, .vcpu = hit.vcpu_id };
+		if (!vcpu || kvm_debugger_begin(vcpu))
+			continue;
+		ours = debug_points_name(s->points, vcpu, &hit, &s->late);
+		kvm_debugger_end(vcpu);
+		if (ours && s->late.kind >= DEBUG_WATCH_WRITE && s->late.kind <= DEBUG_WATCH_ACCESS)
+			return true;
+	}
+	return false;
+}
+
 static int run(struct session *s)
 {
 	const struct debug_run *list = (const void *)s->bytes;
@@ -206,6 +231,9 @@ static int run(struct session *s)
 	int r = s->stopped ? 0 : -EBUSY;
 
 	s->frame.size = 0;
+	s->has_late = !r && tells_late(s);
+	if (s->has_late)
+		return 0;
 	for (uint32_t i = 0; i < n && !r; i++) {
 		struct kvm_vcpu *vcpu = list[i].id < KVM_MAX_VCPU_IDS ? kvm_get_vcpu_by_id(s->kvm, list[i].id) : NULL;
 
@@ -228,14 +256,15 @@ static void answer(struct session *s)
 
 /* --- what vCPUs run into --- */
 
-/* The hit was the guest's own: it gets its exception, and the vCPU runs on. */
+/* The hit was the guest's own: it gets its exception, and the vCPU runs on. An INT3 that is none any more was ours. */
 static void give_back(struct session *s, struct kvm_vcpu *vcpu, const struct kvm_debugger_hit *hit)
 {
 	struct kvm_debugger_plan plan = { 0 };
 
 	if (kvm_debugger_begin(vcpu))
 		return;
-	kvm_debugger_give_back(vcpu, hit);
+	if (!debug_points_was_ours(vcpu, hit))
+		kvm_debugger_give_back(vcpu, hit);
 	debug_points_plan(s->points, &plan);
 	(void)!kvm_debugger_run(vcpu, &plan);
 	kvm_debugger_end(vcpu);
@@ -298,8 +327,9 @@ static void serve(struct session *s)
 		if (!r)
 			continue;
 		answer(s);
-		if (!send_frame(s, &s->frame))
+		if (!send_frame(s, &s->frame) || (s->has_late && !send_frame(s, &s->late)))
 			return;
+		s->has_late = false;
 	}
 }
 

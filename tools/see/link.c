@@ -331,6 +331,35 @@ bool see_pass(pid_t pid, const char *request, int passed)
 	return true;
 }
 
+int see_session(pid_t pid, const char *fmt, ...)
+{
+	char request[CONTROL_REQUEST_MAX], why[256] = "", line[256];
+	size_t n = 0;
+	va_list ap;
+	int fd;
+
+	va_start(ap, fmt);
+	vsnprintf(request, sizeof(request), fmt, ap);
+	va_end(ap);
+	fd = connect_to(pid, why, sizeof(why));
+	if (fd < 0) {
+		see_fail("%s", why);
+		return -1;
+	}
+	if (send_request(fd, request, -1))
+		while (n < sizeof(line) - 1 && recv(fd, line + n, 1, 0) == 1 && line[n] != '\n')
+			n++;
+	line[n] = '\0';
+	if (strcmp(line, "ok") == 0)
+		return fd;
+	close(fd);
+	if (strncmp(line, "error ", 6) == 0)
+		see_fail("process %d: %s", (int)pid, line + 6);
+	else
+		see_fail("process %d does not answer", (int)pid);
+	return -1;
+}
+
 char *see_ask_quietly(pid_t pid, const char *request)
 {
 	char why[256];

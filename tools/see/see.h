@@ -32,6 +32,8 @@ char *see_ask(pid_t pid, const char *fmt, ...) __attribute__((format(printf, 2, 
 char *see_ask_quietly(pid_t pid, const char *request);
 /* A request with a descriptor beside it. False: failed, and told. */
 bool see_pass(pid_t pid, const char *request, int passed);
+/* A request whose connection stays, the reply being `ok`: its descriptor, with a time limit on receiving. -1: failed, and told. */
+int see_session(pid_t pid, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The pid in text; false: it is none. */
 bool see_pid(const char *text, pid_t *pid);
 /* Processes that listen, by /proc/net/unix: how many, at most max. */

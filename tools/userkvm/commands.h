@@ -16,7 +16,7 @@
 
 int cmd_run(int argc, char **argv);
 
-extern const struct cli cli_boot, cli_run, cli_check, cli_doctor, cli_ept, cli_explain, cli_stat, cli_trace, cli_vmcs, cli_walkthrough, cli_lab, cli_completion;
+extern const struct cli cli_boot, cli_run, cli_check, cli_doctor, cli_ept, cli_explain, cli_gdb, cli_stat, cli_trace, cli_vmcs, cli_walkthrough, cli_lab, cli_completion;
 /* Every command; NULL ends it. */
 extern const struct cli *const cli_commands[];
 

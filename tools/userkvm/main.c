@@ -11,7 +11,7 @@
 #include "tools/userkvm/commands.h"
 
 const struct cli *const cli_commands[] = {
-	&cli_boot, &cli_run, &cli_check, &cli_walkthrough, &cli_lab, &cli_trace, &cli_ept, &cli_vmcs, &cli_explain, &cli_stat, &cli_doctor, &cli_completion, NULL,
+	&cli_boot, &cli_run, &cli_check, &cli_walkthrough, &cli_lab, &cli_trace, &cli_ept, &cli_vmcs, &cli_explain, &cli_gdb, &cli_stat, &cli_doctor, &cli_completion, NULL,
 };
 
 static void usage(FILE *f)
