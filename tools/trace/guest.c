@@ -8,15 +8,13 @@
  *   0x01000000  nothing: MMIO
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/kvm.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "sdm/paging.h"
 #include "sdm/regs.h"
+#include "tools/trace/guest_vm.h"
 #include "tools/trace/walk.h"
 #include "userkvm/userkvm.h"
 
@@ -42,16 +40,9 @@ static const uint8_t code[] = {
 };
 
 struct guest {
-	int kvm, vm, vcpu;
-	struct kvm_run *run;
+	struct walk_vm v;
 	uint8_t *memory, *large, *rom;
 };
-
-static int failed(const char *what)
-{
-	fprintf(stderr, "userkvm walkthrough: the built-in guest: %s: %s\n", what, strerror(errno));
-	return 1;
-}
 
 static uint8_t *anonymous(size_t bytes)
 {
@@ -71,7 +62,7 @@ static int set_slot(struct guest *g, uint32_t slot, uint32_t flags, uint64_t gpa
 	    .userspace_addr = (uintptr_t)at,
 	};
 
-	return userkvm_ioctl(g->vm, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&r);
+	return userkvm_ioctl(g->v.vm, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&r);
 }
 
 static int make_memory(struct guest *g)
@@ -102,7 +93,7 @@ static int set_state(struct guest *g)
 	struct kvm_segment flat = {
 	    .limit = 0xffffffff, .selector = 8, .present = 1, .db = 1, .s = 1, .g = 1};
 
-	if (userkvm_ioctl(g->vcpu, KVM_GET_SREGS, (uintptr_t)&s))
+	if (userkvm_ioctl(g->v.vcpu, KVM_GET_SREGS, (uintptr_t)&s))
 		return -1;
 	s.cs = flat;
 	s.cs.type = 0xb;
@@ -112,54 +103,47 @@ static int set_state(struct guest *g)
 	s.cr0 = X86_CR0_PE | X86_CR0_PG | X86_CR0_ET | X86_CR0_NE;
 	s.cr4 = X86_CR4_PSE;
 	s.cr3 = PAGE_DIRECTORY_GPA;
-	if (userkvm_ioctl(g->vcpu, KVM_SET_SREGS, (uintptr_t)&s))
+	if (userkvm_ioctl(g->v.vcpu, KVM_SET_SREGS, (uintptr_t)&s))
 		return -1;
-	return userkvm_ioctl(g->vcpu, KVM_SET_REGS, (uintptr_t)&regs);
+	return userkvm_ioctl(g->v.vcpu, KVM_SET_REGS, (uintptr_t)&regs);
 }
 
 /* Until HLT; MMIO goes nowhere. */
 static int run(struct guest *g)
 {
 	do {
-		if (userkvm_ioctl(g->vcpu, KVM_RUN, 0))
+		if (userkvm_ioctl(g->v.vcpu, KVM_RUN, 0))
 			return -1;
-	} while (g->run->exit_reason == KVM_EXIT_MMIO);
+	} while (g->v.run->exit_reason == KVM_EXIT_MMIO);
 	errno = EPROTO;
-	return g->run->exit_reason == KVM_EXIT_HLT ? 0 : -1;
+	return g->v.run->exit_reason == KVM_EXIT_HLT ? 0 : -1;
 }
 
 int walk_guest(int argc, char **argv)
 {
-	struct guest g;
-	int size;
+	struct guest g = {.v.name = "guest"};
+	const char *what;
 
-	g.kvm = userkvm_open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	if (g.kvm < 0)
-		return failed("open");
-	g.vm = userkvm_ioctl(g.kvm, KVM_CREATE_VM, 0);
-	if (g.vm < 0)
-		return failed("KVM_CREATE_VM");
+	what = walk_vm_open(&g.v);
+	if (what)
+		return walk_vm_failed(&g.v, what);
 	if (make_memory(&g))
-		return failed("KVM_SET_USER_MEMORY_REGION");
-	g.vcpu = userkvm_ioctl(g.vm, KVM_CREATE_VCPU, 0);
-	if (g.vcpu < 0)
-		return failed("KVM_CREATE_VCPU");
-	size = userkvm_ioctl(g.kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-	g.run = userkvm_mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, g.vcpu, 0);
-	if (g.run == MAP_FAILED)
-		return failed("kvm_run");
+		return walk_vm_failed(&g.v, "KVM_SET_USER_MEMORY_REGION");
+	what = walk_vm_add_vcpu(&g.v);
+	if (!what)
+		what = walk_vm_map_run(&g.v);
+	if (what)
+		return walk_vm_failed(&g.v, what);
 	if (set_state(&g))
-		return failed("KVM_SET_SREGS");
+		return walk_vm_failed(&g.v, "KVM_SET_SREGS");
 	if (run(&g))
-		return failed("KVM_RUN");
+		return walk_vm_failed(&g.v, "KVM_RUN");
 	/* the same again with writes logged, then without slot 1 */
 	if (set_slot(&g, 0, KVM_MEM_LOG_DIRTY_PAGES, 0, SMALL_BYTES, g.memory) || set_state(&g) ||
 	    run(&g))
-		return failed("KVM_MEM_LOG_DIRTY_PAGES");
+		return walk_vm_failed(&g.v, "KVM_MEM_LOG_DIRTY_PAGES");
 	if (set_slot(&g, 1, 0, LARGE_GPA, 0, NULL))
-		return failed("deleting a slot");
-	userkvm_close(g.vcpu);
-	userkvm_close(g.vm);
-	userkvm_close(g.kvm);
+		return walk_vm_failed(&g.v, "deleting a slot");
+	walk_vm_close(&g.v);
 	return 0;
 }

@@ -9,10 +9,7 @@
  *   0x10000  data    0x11000  data that EPT12 does not map: L1 does when L2 has asked
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/kvm.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -20,6 +17,7 @@
 #include "sdm/regs.h"
 #include "sdm/vmcs_fields.h"
 #include "sdm/vmx.h"
+#include "tools/trace/guest_vm.h"
 #include "tools/trace/walk.h"
 #include "userkvm/userkvm.h"
 
@@ -74,17 +72,10 @@ __asm__(".pushsection .rodata\n"
 	"	.popsection\n");
 
 struct guest {
-	int kvm, vm, vcpu;
-	struct kvm_run *run;
+	struct walk_vm v;
 	uint8_t *memory;
 	uint64_t *field; /* where the next pair goes */
 };
-
-static int failed(const char *what)
-{
-	fprintf(stderr, "userkvm walkthrough: the built-in hypervisor: %s: %s\n", what, strerror(errno));
-	return 1;
-}
 
 static uint64_t *at(const struct guest *g, uint32_t gpa)
 {
@@ -99,7 +90,7 @@ static uint64_t msr(const struct guest *g, uint32_t index)
 		struct kvm_msr_entry entry;
 	} m = {.head.nmsrs = 1, .entry.index = index};
 
-	return userkvm_ioctl(g->vcpu, KVM_GET_MSRS, (uintptr_t)&m) == 1 ? m.entry.data : 0;
+	return userkvm_ioctl(g->v.vcpu, KVM_GET_MSRS, (uintptr_t)&m) == 1 ? m.entry.data : 0;
 }
 
 static int set_msr(const struct guest *g, uint32_t index, uint64_t value)
@@ -109,7 +100,7 @@ static int set_msr(const struct guest *g, uint32_t index, uint64_t value)
 		struct kvm_msr_entry entry;
 	} m = {.head.nmsrs = 1, .entry = {.index = index, .data = value}};
 
-	return userkvm_ioctl(g->vcpu, KVM_SET_MSRS, (uintptr_t)&m) == 1 ? 0 : -1;
+	return userkvm_ioctl(g->v.vcpu, KVM_SET_MSRS, (uintptr_t)&m) == 1 ? 0 : -1;
 }
 
 static void field(struct guest *g, uint64_t encoding, uint64_t value)
@@ -192,7 +183,7 @@ static int set_state(struct guest *g)
 	struct kvm_regs regs = {.rip = L1_GPA, .rflags = 2, .rsp = L1_STACK};
 	struct kvm_sregs s;
 
-	if (userkvm_ioctl(g->vcpu, KVM_GET_SREGS, (uintptr_t)&s))
+	if (userkvm_ioctl(g->v.vcpu, KVM_GET_SREGS, (uintptr_t)&s))
 		return -1;
 	s.cs = segment(0xb, 8, true);
 	s.ds = s.es = s.ss = s.fs = s.gs = segment(3, 16, false);
@@ -204,10 +195,10 @@ static int set_state(struct guest *g)
 	s.cr3 = TABLES_GPA;
 	make_tables(g);
 	make_fields(g, &s);
-	if (userkvm_ioctl(g->vcpu, KVM_SET_SREGS, (uintptr_t)&s) ||
+	if (userkvm_ioctl(g->v.vcpu, KVM_SET_SREGS, (uintptr_t)&s) ||
 	    set_msr(g, MSR_FEATURE_CONTROL, 5)) /* locked, VMX */
 		return -1;
-	return userkvm_ioctl(g->vcpu, KVM_SET_REGS, (uintptr_t)&regs);
+	return userkvm_ioctl(g->v.vcpu, KVM_SET_REGS, (uintptr_t)&regs);
 }
 
 /* All that is supported. -1: VMX is not among it. */
@@ -221,8 +212,8 @@ static int set_cpuid(const struct guest *g)
 	if (!c)
 		return -1;
 	c->nent = ENTRIES;
-	if (!userkvm_ioctl(g->kvm, KVM_GET_SUPPORTED_CPUID, (uintptr_t)c))
-		r = userkvm_ioctl(g->vcpu, KVM_SET_CPUID2, (uintptr_t)c);
+	if (!userkvm_ioctl(g->v.kvm, KVM_GET_SUPPORTED_CPUID, (uintptr_t)c))
+		r = userkvm_ioctl(g->v.vcpu, KVM_SET_CPUID2, (uintptr_t)c);
 	for (uint32_t i = 0; i < c->nent && !r; i++)
 		vmx |= c->entries[i].function == 1 && c->entries[i].ecx & 1u << 5;
 	free(c);
@@ -236,39 +227,33 @@ static int set_cpuid(const struct guest *g)
 int walk_guest_nested(int argc, char **argv)
 {
 	struct kvm_userspace_memory_region slot = {.memory_size = MEMORY_BYTES};
-	struct guest g = {0};
-	int size;
+	struct guest g = {.v.name = "hypervisor"};
+	const char *what;
 
-	g.kvm = userkvm_open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	if (g.kvm < 0)
-		return failed("open");
-	g.vm = userkvm_ioctl(g.kvm, KVM_CREATE_VM, 0);
-	if (g.vm < 0)
-		return failed("KVM_CREATE_VM");
+	what = walk_vm_open(&g.v);
+	if (what)
+		return walk_vm_failed(&g.v, what);
 	g.memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (g.memory == MAP_FAILED)
-		return failed("memory");
+		return walk_vm_failed(&g.v, "memory");
 	slot.userspace_addr = (uintptr_t)g.memory;
-	if (userkvm_ioctl(g.vm, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&slot))
-		return failed("KVM_SET_USER_MEMORY_REGION");
-	g.vcpu = userkvm_ioctl(g.vm, KVM_CREATE_VCPU, 0);
-	if (g.vcpu < 0)
-		return failed("KVM_CREATE_VCPU");
+	if (userkvm_ioctl(g.v.vm, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&slot))
+		return walk_vm_failed(&g.v, "KVM_SET_USER_MEMORY_REGION");
+	what = walk_vm_add_vcpu(&g.v);
+	if (what)
+		return walk_vm_failed(&g.v, what);
 	if (set_cpuid(&g))
-		return failed("VMX in CPUID");
-	size = userkvm_ioctl(g.kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-	g.run = userkvm_mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, g.vcpu, 0);
-	if (g.run == MAP_FAILED)
-		return failed("kvm_run");
+		return walk_vm_failed(&g.v, "VMX in CPUID");
+	what = walk_vm_map_run(&g.v);
+	if (what)
+		return walk_vm_failed(&g.v, what);
 	if (set_state(&g))
-		return failed("the state of L1");
-	if (userkvm_ioctl(g.vcpu, KVM_RUN, 0))
-		return failed("KVM_RUN");
+		return walk_vm_failed(&g.v, "the state of L1");
+	if (userkvm_ioctl(g.v.vcpu, KVM_RUN, 0))
+		return walk_vm_failed(&g.v, "KVM_RUN");
 	errno = EPROTO;
-	if (g.run->exit_reason != KVM_EXIT_HLT || at(&g, EPT_GPA + 0x3000)[UNMAPPED_PAGE] == 0)
-		return failed("L1's end");
-	userkvm_close(g.vcpu);
-	userkvm_close(g.vm);
-	userkvm_close(g.kvm);
+	if (g.v.run->exit_reason != KVM_EXIT_HLT || at(&g, EPT_GPA + 0x3000)[UNMAPPED_PAGE] == 0)
+		return walk_vm_failed(&g.v, "L1's end");
+	walk_vm_close(&g.v);
 	return 0;
 }
