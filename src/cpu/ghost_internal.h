@@ -8,6 +8,7 @@
 #define USERKVM_CPU_GHOST_INTERNAL_H
 
 #include "cpu/ghost.h"
+#include "lib/check_log.h"
 
 /* Limits: past one the oldest goes, which is counted. */
 #define HOLDS 131072U
@@ -200,8 +201,7 @@ struct ghost {
 	int log_fd;
 	unsigned lines[GHOST_CLASSES], told[GHOST_CLASSES];
 	uint64_t seen[256];
-	unsigned nr_ranges;
-	struct { uint64_t start, end, hits; } range[16]; /* RIPs whose reports are suppressed */
+	struct check_ranges suppress;
 };
 
 /* Counts a miss, by its reason. */

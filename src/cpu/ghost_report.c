@@ -27,44 +27,13 @@ static const char *const class_name[] = { "use", "reachable", "table", "root", "
  */
 static struct ghost *at_exit;
 
-/* USERKVM_CHECK_SUPPRESS: START-END[,…], hexadecimal: reports whose user or writer is there are counted only. */
-static void read_ranges(struct ghost *g)
-{
-	const char *p = getenv("USERKVM_CHECK_SUPPRESS");
-	char *end;
-
-	while (p && *p && g->nr_ranges < ARRAY_SIZE(g->range)) {
-		uint64_t from = strtoull(p, &end, 16), to;
-
-		if (end == p || *end != '-')
-			break;
-		to = strtoull(end + 1, &end, 16);
-		g->range[g->nr_ranges].start = from;
-		g->range[g->nr_ranges++].end = to;
-		p = *end == ',' ? end + 1 : NULL;
-	}
-	if (p && *p)
-		log_always("USERKVM_CHECK_SUPPRESS: '%s' is no list of START-END in hexadecimal", p);
-}
-
 void ghost_report_open(struct ghost *g)
 {
 	struct ghost *none = NULL;
 
 	g->log_fd = check_log_open();
-	read_ranges(g);
+	check_ranges_read(&g->suppress);
 	__atomic_compare_exchange_n(&at_exit, &none, g, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
-}
-
-static bool suppressed(struct ghost *g, uint64_t rip)
-{
-	for (unsigned n = 0; n < g->nr_ranges; n++) {
-		if (rip < g->range[n].start || rip >= g->range[n].end)
-			continue;
-		g->range[n].hits++;
-		return true;
-	}
-	return false;
 }
 
 /* The same bug again? */
@@ -180,7 +149,7 @@ void ghost_report(struct ghost_cpu *by, enum ghost_class class, const struct rec
 	uint64_t rip = isa_rip(&by->cpu->cs), key;
 
 	isa_fpu_sync(&by->cpu->cs);
-	quiet = suppressed(g, r->by.rip) || suppressed(g, rip);
+	quiet = check_ranges_hit(&g->suppress, r->by.rip) || check_ranges_hit(&g->suppress, rip);
 	if (!quiet) {
 		g->count.reports++;
 		g->told[class]++;
@@ -206,7 +175,7 @@ void ghost_report_root(struct ghost_cpu *by, struct ghost_cpu *v)
 	char line[256];
 
 	isa_fpu_sync(&by->cpu->cs);
-	if (!suppressed(g, rip)) {
+	if (!check_ranges_hit(&g->suppress, rip)) {
 		g->count.reports++;
 		g->told[GHOST_ROOT]++;
 		if (g->lines[GHOST_ROOT]++ < MAX_LINES)
@@ -234,8 +203,7 @@ static void tell_end(struct ghost *g)
 		   "%" PRIu64 " translations narrowed, %" PRIu64 " used in the legal window, %" PRIu64 " forgotten (no room, or in doubt)",
 		   told, g->told[0], g->told[1], g->told[2], g->told[3], g->told[4], hidden, g->count.records,
 		   g->count.uses_in_window, g->count.forgotten);
-	for (unsigned n = 0; n < g->nr_ranges; n++)
-		log_always("  suppressed by %#lx-%#lx: %lu", g->range[n].start, g->range[n].end, g->range[n].hits);
+	check_ranges_tell(&g->suppress);
 #define COUNTER(n) "\"" #n "\":%" PRIu64 ","
 #define VALUE(n) g->count.n,
 	snprintf(line, sizeof(line), "{\"class\":\"end\"," GHOST_COUNTERS(COUNTER) "\"told\":%" PRIu64 "}", GHOST_COUNTERS(VALUE) told);

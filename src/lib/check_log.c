@@ -54,3 +54,39 @@ void check_log_close(int fd)
 	if (fd >= 0)
 		own_fd_close(fd);
 }
+
+void check_ranges_read(struct check_ranges *r)
+{
+	const char *p = getenv("USERKVM_CHECK_SUPPRESS");
+	char *end;
+
+	while (p && *p && r->nr < sizeof(r->range) / sizeof(r->range[0])) {
+		uint64_t from = strtoull(p, &end, 16), to;
+
+		if (end == p || *end != '-')
+			break;
+		to = strtoull(end + 1, &end, 16);
+		r->range[r->nr].start = from;
+		r->range[r->nr++].end = to;
+		p = *end == ',' ? end + 1 : NULL;
+	}
+	if (p && *p)
+		log_always("USERKVM_CHECK_SUPPRESS: '%s' is no list of START-END in hexadecimal", p);
+}
+
+bool check_ranges_hit(struct check_ranges *r, uint64_t rip)
+{
+	for (unsigned n = 0; n < r->nr; n++) {
+		if (rip < r->range[n].start || rip >= r->range[n].end)
+			continue;
+		r->range[n].hits++;
+		return true;
+	}
+	return false;
+}
+
+void check_ranges_tell(const struct check_ranges *r)
+{
+	for (unsigned n = 0; n < r->nr; n++)
+		log_always("  suppressed by %#lx-%#lx: %lu", r->range[n].start, r->range[n].end, r->range[n].hits);
+}

@@ -34,9 +34,11 @@ struct hold {
 	gpa_t entry[LEVELS]; /* the leaf's first */
 	uint32_t next_entry, next_page;
 	/* its record */
-	bool open, said, hidden;
+	bool open, settled, said, hidden;
+	bool dormant; /* an INVEPT has covered it; L2 may have cached it again where it has run since */
+	bool dirty, lost_dirty; /* used with its D flag set; that flag, and nothing else, was cleared */
 	struct kvm_vcpu *writer;
-	uint64_t writer_runs, writer_rip, new;
+	uint64_t writer_cr3, writer_fs, writer_rip, new;
 	gpa_t written;
 };
 
@@ -46,8 +48,12 @@ struct l1ept {
 	uint32_t used, hand;
 	uint32_t by_entry[BUCKETS], by_page[BUCKETS];
 	uint8_t upper[BUCKETS / 8];
+	uint32_t unsettled[1024], nr_unsettled; /* holds whose record is open; what has no room never settles */
+	struct { struct kvm_vcpu *vcpu; uint64_t eptp; bool hidden; } entered[64]; /* since the last INVEPT there */
+	unsigned nr_entered;
 	unsigned deaf, deaf_count;
 	int log_fd;
+	struct check_ranges suppress;
 	uint64_t records, closed, in_window, reports, of_hidden, hidden, forgotten;
 };
 
@@ -66,6 +72,7 @@ static void tell_end(struct l1ept *k)
 	log_always("USERKVM_CHECK=l1ept: %llu reports; %llu of hidden INVEPTs (hidden: %llu); %llu mappings narrowed, %llu used in the "
 		   "legal window, %llu forgotten for room", (ull)k->reports, (ull)k->of_hidden, (ull)k->hidden, (ull)k->records,
 		   (ull)k->in_window, (ull)k->forgotten);
+	check_ranges_tell(&k->suppress);
 	check_log_line(k->log_fd, "{\"class\":\"end\",\"check\":\"l1ept\",\"records\":%llu,\"hidden\":%llu,\"reports_of_hidden\":%llu,\"told\":%llu}",
 		       (ull)k->records, (ull)k->hidden, (ull)k->of_hidden, (ull)k->reports);
 }
@@ -99,6 +106,7 @@ struct l1ept *l1ept_create(void)
 	pthread_mutex_init(&k->lock, NULL);
 	k->deaf = deaf ? (unsigned)strtoul(deaf, NULL, 0) : 0;
 	k->log_fd = check_log_open();
+	check_ranges_read(&k->suppress);
 	__atomic_compare_exchange_n(&at_exit, &none, k, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 	return k;
 }
@@ -159,8 +167,8 @@ static uint64_t current_eptp(struct kvm_vcpu *vcpu)
 	return vcpu->mmu_vcpu->guest_mmu.eptp12 & EPTP_ROOT_MASK;
 }
 
-/* What EPT12 says of L2's page now: its rights, 0 where it is not present. */
-static unsigned look(struct kvm_vcpu *vcpu, uint64_t root, gpa_t gpa, unsigned levels, gpa_t *page)
+/* What EPT12 says of L2's page now: its rights, 0 where it is not present; *dirty: the leaf's D flag. */
+static unsigned look(struct kvm_vcpu *vcpu, uint64_t root, gpa_t gpa, unsigned levels, gpa_t *page, bool *dirty)
 {
 	unsigned rights = EPT_RWX;
 	gpa_t table = root;
@@ -177,66 +185,196 @@ static unsigned look(struct kvm_vcpu *vcpu, uint64_t root, gpa_t gpa, unsigned l
 		table = e & EPT_ADDR_MASK;
 		if (level > 1 && !(e & EPT_PAGE_SIZE))
 			continue;
+		*dirty = e & EPT_DIRTY;
 		*page = ((e & EPT_ADDR_MASK) & (~0ULL << shift)) | (gpa & ~(~0ULL << shift) & PAGE_MASK);
 		return rights;
 	}
 }
 
+/* Does the walk of L2's page come by this entry? */
+static bool passes(struct kvm_vcpu *vcpu, uint64_t root, gpa_t gpa, unsigned levels, gpa_t entry)
+{
+	gpa_t table = root;
+	uint64_t e;
+
+	for (unsigned level = levels; level; level--) {
+		gpa_t at = table + (gpa >> (12 + 9 * (level - 1)) & 511) * 8;
+
+		if (at == entry)
+			return true;
+		if (kvm_vcpu_read_guest(vcpu, at, &e, sizeof(e)) || !(e & EPT_RWX) || (level > 1 && e & EPT_PAGE_SIZE))
+			return false;
+		table = e & EPT_ADDR_MASK;
+	}
+	return false;
+}
+
+static void link_hold(struct l1ept *k, uint32_t n)
+{
+	struct hold *h = &k->hold[n];
+	uint32_t *b = &k->by_entry[hash(h->entry[0])];
+
+	h->next_entry = *b;
+	*b = n;
+	b = &k->by_page[page_hash(h->vcpu, h->gpa)];
+	h->next_page = *b;
+	*b = n;
+}
+
 static void add(struct l1ept *k, struct kvm_vcpu *vcpu, gpa_t gpa, const struct guest_walker *gw)
 {
 	uint64_t eptp = current_eptp(vcpu);
-	uint32_t n = k->by_page[page_hash(vcpu, gpa)], *b;
+	uint32_t n = k->by_page[page_hash(vcpu, gpa)];
 	struct hold *h;
+	bool dirty = false;
 	gpa_t page = 0;
-	unsigned rights = look(vcpu, eptp, gpa, (unsigned)gw->max_level, &page);
+	unsigned rights = look(vcpu, eptp, gpa, (unsigned)gw->max_level, &page, &dirty);
 
 	if (!rights)
 		return;
-	for (; n; n = k->hold[n].next_page)
-		if (k->hold[n].vcpu == vcpu && k->hold[n].gpa == gpa && k->hold[n].eptp == eptp && !k->hold[n].open &&
-		    k->hold[n].page == page && k->hold[n].rights == rights && k->hold[n].entry[0] == gw->pte_gpa[gw->level])
-			return;
+	dirty &= !!(vcpu->mmu_vcpu->guest_mmu.eptp12 & EPTP_AD_ENABLE);
+	for (; n; n = k->hold[n].next_page) {
+		if (k->hold[n].vcpu != vcpu || k->hold[n].gpa != gpa || k->hold[n].eptp != eptp || k->hold[n].open ||
+		    k->hold[n].page != page || k->hold[n].rights != rights || k->hold[n].entry[0] != gw->pte_gpa[gw->level])
+			continue;
+		k->hold[n].dirty |= dirty;
+		k->hold[n].dormant = false;
+		return;
+	}
 	n = hold_alloc(k);
 	h = &k->hold[n];
 	*h = (struct hold){ .vcpu = vcpu, .eptp = eptp, .gpa = gpa, .page = page, .rights = rights,
-			   .levels = (unsigned)gw->max_level };
+			   .levels = (unsigned)gw->max_level, .dirty = dirty };
 	for (int level = gw->level; level <= gw->max_level && h->nr < LEVELS; level++) {
 		h->entry[h->nr++] = gw->pte_gpa[level];
 		if (level > gw->level)
 			k->upper[hash(gw->pte_gpa[level]) / 8] |= (uint8_t)(1 << hash(gw->pte_gpa[level]) % 8);
 	}
-	b = &k->by_entry[hash(h->entry[0])];
-	h->next_entry = *b;
-	*b = n;
-	b = &k->by_page[page_hash(vcpu, gpa)];
-	h->next_page = *b;
-	*b = n;
+	link_hold(k, n);
 }
 
 /* --- writes --- */
 
-static void compare(struct l1ept *k, struct kvm_vcpu *vcpu, struct hold *h, gpa_t written)
+/* The writer: a thread of L1's, as its address space and FS base tell it. */
+static void note_writer(struct l1ept *k, struct kvm_vcpu *vcpu, struct hold *h)
 {
-	gpa_t page = 0;
-	unsigned rights = look(vcpu, h->eptp, h->gpa, h->levels, &page);
-	bool lost = page != h->page || (h->rights & ~rights);
+	h->settled = false;
+	h->writer = vcpu;
+	h->writer_cr3 = h->writer_fs = 0;
+	if (mmu_guest_ops()->get_thread)
+		mmu_guest_ops()->get_thread(vcpu, &h->writer_cr3, &h->writer_fs);
+	h->writer_rip = rip_of(vcpu);
+	if (k->nr_unsettled < sizeof(k->unsettled) / sizeof(k->unsettled[0]))
+		k->unsettled[k->nr_unsettled++] = (uint32_t)(h - k->hold);
+}
 
-	if (!lost) {
+/* Its index in entered[], or nr_entered. */
+static unsigned find_entered(const struct l1ept *k, const struct kvm_vcpu *vcpu, uint64_t eptp)
+{
+	unsigned m = 0;
+
+	while (m < k->nr_entered && (k->entered[m].vcpu != vcpu || k->entered[m].eptp != eptp))
+		m++;
+	return m;
+}
+
+static void compare(struct l1ept *k, struct kvm_vcpu *vcpu, uint32_t n, gpa_t written);
+
+/*
+ * What one vCPU's L2 has used, others may have cached that have entered a guest by this entry: another vCPU, to
+ * whose L2 the same EPT02 gave the mapping without a fault, or another root of the same tables.
+ */
+static void hold_elsewhere(struct l1ept *k, struct kvm_vcpu *vcpu, uint32_t n, gpa_t written)
+{
+	struct hold like = k->hold[n];
+
+	for (unsigned m = 0; m < k->nr_entered; m++) {
+		uint32_t o = k->by_page[page_hash(k->entered[m].vcpu, like.gpa)];
+
+		while (o && (k->hold[o].vcpu != k->entered[m].vcpu || k->hold[o].gpa != like.gpa || k->hold[o].eptp != k->entered[m].eptp))
+			o = k->hold[o].next_page;
+		if (o || !passes(vcpu, k->entered[m].eptp, like.gpa, like.levels, written))
+			continue;
+		o = hold_alloc(k);
+		k->hold[o] = like;
+		k->hold[o].vcpu = k->entered[m].vcpu;
+		k->hold[o].eptp = k->entered[m].eptp;
+		k->hold[o].open = k->hold[o].dormant = false;
+		k->hold[o].hidden = k->entered[m].hidden;
+		link_hold(k, o);
+		compare(k, vcpu, o, written);
+	}
+}
+
+static void compare(struct l1ept *k, struct kvm_vcpu *vcpu, uint32_t n, gpa_t written)
+{
+	struct hold *h = &k->hold[n];
+	gpa_t page = 0;
+	bool dirty = false;
+	unsigned rights = look(vcpu, h->eptp, h->gpa, h->levels, &page, &dirty);
+	bool gone = page != h->page || (h->rights & ~rights), lost_dirty = !gone && h->dirty && !dirty && (rights & EPT_WRITE);
+
+	if (!gone && !lost_dirty) {
 		k->closed += h->open;
 		h->open = false;
 		return;
 	}
+	if (h->dormant) {
+		unsigned m = find_entered(k, h->vcpu, h->eptp);
+
+		if (m == k->nr_entered) {
+			hold_free(k, n);
+			return;
+		}
+		h->dormant = false;
+		h->hidden = k->entered[m].hidden;
+	}
+	h->lost_dirty = lost_dirty;
 	if (h->open)
 		return;
 	h->open = true;
 	h->said = false;
-	h->writer = vcpu;
-	h->writer_runs = vcpu->stat.nested_run;
-	h->writer_rip = rip_of(vcpu);
+	note_writer(k, vcpu, h);
 	h->written = written;
 	if (kvm_vcpu_read_guest(vcpu, written, &h->new, sizeof(h->new)))
 		h->new = 0;
 	k->records++;
+	hold_elsewhere(k, vcpu, n, written);
+}
+
+/*
+ * The writer's operation is over where its thread enters a guest; without an FS base (a hypervisor without
+ * threads of its own, a thread of a kernel's) where its processor does.
+ */
+void l1ept_enters_l2(struct kvm_vcpu *vcpu, uint64_t eptp)
+{
+	struct l1ept *k = vcpu->kvm->mmu_vm->l1ept;
+	uint64_t cr3 = 0, fs = 0;
+	uint32_t left = 0;
+
+	if (likely(!k))
+		return;
+	if (mmu_guest_ops()->get_thread)
+		mmu_guest_ops()->get_thread(vcpu, &cr3, &fs);
+	pthread_mutex_lock(&k->lock);
+	for (uint32_t n = 0; n < k->nr_unsettled; n++) {
+		struct hold *h = &k->hold[k->unsettled[n]];
+
+		if (!h->vcpu || !h->open || h->settled)
+			continue;
+		if (h->writer == vcpu && (!h->writer_fs || (h->writer_cr3 == cr3 && h->writer_fs == fs)))
+			h->settled = true;
+		else
+			k->unsettled[left++] = k->unsettled[n];
+	}
+	k->nr_unsettled = left;
+	eptp &= EPTP_ROOT_MASK;
+	if (eptp && find_entered(k, vcpu, eptp) == k->nr_entered && k->nr_entered < sizeof(k->entered) / sizeof(k->entered[0])) {
+		k->entered[k->nr_entered].vcpu = vcpu;
+		k->entered[k->nr_entered].hidden = false;
+		k->entered[k->nr_entered++].eptp = eptp;
+	}
+	pthread_mutex_unlock(&k->lock);
 }
 
 void l1ept_written(struct kvm_vcpu *vcpu, gpa_t gpa, size_t len)
@@ -245,17 +383,21 @@ void l1ept_written(struct kvm_vcpu *vcpu, gpa_t gpa, size_t len)
 
 	pthread_mutex_lock(&k->lock);
 	for (gpa_t entry = gpa & ~7ULL; entry < gpa + len; entry += 8) {
-		uint32_t n = k->by_entry[hash(entry)];
+		uint32_t n = k->by_entry[hash(entry)], next;
 
-		for (; n; n = k->hold[n].next_entry)
+		for (; n; n = next) {
+			next = k->hold[n].next_entry;
 			if (k->hold[n].entry[0] == entry)
-				compare(k, vcpu, &k->hold[n], entry);
+				compare(k, vcpu, n, entry);
+		}
 		if (!(k->upper[hash(entry) / 8] & 1 << hash(entry) % 8))
 			continue;
 		for (n = 1; n <= k->used; n++)
 			for (unsigned l = 1; k->hold[n].vcpu && l < k->hold[n].nr; l++)
-				if (k->hold[n].entry[l] == entry)
-					compare(k, vcpu, &k->hold[n], entry);
+				if (k->hold[n].entry[l] == entry) {
+					compare(k, vcpu, n, entry);
+					break;
+				}
 	}
 	pthread_mutex_unlock(&k->lock);
 }
@@ -272,15 +414,26 @@ void l1ept_invept(struct kvm_vcpu *vcpu, bool all, uint64_t eptp)
 	pthread_mutex_lock(&k->lock);
 	hide = k->deaf && ++k->deaf_count % k->deaf == 0;
 	k->hidden += hide;
+	for (unsigned m = 0; m < k->nr_entered; m++) {
+		if (k->entered[m].vcpu != vcpu || (!all && k->entered[m].eptp != (eptp & EPTP_ROOT_MASK)))
+			continue;
+		if (hide)
+			k->entered[m].hidden = true;
+		else
+			k->entered[m--] = k->entered[--k->nr_entered];
+	}
 	for (uint32_t n = 1; n <= k->used; n++) {
 		struct hold *h = &k->hold[n];
 
 		if (h->vcpu != vcpu || (!all && h->eptp != (eptp & EPTP_ROOT_MASK)))
 			continue;
-		if (hide)
+		if (hide) {
 			h->hidden = true;
-		else
-			hold_free(k, n);
+		} else if (h->open) {
+			hold_free(k, n); /* its mapping is gone */
+		} else {
+			h->dormant = true;
+		}
 	}
 	pthread_mutex_unlock(&k->lock);
 }
@@ -291,11 +444,14 @@ static void report(struct l1ept *k, struct kvm_vcpu *vcpu, struct hold *h, unsig
 {
 	const char *verb = access & EPT_EXEC ? "fetch" : access & EPT_WRITE ? "write" : "read";
 	const char *hidden = k->deaf ? h->hidden ? " [hidden]" : " [not hidden]" : "";
+	bool quiet = check_ranges_hit(&k->suppress, h->writer_rip) || check_ranges_hit(&k->suppress, rip_of(vcpu));
 
 	h->said = true;
-	k->reports++;
-	k->of_hidden += h->hidden;
-	if (k->reports <= MAX_LINES || (k->deaf && !h->hidden)) {
+	if (!quiet) {
+		k->reports++;
+		k->of_hidden += h->hidden;
+	}
+	if (!quiet && (k->reports <= MAX_LINES || (k->deaf && !h->hidden))) {
 		log_always("USERKVM_CHECK=l1ept: L2's %s of gpa %#llx (rip %#llx) on vCPU %u could reach L1's page %#llx%s%s", verb, (ull)h->gpa,
 			   (ull)rip_of(vcpu), vcpu->vcpu_id, (ull)h->page, how, hidden);
 		log_always("  EPT12 entry at %#llx, now %#llx, was written by vCPU %u at L1's rip %#llx", (ull)h->written, (ull)h->new,
@@ -304,9 +460,20 @@ static void report(struct l1ept *k, struct kvm_vcpu *vcpu, struct hold *h, unsig
 			   "Instruction\"]", vcpu->vcpu_id, (ull)h->eptp);
 	}
 	check_log_line(k->log_fd, "{\"class\":\"l1ept\",\"address\":\"%#llx\",\"access\":\"%s\",\"cpu\":%u,\"rip\":\"%#llx\",\"eptp\":\"%#llx\","
-		       "\"frame\":\"%#llx\",\"entry\":\"%#llx\",\"new\":\"%#llx\",\"writer\":{\"cpu\":%u,\"rip\":\"%#llx\"},\"hidden\":%s,"
-		       "\"suppressed\":false}", (ull)h->gpa, verb, vcpu->vcpu_id, (ull)rip_of(vcpu), (ull)h->eptp, (ull)h->page,
-		       (ull)h->written, (ull)h->new, h->writer->vcpu_id, (ull)h->writer_rip, h->hidden ? "true" : "false");
+		       "\"frame\":\"%#llx\",\"entry\":\"%#llx\",\"new\":\"%#llx\",\"writer\":{\"cpu\":%u,\"rip\":\"%#llx\"},\"lost_dirty\":%s,"
+		       "\"hidden\":%s,\"suppressed\":%s}", (ull)h->gpa, verb, vcpu->vcpu_id, (ull)rip_of(vcpu), (ull)h->eptp, (ull)h->page,
+		       (ull)h->written, (ull)h->new, h->writer->vcpu_id, (ull)h->writer_rip, h->lost_dirty ? "true" : "false",
+		       h->hidden ? "true" : "false", quiet ? "true" : "false");
+}
+
+/* Could L2 do it by what was cached, and would it make a difference? */
+static bool differs(const struct hold *h, unsigned want, const struct guest_walker *gw)
+{
+	if (!(h->rights & want))
+		return false;
+	if (h->lost_dirty)
+		return want == EPT_WRITE;
+	return !gw || gw->gfn << PAGE_SHIFT != h->page;
 }
 
 void l1ept_used(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t access, const struct guest_walker *gw)
@@ -324,10 +491,10 @@ void l1ept_used(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t access, const struct 
 		next = h->next_page;
 		if (h->vcpu != vcpu || h->gpa != page || h->eptp != eptp)
 			continue;
-		if (h->open && !h->said && (h->rights & want) && (!gw || gw->gfn << PAGE_SHIFT != h->page)) {
-			/* (b) of the head: the other vCPU has gone on to a guest */
-			if (h->writer == vcpu || h->writer->stat.nested_run != h->writer_runs)
-				report(k, vcpu, h, want, gw ? ", and now goes to another" : ", which EPT12 no longer allows");
+		if (h->open && !h->said && differs(h, want, gw)) {
+			if (h->settled)
+				report(k, vcpu, h, want, h->lost_dirty ? ", whose dirty flag in EPT12 was cleared and would stay so" :
+				       gw ? ", and now goes to another" : ", which EPT12 no longer allows");
 			else
 				k->in_window++;
 		}

@@ -9,18 +9,20 @@
  *
  *	L2 faults, EPT12 allows it ─► l1ept_used()     it is held by the vCPU
  *	L1 writes an EPT12 entry   ─► l1ept_written()  a held mapping that lost something: a record
- *	INVEPT of L1's             ─► l1ept_invept()   what it covers is held no longer
+ *	INVEPT of L1's             ─► l1ept_invept()   what it covers is held no longer, until L2 runs there again
  *	L2 faults                  ─► l1ept_used()     by a mapping with a record, settled: a report
  *
  * Between the write and the INVEPT on another vCPU a use is legal. A record is settled where
- * the writer is the vCPU itself (its own program order), or where the writing vCPU has entered a
- * guest since.
+ * the thread of L1's that has written (known by CR3 and FS base) enters a guest on that vCPU; where it
+ * has no FS base, any thread.
  *
  * Invariants
  * 1. Only INVEPT, an EPT violation that L1 hears of, and reset close: not INVVPID, VM entries, MOV CR3,
  *    VMCLEAR or VMXOFF.
  * 2. Mappings are compared by effect, along the whole path.
- * 3. What is forgotten for room is a miss, never a report.
+ * 3. A vCPU whose L2 has not faulted for a mapping that another one's has used may have it cached all the same: it
+ *    counts as held where the vCPU has entered a guest by the written entry since its last INVEPT.
+ * 4. What is forgotten for room is a miss, never a report.
  *
  * Locks: one of its own, a leaf; guest memory is read with it held. The vCPU's thread, outside the guest.
  */
@@ -39,6 +41,8 @@ void l1ept_destroy(struct l1ept *k); /* tells the counts */
 void l1ept_used(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t access, const struct guest_walker *gw);
 /* L1's processor has written there. */
 void l1ept_written(struct kvm_vcpu *vcpu, gpa_t gpa, size_t len);
+/* L1's VMLAUNCH or VMRESUME is about to take place: L1's registers are the vCPU's still. eptp: 0 without EPT. */
+void l1ept_enters_l2(struct kvm_vcpu *vcpu, uint64_t eptp);
 void l1ept_invept(struct kvm_vcpu *vcpu, bool all, uint64_t eptp);
 
 #endif

@@ -248,6 +248,11 @@ void kvm_mmu_track_write(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, siz
 		shadow_pte_write(vcpu, gpa, data, len);
 }
 
+void kvm_mmu_l1_enters_l2(struct kvm_vcpu *vcpu, uint64_t eptp)
+{
+	l1ept_enters_l2(vcpu, eptp);
+}
+
 void kvm_mmu_l1_invept(struct kvm_vcpu *vcpu, bool all, uint64_t eptp)
 {
 	l1ept_invept(vcpu, all, eptp);

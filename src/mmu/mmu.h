@@ -95,6 +95,7 @@ struct kvm_mmu_guest_ops {
 	bool (*log_l2_write)(struct kvm_vcpu *vcpu, gpa_t gpa);
 	bool (*is_guest_mode)(struct kvm_vcpu *vcpu); /* an L2 runs; NULL: never */
 	uint64_t (*get_rip)(struct kvm_vcpu *vcpu); /* for reports; NULL: 0 */
+	void (*get_thread)(struct kvm_vcpu *vcpu, uint64_t *cr3, uint64_t *fs_base); /* who runs, for checkers; NULL: unknown */
 };
 
 /* What the MMU asks of the vendor room (vmx), so that it knows no VMCS. */
@@ -255,6 +256,8 @@ static inline void kvm_mmu_invlpg(struct kvm_vcpu *vcpu, gva_t gva)
 void kvm_mmu_track_write(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len);
 /* Is the page of gpa protected, since the guest's tables in it are shadowed? Any thread. */
 bool kvm_mmu_gpa_is_tracked(struct kvm_vcpu *vcpu, gpa_t gpa);
+/* L1 is about to enter L2: for USERKVM_CHECK=l1ept. */
+void kvm_mmu_l1_enters_l2(struct kvm_vcpu *vcpu, uint64_t eptp);
 /* L1 has executed INVEPT, or was reset (all): for USERKVM_CHECK=l1ept. */
 void kvm_mmu_l1_invept(struct kvm_vcpu *vcpu, bool all, uint64_t eptp);
 /* End that. True: it was; try again. */

@@ -156,6 +156,7 @@ static int enter_l2(struct kvm_vcpu *vcpu)
 	n->run_pending = true;
 	n->timer.has_deadline = false;
 	vcpu->stat.nested_run++;
+	kvm_mmu_l1_enters_l2(vcpu, nested_cpu_has_ept(n->cached_vmcs12) ? n->cached_vmcs12->ept_pointer : 0);
 	switch ((enum nvmx_vmentry_status)nested_vmx_enter_non_root_mode(vcpu, true)) {
 	case NVMX_VMENTRY_SUCCESS:
 		break;

@@ -213,6 +213,15 @@ static uint32_t guest_pkru(struct kvm_vcpu *vcpu)
 	return vmx_get_pkru(vmx_processor(vcpu));
 }
 
+static void guest_thread(struct kvm_vcpu *vcpu, uint64_t *cr3, uint64_t *fs_base)
+{
+	struct kvm_segment fs;
+
+	vmx_get_segment(vcpu, &fs, SREG_FS);
+	*cr3 = vmx_get_cr3(vcpu);
+	*fs_base = fs.base;
+}
+
 static const struct kvm_mmu_guest_ops guest_ops = {
 	.get_cr0 = vmx_get_cr0,
 	.get_cr3 = vmx_get_cr3,
@@ -220,6 +229,7 @@ static const struct kvm_mmu_guest_ops guest_ops = {
 	.get_efer = vmx_get_efer,
 	.get_rflags = vmx_get_rflags,
 	.get_rip = vmx_get_rip,
+	.get_thread = guest_thread,
 	.get_pkru = guest_pkru,
 	.get_pdptr = guest_pdptr,
 	.get_maxphyaddr = guest_maxphyaddr,

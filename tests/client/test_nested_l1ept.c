@@ -11,6 +11,12 @@
 #define EPTP_BITS (3u << 3 | 6)
 #define OTHER_EPTP (0x58000 | EPTP_BITS)
 
+/* L1 builds other tables for the same root: all as before, but for page 60h */
+#define NEW_PDPT 0x54000
+#define EPTP_AD (1u << 6)
+#define EPT_A (1u << 8)
+#define EPT_D (1u << 9)
+
 enum flush { NONE, RIGHT, ALL, WRONG_EPTP, INVVPID_INSTEAD, CLEAR_INSTEAD, VMXOFF_INSTEAD };
 
 struct bug {
@@ -79,9 +85,16 @@ static void run(const struct bug *b, unsigned want)
 {
 	struct client c;
 
+	uint64_t *tables;
+
 	bug = b;
 	if (!nested_open_ept(&c))
 		skip();
+	tables = (uint64_t *)(c.mem + NEW_PDPT);
+	memcpy(tables, c.mem + AT_EPT + 0x1000, 0x3000);
+	tables[0] = (NEW_PDPT + 0x1000) | EPT_ALL;
+	tables[512] = (NEW_PDPT + 0x2000) | EPT_ALL;
+	tables[1024 + 0x60] = 0x70000 | EPT_ALL | EPT_WB;
 	assert_int_equal(reports(said(use_change_use, &c)), want);
 	client_close(&c);
 }
@@ -105,6 +118,7 @@ BUG(page_is_write_protected, 3, 0x61, 0x61000 | EPT_R | EPT_X | EPT_WB, NONE, tr
 BUG(page_is_not_executable, 3, 0x40, 0x40000 | EPT_R | EPT_W | EPT_WB, NONE, true)
 BUG(table_is_taken_out, 2, 0, 0, NONE, true)
 BUG(directory_is_taken_out, 1, 0, 0, NONE, true)
+BUG(root_is_reused, 0, 0, NEW_PDPT | EPT_ALL, NONE, false)
 BUG(invept_of_another_eptp, 3, 0x60, 0, WRONG_EPTP, true)
 BUG(invvpid_in_place_of_invept, 3, 0x60, 0, INVVPID_INSTEAD, true)
 BUG(vmclear_in_place_of_invept, 3, 0x60, 0, CLEAR_INSTEAD, true)
@@ -145,6 +159,139 @@ static void a_violation_closes(void **state)
 	client_close(&c);
 }
 
+/* --- two roots, two processors, dirty flags --- */
+
+static bool right;
+
+/* Two roots share their tables, L2 has used both; the INVEPT is of one. */
+static void two_roots(struct client *c)
+{
+	nested_do(c, STORE, AT_EPT + 0x8000, (AT_EPT + 0x1000) | EPT_ALL);
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_CPUID);
+	nested_vmwrite(c, EPT_POINTER, OTHER_EPTP);
+	nested_vmwrite(c, GUEST_RIP, AT_L2);
+	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_CPUID);
+	ept_store(c, 0x60, 0);
+	invept(c, right ? 2 : 1, AT_EPT | EPTP_BITS);
+	nested_vmwrite(c, GUEST_RIP, AT_L2);
+	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_EPT_VIOLATION);
+}
+
+/* The INVEPT is executed before the write, and L2 runs between them. */
+static void invept_first(struct client *c)
+{
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_CPUID);
+	invept(c, 1, AT_EPT | EPTP_BITS);
+	nested_vmwrite(c, GUEST_RIP, AT_L2);
+	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_CPUID);
+	ept_store(c, 0x60, 0);
+	if (right)
+		invept(c, 1, AT_EPT | EPTP_BITS);
+	nested_vmwrite(c, GUEST_RIP, AT_L2);
+	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_EPT_VIOLATION);
+}
+
+/* L2 has set the page's D flag; L1 clears it, and L2 writes again. */
+static void clear_dirty(struct client *c)
+{
+	nested_vmwrite(c, EPT_POINTER, AT_EPT | EPTP_BITS | EPTP_AD);
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_CPUID);
+	assert_int_equal(ept_level1(c)[0x61] & EPT_D, EPT_D);
+	ept_store(c, 0x61, 0x61000 | EPT_ALL | EPT_WB | EPT_A);
+	if (right)
+		invept(c, 1, AT_EPT | EPTP_BITS | EPTP_AD);
+	nested_vmwrite(c, GUEST_RIP, AT_L2);
+	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_CPUID);
+}
+
+/* The other vCPU, in VMX operation with an L2 without EPT. */
+static struct client second_vcpu(struct client *c)
+{
+	struct client o = *c;
+
+	o.vcpu = ioctl(c->vm, KVM_CREATE_VCPU, 1);
+	assert_true(o.vcpu >= 0);
+	o.run = mmap(NULL, o.run_size, PROT_READ | PROT_WRITE, MAP_SHARED, o.vcpu, 0);
+	assert_true(o.run != MAP_FAILED);
+	paging_start(&o, PAGING_LONG, 0, CR0_NE, CR4_VMXE, 0);
+	client_set_msr(&o, MSR_FEATURE_CONTROL, 5);
+	*(uint32_t *)(o.mem + AT_VMXON + 0x5000) = NESTED_REVISION;
+	assert_succeeds(nested_ptr(&o, VMXON, AT_VMXON + 0x5000));
+	assert_succeeds(nested_ptr(&o, VMCLEAR, AT_VMCS2));
+	assert_succeeds(nested_ptr(&o, VMPTRLD, AT_VMCS2));
+	nested_fill_vmcs(&o);
+	return o;
+}
+
+static bool enters;
+
+/* The other vCPU unmaps the page, and invalidates where it should, or only at home; then its L2 runs. */
+static void two_vcpus(struct client *c)
+{
+	struct client o = second_vcpu(c);
+
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_CPUID);
+	ept_store(&o, 0x60, 0);
+	invept(&o, 2, 0);
+	if (right)
+		invept(c, 2, 0);
+	if (enters)
+		assert_int_equal(nested_enter(&o, VMLAUNCH), EXIT_REASON_CPUID);
+	nested_vmwrite(c, GUEST_RIP, AT_L2);
+	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_EPT_VIOLATION);
+	munmap(o.run, o.run_size);
+	close(o.vcpu);
+}
+
+static void one(void (*body)(struct client *), bool flushed, unsigned want)
+{
+	struct client c;
+
+	right = flushed;
+	if (!nested_open_ept(&c))
+		skip();
+	assert_int_equal(reports(said(body, &c)), want);
+	client_close(&c);
+}
+
+#define BUG_OF(name, body)                                                      \
+	static void name(void **state) { one(body, false, 1); }                 \
+	static void name##_flushed(void **state) { one(body, true, 0); }
+
+BUG_OF(invept_of_one_root_where_two_share_tables, two_roots)
+BUG_OF(invept_before_the_write, invept_first)
+BUG_OF(cleared_dirty_flag_is_lost, clear_dirty)
+
+static void invept_on_the_wrong_vcpu(void **state)
+{
+	enters = true;
+	one(two_vcpus, false, 1);
+}
+
+static void invept_on_the_wrong_vcpu_flushed(void **state)
+{
+	enters = true;
+	one(two_vcpus, true, 0);
+}
+
+/* The other vCPU has not gone on: its INVEPT by interrupt may be on its way. */
+static void a_use_in_the_legal_window_is_silent(void **state)
+{
+	enters = false;
+	one(two_vcpus, false, 0);
+}
+
+static void suppressed_reports_are_not_told(void **state)
+{
+	static const struct bug b = { 3, 0x60, 0, NONE, true };
+
+	setenv("USERKVM_CHECK_SUPPRESS", "1000-2000", 1);
+	run(&b, 0);
+	setenv("USERKVM_CHECK_SUPPRESS", "2000-3000", 1);
+	run(&b, 1);
+	unsetenv("USERKVM_CHECK_SUPPRESS");
+}
+
 #define BOTH(f) cmocka_unit_test(f), cmocka_unit_test(f##_flushed)
 
 int main(void)
@@ -156,6 +303,7 @@ int main(void)
 		BOTH(page_is_not_executable),
 		BOTH(table_is_taken_out),
 		BOTH(directory_is_taken_out),
+		BOTH(root_is_reused),
 		BOTH(invept_of_another_eptp),
 		BOTH(invvpid_in_place_of_invept),
 		BOTH(vmclear_in_place_of_invept),
@@ -163,6 +311,12 @@ int main(void)
 		cmocka_unit_test(an_invept_of_everything_is_enough),
 		cmocka_unit_test(what_takes_nothing_away_is_silent),
 		cmocka_unit_test(a_violation_closes),
+		BOTH(invept_of_one_root_where_two_share_tables),
+		BOTH(invept_before_the_write),
+		BOTH(cleared_dirty_flag_is_lost),
+		BOTH(invept_on_the_wrong_vcpu),
+		cmocka_unit_test(a_use_in_the_legal_window_is_silent),
+		cmocka_unit_test(suppressed_reports_are_not_told),
 	};
 
 	if (!getenv("LD_PRELOAD"))

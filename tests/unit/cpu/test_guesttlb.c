@@ -957,13 +957,13 @@ static void reports_of_suppressed_addresses_are_not_counted(void **state)
 	STATE;
 	struct ghost *g = t->m->ghost;
 
-	g->range[0].start = GPA_CODE;
-	g->range[0].end = GPA_CODE + 0x1000;
-	g->nr_ranges = 1;
+	g->suppress.range[0].start = GPA_CODE;
+	g->suppress.range[0].end = GPA_CODE + 0x1000;
+	g->suppress.nr = 1;
 	program(t, READS);
 	change(t, 0, false);
 	assert_silent(t);
-	assert_int_equal(g->range[0].hits, 2);
+	assert_int_equal(g->suppress.range[0].hits, 2);
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
