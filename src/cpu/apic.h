@@ -77,7 +77,8 @@ void cpu_check_apic_controls(const struct vmcs *v, struct vmentry_failures *f);
 void cpu_check_tpr_threshold(const struct vmcs *v, struct vmentry_failures *f);
 
 /* --- apic_virt.c --- */
-void cpu_apic_load(struct vmx_cpu *cpu, const struct vmcs *v); /* VM entry; controls are loaded */
+void cpu_apic_load_controls(struct vmx_cpu *cpu, const struct vmcs *v); /* what load_rest() of entry.c loads of it */
+void cpu_apic_load(struct vmx_cpu *cpu, const struct vmcs *v); /* each VM entry; controls are loaded */
 void cpu_apic_save(struct vmx_cpu *cpu, struct vmcs *v);	/* VM exit */
 /* VTPR was written: what follows of it. May exit (43). */
 void cpu_apic_tpr_written(struct vmx_cpu *cpu);

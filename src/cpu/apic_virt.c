@@ -198,16 +198,14 @@ void cpu_apic_take_notification(struct vmx_cpu *cpu)
 
 /* --- VM entry and exit, boundaries --- */
 
-void cpu_apic_load(struct vmx_cpu *cpu, const struct vmcs *v)
+void cpu_apic_load_controls(struct vmx_cpu *cpu, const struct vmcs *v)
 {
 	struct cpu_apic *a = &cpu->apic;
 	bool shadow = cpu->primary & CPU_BASED_TPR_SHADOW;
 
-	cpu->cs.apic_ok = 0;
 	a->access = cpu->secondary & SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES ? v->APIC_ACCESS_ADDR
 									     : APIC_NO_ACCESS_PAGE;
 	a->page = shadow ? __va(v->VIRTUAL_APIC_PAGE_ADDR) : NULL;
-	a->write.pending = a->recognised = a->check_entry = false;
 	a->vid = cpu->secondary & SECONDARY_EXEC_VIRTUAL_INTR_DELIVERY;
 	a->pid = NULL;
 	if (!shadow)
@@ -215,11 +213,6 @@ void cpu_apic_load(struct vmx_cpu *cpu, const struct vmcs *v)
 	cpu->cs.vapic = a->page;
 	a->reg_virt = cpu->secondary & SECONDARY_EXEC_APIC_REGISTER_VIRT;
 	a->x2apic = cpu->secondary & SECONDARY_EXEC_VIRTUALIZE_X2APIC_MODE;
-	a->threshold = v->TPR_THRESHOLD & 0xf;
-	if (!a->vid) {
-		a->check_entry = a->access != APIC_NO_ACCESS_PAGE && below_threshold(a);
-		return;
-	}
 	if (cpu->pin & PIN_BASED_POSTED_INTR) {
 		a->pid = __va(v->POSTED_INTR_DESC_ADDR);
 		a->posted_vector = (uint8_t)v->POSTED_INTR_NV;
@@ -228,6 +221,21 @@ void cpu_apic_load(struct vmx_cpu *cpu, const struct vmcs *v)
 	a->eoi_exit[1] = v->EOI_EXIT_BITMAP1;
 	a->eoi_exit[2] = v->EOI_EXIT_BITMAP2;
 	a->eoi_exit[3] = v->EOI_EXIT_BITMAP3;
+}
+
+void cpu_apic_load(struct vmx_cpu *cpu, const struct vmcs *v)
+{
+	struct cpu_apic *a = &cpu->apic;
+
+	cpu->cs.apic_ok = 0;
+	a->write.pending = a->recognised = a->check_entry = false;
+	if (!a->page)
+		return;
+	a->threshold = v->TPR_THRESHOLD & 0xf;
+	if (!a->vid) {
+		a->check_entry = a->access != APIC_NO_ACCESS_PAGE && below_threshold(a);
+		return;
+	}
 	a->rvi = (uint8_t)v->GUEST_INTR_STATUS;
 	a->svi = (uint8_t)(v->GUEST_INTR_STATUS >> 8);
 	update_ppr(a);

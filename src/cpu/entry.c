@@ -11,6 +11,12 @@
  * 3. A group of checks is left out where it has passed and no field that it
  *    looks at has got another value since (vmcs->stale); likewise the loading of
  *    segments that the processor still holds.
+ * 4. So is the loading of controls and control registers, and of what follows from them
+ *    (mode, TLB context): the processor holds them since the last exit, which saved what the
+ *    guest had changed, and no field of theirs has got another value (VMCS_LOAD_REST). Where an
+ *    exit does not save what entry loads, and after root operation has changed something that
+ *    counts (cpu->load_rest), all is loaded. USERKVM_CHECK=entry loads it always and
+ *    compares.
  */
 #include "cpu/ghost.h"
 #include "cpu/internal.h"
@@ -20,8 +26,10 @@
 
 #include <x86intrin.h>
 
-static void load_segments(struct cpu_state *cs, struct vmcs *v)
+static void load_segments(struct vmx_cpu *cpu, struct vmcs *v)
 {
+	struct cpu_state *cs = &cpu->cs;
+
 	if (!(v->stale & VMCS_LOAD_GUEST))
 		return; /* as the last exit saved them */
 	v->stale &= ~(uint32_t)VMCS_LOAD_GUEST;
@@ -43,6 +51,7 @@ static void load_segments(struct cpu_state *cs, struct vmcs *v)
 	cs->gdtr.limit = (uint32_t)v->GUEST_GDTR_LIMIT;
 	cs->idtr.base = v->GUEST_IDTR_BASE;
 	cs->idtr.limit = (uint32_t)v->GUEST_IDTR_LIMIT;
+	cpu_keep_segments(cpu);
 }
 
 /* The execution controls, cached for as long as the guest runs. */
@@ -75,6 +84,10 @@ static void load_execution_controls(struct vmx_cpu *cpu, const struct vmcs *v)
 	cpu_tlb_new_eptp(cpu, cpu->secondary & SECONDARY_EXEC_ENABLE_EPT ? v->EPT_POINTER : 0);
 	cpu->vpid = cpu->secondary & SECONDARY_EXEC_ENABLE_VPID
 			    ? (uint16_t)v->VIRTUAL_PROCESSOR_ID : 0;
+}
+
+static void start_preemption_timer(struct vmx_cpu *cpu, const struct vmcs *v)
+{
 	cpu->preemption_deadline = ~0ULL;
 	if (cpu->pin & PIN_BASED_VMX_PREEMPTION_TIMER)
 		cpu->preemption_deadline =
@@ -153,18 +166,84 @@ static void load_injection(struct vmx_cpu *cpu, const struct vmcs *v)
 		vmx_sync_machine_code(cpu->machine);
 }
 
+/* Does an exit leave in the VMCS whatever of load_rest() the guest may change? PDPTEs are in memory without EPT. */
+static bool exit_saves_all(const struct vmx_cpu *cpu)
+{
+	uint32_t entry = cpu->entry_controls, exit = cpu->exit_controls;
+
+	return (!(entry & VM_ENTRY_LOAD_DEBUG_CONTROLS) || (exit & VM_EXIT_SAVE_DEBUG_CONTROLS)) &&
+	       (!(entry & VM_ENTRY_LOAD_IA32_PAT) || (exit & VM_EXIT_SAVE_IA32_PAT)) &&
+	       (!(entry & VM_ENTRY_LOAD_IA32_EFER) || (exit & VM_EXIT_SAVE_IA32_EFER)) &&
+	       (cpu->secondary & SECONDARY_EXEC_ENABLE_EPT) && cpu->vpid;
+}
+
+static void load_rest(struct vmx_cpu *cpu, struct vmcs *v)
+{
+	struct cpu_state *cs = &cpu->cs;
+
+	load_execution_controls(cpu, v);
+	cpu_apic_load_controls(cpu, v);
+	load_control_registers(cpu, v);
+	cs->cpl = (uint8_t)FIELD_GET(VMX_AR_DPL_MASK, cs->seg[SREG_SS].ar);
+	load_pdptrs(cpu, v);
+	cpu_bus_lock_control(cpu);
+	v->stale &= ~(uint32_t)VMCS_LOAD_REST;
+	cpu->load_rest = !exit_saves_all(cpu);
+}
+
+/* What load_rest() and cpu_mode_changed() may have changed. */
+struct loaded {
+	uint64_t words[40];
+};
+
+static struct loaded what_is_loaded(const struct vmx_cpu *cpu)
+{
+	const struct cpu_state *cs = &cpu->cs;
+
+	return (struct loaded){ {
+		cpu->pin, cpu->primary, cpu->secondary, cpu->entry_controls, cpu->exit_controls, cpu->exception_bitmap,
+		cpu->pf_mask, cpu->pf_match, cpu->cr0_mask, cpu->cr0_shadow, cpu->cr4_mask, cpu->cr4_shadow, cpu->tsc_offset,
+		cpu->tsc_multiplier, (uintptr_t)cpu->io_bitmap_a, (uintptr_t)cpu->io_bitmap_b, (uintptr_t)cpu->msr_bitmap,
+		cpu->eptp, cpu->vpid, cs->cr0, cs->cr3, cs->cr4, cs->efer, cs->dr7, cpu->debugctl, cpu->pat, cpu->sysenter_cs,
+		cpu->sysenter_esp, cpu->sysenter_eip, cs->cpl, cs->code_mode, cs->stack_mode, (uintptr_t)cs->tlb,
+		(uintptr_t)cpu->fetch_tlb, cpu->code_base, cpu->code_mask, cpu->fetch_end, (uintptr_t)cpu->tlb->cur,
+		(uintptr_t)cs->vapic,
+	} };
+}
+
+void cpu_left_out(struct vmx_cpu *cpu, const char *what, int nr)
+{
+	cpu->broken = what;
+	cpu->broken_file = __FILE__;
+	cpu->broken_line = nr;
+	cpu->bus_error = ~0ULL;
+}
+
+/* USERKVM_CHECK=entry. The processor is not entered any more where it finds a difference. */
+static __attribute__((noinline)) void check_loaded(struct vmx_cpu *cpu, struct vmcs *v)
+{
+	struct loaded before = what_is_loaded(cpu), after;
+
+	load_rest(cpu, v);
+	cpu_mode_changed(cpu);
+	after = what_is_loaded(cpu);
+	for (size_t n = 0; n < ARRAY_SIZE(after.words); n++)
+		if (before.words[n] != after.words[n])
+			cpu_left_out(cpu, "VM entry leaves out what is not loaded", (int)n);
+}
+
 void cpu_load_guest(struct vmx_cpu *cpu)
 {
 	struct vmcs *v = cpu->vmcs;
 	struct cpu_state *cs = &cpu->cs;
+	bool whole = (v->stale & VMCS_LOAD_REST) || cpu->load_rest || unlikely(cpu->tlb->check || cpu->tlb->ghost);
 
 	cpu->exit_access.valid = false;
-	load_execution_controls(cpu, v);
+	load_segments(cpu, v);
+	if (whole)
+		load_rest(cpu, v);
+	start_preemption_timer(cpu, v);
 	cpu_apic_load(cpu, v);
-	load_control_registers(cpu, v);
-	load_segments(cs, v);
-	cs->cpl = (uint8_t)FIELD_GET(VMX_AR_DPL_MASK, cs->seg[SREG_SS].ar);
-	load_pdptrs(cpu, v);
 	cs->gpr[RSP] = v->GUEST_RSP;
 	cs->rip = v->GUEST_RIP;
 	cpu_set_rflags(cs, v->GUEST_RFLAGS);
@@ -177,12 +256,15 @@ void cpu_load_guest(struct vmx_cpu *cpu)
 	load_injection(cpu, v);
 	cpu->iret_unblocked = false;
 	cpu_debug_update(cpu);
-	cpu_bus_lock_control(cpu);
 	if (!cpu->vpid)
 		cpu_tlb_entry_flush(cpu);
 	if (unlikely(cpu->tlb->ghost))
 		ghost_entered(cpu);
-	cpu_mode_changed(cpu);
+	cs->sp_tag = TLB_NO_ACCESS;
+	if (whole)
+		cpu_mode_changed(cpu);
+	else if (unlikely(cpu->check_entry))
+		check_loaded(cpu, v);
 	if (unlikely(cpu->tlb->check))
 		tlb_check_entered(cpu);
 	cpu_at_boundary(cpu);
@@ -242,12 +324,13 @@ static bool guest_fault(void *owner, int signo, siginfo_t *si, void *ucontext)
 static enum vmx_result enter(struct vmx_cpu *cpu)
 {
 	struct cpu_exit e = { .reason = EXIT_REASON_EXTERNAL_INTERRUPT };
-	bool exited;
+	bool exited = false;
 
 	__atomic_store_n(&cpu->in_guest, true, __ATOMIC_SEQ_CST); /* before the first look at requests */
 	cpu->epoch = READ_ONCE(cpu->machine->epoch);
 	host_fault_set_hook(guest_fault, cpu);
-	exited = cpu_interp(cpu);
+	if (likely(!cpu->broken))
+		exited = cpu_interp(cpu);
 	host_fault_set_hook(NULL, NULL);
 	if (exited)
 		return VMX_SUCCEED;

@@ -383,10 +383,6 @@ static void check_rip_rflags(const struct vmcs *v, struct vmentry_failures *f)
 	uint64_t fl = v->GUEST_RFLAGS;
 	uint64_t info = v->VM_ENTRY_INTR_INFO_FIELD;
 
-	REQUIRE_OF(GUEST_GDTR_LIMIT, !(v->GUEST_GDTR_LIMIT >> 16), GUEST_TABLE_LIMIT);
-	REQUIRE_OF(GUEST_IDTR_LIMIT, !(v->GUEST_IDTR_LIMIT >> 16), GUEST_TABLE_LIMIT);
-	REQUIRE_OF(GUEST_GDTR_BASE, canonical(v->GUEST_GDTR_BASE), GUEST_TABLE_BASE);
-	REQUIRE_OF(GUEST_IDTR_BASE, canonical(v->GUEST_IDTR_BASE), GUEST_TABLE_BASE);
 	/* bits 63:48 identical, which is less than canonical: the fetch at 2^47 raises #GP in the guest */
 	REQUIRE(code64 ? (uint64_t)((int64_t)(v->GUEST_RIP << 15) >> 15) == v->GUEST_RIP : !(v->GUEST_RIP >> 32),
 		GUEST_RIP_RANGE);
@@ -470,18 +466,33 @@ static void check_pdptrs(const struct vmcs *v, struct vmentry_failures *f)
 	REQUIRE(!bad, GUEST_PDPTES);
 }
 
+static void check_tables(const struct vmcs *v, struct vmentry_failures *f)
+{
+	REQUIRE_OF(GUEST_GDTR_LIMIT, !(v->GUEST_GDTR_LIMIT >> 16), GUEST_TABLE_LIMIT);
+	REQUIRE_OF(GUEST_IDTR_LIMIT, !(v->GUEST_IDTR_LIMIT >> 16), GUEST_TABLE_LIMIT);
+	REQUIRE_OF(GUEST_GDTR_BASE, canonical(v->GUEST_GDTR_BASE), GUEST_TABLE_BASE);
+	REQUIRE_OF(GUEST_IDTR_BASE, canonical(v->GUEST_IDTR_BASE), GUEST_TABLE_BASE);
+}
+
 void cpu_check_guest_registers(const struct vmcs *v, struct vmentry_failures *f)
 {
 	check_guest_control_registers(v, f);
 	check_guest_segments(v, f);
+	check_tables(v, f);
 }
 
 void cpu_check_guest_state(const struct vmcs *v, struct vmentry_failures *f)
 {
+	bool injects = v->VM_ENTRY_INTR_INFO_FIELD & INTR_INFO_VALID_MASK;
+
 	check_rip_rflags(v, f);
-	check_activity(v, f);
-	check_interruptibility(v, f);
-	check_pending_debug(v, f);
+	/* all zero is valid, and what most entries have */
+	if (unlikely(injects ||
+		     (v->GUEST_ACTIVITY_STATE | v->GUEST_INTERRUPTIBILITY_INFO | v->GUEST_PENDING_DBG_EXCEPTIONS))) {
+		check_activity(v, f);
+		check_interruptibility(v, f);
+		check_pending_debug(v, f);
+	}
 	REQUIRE(v->VMCS_LINK_POINTER == ~0ULL, GUEST_LINK_NONE);
 	/* without EPT they are in memory, where CR3 says */
 	if (!f->nr)

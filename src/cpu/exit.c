@@ -24,9 +24,39 @@
 		v->name = now_;            \
 	} while (0)
 
-static uint64_t save_segments(const struct cpu_state *cs, struct vmcs *v)
+static const uint64_t *segment_words(const struct cpu_state *cs)
 {
+	return (const uint64_t *)(const void *)cs->seg;
+}
+
+void cpu_keep_segments(struct vmx_cpu *cpu)
+{
+	const uint64_t *now = segment_words(&cpu->cs);
+
+	for (size_t n = 0; n < CPU_SEGMENT_WORDS; n++)
+		cpu->segments_kept[n] = now[n];
+}
+
+/* Between the bytes of the registers are some of none, which may make this false. */
+static bool segments_are_kept(const struct vmx_cpu *cpu)
+{
+	const uint64_t *now = segment_words(&cpu->cs);
 	uint64_t changed = 0;
+
+#pragma GCC unroll 32
+	for (size_t n = 0; n < CPU_SEGMENT_WORDS; n++)
+		changed |= now[n] ^ cpu->segments_kept[n];
+	return !changed;
+}
+
+static uint64_t save_segments(struct vmx_cpu *cpu, struct vmcs *v)
+{
+	const struct cpu_state *cs = &cpu->cs;
+	bool kept = segments_are_kept(cpu);
+	uint64_t changed = 0;
+
+	if (likely(kept) && likely(!cpu->check_entry))
+		return 0;
 
 #define SAVE_SEGMENT(S, seg_)                        \
 	SAVE(GUEST_##S##_SELECTOR, (seg_).selector); \
@@ -42,10 +72,13 @@ static uint64_t save_segments(const struct cpu_state *cs, struct vmcs *v)
 	SAVE_SEGMENT(LDTR, cs->ldtr);
 	SAVE_SEGMENT(TR, cs->tr);
 #undef SAVE_SEGMENT
-	v->GUEST_GDTR_BASE = cs->gdtr.base;
-	v->GUEST_GDTR_LIMIT = cs->gdtr.limit;
-	v->GUEST_IDTR_BASE = cs->idtr.base;
-	v->GUEST_IDTR_LIMIT = cs->idtr.limit;
+	SAVE(GUEST_GDTR_BASE, cs->gdtr.base);
+	SAVE(GUEST_GDTR_LIMIT, cs->gdtr.limit);
+	SAVE(GUEST_IDTR_BASE, cs->idtr.base);
+	SAVE(GUEST_IDTR_LIMIT, cs->idtr.limit);
+	if (unlikely(kept && changed))
+		cpu_left_out(cpu, "a VM exit leaves out segments that have changed", 0);
+	cpu_keep_segments(cpu);
 	return changed;
 }
 
@@ -182,7 +215,7 @@ void cpu_save_exit(struct vmx_cpu *cpu, const struct cpu_exit *e)
 	save_vectoring(cpu, v, e);
 	v->VM_ENTRY_INTR_INFO_FIELD &= ~INTR_INFO_VALID_MASK;
 
-	changed = save_segments(&cpu->cs, v);
+	changed = save_segments(cpu, v);
 	changed |= save_controls(cpu, v);
 	changed |= save_non_register(cpu, v, e);
 	if (changed)

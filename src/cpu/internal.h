@@ -69,6 +69,9 @@ struct cpu_debug {
 	bool next_alone; /* the next instruction is to */
 };
 
+/* seg[] to idtr of cpu_state. */
+#define CPU_SEGMENT_WORDS ((offsetof(struct cpu_state, cr0) - offsetof(struct cpu_state, seg)) / 8)
+
 struct vmx_cpu { /* (o), where no letter says otherwise */
 	struct cpu_state cs; /* first: cs->owner == this */
 	struct vmx_machine *machine; /* (c) */
@@ -106,6 +109,11 @@ struct vmx_cpu { /* (o), where no letter says otherwise */
 	/* cpu_bug_on(): NULL, or what is broken, and where; then the processor runs no guest any more */
 	const char *broken, *broken_file;
 	int broken_line;
+
+	bool load_rest;		 /* as VMCS_LOAD_REST, of what is not in the VMCS: the next entry loads everything */
+	bool check_entry;	 /* (c) USERKVM_CHECK=entry: what entry and exit leave out is found to be the same */
+	/* segments and tables, word by word, as they were when the VMCS had the same */
+	uint64_t segments_kept[CPU_SEGMENT_WORDS];
 
 	/* --- the engine's own (interp.c, mem.c) --- */
 	uint32_t unwind_reason;	   /* enum cpu_unwind_reason */
@@ -198,14 +206,15 @@ void machine_unlock(struct vmx_machine *m);
 
 /*
  * What VM entry has to do again. Set by the first vmptrld() of a region, and by VMWRITE to a field that it
- * depends on; LOAD_GUEST by each vmptrld(); CHECK_GUEST also by a VM exit that saves such a field with another value.
+ * depends on; LOAD_GUEST and LOAD_REST by each vmptrld(); CHECK_GUEST also by a VM exit that saves such a field with another value.
  */
 enum vmcs_stale {
 	VMCS_CHECK_CONTROLS = 1, /* cpu_check_controls() */
 	VMCS_CHECK_HOST = 2,	 /* cpu_check_host_state() */
 	VMCS_CHECK_GUEST = 4,	 /* cpu_check_guest_registers() */
 	VMCS_LOAD_GUEST = 8,	 /* segments and descriptor tables: not in the processor */
-	VMCS_STALE_ALL = 15,
+	VMCS_LOAD_REST = 16,	 /* nor controls, control registers and what follows from them (entry.c, invariant 4) */
+	VMCS_STALE_ALL = 31,
 };
 
 /* A VMCS region: private layout, a 64-bit cell for each field (vmcs.c). */
@@ -299,6 +308,10 @@ void cpu_broken(struct vmx_cpu *cpu, const char *what, const char *file, int lin
 	__attribute__((noreturn, cold));
 /* --- entry.c, exit.c --- */
 void cpu_load_guest(struct vmx_cpu *cpu);
+/* USERKVM_CHECK=entry: `what` was left out wrongly, the nr'th word of it. No guest runs here any more. */
+void cpu_left_out(struct vmx_cpu *cpu, const char *what, int nr);
+/* The VMCS has the segments and tables that the processor has. */
+void cpu_keep_segments(struct vmx_cpu *cpu);
 /* Save guest state and exit fields without unwinding (failed entries, bus errors). */
 void cpu_save_exit(struct vmx_cpu *cpu, const struct cpu_exit *e);
 /* Reason 33 or 34: exit fields only, guest state of the VMCS unchanged. */

@@ -153,6 +153,7 @@ void cpu_tlb_drop_ept(struct vmx_cpu *cpu, uint64_t eptp, bool all)
 {
 	struct cpu_tlb *t = cpu->tlb;
 
+	cpu->load_rest = true; /* the next entry chooses a context again */
 	note(cpu, (struct tlb_scope){ .guest_physical = true, .every_ep4ta = all, .eptp = eptp });
 	note(cpu, (struct tlb_scope){ .combined = true, .every_vpid = true, .every_pcid = true,
 				      .every_ep4ta = all, .eptp = eptp });
@@ -169,6 +170,7 @@ void cpu_tlb_drop_ept(struct vmx_cpu *cpu, uint64_t eptp, bool all)
 
 void cpu_tlb_drop_vpid(struct vmx_cpu *cpu, unsigned type, uint16_t vpid, gva_t gla)
 {
+	cpu->load_rest = true;
 	if (type == INVVPID_INDIVIDUAL_ADDRESS)
 		forget_code(cpu, gla);
 	note(cpu, (struct tlb_scope){ .vpid = vpid, .every_vpid = type == INVVPID_ALL_CONTEXT, .but_zero = true,

@@ -34,9 +34,9 @@
 /* enum vmcs_stale of a write. All checks depend on controls. */
 #define STALE(enc)                                                                             \
 	(CHECKED_ALWAYS(enc) ? 0                                                               \
-	 : ((enc) >> 10 & 3) == VMCS_KIND_GUEST ? VMCS_CHECK_GUEST | VMCS_LOAD_GUEST           \
+	 : ((enc) >> 10 & 3) == VMCS_KIND_GUEST ? VMCS_CHECK_GUEST | VMCS_LOAD_GUEST | VMCS_LOAD_REST \
 	 : ((enc) >> 10 & 3) == VMCS_KIND_HOST ? VMCS_CHECK_HOST                               \
-	 : VMCS_CHECK_CONTROLS | VMCS_CHECK_HOST | VMCS_CHECK_GUEST)
+	 : VMCS_CHECK_CONTROLS | VMCS_CHECK_HOST | VMCS_CHECK_GUEST | VMCS_LOAD_REST)
 
 /* 0: there is no such field. */
 const uint16_t vmx_vmcs_cells[512] = {
@@ -92,7 +92,7 @@ enum vmx_result vmptrld(struct vmx_cpu *cpu, hpa_t pa)
 	if (v->revision_id != VMCS_REVISION_ID)
 		return vmx_fail(cpu, VMXERR_VMPTRLD_INCORRECT_VMCS_REVISION_ID);
 	/* what has been checked of a VMCS stays so while another one is current; a copy of the region is another VMCS */
-	v->stale = v->home == pa ? v->stale | VMCS_LOAD_GUEST : VMCS_STALE_ALL;
+	v->stale = v->home == pa ? v->stale | VMCS_LOAD_GUEST | VMCS_LOAD_REST : VMCS_STALE_ALL;
 	v->home = pa;
 	cpu->vmcs = v;
 	return VMX_SUCCEED;
@@ -150,8 +150,12 @@ enum vmx_result vmwrite(struct vmx_cpu *cpu, uint32_t field, uint64_t value)
 		*cell = (uint32_t)value;
 	else
 		*cell = value;
+	if (*cell == old)
+		return VMX_SUCCEED;
 	/* of RFLAGS, VM alone decides what other fields may hold; the rest is looked at by each entry */
-	if (*cell != old && (field != GUEST_RFLAGS || ((*cell ^ old) & X86_FLAGS_VM)))
+	if (field == GUEST_RFLAGS && !((*cell ^ old) & X86_FLAGS_VM))
+		cpu->vmcs->stale |= VMCS_LOAD_REST;
+	else
 		cpu->vmcs->stale |= stale_by_write[VMX_FIELD_SLOT(field)];
 	return VMX_SUCCEED;
 }

@@ -89,6 +89,8 @@ int vmx_cpu_create(struct vmx_machine *m, struct vmx_cpu **out)
 		err = cpu_blocks_create(cpu);
 	if (err)
 		goto out_free;
+	cpu->check_entry = params_has_word("USERKVM_CHECK", "entry");
+	cpu->load_rest = true;
 	reset_state(cpu);
 	cpu_ring_create(cpu);
 	machine_add(m, cpu);
@@ -234,8 +236,10 @@ void vmx_set_pkru(struct vmx_cpu *cpu, uint32_t v)
 	uint32_t changed = cpu->cs.pkru ^ v;
 
 	cpu->cs.pkru = v;
-	if (changed)
-		cpu_tlb_pkru_changed(cpu, changed);
+	if (!changed)
+		return;
+	cpu->load_rest = true;
+	cpu_tlb_pkru_changed(cpu, changed);
 }
 
 void *vmx_xsave_area(struct vmx_cpu *cpu, size_t *size_bytes)

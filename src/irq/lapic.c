@@ -19,6 +19,7 @@
 
 int lapic_highest(struct kvm_lapic *apic, uint32_t bank)
 {
+#pragma GCC unroll 8
 	for (int word = 7; word >= 0; word--) {
 		uint32_t bits = __atomic_load_n(lapic_reg(apic, bank + (uint32_t)word * 0x10),
 						__ATOMIC_ACQUIRE);
