@@ -440,6 +440,37 @@ static void root_operation_reads_and_writes_what_it_shares(void **state)
 	assert_int_equal(vmx_rdmsr(t->cpu, 0xdead, &v), -EINVAL);
 }
 
+/*
+ * mov $1234h, %ax; nop; nop; hlt as 32-bit code, mov $90901234h, %eax; hlt as 16-bit code. Everything that entry loads is
+ * saved by exit, so that nothing but the write of the field says that the mode is another.
+ */
+static void a_field_written_alone_counts_at_the_next_entry(void **state)
+{
+	STATE;
+
+	CODE(t, 0x66, 0xb8, 0x34, 0x12, 0x90, 0x90, 0xf4);
+	W(VM_EXIT_CONTROLS, R(t, VM_EXIT_CONTROLS) | VM_EXIT_SAVE_DEBUG_CONTROLS | VM_EXIT_SAVE_IA32_PAT | VM_EXIT_SAVE_IA32_EFER);
+	W(SECONDARY_VM_EXEC_CONTROL, R(t, SECONDARY_VM_EXEC_CONTROL) | SECONDARY_EXEC_ENABLE_VPID);
+	W(VIRTUAL_PROCESSOR_ID, 1);
+	for (unsigned n = 0; n < 4; n++) {
+		W(GUEST_CS_AR_BYTES, n & 1 ? 0x809b : 0xc09b);
+		W(GUEST_RIP, GPA_CODE);
+		vmx_gprs(t->cpu)[RAX] = 0;
+		assert_int_equal(go(t), EXIT_REASON_HLT);
+		assert_int_equal(vmx_gprs(t->cpu)[RAX], n & 1 ? 0x90901234 : 0x1234);
+	}
+	/* MOV from CR0, by the read shadow */
+	CODE(t, 0x0f, 0x20, 0xc0, 0xf4);
+	W(GUEST_CS_AR_BYTES, 0xa09b);
+	W(CR0_GUEST_HOST_MASK, X86_CR0_TS);
+	for (unsigned n = 0; n < 4; n++) {
+		W(CR0_READ_SHADOW, n & 1 ? X86_CR0_TS : 0);
+		W(GUEST_RIP, GPA_CODE);
+		assert_int_equal(go(t), EXIT_REASON_HLT);
+		assert_int_equal(vmx_gprs(t->cpu)[RAX] & X86_CR0_TS, n & 1 ? X86_CR0_TS : 0);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -451,6 +482,7 @@ int main(void)
 		TEST_LONG(io_bitmaps_choose_the_ports),
 		TEST_LONG(efer_follows_the_mode_where_entry_does_not_load_it),
 		TEST_LONG(root_operation_reads_and_writes_what_it_shares),
+		TEST_LONG(a_field_written_alone_counts_at_the_next_entry),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
