@@ -434,15 +434,41 @@ def stat_counts_what_the_translator_does():
         assert n["jit_units"] == n["jit_entries"] == 0 and n["cpu_instructions"] + n["cpu_exits"] > 0, n
 
 
-def translator_tells_its_counters_when_a_client_ends():
-    """The client closes no descriptor before it exits."""
+def three_runs(words):
+    """Of the client under the translator, which closes no descriptor before it exits: what it says, and its process."""
     p = subprocess.Popen([USERKVM, "run", "--", sys.executable, os.path.join(HERE, "see_client.py")], stdin=subprocess.PIPE,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                         env=dict(os.environ, USERKVM_ENGINE="jit", USERKVM_JIT="stat,threshold:1"))
+                         env=dict(os.environ, USERKVM_ENGINE="jit", USERKVM_JIT="threshold:1," + words))
     out, err = p.communicate("run\nrun\nrun\n", timeout=60)
     assert p.returncode == 0 and out.splitlines() == ["ready"] + 3 * ["exit 2"], (out, err)
-    units = re.findall(r"vCPU counter jit_units (\d+)", err)
-    assert len(units) == 1 and int(units[0]) > 0, err
+    return err, p.pid
+
+
+def at_end(err, counter):
+    values = re.findall(rf"vCPU counter {counter} (\d+)", err)
+    assert len(values) == 1, err
+    return int(values[0])
+
+
+def translator_tells_its_counters_when_a_client_ends():
+    assert at_end(three_runs("stat")[0], "jit_units") > 0
+
+
+def translator_does_what_its_words_say():
+    units = at_end(three_runs("stat")[0], "jit_units")
+    err = three_runs("stat,dump")[0]
+    assert len(re.findall(r"unit \d+: page", err)) == units and "guest 000: mov [0x00005000], eax" in err, err
+    assert re.search(r"host \w+: [0-9a-f]+ +mov ", err), err
+    assert at_end(three_runs("stat,bisect:0-0")[0], "jit_units") == 1
+    assert at_end(three_runs("stat,bisect:100-200")[0], "jit_units") == 0
+    pid = three_runs("perf")[1]
+    name = f"/tmp/perf-{pid}.map"
+    with open(name) as f:
+        lines = f.read().splitlines()
+    os.unlink(name)
+    assert len(lines) == units and all(re.fullmatch(r"[0-9a-f]+ [0-9a-f]+ jit_[0-9a-f]+_\d+", li) for li in lines), lines
+    # mov, mov, mov, mov, and from the second round on jmp: OUT exits, which is not its end
+    assert at_end(three_runs("stat,count")[0], "cpu_retired") == 14
 
 
 def stat_json_and_csv_say_what_the_lines_say():
@@ -779,7 +805,8 @@ cases = (dump_json_agrees_with_slots_and_counters, walk_ends_at_the_clients_memo
          map_is_well_formed_and_shows_every_slot, core_file_says_the_same_as_the_live_vm, stat_counts_what_the_guest_does, stat_log_is_a_header_and_lines,
          stat_exits_tells_host_time_from_client_time,
          stat_names_what_inhibits_apic_virtualization, stat_of_all_processes_finds_the_client,
-         stat_counts_what_the_translator_does, translator_tells_its_counters_when_a_client_ends, stat_json_and_csv_say_what_the_lines_say,
+         stat_counts_what_the_translator_does, translator_tells_its_counters_when_a_client_ends,
+         translator_does_what_its_words_say, stat_json_and_csv_say_what_the_lines_say,
          stat_fits_its_window_and_gives_the_terminal_back, qemu_reads_the_counters_of_its_vm, strace_shows_arguments_results_errors_and_time,
          strace_without_a_file_goes_to_standard_error, wrong_processes_are_one_line, nonsense_is_one_line,
          other_users_may_not_look, switched_off_there_is_nothing_to_look_at, vm_that_dies_meanwhile_is_one_line,
