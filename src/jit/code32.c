@@ -141,12 +141,13 @@ bool jit_parse32(struct jit_bytes *p, const struct jit_insn *i)
 }
 
 /*
- * VEX.W is ignored for general registers in 32-bit mode, and so is the highest bit of a
+ * VEX.W is ignored for general registers in 32-bit mode (EAX and EDX of VPCMPESTRx too), and so is the highest bit of a
  * register number in an immediate (VBLENDVPx, VPBLENDVB): not so in 64-bit mode.
  */
 bool jit_form_ok32(const struct jit_insn *i, const struct jit_bytes *p, const struct jit_form *f)
 {
-	const uint32_t gpr = OP_REG_R | OP_REG_W | OP_RM_R | OP_RM_W | OP_VVVV_R | OP_VVVV_W;
+	const uint32_t gpr = OP_REG_R | OP_REG_W | OP_RM_R | OP_RM_W | OP_VVVV_R | OP_VVVV_W |
+			     OP_AX_R;
 
 	if (p->vex && p->w && (f->ops & gpr))
 		return false;

@@ -346,6 +346,31 @@ static void x87_instruction_is_noted_with_32_bits(void **state)
 	units_ran(t);
 }
 
+/* VPCMPESTRI with VEX.W = 0, and with 1, which 64-bit mode takes for lengths in RAX and RDX: EDX is -1, a length of 1. */
+GUEST(g_lengths, ".byte 0xc4,0xe3,0x79,0x61,0xc1,0x08; mov esi,ecx; pushfd; pop edi\n"
+		 ".byte 0xc4,0xe3,0xf9,0x61,0xc1,0x08; pushfd; pop ebx; hlt");
+
+static void lengths_of_strings_have_32_bits(void **state)
+{
+	STATE;
+
+	if (!__builtin_cpu_supports("avx") || !isa_host_has(HOST_AVX))
+		skip(); /* no AVX here */
+	PUT_AT(t, GPA_CODE, g_lengths);
+	W(GUEST_CR4, R(t, GUEST_CR4) | X86_CR4_OSFXSR | X86_CR4_OSXSAVE);
+	vmx_set_xcr0(t->cpu, 7);
+	for (int n = 0; n < 2; n++) {
+		reg(t)[RAX] = 16;
+		reg(t)[RDX] = 0xffffffff;
+		reg(t)[RBX] = reg(t)[RDI] = 0;
+		run_at(t, GPA_CODE);
+		assert_true(reg(t)[RDI] & X86_FLAGS_ZF);
+		assert_int_equal(reg(t)[RBX], reg(t)[RDI]);
+		assert_int_equal(reg(t)[RCX], reg(t)[RSI]);
+	}
+	units_ran(t);
+}
+
 /* --- segments --- */
 
 /* DS moves 40000h up and back while the loop's units run on. */
@@ -528,6 +553,7 @@ int main(void)
 		TEST_32(sums_wrap),
 		TEST_32(registers_at_a_fault_are_those_before_its_instruction),
 		TEST_32(x87_instruction_is_noted_with_32_bits),
+		TEST_32(lengths_of_strings_have_32_bits),
 		TEST_32(segment_that_stops_being_flat_is_seen_at_once),
 		TEST_32(limit_of_a_segment_that_was_flat_counts),
 		TEST_32(base_limit_and_rights_of_fs_count),
