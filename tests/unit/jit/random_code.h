@@ -35,10 +35,16 @@ static inline void small_displacement(uint8_t *modrm)
 		memcpy(modrm + at, &disp, 4);
 }
 
-/* RDRAND, RDSEED: no two runs agree. */
+/*
+ * No two runs agree: of RDRAND and RDSEED, and of the XSAVE family, which writes the components that the processor
+ * tracks as in use (SDM "XSAVE Feature Set": it may take one in its initial state for one in use).
+ */
 static inline bool is_random(const struct isa_insn *i)
 {
-	return i->map == 1 && i->opcode == 0xc7 && !(i->flags & ISA_MEM);
+	bool saves = i->flags & ISA_MEM && (i->opcode == 0xc7 ? (i->reg & 7) == 4 || (i->reg & 7) == 5 :
+					    i->opcode == 0xae && ((i->reg & 7) == 4 || (i->reg & 7) == 6));
+
+	return i->map == 1 && (saves || (i->opcode == 0xc7 && !(i->flags & ISA_MEM)));
 }
 
 /*
