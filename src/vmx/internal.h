@@ -7,6 +7,7 @@
  *   vmcs.c     programming a VMCS: controls, host and constant fields
  *   vpid.c     VPIDs
  *   regs.c     RIP, RFLAGS, CR0/3/4, EFER, DR7, PDPTRs
+ *   switch.c   which VMCS is current
  *   segment.c  segment registers and descriptor tables
  *   eptp.c     construct_eptp, vmx_set_cr3, INVEPT, INVVPID
  *   inject.c   event injection, windows, what an exit interrupted
@@ -117,6 +118,10 @@ void vmx_init_controls(struct kvm_vcpu *vcpu);
  * processor checks it on every entry.
  */
 void vmx_set_constant_host_state(struct kvm_vcpu *vcpu);
+
+/* --- switch.c --- */
+/* VMPTRLD, unless it is current. */
+void vmx_switch_vmcs(struct kvm_vcpu *vcpu, struct loaded_vmcs *to);
 
 /* --- VMCS access --- */
 void vmcs_access_failed(struct kvm_vcpu *vcpu, const char *what, uint32_t field);
@@ -330,7 +335,6 @@ bool nested_vmx_store_msr(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t count);
 bool nested_vmx_prepare_msr_bitmap(struct kvm_vcpu *vcpu, const struct vmcs12 *v); /* false: every access exits */
 
 /* nested_enter.c */
-void vmx_switch_vmcs(struct kvm_vcpu *vcpu, struct loaded_vmcs *to);
 uint16_t nested_get_vpid02(struct kvm_vcpu *vcpu);
 int nested_vmx_enter_non_root_mode(struct kvm_vcpu *vcpu, bool from_vmentry);
 /* Before the next entry of L2: what of L1's memory was not read when L2 was restored. */

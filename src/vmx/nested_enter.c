@@ -16,20 +16,6 @@
 #include "vmx/internal.h"
 #include "vmx/nested_check.h"
 
-void vmx_switch_vmcs(struct kvm_vcpu *vcpu, struct loaded_vmcs *to)
-{
-	struct vcpu_vmx *vmx = vcpu->vmx;
-
-	if (vmx->loaded_vmcs == to)
-		return;
-	if (vmptrld(vmx->cpu, __pa(to->vmcs)) != VMX_SUCCEED)
-		kvm_vm_bugged(vcpu->kvm, "VMPTRLD of a VMCS of ours failed");
-	vmx->loaded_vmcs = to;
-	vmx->stamp++;
-	if (to == &vmx->vmcs01)
-		vmx_apicv_vmcs01_loaded(vcpu);
-}
-
 /* The entry has failed after L2's state began to be loaded: an exit to L1 that is none of L2's. */
 static int entry_failure_exit(struct kvm_vcpu *vcpu, struct vmcs12 *v, bool from_vmentry, uint32_t reason,
 			      uint64_t qualification)
