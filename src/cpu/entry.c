@@ -393,7 +393,9 @@ static uint64_t failure_qualification(const struct vmentry_failures *f)
 {
 	switch (f->at[0].check) {
 	case VMENTRY_CHECK_GUEST_PDPTES: return 2;
-	case VMENTRY_CHECK_GUEST_LINK_NONE: return 4;
+	case VMENTRY_CHECK_GUEST_LINK_NONE:
+	case VMENTRY_CHECK_GUEST_LINK_ALIGNED:
+	case VMENTRY_CHECK_GUEST_LINK_REVISION: return 4;
 	default: return 0;
 	}
 }
@@ -405,7 +407,7 @@ static enum vmx_result vm_entry(struct vmx_cpu *cpu, bool launch)
 	uint32_t bad_msr;
 
 	f.nr = 0;
-	if (!v)
+	if (!v || v->revision_id & VMCS_REVISION_SHADOW)
 		return VMX_FAIL_INVALID;
 	if (launch && v->launched)
 		return vmx_fail(cpu, VMXERR_VMLAUNCH_NONCLEAR_VMCS);

@@ -100,6 +100,10 @@ static void check_execution_controls(const struct vmcs *v, struct vmentry_failur
 			CTL_PML);
 	if (secondary & SECONDARY_EXEC_ENABLE_EPT)
 		check_eptp(v->EPT_POINTER, f);
+	if (secondary & SECONDARY_EXEC_SHADOW_VMCS) {
+		REQUIRE(page_ok(v->VMREAD_BITMAP), CTL_VMREAD_BITMAP);
+		REQUIRE(page_ok(v->VMWRITE_BITMAP), CTL_VMWRITE_BITMAP);
+	}
 }
 
 static void check_msr_area(uint64_t addr, uint64_t count, enum vmentry_check id, struct vmentry_failures *f)
@@ -481,6 +485,21 @@ void cpu_check_guest_registers(const struct vmcs *v, struct vmentry_failures *f)
 	check_tables(v, f);
 }
 
+static void check_link_pointer(const struct vmcs *v, struct vmentry_failures *f)
+{
+	uint64_t pa = v->VMCS_LINK_POINTER;
+
+	if (pa == ~0ULL)
+		return;
+	if (!(secondary_of(v) & SECONDARY_EXEC_SHADOW_VMCS)) {
+		REQUIRE(false, GUEST_LINK_NONE);
+		return;
+	}
+	REQUIRE(page_ok(pa), GUEST_LINK_ALIGNED);
+	if (page_ok(pa))
+		REQUIRE(*(const uint32_t *)__va(pa) == (VMCS_REVISION_ID | VMCS_REVISION_SHADOW), GUEST_LINK_REVISION);
+}
+
 void cpu_check_guest_state(const struct vmcs *v, struct vmentry_failures *f)
 {
 	bool injects = v->VM_ENTRY_INTR_INFO_FIELD & INTR_INFO_VALID_MASK;
@@ -493,7 +512,7 @@ void cpu_check_guest_state(const struct vmcs *v, struct vmentry_failures *f)
 		check_interruptibility(v, f);
 		check_pending_debug(v, f);
 	}
-	REQUIRE(v->VMCS_LINK_POINTER == ~0ULL, GUEST_LINK_NONE);
+	check_link_pointer(v, f);
 	/* without EPT they are in memory, where CR3 says */
 	if (!f->nr)
 		check_pdptrs(v, f);

@@ -230,6 +230,11 @@ struct vmcs {
 };
 static_assert(sizeof(struct vmcs) <= 4096, "a VMCS region is one page");
 
+/* VMREAD and VMWRITE of any region (vmcs.c). False: there is no such field. */
+#define VMCS_REVISION_SHADOW BIT_ULL(31)
+bool cpu_vmcs_read(struct vmcs *v, uint32_t field, uint64_t *value);
+bool cpu_vmcs_write(struct vmcs *v, uint32_t field, uint64_t value);
+
 static inline struct vmx_cpu *cpu_of(struct cpu_state *cs)
 {
 	return (struct vmx_cpu *)cs;

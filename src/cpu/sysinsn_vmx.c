@@ -1,6 +1,7 @@
 /*
  * VMX instructions in non-root operation: all of them exit, before any check
- * but those for #UD (the hypervisor looks at CPL and operands).
+ * but those for #UD (the hypervisor looks at CPL and operands); only VMREAD and VMWRITE of
+ * shadowed fields do not, with VMCS shadowing.
  *
  * Source: SDM Vol. 3, "VMX Instructions" (operation sections), tables "Format
  * of the VM-Exit Instruction-Information Field". Locks: none.
@@ -8,6 +9,7 @@
 #include <Zydis/Zydis.h>
 
 #include "cpu/system.h"
+#include "host/memory.h"
 
 /* #UD unless in a mode where VMX instructions exist. */
 static void require_vmx_mode(struct cpu_state *cs)
@@ -48,11 +50,59 @@ void sysinsn_vmx_mem(struct cpu_state *cs, const struct isa_insn *i)
 	cpu_vmexit_mem(cpu_of(cs), reason, info);
 }
 
+/* SDM "VMREAD", "VMWRITE": with VMCS shadowing, a field of fifteen bits whose bit in the bitmap is 0. */
+static bool is_shadowed(struct vmx_cpu *cpu, uint64_t field, bool write)
+{
+	const uint8_t *bitmap;
+
+	if (likely(!(cpu->secondary & SECONDARY_EXEC_SHADOW_VMCS)) || field >> 15)
+		return false;
+	bitmap = __va(write ? cpu->vmcs->VMWRITE_BITMAP : cpu->vmcs->VMREAD_BITMAP);
+	return !(bitmap[field >> 3] >> (field & 7) & 1);
+}
+
+static void store_operand(struct cpu_state *cs, const struct isa_insn *i, unsigned size, uint64_t v)
+{
+	if (i->flags & ISA_MEM)
+		isa_store(cs, isa_linear(cs, i->seg, isa_ea(cs, i), size, ISA_WRITE), size, v);
+	else
+		isa_set_gpr(cs, i->rm, size, v);
+}
+
+/* On the VMCS that the link pointer names. */
+static void shadow_access(struct vmx_cpu *cpu, const struct isa_insn *i, uint32_t field, bool write)
+{
+	struct cpu_state *cs = &cpu->cs;
+	unsigned size = isa_code64(cs) ? 8 : 4;
+	struct vmcs *shadow;
+	uint64_t v;
+
+	cpu_require_cpl0(cs);
+	if (cpu->vmcs->VMCS_LINK_POINTER == ~0ULL) {
+		cs->cc = CC_CF; /* VMfailInvalid */
+		return;
+	}
+	shadow = __va(cpu->vmcs->VMCS_LINK_POINTER);
+	if (write)
+		v = isa_read_rm(cs, i, size);
+	if (write ? !cpu_vmcs_write(shadow, field, v) : !cpu_vmcs_read(shadow, field, &v)) {
+		shadow->VM_INSTRUCTION_ERROR = VMXERR_UNSUPPORTED_VMCS_COMPONENT;
+		cs->cc = CC_ZF; /* VMfailValid */
+		return;
+	}
+	if (!write)
+		store_operand(cs, i, size, v);
+	cs->cc = 0;
+}
+
 void sysinsn_vmx_rw(struct cpu_state *cs, const struct isa_insn *i)
 {
+	bool write = i->mnemonic == ZYDIS_MNEMONIC_VMWRITE;
+	uint64_t field = isa_code64(cs) ? cs->gpr[i->src] : (uint32_t)cs->gpr[i->src];
+
 	require_vmx_mode(cs);
-	cpu_vmexit_mem(cpu_of(cs),
-		       i->mnemonic == ZYDIS_MNEMONIC_VMREAD ? EXIT_REASON_VMREAD
-							    : EXIT_REASON_VMWRITE,
-		       (uint32_t)i->src << 28);
+	if (is_shadowed(cpu_of(cs), field, write))
+		shadow_access(cpu_of(cs), i, (uint32_t)field, write);
+	else
+		cpu_vmexit_mem(cpu_of(cs), write ? EXIT_REASON_VMWRITE : EXIT_REASON_VMREAD, (uint32_t)i->src << 28);
 }

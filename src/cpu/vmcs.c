@@ -11,15 +11,17 @@
  *    write of the value that is there makes nothing stale.
  * 3. Between VMPTRLD of one VMCS and of another nobody writes the region of the first: what
  *    its checks have found holds when it is current again.
- * 4. IA32_VMX_MISC bit 29 is 0: exit-information fields are not writable.
+ * 4. IA32_VMX_MISC bit 29 is 1: exit-information fields are writable, in a shadow VMCS and in others.
+ * 5. A region whose revision has bit 31 is a shadow VMCS: no VM entry with it, only VMREAD and VMWRITE of
+ *    guests by the link pointer of another (sysinsn_vmx.c).
  */
 #include "cpu/internal.h"
 #include "host/memory.h"
 
 /* Fields of features the capability MSRs do not announce. */
 #define UNSUPPORTED(enc)                                                                       \
-	((enc) == VM_FUNCTION_CONTROL || (enc) == EPTP_LIST_ADDRESS || (enc) == VMREAD_BITMAP || \
-	 (enc) == VMWRITE_BITMAP || (enc) == ENCLS_EXITING_BITMAP || (enc) == GUEST_BNDCFGS || \
+	((enc) == VM_FUNCTION_CONTROL || (enc) == EPTP_LIST_ADDRESS ||                         \
+	 (enc) == ENCLS_EXITING_BITMAP || (enc) == GUEST_BNDCFGS ||                            \
 	 (enc) == GUEST_IA32_PERF_GLOBAL_CTRL || (enc) == HOST_IA32_PERF_GLOBAL_CTRL)
 
 /* Looked at by each VM entry, so that a write makes nothing stale. */
@@ -36,6 +38,7 @@
 	(CHECKED_ALWAYS(enc) ? 0                                                               \
 	 : ((enc) >> 10 & 3) == VMCS_KIND_GUEST ? VMCS_CHECK_GUEST | VMCS_LOAD_GUEST | VMCS_LOAD_REST \
 	 : ((enc) >> 10 & 3) == VMCS_KIND_HOST ? VMCS_CHECK_HOST                               \
+	 : ((enc) >> 10 & 3) == VMCS_KIND_RO ? 0                                               \
 	 : VMCS_CHECK_CONTROLS | VMCS_CHECK_HOST | VMCS_CHECK_GUEST | VMCS_LOAD_REST)
 
 /* 0: there is no such field. */
@@ -89,7 +92,7 @@ enum vmx_result vmptrld(struct vmx_cpu *cpu, hpa_t pa)
 
 	if (!region_address_ok(pa))
 		return vmx_fail(cpu, VMXERR_VMPTRLD_INVALID_ADDRESS);
-	if (v->revision_id != VMCS_REVISION_ID)
+	if ((v->revision_id & ~VMCS_REVISION_SHADOW) != VMCS_REVISION_ID)
 		return vmx_fail(cpu, VMXERR_VMPTRLD_INCORRECT_VMCS_REVISION_ID);
 	/* what has been checked of a VMCS stays so while another one is current; a copy of the region is another VMCS */
 	v->stale = v->home == pa ? v->stale | VMCS_LOAD_GUEST | VMCS_LOAD_REST : VMCS_STALE_ALL;
@@ -104,7 +107,7 @@ hpa_t vmptrst(struct vmx_cpu *cpu)
 }
 
 /* The high half may be named only of a 64-bit field. NULL: no such field. */
-static uint64_t *find_cell(struct vmx_cpu *cpu, uint32_t enc)
+static uint64_t *find_cell(struct vmcs *v, uint32_t enc)
 {
 	uint16_t cell;
 
@@ -113,34 +116,26 @@ static uint64_t *find_cell(struct vmx_cpu *cpu, uint32_t enc)
 	if (enc & ~(VMX_FIELD_BITS | 1))
 		return NULL;
 	cell = vmx_vmcs_cells[VMX_FIELD_SLOT(enc)];
-	return cell ? (uint64_t *)((char *)cpu->vmcs + cell) : NULL;
+	return cell ? (uint64_t *)((char *)v + cell) : NULL;
 }
 
-enum vmx_result vmread(struct vmx_cpu *cpu, uint32_t field, uint64_t *value)
+bool cpu_vmcs_read(struct vmcs *v, uint32_t field, uint64_t *value)
 {
-	const uint64_t *cell;
+	const uint64_t *cell = find_cell(v, field);
 
 	*value = 0;
-	if (unlikely(!cpu->vmcs))
-		return VMX_FAIL_INVALID;
-	cell = find_cell(cpu, field);
 	if (unlikely(!cell))
-		return vmx_fail(cpu, VMXERR_UNSUPPORTED_VMCS_COMPONENT);
+		return false;
 	*value = (field & 1) ? *cell >> 32 : *cell;
-	return VMX_SUCCEED;
+	return true;
 }
 
-enum vmx_result vmwrite(struct vmx_cpu *cpu, uint32_t field, uint64_t value)
+bool cpu_vmcs_write(struct vmcs *v, uint32_t field, uint64_t value)
 {
-	uint64_t *cell, old;
+	uint64_t *cell = find_cell(v, field), old;
 
-	if (!cpu->vmcs)
-		return VMX_FAIL_INVALID;
-	cell = find_cell(cpu, field);
-	if (!cell)
-		return vmx_fail(cpu, VMXERR_UNSUPPORTED_VMCS_COMPONENT);
-	if (vmcs_field_kind(field) == VMCS_KIND_RO)
-		return vmx_fail(cpu, VMXERR_VMWRITE_READ_ONLY_VMCS_COMPONENT);
+	if (unlikely(!cell))
+		return false;
 	old = *cell;
 	if (field & 1)
 		*cell = (uint32_t)*cell | value << 32;
@@ -151,11 +146,28 @@ enum vmx_result vmwrite(struct vmx_cpu *cpu, uint32_t field, uint64_t value)
 	else
 		*cell = value;
 	if (*cell == old)
-		return VMX_SUCCEED;
+		return true;
 	/* of RFLAGS, VM alone decides what other fields may hold; the rest is looked at by each entry */
 	if (field == GUEST_RFLAGS && !((*cell ^ old) & X86_FLAGS_VM))
-		cpu->vmcs->stale |= VMCS_LOAD_REST;
+		v->stale |= VMCS_LOAD_REST;
 	else
-		cpu->vmcs->stale |= stale_by_write[VMX_FIELD_SLOT(field)];
-	return VMX_SUCCEED;
+		v->stale |= stale_by_write[VMX_FIELD_SLOT(field)];
+	return true;
+}
+
+enum vmx_result vmread(struct vmx_cpu *cpu, uint32_t field, uint64_t *value)
+{
+	*value = 0;
+	if (unlikely(!cpu->vmcs))
+		return VMX_FAIL_INVALID;
+	return likely(cpu_vmcs_read(cpu->vmcs, field, value)) ? VMX_SUCCEED
+							     : vmx_fail(cpu, VMXERR_UNSUPPORTED_VMCS_COMPONENT);
+}
+
+enum vmx_result vmwrite(struct vmx_cpu *cpu, uint32_t field, uint64_t value)
+{
+	if (!cpu->vmcs)
+		return VMX_FAIL_INVALID;
+	return cpu_vmcs_write(cpu->vmcs, field, value) ? VMX_SUCCEED
+						      : vmx_fail(cpu, VMXERR_UNSUPPORTED_VMCS_COMPONENT);
 }

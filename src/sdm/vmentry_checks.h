@@ -229,7 +229,7 @@ enum vmentry_passes {
 	F(GUEST_DBG_SINGLE_STEP, GUEST, GUEST_PENDING_DBG_EXCEPTIONS, WORDS, 0, \
 	  "in HLT or in a shadow BS, bit 14, is 1 exactly where RFLAGS.TF is 1 and IA32_DEBUGCTL.BTF is 0") \
 	F(GUEST_LINK_NONE, GUEST, VMCS_LINK_POINTER, VALUE, ~0ULL, \
-	  "all ones: this processor has no VMCS shadowing")
+	  "all ones where VMCS shadowing is off")
 
 #define VMENTRY_CHECKS(F) VMENTRY_CHECKS_L0(F) VMENTRY_CHECKS_PROCESSOR(F)
 

@@ -89,7 +89,7 @@ static const struct entry_case cases[] = {
 
 	/* "Checks on VMX Controls" */
 	{ "primary must-be-1", CPU_BASED_VM_EXEC_CONTROL, 2, 0, FAIL_7, 0, REAL },
-	{ "secondary not offered", SECONDARY_VM_EXEC_CONTROL, 0, BIT_ULL(14), FAIL_7, 0, REAL },
+	{ "secondary not offered", SECONDARY_VM_EXEC_CONTROL, 0, BIT_ULL(13), FAIL_7, 0, REAL },
 	{ "I/O bitmap A unaligned", IO_BITMAP_A, 0, 8, FAIL_7, 0, REAL, CPU_BASED_VM_EXEC_CONTROL,
 	  CPU_BASED_USE_IO_BITMAPS },
 	{ "I/O bitmap B too high", IO_BITMAP_B, 0, BIT_ULL(52), FAIL_7, 0, REAL,

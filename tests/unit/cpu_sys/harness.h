@@ -163,6 +163,10 @@ enum vmx_result vmread(struct vmx_cpu *c, uint32_t field, uint64_t *value)
 	return VMX_SUCCEED;
 }
 
+/* No VMCS is shadowed. */
+bool cpu_vmcs_read(struct vmcs *v, uint32_t field, uint64_t *value) { return false; }
+bool cpu_vmcs_write(struct vmcs *v, uint32_t field, uint64_t value) { return false; }
+
 /* No APIC is virtualized. */
 bool cpu_apic_read_msr(struct vmx_cpu *c, uint32_t msr, uint64_t *v) { return false; }
 bool cpu_apic_write_msr(struct vmx_cpu *c, uint32_t msr, uint64_t v) { return false; }
