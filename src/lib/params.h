@@ -30,6 +30,7 @@
 	X(flexpriority, BOOL, "1", "the local APIC's page in xAPIC mode is the processor's affair")    \
 	X(enable_apicv, BOOL, "1", "the processor reads APIC registers, delivers and posts interrupts") \
 	X(pku, WORD, "auto", "protection keys are offered to guests: a boolean; auto: where the host has them") \
+	X(enable_shadow_vmcs, BOOL, "1", "a guest's hypervisor reads and writes its VMCS without an exit") \
 	X(nested, BOOL, "1", "VMX is offered to guests, which may then run guests of their own")
 
 /*

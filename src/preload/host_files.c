@@ -40,6 +40,7 @@ static const struct {
 	{ MODULES "_intel/parameters/unrestricted_guest", "unrestricted_guest" },
 	{ MODULES "_intel/parameters/flexpriority", "flexpriority" },
 	{ MODULES "_intel/parameters/enable_apicv", "enable_apicv" },
+	{ MODULES "_intel/parameters/enable_shadow_vmcs", "enable_shadow_vmcs" },
 	{ MODULES "_intel/parameters/nested", "nested" },
 };
 static const char *const directories[] = { MODULES, MODULES "/parameters", MODULES "_intel", MODULES "_intel/parameters" };

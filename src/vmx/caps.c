@@ -74,6 +74,9 @@ static void setup_apicv(void)
 		params.enable_apicv = false; /* a guest that is emulated meets no virtual interrupt */
 }
 
+/* Exit information can be written: into a shadow VMCS it has to be. */
+#define VMX_MISC_VMWRITE_ANY BIT_ULL(29)
+
 static void setup(void)
 {
 	bool true_ctls = vmx_capability_msr(MSR_IA32_VMX_BASIC) & VMX_BASIC_TRUE_CTLS;
@@ -89,6 +92,9 @@ static void setup(void)
 	params.flexpriority = params_get_bool("flexpriority");
 	params.nested = kvm_mmu_params()->nested && params.unrestricted_guest;
 	params.enable_apicv = params_get_bool("enable_apicv");
+	params.enable_shadow_vmcs = params.nested && params_get_bool("enable_shadow_vmcs") &&
+				    vmx_capability_msr(MSR_IA32_VMX_PROCBASED_CTLS2) >> 32 & SECONDARY_EXEC_SHADOW_VMCS &&
+				    vmx_capability_msr(MSR_IA32_VMX_MISC) & VMX_MISC_VMWRITE_ANY;
 
 	/* SDM "VM-Execution Control Fields": unrestricted guest needs EPT */
 	if (!params.ept) {

@@ -249,6 +249,8 @@ static inline struct vmcs12 *get_vmcs12(struct kvm_vcpu *vcpu)
 static inline void nested_set_guest_mode(struct kvm_vcpu *vcpu, bool on)
 {
 	vcpu->vmx->head.guest_mode = on;
+	if (!on) /* L1 finds what the exit has left in vmcs12 */
+		vcpu->vmx->nested.shadow_stale = vcpu->vmx->vmcs01.secondary & SECONDARY_EXEC_SHADOW_VMCS;
 	vcpu->stat.guest_mode = on;
 }
 static inline bool nested_cpu_has(const struct vmcs12 *v, uint64_t bits)
@@ -315,6 +317,17 @@ must_check bool nested_vmx_load_cr3(struct kvm_vcpu *vcpu, uint64_t cr3, bool ke
 /* What L2 sees of CR0 and CR4. */
 uint64_t nested_read_cr0(const struct vmcs12 *v);
 uint64_t nested_read_cr4(const struct vmcs12 *v);
+
+/* nested_shadowing.c: with VMCS01 current, L1 not running */
+must_check int nested_shadowing_create(struct kvm_vcpu *vcpu); /* at VMXON; -ENOMEM */
+void nested_shadowing_destroy(struct kvm_vcpu *vcpu);
+/* There is a current vmcs12, or none any more. */
+void nested_shadowing_switch(struct kvm_vcpu *vcpu, bool on);
+/* Before cached_vmcs12 is used for L1, or saved: what L1 has written. */
+void nested_shadowing_from_l1(struct kvm_vcpu *vcpu);
+/* An exit of L1's has changed a field of cached_vmcs12, which it may read without one. */
+void nested_shadowing_changed(struct kvm_vcpu *vcpu, uint32_t field);
+void nested_shadowing_to_l1(struct kvm_vcpu *vcpu); /* before L1 runs, while shadow_stale is set */
 
 /* nested_tpr.c */
 bool nested_tpr_read(struct kvm_vcpu *vcpu, const struct vmcs12 *v, uint32_t *vtpr); /* false: no memory of L1's there */

@@ -73,6 +73,7 @@ void vmx_look_vmcs(struct kvm_vcpu *vcpu, enum vmx_look which, struct vmx_vmcs_c
 		copy_loaded(vcpu, &vmx->nested.vmcs02, copy);
 	if (which != VMX_LOOK_12 || !vmx->head.vmxon || vmx->nested.current_vmptr == INVALID_VMPTR)
 		return;
+	nested_shadowing_from_l1(vcpu);
 	copy->there = true;
 	copy->launched = get_vmcs12(vcpu)->launch_state;
 	for (unsigned n = 0; n < NR_VMCS_FIELDS; n++)
@@ -146,6 +147,7 @@ static void check_vmcs12(struct kvm_vcpu *vcpu, struct vmentry_failures *f)
 	struct nested_checks c = { .all = f };
 	const struct vmcs12 *v = get_vmcs12(vcpu);
 
+	nested_shadowing_from_l1(vcpu);
 	nested_vmx_check_controls(vcpu, v, &c);
 	/* in L2 EFER is L2's: nobody knows L1's but its own entry, which has been */
 	if (!is_guest_mode(vcpu))

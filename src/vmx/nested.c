@@ -65,6 +65,8 @@ void vmx_pre_enter_smm(struct kvm_vcpu *vcpu)
 	vmx->nested.smm.guest_mode = vmx->head.guest_mode;
 	if (vmx->head.guest_mode)
 		nested_vmx_vmexit(vcpu, NESTED_EXIT_NONE, 0, 0);
+	nested_shadowing_from_l1(vcpu);
+	nested_shadowing_switch(vcpu, false);
 	vmx->nested.smm.vmxon = vmx->head.vmxon;
 	vmx->head.vmxon = false;
 }
@@ -76,6 +78,8 @@ bool vmx_pre_leave_smm(struct kvm_vcpu *vcpu)
 
 	vmx->head.vmxon |= vmx->nested.smm.vmxon;
 	vmx->nested.smm.vmxon = vmx->nested.smm.guest_mode = false;
+	if (vmx->head.vmxon && vmx->nested.current_vmptr != INVALID_VMPTR)
+		nested_shadowing_switch(vcpu, true);
 	if (!guest_mode)
 		return true;
 	if (nested_vmx_enter_non_root_mode(vcpu, false) != NVMX_VMENTRY_SUCCESS)

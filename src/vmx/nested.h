@@ -74,6 +74,8 @@ struct nested_vmx {
 	gpa_t current_vmptr;   /* ~0: none */
 	struct vmcs12 *cached_vmcs12, *cached_shadow_vmcs12; /* NULL outside VMX operation */
 	struct loaded_vmcs vmcs02;
+	struct loaded_vmcs shadow; /* with enable_shadow_vmcs: what L1's VMREAD and VMWRITE are about (nested_shadowing.c) */
+	bool shadow_stale;	   /* cached_vmcs12 is newer; L1 does not run so */
 	uint16_t vpid02;       /* 0: none was left, L2 shares vpid01 */
 	uint16_t last_vpid;    /* vpid12 of the last entry */
 	struct nested_timer timer;

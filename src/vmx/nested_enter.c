@@ -178,6 +178,7 @@ static int nested_vmx_run(struct kvm_vcpu *vcpu, bool launch)
 	TRACE_CALL(nested_vmx_run, n->current_vmptr);
 	if (!nested_vmx_check_permission(vcpu))
 		return 1;
+	nested_shadowing_from_l1(vcpu);
 	if (n->current_vmptr == INVALID_VMPTR || (v->revision_id & VMCS12_SHADOW))
 		return nested_vmx_fail_invalid(vcpu);
 	if (vmx_get_interrupt_shadow(vcpu) & KVM_X86_SHADOW_INT_MOV_SS)

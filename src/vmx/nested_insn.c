@@ -13,6 +13,7 @@
 
 #define INFO_REG1_MASK GENMASK_ULL(6, 3)
 #define INFO_REG2_MASK GENMASK_ULL(31, 28)
+
 /* What of the access rights a segment register has (bits 16:12, 8:0 without 11:9). */
 #define AR_BYTES_WRITABLE 0x1f0ffU
 
@@ -117,6 +118,7 @@ int handle_vmptrld(struct kvm_vcpu *vcpu)
 		return nested_vmx_fail_invalid(vcpu);
 	n->current_vmptr = vmptr;
 	n->dirty_vmcs12 = true;
+	nested_shadowing_switch(vcpu, true);
 	return nested_vmx_succeed(vcpu);
 }
 
@@ -218,6 +220,7 @@ int handle_vmwrite(struct kvm_vcpu *vcpu)
 		value &= AR_BYTES_WRITABLE;
 	if (!vmcs12_write_field(v, field, value))
 		return nested_vmx_fail(vcpu, VMXERR_UNSUPPORTED_VMCS_COMPONENT);
+	nested_shadowing_changed(vcpu, (uint32_t)field & ~1U);
 	if (!vcpu->vmx->head.guest_mode && !is_taken_over_always(field))
 		n->dirty_vmcs12 = true;
 	return nested_vmx_succeed(vcpu);

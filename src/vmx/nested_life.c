@@ -20,6 +20,7 @@ static void free_vmx_operation(struct kvm_vcpu *vcpu)
 	host_frame_free(n->vmcs02.vmcs);
 	host_frame_free(n->vmcs02.msr_bitmap);
 	host_frame_free(n->virtual_apic);
+	nested_shadowing_destroy(vcpu);
 	n->virtual_apic = NULL;
 	n->vmcs02 = (struct loaded_vmcs){ 0 };
 	free_vpid(n->vpid02);
@@ -45,6 +46,8 @@ int enter_vmx_operation(struct kvm_vcpu *vcpu)
 		return err_born(ENOMEM, "nested VMX operation");
 	}
 	r = nested_timer_create(vcpu);
+	if (!r)
+		r = nested_shadowing_create(vcpu);
 	if (r) {
 		free_vmx_operation(vcpu);
 		return r;
@@ -66,6 +69,8 @@ void nested_release_vmcs12(struct kvm_vcpu *vcpu)
 
 	if (n->current_vmptr == INVALID_VMPTR)
 		return;
+	nested_shadowing_from_l1(vcpu);
+	nested_shadowing_switch(vcpu, false);
 	/* where the page is gone, so is what L1 had in it */
 	nested_write_guest(vcpu, n->current_vmptr, n->cached_vmcs12, VMCS12_SIZE);
 	n->current_vmptr = INVALID_VMPTR;
@@ -77,6 +82,7 @@ void free_nested(struct kvm_vcpu *vcpu)
 
 	if (!vcpu->vmx->head.vmxon && !n->cached_vmcs12)
 		return;
+	nested_shadowing_switch(vcpu, false);
 	vcpu->vmx->head.vmxon = n->run_pending = n->mtf_pending = false;
 	n->smm.vmxon = n->smm.guest_mode = n->pages_stale = false;
 	n->current_vmptr = INVALID_VMPTR;

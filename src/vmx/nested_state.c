@@ -59,6 +59,7 @@ uint32_t vmx_get_nested_state(struct kvm_vcpu *vcpu, struct vmx_nested_state *ou
 			memcpy(&out->shadow_vmcs12, n->cached_shadow_vmcs12, VMCS12_SIZE);
 		}
 	}
+	nested_shadowing_from_l1(vcpu);
 	memcpy(&out->vmcs12, n->cached_vmcs12, VMCS12_SIZE);
 	return s->size;
 }
@@ -148,6 +149,7 @@ int vmx_set_nested_state(struct kvm_vcpu *vcpu, const struct vmx_nested_state *i
 	memcpy(n->cached_vmcs12, &in->vmcs12, VMCS12_SIZE);
 	/* whether L2 runs or L1 is about to enter it: VMCS02 has nothing of this vmcs12 yet */
 	n->dirty_vmcs12 = true;
+	nested_shadowing_switch(vcpu, vcpu->vmx->head.vmxon);
 	if ((n->cached_vmcs12->revision_id & ~VMCS12_SHADOW) != VMCS12_REVISION)
 		return err_born(EINVAL, "nested state: revision %#x", n->cached_vmcs12->revision_id);
 	return s->flags & KVM_STATE_NESTED_GUEST_MODE ? enter(vcpu, in) : 0;

@@ -11,6 +11,8 @@ int vmx_vcpu_run(struct kvm_vcpu *vcpu)
 		nested_get_vmcs12_pages(vcpu);
 	if (unlikely(vmx->stuck.nr))
 		vmx_stuck_entry(vcpu);
+	if (unlikely(vmx->nested.shadow_stale) && !vmx->head.guest_mode)
+		nested_shadowing_to_l1(vcpu);
 	vmx_flush_dirty_translation(vcpu);
 	vmx->result = vmx->loaded_vmcs->launched ? vmresume(vmx->cpu) : vmlaunch(vmx->cpu);
 	vcpu->stat.exits++;

@@ -26,6 +26,7 @@ struct vmx_params {
 	bool forget_invept; /* USERKVM_FORGET: for lessons; translations stay that had to go */
 	bool unrestricted_guest, vpid, pml;
 	bool flexpriority; /* the APIC-access page in xAPIC mode */
+	bool enable_shadow_vmcs; /* L1's VMREAD and VMWRITE do not all exit */
 	bool enable_apicv; /* register virtualization, virtual-interrupt delivery, posted interrupts */
 	bool nested; /* VMX is offered to guests */
 };
