@@ -20,6 +20,9 @@
 #include <sys/types.h>
 #include <ucontext.h>
 
+/* In the library that has the rooms? NULL is not. */
+bool abi_is_own_code(const void *p);
+
 /* The client duplicated a descriptor of ours (preload). */
 void abi_fd_duplicated(int oldfd, int newfd);
 /*

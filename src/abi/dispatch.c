@@ -38,6 +38,7 @@
 #include "hyperv/hyperv.h"
 #include "lib/bug.h"
 #include "lib/error.h"
+#include "lib/export.h"
 #include "lib/own_fd.h"
 #include "lib/rcu.h"
 #include "virt/eventfd.h"
@@ -284,7 +285,7 @@ static int may_map_object(struct abi_object *o, size_t length, int prot, int fla
 	return -EINVAL;
 }
 
-int abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset)
+USERKVM_SHARED int abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset)
 {
 	struct abi_object *o;
 	int r = 0;
@@ -303,12 +304,12 @@ int abi_may_mmap(int fd, size_t length, int prot, int flags, off_t offset)
 	return r;
 }
 
-bool abi_in_service(void)
+USERKVM_SHARED bool abi_in_service(void)
 {
 	return host_in_service();
 }
 
-void abi_mapping_begin(struct abi_mapping_change *c, const void *addr, size_t length)
+USERKVM_SHARED void abi_mapping_begin(struct abi_mapping_change *c, const void *addr, size_t length)
 {
 	hva_t start = (hva_t)(uintptr_t)addr;
 
@@ -320,7 +321,7 @@ void abi_mapping_begin(struct abi_mapping_change *c, const void *addr, size_t le
 _Static_assert((int)ABI_MAPPING_GONE == HOST_MAPPING_GONE && (int)ABI_MAPPING_NEW == HOST_MAPPING_NEW &&
 	       (int)ABI_MAPPING_PROTECTED == HOST_MAPPING_PROTECTED, "one is the other");
 
-void abi_mapping_end(const struct abi_mapping_change *c, enum abi_mapping_news what, int prot)
+USERKVM_SHARED void abi_mapping_end(const struct abi_mapping_change *c, enum abi_mapping_news what, int prot)
 {
 	const struct kvm_mmu_invalidation *inv = (const struct kvm_mmu_invalidation *)c;
 	const struct host_mapping_change change = { inv->start, inv->end, (enum host_mapping_news)what, prot };
@@ -334,7 +335,7 @@ void abi_mapping_end(const struct abi_mapping_change *c, enum abi_mapping_news w
 	host_service_end();
 }
 
-void abi_memory_cold(const void *addr, size_t length)
+USERKVM_SHARED void abi_memory_cold(const void *addr, size_t length)
 {
 	int saved = errno;
 
@@ -372,22 +373,22 @@ USERKVM_EXPORT bool userkvm_is_fd(int fd)
 	return is_fd_of(fd, -1);
 }
 
-USERKVM_EXPORT bool abi_fd_is_librarys(int fd)
+USERKVM_SHARED bool abi_fd_is_librarys(int fd)
 {
 	return own_fd_is(fd);
 }
 
-bool abi_memory_is_borrowed(void)
+USERKVM_SHARED bool abi_memory_is_borrowed(void)
 {
 	return host_mm_is_borrowed();
 }
 
-bool abi_is_system_fd(int fd)
+USERKVM_SHARED bool abi_is_system_fd(int fd)
 {
 	return is_fd_of(fd, ABI_SYSTEM);
 }
 
-bool abi_fd_name(int fd, char *name, size_t size)
+USERKVM_SHARED bool abi_fd_name(int fd, char *name, size_t size)
 {
 	struct abi_object *o;
 
@@ -412,27 +413,27 @@ USERKVM_EXPORT void userkvm_signal_ran(void)
 	kvm_running_vcpu_signal();
 }
 
-USERKVM_EXPORT void abi_robust_list_lost(void)
+USERKVM_SHARED void abi_robust_list_lost(void)
 {
 	host_client_robust_list_lost();
 }
 
-USERKVM_EXPORT void abi_thread_ends(void)
+USERKVM_SHARED void abi_thread_ends(void)
 {
 	host_client_thread_ends();
 }
 
-USERKVM_EXPORT void abi_run_signals(uint64_t blocked)
+USERKVM_SHARED void abi_run_signals(uint64_t blocked)
 {
 	kvm_set_thread_sigset(blocked);
 }
 
-USERKVM_EXPORT int abi_client_read(void *dst, const void *client_src, size_t n)
+USERKVM_SHARED int abi_client_read(void *dst, const void *client_src, size_t n)
 {
 	return host_copy_from(dst, client_src, n);
 }
 
-USERKVM_EXPORT int abi_client_write(void *client_dst, const void *src, size_t n)
+USERKVM_SHARED int abi_client_write(void *client_dst, const void *src, size_t n)
 {
 	return host_copy_to(client_dst, src, n);
 }
@@ -457,64 +458,64 @@ int abi_copy_out(void *to_client, const void *from, size_t n)
 	return r;
 }
 
-USERKVM_EXPORT const char *abi_confine_fault(void)
+USERKVM_SHARED const char *abi_confine_fault(void)
 {
 	return host_confine_fault();
 }
 
-int abi_first_at_faults(bool (*fn)(int signo, siginfo_t *si, void *ucontext))
+USERKVM_SHARED int abi_first_at_faults(bool (*fn)(int signo, siginfo_t *si, void *ucontext))
 {
 	host_fault_set_first(fn);
 	return host_fault_init();
 }
 
-void abi_owns_sigaction(void)
+USERKVM_SHARED void abi_owns_sigaction(void)
 {
 	host_fault_interposed();
 }
 
-void abi_owns_sigmask(void)
+USERKVM_SHARED void abi_owns_sigmask(void)
 {
 	host_fault_masks_told();
 }
 
-void abi_mask_changed(void)
+USERKVM_SHARED void abi_mask_changed(void)
 {
 	host_fault_mask_changed();
 }
 
-USERKVM_EXPORT uint16_t abi_faults_open(void)
+USERKVM_SHARED uint16_t abi_faults_open(void)
 {
 	host_fault_mask_changed();
 	return host_fault_open();
 }
 
-USERKVM_EXPORT void abi_faults_shut(uint16_t opened)
+USERKVM_SHARED void abi_faults_shut(uint16_t opened)
 {
 	host_fault_shut(opened);
 }
 
-USERKVM_EXPORT bool abi_fault_keep(int signo, const siginfo_t *si)
+USERKVM_SHARED bool abi_fault_keep(int signo, const siginfo_t *si)
 {
 	return host_fault_keep(signo, si, false);
 }
 
-USERKVM_EXPORT void abi_signal_leave_pending(int signo, siginfo_t *si, ucontext_t *uc, bool clients_next)
+USERKVM_SHARED void abi_signal_leave_pending(int signo, siginfo_t *si, ucontext_t *uc, bool clients_next)
 {
 	host_signal_leave_pending(signo, si, uc, clients_next);
 }
 
-USERKVM_EXPORT void abi_signal_comes(int signo, siginfo_t *si)
+USERKVM_SHARED void abi_signal_comes(int signo, siginfo_t *si)
 {
 	host_signal_comes(signo, si);
 }
 
-int abi_client_action(int signo, const struct sigaction *act, struct sigaction *old)
+USERKVM_SHARED int abi_client_action(int signo, const struct sigaction *act, struct sigaction *old)
 {
 	return host_fault_owns(signo) ? host_client_action(signo, act, old) : -EINVAL;
 }
 
-void abi_interrupt_run(int fd)
+USERKVM_SHARED void abi_interrupt_run(int fd)
 {
 	struct abi_object *o;
 

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "abi/abi.h"
+#include "lib/export.h"
 #include "lib/log.h"
 
 #define MAX_RULES 32
@@ -84,7 +85,7 @@ static bool parse(struct rule *r, const char *s, size_t len)
 	return stop == end;
 }
 
-USERKVM_EXPORT const char *abi_inject_fault(const char *list, char *buf, size_t size)
+USERKVM_SHARED const char *abi_inject_fault(const char *list, char *buf, size_t size)
 {
 	struct rule r;
 

@@ -41,6 +41,7 @@
 #include "host/service.h"
 #include "lib/anon_file.h"
 #include "lib/error.h"
+#include "lib/export.h"
 #include "lib/fork.h"
 #include "lib/own.h"
 #include "virt/iodev.h"
@@ -145,7 +146,7 @@ bool abi_object_has(const struct abi_object *o, int fd)
 	return abi_identify(fd, &st) && st.st_ino == o->ino && st.st_dev == o->dev;
 }
 
-bool abi_fd_is_device(int fd)
+USERKVM_SHARED bool abi_fd_is_device(int fd)
 {
 	const struct abi_object *o = read_slot(fd);
 
@@ -255,7 +256,7 @@ static bool process_has(const struct abi_object *o)
 	return found;
 }
 
-bool abi_fd_is_ours(int fd)
+USERKVM_SHARED bool abi_fd_is_ours(int fd)
 {
 	struct abi_object *o = read_slot(fd);
 
@@ -311,7 +312,7 @@ static void unbind(int fd)
  * the other still open. Closed before it looks: nobody makes a duplicate then
  * that it does not see.
  */
-int abi_fd_close(int fd)
+USERKVM_SHARED int abi_fd_close(int fd)
 {
 	struct abi_object *o;
 	int r;
@@ -383,7 +384,7 @@ static void bind_too(struct abi_object *o, int fd)
 	pthread_mutex_unlock(&abi.lock);
 }
 
-void abi_fd_duplicated(int oldfd, int newfd)
+USERKVM_SHARED void abi_fd_duplicated(int oldfd, int newfd)
 {
 	struct abi_object *o;
 

@@ -39,6 +39,7 @@
 #include "host/service.h"
 #include "host/timer.h"
 #include "lib/error.h"
+#include "lib/export.h"
 #include "lib/fork.h"
 
 #define WORD_BYTES sizeof(uint64_t)
@@ -50,7 +51,7 @@
 #define REBUILD_FACTOR 10
 #define PFN_END (1ULL << (52 - PAGE_SHIFT))
 
-uint32_t abi_page_idle_files;
+USERKVM_SHARED uint32_t abi_page_idle_files;
 
 static struct {
 	pthread_mutex_t lock;
@@ -240,7 +241,7 @@ static int open_bitmap(int flags)
 	return r;
 }
 
-int abi_page_idle_open(const char *path, int flags)
+USERKVM_SHARED int abi_page_idle_open(const char *path, int flags)
 {
 	int saved = errno, fd;
 
@@ -424,7 +425,7 @@ static ssize_t serve(int fd, const struct abi_page_idle_call *c)
 	return r;
 }
 
-bool abi_page_idle_io(int fd, const struct abi_page_idle_call *c, ssize_t *result)
+USERKVM_SHARED bool abi_page_idle_io(int fd, const struct abi_page_idle_call *c, ssize_t *result)
 {
 	struct abi_object *o;
 	int saved = errno;

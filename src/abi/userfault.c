@@ -13,6 +13,7 @@
 #include "abi/internal.h"
 #include "host/memory.h"
 #include "host/service.h"
+#include "lib/export.h"
 #include "virt/async_pf.h"
 
 static bool takes_away(struct abi_mapping_change *c, unsigned long request, unsigned long arg)
@@ -41,7 +42,7 @@ static bool takes_away(struct abi_mapping_change *c, unsigned long request, unsi
 	return true;
 }
 
-bool abi_userfault_begin(struct abi_mapping_change *c, unsigned long request, unsigned long arg)
+USERKVM_SHARED bool abi_userfault_begin(struct abi_mapping_change *c, unsigned long request, unsigned long arg)
 {
 	bool yes;
 
@@ -51,7 +52,7 @@ bool abi_userfault_begin(struct abi_mapping_change *c, unsigned long request, un
 	return yes;
 }
 
-void abi_userfault_end(const struct abi_mapping_change *c)
+USERKVM_SHARED void abi_userfault_end(const struct abi_mapping_change *c)
 {
 	const struct kvm_mmu_invalidation *inv = (const struct kvm_mmu_invalidation *)c;
 	const struct host_mapping_change change = { inv->start, inv->end, HOST_MAPPING_USERFAULT, 0 };

@@ -10,13 +10,14 @@
 #include "host/fault.h"
 #include "host/service.h"
 #include "lib/error.h"
+#include "lib/export.h"
 #include "lib/own.h"
 #include "trace/trace.h"
 #include "virt/kvm_newer.h"
 
 /* --- KVM_RUN and its signals --- */
 
-bool abi_hold_signal(int signo, siginfo_t *si, ucontext_t *uc, bool has_handler)
+USERKVM_SHARED bool abi_hold_signal(int signo, siginfo_t *si, ucontext_t *uc, bool has_handler)
 {
 	if (kvm_signal_blocked_outside(signo)) {
 		host_signal_leave_pending(signo, si, uc, false);

@@ -5,6 +5,7 @@
  * run's length; of a slab, the index of its size and the objects in use. A slab with
  * none is given back unless it has the only free objects of its size.
  */
+#include "lib/export.h"
 #include "lib/own.h"
 
 #include <errno.h>
@@ -493,7 +494,7 @@ void *own_aligned(size_t align, size_t bytes)
 	return c < 0 ? own_pages(bytes) : take_object((unsigned)c);
 }
 
-void *own_malloc(size_t bytes)
+USERKVM_SHARED void *own_malloc(size_t bytes)
 {
 	return own_aligned(16, bytes);
 }
@@ -525,7 +526,7 @@ static size_t size_of(const void *p)
 	return u->kind == UNIT_SLAB ? size_of_class[FIELD_GET(CLASS, u->length)] : (size_t)u->length << UNIT_SHIFT;
 }
 
-void *own_realloc(void *p, size_t bytes)
+USERKVM_SHARED void *own_realloc(void *p, size_t bytes)
 {
 	void *n;
 
@@ -541,7 +542,7 @@ void *own_realloc(void *p, size_t bytes)
 	return n;
 }
 
-void own_free(void *p)
+USERKVM_SHARED void own_free(void *p)
 {
 	if (!p)
 		return;

@@ -3,6 +3,7 @@
  *
  * Invariant: a bit is set before anybody else can know the number, and cleared before it is closed.
  */
+#include "lib/export.h"
 #include "lib/own_fd.h"
 
 #include <fcntl.h>
@@ -58,12 +59,12 @@ void own_fd_close(int fd)
 	syscall(SYS_close, fd);
 }
 
-bool own_fd_is(int fd)
+USERKVM_SHARED bool own_fd_is(int fd)
 {
 	return fd >= 0 && fd < NR_KNOWN && (__atomic_load_n(&known[fd / 64], __ATOMIC_ACQUIRE) >> fd % 64 & 1);
 }
 
-int own_fd_next(int from)
+USERKVM_SHARED int own_fd_next(int from)
 {
 	for (int i = from / 64; from < NR_KNOWN && i < NR_KNOWN / 64; i++) {
 		uint64_t bits = __atomic_load_n(&known[i], __ATOMIC_ACQUIRE);

@@ -2,6 +2,7 @@
  * The parser of USERKVM_PARAMS and of lists of words: see params.h. It keeps no
  * state.
  */
+#include "lib/export.h"
 #include "lib/params.h"
 
 #include <stdarg.h>
@@ -112,7 +113,7 @@ static struct setting default_of(const char *name)
 	return s;
 }
 
-bool params_get_bool(const char *name)
+USERKVM_SHARED bool params_get_bool(const char *name)
 {
 	const char *p = getenv("USERKVM_PARAMS");
 	struct setting s = default_of(name);

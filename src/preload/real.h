@@ -24,7 +24,7 @@
 		fn_;                                                                   \
 	})
 
-/* In this library? NULL is not. (signal.c) */
+/* In this library, or the one with the rooms? NULL is not. (signal.c) */
 bool preload_is_own_code(const void *p);
 
 /* Exactly "/dev/kvm". NULL is not. */

@@ -58,7 +58,7 @@ extern const char __etext[] __attribute__((visibility("hidden")));
 
 bool preload_is_own_code(const void *p)
 {
-	return (const char *)p >= __ehdr_start && (const char *)p < __etext;
+	return ((const char *)p >= __ehdr_start && (const char *)p < __etext) || abi_is_own_code(p);
 }
 
 static void unlock_in_child(void)

@@ -2,6 +2,7 @@
 
 usage: test_command.py USERKVM BUILD
 """
+import ctypes
 import glob
 import json
 import os
@@ -432,7 +433,31 @@ def installed_tree_works_by_itself():
     assert status == 0, out
 
 
-tap.main(wrong_environment_starts_no_client, the_machines_kvm_is_used_where_it_is_good, exits_are_explained, injected_errors_are_checked_before_the_client, parameters_are_listed, typing_errors_are_guessed,
+def dynamic(path):
+    """What a library defines: {name: its version or ""}, and what it needs."""
+    out = subprocess.run(["nm", "-D", "--defined-only", path], capture_output=True, text=True, check=True).stdout
+    words = [line.split() for line in out.splitlines()]
+    names = {w[-1].partition("@")[0]: w[-1].partition("@")[2].lstrip("@") for w in words if w[-2] in "TWBDRV"}
+    needed = re.findall(r"NEEDED.*\[(.*)\]", subprocess.run(["readelf", "-d", path], capture_output=True, text=True).stdout)
+    return names, needed
+
+
+def the_librarys_code_is_there_once():
+    header = open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../include/userkvm/userkvm.h")).read()
+    api = set(re.findall(r"\b(userkvm_\w+)\(", header))
+    library, _ = dynamic(os.path.join(BUILD, "src/preload/libuserkvm.so"))
+    preload, needed = dynamic(os.path.join(BUILD, "src/preload/libuserkvm-preload.so"))
+    libc = ctypes.CDLL(None)
+    mine = {name for name, version in library.items() if version == "USERKVM_PRIVATE"}
+    public = set(library) - mine
+    assert api <= public and all(hasattr(libc, n) for n in public - api), public - api  # libc's own names
+    assert mine and all(re.match(r"abi_|own_|params_get_bool$", n) for n in mine), mine
+    assert all(hasattr(libc, n) for n in preload), [n for n in preload if not hasattr(libc, n)]
+    assert "libuserkvm.so.0" in needed and not [n for n in needed if "Zydis" in n or "urcu" in n], needed
+    assert len(preload) > 100 and {"open", "ioctl", "sigaction", "syscall"} <= set(preload), preload
+
+
+tap.main(wrong_environment_starts_no_client, the_librarys_code_is_there_once, the_machines_kvm_is_used_where_it_is_good, exits_are_explained, injected_errors_are_checked_before_the_client, parameters_are_listed, typing_errors_are_guessed,
          help_and_version_have_all_their_names, man_pages_have_the_options_that_help_has, completion_offers_what_help_has,
          unknown_word_of_a_list_is_told_once, wrong_words_are_one_line_with_status_2, output_that_nobody_gets_is_status_1, closed_streams_are_nobody_elses,
          run_finds_programs_as_execvp_does, special_file_is_no_kernel, doctor_asks_the_device_whether_it_is_kvm,

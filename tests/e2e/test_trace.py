@@ -588,7 +588,7 @@ def listing_gives_formats():
 def probes_are_in_the_library():
     if not shutil.which("readelf"):
         raise tap.Skip("readelf is not installed")
-    notes = subprocess.run(["readelf", "-n", os.path.join(BUILD, "src/preload/libuserkvm-preload.so")],
+    notes = subprocess.run(["readelf", "-n", os.path.join(BUILD, "src/preload/libuserkvm.so")],
                            capture_output=True, text=True).stdout
     if "stapsdt" not in notes:
         raise tap.Skip("built without sys/sdt.h")
