@@ -10,12 +10,13 @@
  *    signals are open and have handlers, for a core dump of it would take the parent along.
  * 2. An answer counts only if the child has come to its end (asked).
  *
- * Where it cannot be asked (no executable memory, no clone, no 32-bit code segment) the vendor decides, as
+ * Where it cannot be asked (no executable memory, no clone, a seccomp filter, no 32-bit code segment) the vendor decides, as
  * observed: Intel's family 6 model 207, AMD's Zen 4.
  *
  * Locks: pthread_once() of isa_host_fill().
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -146,10 +147,23 @@ static bool ask(uint8_t *place, const bool *has)
 	return d->stage == NR_STAGES + 1 && d->done[1];
 }
 
+/* A filter may end the process for the clone (QEMU's -sandbox spawn=deny, which libvirt asks for, does). */
+static bool is_filtered(void)
+{
+	static const char line[] = "\nSeccomp:\t0";
+	char text[4096];
+	int fd = (int)syscall(SYS_openat, AT_FDCWD, "/proc/self/status", O_RDONLY | O_CLOEXEC);
+	long n = fd < 0 ? -1 : syscall(SYS_read, fd, text, sizeof(text));
+
+	if (fd >= 0)
+		syscall(SYS_close, fd);
+	return n <= 0 || !memmem(text, (size_t)n, line, sizeof(line) - 1);
+}
+
 /* In the host of static programs the system calls of other code than the library's are the program's. */
 static bool may_ask(void)
 {
-	return !lib_on_valgrind() && !program_is_trapping_host();
+	return !lib_on_valgrind() && !program_is_trapping_host() && !is_filtered();
 }
 
 void isa_host_probe(struct isa_host *h)
