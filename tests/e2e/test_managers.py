@@ -39,6 +39,12 @@ trap 'kill $daemon; wait $daemon; kill $log' TERM
 wait $daemon
 wait
 """
+# A shell is the world's first process: it reaps QEMUs whose parents have ended, which libvirtd, in that place, waits for in vain.
+REAPED = """
+"$@" & daemon=$!
+trap 'kill $daemon; wait $daemon' TERM
+wait $daemon
+"""
 
 
 class Daemon:
@@ -59,7 +65,7 @@ class Daemon:
                               self.folder], f"qemu+unix:///system?socket={self.folder}/libvirt-sock"
         else:
             os.system(f"chown -R {NOBODY}:{NOBODY} {self.folder}")
-            argv = [*apart(), *as_nobody(), USERKVM, "run", "--", "libvirtd", "-f", self.folder + "/libvirtd.conf"]
+            argv = [*apart(), *as_nobody(), "bash", "-c", REAPED, "bash", USERKVM, "run", "--", "libvirtd", "-f", self.folder + "/libvirtd.conf"]
             self.uri = f"qemu+unix:///session?socket={self.folder}/libvirt-sock"
         self.process = subprocess.Popen(argv, env=self.env, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
                                         start_new_session=True)
