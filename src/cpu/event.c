@@ -273,21 +273,8 @@ static void finish(struct vmx_cpu *cpu, uint64_t clear_flags)
 
 static void deliver_real(struct vmx_cpu *cpu, const struct delivery *d)
 {
-	struct cpu_state *cs = &cpu->cs;
-	struct isa_stack st;
-	uint32_t entry;
-
-	if (d->ev->vector * 4 + 3U > cs->idtr.limit)
-		isa_raise_error(cs, X86_TRAP_GP, IDT_ERROR(d->ev->vector) | isa_ext_bit(cs));
-	entry = (uint32_t)isa_sys_load(cs, cs->idtr.base + d->ev->vector * 4, 4);
-	isa_stack_current(cs, &st);
-	isa_stack_push(&st, 2, d->flags);
-	isa_stack_push(&st, 2, cs->seg[SREG_CS].selector);
-	isa_stack_push(&st, 2, d->rip);
-	isa_stack_commit(&st);
-	isa_load_seg_real(cs, SREG_CS, (uint16_t)(entry >> 16));
-	cs->rip = entry & 0xffff;
-	finish(cpu, X86_FLAGS_IF | X86_FLAGS_TF | X86_FLAGS_AC | X86_FLAGS_RF);
+	isa_enter_real(&cpu->cs, isa_vector_real(&cpu->cs, d->ev->vector), d->flags, d->rip);
+	finish(cpu, ISA_REAL_DELIVERY_CLEARS);
 }
 
 /*
@@ -314,15 +301,8 @@ static void deliver_redirected(struct vmx_cpu *cpu, const struct delivery *d)
 {
 	uint32_t entry = (uint32_t)isa_sys_load(&cpu->cs, d->ev->vector * 4U, 4);
 	bool virtual = isa_virtual_if(&cpu->cs);
-	struct isa_stack st;
 
-	isa_stack_current(&cpu->cs, &st);
-	isa_stack_push(&st, 2, virtual ? isa_virtual_flags(d->flags) : d->flags);
-	isa_stack_push(&st, 2, cpu->cs.seg[SREG_CS].selector);
-	isa_stack_push(&st, 2, d->rip);
-	isa_stack_commit(&st);
-	isa_load_seg_real(&cpu->cs, SREG_CS, (uint16_t)(entry >> 16));
-	cpu->cs.rip = entry & 0xffff;
+	isa_enter_real(&cpu->cs, entry, virtual ? isa_virtual_flags(d->flags) : d->flags, d->rip);
 	finish(cpu, X86_FLAGS_TF | X86_FLAGS_RF | (virtual ? X86_FLAGS_VIF : X86_FLAGS_IF));
 }
 

@@ -1,5 +1,5 @@
 /*
- * IRET in every mode. The rules that it shares with RET are isa/far.h's.
+ * IRET. Its form in real-address and virtual-8086 mode is isa/system.h's, the rules that it shares with RET are isa/far.h's.
  *
  * Source: SDM Vol. 2, "IRET/IRETD/IRETQ"; Vol. 3, "Returning from Virtual-8086 Mode".
  *
@@ -27,31 +27,6 @@ static void unblock_nmi(struct vmx_cpu *cpu)
 		return;
 	cpu->interruptibility &= ~(uint32_t)GUEST_INTR_STATE_NMI;
 	cpu->iret_unblocked = true;
-}
-
-/* Real-address and virtual-8086 mode. */
-static void iret_real(struct vmx_cpu *cpu, unsigned size)
-{
-	bool virtual = isa_v86(&cpu->cs) && size == 2 && isa_virtual_if(&cpu->cs);
-	struct isa_stack st;
-	uint64_t rip, flags;
-	uint16_t selector;
-
-	if (isa_v86(&cpu->cs) && isa_iopl(&cpu->cs) < 3 && !virtual)
-		isa_raise_error(&cpu->cs, X86_TRAP_GP, 0);
-	isa_stack_current(&cpu->cs, &st);
-	rip = isa_stack_pop(&st, size);
-	selector = (uint16_t)isa_stack_pop(&st, size);
-	flags = isa_stack_pop(&st, size);
-	isa_check_rip_real(&cpu->cs, rip);
-	if (virtual)
-		isa_check_virtual_flags(&cpu->cs, flags);
-	isa_stack_commit(&st);
-	isa_commit_iret_flags(&cpu->cs, flags, size);
-	if (virtual)
-		isa_set_vif(&cpu->cs, flags & X86_FLAGS_IF);
-	cpu->iret_unblocked = false;
-	isa_commit_cs_real(&cpu->cs, selector, rip);
 }
 
 /* From level 0 into virtual-8086 mode: ESP SS ES DS FS GS follow EFLAGS. */
@@ -98,7 +73,8 @@ void cpu_iret(struct vmx_cpu *cpu, unsigned size)
 
 	unblock_nmi(cpu);
 	if (!isa_protected(cs)) {
-		iret_real(cpu, size);
+		isa_iret_real(cs, size);
+		cpu->iret_unblocked = false;
 		return;
 	}
 	if (cs->rflags & X86_FLAGS_NT)

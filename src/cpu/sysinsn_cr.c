@@ -17,9 +17,8 @@
 #define CR0_PAE_RELOAD (X86_CR0_PG | X86_CR0_CD | X86_CR0_NW)
 #define CR4_PAE_RELOAD (X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_SMEP)
 #define CR4_TLB_FLUSH (X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE)
-#define CR0_LMSW (X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS)
 #define CR0_DEFINED                                                             \
-	(CR0_LMSW | X86_CR0_ET | X86_CR0_NE | X86_CR0_WP | X86_CR0_AM | X86_CR0_NW | \
+	(ISA_CR0_MSW | X86_CR0_ET | X86_CR0_NE | X86_CR0_WP | X86_CR0_AM | X86_CR0_NW | \
 	 X86_CR0_CD | X86_CR0_PG)
 
 static uint64_t guest_cr(uint64_t real, uint64_t mask, uint64_t shadow)
@@ -196,11 +195,9 @@ static void mov_to_cr4(struct vmx_cpu *cpu, const struct isa_insn *i, uint64_t v
 void sysinsn_mov_to_cr(struct cpu_state *cs, const struct isa_insn *i)
 {
 	struct vmx_cpu *cpu = cpu_of(cs);
-	uint64_t v = cs->gpr[i->dst];
+	uint64_t v = isa_control_operand(cs, i);
 
 	cpu_require_cpl0(cs);
-	if (!isa_code64(cs))
-		v = (uint32_t)v;
 	switch (i->src) {
 	case 0:
 		mov_to_cr0(cpu, i, v);
@@ -253,7 +250,7 @@ void sysinsn_mov_from_cr(struct cpu_state *cs, const struct isa_insn *i)
 			exit_cr(cpu, 8, CR_ACCESS_MOV_FROM, i->dst);
 		v = cpu->apic.page ? cpu_apic_read_cr8(cpu) : cs->cr8;
 	}
-	isa_set_gpr(cs, i->dst, isa_code64(cs) ? 8 : 4, v);
+	isa_set_control_operand(cs, i, v);
 }
 
 void sysinsn_clts(struct cpu_state *cs, const struct isa_insn *i)
@@ -290,18 +287,17 @@ static void exit_lmsw(struct vmx_cpu *cpu, const struct isa_insn *i, uint64_t v)
 void sysinsn_lmsw(struct cpu_state *cs, const struct isa_insn *i)
 {
 	struct vmx_cpu *cpu = cpu_of(cs);
-	uint64_t v, differs, keep;
+	uint64_t differs;
+	uint16_t v;
 
 	cpu_require_cpl0(cs);
-	v = isa_system_read_rm(cs, i, 2);
-	differs = (v ^ cpu->cr0_shadow) & cpu->cr0_mask & CR0_LMSW;
+	v = (uint16_t)isa_system_read_rm(cs, i, 2);
+	differs = (v ^ cpu->cr0_shadow) & cpu->cr0_mask & ISA_CR0_MSW;
 	if (!(v & X86_CR0_PE)) /* LMSW cannot clear PE: no attempt, no exit */
 		differs &= ~X86_CR0_PE;
 	if (differs)
 		exit_lmsw(cpu, i, v);
-	keep = ~CR0_LMSW | cpu->cr0_mask;
-	v = (cs->cr0 & keep) | (v & ~keep) | (cs->cr0 & X86_CR0_PE);
-	cpu_write_cr0(cpu, v);
+	cpu_write_cr0(cpu, (isa_lmsw(cs->cr0, v) & ~cpu->cr0_mask) | (cs->cr0 & cpu->cr0_mask));
 	cpu_next(cs, i);
 }
 
@@ -311,8 +307,7 @@ void sysinsn_smsw(struct cpu_state *cs, const struct isa_insn *i)
 
 	if (cs->cpl > 0 && cs->cr4 & X86_CR4_UMIP)
 		gp0(cpu);
-	isa_system_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize,
-		     guest_cr(cs->cr0, cpu->cr0_mask, cpu->cr0_shadow));
+	isa_store_word(cs, i, guest_cr(cs->cr0, cpu->cr0_mask, cpu->cr0_shadow));
 }
 
 void sysinsn_xsetbv(struct cpu_state *cs, const struct isa_insn *i)
@@ -325,27 +320,16 @@ void sysinsn_xsetbv(struct cpu_state *cs, const struct isa_insn *i)
 
 /* --- debug registers --- */
 
-/* Checks both directions share; the exit comes before all of them. */
+/* The exit comes before every check. */
 static unsigned check_dr(struct cpu_state *cs, const struct isa_insn *i, uint64_t direction)
 {
 	struct vmx_cpu *cpu = cpu_of(cs);
-	unsigned nr = i->src;
 
 	if (cpu->primary & CPU_BASED_MOV_DR_EXITING)
 		cpu_vmexit_insn(cpu, EXIT_REASON_DR_ACCESS,
-				FIELD_PREP(DR_ACCESS_NUM_MASK, nr) | direction |
+				FIELD_PREP(DR_ACCESS_NUM_MASK, i->src) | direction |
 					FIELD_PREP(DR_ACCESS_REG_MASK, i->dst));
-	if (nr == 4 || nr == 5) {
-		if (cs->cr4 & X86_CR4_DE)
-			isa_raise(cs, X86_TRAP_UD);
-		nr += 2;
-	}
-	cpu_require_cpl0(cs);
-	if (cs->dr7 & DR7_GD) {
-		cs->exception = (struct isa_exception){ .vector = X86_TRAP_DB, .payload = DR6_BD };
-		cs->ops->raise(cs);
-	}
-	return nr;
+	return isa_debug_register(cs, i);
 }
 
 void sysinsn_mov_from_dr(struct cpu_state *cs, const struct isa_insn *i)
@@ -353,16 +337,14 @@ void sysinsn_mov_from_dr(struct cpu_state *cs, const struct isa_insn *i)
 	unsigned nr = check_dr(cs, i, DR_ACCESS_FROM);
 	uint64_t v = nr < 4 ? cs->dr[nr] : nr == 6 ? cs->dr6 | DR6_ACTIVE_LOW : cs->dr7 | DR7_FIXED_1;
 
-	isa_set_gpr(cs, i->dst, isa_code64(cs) ? 8 : 4, v);
+	isa_set_control_operand(cs, i, v);
 }
 
 void sysinsn_mov_to_dr(struct cpu_state *cs, const struct isa_insn *i)
 {
 	unsigned nr = check_dr(cs, i, 0);
-	uint64_t v = cs->gpr[i->dst];
+	uint64_t v = isa_control_operand(cs, i);
 
-	if (!isa_code64(cs))
-		v = (uint32_t)v;
 	if (nr >= 6 && v >> 32)
 		gp0(cpu_of(cs));
 	if (nr < 4)

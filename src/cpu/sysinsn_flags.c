@@ -1,37 +1,20 @@
 /*
  * Instructions on RFLAGS: CLI, STI, CLAC, STAC, PUSHF, POPF.
  *
- * IOPL decides who may change IF. Below it CR4.VME (virtual-8086 mode) and CR4.PVI
- * (protected mode at CPL 3) put VIF in its place, and VIP calls the monitor.
- * Source: SDM Vol. 2, these instructions; Vol. 3, "Virtual-8086 Mode Extensions",
- * "Protected-Mode Virtual Interrupts". Locks: none.
+ * The rules of IF, IOPL and VIF are isa/system.h's; the blocking after STI is ours.
+ * Source: SDM Vol. 2, these instructions. Locks: none.
  */
 #include "cpu/system.h"
 
 void sysinsn_cli(struct cpu_state *cs, const struct isa_insn *i)
 {
-	if (isa_virtual_if(cs)) {
-		isa_set_vif(cs, false);
-		return;
-	}
-	isa_require_iopl(cs);
-	cs->rflags &= ~X86_FLAGS_IF;
+	isa_cli(cs);
 }
 
 void sysinsn_sti(struct cpu_state *cs, const struct isa_insn *i)
 {
-	if (isa_virtual_if(cs)) {
-		if (cs->rflags & X86_FLAGS_VIP)
-			isa_raise_error(cs, X86_TRAP_GP, 0);
-		isa_set_vif(cs, true);
-		cpu_next(cs, i);
-		return;
-	}
-	isa_require_iopl(cs);
-	if (!(cs->rflags & X86_FLAGS_IF)) {
-		cs->rflags |= X86_FLAGS_IF;
+	if (isa_sti(cs))
 		cpu_of(cs)->interruptibility |= (uint32_t)GUEST_INTR_STATE_STI;
-	}
 	cpu_next(cs, i);
 }
 

@@ -71,28 +71,18 @@ void sysinsn_invlpg(struct cpu_state *cs, const struct isa_insn *i)
 	cpu_next(cs, i);
 }
 
-enum invpcid_type { INVPCID_ADDRESS, INVPCID_CONTEXT, INVPCID_ALL_GLOBAL, INVPCID_ALL };
-
 void sysinsn_invpcid(struct cpu_state *cs, const struct isa_insn *i)
 {
 	struct vmx_cpu *cpu = cpu_of(cs);
-	uint64_t type, pcid, address;
-	gva_t lin;
+	struct isa_invpcid what;
 
 	if (!(cpu->secondary & SECONDARY_EXEC_ENABLE_INVPCID))
 		isa_raise(cs, X86_TRAP_UD);
 	cpu_require_cpl0(cs);
 	if (cpu->primary & CPU_BASED_INVLPG_EXITING)
 		cpu_vmexit_mem(cpu, EXIT_REASON_INVPCID, (uint32_t)i->src << 28);
-	lin = isa_linear(cs, i->seg, isa_ea(cs, i), 16, ISA_READ);
-	pcid = isa_load(cs, lin, 8);
-	address = isa_load(cs, lin + 8, 8);
-	type = isa_code64(cs) ? cs->gpr[i->src] : (uint32_t)cs->gpr[i->src];
-	if (type > INVPCID_ALL || pcid >> 12 ||
-	    (type == INVPCID_ADDRESS && !isa_canonical(cs, address)) ||
-	    (type <= INVPCID_CONTEXT && pcid && !(cs->cr4 & X86_CR4_PCIDE)))
-		isa_raise_error(cs, X86_TRAP_GP, 0);
-	cpu_tlb_invpcid(cpu, (unsigned)type, (uint16_t)pcid, address);
+	what = isa_invpcid_operand(cs, i);
+	cpu_tlb_invpcid(cpu, what.type, what.pcid, what.address);
 	cpu_next(cs, i);
 }
 

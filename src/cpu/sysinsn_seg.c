@@ -12,8 +12,7 @@
 
 void sysinsn_mov_from_sreg(struct cpu_state *cs, const struct isa_insn *i)
 {
-	/* Memory gets 16 bits; a register the operand size, zero-extended. */
-	isa_system_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize, cs->seg[i->src].selector);
+	isa_store_word(cs, i, cs->seg[i->src].selector);
 }
 
 void sysinsn_mov_to_sreg(struct cpu_state *cs, const struct isa_insn *i)
@@ -42,36 +41,15 @@ void sysinsn_push_sreg(struct cpu_state *cs, const struct isa_insn *i)
 	isa_push_sreg(cs, i->opsize, cs->seg[i->src].selector);
 }
 
-/* RSP moves after the load has worked, by the stack width from before it. */
-static void pop_sreg(struct cpu_state *cs, const struct isa_insn *i)
-{
-	struct isa_stack st;
-	uint16_t selector;
-
-	isa_stack_current(cs, &st);
-	selector = (uint16_t)isa_stack_pop(&st, i->opsize);
-	isa_load_sreg(cs, i->src, selector);
-	isa_stack_commit(&st);
-}
-
 void sysinsn_pop_sreg(struct cpu_state *cs, const struct isa_insn *i)
 {
-	pop_sreg(cs, i);
+	isa_pop_sreg(cs, i, i->src);
 }
 
 void sysinsn_pop_ss(struct cpu_state *cs, const struct isa_insn *i)
 {
-	pop_sreg(cs, i);
+	isa_pop_sreg(cs, i, SREG_SS);
 	ss_loaded(cs, i);
-}
-
-static void load_far_pointer(struct cpu_state *cs, const struct isa_insn *i, enum sreg nr)
-{
-	uint64_t offset;
-	uint16_t selector = isa_far_pointer(cs, i, &offset);
-
-	isa_load_sreg(cs, nr, selector);
-	isa_set_gpr(cs, i->src, i->opsize, offset);
 }
 
 void sysinsn_lds(struct cpu_state *cs, const struct isa_insn *i)
@@ -79,14 +57,14 @@ void sysinsn_lds(struct cpu_state *cs, const struct isa_insn *i)
 	static const uint8_t by_low_bits[] = { SREG_ES, SREG_DS };
 
 	if (i->map == 0) /* C4 LES, C5 LDS */
-		load_far_pointer(cs, i, by_low_bits[i->opcode & 1]);
+		isa_load_far_pointer(cs, i, by_low_bits[i->opcode & 1]);
 	else /* 0F B4 LFS, 0F B5 LGS */
-		load_far_pointer(cs, i, i->opcode & 1 ? SREG_GS : SREG_FS);
+		isa_load_far_pointer(cs, i, i->opcode & 1 ? SREG_GS : SREG_FS);
 }
 
 void sysinsn_lss(struct cpu_state *cs, const struct isa_insn *i)
 {
-	load_far_pointer(cs, i, SREG_SS);
+	isa_load_far_pointer(cs, i, SREG_SS);
 	cpu_mode_changed(cpu_of(cs));
 	cpu_next(cs, i); /* no shadow: SS and rSP were loaded together */
 }
@@ -238,7 +216,7 @@ static void store_system_selector(struct cpu_state *cs, const struct isa_insn *i
 	require_protected(cs);
 	check_umip(cs);
 	descriptor_table_exit(cs, i, EXIT_REASON_LDTR_TR, identity);
-	isa_system_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize, selector);
+	isa_store_word(cs, i, selector);
 }
 
 void sysinsn_sldt(struct cpu_state *cs, const struct isa_insn *i)

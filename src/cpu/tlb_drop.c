@@ -95,8 +95,6 @@ void cpu_tlb_invlpg(struct vmx_cpu *cpu, gva_t gva)
 	}
 }
 
-enum { INVPCID_ADDRESS, INVPCID_SINGLE, INVPCID_ALL, INVPCID_ALL_NONGLOBAL };
-
 void cpu_tlb_invpcid(struct vmx_cpu *cpu, unsigned type, uint16_t pcid, gva_t gva)
 {
 	struct cpu_tlb *t = cpu->tlb;
@@ -105,8 +103,8 @@ void cpu_tlb_invpcid(struct vmx_cpu *cpu, unsigned type, uint16_t pcid, gva_t gv
 		forget_code(cpu, gva);
 	cpu->cs.apic_ok = 0;
 	note(cpu, (struct tlb_scope){ .vpid = cpu->vpid, .pcid = pcid, .gva = gva,
-				      .every_pcid = type >= INVPCID_ALL,
-				      .keeps_globals = type != INVPCID_ALL, .every_ep4ta = true,
+				      .every_pcid = type >= INVPCID_ALL_GLOBAL,
+				      .keeps_globals = type != INVPCID_ALL_GLOBAL, .every_ep4ta = true,
 				      .one_address = type == INVPCID_ADDRESS });
 	cpu->counters.tlb_flushes++;
 	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
@@ -114,9 +112,9 @@ void cpu_tlb_invpcid(struct vmx_cpu *cpu, unsigned type, uint16_t pcid, gva_t gv
 
 		if (!c->used || c->vpid != cpu->vpid)
 			continue;
-		if (type == INVPCID_ALL)
+		if (type == INVPCID_ALL_GLOBAL)
 			tlb_flush_context(c);
-		else if (type == INVPCID_ALL_NONGLOBAL || (type == INVPCID_SINGLE && c->pcid == pcid))
+		else if (type == INVPCID_ALL || (type == INVPCID_CONTEXT && c->pcid == pcid))
 			tlb_flush_nonglobal(c);
 		else if (type == INVPCID_ADDRESS && c->pcid == pcid)
 			tlb_flush_address(c, gva, false);

@@ -66,42 +66,19 @@ void kvm_emulate_ret_far(struct cpu_state *cs, const struct isa_insn *i)
 
 void kvm_emulate_iret_real(struct cpu_state *cs, const struct isa_insn *i)
 {
-	struct isa_stack st;
-	uint64_t rip, flags;
-	uint16_t selector;
-
 	if (!isa_real(cs))
 		kvm_emulator_unsupported(cs);
-	isa_stack_current(cs, &st);
-	rip = isa_stack_pop(&st, i->opsize);
-	selector = (uint16_t)isa_stack_pop(&st, i->opsize);
-	flags = isa_stack_pop(&st, i->opsize);
-	isa_check_rip_real(cs, rip);
-	isa_stack_commit(&st);
 	cs->dr7 = kvm_get_dr(kvm_emulator_vcpu(cs), 7);
-	isa_commit_iret_flags(cs, flags, i->opsize);
-	isa_commit_cs_real(cs, selector, rip);
+	isa_iret_real(cs, i->opsize);
 	kvm_emulator_sys(cs)->dirty_segs |= 1U << SREG_CS;
 	vmx_set_nmi_mask(kvm_emulator_vcpu(cs), false);
 }
 
 void kvm_emulate_int_real(struct cpu_state *cs, const struct isa_insn *i)
 {
-	unsigned vector = (unsigned)(uint8_t)i->imm;
-	struct isa_stack st;
-	uint32_t entry;
-
 	if (!isa_real(cs))
 		kvm_emulator_unsupported(cs);
-	if (vector * 4 + 3 > cs->idtr.limit)
-		isa_raise_error(cs, X86_TRAP_GP, 0);
-	entry = (uint32_t)isa_sys_load(cs, (uint32_t)(cs->idtr.base + vector * 4), 4);
-	isa_stack_current(cs, &st);
-	isa_stack_push(&st, 2, cpu_rflags(cs));
-	isa_stack_push(&st, 2, cs->seg[SREG_CS].selector);
-	isa_stack_push(&st, 2, isa_next_rip(cs, i));
-	isa_stack_commit(&st);
-	cpu_set_rflags(cs, cpu_rflags(cs) & ~(X86_FLAGS_IF | X86_FLAGS_TF | X86_FLAGS_AC | X86_FLAGS_RF));
-	isa_commit_cs_real(cs, (uint16_t)(entry >> 16), (uint16_t)entry);
+	isa_enter_real(cs, isa_vector_real(cs, (uint8_t)i->imm), cpu_rflags(cs), isa_next_rip(cs, i));
+	cs->rflags &= ~ISA_REAL_DELIVERY_CLEARS;
 	kvm_emulator_sys(cs)->dirty_segs |= 1U << SREG_CS;
 }

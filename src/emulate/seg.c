@@ -18,12 +18,17 @@ void kvm_emulator_descriptor_bit(struct cpu_state *cs, gva_t lin, uint64_t raw, 
 	isa_sys_store(cs, lin, 8, raw | (uint64_t)bit << 40);
 }
 
-static void load_segment(struct cpu_state *cs, unsigned nr, uint16_t selector)
+/* Before the load of a segment register, and after it. */
+static void load_begins(struct cpu_state *cs)
 {
 	if (isa_protected(cs))
 		kvm_emulator_load_tr_ldt(cs);
-	isa_load_sreg(cs, (enum sreg)nr, selector);
+}
+
+static void loaded(struct cpu_state *cs, const struct isa_insn *i, unsigned nr)
+{
 	kvm_emulator_sys(cs)->dirty_segs |= 1U << nr;
+	kvm_emulator_next(cs, i);
 }
 
 static void shadow_after_ss(struct cpu_state *cs, unsigned nr)
@@ -34,15 +39,16 @@ static void shadow_after_ss(struct cpu_state *cs, unsigned nr)
 
 void kvm_emulate_mov_from_sreg(struct cpu_state *cs, const struct isa_insn *i)
 {
-	isa_system_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize, cs->seg[i->src].selector);
+	isa_store_word(cs, i, cs->seg[i->src].selector);
 	kvm_emulator_next(cs, i);
 }
 
 void kvm_emulate_mov_to_sreg(struct cpu_state *cs, const struct isa_insn *i)
 {
-	load_segment(cs, i->src, (uint16_t)isa_system_read_rm(cs, i, 2));
+	load_begins(cs);
+	isa_load_sreg(cs, i->src, (uint16_t)isa_system_read_rm(cs, i, 2));
 	shadow_after_ss(cs, i->src);
-	kvm_emulator_next(cs, i);
+	loaded(cs, i, i->src);
 }
 
 void kvm_emulate_push_sreg(struct cpu_state *cs, const struct isa_insn *i)
@@ -51,26 +57,19 @@ void kvm_emulate_push_sreg(struct cpu_state *cs, const struct isa_insn *i)
 	kvm_emulator_next(cs, i);
 }
 
-/* RSP moves after the load has worked, by the stack width from before it. */
 void kvm_emulate_pop_sreg(struct cpu_state *cs, const struct isa_insn *i)
 {
-	struct isa_stack st;
-
-	isa_stack_current(cs, &st);
-	load_segment(cs, i->src, (uint16_t)isa_stack_pop(&st, i->opsize));
-	isa_stack_commit(&st);
+	load_begins(cs);
+	isa_pop_sreg(cs, i, i->src);
 	shadow_after_ss(cs, i->src);
-	kvm_emulator_next(cs, i);
+	loaded(cs, i, i->src);
 }
 
 void kvm_emulate_load_far_pointer(struct cpu_state *cs, const struct isa_insn *i)
 {
-	uint64_t offset;
-	uint16_t selector = isa_far_pointer(cs, i, &offset);
-
-	load_segment(cs, i->aux, selector);
-	isa_set_gpr(cs, i->src, i->opsize, offset);
-	kvm_emulator_next(cs, i);
+	load_begins(cs);
+	isa_load_far_pointer(cs, i, i->aux);
+	loaded(cs, i, i->aux);
 }
 
 void kvm_emulate_lldt(struct cpu_state *cs, const struct isa_insn *i)
@@ -97,6 +96,6 @@ void kvm_emulate_ltr(struct cpu_state *cs, const struct isa_insn *i)
 void kvm_emulate_store_system_selector(struct cpu_state *cs, const struct isa_insn *i)
 {
 	kvm_emulator_load_tr_ldt(cs);
-	isa_system_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize, i->aux ? cs->tr.selector : cs->ldtr.selector);
+	isa_store_word(cs, i, i->aux ? cs->tr.selector : cs->ldtr.selector);
 	kvm_emulator_next(cs, i);
 }

@@ -44,22 +44,14 @@ void kvm_insn_int_fixed(struct cpu_state *cs, const struct isa_insn *i)
 
 void kvm_insn_cli(struct cpu_state *cs, const struct isa_insn *i)
 {
-	cs->rflags &= isa_virtual_if(cs) ? ~X86_FLAGS_VIF : ~X86_FLAGS_IF;
+	isa_cli(cs);
 	kvm_emulator_next(cs, i);
 }
 
 void kvm_insn_sti(struct cpu_state *cs, const struct isa_insn *i)
 {
-	if (isa_virtual_if(cs)) {
-		if (cs->rflags & X86_FLAGS_VIP)
-			gp0(cs);
-		cs->rflags |= X86_FLAGS_VIF;
-		kvm_emulator_next(cs, i);
-		return;
-	}
-	if (!(cs->rflags & X86_FLAGS_IF))
+	if (isa_sti(cs))
 		kvm_emulator_sys(cs)->shadow = KVM_X86_SHADOW_INT_STI;
-	cs->rflags |= X86_FLAGS_IF;
 	kvm_emulator_next(cs, i);
 }
 
@@ -104,11 +96,11 @@ static void set_cr(struct cpu_state *cs, const struct isa_insn *i, unsigned nr, 
 void kvm_insn_mov_to_cr(struct cpu_state *cs, const struct isa_insn *i)
 {
 	if (i->src == 2) {
-		vmx_set_cr2(vmx_processor(vcpu_of(cs)), (uint32_t)cs->gpr[i->dst]);
+		vmx_set_cr2(vmx_processor(vcpu_of(cs)), isa_control_operand(cs, i));
 		kvm_emulator_next(cs, i);
 		return;
 	}
-	set_cr(cs, i, i->src, (uint32_t)cs->gpr[i->dst]);
+	set_cr(cs, i, i->src, isa_control_operand(cs, i));
 }
 
 void kvm_insn_mov_from_cr(struct cpu_state *cs, const struct isa_insn *i)
@@ -117,27 +109,22 @@ void kvm_insn_mov_from_cr(struct cpu_state *cs, const struct isa_insn *i)
 	uint64_t v = i->src == 0 ? cs->cr0 : i->src == 2 ? vmx_get_cr2(vmx_processor(vcpu))
 		   : i->src == 3 ? cs->cr3 : i->src == 4 ? cs->cr4 : kvm_get_cr8(vcpu);
 
-	isa_set_gpr(cs, i->dst, 4, v);
+	isa_set_control_operand(cs, i, v);
 	kvm_emulator_next(cs, i);
 }
 
-#define CR0_LMSW (X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS)
-
 void kvm_insn_lmsw(struct cpu_state *cs, const struct isa_insn *i)
 {
-	uint64_t v;
+	uint16_t v = (uint16_t)isa_system_read_rm(cs, i, 2);
 
-	v = isa_system_read_rm(cs, i, 2);
-	if (unlikely(is_guest_mode(vcpu_of(cs))) && nested_vmx_reflect_lmsw(vcpu_of(cs), (uint16_t)v, i->flags & ISA_MEM))
+	if (unlikely(is_guest_mode(vcpu_of(cs))) && nested_vmx_reflect_lmsw(vcpu_of(cs), v, i->flags & ISA_MEM))
 		kvm_emulator_replaced(cs);
-	v &= CR0_LMSW;
-	/* PE can be set only */
-	set_cr(cs, i, 0, (cs->cr0 & ~(CR0_LMSW & ~X86_CR0_PE)) | v);
+	set_cr(cs, i, 0, isa_lmsw(cs->cr0, v));
 }
 
 void kvm_insn_smsw(struct cpu_state *cs, const struct isa_insn *i)
 {
-	isa_system_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize, cs->cr0);
+	isa_store_word(cs, i, cs->cr0);
 	kvm_emulator_next(cs, i);
 }
 
@@ -148,18 +135,14 @@ void kvm_insn_clts(struct cpu_state *cs, const struct isa_insn *i)
 
 void kvm_insn_mov_dr(struct cpu_state *cs, const struct isa_insn *i)
 {
-	if (kvm_get_dr(vcpu_of(cs), 7) & DR7_GD) {
-		cs->exception = (struct isa_exception){ .vector = X86_TRAP_DB, .payload = DR6_BD };
-		kvm_emulator_raise(cs);
-	}
-	if ((i->src & ~1) == 4 && (cs->cr4 & X86_CR4_DE))
-		isa_raise(cs, X86_TRAP_UD);
-	if (i->opcode & 2) {
-		if (kvm_set_dr(vcpu_of(cs), i->src, (uint32_t)cs->gpr[i->dst]))
-			gp0(cs);
-	} else {
-		isa_set_gpr(cs, i->dst, 4, kvm_get_dr(vcpu_of(cs), i->src));
-	}
+	unsigned nr;
+
+	cs->dr7 = kvm_get_dr(vcpu_of(cs), 7);
+	nr = isa_debug_register(cs, i);
+	if (!(i->opcode & 2))
+		isa_set_control_operand(cs, i, kvm_get_dr(vcpu_of(cs), nr));
+	else if (kvm_set_dr(vcpu_of(cs), nr, isa_control_operand(cs, i)))
+		gp0(cs);
 	kvm_emulator_next(cs, i);
 }
 
@@ -212,23 +195,12 @@ void kvm_insn_wrmsr(struct cpu_state *cs, const struct isa_insn *i)
 	kvm_emulator_next(cs, i);
 }
 
-enum { INVPCID_ADDRESS, INVPCID_CONTEXT, INVPCID_ALL_GLOBAL, INVPCID_ALL };
-
 /* Exits under shadow paging. One flush covers every type (SDM Vol. 2, INVPCID: more than asked for may go). */
 void kvm_insn_invpcid(struct cpu_state *cs, const struct isa_insn *i)
 {
-	uint64_t type = cs->code_mode == ISA_CODE64 ? cs->gpr[i->src] : (uint32_t)cs->gpr[i->src];
-	uint64_t pcid, address;
-	gva_t lin;
-
 	if (!guest_cpuid_bit(vcpu_of(cs), 7, 0, CPUID_EBX, 10))
 		isa_raise(cs, X86_TRAP_UD);
-	lin = isa_linear(cs, i->seg, isa_ea(cs, i), 16, ISA_READ);
-	pcid = isa_load(cs, lin, 8);
-	address = isa_load(cs, lin + 8, 8);
-	if (type > INVPCID_ALL || pcid >> 12 || (type == INVPCID_ADDRESS && !isa_canonical(cs, address)) ||
-	    (type <= INVPCID_CONTEXT && pcid && !(cs->cr4 & X86_CR4_PCIDE)))
-		gp0(cs);
+	(void)isa_invpcid_operand(cs, i);
 	kvm_vcpu_flush_tlb_guest(vcpu_of(cs));
 	kvm_emulator_next(cs, i);
 }

@@ -1,7 +1,8 @@
 /*
- * Operands, table registers and flags of system instructions.
+ * Operands, segment and table registers, flags, control registers' operands of system instructions; IRET and delivery
+ * of real-address mode.
  *
- * Invariant: RFLAGS, RSP and table registers change after the last access that may fault.
+ * Invariant: a register changes after the last check and the last access that may fault.
  * Locks: none.
  */
 #include "isa/system.h"
@@ -22,6 +23,33 @@ void isa_system_write_rm(struct cpu_state *cs, const struct isa_insn *i, unsigne
 		isa_store(cs, isa_linear(cs, i->seg, isa_ea(cs, i), size, ISA_WRITE), size, v);
 	else
 		isa_set_gpr(cs, i->dst, size, v);
+}
+
+void isa_store_word(struct cpu_state *cs, const struct isa_insn *i, uint64_t v)
+{
+	isa_system_write_rm(cs, i, i->flags & ISA_MEM ? 2 : i->opsize, v);
+}
+
+/* --- segment registers --- */
+
+void isa_pop_sreg(struct cpu_state *cs, const struct isa_insn *i, enum sreg nr)
+{
+	struct isa_stack st;
+	uint16_t selector;
+
+	isa_stack_current(cs, &st);
+	selector = (uint16_t)isa_stack_pop(&st, i->opsize);
+	isa_load_sreg(cs, nr, selector);
+	isa_stack_commit(&st);
+}
+
+void isa_load_far_pointer(struct cpu_state *cs, const struct isa_insn *i, enum sreg nr)
+{
+	uint64_t offset;
+	uint16_t selector = isa_far_pointer(cs, i, &offset);
+
+	isa_load_sreg(cs, nr, selector);
+	isa_set_gpr(cs, i->src, i->opsize, offset);
 }
 
 /* --- table registers --- */
@@ -56,37 +84,70 @@ void isa_load_table(struct cpu_state *cs, const struct isa_insn *i, struct cpu_d
 
 /* --- RFLAGS --- */
 
-void isa_require_iopl(struct cpu_state *cs)
+static void gp0(struct cpu_state *cs) __attribute__((noreturn));
+static void gp0(struct cpu_state *cs)
 {
-	if (!isa_real(cs) && cs->cpl > isa_iopl(cs))
-		isa_raise_error(cs, X86_TRAP_GP, 0);
+	isa_raise_error(cs, X86_TRAP_GP, 0);
 }
 
-void isa_set_vif(struct cpu_state *cs, bool vif)
+/* #GP(0) unless CPL may change IF. */
+static void require_iopl(struct cpu_state *cs)
+{
+	if (!isa_real(cs) && cs->cpl > isa_iopl(cs))
+		gp0(cs);
+}
+
+static void set_vif(struct cpu_state *cs, bool vif)
 {
 	cs->rflags = (cs->rflags & ~X86_FLAGS_VIF) | (vif ? X86_FLAGS_VIF : 0);
 }
 
-void isa_check_virtual_flags(struct cpu_state *cs, uint64_t flags)
+void isa_cli(struct cpu_state *cs)
 {
-	if (flags & X86_FLAGS_TF || (flags & X86_FLAGS_IF && cs->rflags & X86_FLAGS_VIP))
-		isa_raise_error(cs, X86_TRAP_GP, 0);
+	if (isa_virtual_if(cs)) {
+		set_vif(cs, false);
+		return;
+	}
+	require_iopl(cs);
+	cs->rflags &= ~X86_FLAGS_IF;
 }
 
-/* PUSHF and POPF with an image in which IF is VIF: of 16 bits only, those of 32 bits are the monitor's. */
-static bool virtual_image(const struct cpu_state *cs, const struct isa_insn *i)
+bool isa_sti(struct cpu_state *cs)
 {
-	return isa_v86(cs) && i->opsize == 2 && isa_virtual_if(cs);
+	bool before = cs->rflags & X86_FLAGS_IF;
+
+	if (isa_virtual_if(cs)) {
+		if (cs->rflags & X86_FLAGS_VIP)
+			gp0(cs);
+		set_vif(cs, true);
+		return false;
+	}
+	require_iopl(cs);
+	cs->rflags |= X86_FLAGS_IF;
+	return !before;
+}
+
+/* FLAGS popped in virtual-8086 mode, IF standing for VIF: #GP for TF, and for IF while VIP is set. */
+static void check_virtual_flags(struct cpu_state *cs, uint64_t flags)
+{
+	if (flags & X86_FLAGS_TF || (flags & X86_FLAGS_IF && cs->rflags & X86_FLAGS_VIP))
+		gp0(cs);
+}
+
+/* PUSHF, POPF and IRET with an image in which IF is VIF: of 16 bits only, those of 32 bits are the monitor's. */
+static bool virtual_image(const struct cpu_state *cs, unsigned size)
+{
+	return isa_v86(cs) && size == 2 && isa_virtual_if(cs);
 }
 
 void isa_pushf(struct cpu_state *cs, const struct isa_insn *i)
 {
 	uint64_t flags = cpu_rflags(cs) & ~(X86_FLAGS_RF | X86_FLAGS_VM);
 
-	if (virtual_image(cs, i))
+	if (virtual_image(cs, i->opsize))
 		flags = isa_virtual_flags(flags);
 	else if (isa_v86(cs))
-		isa_require_iopl(cs);
+		require_iopl(cs);
 	isa_push(cs, i->opsize, flags);
 }
 
@@ -113,22 +174,22 @@ static void popf_virtual(struct cpu_state *cs)
 
 	isa_stack_current(cs, &st);
 	v = isa_stack_pop(&st, 2);
-	isa_check_virtual_flags(cs, v);
+	check_virtual_flags(cs, v);
 	isa_stack_commit(&st);
 	cpu_set_rflags(cs, (cpu_rflags(cs) & ~(POPF_ALWAYS | X86_FLAGS_RF)) | (v & POPF_ALWAYS));
-	isa_set_vif(cs, v & X86_FLAGS_IF);
+	set_vif(cs, v & X86_FLAGS_IF);
 }
 
 void isa_popf(struct cpu_state *cs, const struct isa_insn *i)
 {
 	uint64_t mask = popped_mask(cs, i->opsize), old = cpu_rflags(cs), v;
 
-	if (virtual_image(cs, i)) {
+	if (virtual_image(cs, i->opsize)) {
 		popf_virtual(cs);
 		return;
 	}
 	if (isa_v86(cs))
-		isa_require_iopl(cs);
+		require_iopl(cs);
 	v = isa_pop(cs, i->opsize);
 	v = (old & ~(mask | X86_FLAGS_RF)) | (v & mask);
 	cpu_set_rflags(cs, v);
@@ -148,4 +209,97 @@ void isa_commit_iret_flags(struct cpu_state *cs, uint64_t flags, unsigned size)
 	if (!(cs->dr7 & 0xff))
 		flags &= ~X86_FLAGS_RF;
 	cpu_set_rflags(cs, (old & ~mask) | (flags & mask));
+}
+
+/* --- real-address and virtual-8086 mode --- */
+
+void isa_iret_real(struct cpu_state *cs, unsigned size)
+{
+	bool virtual = virtual_image(cs, size);
+	struct isa_stack st;
+	uint64_t rip, flags;
+	uint16_t selector;
+
+	if (isa_v86(cs) && !virtual)
+		require_iopl(cs);
+	isa_stack_current(cs, &st);
+	rip = isa_stack_pop(&st, size);
+	selector = (uint16_t)isa_stack_pop(&st, size);
+	flags = isa_stack_pop(&st, size);
+	isa_check_rip_real(cs, rip);
+	if (virtual)
+		check_virtual_flags(cs, flags);
+	isa_stack_commit(&st);
+	isa_commit_iret_flags(cs, flags, size);
+	if (virtual)
+		set_vif(cs, flags & X86_FLAGS_IF);
+	isa_commit_cs_real(cs, selector, rip);
+}
+
+uint32_t isa_vector_real(struct cpu_state *cs, unsigned vector)
+{
+	if (vector * 4 + 3 > cs->idtr.limit)
+		isa_raise_error(cs, X86_TRAP_GP, (vector << 3 | 2) | isa_ext_bit(cs));
+	return (uint32_t)isa_sys_load(cs, (uint32_t)(cs->idtr.base + vector * 4), 4);
+}
+
+void isa_enter_real(struct cpu_state *cs, uint32_t entry, uint64_t flags, uint64_t rip)
+{
+	struct isa_stack st;
+
+	isa_stack_current(cs, &st);
+	isa_stack_push(&st, 2, flags);
+	isa_stack_push(&st, 2, cs->seg[SREG_CS].selector);
+	isa_stack_push(&st, 2, rip);
+	isa_stack_commit(&st);
+	isa_commit_cs_real(cs, (uint16_t)(entry >> 16), (uint16_t)entry);
+}
+
+/* --- control and debug registers --- */
+
+uint64_t isa_control_operand(const struct cpu_state *cs, const struct isa_insn *i)
+{
+	return isa_code64(cs) ? cs->gpr[i->dst] : (uint32_t)cs->gpr[i->dst];
+}
+
+void isa_set_control_operand(struct cpu_state *cs, const struct isa_insn *i, uint64_t v)
+{
+	isa_set_gpr(cs, i->dst, isa_code64(cs) ? 8 : 4, v);
+}
+
+uint64_t isa_lmsw(uint64_t cr0, uint16_t word)
+{
+	return (cr0 & ~(ISA_CR0_MSW & ~X86_CR0_PE)) | (word & ISA_CR0_MSW);
+}
+
+unsigned isa_debug_register(struct cpu_state *cs, const struct isa_insn *i)
+{
+	unsigned nr = i->src;
+
+	if (nr == 4 || nr == 5) {
+		if (cs->cr4 & X86_CR4_DE)
+			isa_raise(cs, X86_TRAP_UD);
+		nr += 2;
+	}
+	if (cs->cpl != 0)
+		gp0(cs);
+	if (cs->dr7 & DR7_GD) {
+		cs->exception = (struct isa_exception){ .vector = X86_TRAP_DB, .payload = DR6_BD };
+		cs->ops->raise(cs);
+	}
+	return nr;
+}
+
+/* --- INVPCID --- */
+
+struct isa_invpcid isa_invpcid_operand(struct cpu_state *cs, const struct isa_insn *i)
+{
+	gva_t lin = isa_linear(cs, i->seg, isa_ea(cs, i), 16, ISA_READ);
+	uint64_t pcid = isa_load(cs, lin, 8), address = isa_load(cs, lin + 8, 8);
+	uint64_t type = isa_code64(cs) ? cs->gpr[i->src] : (uint32_t)cs->gpr[i->src];
+
+	if (type > INVPCID_ALL || pcid >> 12 || (type == INVPCID_ADDRESS && !isa_canonical(cs, address)) ||
+	    (type <= INVPCID_CONTEXT && pcid && !(cs->cr4 & X86_CR4_PCIDE)))
+		gp0(cs);
+	return (struct isa_invpcid){ .type = (enum invpcid_type)type, .pcid = (uint16_t)pcid, .address = address };
 }

@@ -49,4 +49,7 @@ static inline bool pkru_forbids(uint32_t pkru, uint64_t leaf, bool write, bool u
 	return (pkru & PKRU_AD(key)) || (write && (user || wp) && (pkru & PKRU_WD(key)));
 }
 
+/* INVPCID's types (SDM Vol. 2, "INVPCID"). */
+enum invpcid_type { INVPCID_ADDRESS, INVPCID_CONTEXT, INVPCID_ALL_GLOBAL, INVPCID_ALL };
+
 #endif
