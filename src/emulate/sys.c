@@ -7,7 +7,8 @@
  *
  * Invariants
  * 1. A handler commits nothing before its last fault, as all handlers.
- * 2. Who may run an instruction is table.c's to ask, before its handler.
+ * 2. Who may run an instruction is table.c's to ask, before its handler; but CLI, STI, PUSHF, POPF and MOV DR ask
+ *    themselves (isa/system.h), since VIF and CR4.DE come first.
  * 3. Segments and tables change in the emulator's register file and go back
  *    with it (struct emulator_sys says which); control registers and MSRs are
  *    written by the x86 room's own functions, last of all.

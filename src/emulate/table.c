@@ -10,7 +10,8 @@
  *    instruction.
  * 2. `need` is checked before the handler runs, by the bytes that are emulated:
  *    another vCPU may have changed them since the processor looked.
- * 3. Ports are checked by their handlers, which know the number (io.c).
+ * 3. Ports are checked by their handlers, which know the number (io.c); IOPL, with VIF in the place of IF, by the rules of
+ *    CLI, STI, PUSHF and POPF (isa/system.h).
  * 4. What an L1 takes as an exit of its L2 is not emulated for L2: the processor runs it, and exits.
  *    LMSW's handler makes the exit, since the operand decides.
  *
@@ -21,12 +22,10 @@
 #include "emulate/internal.h"
 
 #define NEED_CPL0 0x01	    /* #GP(0) */
-#define NEED_IOPL 0x02	    /* CPL <= IOPL, or VIF in the place of IF, else #GP(0) */
-#define NEED_IOPL_V86 0x04  /* the same in virtual-8086 mode only */
-#define NEED_UMIP 0x08	    /* CPL 0 where CR4.UMIP, else #GP(0) */
-#define NEED_TSD 0x10	    /* CPL 0 where CR4.TSD, else #GP(0) */
-#define NEED_CPUID 0x20	    /* CPL 0, or SMM, where CPUID faults, else #GP(0) */
-#define NEED_PROTECTED 0x40 /* neither real nor virtual-8086 mode, else #UD; looked at first */
+#define NEED_UMIP 0x02	    /* CPL 0 where CR4.UMIP, else #GP(0) */
+#define NEED_TSD 0x04	    /* CPL 0 where CR4.TSD, else #GP(0) */
+#define NEED_CPUID 0x08	    /* CPL 0, or SMM, where CPUID faults, else #GP(0) */
+#define NEED_PROTECTED 0x10 /* neither real nor virtual-8086 mode, else #UD; looked at first */
 
 struct row {
 	isa_fn *fn;
@@ -101,7 +100,9 @@ static isa_fn *pick_ret(const struct isa_decoded *d, struct isa_insn *i)
 	return i->opcode == 0xca || i->opcode == 0xcb ? kvm_emulate_ret_far : NULL;
 }
 
-static const struct row mov_control = { .pick = pick_mov_control, .need = NEED_CPL0 };
+/* 0F 20 to 0F 23: MOV DR asks for level 0 itself, after #UD. */
+static const struct row mov_cr = { .pick = pick_mov_control, .need = NEED_CPL0 };
+static const struct row mov_dr = { .pick = pick_mov_control };
 
 static const struct row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	[ZYDIS_MNEMONIC_MOV] = { .pick = pick_mov, .in64 = true },
@@ -125,12 +126,12 @@ static const struct row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	[ZYDIS_MNEMONIC_LIDT] = { .fn = kvm_insn_load_table, .aux = 1, .need = NEED_CPL0, .memory_only = true, .in64 = true, .exits = EXIT_REASON_GDTR_IDTR },
 	[ZYDIS_MNEMONIC_SGDT] = { .fn = kvm_insn_store_table, .aux = 0, .need = NEED_UMIP, .memory_only = true, .in64 = true, .exits = EXIT_REASON_GDTR_IDTR },
 	[ZYDIS_MNEMONIC_SIDT] = { .fn = kvm_insn_store_table, .aux = 1, .need = NEED_UMIP, .memory_only = true, .in64 = true, .exits = EXIT_REASON_GDTR_IDTR },
-	[ZYDIS_MNEMONIC_CLI] = { .fn = kvm_insn_cli, .need = NEED_IOPL, .in64 = true },
-	[ZYDIS_MNEMONIC_STI] = { .fn = kvm_insn_sti, .need = NEED_IOPL, .in64 = true },
-	[ZYDIS_MNEMONIC_PUSHF] = { .fn = kvm_insn_pushf, .need = NEED_IOPL_V86, .in64 = true },
-	[ZYDIS_MNEMONIC_PUSHFD] = { .fn = kvm_insn_pushf, .need = NEED_IOPL_V86, .in64 = true },
-	[ZYDIS_MNEMONIC_POPF] = { .fn = kvm_insn_popf, .need = NEED_IOPL_V86, .in64 = true },
-	[ZYDIS_MNEMONIC_POPFD] = { .fn = kvm_insn_popf, .need = NEED_IOPL_V86, .in64 = true },
+	[ZYDIS_MNEMONIC_CLI] = { .fn = kvm_insn_cli, .in64 = true },
+	[ZYDIS_MNEMONIC_STI] = { .fn = kvm_insn_sti, .in64 = true },
+	[ZYDIS_MNEMONIC_PUSHF] = { .fn = kvm_insn_pushf, .in64 = true },
+	[ZYDIS_MNEMONIC_PUSHFD] = { .fn = kvm_insn_pushf, .in64 = true },
+	[ZYDIS_MNEMONIC_POPF] = { .fn = kvm_insn_popf, .in64 = true },
+	[ZYDIS_MNEMONIC_POPFD] = { .fn = kvm_insn_popf, .in64 = true },
 	[ZYDIS_MNEMONIC_PUSHFQ] = { .fn = kvm_insn_pushf, .in64 = true },
 	[ZYDIS_MNEMONIC_POPFQ] = { .fn = kvm_insn_popf, .in64 = true },
 	[ZYDIS_MNEMONIC_LMSW] = { .fn = kvm_insn_lmsw, .need = NEED_CPL0, .in64 = true },
@@ -172,10 +173,12 @@ static const struct row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 };
 
 /* NULL: none. */
-static const struct row *row_of(unsigned mnemonic, unsigned map)
+static const struct row *row_of(unsigned mnemonic, const struct isa_insn *i)
 {
-	const struct row *r = mnemonic == ZYDIS_MNEMONIC_MOV && map == 1 ? &mov_control : &rows[mnemonic];
+	const struct row *r = &rows[mnemonic];
 
+	if (mnemonic == ZYDIS_MNEMONIC_MOV && i->map == 1)
+		r = i->opcode & 1 ? &mov_dr : &mov_cr;
 	return r->fn || r->pick ? r : NULL;
 }
 
@@ -195,7 +198,7 @@ static uint8_t operand_size(const struct isa_decoded *d)
 isa_fn *kvm_emulator_system(const struct isa_decoded *d, struct isa_insn *i)
 {
 	const ZydisDecodedInstruction *z = &d->insn;
-	const struct row *r = row_of(z->mnemonic, i->map);
+	const struct row *r = row_of(z->mnemonic, i);
 
 	if (!r || (z->attributes & ZYDIS_ATTRIB_HAS_LOCK) || (d->mode == ISA_CODE64 && !r->in64))
 		return NULL;
@@ -216,12 +219,9 @@ isa_fn *kvm_emulator_system(const struct isa_decoded *d, struct isa_insn *i)
 static bool may_run(const struct cpu_state *cs, unsigned need)
 {
 	const struct kvm_vcpu_arch *arch = kvm_emulator_vcpu((struct cpu_state *)cs)->arch;
-	bool v86 = cs->rflags & X86_FLAGS_VM, cpl0 = cs->cpl == 0;
+	bool cpl0 = cs->cpl == 0;
 
 	if ((need & NEED_CPL0) && !cpl0)
-		return false;
-	if ((((need & NEED_IOPL) && !isa_virtual_if(cs)) || ((need & NEED_IOPL_V86) && v86)) &&
-	    cs->cpl > FIELD_GET(X86_FLAGS_IOPL, cs->rflags))
 		return false;
 	if ((need & NEED_UMIP) && !cpl0 && (cs->cr4 & X86_CR4_UMIP))
 		return false;
@@ -232,7 +232,7 @@ static bool may_run(const struct cpu_state *cs, unsigned need)
 
 void kvm_emulator_check_privilege(struct cpu_state *cs, const struct isa_insn *i)
 {
-	const struct row *r = row_of(i->mnemonic, i->map);
+	const struct row *r = row_of(i->mnemonic, i);
 
 	if (!r)
 		return;

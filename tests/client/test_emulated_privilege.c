@@ -227,11 +227,119 @@ static void popf_changes_what_the_privilege_allows(void **state)
 	}
 }
 
+#define FLAG_TF (1u << 8)
+#define FLAG_VM (1u << 17)
+#define FLAG_VIF (1u << 19)
+#define FLAG_VIP (1u << 20)
+#define CR4_VME 1u
+
+/* A virtual-8086 program at AT_CODE whose stack is a device. */
+static void open_v86(struct client *c, const uint8_t *code, size_t n, uint32_t rflags, uint64_t cr4)
+{
+	struct kvm_segment *segs[6];
+	struct kvm_sregs s;
+	struct kvm_regs r;
+
+	client_open_vm(c, 2 << 20);
+	client_add_vcpu(c);
+	memcpy(c->mem + AT_CODE, code, n);
+	paging_start(c, PAGING_32, 3, 0, cr4, 0);
+	paging_pte_set(c, PAGING_32, AT_DEVICE, DEVICE | PG_ALL);
+	assert_int_equal(ioctl(c->vcpu, KVM_GET_SREGS, &s), 0);
+	memcpy(segs, (struct kvm_segment *[]){&s.cs, &s.ss, &s.ds, &s.es, &s.fs, &s.gs}, sizeof(segs));
+	for (unsigned i = 0; i < 6; i++)
+		*segs[i] = (struct kvm_segment){.limit = 0xffff, .type = 3, .present = 1, .dpl = 3, .s = 1};
+	s.ss.selector = AT_DEVICE >> 4;
+	s.ss.base = AT_DEVICE;
+	assert_int_equal(ioctl(c->vcpu, KVM_SET_SREGS, &s), 0);
+	r = client_regs(c);
+	r.rip = AT_CODE;
+	r.rsp = 8;
+	r.rflags = 2 | FLAG_VM | rflags;
+	assert_int_equal(ioctl(c->vcpu, KVM_SET_REGS, &r), 0);
+}
+
+/* CR4.VME: below IOPL 3 the image on the stack shows VIF as IF, and IOPL 3. */
+static void pushf_of_virtual_8086_mode_shows_vif_as_if(void **state)
+{
+	static const uint32_t vif[] = {0, FLAG_VIF};
+
+	for (unsigned k = 0; k < 2; k++) {
+		struct client c;
+		uint16_t image;
+
+		open_v86(&c, (const uint8_t *)"\x9c\xf4", 2, vif[k] | FLAG_CF | FLAG_IF, CR4_VME);
+		assert_int_equal(ioctl(c.vcpu, KVM_RUN, 0), 0);
+		assert_int_equal(c.run->exit_reason, KVM_EXIT_MMIO);
+		assert_true(c.run->mmio.is_write);
+		assert_int_equal(c.run->mmio.phys_addr, DEVICE + 6);
+		assert_int_equal(c.run->mmio.len, 2);
+		memcpy(&image, c.run->mmio.data, 2);
+		assert_int_equal(image, 2 | FLAG_CF | FLAG_IOPL | (vif[k] ? FLAG_IF : 0));
+		client_close(&c);
+	}
+}
+
+/* POPF there changes VIF, and neither IF nor IOPL. What the monitor must see is a #GP. */
+static void popf_of_virtual_8086_mode_changes_vif(void **state)
+{
+	static const struct {
+		uint32_t rflags;
+		uint16_t image;
+		uint32_t expect; /* 0: #GP */
+	} t[] = {
+		{FLAG_IF, 2 | FLAG_CF | FLAG_IF, 2 | FLAG_VM | FLAG_VIF | FLAG_CF | FLAG_IF},
+		{FLAG_VIF, 2 | FLAG_IOPL, 2 | FLAG_VM},
+		{FLAG_VIF | FLAG_VIP, 2, 2 | FLAG_VM | FLAG_VIP},
+		{FLAG_VIP, 2 | FLAG_IF, 0},
+		{0, 2 | FLAG_TF, 0},
+	};
+
+	for (unsigned k = 0; k < sizeof(t) / sizeof(t[0]); k++) {
+		/* popf; push %ax: the flags are seen at its exit */
+		struct client c;
+
+		open_v86(&c, (const uint8_t *)"\x9d\x50", 2, t[k].rflags, CR4_VME);
+		assert_int_equal(ioctl(c.vcpu, KVM_RUN, 0), 0);
+		assert_int_equal(c.run->exit_reason, KVM_EXIT_MMIO);
+		assert_false(c.run->mmio.is_write);
+		memcpy(c.run->mmio.data, &t[k].image, 2);
+		assert_int_equal(ioctl(c.vcpu, KVM_RUN, 0), 0);
+		if (!t[k].expect) {
+			assert_int_equal(c.run->exit_reason, KVM_EXIT_IO);
+			assert_int_equal(c.run->io.port, GP);
+		} else {
+			assert_int_equal(c.run->exit_reason, KVM_EXIT_MMIO);
+			assert_true(c.run->mmio.is_write);
+			assert_int_equal(client_regs(&c).rflags & ~FLAG_RF, t[k].expect);
+		}
+		client_close(&c);
+	}
+}
+
+/* Without VME both want IOPL 3. */
+static void flags_of_virtual_8086_mode_want_iopl_3_without_vme(void **state)
+{
+	static const uint8_t code[][2] = {"\x9c\xf4", "\x9d\xf4"};
+
+	for (unsigned k = 0; k < 4; k++) {
+		struct client c;
+
+		open_v86(&c, code[k & 1], 2, k & 2 ? FLAG_IOPL : 0, 0);
+		assert_int_equal(ioctl(c.vcpu, KVM_RUN, 0), 0);
+		assert_int_equal(c.run->exit_reason, k & 2 ? KVM_EXIT_MMIO : KVM_EXIT_IO);
+		client_close(&c);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(user_mode_gets_from_the_emulator_what_the_processor_gives_it),
 		cmocka_unit_test(popf_changes_what_the_privilege_allows),
+		cmocka_unit_test(pushf_of_virtual_8086_mode_shows_vif_as_if),
+		cmocka_unit_test(popf_of_virtual_8086_mode_changes_vif),
+		cmocka_unit_test(flags_of_virtual_8086_mode_want_iopl_3_without_vme),
 	};
 
 	/* else the emulator is given what the processor ran, and the other page's instruction is none of its affair */
