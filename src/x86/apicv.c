@@ -12,10 +12,8 @@
  *
  * Lock order: kvm->lock > apicv_update_lock > mmu_lock. None is taken in guest mode.
  */
-#include <sys/mman.h>
-
-#include "lib/error.h"
 #include "x86/apicv.h"
+#include "x86/private_page.h"
 #include "x86/run.h"
 
 /* Those of Linux's reasons that hold for VMX. */
@@ -89,60 +87,23 @@ void kvm_apicv_init_vm(struct kvm *kvm)
 
 /* --- the APIC-access page --- */
 
-static int set_slot(struct kvm *kvm, int as_id, hva_t hva, uint64_t size)
-{
-	const struct kvm_userspace_memory_region r = {
-		.slot = APIC_ACCESS_PAGE_PRIVATE_MEMSLOT | (uint32_t)as_id << 16,
-		.guest_phys_addr = APIC_DEFAULT_PHYS_BASE,
-		.memory_size = size,
-		.userspace_addr = hva,
-	};
-
-	return __kvm_set_memory_region(kvm, &r);
-}
-
-static int make_slots(struct kvm *kvm, hva_t hva)
-{
-	int r = 0;
-
-	for (int as = 0; as < KVM_ADDRESS_SPACE_NUM && !r; as++) {
-		r = set_slot(kvm, as, hva, PAGE_SIZE);
-		if (r && as)
-			(void)set_slot(kvm, 0, hva, 0);
-	}
-	return r;
-}
-
 int kvm_alloc_apic_access_page(struct kvm *kvm)
 {
 	struct kvm_arch *a = kvm->arch;
-	void *page;
 	int r = 0;
 
 	if (!vmx_params()->flexpriority || !irqchip_in_kernel(kvm))
 		return 0;
 	pthread_mutex_lock(&kvm->slots_lock);
-	if (a->apic_access_page)
-		goto out;
-	page = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (page == MAP_FAILED) {
-		r = err_born(ENOMEM, "no memory for the APIC-access page");
-		goto out;
-	}
-	r = make_slots(kvm, (hva_t)(uintptr_t)page);
-	if (r)
-		munmap(page, PAGE_SIZE);
-	else
-		a->apic_access_page = (hva_t)(uintptr_t)page;
-out:
+	if (!a->apic_access_page)
+		r = kvm_private_page_create(kvm, APIC_ACCESS_PAGE_PRIVATE_MEMSLOT, APIC_DEFAULT_PHYS_BASE, &a->apic_access_page);
 	pthread_mutex_unlock(&kvm->slots_lock);
 	return r;
 }
 
 void kvm_apicv_destroy_vm(struct kvm *kvm)
 {
-	if (kvm->arch->apic_access_page)
-		munmap((void *)(uintptr_t)kvm->arch->apic_access_page, PAGE_SIZE);
+	kvm_private_page_free(kvm->arch->apic_access_page);
 	pthread_rwlock_destroy(&kvm->arch->apicv_update_lock);
 }
 

@@ -7,8 +7,6 @@
 #include "virt/kvm.h"
 
 #define APIC_DEFAULT_PHYS_BASE 0xfee00000ULL
-/* Linux's number: the last but one of the slots that are the hypervisor's. */
-#define APIC_ACCESS_PAGE_PRIVATE_MEMSLOT 32765U
 
 /* Linux's numbers (enum kvm_apicv_inhibit); those between and behind are other processors' reasons. */
 enum apicv_inhibit {
