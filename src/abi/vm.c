@@ -103,7 +103,7 @@ static long get_nr_mmu_pages(struct abi_call *c)
 	return (int)kvm_mmu_nr_mmu_pages(c->kvm);
 }
 
-/* With unrestricted guest neither page is needed; the addresses are kept and checked. */
+/* The TSS page is needed by no guest here: real mode is the processor's, or emulated. The address is kept and checked. */
 static long set_tss_addr(struct abi_call *c)
 {
 	if (c->arg > (uint32_t)(-3 * (int)PAGE_SIZE))

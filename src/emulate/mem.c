@@ -91,8 +91,8 @@ bool kvm_emulator_is_ram(struct kvm_vcpu *vcpu, gpa_t gpa, bool write)
 		return false;
 	lib_rcu_read_lock();
 	slot = kvm_vcpu_gfn_to_memslot(vcpu, gpa >> PAGE_SHIFT);
-	/* nor is a page of the hypervisor's own the guest's memory */
-	ram = slot && slot->id < KVM_USER_MEM_SLOTS && !(write && (slot->flags & KVM_MEM_READONLY));
+	/* and so is the page behind it; the identity map is memory */
+	ram = slot && slot->id != APIC_ACCESS_PAGE_PRIVATE_MEMSLOT && !(write && (slot->flags & KVM_MEM_READONLY));
 	lib_rcu_read_unlock();
 	return ram;
 }

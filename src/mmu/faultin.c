@@ -77,7 +77,7 @@ static enum ret_pf find_page(struct kvm_vcpu *vcpu, struct kvm_page_fault *f, st
 	if (fault_is_write(f) && s->flags & KVM_MEM_READONLY)
 		return RET_PF_EMULATE;
 	/* of the slots that are the hypervisor's own: nothing is cached, so that nothing is to be dropped */
-	if (unlikely(s->id >= KVM_USER_MEM_SLOTS) &&
+	if (unlikely(s->id == APIC_ACCESS_PAGE_PRIVATE_MEMSLOT) &&
 	    __atomic_load_n(&vcpu->kvm->apic_access_closed, __ATOMIC_SEQ_CST))
 		return RET_PF_EMULATE;
 	f->slot_id = s->id;

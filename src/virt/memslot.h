@@ -25,6 +25,9 @@ struct kvm;
 struct kvm_vcpu;
 
 #define KVM_USER_MEM_SLOTS 32764 /* what a client may use */
+/* The others, by Linux's numbers. */
+#define APIC_ACCESS_PAGE_PRIVATE_MEMSLOT 32765
+#define IDENTITY_PAGETABLE_PRIVATE_MEMSLOT 32766
 #define KVM_MEM_SLOTS_NUM 32767	 /* with those the hypervisor keeps for itself */
 #define KVM_MEM_MAX_NR_PAGES ((1UL << 31) - 1)
 /* Not for clients: set while a slot is on its way out (KVM_MEMSLOT_INVALID). */

@@ -23,7 +23,7 @@
 	 CPU_BASED_RDPMC_EXITING | CPU_BASED_ACTIVATE_SECONDARY_CONTROLS)
 #define CPU_OPT (CPU_BASED_USE_MSR_BITMAPS | CPU_BASED_TPR_SHADOW)
 #define PIN_OPT PIN_BASED_POSTED_INTR
-#define SECONDARY_REQ_EPT (SECONDARY_EXEC_ENABLE_EPT | SECONDARY_EXEC_UNRESTRICTED_GUEST)
+#define SECONDARY_REQ_EPT SECONDARY_EXEC_ENABLE_EPT
 /* without EPT nobody but us may load CR3 or drop a translation */
 #define CPU_REQ_SHADOW \
 	(CPU_BASED_CR3_LOAD_EXITING | CPU_BASED_CR3_STORE_EXITING | CPU_BASED_INVLPG_EXITING)
@@ -90,14 +90,17 @@ static void setup(void)
 	params.pml = params_get_bool("pml") && params.ept && kvm_mmu_params()->eptad;
 	/* not driven yet, whatever the knobs say */
 	params.flexpriority = params_get_bool("flexpriority");
-	params.nested = kvm_mmu_params()->nested && params.unrestricted_guest;
+	params.nested = kvm_mmu_params()->nested;
 	params.enable_apicv = params_get_bool("enable_apicv");
 	params.enable_shadow_vmcs = params.nested && params_get_bool("enable_shadow_vmcs") &&
 				    vmx_capability_msr(MSR_IA32_VMX_PROCBASED_CTLS2) >> 32 & SECONDARY_EXEC_SHADOW_VMCS &&
 				    vmx_capability_msr(MSR_IA32_VMX_MISC) & VMX_MISC_VMWRITE_ANY;
 
 	/* SDM "VM-Execution Control Fields": unrestricted guest needs EPT */
+	if (params.unrestricted_guest)
+		opt |= SECONDARY_EXEC_UNRESTRICTED_GUEST;
 	if (!params.ept) {
+		opt &= ~SECONDARY_EXEC_UNRESTRICTED_GUEST;
 		params.unrestricted_guest = false;
 		secondary_req = 0;
 		cpu_req |= CPU_REQ_SHADOW;
@@ -134,11 +137,6 @@ static void setup(void)
 		params.vpid = false;
 	if (!(config.secondary & SECONDARY_EXEC_ENABLE_PML))
 		params.pml = false;
-	/* EPT alone would page through an identity map, which nobody builds here */
-	if (params.ept && !params.unrestricted_guest) {
-		log_always("vmx: unrestricted_guest=0 is supported with ept=0 only");
-		config.usable = false;
-	}
 	__atomic_store_n(&ready, true, __ATOMIC_RELEASE);
 }
 

@@ -26,6 +26,25 @@ static uint64_t active_pcid(struct kvm_vcpu *vcpu)
 	return vmx_get_cr4(vcpu) & X86_CR4_PCIDE ? vmx_get_cr3(vcpu) & GENMASK_ULL(11, 0) : 0;
 }
 
+static void tell_guest_cr3(struct kvm_vcpu *vcpu)
+{
+	TRACE_LINE(kvm_read_cr3, vmx_get_cr3(vcpu), vmcs_readl(vcpu, GUEST_CR3),
+		   vcpu->vmx->loaded_vmcs->cr3_stale, (vmx_get_cr0(vcpu) & X86_CR0_PG) != 0,
+		   vmx_is_identity_mapped(vcpu));
+}
+
+/* With EPT: the guest's own value, or the identity map's address. */
+static void write_stale_cr3(struct kvm_vcpu *vcpu)
+{
+	bool identity = vmx_is_identity_mapped(vcpu);
+	uint64_t cr3 = identity ? vcpu->vmx->identity_map : vcpu->vmx->loaded_vmcs->cr3;
+
+	vmcs_writel(vcpu, GUEST_CR3, cr3);
+	TRACE_LINE(vmcs_writel_GUEST_CR3, cr3, false, identity);
+	vcpu->vmx->loaded_vmcs->cr3_stale = false;
+	vcpu->vmx->loaded_vmcs->flush_guest = true;
+}
+
 /*
  * The walk-through's last step of the way in. root_hpa is the host-physical
  * address of the EPT root, *not* the guest's CR3.
@@ -34,19 +53,21 @@ static uint64_t active_pcid(struct kvm_vcpu *vcpu)
  * guest's last word: KVM_SET_SREGS, an emulated MOV to CR3 or the switch of
  * CR0.PG change it behind the processor's back. Then, and only then, it is
  * written; otherwise the guest loads CR3 itself, without an exit, and the
- * processor keeps GUEST_CR3 up to date.
+ * processor keeps GUEST_CR3 up to date. And without "unrestricted guest" the processor
+ * cannot run a guest that does not page: what is written then is not the guest's but the
+ * identity map's address.
  *
  * With shadow paging GUEST_CR3 is never the guest's: it is the shadow root, and
  * for a guest without paging the table that maps linear to physical one to one.
  */
 void vmx_set_cr3(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level)
 {
-	uint64_t eptp, guest_cr3;
+	uint64_t eptp;
 
 	TRACE_CALL(vmx_set_cr3, root_hpa);
 	if (!vmx_params()->ept) {
 		vmcs_writel(vcpu, GUEST_CR3, root_hpa | active_pcid(vcpu));
-		TRACE_LINE(vmcs_writel_GUEST_CR3, root_hpa | active_pcid(vcpu), true);
+		TRACE_LINE(vmcs_writel_GUEST_CR3, root_hpa | active_pcid(vcpu), true, false);
 		return;
 	}
 	eptp = construct_eptp(vcpu, root_hpa, root_level);
@@ -56,15 +77,9 @@ void vmx_set_cr3(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level)
 	vmcs_write64(vcpu, EPT_POINTER, eptp);
 	TRACE_LINE(vmcs_write64_EPT_POINTER, eptp);
 	vcpu->vmx->loaded_vmcs->eptp = eptp;
-	TRACE_LINE(kvm_read_cr3, vmx_get_cr3(vcpu), vmcs_readl(vcpu, GUEST_CR3),
-		   vcpu->vmx->loaded_vmcs->cr3_stale, (vmx_get_cr0(vcpu) & X86_CR0_PG) != 0);
-	if (vcpu->vmx->loaded_vmcs->cr3_stale) {
-		guest_cr3 = vmx_get_cr3(vcpu);
-		vmcs_writel(vcpu, GUEST_CR3, guest_cr3);
-		TRACE_LINE(vmcs_writel_GUEST_CR3, guest_cr3, false);
-		vcpu->vmx->loaded_vmcs->cr3_stale = false;
-		vcpu->vmx->loaded_vmcs->flush_guest = true;
-	}
+	tell_guest_cr3(vcpu);
+	if (vcpu->vmx->loaded_vmcs->cr3_stale)
+		write_stale_cr3(vcpu);
 }
 
 void vmx_flush_tlb_current(struct kvm_vcpu *vcpu)
@@ -118,9 +133,8 @@ void vmx_flush_dirty_translation(struct kvm_vcpu *vcpu)
 	struct vcpu_vmx *vmx = vcpu->vmx;
 
 	if (unlikely(vmx->loaded_vmcs->cr3_stale)) {
-		vmcs_writel(vcpu, GUEST_CR3, vmx->loaded_vmcs->cr3);
-		vmx->loaded_vmcs->cr3_stale = false;
-		vmx->loaded_vmcs->flush_guest = true;
+		tell_guest_cr3(vcpu);
+		write_stale_cr3(vcpu);
 	}
 	if (unlikely(vmx->loaded_vmcs->flush_guest)) {
 		vmx_flush_tlb_guest(vcpu);

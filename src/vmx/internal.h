@@ -67,6 +67,7 @@ struct vcpu_vmx { /* (o), where no letter says otherwise */
 	bool hlt_in_guest;	/* (c) HLT does not exit */
 	struct vmx_apicv apicv;
 	uint64_t efer;		/* the guest's; the VMCS has what the processor runs with */
+	gpa_t identity_map;	/* (c) vmx_set_identity_map() */
 	uint64_t pdptrs[4];	/* ept=0: the VMCS has none */
 	uint64_t cr0, cr4;	/* the guest's, but for the bits it owns: vmx_get_cr0() */
 	uint64_t cr0_unmasked, cr4_unmasked; /* what the guest owns: not in the VMCS's masks */
@@ -231,6 +232,8 @@ void vmx_load_guest_crs(struct kvm_vcpu *vcpu, uint64_t cr0, uint64_t cr4);
 /* --- eptp.c --- */
 /* What of the guest's translation state the hypervisor changed goes in before the entry. */
 void vmx_flush_dirty_translation(struct kvm_vcpu *vcpu);
+/* The guest's CR3 is not GUEST_CR3: it does not page, and the identity map is there. */
+bool vmx_is_identity_mapped(const struct kvm_vcpu *vcpu);
 
 /* --- nested VMX (nested.h) --- */
 #define INVALID_VMPTR (~(gpa_t)0)

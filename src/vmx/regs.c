@@ -15,8 +15,10 @@
 #define CR0_ALWAYS_OFF (X86_CR0_NW | X86_CR0_CD)
 /* VM entry demands it; the guest sees its own value in the shadow. */
 #define CR0_ALWAYS_ON X86_CR0_NE
-/* A guest without paging pages all the same, and real mode is not entered (vmx_entry_possible). */
-#define CR0_ALWAYS_ON_SHADOW (X86_CR0_NE | X86_CR0_WP | X86_CR0_PG | X86_CR0_PE)
+/* A guest without paging pages all the same, and real mode is not entered (vmx_emulation_required). */
+#define CR0_ALWAYS_ON_RESTRICTED (X86_CR0_NE | X86_CR0_PG | X86_CR0_PE)
+/* Shadow entries of read-only pages hold for the guest's kernel as well. */
+#define CR0_ALWAYS_ON_SHADOW (CR0_ALWAYS_ON_RESTRICTED | X86_CR0_WP)
 #define CR0_GUEST_OWNED X86_CR0_TS
 #define CR0_TRANSLATION (X86_CR0_PG | X86_CR0_PE | X86_CR0_WP)
 #define CR4_GUEST_OWNED                                                                     \
@@ -74,9 +76,19 @@ uint64_t vmx_get_cr0(struct kvm_vcpu *vcpu)
 	return (vmcs_readl(vcpu, GUEST_CR0) & own) | (vcpu->vmx->cr0 & ~own);
 }
 
+bool vmx_is_identity_mapped(const struct kvm_vcpu *vcpu)
+{
+	return unlikely(vmx_params()->ept && !vmx_params()->unrestricted_guest) && !(vcpu->vmx->cr0 & X86_CR0_PG);
+}
+
+void vmx_set_identity_map(struct kvm_vcpu *vcpu, gpa_t addr)
+{
+	vcpu->vmx->identity_map = addr;
+}
+
 uint64_t vmx_get_cr3(struct kvm_vcpu *vcpu)
 {
-	if (!vmx_params()->ept)
+	if (!vmx_params()->ept || vmx_is_identity_mapped(vcpu))
 		return vcpu->vmx->loaded_vmcs->cr3;
 	return vcpu->vmx->loaded_vmcs->cr3_stale ? vcpu->vmx->loaded_vmcs->cr3 : vmcs_readl(vcpu, GUEST_CR3);
 }
@@ -130,12 +142,11 @@ void vmx_load_guest_efer(struct kvm_vcpu *vcpu, uint64_t v)
 				     : entry & ~(uint32_t)VM_ENTRY_IA32E_MODE;
 
 	vcpu->vmx->efer = v;
-	if (!vmx_params()->ept) {
-		/* shadow entries use XD; CR0.PG is on, so LME and LMA must agree */
-		v |= EFER_NX;
-		if (!(v & EFER_LMA))
-			v &= ~EFER_LME;
-	}
+	if (!vmx_params()->ept)
+		v |= EFER_NX; /* shadow entries use XD */
+	/* CR0.PG is on, so LME and LMA must agree */
+	if (!vmx_params()->unrestricted_guest && !(v & EFER_LMA))
+		v &= ~EFER_LME;
 	vmcs_write64(vcpu, GUEST_IA32_EFER, v);
 	if (want != entry)
 		vmcs_write32(vcpu, VM_ENTRY_CONTROLS, want);
@@ -150,7 +161,7 @@ void vmx_set_efer(struct kvm_vcpu *vcpu, uint64_t v)
 
 /*
  * VMXE is on in hardware whatever the guest thinks. Shadow tables have 8-byte
- * entries in every mode; and where the guest does not page at all, nothing of
+ * entries in every mode, the identity map has entries of 4 MiB; and where the guest does not page at all, nothing of
  * its own may forbid an access to what are user pages to the processor.
  */
 static void write_hw_cr4(struct kvm_vcpu *vcpu, uint64_t v, bool paging)
@@ -160,12 +171,36 @@ static void write_hw_cr4(struct kvm_vcpu *vcpu, uint64_t v, bool paging)
 	v |= X86_CR4_VMXE | c->cr4_fixed0;
 	if (!vmx_params()->ept) {
 		v |= X86_CR4_PAE;
-		if (!paging)
-			v &= ~(X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_PKE);
 		if (!(vmx_get_efer(vcpu) & EFER_LMA))
 			v &= ~X86_CR4_PCIDE;
+	} else if (vmx_is_identity_mapped(vcpu)) {
+		v = (v | X86_CR4_PSE) & ~X86_CR4_PAE;
 	}
+	if (!vmx_params()->unrestricted_guest && !paging)
+		v &= ~(X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_PKE);
 	vmcs_writel(vcpu, GUEST_CR4, v & c->cr4_fixed1);
+}
+
+static uint64_t cr0_always_on(void)
+{
+	const struct vmx_params *p = vmx_params();
+
+	return p->unrestricted_guest ? CR0_ALWAYS_ON : p->ept ? CR0_ALWAYS_ON_RESTRICTED : CR0_ALWAYS_ON_SHADOW;
+}
+
+/*
+ * Before CR0 becomes v: with PG the guest's CR3 comes into GUEST_CR3 or goes from it, and while the identity map is
+ * there the guest's MOVs from and to CR3 exit. (Linux: vmx_set_cr0)
+ */
+static void switch_identity_map(struct kvm_vcpu *vcpu, uint64_t v)
+{
+	if (!vmx_params()->ept || vmx_params()->unrestricted_guest)
+		return;
+	if (!(v & X86_CR0_PG))
+		vcpu->vmx->loaded_vmcs->cr3 = vmx_get_cr3(vcpu);
+	if ((v ^ vcpu->vmx->cr0) & X86_CR0_PG)
+		vcpu->vmx->loaded_vmcs->cr3_stale = true;
+	cpu_based_assign(vcpu, CPU_BASED_CR3_LOAD_EXITING | CPU_BASED_CR3_STORE_EXITING, !(v & X86_CR0_PG));
 }
 
 void vmx_set_cr0(struct kvm_vcpu *vcpu, uint64_t v)
@@ -185,12 +220,12 @@ void vmx_set_cr0(struct kvm_vcpu *vcpu, uint64_t v)
 			vmx_set_efer(vcpu, efer & ~EFER_LMA);
 		}
 	}
+	switch_identity_map(vcpu, v);
 	vmx->cr0 = v;
 	write_cr0_mask(vcpu);
 	vmcs_writel(vcpu, CR0_READ_SHADOW, v);
-	vmcs_writel(vcpu, GUEST_CR0, (v & ~CR0_ALWAYS_OFF) |
-					     (vmx_params()->ept ? CR0_ALWAYS_ON : CR0_ALWAYS_ON_SHADOW));
-	if (!vmx_params()->ept)
+	vmcs_writel(vcpu, GUEST_CR0, (v & ~CR0_ALWAYS_OFF) | cr0_always_on());
+	if (!vmx_params()->unrestricted_guest)
 		write_hw_cr4(vcpu, vmx_get_cr4(vcpu), v & X86_CR0_PG);
 }
 

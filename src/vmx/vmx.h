@@ -229,6 +229,9 @@ uint64_t vmx_get_dr7(struct kvm_vcpu *vcpu);
 void vmx_get_pdptrs(struct kvm_vcpu *vcpu, uint64_t pdptrs[4]);
 void vmx_set_pdptrs(struct kvm_vcpu *vcpu, const uint64_t pdptrs[4]);
 
+/* Where the identity-map page table is, which pages for a guest that does not (ept=1, unrestricted_guest=0). */
+void vmx_set_identity_map(struct kvm_vcpu *vcpu, gpa_t addr);
+
 /* vmx_set_cr3 of the walk-through: builds and loads the EPTP, and GUEST_CR3 where it is stale. */
 void vmx_set_cr3(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level);
 uint64_t construct_eptp(struct kvm_vcpu *vcpu, hpa_t root_hpa, int root_level);

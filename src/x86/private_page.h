@@ -7,9 +7,6 @@
 
 #include "virt/kvm.h"
 
-/* Linux's numbers: behind those that KVM_SET_USER_MEMORY_REGION takes. */
-#define APIC_ACCESS_PAGE_PRIVATE_MEMSLOT 32765U
-
 /*
  * A page of zeros at `gpa` in both address spaces, as slot `slot`; its address in *page. -EEXIST: the client has a slot
  * there; -EINVAL: gpa is not a page's; -ENOMEM. [slots_lock]

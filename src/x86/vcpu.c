@@ -10,6 +10,7 @@
 #include "trace/trace.h"
 #include "x86/apicv.h"
 #include "x86/debugger.h"
+#include "x86/identity_map.h"
 #include "x86/run.h"
 
 #define APIC_BASE_DEFAULT 0xfee00000ULL
@@ -390,6 +391,7 @@ static void kvm_arch_destroy_vm(struct kvm *kvm)
 	vmx_machine_destroy(kvm->arch->machine);
 	kvm_hyperv_ops->destroy_vm(kvm);
 	kvm_apicv_destroy_vm(kvm);
+	kvm_free_identity_map(kvm);
 	pthread_mutex_destroy(&kvm->arch->clock_lock);
 	own_free(kvm->arch);
 	kvm->arch = NULL;
@@ -428,6 +430,8 @@ static int kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)
 	arch->maxphyaddr = 36; /* of a processor that does not say */
 	kvm_debugger_init_vcpu(vcpu);
 	r = kvm_alloc_apic_access_page(vcpu->kvm);
+	if (!r)
+		r = kvm_alloc_identity_map(vcpu->kvm);
 	if (r)
 		goto out_free;
 	r = kvm_emulator_ops->create(vcpu);
@@ -436,6 +440,7 @@ static int kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)
 	r = vmx_create_vcpu(vcpu, vcpu->kvm->arch->machine);
 	if (r)
 		goto out_emulator;
+	vmx_set_identity_map(vcpu, kvm_identity_map_addr(vcpu->kvm));
 	vmx_disable_exits(vcpu, vcpu->kvm->arch->disabled_exits & KVM_X86_DISABLE_EXITS_HLT,
 			  vcpu->kvm->arch->disabled_exits & KVM_X86_DISABLE_EXITS_PAUSE);
 	if (vcpu->kvm->arch->bus_lock_detection_enabled)

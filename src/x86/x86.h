@@ -88,7 +88,8 @@ struct kvm_debugger_vcpu {
 struct kvm_arch {
 	struct vmx_machine *machine; /* (c) */
 	gpa_t tss_addr;		     /* [l] KVM_SET_TSS_ADDR */
-	gpa_t identity_map_addr;     /* [l] KVM_SET_IDENTITY_MAP_ADDR */
+	gpa_t identity_map_addr;     /* [l] KVM_SET_IDENTITY_MAP_ADDR; (c) once there is a vCPU */
+	hva_t identity_map_page;     /* [s] 0: none; (c) once there is a vCPU */
 	/* kvmclock: guest ns = host boottime ns + kvmclock_offset; guarded by clock_lock */
 	pthread_mutex_t clock_lock;
 	int64_t kvmclock_offset;

@@ -148,6 +148,11 @@ def qemu_pc_with_two_processors_boots_debian_on_shadow_page_tables():
                         "console=ttyS0 demo.batch panic=-1", env=SHADOW))
 
 
+def qemu_pc_with_two_processors_boots_debian_without_unrestricted_guest():
+    check_console(*qemu("-M", "pc", "-smp", "2", "-kernel", KERNEL, "-initrd", INITRD, "-append",
+                        "console=ttyS0 demo.batch panic=-1", env={**os.environ, "USERKVM_PARAMS": "unrestricted_guest=0"}))
+
+
 def qemu_pc_with_seabios_and_its_own_irqchip_boots_debian():
     check_console(*qemu("-M", "pc,kernel-irqchip=off", "-kernel", KERNEL, "-initrd", INITRD, "-append",
                         "console=ttyS0 demo.batch panic=-1"))
@@ -156,6 +161,7 @@ def qemu_pc_with_seabios_and_its_own_irqchip_boots_debian():
 cases = {f.__name__: f for f in (debian_kernel_runs_to_power_off_under_userkvm_boot,
                                  debian_kernel_runs_to_power_off_on_shadow_page_tables,
                                  qemu_pc_with_two_processors_boots_debian_on_shadow_page_tables,
+                                 qemu_pc_with_two_processors_boots_debian_without_unrestricted_guest,
                                  qemu_pc_with_seabios_and_kernel_irqchip_boots_debian,
                                  qemu_pc_with_seabios_and_its_own_irqchip_boots_debian)}
 checked = {f.__name__: f for f in (pages_that_are_taken_from_reading_threads_are_not_reported, check_ends_with_a_status_and_names_functions, a_kernel_that_flushes_is_not_reported, each_report_is_of_an_invalidation_that_was_hidden,

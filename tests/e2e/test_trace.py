@@ -170,6 +170,15 @@ def without_ept_the_shadow_mmu_is_shown():
              r"^        kvm_faultin_page +gfn 0x1: slot 0", r"^        shadow entry +level 1", r"^        return +RET_PF_FIXED$")
 
 
+def without_unrestricted_guest_the_identity_map_pages_first():
+    out, status = tap.run(USERKVM, "walkthrough", env=dict(os.environ, USERKVM_PARAMS="unrestricted_guest=0"))
+    assert status == 0, out
+    in_order(out, r"^ +guest_cr3 = kvm_read_cr3\(\) +\= 0x0, VMCS 0x0$", r"the processor enters no guest\n",
+             r"^ +vmcs_writel\(GUEST_CR3, guest_cr3\) +0xfffbc000$", r"entries of 4 MiB",
+             r"^ +guest_cr3 = kvm_read_cr3\(\) +\= 0x2000, VMCS 0xfffbc000$", r"^ +vmcs_writel\(GUEST_CR3, guest_cr3\) +0x2000$")
+    in_order(out, r"^4\. ", r"gpa 0xfffbc", r"RET_PF_EMULATE", r"= KVM_EXIT_MMIO")
+
+
 def walkthrough_of_a_hypervisor_has_the_third_mmu_and_both_kinds_of_violation():
     out = walkthrough("--nested")
     in_order(out, r"^    handle_vmlaunch +VMLAUNCH, vcpu 0, rip 0x1\w+$", r"^      nested_vmx_run +vmcs12 at gpa 0x9000$",

@@ -6,12 +6,15 @@
  *   0x00400000  slot 1, 4 MiB in 2 MiB pages where the host has them
  *   0x00c00000  slot 2, 64 KiB, read-only
  *   0x01000000  nothing: MMIO
+ *
+ * With unrestricted_guest=0 it begins without paging, on KVM's identity map, and turns paging on by itself.
  */
 #include <errno.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
 
+#include "lib/params.h"
 #include "sdm/paging.h"
 #include "sdm/regs.h"
 #include "tools/trace/guest_vm.h"
@@ -23,6 +26,7 @@
 #define LARGE_BYTES        0x400000u
 #define ROM_GPA            0xc00000u
 #define CODE_GPA           0x1000u
+#define UNPAGED_GPA        0x1100u
 #define PAGE_DIRECTORY_GPA 0x2000u
 #define LARGE_ALIGN        0x200000u
 
@@ -38,6 +42,15 @@ static const uint8_t code[] = {
     0xa3, 0x00, 0x00, 0x00, 0x01,       /* and again: the entry knows */
     0xf4,                               /* hlt */
 };
+
+/* At UNPAGED_GPA, before it. */
+static const uint8_t unpaged_code[] = {
+    0xb8, 0x00, 0x20, 0x00, 0x00, 0x0f, 0x22, 0xd8,                   /* mov eax, 2000h; mov cr3, eax: an exit */
+    0x0f, 0x20, 0xe0, 0x83, 0xc8, 0x10, 0x0f, 0x22, 0xe0,             /* mov eax, cr4; or eax, 10h; mov cr4, eax: PSE */
+    0x0f, 0x20, 0xc0, 0x0d, 0x00, 0x00, 0x00, 0x80, 0x0f, 0x22, 0xc0, /* mov eax, cr0; or eax, 80000000h; mov cr0, eax: PG */
+    0xe9, 0xdf, 0xfe, 0xff, 0xff,                                     /* jmp 1000h */
+};
+static_assert(sizeof(unpaged_code) == 0x21, "the jump goes to CODE_GPA");
 
 struct guest {
 	struct walk_vm v;
@@ -77,6 +90,7 @@ static int make_memory(struct guest *g)
 	g->large = large + (LARGE_ALIGN - (uintptr_t)large % LARGE_ALIGN) % LARGE_ALIGN;
 	madvise(g->large, LARGE_BYTES, MADV_HUGEPAGE);
 	memcpy(g->memory + CODE_GPA, code, sizeof(code));
+	memcpy(g->memory + UNPAGED_GPA, unpaged_code, sizeof(unpaged_code));
 	directory = (uint32_t *)(g->memory + PAGE_DIRECTORY_GPA);
 	for (uint32_t i = 0; i < 1024; i++)
 		directory[i] = i << 22 | PTE_P | PTE_RW | PTE_US | PTE_PS;
@@ -88,7 +102,8 @@ static int make_memory(struct guest *g)
 
 static int set_state(struct guest *g)
 {
-	struct kvm_regs regs = {.rip = CODE_GPA, .rflags = 2};
+	bool paged = !params_get_bool("ept") || params_get_bool("unrestricted_guest");
+	struct kvm_regs regs = {.rip = paged ? CODE_GPA : UNPAGED_GPA, .rflags = 2};
 	struct kvm_sregs s;
 	struct kvm_segment flat = {
 	    .limit = 0xffffffff, .selector = 8, .present = 1, .db = 1, .s = 1, .g = 1};
@@ -100,9 +115,9 @@ static int set_state(struct guest *g)
 	flat.type = 3;
 	flat.selector = 16;
 	s.ds = s.es = s.fs = s.gs = s.ss = flat;
-	s.cr0 = X86_CR0_PE | X86_CR0_PG | X86_CR0_ET | X86_CR0_NE;
-	s.cr4 = X86_CR4_PSE;
-	s.cr3 = PAGE_DIRECTORY_GPA;
+	s.cr0 = X86_CR0_PE | X86_CR0_ET | X86_CR0_NE | (paged ? X86_CR0_PG : 0);
+	s.cr4 = paged ? X86_CR4_PSE : 0;
+	s.cr3 = paged ? PAGE_DIRECTORY_GPA : 0;
 	if (userkvm_ioctl(g->v.vcpu, KVM_SET_SREGS, (uintptr_t)&s))
 		return -1;
 	return userkvm_ioctl(g->v.vcpu, KVM_SET_REGS, (uintptr_t)&regs);

@@ -214,7 +214,7 @@ static void details_kvm_tdp_mmu_map(struct out *o, const void *rec)
 
 static const char *remark_kvm_read_cr3(enum lang lang, const void *rec)
 {
-	static const char *const text[3][NR_LANGS] = {
+	static const char *const text[4][NR_LANGS] = {
 	    {"why write what is the guest's own? Because here the VMCS copy is not its last word: "
 	     "KVM_SET_SREGS, emulation or a reset changed CR3 behind the processor's back. It is "
 	     "stale and must be written",
@@ -230,10 +230,13 @@ static const char *remark_kvm_read_cr3(enum lang lang, const void *rec)
 	     "same",
 	     "客户机未开分页且为 unrestricted guest：CR3 后面没有页表。（若无 unrestricted "
 	     "guest，KVM 会在这里装入恒等映射页表。）过时的副本仍被写回"},
+	    {"paging is off, and without unrestricted guest the processor enters no guest that does not page: KVM's identity-map "
+	     "page table goes where the guest's CR3 would be, and the guest's own CR3 waits until it turns paging on",
+	     "客户机未开分页，而没有 unrestricted guest 时处理器不能进入未开分页的客户机：KVM 在此装入恒等映射页表，客户机自己的 CR3 等它打开分页时再装入"},
 	};
 	REC(kvm_read_cr3);
 
-	return text[!r->stale ? 1 : r->paging ? 0 : 2][lang];
+	return text[!r->stale ? 1 : r->paging ? 0 : r->identity_map ? 3 : 2][lang];
 }
 
 /* The functions that a context's members may be set to, and what each is for. */
@@ -281,14 +284,17 @@ static const char *remark_kvm_mmu_reset_context(enum lang lang, const void *rec)
 
 static const char *remark_vmcs_writel_GUEST_CR3(enum lang lang, const void *rec)
 {
-	static const char *const text[2][NR_LANGS] = {
+	static const char *const text[3][NR_LANGS] = {
 	    {"the copy is the guest's own again", "副本重新与客户机一致"},
 	    {"ept=0: the processor walks the shadow tables, so their root goes where the guest's CR3 would be",
 	     "ept=0：处理器遍历的是影子页表，所以这里写的是影子根，而不是客户机的 CR3"},
+	    {"unrestricted_guest=0: the identity-map page table (KVM_SET_IDENTITY_MAP_ADDR), 1,024 entries of 4 MiB that lead to "
+	     "themselves, so that a linear address is the guest-physical one",
+	     "unrestricted_guest=0：恒等映射页表（KVM_SET_IDENTITY_MAP_ADDR），1024 个 4 MiB 表项各自映射自身，线性地址即客户机物理地址"},
 	};
 	REC(vmcs_writel_GUEST_CR3);
 
-	return text[r->shadow != 0][lang];
+	return text[r->identity_map ? 2 : r->shadow != 0][lang];
 }
 
 static const char *remark_exit_mmio(enum lang lang, const void *rec)

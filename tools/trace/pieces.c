@@ -41,7 +41,8 @@ static uint64_t line_key(const struct capture_record *r)
 	case TRACE_userkvm_exit_mmio:
 		return mix(event, ((const struct trace_userkvm_exit_mmio *)rec)->is_write);
 	case TRACE_userkvm_kvm_read_cr3:
-		return mix(event, ((const struct trace_userkvm_kvm_read_cr3 *)rec)->stale);
+		return mix(event, ((const struct trace_userkvm_kvm_read_cr3 *)rec)->stale) +
+		       ((const struct trace_userkvm_kvm_read_cr3 *)rec)->identity_map;
 	default: return event;
 	}
 }
