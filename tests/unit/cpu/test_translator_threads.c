@@ -6,61 +6,10 @@
 
 #include <linux/filter.h>
 #include <linux/seccomp.h>
-#include <pthread.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
-
-#define PATIENCE_S 40
-
-/* A second processor of the same machine, with a VMCS like the first one's. */
-static struct machine *second_processor(struct machine *t)
-{
-	struct machine *o = calloc(1, sizeof(*o));
-
-	assert_non_null(o);
-	*o = *t;
-	assert_int_equal(vmx_cpu_create(t->m, &o->cpu), 0);
-	o->vmcs = test_pages(4096);
-	memcpy(o->vmcs, t->vmcs, sizeof(*o->vmcs));
-	assert_int_equal(vmptrld(o->cpu, (hpa_t)o->vmcs), VMX_SUCCEED);
-	return o;
-}
-
-static void drop_processor(struct machine *o)
-{
-	vmx_cpu_destroy(o->cpu);
-	munmap(o->vmcs, 4096);
-	free(o);
-}
-
-static void *run_to_exit(void *arg)
-{
-	struct machine *o = arg;
-
-	return (void *)(uintptr_t)(vmlaunch(o->cpu) == VMX_SUCCEED ? o->vmcs->VM_EXIT_REASON : 0);
-}
-
-/* Kicks both where they have not come to their end. */
-struct watch {
-	struct machine *a, *b;
-	volatile bool done;
-};
-
-static void *watch_over(void *arg)
-{
-	struct watch *w = arg;
-
-	for (unsigned n = 0; !w->done && n < PATIENCE_S * 100; n++)
-		usleep(10000);
-	if (!w->done) {
-		vmx_kick(w->a->cpu);
-		vmx_kick(w->b->cpu);
-	}
-	return NULL;
-}
 
 /*
  * Each waits until its own immediate, written by the other, is the round's number: in a loop of one unit (NEAR), or in one
@@ -96,10 +45,7 @@ static void play(struct machine *t, const uint8_t *ping, const uint8_t *ping_end
 		 const uint8_t *pong_end, unsigned rounds)
 {
 	struct machine *o = second_processor(t);
-	struct watch w = { .a = t, .b = o };
-	pthread_t player, watcher;
 	gpa_t first, second;
-	void *reason;
 
 	first = put_player(t, 0x40000, ping, ping_end);
 	second = put_player(t, 0x44000, pong, pong_end);
@@ -109,13 +55,7 @@ static void play(struct machine *t, const uint8_t *ping, const uint8_t *ping_end
 	reg(o)[RDI] = first;
 	W(GUEST_RIP, 0x40000);
 	assert_int_equal(vmwrite(o->cpu, GUEST_RIP, 0x44000), VMX_SUCCEED);
-	assert_int_equal(pthread_create(&player, NULL, run_to_exit, o), 0);
-	assert_int_equal(pthread_create(&watcher, NULL, watch_over, &w), 0);
-	assert_int_equal(go(t), EXIT_REASON_HLT);
-	pthread_join(player, &reason);
-	w.done = true;
-	pthread_join(watcher, NULL);
-	assert_int_equal((uintptr_t)reason, EXIT_REASON_HLT);
+	run_both(t, o);
 	assert_int_equal(reg(t)[RBX] & 0xffffffff, rounds);
 	if (translating(t))
 		assert_true(t->cpu->counters.jit_units + o->cpu->counters.jit_units > 2);

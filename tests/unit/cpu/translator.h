@@ -8,8 +8,10 @@
 
 #include "host/fault.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
+#include <unistd.h>
 
 #define STATE struct machine *t = *state
 #define GIB (1UL << 30)
@@ -67,6 +69,75 @@ static inline void expect_fault(struct machine *t, unsigned vector)
 	W(EXCEPTION_BITMAP, ~0ULL & 0xffffffff);
 	assert_int_equal(go(t), EXIT_REASON_EXCEPTION_NMI);
 	assert_int_equal(R(t, VM_EXIT_INTR_INFO) & 0xff, vector);
+}
+
+/* --- two processors --- */
+
+#define PATIENCE_S 40
+
+/* A second processor of the same machine, with a VMCS like the first one's. */
+static inline struct machine *second_processor(struct machine *t)
+{
+	struct machine *o = calloc(1, sizeof(*o));
+
+	assert_non_null(o);
+	*o = *t;
+	assert_int_equal(vmx_cpu_create(t->m, &o->cpu), 0);
+	o->vmcs = test_pages(4096);
+	memcpy(o->vmcs, t->vmcs, sizeof(*o->vmcs));
+	assert_int_equal(vmptrld(o->cpu, (hpa_t)o->vmcs), VMX_SUCCEED);
+	return o;
+}
+
+static inline void drop_processor(struct machine *o)
+{
+	vmx_cpu_destroy(o->cpu);
+	munmap(o->vmcs, 4096);
+	free(o);
+}
+
+static inline void *run_to_exit(void *arg)
+{
+	struct machine *o = arg;
+
+	enum vmx_result r = o->vmcs->launched ? vmresume(o->cpu) : vmlaunch(o->cpu);
+
+	return (void *)(uintptr_t)(r == VMX_SUCCEED ? o->vmcs->VM_EXIT_REASON : 0);
+}
+
+/* Kicks both where they have not come to their end. */
+struct watch {
+	struct machine *a, *b;
+	volatile bool done;
+};
+
+static inline void *watch_over(void *arg)
+{
+	struct watch *w = arg;
+
+	for (unsigned n = 0; !w->done && n < PATIENCE_S * 100; n++)
+		usleep(10000);
+	if (!w->done) {
+		vmx_kick(w->a->cpu);
+		vmx_kick(w->b->cpu);
+	}
+	return NULL;
+}
+
+/* Both run up to their HLT. */
+static inline void run_both(struct machine *t, struct machine *o)
+{
+	struct watch w = { .a = t, .b = o };
+	pthread_t player, watcher;
+	void *reason;
+
+	assert_int_equal(pthread_create(&player, NULL, run_to_exit, o), 0);
+	assert_int_equal(pthread_create(&watcher, NULL, watch_over, &w), 0);
+	assert_int_equal(go(t), EXIT_REASON_HLT);
+	pthread_join(player, &reason);
+	w.done = true;
+	pthread_join(watcher, NULL);
+	assert_int_equal((uintptr_t)reason, EXIT_REASON_HLT);
 }
 
 /* main() of such a test: every block is translated at its first run, where the translator is the engine. */
