@@ -133,6 +133,8 @@ struct vmx_cpu { /* (o), where no letter says otherwise */
 		uint64_t lin;
 		uint8_t *part[2];
 		uint32_t size, first;
+		bool locked;	   /* under machine->bus: */
+		uint64_t was[2];   /* the aligned words with the parts, as they were read */
 	} commit[4];
 	uint32_t next_commit;
 	struct cpu_ring *ring;	   /* (c) USERKVM_TRACE_INSN, or NULL */
@@ -140,6 +142,7 @@ struct vmx_cpu { /* (o), where no letter says otherwise */
 	uint32_t wtags_seen;	   /* (a) machine->wtags_gen when write tags were last dropped */
 	uint32_t wtags_known;	   /* every other processor has seen this one */
 	bool bus_locked;	   /* holds machine->bus, for a locked access in two parts */
+	uint32_t bus_cc;	   /* cs->cc as that instruction found it */
 	bool bus_lock_detection;   /* the control, as the decoded blocks have it (bus_lock.c) */
 	bool bus_lock_access;	   /* the running instruction's access is a bus lock */
 	bool bus_lock_detected;	   /* by an instruction that has completed since VM entry */
@@ -331,11 +334,18 @@ __attribute__((noreturn)) void cpu_raise(struct cpu_state *cs);
 extern const struct isa_ops cpu_isa_ops;
 
 /* --- bus_lock.c --- */
-/* Exclude the machine's other locked accesses in two parts. Unwinds where a kick comes first. */
-void cpu_bus_lock(struct vmx_cpu *cpu);
-void cpu_bus_unlock(struct vmx_cpu *cpu); /* harmless when it is not held */
-/* Is the running instruction's access one that LOCK makes atomic? */
-bool cpu_is_locked_access(const struct vmx_cpu *cpu, enum isa_access how);
+#define CPU_LINE_BYTES 64u
+/*
+ * A locked access across two cache lines (c->part[0] ends where one does, c->part[1] begins where the other
+ * does; size <= 8): its bytes, read after everybody's like it is excluded. Unwinds where a kick comes first.
+ */
+void cpu_bus_read(struct vmx_cpu *cpu, struct cpu_commit *c, void *bounce);
+/* What the instruction made of them. Unwinds to the instruction's beginning where they have been changed since. */
+void cpu_bus_write(struct vmx_cpu *cpu, const struct cpu_commit *c, const void *bounce);
+/* The instruction that did the former may have been left by unwinding. */
+void cpu_bus_unwound(struct vmx_cpu *cpu);
+/* Is the running instruction's access one that LOCK makes atomic, and across two cache lines? */
+bool cpu_is_split_lock(const struct vmx_cpu *cpu, gva_t lin, unsigned size, enum isa_access how);
 /* The VM-execution controls were loaded: "VMM bus-lock detection" may have changed. */
 void cpu_bus_lock_control(struct vmx_cpu *cpu);
 /* An instruction was decoded; true: it is watched, and the last of its block. */

@@ -7,26 +7,15 @@
  *    a byte is written: a handler that faults has changed nothing.
  * 2. A write to a page with decoded code drops what it overlaps before the
  *    caller gets its pointer; nothing is decoded until the instruction ends.
- * 3. Host-contiguous pages need no bounce buffer, so locked instructions stay
- *    the host's own even across a page boundary.
- * 4. A locked access to two pages apart excludes its like on every processor of
- *    the machine (bus_lock.c, from mem to mem_commit). Against accesses that
- *    do not cross it is as atomic as its two halves: an OS that needs more
- *    keeps its locks within a cache line, as the manual advises. (Silicon locks
- *    the bus for it. Here every other processor would have to be stopped, one
- *    that waits for memory of the client's too: each such access would last as
- *    long as the slowest of them, and the client may need this one to go on.)
+ * 3. Host-contiguous pages need no bounce buffer.
+ * 4. A locked access within a cache line is the host's own locked instruction. One across two lines never is,
+ *    contiguous or not: it is made in two parts (bus_lock.c).
  *
  * General registers only: no libc mem*.
  */
 #include "cpu/ghost.h"
 #include "cpu/internal.h"
-
-/* Never turned into a call of memcpy. */
-static void copy_bytes(void *dst, const void *src, size_t n)
-{
-	__asm__ volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(n) : : "memory");
-}
+#include "lib/copy.h"
 
 static bool canonical(uint64_t lin)
 {
@@ -136,13 +125,35 @@ static uint8_t *translate(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint
 	return host;
 }
 
+/* An access that has passed every check, through the bounce buffer. */
+static void *in_two_parts(struct vmx_cpu *cpu, struct cpu_commit access, enum isa_access how, uint8_t *bounce)
+{
+	struct cpu_commit *c = &access;
+
+	if (how & ISA_WRITE) {
+		c = &cpu->commit[cpu->next_commit++ % ARRAY_SIZE(cpu->commit)];
+		*c = access;
+		if (unlikely(cpu->journal)) {
+			cpu_journal_note(cpu, c->part[0], c->first);
+			cpu_journal_note(cpu, c->part[1], c->size - c->first);
+		}
+	}
+	if (c->locked) {
+		cpu_bus_read(cpu, c, bounce);
+	} else if (how & ISA_READ) {
+		copy_bytes(bounce, c->part[0], c->first);
+		copy_bytes(bounce + c->first, c->part[1], c->size - c->first);
+	}
+	return bounce;
+}
+
 static void *mem_crossing(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint32_t access,
 			  enum cpu_priv priv, enum isa_access how, void *bounce)
 {
 	uint32_t first = (uint32_t)(PAGE_SIZE - (lin & ~PAGE_MASK));
 	uint64_t next = lin + first;
+	bool locked = cpu_is_split_lock(cpu, lin, size, how);
 	uint8_t *part[2];
-	struct cpu_commit *c;
 
 	if (!wide_addresses(&cpu->cs, how))
 		next = (uint32_t)next;
@@ -158,27 +169,20 @@ static void *mem_crossing(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint
 		written(cpu, part[1], size - first, next);
 	}
 	watch(cpu, lin, size, how);
-	if (part[0] + first == part[1])
+	if (part[0] + first == part[1] && !locked)
 		return part[0];
-	if (cpu_is_locked_access(cpu, how))
-		cpu_bus_lock(cpu);
-	if (access & CPU_READ) {
-		copy_bytes(bounce, part[0], first);
-		copy_bytes((uint8_t *)bounce + first, part[1], size - first);
-	}
-	if (access & CPU_WRITE) {
-		c = &cpu->commit[cpu->next_commit++ % ARRAY_SIZE(cpu->commit)];
-		c->lin = lin;
-		c->size = size;
-		c->first = first;
-		c->part[0] = part[0];
-		c->part[1] = part[1];
-		if (unlikely(cpu->journal)) {
-			cpu_journal_note(cpu, part[0], first);
-			cpu_journal_note(cpu, part[1], size - first);
-		}
-	}
-	return bounce;
+	return in_two_parts(cpu, (struct cpu_commit){ .lin = lin, .size = size, .first = first, .locked = locked,
+						      .part = { part[0], part[1] } }, how, bounce);
+}
+
+/* A locked access within a page, across two cache lines of it. */
+static void *mem_split(struct vmx_cpu *cpu, uint64_t lin, unsigned size, enum isa_access how, uint8_t *p,
+		       void *bounce)
+{
+	uint32_t first = CPU_LINE_BYTES - lin % CPU_LINE_BYTES;
+
+	return in_two_parts(cpu, (struct cpu_commit){ .lin = lin, .size = size, .first = first, .locked = true,
+						      .part = { p, p + first } }, how, bounce);
 }
 
 void *cpu_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum isa_access how,
@@ -197,6 +201,8 @@ void *cpu_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum isa_access
 		watch(cpu, lin, size, how);
 		if (unlikely(is_apic(cpu, p)))
 			p = cpu_apic_access(cpu, lin, size, how);
+		else if (unlikely(cpu_is_split_lock(cpu, lin, size, how)))
+			p = mem_split(cpu, lin, size, how, p, bounce);
 	}
 	if (unlikely(cpu->journal) && (access & CPU_WRITE) && p != bounce)
 		cpu_journal_note(cpu, p, size);
@@ -215,9 +221,12 @@ void cpu_mem_commit(struct cpu_state *cs, uint64_t lin, unsigned size, const voi
 		/* as check_linear() made it of this `lin` */
 		if ((c->lin != lin && c->lin != (uint32_t)lin) || c->size != size)
 			continue;
+		if (c->locked) {
+			cpu_bus_write(cpu, c, bounce);
+			return;
+		}
 		copy_bytes(c->part[0], bounce, c->first);
 		copy_bytes(c->part[1], (const uint8_t *)bounce + c->first, size - c->first);
-		cpu_bus_unlock(cpu);
 		return;
 	}
 	cpu_broken(cpu, "a commit without its access", __FILE__, __LINE__);

@@ -199,6 +199,7 @@ unsigned vmx_fault_chain(const struct vmx_cpu *cpu, struct vmx_fault out[VMX_FAU
 #define VMX_CPU_COUNTERS(F)                                        \
 	F(instructions) F(blocks_run) F(blocks_decoded) F(tlb_fills) \
 	F(tlb_flushes) F(exits) F(code_invalidations)              \
+	F(split_locks) /* locked accesses across two cache lines */ \
 	F(tlb_checked) F(tlb_stale_uses) /* USERKVM_CHECK=tlb */   \
 	F(retired) /* USERKVM_JIT=count: instructions that came to their end, exact between blocks and at exits */ \
 	/* the translator */                                       \

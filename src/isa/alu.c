@@ -42,10 +42,10 @@
 		cs->cc = cc;                                                           \
 	}
 
-#define RMW(cs, i, T, call)                                                            \
+#define RMW(access, cs, i, T, call)                                                    \
 	do {                                                                           \
 		uint64_t lin = isa_operand(cs, i, sizeof(T), ISA_RMW);                 \
-		T *p = isa_rmw(cs, lin, sizeof(T));                                    \
+		T *p = access(cs, lin, sizeof(T));                                     \
 		call;                                                                  \
 		isa_rmw_end(cs, lin, sizeof(T), p);                                    \
 	} while (0)
@@ -71,19 +71,19 @@
 	}                                                                              \
 	HANDLER(op##_mr##bits)                                                         \
 	{                                                                              \
-		RMW(cs, i, T, op##_mem##bits(cs, p, ISA_REG(cs, i->reg_off, T)));      \
+		RMW(isa_rmw, cs, i, T, op##_mem##bits(cs, p, ISA_REG(cs, i->reg_off, T))); \
 	}                                                                              \
 	HANDLER(op##_mi##bits)                                                         \
 	{                                                                              \
-		RMW(cs, i, T, op##_mem##bits(cs, p, (T)i->imm));                       \
+		RMW(isa_rmw, cs, i, T, op##_mem##bits(cs, p, (T)i->imm));              \
 	}                                                                              \
 	HANDLER(op##_Lmr##bits)                                                        \
 	{                                                                              \
-		RMW(cs, i, T, op##_lock##bits(cs, p, ISA_REG(cs, i->reg_off, T)));     \
+		RMW(isa_rmw_locked, cs, i, T, op##_lock##bits(cs, p, ISA_REG(cs, i->reg_off, T))); \
 	}                                                                              \
 	HANDLER(op##_Lmi##bits)                                                        \
 	{                                                                              \
-		RMW(cs, i, T, op##_lock##bits(cs, p, (T)i->imm));                      \
+		RMW(isa_rmw_locked, cs, i, T, op##_lock##bits(cs, p, (T)i->imm));      \
 	}
 
 /* CMP and TEST write nothing. */

@@ -3,7 +3,7 @@
  *
  * All of them work in place on the memory the TLB points at, by the host's own
  * instruction: a guest's atomic is an atomic of this process. The bounce buffer
- * (device memory, an operand across two pages) gives no atomicity.
+ * (device memory, an operand across two cache lines) gives no atomicity: that is its giver's.
  *
  * Locks: none.
  */
@@ -21,7 +21,7 @@
 	HANDLER(xchg_m##bits)                                                          \
 	{                                                                              \
 		uint64_t lin = isa_operand(cs, i, sizeof(T), ISA_RMW);                 \
-		T *p = isa_rmw(cs, lin, sizeof(T)), v = ISA_REG(cs, i->reg_off, T);    \
+		T *p = isa_rmw_locked(cs, lin, sizeof(T)), v = ISA_REG(cs, i->reg_off, T); \
 		__asm__ volatile("xchg" sfx " %[v], %[p]"                              \
 				 : [v] "+r"(v), [p] "+m"(*p) : : "memory");            \
 		isa_rmw_end(cs, lin, sizeof(T), p);                                    \
@@ -52,11 +52,11 @@ isa_fn *isa_pick_xchg_ax(const struct isa_decoded *d, struct isa_insn *i)
 }
 
 /* --- XADD --- */
-#define XADD_MEM(name, lock, T, sfx)                                                   \
+#define XADD_MEM(name, lock, access, T, sfx)                                           \
 	HANDLER(name)                                                                  \
 	{                                                                              \
 		uint64_t lin = isa_operand(cs, i, sizeof(T), ISA_RMW);                 \
-		T *p = isa_rmw(cs, lin, sizeof(T)), v = ISA_REG(cs, i->reg_off, T);    \
+		T *p = access(cs, lin, sizeof(T)), v = ISA_REG(cs, i->reg_off, T);     \
 		uint16_t cc;                                                           \
 		__asm__ volatile(lock "xadd" sfx " %[v], %[p]" GET_FLAGS               \
 				 : [v] "+r"(v), [p] "+m"(*p), "=a"(cc)                 \
@@ -79,8 +79,8 @@ isa_fn *isa_pick_xchg_ax(const struct isa_decoded *d, struct isa_insn *i)
 		SET_REG(cs, i->reg_off, T, old);                                       \
 		SET_REG(cs, i->rm_off, T, d);                                          \
 	}                                                                              \
-	XADD_MEM(xadd_m##bits, "", T, sfx)                                             \
-	XADD_MEM(xadd_Lm##bits, "lock; ", T, sfx)
+	XADD_MEM(xadd_m##bits, "", isa_rmw, T, sfx)                                    \
+	XADD_MEM(xadd_Lm##bits, "lock; ", isa_rmw_locked, T, sfx)
 ISA_SIZES(XADD_SIZE)
 
 /* 0f c0 c1 */
@@ -103,11 +103,11 @@ isa_fn *isa_pick_xadd(const struct isa_decoded *d, struct isa_insn *i)
 #define NAME16 "%w"
 #define NAME32 "%k"
 #define NAME64 "%q"
-#define CMPXCHG_MEM(name, lock, bits, T, sfx)                                          \
+#define CMPXCHG_MEM(name, lock, access, bits, T, sfx)                                  \
 	HANDLER(name)                                                                  \
 	{                                                                              \
 		uint64_t lin = isa_operand(cs, i, sizeof(T), ISA_RMW);                 \
-		T *p = isa_rmw(cs, lin, sizeof(T)), v = ISA_REG(cs, i->reg_off, T), old; \
+		T *p = access(cs, lin, sizeof(T)), v = ISA_REG(cs, i->reg_off, T), old; \
 		uint64_t ax = cs->gpr[RAX];                                            \
 		__asm__ volatile(lock "cmpxchg" sfx " %[v], %[p]\n\t"                  \
 				 "mov " NAME##bits "[ax], %[old]" GET_FLAGS            \
@@ -134,8 +134,8 @@ isa_fn *isa_pick_xadd(const struct isa_decoded *d, struct isa_insn *i)
 			SET_REG(cs, 0, T, d);                                          \
 		}                                                                      \
 	}                                                                              \
-	CMPXCHG_MEM(cmpxchg_m##bits, "", bits, T, sfx)                                       \
-	CMPXCHG_MEM(cmpxchg_Lm##bits, "lock; ", bits, T, sfx)
+	CMPXCHG_MEM(cmpxchg_m##bits, "", isa_rmw, bits, T, sfx)                        \
+	CMPXCHG_MEM(cmpxchg_Lm##bits, "lock; ", isa_rmw_locked, bits, T, sfx)
 ISA_SIZES(CMPXCHG_SIZE)
 
 /* 0f b0 b1 */
@@ -155,22 +155,25 @@ ISA_INLINE void set_zf(struct cpu_state *cs, bool zf)
 	cs->cc = (uint32_t)((cs->cc & ~CC_ZF) | (zf ? CC_ZF : 0));
 }
 
-HANDLER(cmpxchg8b)
-{
-	uint64_t lin = isa_operand(cs, i, 8, ISA_RMW);
-	uint64_t *p = isa_rmw(cs, lin, 8);
-	uint64_t old = (cs->gpr[RDX] << 32) | (uint32_t)cs->gpr[RAX];
-	uint64_t val = (cs->gpr[RCX] << 32) | (uint32_t)cs->gpr[RBX];
-	bool zf = __atomic_compare_exchange_n(p, &old, val, false, __ATOMIC_SEQ_CST,
-					      __ATOMIC_SEQ_CST);
-
-	isa_rmw_end(cs, lin, 8, p);
-	if (!zf) {
-		cs->gpr[RAX] = (uint32_t)old;
-		cs->gpr[RDX] = old >> 32;
+#define CMPXCHG8B(name, lock, access)                                                  \
+	HANDLER(name)                                                                  \
+	{                                                                              \
+		uint64_t lin = isa_operand(cs, i, 8, ISA_RMW), *p = access(cs, lin, 8); \
+		uint32_t lo = (uint32_t)cs->gpr[RAX], hi = (uint32_t)cs->gpr[RDX];     \
+		bool zf;                                                               \
+		__asm__ volatile(lock "cmpxchg8b %[p]"                                 \
+				 : [p] "+m"(*p), "+a"(lo), "+d"(hi), "=@ccz"(zf)       \
+				 : "b"((uint32_t)cs->gpr[RBX]), "c"((uint32_t)cs->gpr[RCX]) \
+				 : "memory");                                          \
+		isa_rmw_end(cs, lin, 8, p);                                            \
+		if (!zf) {                                                             \
+			cs->gpr[RAX] = lo;                                             \
+			cs->gpr[RDX] = hi;                                             \
+		}                                                                      \
+		set_zf(cs, zf);                                                        \
 	}
-	set_zf(cs, zf);
-}
+CMPXCHG8B(cmpxchg8b, "", isa_rmw)
+CMPXCHG8B(cmpxchg8b_L, "lock; ", isa_rmw_locked)
 
 HANDLER(cmpxchg16b)
 {
@@ -217,7 +220,7 @@ void isa_random(struct cpu_state *cs, const struct isa_insn *i, bool seed)
 isa_fn *isa_pick_grp9(const struct isa_decoded *d, struct isa_insn *i)
 {
 	switch (d->insn.mnemonic) {
-	case ZYDIS_MNEMONIC_CMPXCHG8B: return cmpxchg8b;
+	case ZYDIS_MNEMONIC_CMPXCHG8B: return (i->flags & ISA_LOCK) ? cmpxchg8b_L : cmpxchg8b;
 	case ZYDIS_MNEMONIC_CMPXCHG16B: return isa_host_has(HOST_CX16) ? cmpxchg16b : NULL;
 	default: return NULL;
 	}

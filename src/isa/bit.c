@@ -49,19 +49,19 @@ ISA_INLINE uint64_t bit_linear(struct cpu_state *cs, const struct isa_insn *i, i
 	HANDLER(op##_rr##bits) { op##_reg##bits(cs, i, ISA_REG(cs, i->reg_off, T)); }  \
 	HANDLER(op##_ri##bits) { op##_reg##bits(cs, i, (T)i->imm); }
 
-#define BIT_MEM(fn, mr, mi, bits, T, S)                                                \
+#define BIT_MEM(fn, access, mr, mi, bits, T, S)                                        \
 	HANDLER(mr)                                                                    \
 	{                                                                              \
 		S n = ISA_REG(cs, i->reg_off, S);                                      \
 		uint64_t lin = bit_linear(cs, i, n, sizeof(T), ISA_RMW);               \
-		T *p = isa_rmw(cs, lin, sizeof(T));                                    \
+		T *p = access(cs, lin, sizeof(T));                                     \
 		fn(cs, p, (T)n);                                                       \
 		isa_rmw_end(cs, lin, sizeof(T), p);                                    \
 	}                                                                              \
 	HANDLER(mi)                                                                    \
 	{                                                                              \
 		uint64_t lin = isa_operand(cs, i, sizeof(T), ISA_RMW);                 \
-		T *p = isa_rmw(cs, lin, sizeof(T));                                    \
+		T *p = access(cs, lin, sizeof(T));                                     \
 		fn(cs, p, (T)i->imm);                                                  \
 		isa_rmw_end(cs, lin, sizeof(T), p);                                    \
 	}
@@ -70,8 +70,8 @@ ISA_INLINE uint64_t bit_linear(struct cpu_state *cs, const struct isa_insn *i, i
 	BIT_REG(op, bits, T, sfx)                                                      \
 	BIT_OP(op, "", op##_mem##bits, bits, T, S, sfx)                                \
 	BIT_OP(op, "lock; ", op##_lock##bits, bits, T, S, sfx)                         \
-	BIT_MEM(op##_mem##bits, op##_mr##bits, op##_mi##bits, bits, T, S)              \
-	BIT_MEM(op##_lock##bits, op##_Lmr##bits, op##_Lmi##bits, bits, T, S)
+	BIT_MEM(op##_mem##bits, isa_rmw, op##_mr##bits, op##_mi##bits, bits, T, S)     \
+	BIT_MEM(op##_lock##bits, isa_rmw_locked, op##_Lmr##bits, op##_Lmi##bits, bits, T, S)
 
 /* BT only reads. */
 #define BT_ALL(bits, T, S, sfx)                                                        \

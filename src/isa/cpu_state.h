@@ -71,8 +71,11 @@ struct isa_tlb_entry {
 };
 #define ISA_TLB_BITS 11
 #define ISA_TLB_ENTRIES (1u << ISA_TLB_BITS)
-/* Not canonical and no page address: neither equal to one nor within a page above one. */
-#define TLB_NO_ACCESS (BIT_ULL(63) | 1)
+/*
+ * Not canonical and no page address: neither equal to one nor within a page above one; and with a bit of the
+ * offset that no operand's alignment is about, so that it equals no address without the other offset bits either.
+ */
+#define TLB_NO_ACCESS (BIT_ULL(63) | 0x800)
 
 /* An exception on its way to the IDT (or to a VM exit). */
 struct isa_exception {

@@ -30,7 +30,8 @@ struct isa_ops {
 	 * as `how` says: guest memory itself, or `bounce` (>= size bytes),
 	 * filled with the current bytes where how includes ISA_READ. All checks
 	 * a write needs are made here. Where it returned bounce for a write,
-	 * the caller finishes with mem_commit(), which cannot fault.
+	 * the caller finishes with mem_commit(), which cannot fault; a LOCKed
+	 * instruction may begin again there (unwinding, cs->cc as before it).
 	 * Leaves by unwinding on a fault or VM exit. size <= 64.
 	 */
 	void *(*mem)(struct cpu_state *cs, uint64_t lin, unsigned size,

@@ -9,6 +9,8 @@
  * 2. write_tag is only valid where read_tag is: a pointer from isa_rmw() may be
  *    read and written.
  * 3. Aligned accesses of up to 8 bytes are one host access, hence atomic.
+ * 4. A locked access that is not aligned to its size misses always: the slow path sees to it that the host
+ *    never locks more than one cache line (cpu/bus_lock.c).
  */
 #ifndef USERKVM_ISA_MEM_H
 #define USERKVM_ISA_MEM_H
@@ -140,6 +142,17 @@ ISA_INLINE void *isa_rmw(struct cpu_state *cs, uint64_t lin, unsigned size)
 	return likely(p) ? p : cs->ops->mem(cs, lin, size, ISA_RMW, cs->bounce);
 }
 
+/* The same of a LOCKed instruction. */
+ISA_INLINE void *isa_rmw_locked(struct cpu_state *cs, uint64_t lin, unsigned size)
+{
+	const struct isa_tlb_entry *e = isa_tlb_slot(cs, lin);
+
+	return likely((lin & (PAGE_MASK | (size - 1))) == e->write_tag) ?
+		       (void *)(uintptr_t)(lin + e->addend) :
+		       cs->ops->mem(cs, lin, size, ISA_RMW, cs->bounce);
+}
+
+/* Before it a handler has changed nothing but cs->cc: a locked instruction may begin again here. */
 ISA_INLINE void isa_rmw_end(struct cpu_state *cs, uint64_t lin, unsigned size, void *p)
 {
 	if (unlikely(p == cs->bounce))

@@ -7,11 +7,11 @@
 #include "isa/decoder.h"
 #include "isa/internal.h"
 
-#define UNARY_MEM(name, op, before, after, lock, bits, T, sfx)                         \
+#define UNARY_MEM(name, op, before, after, lock, access, bits, T, sfx)                 \
 	HANDLER(name)                                                                  \
 	{                                                                              \
 		uint64_t lin = isa_operand(cs, i, sizeof(T), ISA_RMW);                 \
-		T *p = isa_rmw(cs, lin, sizeof(T));                                    \
+		T *p = access(cs, lin, sizeof(T));                                     \
 		uint16_t cc = (uint16_t)cs->cc;                                        \
 		__asm__ volatile(before lock op sfx " %[p]" after                      \
 				 : [p] "+m"(*p), [cc] "+&a"(cc) : : "cc", "memory");    \
@@ -29,8 +29,8 @@
 		cs->cc = cc;                                                           \
 		SET_REG(cs, i->rm_off, T, d);                                          \
 	}                                                                              \
-	UNARY_MEM(op##_m##bits, #op, before, after, "", bits, T, sfx)                  \
-	UNARY_MEM(op##_Lm##bits, #op, before, after, "lock; ", bits, T, sfx)
+	UNARY_MEM(op##_m##bits, #op, before, after, "", isa_rmw, bits, T, sfx)         \
+	UNARY_MEM(op##_Lm##bits, #op, before, after, "lock; ", isa_rmw_locked, bits, T, sfx)
 
 /* INC and DEC keep CF; NOT keeps every flag. */
 #define UNARY_SIZE(bits, T, S, sfx)                                                    \

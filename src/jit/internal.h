@@ -198,6 +198,11 @@ void jit_cold_resume(struct jit_ctx *c, uint32_t from);
 void jit_probe(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsigned access,
 	       bool no_rex, struct host_mem *m, uint8_t *spare);
 /*
+ * The part of a probe that a group's check leaves out: if instruction k is LOCKed and the operand, `at` in linear
+ * addresses, is not aligned to its size, its handler runs. Changes JIT_S0 and flags where k is LOCKed.
+ */
+void jit_probe_alignment(struct jit_ctx *c, const struct host_mem *at);
+/*
  * MOV of 32 bits from memory, in a block whose loads are often of the window at cs->apic_lin: take it from there.
  * Returns the rel32, open, of the jump over instruction k's other code; 0: it is not such a one.
  */

@@ -2,10 +2,10 @@
  * Guest memory operands: the address, the probe of the software TLB, and the
  * host operand that the access goes through.
  *
- *     lea  S1,[linear]      lea S0,[S1+size-1]
+ *     lea  S1,[linear]      lea S0,[S1+size-1]          (LOCK: mov S0,S1)
  *     shr  S1,7             and S1d,(entries-1)*32      add S1,[tlb]
  *     and  S0,-4096         cmp S0,[S1+tag]             jne cold
- *     mov  S1,[S1+addend]
+ *     mov  S1,[S1+addend]                               (LOCK: and S0,-4096|size-1)
  *     op   reg,[S1+base+disp]        or: lea S0,[linear]; lea S0,[S0+S1]; op reg,[S0]
  *
  * Invariants
@@ -16,7 +16,8 @@
  * 2. The access goes through guest registers only where the linear address is
  *    exactly base + (index << shift) + disp in 64 bits; else through JIT_S0, the
  *    linear address computed once more.
- * 3. In 32-bit code that is never so: the linear address is one LEA to 32 bits, whatever the
+ * 3. A LOCKed access that is not aligned to its size always takes the cold path (isa/mem.h, invariant 4).
+ * 4. In 32-bit code the second is never so: the linear address is one LEA to 32 bits, whatever the
  *    upper halves of registers are, and the access is at [S1+S0].
  *
  * Locks: none.
@@ -93,6 +94,20 @@ bool jit_address_ok(const struct jit_insn *i, const struct jit_bytes *p)
 static bool constant_address(const struct jit_bytes *p)
 {
 	return p->code32 && p->base == HOST_NONE && p->index == HOST_NONE && p->seg < SREG_FS;
+}
+
+/* Does the access name, by the code alone, a slot of the TLB that it may hit? */
+static bool constant_slot(const struct jit_bytes *p, unsigned size, bool locked)
+{
+	uint32_t first = (uint32_t)p->disp;
+
+	return constant_address(p) && (first & ~(uint32_t)PAGE_MASK) + size <= PAGE_SIZE &&
+	       !(locked && (first & (size - 1)));
+}
+
+static bool is_locked(const struct jit_insn *i)
+{
+	return i->isa->flags & ISA_LOCK;
 }
 
 void jit_effective(struct jit_ctx *c, const struct jit_bytes *p, unsigned scratch)
@@ -206,13 +221,14 @@ static void check_segment32(struct jit_ctx *c, const struct jit_bytes *p, unsign
  *
  * false: the general probe is needed.
  */
-static bool look_up_constant(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsigned access)
+static bool look_up_constant(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsigned access,
+			     bool locked)
 {
 	uint32_t first = (uint32_t)p->disp, page = first & (uint32_t)PAGE_MASK;
 	int32_t slot = (int32_t)((first >> PAGE_SHIFT & (ISA_TLB_ENTRIES - 1)) * sizeof(struct isa_tlb_entry));
 	struct host_mem entry = { .base = JIT_S1, .index = HOST_NONE };
 
-	if (!constant_address(p) || (first & ~(uint32_t)PAGE_MASK) + size > PAGE_SIZE)
+	if (!constant_slot(p, size, locked))
 		return false;
 	op_reg_mem(c, true, OPC_LOAD, JIT_S1, offsetof(struct cpu_state, tlb));
 	emit_mov_imm32(c->e, JIT_S0, page);
@@ -226,27 +242,27 @@ static bool look_up_constant(struct jit_ctx *c, const struct jit_bytes *p, unsig
 }
 
 /* JIT_S1 := addend of the page that the access lies in, or off to the cold path. */
-static void look_up(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsigned access)
+static void look_up(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsigned access, bool locked)
 {
 	struct emitter *e = c->e;
 	struct host_mem last = { .base = JIT_S1, .index = HOST_NONE, .disp = (int32_t)size - 1 };
 	struct host_mem tlb = STATE(c->r, tlb), entry = { .base = JIT_S1, .index = HOST_NONE };
 
 	static_assert(sizeof(struct isa_tlb_entry) == 32, "the shift below");
-	if (look_up_constant(c, p, size, access))
+	if (look_up_constant(c, p, size, access, locked))
 		return;
 	jit_effective(c, p, JIT_S1);
 	if (p->code32 && p->seg >= SREG_FS)
 		check_segment32(c, p, size);
 	add_base(c, p, JIT_S1);
-	if (size > 1)
+	if (size > 1 && !locked)
 		emit_op_mem(e, true, OPC_LEA, JIT_S0, &last);
 	else
 		emit_op_reg(e, true, OPC_MOV, JIT_S0, JIT_S1);
 	shr_imm(e, JIT_S1, PAGE_SHIFT - 5);
 	emit_op_imm(e, false, EXT_AND, JIT_S1, (ISA_TLB_ENTRIES - 1) << 5);
 	emit_op_mem(e, true, OPC_ADD_LOAD, JIT_S1, &tlb);
-	emit_op_imm(e, true, EXT_AND, JIT_S0, -(int32_t)PAGE_SIZE);
+	emit_op_imm(e, true, EXT_AND, JIT_S0, -(int32_t)PAGE_SIZE | (locked ? (int32_t)size - 1 : 0));
 	entry.disp = access & ISA_WRITE ? offsetof(struct isa_tlb_entry, write_tag)
 					   : offsetof(struct isa_tlb_entry, read_tag);
 	emit_op_mem(e, true, OPC_CMP_LOAD, JIT_S0, &entry);
@@ -261,12 +277,12 @@ static void look_up(struct jit_ctx *c, const struct jit_bytes *p, unsigned size,
  * code needs one.
  */
 static uint8_t operand32(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, bool ahead,
-		      bool no_rex, struct host_mem *m)
+			 bool no_rex, struct host_mem *m)
 {
 	uint32_t off = (uint32_t)p->disp & ~(uint32_t)PAGE_MASK;
 
 	*m = (struct host_mem){ .base = JIT_S1, .index = JIT_S0 };
-	if (!ahead && constant_address(p) && off + size <= PAGE_SIZE)
+	if (!ahead && constant_slot(p, size, is_locked(&c->b->insn[c->k])))
 		m->disp = (int32_t)off; /* JIT_S0 is the page */
 	else
 		linear(c, p, JIT_S0);
@@ -277,6 +293,19 @@ static uint8_t operand32(struct jit_ctx *c, const struct jit_bytes *p, unsigned 
 	return JIT_S1;
 }
 
+void jit_probe_alignment(struct jit_ctx *c, const struct host_mem *at)
+{
+	const struct jit_insn *i = &c->b->insn[c->k];
+
+	if (!is_locked(i) || i->size == 1)
+		return;
+	jit_flags_give_up(c, JIT_S0);
+	emit_op_mem(c->e, true, OPC_LEA, JIT_S0, at);
+	emit_bytes(c->e, "\xf7\xc5", 2); /* test ebp, imm32 */
+	emit_u32(c->e, i->size - 1u);
+	probe_cold(c, COND_NE);
+}
+
 void jit_probe(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsigned access,
 	       bool no_rex, struct host_mem *m, uint8_t *spare)
 {
@@ -285,7 +314,7 @@ void jit_probe(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsi
 	if (!ahead) {
 		jit_flags_give_up(c, JIT_S0);
 		c->s1_addend = false;
-		look_up(c, p, size, access);
+		look_up(c, p, size, access, is_locked(&c->b->insn[c->k]));
 	}
 	if (p->code32) {
 		*spare = operand32(c, p, size, ahead, no_rex, m);
@@ -406,5 +435,5 @@ void jit_hoist(struct jit_ctx *c)
 	c->flags = AT_NONE;
 	c->s1_addend = false;
 	jit_note_recover(c);
-	look_up(c, &p, i->size, i->access);
+	look_up(c, &p, i->size, i->access, is_locked(i));
 }

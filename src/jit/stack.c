@@ -280,12 +280,15 @@ static void stack_operand(struct jit_ctx *c, uint8_t base, int32_t off, enum isa
 void jit_operand(struct jit_ctx *c, const struct jit_bytes *p, bool no_rex, struct host_mem *m,
 		 uint8_t *spare)
 {
+	const struct host_mem linear = { .base = HOST_R10, .index = HOST_NONE, .disp = p->disp };
+
 	if (!c->stack[c->k].member || !rsp_based(p)) {
 		const struct jit_insn *i = &c->b->insn[c->k];
 
 		jit_probe(c, p, i->size, i->access, no_rex, m, spare);
 		return;
 	}
+	jit_probe_alignment(c, &linear);
 	member_operand(c, RSP, p->disp, m);
 	*spare = JIT_S0;
 	if (no_rex) {

@@ -136,6 +136,57 @@ static void the_control_decides_from_the_next_entry_on(void **state)
 	}
 }
 
+/* What a form leaves of the operand, the registers it names and the flags, from the same beginning. */
+struct outcome {
+	uint64_t operand, rax, rcx, rdx, rflags, split_locks;
+};
+
+static struct outcome outcome(struct machine *t, const struct form *f, gva_t at, bool second_equal)
+{
+	uint64_t before = t->cpu->counters.split_locks, *gprs = vmx_gprs(t->cpu);
+	/* CMPXCHG: equal or not */
+	uint64_t value = second_equal ? 0 : 0x80f17f018000ffffULL;
+	struct outcome o = { 0 };
+
+	gprs[RCX] = 0x1122334455667788ULL;
+	gprs[RDX] = 0;
+	memcpy(t->ram + at, &value, sizeof(value));
+	assert_int_equal(run_at(t, f->code, f->len, at), EXIT_REASON_HLT);
+	memcpy(&o.operand, t->ram + at, sizeof(o.operand));
+	if (f->code[2] == 0xc7 && second_equal) /* CMPXCHG8B has put EBX there */
+		o.operand -= at;
+	o.rax = gprs[RAX];
+	o.rcx = gprs[RCX];
+	o.rdx = gprs[RDX];
+	o.rflags = R(t, GUEST_RFLAGS);
+	o.split_locks = t->cpu->counters.split_locks - before;
+	return o;
+}
+
+/* On the host a lock across lines would be one of the host's bus. */
+static void a_lock_across_lines_is_made_in_two_parts_and_no_other(void **state)
+{
+	STATE;
+	static const gva_t ends[] = {AT + 64, AT + 0x1000};
+
+	for (unsigned n = 0; n < ARRAY_SIZE(forms); n++)
+		for (unsigned equal = 0; equal < 2; equal++) {
+			const struct form *f = &forms[n];
+			struct outcome aligned = outcome(t, f, AT, equal), o;
+
+			assert_int_equal(aligned.split_locks, 0);
+			assert_int_equal(outcome(t, f, AT + 1, equal).split_locks, 0);
+			for (unsigned e = 0; e < ARRAY_SIZE(ends); e++)
+				for (gva_t at = ends[e] - 8; at <= ends[e]; at++) {
+					o = outcome(t, f, at, equal);
+					if (o.split_locks != (at < ends[e] && at + f->size > ends[e]))
+						fail_msg("form %u at %#lx: %lu split locks", n, at, o.split_locks);
+					o.split_locks = 0;
+					assert_memory_equal(&o, &aligned, sizeof(o));
+				}
+		}
+}
+
 static void without_lock_there_is_no_bus_lock(void **state)
 {
 	STATE;
@@ -352,6 +403,7 @@ int main(void)
 		TEST_LONG(every_locked_form_across_a_line_or_a_page_exits_behind_it),
 		TEST_LONG(within_a_line_nothing_exits),
 		TEST_LONG(the_control_decides_from_the_next_entry_on),
+		TEST_LONG(a_lock_across_lines_is_made_in_two_parts_and_no_other),
 		TEST_LONG(without_lock_there_is_no_bus_lock),
 		TEST_LONG(the_result_is_that_of_the_instruction),
 		TEST_LONG(cmpxchg16b_is_never_a_split_lock),
