@@ -4,6 +4,7 @@
  *
  *   apic_checks.c  what VM entry checks of it
  *   apic_virt.c    priorities, EOI, evaluation, delivery, posted interrupts
+ *   apic_exit.c    VM exits 43, 44, 45, 56
  *   apic_access.c  accesses to the APIC-access page, x2APIC MSRs, APIC-write emulation
  *
  * Invariants
@@ -76,10 +77,19 @@ void cpu_check_apic_controls(const struct vmcs *v, struct vmentry_failures *f);
 /* TPR threshold: looks at the virtual-APIC page, at every entry; the other controls have passed. */
 void cpu_check_tpr_threshold(const struct vmcs *v, struct vmentry_failures *f);
 
+/* --- apic_exit.c --- */
+/* 43, 45, 56: after the operation, at the next instruction. */
+void cpu_apic_exit_trap(struct vmx_cpu *cpu, uint32_t reason, uint64_t qualification)
+	__attribute__((noreturn));
+/* Exit 44 for an access that is never virtualized. `how` without ISA_READ and ISA_WRITE: a fetch. */
+void cpu_apic_access_exit(struct vmx_cpu *cpu, gva_t lin, enum isa_access how)
+	__attribute__((noreturn));
+/* The same for an access by guest-physical address (paging structures, PDPTEs). */
+void cpu_apic_physical_exit(struct vmx_cpu *cpu) __attribute__((noreturn));
+
 /* --- apic_virt.c --- */
 void cpu_apic_load_controls(struct vmx_cpu *cpu, const struct vmcs *v); /* what load_rest() of entry.c loads of it */
 void cpu_apic_load(struct vmx_cpu *cpu, const struct vmcs *v); /* each VM entry; controls are loaded */
-void cpu_apic_save(struct vmx_cpu *cpu, struct vmcs *v);	/* VM exit */
 /* VTPR was written: what follows of it. May exit (43). */
 void cpu_apic_tpr_written(struct vmx_cpu *cpu);
 void cpu_apic_eoi(struct vmx_cpu *cpu); /* EOI virtualization; may exit (45) */
@@ -90,8 +100,6 @@ void cpu_apic_boundary(struct vmx_cpu *cpu);
 void cpu_apic_deliver(struct vmx_cpu *cpu);
 /* At a boundary: an interrupt of vmx_notify(). Posted, or an exit (1). */
 void cpu_apic_take_notification(struct vmx_cpu *cpu);
-void cpu_apic_exit_trap(struct vmx_cpu *cpu, uint32_t reason, uint64_t qualification)
-	__attribute__((noreturn));
 /* CR8 with TPR shadow; v: bits 63:4 are 0. */
 uint64_t cpu_apic_read_cr8(const struct vmx_cpu *cpu);
 void cpu_apic_write_cr8(struct vmx_cpu *cpu, uint64_t v);
@@ -102,11 +110,6 @@ void cpu_apic_write_cr8(struct vmx_cpu *cpu, uint64_t v);
  * use instead, or exit 44. Not for accesses that cross into another page, nor for fetches.
  */
 void *cpu_apic_access(struct vmx_cpu *cpu, gva_t lin, unsigned size, enum isa_access how);
-/* Exit 44 for an access that is never virtualized. `how` without ISA_READ and ISA_WRITE: a fetch. */
-void cpu_apic_access_exit(struct vmx_cpu *cpu, gva_t lin, enum isa_access how)
-	__attribute__((noreturn));
-/* The same for an access by guest-physical address (paging structures, PDPTEs). */
-void cpu_apic_physical_exit(struct vmx_cpu *cpu) __attribute__((noreturn));
 /* Does the instruction whose first byte is at `host` end its block, because it writes to the page? */
 bool cpu_apic_writer(const struct vmx_cpu *cpu, hpa_t host);
 /*

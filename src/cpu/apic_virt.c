@@ -40,13 +40,6 @@ static uint8_t highest(const struct cpu_apic *a, uint32_t bank)
 	return 0;
 }
 
-void cpu_apic_exit_trap(struct vmx_cpu *cpu, uint32_t reason, uint64_t qualification)
-{
-	struct cpu_exit e = { .reason = reason, .qualification = qualification, .rip = cpu->cs.rip };
-
-	cpu_vmexit(cpu, &e);
-}
-
 static void update_ppr(struct cpu_apic *a)
 {
 	uint8_t tpr = (uint8_t)READ_ONCE(*reg(a, VAPIC_TPR));
@@ -240,16 +233,6 @@ void cpu_apic_load(struct vmx_cpu *cpu, const struct vmcs *v)
 	a->svi = (uint8_t)(v->GUEST_INTR_STATUS >> 8);
 	update_ppr(a);
 	evaluate(cpu);
-}
-
-void cpu_apic_save(struct vmx_cpu *cpu, struct vmcs *v)
-{
-	struct cpu_apic *a = &cpu->apic;
-
-	cpu->cs.apic_ok = 0;
-	a->write.pending = false;
-	if (a->vid)
-		v->GUEST_INTR_STATUS = (uint64_t)a->svi << 8 | a->rvi;
 }
 
 void cpu_apic_boundary(struct vmx_cpu *cpu)

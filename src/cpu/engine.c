@@ -14,16 +14,6 @@
  */
 #include "cpu/internal.h"
 
-#include <stdlib.h>
-#include <string.h>
-
-const char *vmx_engine_name(void)
-{
-	const char *name = getenv("USERKVM_ENGINE");
-
-	return name && !strcmp(name, "interp") ? "interp" : "jit";
-}
-
 /* #DB for a breakpoint at cs->rip; is there one further on in its block? */
 static bool breakpoint_near(struct vmx_cpu *cpu)
 {

@@ -211,14 +211,6 @@ static struct loaded what_is_loaded(const struct vmx_cpu *cpu)
 	} };
 }
 
-void cpu_left_out(struct vmx_cpu *cpu, const char *what, int nr)
-{
-	cpu->broken = what;
-	cpu->broken_file = __FILE__;
-	cpu->broken_line = nr;
-	cpu->bus_error = ~0ULL;
-}
-
 /* USERKVM_CHECK=entry. The processor is not entered any more where it finds a difference. */
 static __attribute__((noinline)) void check_loaded(struct vmx_cpu *cpu, struct vmcs *v)
 {

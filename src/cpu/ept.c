@@ -12,6 +12,7 @@
  * feet with single stores.
  */
 #include "cpu/internal.h"
+#include "cpu/pte.h"
 #include "cpu/tlb_check.h"
 #include "host/memory.h"
 #include "sdm/ept.h"
@@ -79,25 +80,6 @@ static void pml_log(struct vmx_cpu *cpu, gpa_t gpa)
 		return;
 	((uint64_t *)__va(cpu->vmcs->PML_ADDRESS))[index] = gpa & PAGE_MASK;
 	cpu->vmcs->GUEST_PML_INDEX = (uint16_t)(index - 1);
-}
-
-bool cpu_ept_is_leaf(uint64_t e, int level)
-{
-	return level == 1 || (level <= 3 && (e & EPT_PAGE_SIZE));
-}
-
-/* SDM "EPT Misconfigurations", for a present entry. */
-bool cpu_ept_entry_bad(uint64_t e, int level)
-{
-	uint64_t type = FIELD_GET(EPT_MEMTYPE_MASK, e);
-
-	if ((e & (EPT_READ | EPT_WRITE)) == EPT_WRITE)
-		return true;
-	if (!cpu_ept_is_leaf(e, level))
-		return e & (EPT_MEMTYPE_MASK | EPT_IPAT | (level >= 4 ? EPT_PAGE_SIZE : 0));
-	if (type == 2 || type == 3 || type == 7)
-		return true;
-	return e & EPT_ADDR_MASK & ~(~0ULL << (12 + 9 * (level - 1)));
 }
 
 /* Those that say of a present entry whether it is one that refers to a table. */

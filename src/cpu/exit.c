@@ -191,6 +191,16 @@ static void msr_areas(struct vmx_cpu *cpu, struct vmcs *v)
 			v->abort_indicator = 4;
 }
 
+static void save_apic(struct vmx_cpu *cpu, struct vmcs *v)
+{
+	struct cpu_apic *a = &cpu->apic;
+
+	cpu->cs.apic_ok = 0;
+	a->write.pending = false;
+	if (a->vid)
+		v->GUEST_INTR_STATUS = (uint64_t)a->svi << 8 | a->rvi;
+}
+
 void cpu_save_exit(struct vmx_cpu *cpu, const struct cpu_exit *e)
 {
 	struct vmcs *v = cpu->vmcs;
@@ -220,7 +230,7 @@ void cpu_save_exit(struct vmx_cpu *cpu, const struct cpu_exit *e)
 	changed |= save_non_register(cpu, v, e);
 	if (changed)
 		v->stale |= VMCS_CHECK_GUEST;
-	cpu_apic_save(cpu, v);
+	save_apic(cpu, v);
 	msr_areas(cpu, v);
 	cpu->event.active = false;
 	cpu->inject = false;

@@ -7,9 +7,10 @@
  *   ghost*.c                      USERKVM_CHECK=guesttlb (ghost.h)
  *   apic_*.c                      APIC virtualization (apic.h)
  *   blocks.c block_decode.c code_pages.c  decoded blocks (blocks.h)
- *   engine.c boundary.c unwind.c  what runs between two blocks or instructions
+ *   engine.c boundary.c           what runs between two blocks or instructions
+ *   leave.c unwind.c              leaving an instruction, and where that arrives
  *   interp.c                      the interpreter's loop
- *   machine.c                     what the processors of a machine share
+ *   machine.c machine_cpus.c      what the processors of a machine share, and who they are
  *   vmx_isa.c trace_ring.c        the seam's remaining functions, debug aid
  *   event.c iret.c task.c sysinsn*.c  delivery through the IDT, system instructions (system.h); the rules
  *                                 of segments and far transfers are isa/segment.h's and isa/far.h's
@@ -302,7 +303,7 @@ void cpu_check_guest_registers(const struct vmcs *v, struct vmentry_failures *f)
 void cpu_check_guest_state(const struct vmcs *v, struct vmentry_failures *f);
 /* --- vmx_isa.c: an MSR for the VM-exit MSR-store area; 0 or -EINVAL. --- */
 int cpu_msr_area_read(struct vmx_cpu *cpu, uint32_t msr, uint64_t *value);
-/* --- unwind.c --- */
+/* --- leave.c --- */
 /*
  * A broken invariant of the processor's: the guest is left, by VMX_BUS_ERROR, and vmx_broken() says why.
  * Inside the guest only (cs.unwind is set); calls no libc.
@@ -314,10 +315,10 @@ int cpu_msr_area_read(struct vmx_cpu *cpu, uint32_t msr, uint64_t *value);
 	} while (0)
 void cpu_broken(struct vmx_cpu *cpu, const char *what, const char *file, int line)
 	__attribute__((noreturn, cold));
-/* --- entry.c, exit.c --- */
-void cpu_load_guest(struct vmx_cpu *cpu);
 /* USERKVM_CHECK=entry: `what` was left out wrongly, the nr'th word of it. No guest runs here any more. */
 void cpu_left_out(struct vmx_cpu *cpu, const char *what, int nr);
+/* --- entry.c, exit.c --- */
+void cpu_load_guest(struct vmx_cpu *cpu);
 /* The VMCS has the segments and tables that the processor has. */
 void cpu_keep_segments(struct vmx_cpu *cpu);
 /* Save guest state and exit fields without unwinding (failed entries, bus errors). */

@@ -211,7 +211,7 @@ struct vmx_cpu *cpu_jit_reserve(void);
 bool cpu_jit_create(struct vmx_cpu *cpu);
 /* Frees *cpu too, if it came from cpu_jit_reserve() (true). */
 bool cpu_jit_destroy(struct vmx_cpu *cpu);
-/* All units go. In the dispatcher only. */
+/* jit_drop.c: all units go. In the dispatcher only. */
 void jit_drop_all(struct cpu_jit *j);
 /* Before a unit of the class that has an indirect branch, or a target of one, is made. */
 void jit_need_ind(struct cpu_jit *j, unsigned cls);

@@ -1,9 +1,7 @@
 /*
- * What the logical processors of a machine share: who is there, what is code,
- * and the epoch of memory written from outside.
+ * What the logical processors of a machine share, made and ended. Who they are: machine_cpus.c.
  *
- * Locks: machine->lock guards the list of processors and what they ask of each
- * other.
+ * Locks: none; nobody else knows the machine then.
  */
 #include "cpu/ghost.h"
 #include "cpu/internal.h"
@@ -34,6 +32,13 @@ static int executable_memory(void)
 static const struct ghost_ops ghost_ops = {
 	.page_rights = cpu_page_rights, .drop = cpu_tlb_drop_asked,
 };
+
+const char *vmx_engine_name(void)
+{
+	const char *name = getenv("USERKVM_ENGINE");
+
+	return name && !strcmp(name, "interp") ? "interp" : "jit";
+}
 
 int vmx_machine_create(struct vmx_machine **out)
 {
@@ -87,53 +92,4 @@ void vmx_machine_destroy(struct vmx_machine *m)
 	pthread_mutex_destroy(m->lock_storage);
 	own_free(m->lock_storage);
 	own_free(m);
-}
-
-void machine_lock(struct vmx_machine *m)
-{
-	pthread_mutex_lock(m->lock_storage);
-}
-
-void machine_unlock(struct vmx_machine *m)
-{
-	pthread_mutex_unlock(m->lock_storage);
-}
-
-/* Its code pages were not registered while it was alone: all of it is stale. */
-void machine_add(struct vmx_machine *m, struct vmx_cpu *cpu)
-{
-	machine_lock(m);
-	for (struct vmx_cpu *o = m->cpus; o; o = o->next) {
-		o->nr_stale = ARRAY_SIZE(o->stale) + 1;
-		__atomic_fetch_or(&o->cs.exit_request, CPU_REQ_STALE | CPU_REQ_WTAGS,
-				  __ATOMIC_SEQ_CST);
-	}
-	cpu->wtags_seen = cpu->wtags_known = m->wtags_gen;
-	cpu->next = m->cpus;
-	m->cpus = cpu;
-	WRITE_ONCE(m->nr_cpus, m->nr_cpus + 1);
-	machine_unlock(m);
-}
-
-void machine_remove(struct vmx_machine *m, struct vmx_cpu *cpu)
-{
-	machine_lock(m);
-	for (struct vmx_cpu **p = &m->cpus; *p; p = &(*p)->next) {
-		if (*p == cpu) {
-			*p = cpu->next;
-			WRITE_ONCE(m->nr_cpus, m->nr_cpus - 1);
-			break;
-		}
-	}
-	machine_unlock(m);
-}
-
-void vmx_sync_code(struct vmx_cpu *cpu)
-{
-	vmx_sync_machine_code(cpu->machine);
-}
-
-void vmx_sync_machine_code(struct vmx_machine *m)
-{
-	__atomic_fetch_add(&m->epoch, 1, __ATOMIC_SEQ_CST);
 }

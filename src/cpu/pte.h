@@ -1,6 +1,6 @@
 /*
- * How entries of the guest's paging structures are read: which bits are reserved, which refer to a page, what
- * they allow together (SDM vol. 3, "Paging"). None of this looks at memory or raises anything.
+ * How entries of the guest's paging structures, and EPT's, are read: which bits are reserved, which refer to a page, what
+ * they allow together (SDM vol. 3, "Paging", "The Extended Page Table Mechanism"). None of this looks at memory or raises anything.
  *
  * Locks: none.
  */
@@ -8,6 +8,7 @@
 #define USERKVM_CPU_PTE_H
 
 #include "cpu/internal.h"
+#include "sdm/ept.h"
 #include "sdm/paging.h"
 
 static inline bool cpu_nx_enabled(const struct cpu_state *cs)
@@ -104,6 +105,27 @@ static inline gpa_t cpu_leaf_gpa(const struct cpu_state *cs, uint64_t e, int lev
 	if (!(cs->cr4 & X86_CR4_PAE) && level == 2) /* PSE-36: bits 20:13 are address bits 39:32 */
 		base = (e & 0xffc00000) | FIELD_GET(GENMASK_ULL(20, 13), e) << 32;
 	return base | (gva & low & PAGE_MASK);
+}
+
+/* --- EPT --- */
+
+static inline bool cpu_ept_is_leaf(uint64_t e, int level)
+{
+	return level == 1 || (level <= 3 && (e & EPT_PAGE_SIZE));
+}
+
+/* Misconfigured, if it is present (SDM "EPT Misconfigurations"). */
+static inline bool cpu_ept_entry_bad(uint64_t e, int level)
+{
+	uint64_t type = FIELD_GET(EPT_MEMTYPE_MASK, e);
+
+	if ((e & (EPT_READ | EPT_WRITE)) == EPT_WRITE)
+		return true;
+	if (!cpu_ept_is_leaf(e, level))
+		return e & (EPT_MEMTYPE_MASK | EPT_IPAT | (level >= 4 ? EPT_PAGE_SIZE : 0));
+	if (type == 2 || type == 3 || type == 7)
+		return true;
+	return e & EPT_ADDR_MASK & ~(~0ULL << (12 + 9 * (level - 1)));
 }
 
 #endif

@@ -13,7 +13,7 @@
 
 struct vmx_cpu;
 
-/* --- walk.c, tlb.c --- */
+/* --- walk.c, tlb.c, tlb_select.c --- */
 /* Mode, CPL, AC, paging controls changed: choose cs->tlb again, recompute code_mode and stack_mode. */
 void cpu_mode_changed(struct vmx_cpu *cpu);
 /* TLB invalidations of the instructions: see tlb.c. */
@@ -39,8 +39,6 @@ struct cpu_ept_result {
  */
 struct cpu_ept_result cpu_ept_translate(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla, bool final);
 /* How single entries are read. Levels as in the SDM's tables: 1 is the PTE's. */
-bool cpu_ept_is_leaf(uint64_t e, int level);
-bool cpu_ept_entry_bad(uint64_t e, int level); /* misconfigured, if it is present */
 /* Set bits in an entry that still is `old`; false: it has changed. */
 static inline bool cpu_entry_or(uint64_t *p, uint64_t old, uint64_t bits)
 {
