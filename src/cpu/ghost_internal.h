@@ -274,10 +274,17 @@ bool ghost_host_of(struct ghost_cpu *c, gpa_t gpa, hpa_t *host);
 /* Entries are about to be stored to: who may hold them without having used them? */
 void ghost_speculate(struct ghost_cpu *c, hpa_t host, unsigned size);
 
-/* --- ghost_record.c, all with the lock --- */
+/* --- ghost_list.c, all with the lock --- */
 bool writer_is(const struct writer *a, uint64_t cr3, uint64_t fs);
-void record_new(struct ghost_cpu *c, const struct batch_item *b, const struct pending *p, enum lost lost);
+/* Where records of a thread's stores begin that are open; settled ones of a hold. */
+uint32_t *record_open_chain(struct ghost *g, uint64_t cr3, uint64_t fs);
+uint32_t *record_settled_chain(const struct hold *h);
+/* Out of its chain, and out of the number that has it. */
+void record_unlink(struct ghost *g, uint32_t n);
 void record_free(struct ghost *g, uint32_t n);
+
+/* --- ghost_record.c, all with the lock --- */
+void record_new(struct ghost_cpu *c, const struct batch_item *b, const struct pending *p, enum lost lost);
 void record_settle(struct ghost *g, struct record *r, enum settled how);
 /* Settled: tells it if it is reachable, once. */
 void record_try_reachable(struct ghost_cpu *by, struct record *r);

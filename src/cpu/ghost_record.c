@@ -14,61 +14,6 @@
 
 #include <x86intrin.h>
 
-/* --- who stores --- */
-
-static uint64_t space_of(uint64_t cr3)
-{
-	return cr3 & PTE_ADDR_MASK & ~0x1000ULL; /* Linux's user tables lie 4 KiB behind the kernel's */
-}
-
-bool writer_is(const struct writer *a, uint64_t cr3, uint64_t fs)
-{
-	return space_of(a->cr3) == space_of(cr3) && a->fs == fs;
-}
-
-static uint32_t *thread_bucket(struct ghost *g, uint64_t cr3, uint64_t fs)
-{
-	return &g->by_thread[ghost_hash(space_of(cr3) ^ fs * 3)];
-}
-
-/* --- records --- */
-
-static uint32_t *settled_chain(const struct hold *h)
-{
-	return &h->c->settled[h->global ? SETTLED_CHAINS : h->pcid % SETTLED_CHAINS];
-}
-
-/* Out of its chain, and out of the number that has it. */
-static void unlink_record(struct ghost *g, uint32_t n)
-{
-	struct record *r = &g->record[n];
-	struct hold *h = &g->hold[r->hold];
-	uint32_t *link = r->settled == OPEN ? thread_bucket(g, r->by.cr3, r->by.fs) : settled_chain(h);
-
-	while (*link && *link != n)
-		link = &g->record[*link].next;
-	if (*link)
-		*link = r->next;
-	if (r->settled == OPEN)
-		g->nr_open--;
-	else
-		h->c->nr_settled--;
-}
-
-void record_free(struct ghost *g, uint32_t n)
-{
-	struct record *r = &g->record[n];
-
-	if (!r->hold)
-		return;
-	unlink_record(g, n);
-	g->hold[r->hold].record = 0;
-	r->hold = 0;
-	r->next = g->free_record;
-	g->free_record = n;
-	g->count.closed++;
-}
-
 static uint32_t record_alloc(struct ghost *g)
 {
 	uint32_t n;
@@ -88,7 +33,7 @@ static uint32_t record_alloc(struct ghost *g)
 void record_new(struct ghost_cpu *c, const struct batch_item *b, const struct pending *p, enum lost lost)
 {
 	struct ghost *g = c->g;
-	uint32_t n = record_alloc(g), *bucket = thread_bucket(g, p->by.cr3, p->by.fs);
+	uint32_t n = record_alloc(g), *bucket = record_open_chain(g, p->by.cr3, p->by.fs);
 	struct hold *h = &g->hold[b->hold];
 	struct record *r = &g->record[n];
 
@@ -117,9 +62,9 @@ void record_new(struct ghost_cpu *c, const struct batch_item *b, const struct pe
 
 void record_settle(struct ghost *g, struct record *r, enum settled how)
 {
-	uint32_t n = (uint32_t)(r - g->record), *chain = settled_chain(&g->hold[r->hold]);
+	uint32_t n = (uint32_t)(r - g->record), *chain = record_settled_chain(&g->hold[r->hold]);
 
-	unlink_record(g, n);
+	record_unlink(g, n);
 	r->settled = (uint8_t)how;
 	r->next = *chain;
 	*chain = n;
@@ -194,7 +139,7 @@ void records_returned(struct ghost_cpu *c)
 {
 	struct ghost *g = c->g;
 	const struct cpu_state *cs = &c->cpu->cs;
-	uint32_t *link = thread_bucket(g, cs->cr3, cs->seg[SREG_FS].base);
+	uint32_t *link = record_open_chain(g, cs->cr3, cs->seg[SREG_FS].base);
 
 	while (*link && !others_compare(c)) {
 		struct record *r = &g->record[*link];
