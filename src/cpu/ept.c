@@ -189,14 +189,34 @@ ept_fill(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla, bool final,
 	return r;
 }
 
+/* Of an address that is the host's: without EPT. */
+static struct cpu_ept_result ept_absent(gpa_t gpa)
+{
+	return (struct cpu_ept_result){
+		.host = gpa & PAGE_MASK, .rights = EPT_RWX, .write_back = true, /* there are no MTRRs */
+	};
+}
+
+bool cpu_ept_known(const struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, struct cpu_ept_result *out)
+{
+	const struct ept_cache_entry *c = &cpu->tlb->ept[(gpa >> PAGE_SHIFT) & (EPT_CACHE_ENTRIES - 1)];
+
+	if (unlikely(!(cpu->secondary & SECONDARY_EXEC_ENABLE_EPT))) {
+		*out = ept_absent(gpa);
+		return true;
+	}
+	if (c->tag != ((gpa & PAGE_MASK) | cpu->tlb->ept_gen) || (access & ~c->host))
+		return false;
+	*out = ept_cached(c);
+	return true;
+}
+
 struct cpu_ept_result cpu_ept_translate(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla, bool final)
 {
 	struct ept_cache_entry *c = &cpu->tlb->ept[(gpa >> PAGE_SHIFT) & (EPT_CACHE_ENTRIES - 1)];
 
 	if (unlikely(!(cpu->secondary & SECONDARY_EXEC_ENABLE_EPT)))
-		return (struct cpu_ept_result){
-			.host = gpa & PAGE_MASK, .rights = EPT_RWX, .write_back = true, /* there are no MTRRs */
-		};
+		return ept_absent(gpa);
 	if (c->tag != ((gpa & PAGE_MASK) | cpu->tlb->ept_gen) || (access & ~c->host))
 		return ept_fill(cpu, gpa, access, gla, final, c);
 	if (unlikely(cpu->tlb->check))

@@ -10,17 +10,12 @@
 /* The host's page of gpa's, if a cached guest-physical mapping allows the access; else 0. */
 static hpa_t known_page(const struct vmx_cpu *cpu, gpa_t gpa, uint32_t access)
 {
-	const struct ept_cache_entry *c = &cpu->tlb->ept[(gpa >> PAGE_SHIFT) & (EPT_CACHE_ENTRIES - 1)];
+	struct cpu_ept_result r;
 
-	if (!(cpu->secondary & SECONDARY_EXEC_ENABLE_EPT))
-		return gpa & PAGE_MASK;
-	if (c->tag != ((gpa & PAGE_MASK) | cpu->tlb->ept_gen) || (access & ~c->host))
-		return 0;
-	return c->host & PAGE_MASK;
+	return cpu_ept_known(cpu, gpa, access, &r) ? r.host : 0;
 }
 
-/* A table of the guest's, by what is known of guest-physical addresses (walk.c, entry_pointer()). */
-static uint64_t *known_table(const struct vmx_cpu *cpu, gpa_t table)
+uint64_t *cpu_path_table(const struct vmx_cpu *cpu, gpa_t table)
 {
 	hpa_t host = known_page(cpu, table, cpu->eptp & EPTP_AD_ENABLE ? CPU_READ | CPU_WRITE : CPU_READ);
 
@@ -34,7 +29,7 @@ uint64_t *cpu_path_root(const struct vmx_cpu *cpu)
 	/* the checkers count every use of an entry */
 	if (!(cs->cr0 & X86_CR0_PG) || !(cs->efer & EFER_LMA) || cpu->tlb->check || cpu->tlb->ghost)
 		return NULL;
-	return known_table(cpu, cs->cr3 & PTE_ADDR_MASK);
+	return cpu_path_table(cpu, cs->cr3 & PTE_ADDR_MASK);
 }
 
 hpa_t cpu_walk_path(const struct vmx_cpu *cpu, gva_t gva, enum cpu_priv priv, struct cpu_path *out)
@@ -54,7 +49,7 @@ hpa_t cpu_walk_path(const struct vmx_cpu *cpu, gva_t gva, enum cpu_priv priv, st
 		out->val[out->nr++] = e;
 		if (leaf && cpu_page_rights(cpu, rights, priv) & CPU_EXEC)
 			return known_page(cpu, cpu_leaf_gpa(&cpu->cs, e, level, gva), CPU_EXEC);
-		table = known_table(cpu, e & PTE_ADDR_MASK);
+		table = cpu_path_table(cpu, e & PTE_ADDR_MASK);
 	}
 	return 0;
 }

@@ -26,6 +26,8 @@ struct cpu_path {
 hpa_t cpu_walk_path(const struct vmx_cpu *cpu, gva_t gva, enum cpu_priv priv, struct cpu_path *out);
 /* The root table that CR3 selects; NULL: nothing has a path. */
 uint64_t *cpu_path_root(const struct vmx_cpu *cpu);
+/* A table of the guest's, by what is known of guest-physical addresses (as entry_pointer() in walk.c); NULL: it is not known. */
+uint64_t *cpu_path_table(const struct vmx_cpu *cpu, gpa_t table);
 /* Does the path, from this root on, lead where it led? */
 static inline bool cpu_path_same(const struct cpu_path *path, const uint64_t *root, gva_t gva)
 {
