@@ -298,9 +298,11 @@ static bool guest_fault(void *owner, int signo, siginfo_t *si, void *ucontext)
 	bool memory = (signo == SIGSEGV || signo == SIGBUS) && si->si_code > 0 &&
 		      si->si_code != SI_KERNEL &&
 		      (uintptr_t)si->si_addr >= LOWEST_CLIENT_ADDRESS;
+	bool emitted;
 
-	bool emitted = cpu->jit && cpu_jit_fault(cpu, ucontext);
-
+	if (memory && cpu_jit_refill_fault(cpu, ucontext))
+		return true;
+	emitted = cpu->jit && cpu_jit_fault(cpu, ucontext);
 	if (!emitted && (!memory || (uintptr_t)si->si_addr == (uintptr_t)regs[REG_RIP]))
 		return isa_silicon_fault(&cpu->cs, signo, ucontext);
 	if (memory)

@@ -400,6 +400,11 @@ void cpu_jit_run_blocks(struct vmx_cpu *cpu);
  * instruction has been stored. Async-signal context.
  */
 bool cpu_jit_fault(struct vmx_cpu *cpu, void *ucontext);
+/*
+ * Memory has vanished under a walk that emitted code asked for: the walk has failed, and the instruction's handler
+ * will meet the same. False: there is none. Async-signal context.
+ */
+bool cpu_jit_refill_fault(struct vmx_cpu *cpu, void *ucontext);
 /* Unwinds so that the interpreter runs the instruction that faulted. */
 void cpu_jit_interpret_next(struct vmx_cpu *cpu);
 /* One instruction was interpreted outside of cpu_jit_run_blocks(). */

@@ -157,7 +157,9 @@ struct cpu_jit {
 	struct emitter e;	 /* over all of mem */
 	uint32_t stubs_end;	 /* units begin here */
 	/* emitted code calls through these */
-	void *miss, *call, *slot, *c_stub;
+	void *miss, *call, *slot, *c_stub, *refill[2], *c_refill;
+	uint64_t refill_sp; /* while c_refill runs: where its stub's return address is; else 0 */
+	const uint8_t *refill_failed; /* the stub goes on here, if memory has vanished */
 	uint32_t (*enter)(struct cpu_state *cs, const uint8_t *code);
 	const uint8_t *ind_miss;
 	uint32_t leave_at, ind_miss_at; /* offsets of stubs */
@@ -253,6 +255,8 @@ void jit_page_grew(struct code_page *p, const struct cpu_block *b);
 /* --- jit_stub.c --- */
 /* C's half of the stubs. 0: go on in the unit; 1: left, cs->rip is the next instruction. */
 uint32_t jit_stub(struct cpu_state *cs, uint32_t number);
+/* Of a probe that has missed: as cpu_tlb_refill(). */
+uint32_t jit_refill(struct cpu_state *cs, gva_t page, const struct isa_tlb_entry *slot, uint32_t access);
 /* Fill cs->sp_tag from a write tag of the stack's page, if there is one. */
 void jit_fill_stack_slot(struct cpu_state *cs);
 

@@ -314,6 +314,8 @@ void jit_bind_indirect(struct vmx_cpu *cpu, struct jit_unit *u)
 
 	if (u->dead || !jit_claim(j, u->cls, u->page, rip & PAGE_MASK))
 		return;
+	if (u->expect == rip && c->ind[rip & 0xffff] == u->indirect)
+		return; /* the dispatcher has just resumed its page */
 	cpu->counters.jit_binds++;
 	if (!u->listed) {
 		l = lin_make(j, c, u->page, rip & PAGE_MASK);

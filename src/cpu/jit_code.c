@@ -133,16 +133,72 @@ static void *runs_at(const struct emitter *e)
 	return (void *)(uintptr_t)emit_here(e);
 }
 
+/* May C run between emitted code and the guest's vector registers? Not what a sanitizer watches (isa/fpu.h). */
+#if defined(__SANITIZE_ADDRESS__)
+#define C_KEEPS_VECTORS false
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define C_KEEPS_VECTORS false
+#endif
+#endif
+#ifndef C_KEEPS_VECTORS
+#define C_KEEPS_VECTORS true
+#endif
+
+static void refill_is_over(struct cpu_jit *j)
+{
+	struct host_mem sp = at(&j->refill_sp);
+
+	emit_bytes(&j->e, "\x48\xc7", 2); /* mov qword [refill_sp], 0 */
+	emit_modrm_mem(&j->e, 0, &sp, 4);
+	emit_u32(&j->e, 0);
+}
+
+/* jit_rewriter.refill: jit_refill() with the page in rbp, the entry's address in r11. */
+static void emit_refill_stubs(struct cpu_jit *j)
+{
+	struct emitter *e = &j->e;
+	struct cpu_state *cs = &j->cpu->cs;
+	struct host_mem state = at(cs);
+	uint32_t to_common;
+
+	j->refill[0] = runs_at(e);
+	store_gprs(e, cs);
+	emit_mov_imm32(e, HOST_RCX, CPU_READ);
+	to_common = emit_jmp(e);
+	j->refill[1] = runs_at(e);
+	store_gprs(e, cs);
+	emit_mov_imm32(e, HOST_RCX, CPU_READ | CPU_WRITE);
+	emit_patch(e, to_common, e->n);
+	store(e, true, HOST_SP, &j->refill_sp);
+	emit_bytes(e, "\x41\x53", 2); /* push r11 */
+	emit_op_mem(e, true, 0x8d, HOST_RDI, &state);
+	emit_op_reg(e, true, 0x89, HOST_RSI, JIT_S0);
+	emit_op_reg(e, true, 0x89, HOST_RDX, JIT_S1);
+	emit_call_via(e, (uint64_t)(uintptr_t)&j->c_refill);
+	emit_bytes(e, "\x41\x5b\x83\xf8\x01", 5); /* pop r11; cmp eax,1 */
+	refill_is_over(j);
+	for (unsigned r = 0; r < NR_GPRS; r++) /* C has kept the others */
+		if (jit_host_reg[r] != HOST_NONE && jit_host_reg[r] != HOST_RBX && jit_host_reg[r] < HOST_R12)
+			load(e, true, jit_host_reg[r], &cs->gpr[r]);
+	emit_byte(e, 0xc3);
+	j->refill_failed = runs_at(e);
+	refill_is_over(j);
+	load_all(e, cs);
+	emit_bytes(e, "\xf9\xc3", 2); /* stc; ret */
+	j->c_refill = (void *)(uintptr_t)jit_refill;
+}
+
 /*
- * jit_rewriter.slot: jit_fill_stack_slot() for the address in r11, if its offset in the page is not above ebp. The
- * last page below 4 GiB is left to C (jit/stack.c, invariant 5).
+ * jit_rewriter.slot: jit_fill_stack_slot() for the address in r11, if its offset in the page is not above ebp; the
+ * TLB's entry is made where there is none. The last page below 4 GiB is left to C (jit/stack.c, invariant 5).
  */
 static void emit_slot_stub(struct cpu_jit *j)
 {
 	struct emitter *e = &j->e;
 	struct cpu_state *cs = &j->cpu->cs;
-	struct host_mem tlb = at(&cs->tlb), tag = { .base = HOST_RAX, .index = HOST_NONE };
-	uint32_t fails[4];
+	struct host_mem tlb = at(&cs->tlb), tag = { .base = JIT_S1, .index = HOST_NONE };
+	uint32_t fails[4], found, no_entry, again;
 
 	static_assert(sizeof(struct isa_tlb_entry) == 32, "the shift below");
 	j->slot = runs_at(e);
@@ -150,29 +206,41 @@ static void emit_slot_stub(struct cpu_jit *j)
 	emit_op_reg(e, true, 0x89, HOST_RAX, JIT_S1);
 	emit_op_imm(e, false, 4, HOST_RAX, (int32_t)~PAGE_MASK); /* and */
 	emit_op_reg(e, false, 0x39, HOST_RAX, JIT_S0); /* cmp */
+	emit_byte(e, 0x58); /* pop rax */
 	fails[0] = emit_jcc(e, 7); /* ja */
-	emit_op_reg(e, true, 0x89, HOST_RAX, JIT_S1);
-	emit_bytes(e, "\x48\xc1\xe8\x07", 4); /* shr rax,7 */
-	emit_op_imm(e, false, 4, HOST_RAX, (ISA_TLB_ENTRIES - 1) << 5);
-	emit_op_mem(e, true, 0x03, HOST_RAX, &tlb);
 	emit_op_imm(e, true, 4, JIT_S1, (int32_t)PAGE_MASK);
-	tag.disp = offsetof(struct isa_tlb_entry, write_tag);
-	emit_op_mem(e, true, 0x3b, JIT_S1, &tag);
-	fails[1] = emit_jcc(e, 5); /* jne */
-	tag.disp = offsetof(struct isa_tlb_entry, read_tag);
-	emit_op_mem(e, true, 0x3b, JIT_S1, &tag);
-	fails[2] = emit_jcc(e, 5);
 	emit_mov_imm32(e, JIT_S0, (uint32_t)PAGE_MASK);
 	emit_op_reg(e, true, 0x39, JIT_S1, JIT_S0);
-	fails[3] = emit_jcc(e, 4); /* je */
-	store(e, true, JIT_S1, &cs->sp_tag);
+	fails[1] = emit_jcc(e, 4); /* je */
+	emit_op_reg(e, true, 0x89, JIT_S0, JIT_S1);
+	emit_bytes(e, "\x49\xc1\xeb\x07", 4); /* shr r11,7 */
+	emit_op_imm(e, false, 4, JIT_S1, (ISA_TLB_ENTRIES - 1) << 5);
+	emit_op_mem(e, true, 0x03, JIT_S1, &tlb);
+	again = e->n;
+	tag.disp = offsetof(struct isa_tlb_entry, write_tag);
+	emit_op_mem(e, true, 0x3b, JIT_S0, &tag);
+	no_entry = emit_jcc(e, 5); /* jne */
+	tag.disp = offsetof(struct isa_tlb_entry, read_tag);
+	emit_op_mem(e, true, 0x3b, JIT_S0, &tag);
+	found = emit_jcc(e, 4);
+	fails[2] = emit_jmp(e);
+	emit_patch(e, no_entry, e->n);
+	if (j->refill[1]) {
+		emit_bytes(e, "\x48\x83\xec\x08", 4); /* sub rsp,8 */
+		emit_call_via(e, (uint64_t)(uintptr_t)&j->refill[1]);
+		emit_bytes(e, "\x48\x8d\x64\x24\x08", 5); /* lea rsp,[rsp+8] */
+		emit_patch(e, emit_jcc(e, 3), again); /* jnc */
+	}
+	fails[3] = emit_jmp(e);
+	emit_patch(e, found, e->n);
+	store(e, true, JIT_S0, &cs->sp_tag);
 	tag.disp = offsetof(struct isa_tlb_entry, addend);
 	emit_op_mem(e, true, 0x8b, JIT_S1, &tag);
 	store(e, true, JIT_S1, &cs->sp_addend);
-	emit_bytes(e, "\x58\xf8\xc3", 3); /* pop rax; clc; ret */
+	emit_bytes(e, "\xf8\xc3", 2); /* clc; ret */
 	for (unsigned n = 0; n < ARRAY_SIZE(fails); n++)
 		emit_patch(e, fails[n], e->n);
-	emit_bytes(e, "\x58\xf9\xc3", 3); /* pop rax; stc; ret */
+	emit_bytes(e, "\xf9\xc3", 2); /* stc; ret */
 }
 
 static void emit_stubs(struct cpu_jit *j)
@@ -228,6 +296,8 @@ static void emit_stubs(struct cpu_jit *j)
 	emit_bytes(e, "\x48\x83\xc4\x08\x31\xc0", 6); /* add rsp,8 (return address); xor eax,eax */
 	emit_bytes(e, pop_saved, sizeof(pop_saved) - 1);
 	emit_byte(e, 0xc3);
+	if (C_KEEPS_VECTORS)
+		emit_refill_stubs(j);
 	emit_slot_stub(j);
 	j->stubs_end = e->n;
 	j->c_stub = (void *)(uintptr_t)jit_stub;

@@ -170,7 +170,24 @@ uint32_t jit_stub(struct cpu_state *cs, uint32_t number)
 	return left;
 }
 
+uint32_t jit_refill(struct cpu_state *cs, gva_t page, const struct isa_tlb_entry *slot, uint32_t access)
+{
+	return cpu_tlb_refill(cpu_of(cs), page, slot, access);
+}
+
 /* --- host faults --- */
+
+bool cpu_jit_refill_fault(struct vmx_cpu *cpu, void *ucontext)
+{
+	struct cpu_jit *j = cpu->jit;
+	greg_t *regs = ((ucontext_t *)ucontext)->uc_mcontext.gregs;
+
+	if (likely(!j || !j->refill_sp))
+		return false;
+	regs[REG_RSP] = (greg_t)j->refill_sp;
+	regs[REG_RIP] = (greg_t)(uintptr_t)j->refill_failed;
+	return true;
+}
 
 static const struct jit_unit *unit_at(const struct cpu_jit *j, uint32_t offset)
 {

@@ -577,6 +577,8 @@ struct jit_unit *jit_translate(struct vmx_cpu *cpu, struct cpu_block *b, struct 
 	r->miss = (uint64_t)(uintptr_t)&j->miss;
 	r->slot = (uint64_t)(uintptr_t)&j->slot;
 	r->call = (uint64_t)(uintptr_t)&j->call;
+	for (unsigned n = 0; n < ARRAY_SIZE(r->refill); n++)
+		r->refill[n] = j->refill[n] ? (uint64_t)(uintptr_t)&j->refill[n] : 0;
 	r->first_call = first_call;
 	jit_rewriter_init(r);
 	if (!emit_parts(&f)) {

@@ -127,12 +127,40 @@ static __attribute__((noinline)) uint8_t *apic_mapping(struct vmx_cpu *cpu, stru
 	return (uint8_t *)(r->host + (gva & ~PAGE_MASK));
 }
 
+/* Of a page of guest memory: what its translation r allows with nothing left to do. */
+static void set_entry(struct vmx_cpu *cpu, struct tlb_sub *s, unsigned index, gva_t page, const struct cpu_walk_result *r)
+{
+	struct isa_tlb_entry *e = &s->e[index];
+	struct tlb_side *side = &s->side[index];
+	uint32_t rights = r->rights;
+
+	cpu->counters.tlb_fills++;
+	if ((rights & CPU_WRITE) && cpu_page_is_code(cpu, r->host))
+		rights &= ~(uint32_t)CPU_WRITE;
+	if (unlikely(cpu_debug_watches(cpu)) && cpu_debug_page(cpu, page))
+		rights &= ~(uint32_t)(CPU_READ | CPU_WRITE);
+	e->read_tag = rights & CPU_READ ? page : TLB_NO_ACCESS;
+	e->write_tag = rights & CPU_WRITE ? page : TLB_NO_ACCESS;
+	e->exec_tag = rights & CPU_EXEC ? page : TLB_NO_ACCESS;
+	e->addend = r->host - page;
+	side->write_back = r->write_back;
+	side->page_shift = r->page_shift;
+	side->global = r->global;
+	side->key = r->key;
+	cpu->tlb->cur->keys |= r->key;
+	if (!side->listed) {
+		side->listed = true;
+		s->filled[s->nr_filled++] = (uint16_t)index;
+	}
+	if (r->page_shift > PAGE_SHIFT)
+		note_large(cpu->tlb->cur, page, r->page_shift);
+}
+
 uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv)
 {
 	struct tlb_sub *s = &cpu->tlb->cur->sub[priv];
 	unsigned index = (unsigned)(gva >> PAGE_SHIFT) & (ISA_TLB_ENTRIES - 1);
 	struct isa_tlb_entry *e = &s->e[index];
-	struct tlb_side *side = &s->side[index];
 	gva_t page = gva & PAGE_MASK;
 	struct cpu_walk_result r;
 
@@ -152,29 +180,27 @@ uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 		return apic_mapping(cpu, s, index, gva, access, &r);
 	if (access & CPU_EXEC) /* a page that was mapped for execution may have come by DMA */
 		cpu->epoch = READ_ONCE(cpu->machine->epoch);
-	cpu->counters.tlb_fills++;
 	if (unlikely(cpu->tlb->ghost))
 		ghost_filled(cpu, gva, access, priv, &r);
-	if ((r.rights & CPU_WRITE) && cpu_page_is_code(cpu, r.host))
-		r.rights &= ~(uint32_t)CPU_WRITE;
-	if (unlikely(cpu_debug_watches(cpu)) && cpu_debug_page(cpu, page))
-		r.rights &= ~(uint32_t)(CPU_READ | CPU_WRITE);
-	e->read_tag = r.rights & CPU_READ ? page : TLB_NO_ACCESS;
-	e->write_tag = r.rights & CPU_WRITE ? page : TLB_NO_ACCESS;
-	e->exec_tag = r.rights & CPU_EXEC ? page : TLB_NO_ACCESS;
-	e->addend = r.host - page;
-	side->write_back = r.write_back;
-	side->page_shift = r.page_shift;
-	side->global = r.global;
-	side->key = r.key;
-	cpu->tlb->cur->keys |= r.key;
-	if (!side->listed) {
-		side->listed = true;
-		s->filled[s->nr_filled++] = (uint16_t)index;
-	}
-	if (r.page_shift > PAGE_SHIFT)
-		note_large(cpu->tlb->cur, page, r.page_shift);
+	set_entry(cpu, s, index, page, &r);
 	if (unlikely(cpu->tlb->check))
 		tlb_check_filled(cpu, priv, gva);
 	return (uint8_t *)(gva + e->addend);
+}
+
+bool cpu_tlb_refill(struct vmx_cpu *cpu, gva_t page, const struct isa_tlb_entry *slot, uint32_t access)
+{
+	enum cpu_priv priv = cpu_data_priv(cpu, ISA_READ);
+	struct tlb_sub *s = &cpu->tlb->cur->sub[priv];
+	unsigned index = (unsigned)(page >> PAGE_SHIFT) & (ISA_TLB_ENTRIES - 1);
+	struct cpu_walk_result r;
+
+	/* not where an access crosses pages, nor where each is to be looked at */
+	if (slot != &s->e[index] || cpu->cs.tlb != s->e || unlikely(page & ~PAGE_MASK) ||
+	    unlikely(!canonical_page(page)) || (cpu->cs.code_mode != ISA_CODE64 && page >> 32) || unlikely(cpu->tlb->check) || unlikely(cpu->tlb->ghost))
+		return false;
+	if (!cpu_walk_known(cpu, page, access, priv, &r) || unlikely(r.host == cpu->apic.access))
+		return false;
+	set_entry(cpu, s, index, page, &r);
+	return access & CPU_WRITE ? slot->write_tag == page : slot->read_tag == page;
 }

@@ -66,6 +66,13 @@ struct cpu_walk_result {
 void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
 	      struct cpu_walk_result *out);
 
+/*
+ * cpu_walk() for data where it sets no flag, by tables of four levels and what is known of guest-physical addresses.
+ * Raises nothing; false: cpu_walk() has to be asked.
+ */
+bool cpu_walk_known(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
+		    struct cpu_walk_result *out);
+
 /* --- tlb.c --- */
 #define TLB_NR_CONTEXTS 8
 #define PDE_CACHE_ENTRIES 64
@@ -128,6 +135,11 @@ struct cpu_tlb {
 must_check int cpu_tlb_create(struct vmx_cpu *cpu); /* -ENOMEM */
 /* Host pointer of the byte at gva for an access that is now allowed; fills the TLB. */
 uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv);
+/*
+ * For emitted code: its probe of `slot` has missed this page. True: the entry allows the access now. False: there
+ * is more to it than a walk that sets no flag. Raises nothing; the guest's tables are read, and may have vanished.
+ */
+bool cpu_tlb_refill(struct vmx_cpu *cpu, gva_t page, const struct isa_tlb_entry *slot, uint32_t access);
 void cpu_tlb_entry_flush(struct vmx_cpu *cpu); /* VPID 0: entries end at entry and exit */
 void cpu_tlb_drop_ept(struct vmx_cpu *cpu, uint64_t eptp, bool all);
 /* Another EPTP: ept[] knows of one only. */

@@ -20,6 +20,7 @@
  */
 #include "cpu/ghost.h"
 #include "cpu/internal.h"
+#include "cpu/path.h"
 #include "cpu/pte.h"
 #include "cpu/tlb_check.h"
 #include "sdm/ept.h"
@@ -263,7 +264,7 @@ static void describe(struct vmx_cpu *cpu, gva_t gva, uint64_t e, int level, uint
 }
 
 /* By a larger page that is known. False: it is not, or does not allow the access, or D is still to be set. */
-static bool walk_known(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
+static bool walk_larger(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
 		       struct cpu_walk_result *out)
 {
 	const struct pde_cache_entry *c = pde_slot(cpu, gva);
@@ -336,7 +337,7 @@ void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv pri
 	struct cpu_ept_result r;
 
 	if (cpu->cs.cr0 & X86_CR0_PG) {
-		if (!walk_known(cpu, gva, access, priv, out))
+		if (!walk_larger(cpu, gva, access, priv, out))
 			walk_paged(cpu, gva, access, priv, out);
 	} else {
 		out->gpa = gva & PAGE_MASK;
@@ -351,6 +352,68 @@ void cpu_walk(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv pri
 	out->rights &= r.rights;
 	/* SDM "Memory Type Used for Translated Guest-Physical Addresses" */
 	out->write_back = r.write_back && (r.ignore_pat || out->write_back);
+}
+
+/* Down to the entry that maps gva, by entries whose accessed flags are set; the PDE is remembered. 0: no such way. */
+static int find_leaf(struct vmx_cpu *cpu, gva_t gva, uint64_t *leaf, uint64_t *rights)
+{
+	struct pde_cache_entry *c = pde_slot(cpu, gva);
+	uint64_t tag = (gva >> 21) + 1, *table;
+	int level = 4;
+
+	if (c->tag == tag) {
+		*rights = c->rights;
+		*leaf = c->e;
+		if (c->level > 1)
+			return c->level;
+		table = cpu_path_table(cpu, c->e & PTE_ADDR_MASK);
+		level = 1;
+	} else {
+		*rights = PTE_RW | PTE_US;
+		table = cpu_path_root(cpu);
+	}
+	for (; table; level--) {
+		uint64_t e = __atomic_load_n(&table[(gva >> (12 + 9 * (level - 1))) & 511], __ATOMIC_ACQUIRE);
+		bool last = cpu_pte_is_leaf(&cpu->cs, e, level);
+
+		if (~e & (PTE_P | PTE_A) || e & cpu_pte_reserved(cpu, level, last))
+			return 0;
+		*rights = cpu_pte_add_rights(*rights, e, last);
+		if (level == 2 || (level == 3 && last))
+			*c = (struct pde_cache_entry){ .tag = tag, .e = e, .rights = *rights, .level = last ? level : 1 };
+		*leaf = e;
+		if (last)
+			return level;
+		table = cpu_path_table(cpu, e & PTE_ADDR_MASK);
+	}
+	return 0;
+}
+
+bool cpu_walk_known(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv,
+		    struct cpu_walk_result *out)
+{
+	const struct cpu_state *cs = &cpu->cs;
+	struct cpu_ept_result r;
+	uint64_t e, bits;
+	int level;
+
+	if (!(cs->cr0 & X86_CR0_PG) || !(cs->efer & EFER_LMA))
+		return false;
+	level = find_leaf(cpu, gva, &e, &bits);
+	if (!level)
+		return false;
+	out->rights = cpu_page_rights(cpu, bits, priv);
+	if (!(e & PTE_D))
+		out->rights &= ~(uint32_t)CPU_WRITE;
+	if (access & ~out->rights)
+		return false;
+	describe(cpu, gva, e, level, bits, out);
+	if (!cpu_ept_known(cpu, out->gpa, access, &r))
+		return false;
+	out->host = r.host;
+	out->rights &= r.rights;
+	out->write_back = r.write_back && (r.ignore_pat || out->write_back);
+	return true;
 }
 
 /* --- PDPTEs --- */

@@ -235,6 +235,12 @@ void jit_cold(struct jit_ctx *c, unsigned cond, enum jit_stub_kind kind, unsigne
 		 kind == JIT_STUB_RUN ? RESUME_PENDING : NO_RESUME);
 }
 
+void jit_cold_refill(struct jit_ctx *c, bool write)
+{
+	if (c->r->nr_cold)
+		c->r->cold[c->r->nr_cold - 1].refill = write ? 2 : 1;
+}
+
 void jit_cold_group(struct jit_ctx *c, unsigned cond, const struct jit_stack *s, uint32_t again)
 {
 	unsigned call = new_call(c->r, JIT_STUB_GROUP, c->b->first + c->k, c->b->nr - c->k);
@@ -303,6 +309,13 @@ static void emit_slot(struct jit_rewriter *r, const struct jit_stub_call *call, 
 	emit_patch(&r->e, emit_jcc(&r->e, COND_NC), again);
 }
 
+/* A probe has missed: mostly since the entry is of another page. It goes on behind its jump. */
+static void emit_refill(struct jit_rewriter *r, const struct jit_cold *cold)
+{
+	emit_call_via(&r->e, r->refill[cold->refill - 1]);
+	emit_patch(&r->e, emit_jcc(&r->e, COND_NC), cold->at + 4);
+}
+
 int jit_emit_cold(struct jit_rewriter *r)
 {
 	for (uint32_t n = 0; n < r->nr_cold; n++) {
@@ -311,6 +324,8 @@ int jit_emit_cold(struct jit_rewriter *r)
 		emit_patch(&r->e, cold->at, r->e.n);
 		if (r->slot && r->calls[cold->call].kind == JIT_STUB_GROUP)
 			emit_slot(r, &r->calls[cold->call], cold->resume);
+		if (cold->refill && r->refill[cold->refill - 1])
+			emit_refill(r, cold);
 		call_stub(r, cold->call, r->miss);
 		if (cold->resume != NO_RESUME)
 			emit_patch(&r->e, emit_jmp(&r->e), cold->resume);

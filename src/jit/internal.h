@@ -183,6 +183,8 @@ void jit_flags_after(struct jit_ctx *c);
 void jit_note_recover(struct jit_ctx *c);
 /* A conditional jump (with an open rel32) to a cold path that calls a stub for instructions [first, first + nr) of the block. */
 void jit_cold(struct jit_ctx *c, unsigned cond, enum jit_stub_kind kind, unsigned first, unsigned nr);
+/* The jump that was emitted last goes to its cold path from a probe, for reading or for writing (jit_rewriter.refill). */
+void jit_cold_refill(struct jit_ctx *c, bool write);
 /* The same of a group's check, which begins at the host offset `again`. */
 void jit_cold_group(struct jit_ctx *c, unsigned cond, const struct jit_stack *s, uint32_t again);
 /* Execution goes on here after the cold paths opened since `from`. */

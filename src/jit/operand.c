@@ -267,6 +267,7 @@ static void look_up(struct jit_ctx *c, const struct jit_bytes *p, unsigned size,
 					   : offsetof(struct isa_tlb_entry, read_tag);
 	emit_op_mem(e, true, OPC_CMP_LOAD, JIT_S0, &entry);
 	probe_cold(c, COND_NE);
+	jit_cold_refill(c, access & ISA_WRITE);
 	entry.disp = offsetof(struct isa_tlb_entry, addend);
 	emit_op_mem(e, true, OPC_LOAD, JIT_S1, &entry);
 }

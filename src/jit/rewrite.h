@@ -171,6 +171,12 @@ struct jit_rewriter {
 	 * in its page at or below the offset in JIT_S0 (CF: it does not, or there is no write tag). 0: C does it.
 	 */
 	uint64_t slot;
+	/*
+	 * Addresses of pointers to code that makes an entry of cs->tlb allow reading [0], or writing [1]: the entry is
+	 * at JIT_S1, JIT_S0 is the page that the probe missed. CF: it does not, and the stub is to be called; else all
+	 * registers are as before. 0: there is none.
+	 */
+	uint64_t refill[2];
 	uint32_t first_call;	  /* number of call[0] as the stubs get it in JIT_S1 */
 	/* results */
 	struct jit_stub_call calls[JIT_UNIT_CALLS];
@@ -182,6 +188,7 @@ struct jit_rewriter {
 		uint32_t at;	 /* rel32 of the jump here */
 		uint32_t resume; /* host offset; ~0: none */
 		uint16_t call;
+		uint8_t refill; /* 1 + its index; 0: none */
 	} cold[JIT_UNIT_CALLS];
 	uint32_t nr_cold;
 	bool failed; /* a table is full */

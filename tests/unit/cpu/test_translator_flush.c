@@ -197,6 +197,79 @@ static void table_that_an_ept_violation_moves_is_read_where_it_is(void **state)
 	*ept_leaf(t, PT) = leaf;
 }
 
+/*
+ * Each round empties the TLB, and stores and loads in 16 pages and on the stack. What a walk finds that sets no flag is
+ * found without a handler; the last page is one of two, by an entry that changes each round.
+ */
+GUEST(g_data, "1: mov cr3,r8; mov rax,[r15]; xor rax,r14; mov [r15],rax; mov rsi,rdi; mov ebx,16;"
+	      "2: mov [rsi],rcx; add rdx,[rsi+8]; push rdx; pop rdx; add rsi,0x1000; dec ebx; jnz 2b; dec ecx; jnz 1b; hlt");
+
+static void data_is_found_again_by_the_tables_as_they_are(void **state)
+{
+	STATE;
+	const struct vmx_counters *c = vmx_cpu_counters(t->cpu);
+	uint64_t stubs, fills;
+
+	for (unsigned n = 0; n < 16; n++) {
+		map(t, FAR + n * 0x1000, 0x40000 + n * 0x1000, RW);
+		*guest64(t, 0x40008 + n * 0x1000) = 1;
+	}
+	*guest64(t, 0x51008) = 1001;
+	for (unsigned k = 0; k < 2; k++) {
+		PUT_AT(t, GPA_CODE, g_data);
+		W(GUEST_RIP, GPA_CODE);
+		W(GUEST_RSP, GPA_STACK);
+		reg(t)[R8] = GPA_PML4;
+		reg(t)[RDI] = FAR;
+		reg(t)[R15] = PT + 15 * 8;
+		reg(t)[R14] = 0x4f000 ^ 0x51000;
+		reg(t)[RCX] = 1000;
+		reg(t)[RDX] = 0;
+		stubs = c->jit_stubs;
+		fills = c->tlb_fills;
+		if (k) /* both pages have been written through this entry: D stays */
+			guest64(t, PT)[15] |= PTE_A | PTE_D;
+		assert_int_equal(go(t), EXIT_REASON_HLT);
+		assert_int_equal(reg(t)[RDX], 16 * 1000 + 500 * 1000);
+	}
+	assert_true(c->tlb_fills - fills > 16 * 1000);
+	assert_true(c->jit_stubs - stubs < 4 * 1000);
+	assert_int_equal(*guest64(t, 0x4f000) + *guest64(t, 0x51000), 1 + 2);
+}
+
+/* A page table is no longer there when emitted code wants it: an error of the host's, and the guest goes on afterwards. */
+GUEST(g_sum, "1: mov cr3,r8; add rdx,[rdi]; mov [rdi+8],rcx; dec ecx; jnz 1b; hlt");
+
+static void page_table_that_vanishes_is_an_error_or_comes_back(void **state)
+{
+	STATE;
+	uint8_t *table = t->ram + PT, saved[4096];
+
+	signals_are_ours();
+	map(t, FAR, 0x40000, RW);
+	*guest64(t, 0x40000) = 3;
+	PUT_AT(t, GPA_CODE, g_sum);
+	for (unsigned n = 0; n < 2; n++) {
+		reg(t)[R8] = GPA_PML4;
+		reg(t)[RDI] = FAR;
+		reg(t)[RDX] = 0;
+		reg(t)[RCX] = 100;
+		W(GUEST_RIP, GPA_CODE);
+		if (n) {
+			memcpy(saved, table, 4096);
+			assert_int_equal(munmap(table, 4096), 0);
+			assert_int_equal(vmresume(t->cpu), VMX_BUS_ERROR);
+			assert_int_equal(vmx_bus_error_address(t->cpu) & PAGE_MASK, (uint64_t)table);
+			assert_int_equal(reg(t)[RCX], 100);
+			assert_ptr_equal(mmap(table, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+					 table);
+			memcpy(table, saved, 4096);
+		}
+		assert_int_equal(go(t), EXIT_REASON_HLT);
+		assert_int_equal(reg(t)[RDX], 300);
+	}
+}
+
 /* A client writes to code that leads on through other pages. */
 static void code_patched_behind_a_cell_is_seen(void **state)
 {
@@ -229,6 +302,8 @@ int main(void)
 		TEST_LONG(same_tables_and_same_code_need_no_new_binding),
 		TEST_LONG(global_page_goes_by_its_own_invalidations),
 		TEST_LONG(table_that_an_ept_violation_moves_is_read_where_it_is),
+		TEST_LONG(data_is_found_again_by_the_tables_as_they_are),
+		TEST_LONG(page_table_that_vanishes_is_an_error_or_comes_back),
 		TEST_LONG(code_patched_behind_a_cell_is_seen),
 	};
 
