@@ -1,5 +1,5 @@
 /*
- * Units: which blocks make one, and how they are put together.
+ * Units: how the blocks of one (jit_form.c) are put together.
  *
  *   indirect:  (flags are in cc) cs->rip == expect?; exit_request?; page_lin
  *   code:      block 0 … block n, each ended by a jump within the unit, a cell or
@@ -17,190 +17,11 @@
  *
  * Locks: none; runs on the vCPU's thread with the FPU unloaded.
  */
-#include "cpu/jit.h"
+#include "cpu/jit_form.h"
 #include "lib/log.h"
 
 #include <stdio.h>
 #include <unistd.h>
-
-#define MAX_PATCHES (2 * JIT_MAX_BLOCKS)
-#define FEW_PARTS 4 /* a unit has so many that other units have too */
-
-struct part {
-	struct cpu_block *block;
-	struct jit_insn *insn;
-	unsigned nr;
-	uint16_t first;
-	int32_t off;	    /* of its first byte in the page */
-	int32_t succ[2];    /* page offsets it may go on at; -1: elsewhere */
-	enum jit_end_kind end;
-	uint8_t live_in, live_out;
-	bool head;	    /* a jump from behind leads here */
-	uint32_t label;	    /* host offset */
-};
-
-struct forming {
-	struct vmx_cpu *cpu;
-	struct cpu_jit *j;
-	struct code_page *page;
-	struct jit_unit *u;
-	struct part part[JIT_MAX_BLOCKS];
-	unsigned nr_parts, nr_insns;
-	struct { uint32_t at; int to; } patch[MAX_PATCHES]; /* forward jumps within the unit */
-	unsigned nr_patches;
-	uint32_t first_cell;
-	unsigned cls;
-	bool code32;
-};
-
-/* The live block at a page offset, fit to be part of a unit or looked into. */
-static struct cpu_block *block_at(struct forming *f, int32_t off)
-{
-	uint64_t key;
-	struct cpu_block *b;
-
-	if (off < 0 || off >= (int32_t)PAGE_SIZE)
-		return NULL;
-	key = (f->page->page + (hpa_t)off) |
-	      (uint64_t)(f->code32 ? ISA_CODE32 : ISA_CODE64) << BLOCK_MODE_SHIFT;
-	for (b = f->cpu->blocks->hash[block_hash(key)]; b && b->key != key;)
-		b = b->hash_next;
-	return b && !b->host2 && b->epoch ? b : NULL; /* the page has been compared: jit_page_fresh() */
-}
-
-/* Classified instructions of a block up to the one that the interpreter has to run. */
-static unsigned classify(const struct forming *f, const struct cpu_block *b, struct jit_insn *insn,
-			 unsigned max)
-{
-	unsigned off = (unsigned)(cpu_block_host(b) & ~PAGE_MASK), n = 0;
-
-	for (const struct isa_insn *i = b->insns; i != b->end && n < max; i++) {
-		struct jit_insn *x = &insn[n++];
-
-		*x = (struct jit_insn){ .isa = i, .bytes = b->bytes + i->off,
-					.page_off = (uint16_t)(off + i->off), .code32 = f->code32 };
-		jit_classify(x);
-		if (x->kind == JIT_LEAVE)
-			break;
-	}
-	return n;
-}
-
-static int32_t relative_target(const struct jit_insn *x)
-{
-	return (int32_t)(x->page_off + x->isa->len) + (int32_t)x->isa->imm;
-}
-
-/* How a block that ends with the instruction goes on. */
-static enum jit_end_kind end_kind(const struct jit_insn *x)
-{
-	const struct isa_insn *i = x->isa;
-
-	if (x->kind == JIT_LEAVE)
-		return JIT_END_LEAVE;
-	if (!(i->flags & ISA_ENDS_BLOCK))
-		return JIT_END_NEXT;
-	if ((i->map == 0 && ((i->opcode & 0xf0) == 0x70 || (i->opcode & 0xfc) == 0xe0)) ||
-	    (i->map == 1 && (i->opcode & 0xf0) == 0x80))
-		return JIT_END_COND; /* Jcc, LOOPcc, JRCXZ */
-	if (i->map == 0 && (i->opcode == 0xe8 || i->opcode == 0xe9 || i->opcode == 0xeb))
-		return JIT_END_JUMP;
-	return JIT_END_INDIRECT;
-}
-
-/* Where a block may go on within the page. */
-static void successors(struct part *p)
-{
-	const struct jit_insn *last = &p->insn[p->nr - 1];
-	int32_t next = last->page_off + last->isa->len;
-
-	p->succ[0] = p->succ[1] = -1;
-	p->end = end_kind(last);
-	if (p->end == JIT_END_NEXT || p->end == JIT_END_COND)
-		p->succ[0] = next;
-	if (p->end == JIT_END_COND || p->end == JIT_END_JUMP)
-		p->succ[1] = relative_target(last);
-	for (int k = 0; k < 2; k++)
-		if (p->succ[k] >= (int32_t)PAGE_SIZE || p->succ[k] < 0)
-			p->succ[k] = -1;
-}
-
-static int part_at(const struct forming *f, int32_t off)
-{
-	for (unsigned n = 0; off >= 0 && n < f->nr_parts; n++)
-		if (f->part[n].off == off)
-			return (int)n;
-	return -1;
-}
-
-static bool add_part(struct forming *f, struct cpu_block *b)
-{
-	struct part *p = &f->part[f->nr_parts];
-
-	if (f->nr_parts == JIT_MAX_BLOCKS || f->nr_insns + b->nr > JIT_UNIT_INSNS)
-		return false;
-	*p = (struct part){ .block = b, .insn = &f->j->insn[f->nr_insns],
-			    .first = (uint16_t)f->nr_insns,
-			    .off = (int32_t)(cpu_block_host(b) & ~PAGE_MASK) };
-	p->nr = classify(f, b, p->insn, b->nr);
-	successors(p);
-	f->nr_insns += p->nr;
-	f->nr_parts++;
-	return true;
-}
-
-/* Flags that the code at a page offset of another unit needs. */
-static uint8_t live_ahead(struct forming *f, int32_t off)
-{
-	struct cpu_block *b = block_at(f, off);
-
-	if (!b)
-		return JIT_FLAGS_ALL;
-	return jit_flags_live(f->j->ahead, classify(f, b, f->j->ahead, ARRAY_SIZE(f->j->ahead)),
-			      JIT_FLAGS_ALL);
-}
-
-/* Does the block go elsewhere than to succ[]? */
-static bool leaves_page(const struct part *p)
-{
-	int ways = (p->succ[0] >= 0) + (p->succ[1] >= 0);
-
-	return ways < (p->end == JIT_END_COND ? 2 : 1);
-}
-
-static void find_live(struct forming *f)
-{
-	bool changed = true;
-
-	for (unsigned n = 0; n < f->nr_parts; n++) {
-		struct part *p = &f->part[n];
-
-		p->live_out = leaves_page(p) ? JIT_FLAGS_ALL : 0;
-		for (int k = 0; k < 2; k++)
-			if (p->succ[k] >= 0 && part_at(f, p->succ[k]) < 0)
-				p->live_out |= live_ahead(f, p->succ[k]);
-	}
-	while (changed) {
-		changed = false;
-		for (unsigned n = f->nr_parts; n--;) {
-			struct part *p = &f->part[n];
-			uint8_t out = p->live_out, in;
-
-			for (int k = 0; k < 2; k++) {
-				int to = part_at(f, p->succ[k]);
-
-				if (to >= 0)
-					out |= f->part[to].live_in;
-			}
-			in = jit_flags_live(p->insn, p->nr, out);
-			changed |= in != p->live_in || out != p->live_out;
-			p->live_in = in;
-			p->live_out = out;
-		}
-	}
-}
-
-/* --- emitting --- */
 
 static struct host_mem at(const void *p)
 {
@@ -225,7 +46,7 @@ static void emit_move_page(struct jit_rewriter *r, int32_t pages, bool code32)
 }
 
 /* Through a new cell to page offset `to` (which may be of another page). */
-static void emit_exit(struct forming *f, int32_t to, int32_t from, bool leaves)
+static void emit_exit(struct jit_forming *f, int32_t to, int32_t from, bool leaves)
 {
 	struct cpu_jit *j = f->j;
 	struct jit_rewriter *r = &j->rw;
@@ -240,7 +61,7 @@ static void emit_exit(struct forming *f, int32_t to, int32_t from, bool leaves)
 }
 
 /* A number for the record of something that may be run again. */
-static uint32_t note_branch(struct forming *f, unsigned insn, unsigned rsp_undo)
+static uint32_t note_branch(struct jit_forming *f, unsigned insn, unsigned rsp_undo)
 {
 	struct cpu_jit *j = f->j;
 	uint32_t number = j->nr_branches++;
@@ -251,7 +72,7 @@ static uint32_t note_branch(struct forming *f, unsigned insn, unsigned rsp_undo)
 }
 
 /* To the address in JIT_S0, by the class's table. */
-static void emit_indirect(struct forming *f, unsigned insn, const struct jit_end *end)
+static void emit_indirect(struct jit_forming *f, unsigned insn, const struct jit_end *end)
 {
 	struct jit_rewriter *r = &f->j->rw;
 	struct emitter *e = &r->e;
@@ -267,7 +88,7 @@ static void emit_indirect(struct forming *f, unsigned insn, const struct jit_end
 }
 
 /* jmp or jcc (its rel32 at `rel`) to a part. */
-static void link_part(struct forming *f, uint32_t rel, int to, unsigned current)
+static void link_part(struct jit_forming *f, uint32_t rel, int to, unsigned current)
 {
 	if (to <= (int)current) {
 		emit_patch(&f->j->rw.e, rel, f->part[to].label);
@@ -277,9 +98,9 @@ static void link_part(struct forming *f, uint32_t rel, int to, unsigned current)
 	f->patch[f->nr_patches++].to = to;
 }
 
-static void emit_way(struct forming *f, int32_t to, unsigned current, int32_t from)
+static void emit_way(struct jit_forming *f, int32_t to, unsigned current, int32_t from)
 {
-	int part = to >= 0 && to < (int32_t)PAGE_SIZE ? part_at(f, to) : -1;
+	int part = to >= 0 && to < (int32_t)PAGE_SIZE ? jit_part_at(f, to) : -1;
 
 	if (part < 0)
 		emit_exit(f, to, from, false);
@@ -287,10 +108,10 @@ static void emit_way(struct forming *f, int32_t to, unsigned current, int32_t fr
 		link_part(f, emit_jmp(&f->j->rw.e), part, current);
 }
 
-static bool emit_end(struct forming *f, unsigned n, const struct jit_end *end)
+static bool emit_end(struct jit_forming *f, unsigned n, const struct jit_end *end)
 {
 	struct jit_rewriter *r = &f->j->rw;
-	const struct part *p = &f->part[n];
+	const struct jit_part *p = &f->part[n];
 	int32_t from = p->insn[p->nr - 1].page_off;
 	uint32_t rel;
 	int part;
@@ -307,7 +128,7 @@ static bool emit_end(struct forming *f, unsigned n, const struct jit_end *end)
 		return true;
 	case JIT_END_COND:
 		rel = jit_emit_cond(r, end);
-		part = end->target >= 0 && end->target < (int32_t)PAGE_SIZE ? part_at(f, end->target) : -1;
+		part = end->target >= 0 && end->target < (int32_t)PAGE_SIZE ? jit_part_at(f, end->target) : -1;
 		if (part >= 0)
 			link_part(f, rel, part, n);
 		if (part >= 0) {
@@ -315,7 +136,7 @@ static bool emit_end(struct forming *f, unsigned n, const struct jit_end *end)
 			return true;
 		}
 		/* the exit stands out of line, behind the way on where that is a jump too */
-		if (part_at(f, end->next) == (int)n + 1) {
+		if (jit_part_at(f, end->next) == (int)n + 1) {
 			uint32_t over = emit_jmp(&r->e);
 
 			emit_patch(&r->e, rel, r->e.n);
@@ -341,7 +162,7 @@ static bool emit_end(struct forming *f, unsigned n, const struct jit_end *end)
  * The indirect entry. A request leaves by the way of a miss: cs->rip is the target, and
  * the dispatcher looks.
  */
-static void emit_indirect_entry(struct forming *f)
+static void emit_indirect_entry(struct jit_forming *f)
 {
 	struct cpu_jit *j = f->j;
 	struct jit_rewriter *r = &j->rw;
@@ -363,7 +184,7 @@ static void emit_indirect_entry(struct forming *f)
 		jit_emit_load_flags(r, JIT_S0);
 }
 
-static bool emit_parts(struct forming *f)
+static bool emit_parts(struct jit_forming *f)
 {
 	struct cpu_jit *j = f->j;
 	struct jit_rewriter *r = &j->rw;
@@ -373,7 +194,7 @@ static bool emit_parts(struct forming *f)
 	f->u->code = (const uint8_t *)(uintptr_t)emit_here(&r->e);
 	code = r->e.n;
 	for (unsigned n = 0; n < f->nr_parts; n++) {
-		struct part *p = &f->part[n];
+		struct jit_part *p = &f->part[n];
 		struct jit_block b = { .insn = p->insn, .nr = p->nr, .first = p->first,
 				       .live_out = p->live_out,
 				       .flags_in_cc = p->head && p->live_in,
@@ -403,7 +224,7 @@ static bool emit_parts(struct forming *f)
 	return true;
 }
 
-static void emit_cell_stubs(struct forming *f)
+static void emit_cell_stubs(struct jit_forming *f)
 {
 	struct cpu_jit *j = f->j;
 	struct emitter *e = &j->rw.e;
@@ -416,7 +237,7 @@ static void emit_cell_stubs(struct forming *f)
 }
 
 /* Records that outlive the rewriter's buffers. */
-static bool keep_records(struct forming *f)
+static bool keep_records(struct jit_forming *f)
 {
 	struct cpu_jit *j = f->j;
 	struct jit_rewriter *r = &j->rw;
@@ -428,7 +249,7 @@ static bool keep_records(struct forming *f)
 	if (!places || !recover)
 		return false;
 	for (unsigned n = 0; n < f->nr_parts; n++) {
-		const struct part *p = &f->part[n];
+		const struct jit_part *p = &f->part[n];
 
 		for (unsigned i = 0; i < p->nr; i++) {
 			places[k] = (struct jit_place){ .isa = p->insn[i].isa, .block = p->block,
@@ -461,70 +282,6 @@ static bool room(const struct cpu_jit *j)
 	       j->e.size - j->e.n > j->room && JIT_BULK_BYTES - j->bulk_used > (64u << 10);
 }
 
-static int32_t branch_off(const struct part *p)
-{
-	return p->insn[p->nr - 1].page_off;
-}
-
-/*
- * Is a block that runs behind this unit's to be a part of it? Each unit that has it has a copy of its code:
- * a compiler's code would not fit, if each had all that follows.
- */
-static bool wanted_part(const struct forming *f, const struct cpu_block *s)
-{
-	if (s->heat == JIT_NEVER || s->unit[f->cls])
-		return false;
-	if (f->j->threshold > 8 && (uint32_t)s->heat * 8 < f->j->threshold)
-		return false;
-	return !(s->in_units & 1u << f->cls) || f->nr_parts < FEW_PARTS;
-}
-
-static void form(struct forming *f, struct cpu_block *b)
-{
-	add_part(f, b);
-	for (unsigned n = 0; n < f->nr_parts; n++)
-		for (int k = 0; k < 2; k++) {
-			struct cpu_block *s = NULL;
-
-			if (f->part[n].succ[k] >= 0 && part_at(f, f->part[n].succ[k]) < 0)
-				s = block_at(f, f->part[n].succ[k]);
-			if (s && wanted_part(f, s))
-				add_part(f, s);
-		}
-	f->part[0].head = f->j->check; /* every poll behind a look: jit_check.c counts by them */
-	for (unsigned n = 0; n < f->nr_parts; n++)
-		for (int k = 0; k < 2; k++) {
-			int to = part_at(f, f->part[n].succ[k]);
-
-			if (to >= 0 && (to <= (int)n || f->part[to].off <= branch_off(&f->part[n])))
-				f->part[to].head = true;
-		}
-}
-
-/*
- * The way in and out of a unit costs as much as the interpreter takes for some instructions: code
- * between two system instructions is often shorter.
- */
-static bool worth_it(const struct forming *f)
-{
-	const struct part *p = &f->part[0];
-	unsigned emitted = 0;
-
-	for (unsigned n = 0; n < p->nr; n++)
-		emitted += p->insn[n].kind == JIT_EMIT;
-	return emitted >= (p->end == JIT_END_LEAVE ? f->j->least_before_leave : 1) && p->insn[0].kind != JIT_LEAVE;
-}
-
-static uint8_t needs(const struct forming *f)
-{
-	uint8_t all = (f->code32 ? JIT_NEEDS_FLAT32 : JIT_NEEDS_CODE64) | JIT_NEEDS_UNWATCHED;
-
-	for (unsigned n = 0; n < f->nr_insns; n++)
-		if (f->j->insn[n].kind == JIT_EMIT)
-			all |= f->j->insn[n].needs;
-	return all;
-}
-
 static void perf_line(struct cpu_jit *j, const struct jit_unit *u, uint64_t rip)
 {
 	char line[96];
@@ -539,7 +296,7 @@ struct jit_unit *jit_translate(struct vmx_cpu *cpu, struct cpu_block *b, struct 
 			       unsigned cls, uint8_t mode)
 {
 	struct cpu_jit *j = cpu->jit;
-	struct forming f = { .cpu = cpu, .j = j, .page = p, .cls = cls, .code32 = mode & JIT_NEEDS_FLAT32 };
+	struct jit_forming f = { .cpu = cpu, .j = j, .page = p, .cls = cls, .code32 = mode & JIT_NEEDS_FLAT32 };
 	struct jit_rewriter *r = &j->rw;
 	struct jit_unit *u;
 	uint32_t first_call, branches, bulk;
@@ -553,14 +310,14 @@ struct jit_unit *jit_translate(struct vmx_cpu *cpu, struct cpu_block *b, struct 
 	first_call = j->nr_calls;
 	branches = j->nr_branches;
 	bulk = j->bulk_used;
-	form(&f, b);
-	if (!worth_it(&f)) {
+	jit_form(&f, b);
+	if (!jit_worth_it(&f)) {
 		b->heat = JIT_NEVER;
 		return NULL;
 	}
 	u = &j->units[j->nr_units];
 	*u = (struct jit_unit){ .page = p, .cls = (uint8_t)cls, .expect = JIT_NO_RIP,
-				.page_off = (uint16_t)f.part[0].off, .needs = needs(&f) };
+				.page_off = (uint16_t)f.part[0].off, .needs = jit_needs(&f) };
 	if (u->needs & ~mode)
 		return NULL;
 	if (j->made < j->bisect_first || j->made > j->bisect_last) {
@@ -570,7 +327,7 @@ struct jit_unit *jit_translate(struct vmx_cpu *cpu, struct cpu_block *b, struct 
 	}
 	f.u = u;
 	f.first_cell = j->nr_cells;
-	find_live(&f);
+	jit_find_live(&f);
 	u->start = j->e.n;
 	r->e = j->e;
 	r->cs = &cpu->cs;
