@@ -56,6 +56,10 @@ void kvm_event_requeue_nmi(struct kvm_vcpu *vcpu);
 bool kvm_vcpu_has_events(struct kvm_vcpu *vcpu);
 bool kvm_arch_vcpu_runnable(struct kvm_vcpu *vcpu);
 
+/* --- request.c --- */
+/* 1 go on; 0 leave with run->exit_reason; < 0 KVM_RUN's error: -EIO, the VM is dead. */
+must_check int kvm_serve_requests(struct kvm_vcpu *vcpu);
+
 /* --- pio.c --- */
 /* 0 all of it done by devices of ours; 1 the client must: run->io is filled. */
 int kvm_pio_out(struct kvm_vcpu *vcpu, uint16_t port, int size, const void *data, unsigned count);

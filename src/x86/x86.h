@@ -2,7 +2,7 @@
  * The x86 vCPU: it joins the rooms. Registers, CPUID, MSRs, clock, the run
  * loop, MMIO and port I/O. (Linux: arch/x86/kvm/{x86,cpuid,mtrr}.c)
  *
- * Files: vcpu.c (life), ops.c (what the rooms above do), reset.c, init_sipi.c, run.c (requests, vcpu_enter_guest,
+ * Files: vcpu.c (life), ops.c (what the rooms above do), reset.c, init_sipi.c, request.c, run.c (vcpu_enter_guest,
  * KVM_RUN), event.c (queued exceptions, interrupts, NMI), regs.c (CR/DR/segments and their ioctls), sregs.c,
  * state.c (values at creation), fpu.c, cpuid.c, cpuid_guest.c (what a guest's CPUID says), cpuid_supported.c, msr.c,
  * mtrr.c, clock.c, steal.c, pio.c, mmio.c, smm.c (system management mode), hypercall.c, debug.c.
