@@ -4,7 +4,6 @@
  */
 #include <string.h>
 
-#include "../unit/support/split_lock.h"
 #include "silicon.h"
 
 uint64_t window_base(enum isa_code_mode mode)
@@ -159,7 +158,7 @@ static bool place_operands(const struct insn *i, enum isa_code_mode mode, struct
 			continue;
 		/* aligned more often than not */
 		want = window_base(mode) + 64 + (rnd() & 3 ? rnd() % 5 * 16 : rnd() % 72);
-		if (is_locked(i) && split_locks_are_dear())
+		if (is_locked(i)) /* no split locks of the host's (cpu/bus_lock.c) */
 			want &= ~15ULL;
 		s->gpr[base] += want - effective(i, o, s);
 		if (mode != ISA_CODE64 || mask != ~0ULL)
