@@ -234,6 +234,34 @@ static void return_to_no_address_is_gp_at_the_return(void **state)
 	assert_int_equal(R(t, GUEST_RSP), GPA_STACK - 8);
 }
 
+GUEST(g_wild_stack, "mov rsp,rdx; mov rax,[rsp+8]; push rax; pop rcx; hlt");
+GUEST(g_wild_lock, "lock inc dword ptr [rdi]; hlt");
+
+/* Nor one that is no address of any tag (TLB_NO_ACCESS): before the stack or the page is known, and behind it. */
+static void no_address_is_near_a_tag_that_allows_nothing(void **state)
+{
+	STATE;
+	unsigned known;
+
+	signals_are_ours();
+	for (known = 0; known < 2; known++)
+		for (uint64_t n = 0; n < 0x1000; n += 1 + n % 64) {
+			PUT_AT(t, GPA_CODE, g_wild_stack);
+			vmx_sync_code(t->cpu);
+			reg(t)[RDX] = BIT_ULL(63) + n;
+			W(GUEST_RIP, GPA_CODE);
+			W(GUEST_RSP, known ? GPA_STACK : 0x1f0000);
+			expect_fault(t, X86_TRAP_SS);
+			assert_int_equal(R(t, GUEST_RIP), GPA_CODE + 3);
+			PUT_AT(t, GPA_CODE, g_wild_lock);
+			vmx_sync_code(t->cpu);
+			reg(t)[RDI] = BIT_ULL(63) + n;
+			W(GUEST_RIP, GPA_CODE);
+			expect_fault(t, X86_TRAP_GP);
+			assert_int_equal(R(t, GUEST_RIP), GPA_CODE);
+		}
+}
+
 GUEST(g_vanish, "mov ebx,9; 1: mov rax,[rsi]; add qword ptr [rsi+8],1; mov [rsi+16],rbx; dec ecx; jnz 1b; hlt");
 
 static void memory_that_vanishes_under_any_access_restarts_it(void **state)
@@ -754,6 +782,7 @@ int main(void)
 		TEST_LONG(misaligned_operand_comes_before_its_page),
 		TEST_LONG(division_by_zero_is_de),
 		TEST_LONG(return_to_no_address_is_gp_at_the_return),
+		TEST_LONG(no_address_is_near_a_tag_that_allows_nothing),
 		TEST_LONG(memory_that_vanishes_under_any_access_restarts_it),
 		TEST_LONG(flags_live_across_a_return_survive_a_collision),
 		TEST_LONG(page_at_two_addresses_has_two_neighbours),
