@@ -1,12 +1,8 @@
 /*
  * Asynchronous page faults: what ends or moves while one is under way.
  */
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-
 #include "async_pf.h"
+#include "filter.h"
 #include "state.h"
 
 static void disabled_meanwhile_nothing_is_told_any_more(void **state)
@@ -127,21 +123,17 @@ static void a_forked_child_has_its_own(void **state)
 	close_data();
 }
 
-#define ALLOW(name) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_##name, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
-
 /* What KVM_RUN needs (docs/ci.md), and what this client needs to bring a page. */
 static void confine(void)
 {
 	struct sock_filter rules[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		FILTER_NUMBER,
 		ALLOW(futex), ALLOW(mincore), ALLOW(mmap), ALLOW(munmap), ALLOW(madvise), ALLOW(membarrier),
 		ALLOW(rt_sigprocmask), ALLOW(rt_sigreturn), ALLOW(exit_group), ALLOW(poll), ALLOW(read), ALLOW(ioctl),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+		FILTER_EFFECT(SECCOMP_RET_KILL_PROCESS),
 	};
-	struct sock_fprog program = {sizeof(rules) / sizeof(rules[0]), rules};
 
-	assert_int_equal(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-	assert_int_equal(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+	assert_int_equal(FILTER_SET(rules, 0), 0);
 }
 
 static void run_confined_guest(void)

@@ -3,13 +3,10 @@
  * handlers, descriptors, threads and children go on as if it were not there.
  */
 #include <fcntl.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <signal.h>
 #include <sys/eventfd.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -19,6 +16,7 @@
 #include <time.h>
 
 #include "client.h"
+#include "filter.h"
 #include "guest_code.h"
 
 /*
@@ -419,8 +417,6 @@ static void exec_drops_descriptors_that_ask_for_it(void **state)
 
 /* --- seccomp: what KVM_RUN needs of the kernel (docs/ci.md) --- */
 
-#define ALLOW(name) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_##name, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
-
 struct confinement {
 	bool probe;	 /* does the filter bite? */
 	bool mprotected; /* a part of guest memory, just before */
@@ -443,25 +439,22 @@ static unsigned serving_call(void)
 static int confine(const struct confinement *how)
 {
 	struct sock_filter rules[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		FILTER_NUMBER,
 		ALLOW(futex), ALLOW(rt_sigreturn), ALLOW(clock_gettime), ALLOW(madvise), ALLOW(write), ALLOW(exit_group),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, serving_call(), 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, serving_call(), 0, 1), FILTER_EFFECT(SECCOMP_RET_ALLOW),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 0, 3),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+		FILTER_ARGUMENT(2),
 		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, PROT_EXEC, 1, 0),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		FILTER_EFFECT(SECCOMP_RET_ALLOW),
+		FILTER_NUMBER,
 		/* of the library's threads */
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_poll, 2, 0),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_read, 1, 0),
-		BPF_STMT(BPF_RET | BPF_K, how->kill),
-		BPF_STMT(BPF_RET | BPF_K, how->all_threads ? SECCOMP_RET_ALLOW : how->kill),
+		FILTER_EFFECT(how->kill),
+		FILTER_EFFECT(how->all_threads ? SECCOMP_RET_ALLOW : how->kill),
 	};
-	struct sock_fprog program = {sizeof(rules) / sizeof(rules[0]), rules};
 
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-		return -1;
-	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, how->all_threads ? SECCOMP_FILTER_FLAG_TSYNC : 0, &program);
+	return FILTER_SET(rules, how->all_threads ? SECCOMP_FILTER_FLAG_TSYNC : 0);
 }
 
 /* IRQ 4 comes by the irqfd, IRQ 0 by the 8254: the handlers say which, by a port. */

@@ -2,18 +2,16 @@
  * A process ends with its last thread, in whatever way that ends. Each case is a child that has VMs, and all
  * that makes the library start threads of its own.
  */
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 
 #include "client.h"
+#include "filter.h"
 #include "guest_code.h"
 
 #define LOST_S 20
@@ -127,15 +125,12 @@ static void status_is_the_main_threads(void **state)
 static void forbid_getppid(unsigned flags)
 {
 	struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getppid, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_THREAD),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+		FILTER_NUMBER,
+		FILTER_CALL(getppid, SECCOMP_RET_KILL_THREAD),
+		FILTER_EFFECT(SECCOMP_RET_ALLOW),
 	};
-	const struct sock_fprog program = { .len = sizeof(code) / sizeof(code[0]), .filter = code };
 
-	assert_int_equal(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-	assert_int_equal(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program), 0);
+	assert_int_equal(FILTER_SET(code, flags), 0);
 }
 
 static void be_killed(void)

@@ -2,23 +2,18 @@
  * Hosts that keep a process from gaining executable memory: served where that is
  * possible, refused at KVM_CREATE_VM where not, and nothing asked for later.
  */
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <stdio.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 
 #include "client.h"
+#include "filter.h"
 #include "guest_code.h"
 #include "paging.h"
 
 #ifndef PR_SET_MDWE
 #define PR_SET_MDWE 65
 #endif
-#define NOT_HERE 77
 
 /* A sum that SSE makes, out to port 98h. */
 GUEST_CODE(sse_sum, 32,
@@ -47,36 +42,16 @@ static int sum_is_right(struct client *c)
 static int filter_exec(uint32_t effect)
 {
 	struct sock_filter f[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		FILTER_NUMBER,
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 1, 0),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mprotect, 0, 3),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+		FILTER_ARGUMENT(2),
 		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, PROT_EXEC, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, effect),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+		FILTER_EFFECT(effect),
+		FILTER_EFFECT(SECCOMP_RET_ALLOW),
 	};
-	struct sock_fprog prog = { .len = sizeof(f) / sizeof(f[0]), .filter = f };
 
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog))
-		return -1;
-	return 0;
-}
-
-/* In a child: none of this can be undone. 1: as it should be. */
-static void in_child(int (*f)(void))
-{
-	int status;
-	pid_t pid = fork();
-
-	if (!pid)
-		_exit(f());
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	if (WEXITSTATUS(status) == NOT_HERE) {
-		print_message("skip: this kernel has no such control\n");
-		skip();
-	}
-	assert_int_equal(WEXITSTATUS(status), 1);
+	return FILTER_SET(f, 0);
 }
 
 static int under_mdwe(void)
@@ -101,19 +76,18 @@ static void guests_run_where_no_mapping_may_gain_exec_rights(void **state)
 static int filter_exec_without_file(void)
 {
 	struct sock_filter f[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		FILTER_NUMBER,
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_shmat, 5, 0),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 0, 5),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+		FILTER_ARGUMENT(2),
 		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, PROT_EXEC, 0, 3),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[3])),
+		FILTER_ARGUMENT(3),
 		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, MAP_ANONYMOUS, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EACCES),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+		FILTER_EFFECT(SECCOMP_RET_ERRNO | EACCES),
+		FILTER_EFFECT(SECCOMP_RET_ALLOW),
 	};
-	struct sock_fprog prog = { .len = sizeof(f) / sizeof(f[0]), .filter = f };
 
-	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog);
+	return FILTER_SET(f, 0);
 }
 
 static int with_files_alone(void)
