@@ -18,7 +18,7 @@
 
 #define UNIT_SHIFT 16
 #define UNIT_BYTES (1ULL << UNIT_SHIFT)
-#define AREA_BYTES (256ULL << 30)
+#define AREA_BYTES (512ULL << 30)
 /* Far below where the kernel maps and programs are loaded, above what sanitizers and Go use. */
 #define AREA_FIRST 0x200000000000ULL
 #define AREA_LAST 0x500000000000ULL

@@ -1,6 +1,7 @@
 /*
  * A VM leaves nothing behind: descriptors, threads, mappings and memory of the
- * process are what they were after many lives of VMs that used every device.
+ * process are what they were after many lives of VMs that used every device. And
+ * a VM may be as large as it is told.
  */
 #include <dirent.h>
 #include <stdio.h>
@@ -172,11 +173,40 @@ static void failed_calls_leave_nothing_behind(void **state)
 	}
 }
 
+/* KVM_CAP_MAX_VCPUS is kept: addresses, mappings and memory suffice for all of them. */
+static void vm_has_as_many_vcpus_as_it_may(void **state)
+{
+	struct rlimit files;
+	struct client c;
+	int max, last = 0;
+
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &files), 0);
+	client_open_vm(&c, 1 << 20);
+	max = ioctl(c.vm, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);
+	assert_true(max >= 288);
+	if (getenv("SANITIZE") || files.rlim_max < (rlim_t)max + 64) {
+		client_close(&c);
+		skip();
+	}
+	files.rlim_cur = files.rlim_max;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &files), 0);
+	for (int i = 0; i < max; i++) {
+		last = ioctl(c.vm, KVM_CREATE_VCPU, i);
+		if (last < 0)
+			fail_msg("vCPU %d of %d: errno %d", i, max, errno);
+	}
+	assert_fails(ioctl(c.vm, KVM_CREATE_VCPU, max), EINVAL);
+	for (int fd = last; fd > c.vm; fd--)
+		close(fd);
+	client_close(&c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_thousand_lives_leave_nothing_behind),
 		cmocka_unit_test(failed_calls_leave_nothing_behind),
+		cmocka_unit_test(vm_has_as_many_vcpus_as_it_may),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
