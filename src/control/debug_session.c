@@ -28,6 +28,7 @@
 #include "lib/log.h"
 #include "lib/own.h"
 #include "lib/own_fd.h"
+#include "lib/stream.h"
 #include "virt/kvm.h"
 #include "x86/debugger.h"
 
@@ -48,41 +49,15 @@ struct session {
 
 /* --- frames --- */
 
-static bool receive_all(int fd, void *to, size_t n)
-{
-	for (char *p = to; n;) {
-		ssize_t got = recv(fd, p, n, 0);
-
-		if (got <= 0)
-			return false;
-		p += got;
-		n -= (size_t)got;
-	}
-	return true;
-}
-
-static bool send_all(int fd, const void *from, size_t n)
-{
-	for (const char *p = from; n;) {
-		ssize_t sent = send(fd, p, n, MSG_NOSIGNAL);
-
-		if (sent <= 0)
-			return false;
-		p += sent;
-		n -= (size_t)sent;
-	}
-	return true;
-}
-
 static bool receive_request(struct session *s)
 {
-	return receive_all(s->fd, &s->frame, sizeof(s->frame)) && s->frame.size <= DEBUG_MAX_BYTES &&
-	       receive_all(s->fd, s->bytes, s->frame.size);
+	return stream_receive(s->fd, &s->frame, sizeof(s->frame)) && s->frame.size <= DEBUG_MAX_BYTES &&
+	       stream_receive(s->fd, s->bytes, s->frame.size);
 }
 
 static bool send_frame(struct session *s, const struct debug_frame *f)
 {
-	return send_all(s->fd, f, sizeof(*f)) && send_all(s->fd, s->bytes, f->size);
+	return stream_send(s->fd, f, sizeof(*f)) && stream_send(s->fd, s->bytes, f->size);
 }
 
 /* --- requests --- */

@@ -36,6 +36,7 @@
 #include "lib/fork.h"
 #include "lib/log.h"
 #include "lib/own_fd.h"
+#include "lib/stream.h"
 #include "virt/kvm.h"
 
 #define PEER_TIMEOUT_S 2
@@ -127,18 +128,6 @@ static bool peer_may_look(int fd)
 	       (peer.uid == geteuid() || peer.uid == 0);
 }
 
-static void send_all(int fd, const char *p, size_t n)
-{
-	while (n) {
-		ssize_t sent = send(fd, p, n, MSG_NOSIGNAL);
-
-		if (sent <= 0)
-			return;
-		p += sent;
-		n -= (size_t)sent;
-	}
-}
-
 /* As recv(), with a descriptor that comes along; *passed is -1 where none does. */
 static ssize_t receive(int fd, char *buf, size_t size, int *passed)
 {
@@ -185,7 +174,7 @@ static bool serve(int fd)
 		reply_error(&r, "not permitted: it belongs to user %u", geteuid());
 	if (passed >= 0)
 		close_fd(passed);
-	send_all(fd, r.text, r.len);
+	(void)!stream_send(fd, r.text, r.len); /* a peer that has gone wants none */
 	session = r.session;
 	reply_free(&r);
 	if (session)
