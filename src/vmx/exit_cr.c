@@ -112,7 +112,7 @@ int handle_cr(struct kvm_vcpu *vcpu)
 	return 1;
 }
 
-/* #GP at CPL 3 and #UD of DR4/5 have been raised by the processor before the exit. */
+/* The exit comes before every check of the instruction's. */
 int handle_dr(struct kvm_vcpu *vcpu)
 {
 	uint64_t q = vmcs_readl(vcpu, EXIT_QUALIFICATION);
