@@ -4,10 +4,8 @@
  *
  * The library writes its reports to standard error as they come, and as lines of JSON to a file
  * (USERKVM_CHECK_LOG). This program reads that file when the command has ended: it names functions
- * where there are symbols, and counts. A kernel that has moved itself (KASLR) is found by
- * IA32_LSTAR, which is where its symbol entry_SYSCALL_64 is now.
+ * where there are symbols, and counts.
  */
-#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -16,14 +14,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "tools/userkvm/commands.h"
-
-#define ENTRY "entry_SYSCALL_64"
+#include "tools/userkvm/symbols.h"
 
 enum { WITH, EXIT, LOG_FILE, SUPPRESS, SYMBOLS };
 static const struct cli_option options[] = {
@@ -69,129 +65,6 @@ static int take(void *arg, int option, const char *value)
 	return 0;
 }
 
-/* --- symbols --- */
-
-struct symbol {
-	uint64_t at;
-	char name[64];
-};
-
-struct symbols {
-	struct symbol *s;
-	size_t nr, room;
-	uint64_t entry; /* of ENTRY; 0: there is none */
-};
-
-static void add_symbol(struct symbols *t, uint64_t at, const char *name)
-{
-	if (t->nr == t->room) {
-		size_t room = t->room ? 2 * t->room : 4096;
-		struct symbol *more = realloc(t->s, room * sizeof(*more));
-
-		if (!more)
-			return;
-		t->s = more;
-		t->room = room;
-	}
-	t->s[t->nr].at = at;
-	snprintf(t->s[t->nr++].name, sizeof(t->s->name), "%s", name);
-	if (strcmp(name, ENTRY) == 0)
-		t->entry = at;
-}
-
-static void read_map(struct symbols *t, FILE *f)
-{
-	unsigned long long at;
-	char kind, name[256];
-
-	while (fscanf(f, "%llx %c %255s%*[^\n]", &at, &kind, name) == 3)
-		if (strchr("tTwW", kind))
-			add_symbol(t, at, name);
-}
-
-/* The functions of a 64-bit ELF file's symbol table; what does not fit the file is left out. */
-static void read_elf(struct symbols *t, const uint8_t *p, size_t size)
-{
-	const Elf64_Ehdr *h = (const void *)p;
-
-	for (unsigned n = 0; n < h->e_shnum; n++) {
-		const Elf64_Shdr *sh = (const void *)(p + h->e_shoff + n * sizeof(*sh)), *str;
-
-		if (h->e_shoff + (n + 1) * sizeof(*sh) > size || sh->sh_type != SHT_SYMTAB || sh->sh_link >= h->e_shnum ||
-		    sh->sh_offset + sh->sh_size > size || sh->sh_offset + sh->sh_size < sh->sh_offset)
-			continue;
-		str = (const void *)(p + h->e_shoff + sh->sh_link * sizeof(*sh));
-		if ((const uint8_t *)(str + 1) > p + size || str->sh_offset + str->sh_size > size)
-			continue;
-		for (size_t k = 0; k < sh->sh_size / sizeof(Elf64_Sym); k++) {
-			const Elf64_Sym *s = (const Elf64_Sym *)(const void *)(p + sh->sh_offset) + k;
-			char name[64];
-
-			if (!s->st_value || s->st_name >= str->sh_size ||
-			    (ELF64_ST_TYPE(s->st_info) != STT_FUNC && ELF64_ST_TYPE(s->st_info) != STT_NOTYPE))
-				continue;
-			snprintf(name, sizeof(name), "%.*s", (int)(sizeof(name) - 1 < str->sh_size - s->st_name ? sizeof(name) - 1
-				 : str->sh_size - s->st_name), (const char *)(p + str->sh_offset + s->st_name));
-			add_symbol(t, s->st_value, name);
-		}
-	}
-}
-
-static int by_address(const void *a, const void *b)
-{
-	const struct symbol *x = a, *y = b;
-
-	return x->at < y->at ? -1 : x->at > y->at;
-}
-
-static bool read_symbols(struct symbols *t, const char *file)
-{
-	FILE *f = fopen(file, "re");
-	char magic[sizeof(Elf64_Ehdr)];
-	struct stat st;
-	size_t n;
-	void *p;
-
-	if (!f)
-		return false;
-	n = fread(magic, 1, sizeof(magic), f);
-	rewind(f);
-	if (n == sizeof(magic) && memcmp(magic, ELFMAG, SELFMAG) == 0 && magic[EI_CLASS] == ELFCLASS64 && fstat(fileno(f), &st) == 0) {
-		p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fileno(f), 0);
-		if (p != MAP_FAILED) {
-			read_elf(t, p, (size_t)st.st_size);
-			munmap(p, (size_t)st.st_size);
-		}
-	} else {
-		read_map(t, f);
-	}
-	fclose(f);
-	if (t->nr)
-		qsort(t->s, t->nr, sizeof(*t->s), by_address);
-	return t->nr;
-}
-
-/* "zap_pte_range+0x2c", or the address. lstar: where ENTRY is in the guest. */
-static const char *name_of(const struct symbols *t, uint64_t rip, uint64_t lstar, char *buf, size_t size)
-{
-	uint64_t at = rip - (t->entry && lstar ? lstar - t->entry : 0);
-	size_t low = 0, high = t->nr;
-
-	while (low < high) {
-		size_t mid = (low + high) / 2;
-
-		if (t->s[mid].at <= at)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	if (low && at - t->s[low - 1].at < 0x100000 && rip >> 47)
-		snprintf(buf, size, "%s+%#llx", t->s[low - 1].name, (unsigned long long)(at - t->s[low - 1].at));
-	else
-		snprintf(buf, size, "%#llx", (unsigned long long)rip);
-	return buf;
-}
-
 /* --- the log --- */
 
 /* The number behind "key":, from `from` on; 0 where there is none. */
@@ -216,9 +89,9 @@ static void print_report(const char *line, const struct symbols *t)
 
 	fprintf(stderr, "userkvm check: %.*s: address %#llx, cpu%llu at %s; entry %#llx -> %#llx by cpu%llu at %s\n",
 		(int)strcspn(class, "\""), class, (unsigned long long)number(line, "address"), (unsigned long long)number(line, "cpu"),
-		name_of(t, number(line, "rip"), lstar, user, sizeof(user)), (unsigned long long)number(line, "old"),
+		symbols_name(t, number(line, "rip"), lstar, user, sizeof(user)), (unsigned long long)number(line, "old"),
 		(unsigned long long)number(line, "new"), (unsigned long long)(writer ? number(writer, "cpu") : 0),
-		name_of(t, writer ? number(writer, "rip") : 0, lstar, by, sizeof(by)));
+		symbols_name(t, writer ? number(writer, "rip") : 0, lstar, by, sizeof(by)));
 }
 
 /* What was added to the log since `from`: reports; *ended: how many machines have told their counts. */
@@ -315,7 +188,7 @@ static int cmd_check(int argc, char **argv)
 		return status;
 	if (optind >= argc)
 		return wrong_usage("userkvm check", "which command?");
-	if (c.symbols && !read_symbols(&symbols, c.symbols)) {
+	if (c.symbols && !symbols_read(&symbols, c.symbols)) {
 		fprintf(stderr, "userkvm check: %s: no symbols in it\n", c.symbols);
 		return 1;
 	}
