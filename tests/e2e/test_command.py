@@ -52,7 +52,8 @@ def wrong_usage_is_status_2():
 
 
 def wrong_words_are_one_line_with_status_2():
-    for argv in (["boot"], ["boot", "a", "b"], ["run"], ["run", "-o"], ["run", "-T", "true"], ["run", "-o", "f", "true"],
+    for argv in (["boot"], ["boot", "a", "b"], ["run"], ["run", "-o"], ["run", "-T", "true"], ["run", "--check-exit", "0", "true"],
+                 ["boot", "--check-exit", "x", "k"], ["run", "-o", "f", "true"],
                  ["trace"], ["trace", "-e"], ["ept"], ["ept", "what"], ["ept", "walk", "1"], ["ept", "dump", "--vm", "x", "1"],
                  ["stat", "-s", "0"], ["stat", "-f"], ["doctor", "me"], ["walkthrough", "--lang"],
                  *([*command, "--what"] for command in COMMANDS)):
@@ -457,7 +458,52 @@ def the_librarys_code_is_there_once():
     assert len(preload) > 100 and {"open", "ioctl", "sigaction", "syscall"} <= set(preload), preload
 
 
-tap.main(wrong_environment_starts_no_client, the_librarys_code_is_there_once, the_machines_kvm_is_used_where_it_is_good, exits_are_explained, injected_errors_are_checked_before_the_client, parameters_are_listed, typing_errors_are_guessed,
+def elf32(name, address):
+    """A 32-bit ELF file whose symbol table has one function."""
+    names = b"\0" + name.encode() + b"\0"
+    symbols = bytes(16) + struct.pack("<IIIBBH", 1, address, 64, 0x12, 0, 1)
+    head = struct.pack("<16sHHIIIIIHHHHHH", b"\x7fELF\x01\x01\x01", 2, 3, 1, 0, 0, 52, 0, 52, 0, 0, 40, 3, 2)
+    at = 52 + 3 * 40
+    return b"".join((head, bytes(40), struct.pack("<10I", 0, 2, 0, 0, at, len(symbols), 2, 1, 4, 16),
+                     struct.pack("<10I", 0, 3, 0, 0, at + len(symbols), len(names), 0, 0, 1, 0), symbols, names))
+
+
+REPORT = '{"class":"%s","address":"0x5000","cpu":1,"rip":"%#x",%s"new":"0","writer":{"cpu":0,"rip":"%#x"},%s"suppressed":%s}'
+
+
+def reports_are_counted_named_and_told_by_the_status():
+    """What the library logs is written by the command itself here."""
+    wide = file("System.map", b"ffffffff81000000 T unmap\nffffffff81000100 T entry_SYSCALL_64\n")
+    low = file("kernel32", elf32("unmap32", 0x80100000))
+    old, moved = '"old":"0x1067",', '"lstar":"0xffffffff91000100",'
+    for symbols, lines, words in (
+            (wide, [REPORT % ("use", 0x401000, old, 0xffffffff91000020, moved, "false")],
+             "use: address 0x5000, cpu1 at 0x401000; entry 0x1067 -> 0 by cpu0 at unmap+0x20"),
+            # L2's own address has no name in L1's kernel
+            (wide, [REPORT % ("l1ept", 0xffffffff91000020, '"eptp":"0x1000",', 0xffffffff91000024, moved, "false")],
+             "l1ept: address 0x5000, L2 of cpu1 at 0xffffffff91000020; entry 0 by cpu0 at unmap+0x24"),
+            (low, [REPORT % ("use", 0x1000, old, 0x80100008, "", "false")], "cpu1 at 0x1000; entry 0x1067 -> 0 by cpu0 at unmap32+0x8"),
+            (low, [REPORT % ("use", 0x1000, old, 0x80100008, "", "false")] * 3 + ['{"class":"end","told":7}'], "userkvm check: 7 reports"),
+            (low, [REPORT % ("use", 0x1000, old, 0x80100008, "", "true"), '{"class":"end","told":0}'], "userkvm check: 0 reports")):
+        text = file("lines", ("\n".join(lines) + "\n").encode())
+        script = f'cat {text} >> "$USERKVM_CHECK_LOG"; echo "checks $USERKVM_CHECK"'
+        none = "check: 0 reports" in words
+        for command, check in ((["check"], "guesttlb"), (["run", "--check", "l1ept"], "l1ept")):
+            out, status = tap.run(USERKVM, *command, "--symbols", symbols, "--check-exit", "70", "--", "sh", "-c", script)
+            assert status == (0 if none else 70) and words in out and f"checks {check}\n" in out, (command, status, out)
+            # a status of the command's own goes before
+            out, status = tap.run(USERKVM, *command, "--", "sh", "-c", script + "; exit 5")
+            assert status == 5 and "reports" in out, (command, status, out)
+    # a signal to end is the command's, and the reports are counted all the same
+    p = subprocess.Popen([USERKVM, "run", "--check", "guesttlb", "--", "sh", "-c", f'cat {text} >> "$USERKVM_CHECK_LOG"; echo go; exec sleep 60'],
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert p.stdout.readline() == "go\n"
+    p.terminate()
+    _, err = p.communicate(timeout=30 * tap.PATIENCE)
+    assert p.returncode == 128 + 15 and "userkvm check: 0 reports" in err, (p.returncode, err)
+
+
+tap.main(reports_are_counted_named_and_told_by_the_status, wrong_environment_starts_no_client, the_librarys_code_is_there_once, the_machines_kvm_is_used_where_it_is_good, exits_are_explained, injected_errors_are_checked_before_the_client, parameters_are_listed, typing_errors_are_guessed,
          help_and_version_have_all_their_names, man_pages_have_the_options_that_help_has, completion_offers_what_help_has,
          unknown_word_of_a_list_is_told_once, wrong_words_are_one_line_with_status_2, output_that_nobody_gets_is_status_1, closed_streams_are_nobody_elses,
          run_finds_programs_as_execvp_does, special_file_is_no_kernel, doctor_asks_the_device_whether_it_is_kvm,

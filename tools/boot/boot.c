@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "tools/boot/vm.h"
+#include "tools/userkvm/check.h"
 #include "tools/userkvm/commands.h"
 
 #define MIN_MEM (16ULL << 20)
@@ -26,9 +27,10 @@ struct options {
 	uint64_t mem_size;
 	unsigned smp, watchdog;
 	bool no_reboot;
+	struct check_choice check;
 };
 
-enum { INITRD, APPEND, MEM, SMP, KVM, NO_REBOOT, WATCHDOG };
+enum { INITRD, APPEND, MEM, SMP, KVM, NO_REBOOT, WATCHDOG, CHECK };
 static const struct cli_option option_rows[] = {
 	[INITRD] = { "initrd", 0, "FILE", "initial ram disk" },
 	[APPEND] = { "append", 0, "TEXT", "kernel command line (after \"console=ttyS0\")" },
@@ -37,6 +39,7 @@ static const struct cli_option option_rows[] = {
 	[KVM] = { "kvm", 0, "FILE", "use the kernel's KVM at FILE instead of userkvm" },
 	[NO_REBOOT] = { "no-reboot", 0, NULL, "exit when the guest resets instead of starting it again" },
 	[WATCHDOG] = { "watchdog", 0, "SECONDS", "end a guest whose console is silent so long, and say where it stands" },
+	CHECK_OPTIONS(CHECK, "check"),
 	{ 0 },
 };
 
@@ -152,6 +155,8 @@ static int take(void *arg, int option, const char *value)
 	struct options *o = arg;
 	char *end;
 
+	if (option >= CHECK)
+		return check_take(&o->check, "userkvm boot", option - CHECK, value);
 	switch (option) {
 	case INITRD: o->initrd = value; break;
 	case APPEND: o->append = value; break;
@@ -192,7 +197,9 @@ static int parse(int argc, char **argv, struct options *o)
 		fprintf(stderr, "userkvm boot: too little memory: at least %llu MiB\n", MIN_MEM >> 20);
 		return 1;
 	}
-	return cli_check_environment("userkvm boot") ? 2 : -1;
+	if (cli_check_environment("userkvm boot"))
+		return 2;
+	return check_asked(&o->check) ? check_begin("userkvm boot", &o->check) : -1;
 }
 
 /* Every start anew is told, and one that has no end is none. */

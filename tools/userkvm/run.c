@@ -1,7 +1,8 @@
 /*
  * userkvm run: start a client with the preload library in it, or, where it is
  * statically linked or makes system calls itself, in the host that traps them. The process
- * becomes the client, so that exit status, signals and the terminal are its own.
+ * becomes the client, so that exit status, signals and the terminal are its own; only with a
+ * sanitizer's options it waits for the client, to count the reports.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,11 +17,11 @@
 #include "abi/abi.h"
 #include "lib/params.h"
 #include "lib/program.h"
+#include "tools/userkvm/check.h"
 #include "tools/userkvm/commands.h"
 #include "trap/trap.h"
 
-
-enum { ENGINE, PARAMS_LIST, LOG, INJECT, PREFER, REQUIRE, STRACE, OUTPUT, TIMES, NO_HOST_VMX, TRAP, CONFINE };
+enum { ENGINE, PARAMS_LIST, LOG, INJECT, PREFER, REQUIRE, STRACE, OUTPUT, TIMES, NO_HOST_VMX, TRAP, CONFINE, CHECK };
 static const struct cli_option options[] = {
 	[ENGINE] = { "engine", 0, "NAME", "execution engine (USERKVM_ENGINE)" },
 	[PARAMS_LIST] = { "params", 0, "LIST", "KVM's module parameters, e.g. ept=1,eptad=0 (USERKVM_PARAMS);\n"
@@ -39,6 +40,7 @@ static const struct cli_option options[] = {
 		   "slower; what needs it is mostly found without (USERKVM_TRAP=all)" },
 	[CONFINE] = { "confine", 0, NULL, "threads that run vCPUs lose files, sockets, programs and executable memory\n"
 		      "(USERKVM_CONFINE=1)" },
+	CHECK_OPTIONS(CHECK, "check"),
 	{ 0 },
 };
 
@@ -215,6 +217,7 @@ static bool prepare_strace(const char *file)
 struct choice {
 	const char *strace_file;
 	bool strace, times, prefer, require;
+	struct check_choice check;
 };
 
 /* Behind the words that are there. */
@@ -237,6 +240,8 @@ static int take(void *arg, int option, const char *value)
 	};
 	struct choice *c = arg;
 
+	if (option >= CHECK)
+		return check_take(&c->check, "userkvm run", option - CHECK, value);
 	switch (option) {
 	case INJECT: return add_word("USERKVM_INJECT", value);
 	case CONFINE: setenv("USERKVM_CONFINE", "1", 1); break;
@@ -276,6 +281,9 @@ int cmd_run(int argc, char **argv)
 		return 2;
 	if (abi_inject_fault(getenv("USERKVM_INJECT"), buf, sizeof(buf)))
 		return wrong_usage("userkvm run", "USERKVM_INJECT: %s", buf);
+	status = check_asked(&c.check) ? check_begin("userkvm run", &c.check) : -1;
+	if (status >= 0)
+		return status;
 	if (c.times)
 		setenv("USERKVM_STRACE_TIMES", "1", 1);
 	if (c.strace && !prepare_strace(c.strace_file))

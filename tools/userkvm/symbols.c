@@ -39,30 +39,71 @@ static void read_map(struct symbols *t, FILE *f)
 			add_symbol(t, at, name);
 }
 
-/* The functions of a 64-bit ELF file's symbol table; what does not fit the file is left out. */
-static void read_elf(struct symbols *t, const uint8_t *p, size_t size)
+/* An ELF file in memory, of either class. */
+struct elf {
+	const uint8_t *p;
+	size_t size;
+	bool wide; /* ELFCLASS64 */
+};
+
+/* What `size` bytes at `offset` of the file are; NULL: they are not in it. */
+static const void *elf_at(const struct elf *e, uint64_t offset, uint64_t size)
 {
-	const Elf64_Ehdr *h = (const void *)p;
+	return offset > e->size || size > e->size - offset ? NULL : e->p + offset;
+}
 
-	for (unsigned n = 0; n < h->e_shnum; n++) {
-		const Elf64_Shdr *sh = (const void *)(p + h->e_shoff + n * sizeof(*sh)), *str;
+/* The n-th section's header, as one of 64 bits. */
+static bool elf_section(const struct elf *e, unsigned n, Elf64_Shdr *out)
+{
+	if (e->wide) {
+		const Elf64_Ehdr *h = (const void *)e->p;
+		const Elf64_Shdr *s = n < h->e_shnum ? elf_at(e, h->e_shoff + n * sizeof(*s), sizeof(*s)) : NULL;
 
-		if (h->e_shoff + (n + 1) * sizeof(*sh) > size || sh->sh_type != SHT_SYMTAB || sh->sh_link >= h->e_shnum ||
-		    sh->sh_offset + sh->sh_size > size || sh->sh_offset + sh->sh_size < sh->sh_offset)
+		if (s)
+			*out = *s;
+		return s;
+	}
+	const Elf32_Ehdr *h = (const void *)e->p;
+	const Elf32_Shdr *s = n < h->e_shnum ? elf_at(e, h->e_shoff + n * sizeof(*s), sizeof(*s)) : NULL;
+
+	if (s)
+		*out = (Elf64_Shdr){ .sh_type = s->sh_type, .sh_link = s->sh_link, .sh_offset = s->sh_offset, .sh_size = s->sh_size };
+	return s;
+}
+
+static Elf64_Sym elf_symbol(const struct elf *e, const void *table, size_t k)
+{
+	const Elf32_Sym *s = (const Elf32_Sym *)table + k;
+
+	if (e->wide)
+		return ((const Elf64_Sym *)table)[k];
+	return (Elf64_Sym){ .st_name = s->st_name, .st_info = s->st_info, .st_shndx = s->st_shndx, .st_value = s->st_value };
+}
+
+/* The functions of its symbol tables; what does not fit the file is left out. */
+static void read_elf(struct symbols *t, const struct elf *e)
+{
+	size_t each = e->wide ? sizeof(Elf64_Sym) : sizeof(Elf32_Sym);
+	Elf64_Shdr sh, str;
+
+	for (unsigned n = 0; elf_section(e, n, &sh); n++) {
+		const char *names;
+		const void *table;
+
+		if (sh.sh_type != SHT_SYMTAB || !elf_section(e, sh.sh_link, &str))
 			continue;
-		str = (const void *)(p + h->e_shoff + sh->sh_link * sizeof(*sh));
-		if ((const uint8_t *)(str + 1) > p + size || str->sh_offset + str->sh_size > size)
-			continue;
-		for (size_t k = 0; k < sh->sh_size / sizeof(Elf64_Sym); k++) {
-			const Elf64_Sym *s = (const Elf64_Sym *)(const void *)(p + sh->sh_offset) + k;
+		table = elf_at(e, sh.sh_offset, sh.sh_size);
+		names = elf_at(e, str.sh_offset, str.sh_size);
+		for (size_t k = 0; table && names && k < sh.sh_size / each; k++) {
+			Elf64_Sym s = elf_symbol(e, table, k);
 			char name[64];
 
-			if (!s->st_value || s->st_name >= str->sh_size ||
-			    (ELF64_ST_TYPE(s->st_info) != STT_FUNC && ELF64_ST_TYPE(s->st_info) != STT_NOTYPE))
+			if (!s.st_value || s.st_shndx == SHN_ABS || s.st_name >= str.sh_size ||
+			    (ELF64_ST_TYPE(s.st_info) != STT_FUNC && ELF64_ST_TYPE(s.st_info) != STT_NOTYPE))
 				continue;
-			snprintf(name, sizeof(name), "%.*s", (int)(sizeof(name) - 1 < str->sh_size - s->st_name ? sizeof(name) - 1
-				 : str->sh_size - s->st_name), (const char *)(p + str->sh_offset + s->st_name));
-			add_symbol(t, s->st_value, name);
+			snprintf(name, sizeof(name), "%.*s", (int)(sizeof(name) - 1 < str.sh_size - s.st_name ? sizeof(name) - 1
+				 : str.sh_size - s.st_name), names + s.st_name);
+			add_symbol(t, s.st_value, name);
 		}
 	}
 }
@@ -86,10 +127,11 @@ bool symbols_read(struct symbols *t, const char *file)
 		return false;
 	n = fread(magic, 1, sizeof(magic), f);
 	rewind(f);
-	if (n == sizeof(magic) && memcmp(magic, ELFMAG, SELFMAG) == 0 && magic[EI_CLASS] == ELFCLASS64 && fstat(fileno(f), &st) == 0) {
+	if (n == sizeof(magic) && memcmp(magic, ELFMAG, SELFMAG) == 0 && fstat(fileno(f), &st) == 0) {
 		p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fileno(f), 0);
 		if (p != MAP_FAILED) {
-			read_elf(t, p, (size_t)st.st_size);
+			t->low = magic[EI_CLASS] == ELFCLASS32;
+			read_elf(t, &(struct elf){ p, (size_t)st.st_size, !t->low });
 			munmap(p, (size_t)st.st_size);
 		}
 	} else {
@@ -114,7 +156,7 @@ const char *symbols_name(const struct symbols *t, uint64_t rip, uint64_t lstar, 
 		else
 			high = mid;
 	}
-	if (low && at - t->s[low - 1].at < 0x100000 && rip >> 47)
+	if (low && at - t->s[low - 1].at < 0x100000 && (rip >> 47 || t->low))
 		snprintf(buf, size, "%s+%#llx", t->s[low - 1].name, (unsigned long long)(at - t->s[low - 1].at));
 	else
 		snprintf(buf, size, "%#llx", (unsigned long long)rip);

@@ -18,9 +18,10 @@ struct symbols {
 	struct symbol *s;
 	size_t nr, room;
 	uint64_t entry; /* of entry_SYSCALL_64; 0: there is none */
+	bool low;	/* a kernel of 32 bits: below 2^32, above its programs */
 };
 
-/* Those of a 64-bit ELF file's symbol table, or of lines "ADDRESS KIND NAME"; false: the file has none. */
+/* Those of an ELF file's symbol table, or of lines "ADDRESS KIND NAME"; false: the file has none. */
 bool symbols_read(struct symbols *t, const char *file);
 /* "zap_pte_range+0x2c", or the address, in buf. lstar: where entry_SYSCALL_64 is in the guest; 0: unknown. */
 const char *symbols_name(const struct symbols *t, uint64_t rip, uint64_t lstar, char *buf, size_t size);
