@@ -162,12 +162,49 @@ void jit_emit_load_flags(struct jit_rewriter *r, unsigned scratch)
 	emit_op_reg(&r->e, true, OPC_STORE, HOST_RAX, scratch);
 }
 
+/*
+ * The carry alone, to its bit of cs->cc (RFLAGS are anything afterwards) and from there: what DEC and INC pass on is often
+ * all that is live. The store is as wide as the load, or it would not be forwarded.
+ */
+static void save_carry(struct jit_rewriter *r, unsigned scratch)
+{
+	emit_op_reg(&r->e, false, 0x19, scratch, scratch); /* sbb */
+	emit_op_imm(&r->e, false, 4, scratch, 0x100); /* and */
+	state_op(r, false, OPC_STORE, scratch, offsetof(struct cpu_state, cc));
+}
+
+static void load_carry(struct jit_rewriter *r)
+{
+	struct host_mem m = jit_state_operand(r, offsetof(struct cpu_state, cc));
+
+	emit_bytes(&r->e, "\x0f\xba", 2); /* bt dword [cc], 8 */
+	emit_modrm_mem(&r->e, 4, &m, 1);
+	emit_byte(&r->e, 8);
+}
+
+/* Of the flags those that are live. */
+static void save_live(struct jit_rewriter *r, unsigned scratch, uint8_t live)
+{
+	if (live == JIT_CF)
+		save_carry(r, scratch);
+	else
+		jit_emit_save_flags(r, scratch);
+}
+
+static void load_live(struct jit_rewriter *r, unsigned scratch, uint8_t live)
+{
+	if (live == JIT_CF)
+		load_carry(r);
+	else
+		jit_emit_load_flags(r, scratch);
+}
+
 void jit_flags_give_up(struct jit_ctx *c, unsigned scratch)
 {
 	if (c->flags != AT_HOST)
 		return;
 	if (c->live[c->k]) {
-		jit_emit_save_flags(c->r, scratch);
+		save_live(c->r, scratch, c->live[c->k]);
 		c->flags = AT_CC;
 	} else {
 		c->flags = AT_NONE;
@@ -187,7 +224,7 @@ void jit_flags_want(struct jit_ctx *c, unsigned scratch)
 {
 	if (!jit_flags_wanted(c))
 		return;
-	jit_emit_load_flags(c->r, scratch);
+	load_live(c->r, scratch, c->live[c->k]);
 	if (scratch == JIT_S1)
 		c->s1_addend = false;
 	c->flags = AT_HOST;
@@ -282,7 +319,7 @@ void jit_emit_poll(struct jit_rewriter *r, uint16_t insn, uint8_t live)
 	unsigned call = new_call(r, JIT_STUB_POLL, insn, 0);
 
 	if (live)
-		jit_emit_save_flags(r, JIT_S0);
+		save_live(r, JIT_S0, live);
 	emit_byte(&r->e, 0x83); /* cmp dword [m], imm8 */
 	emit_modrm_mem(&r->e, 7, &m, 1);
 	emit_byte(&r->e, 0);
@@ -423,7 +460,7 @@ int jit_emit_block(struct jit_rewriter *r, const struct jit_block *b, struct jit
 		if (c.flags == AT_HOST)
 			jit_emit_save_flags(r, JIT_S1); /* JIT_S0 is where it goes on */
 	} else if (c.flags == AT_CC && (end->kind == JIT_END_LEAVE || c.live[b->nr])) {
-		jit_emit_load_flags(r, JIT_S0);
+		load_live(r, JIT_S0, end->kind == JIT_END_LEAVE ? JIT_FLAGS_ALL : c.live[b->nr]);
 	}
 	return r->failed || r->e.full ? -ENOSPC : 0;
 }
