@@ -293,6 +293,8 @@ void jit_cold_resume(struct jit_ctx *c, uint32_t from)
 	for (; from < c->r->nr_cold; from++)
 		if (c->r->cold[from].resume == RESUME_PENDING) {
 			c->r->cold[from].resume = c->e->n;
+			for (unsigned n = 0; n < ARRAY_SIZE(c->held); n++)
+				c->r->cold[from].held[n] = c->held_at == c->e->n ? c->held[n] : 0;
 			c->s1_addend = false; /* a stub has been here: what JIT_S1 holds depends on the way */
 		}
 }
@@ -364,6 +366,12 @@ int jit_emit_cold(struct jit_rewriter *r)
 		if (cold->refill && r->refill[cold->refill - 1])
 			emit_refill(r, cold);
 		call_stub(r, cold->call, r->miss);
+		for (unsigned k = 0; k < ARRAY_SIZE(cold->held); k++)
+			if (cold->held[k]) {
+				struct host_mem m = jit_gpr_operand(r, cold->held[k]);
+
+				emit_op_mem(&r->e, true, OPC_LOAD, k ? JIT_S1 : JIT_S0, &m);
+			}
 		if (cold->resume != NO_RESUME)
 			emit_patch(&r->e, emit_jmp(&r->e), cold->resume);
 	}

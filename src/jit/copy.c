@@ -30,6 +30,7 @@ struct operands {
 	bool force_rex;	       /* SPL..DIL or a scratch as a byte */
 	struct borrowed by[2];
 	unsigned nr;
+	uint8_t held[2];       /* guest registers that JIT_S0 and JIT_S1 hold; 0: none */
 	struct host_mem mem;
 	bool has_mem;
 };
@@ -37,6 +38,24 @@ struct operands {
 static bool is_high_byte(const struct jit_bytes *p, unsigned size, uint8_t guest)
 {
 	return size == 1 && !p->has_rex && !p->vex && !p->evex && guest >= 4 && guest < 8;
+}
+
+/* A free one of the pool: one that holds the guest register, or one that holds none, or any. */
+static uint8_t choose(const struct operands *o, const uint8_t pool[2], uint8_t guest)
+{
+	uint8_t best = HOST_NONE;
+
+	for (unsigned k = 0; k < 2; k++) {
+		uint8_t holds = o->held[pool[k] == JIT_S1];
+
+		if (pool[k] == HOST_NONE || (o->nr && o->by[0].host == pool[k]))
+			continue;
+		if (holds == guest)
+			return pool[k];
+		if (best == HOST_NONE || (o->held[best == JIT_S1] && !holds))
+			best = pool[k];
+	}
+	return best;
 }
 
 /* A scratch register for a guest register; the same one for the same guest register. */
@@ -47,10 +66,13 @@ static uint8_t borrow(struct operands *o, const uint8_t pool[2], uint8_t guest, 
 
 	for (n = 0; n < o->nr && o->by[n].guest != guest; n++)
 		;
-	if (n == 2 || pool[n] == HOST_NONE)
-		return HOST_NONE;
-	if (n == o->nr)
-		o->by[o->nr++] = (struct borrowed){ .guest = guest, .host = pool[n] };
+	if (n == o->nr) {
+		uint8_t host = n < 2 ? choose(o, pool, guest) : HOST_NONE;
+
+		if (host == HOST_NONE)
+			return HOST_NONE;
+		o->by[o->nr++] = (struct borrowed){ .guest = guest, .host = host };
+	}
 	o->by[n].load |= read || (write && size < 4);
 	o->by[n].store |= write;
 	return o->by[n].host;
@@ -86,6 +108,14 @@ static bool in_place(const struct jit_bytes *p, const struct jit_form *f)
 	return true;
 }
 
+/* Is it? Not if its value is at hand. */
+static bool worked_there(const struct operands *o, const struct jit_bytes *p, const struct jit_form *f)
+{
+	bool held = (o->held[0] == p->rm || o->held[1] == p->rm) && !(f->ops & (OP_VVVV_R | OP_VVVV_W));
+
+	return in_place(p, f) && !held;
+}
+
 /* Fill in *o. false: too few scratch registers. pool: those there are. */
 static bool assign(struct operands *o, const struct jit_bytes *p, const struct jit_form *f,
 		   const uint8_t given[2])
@@ -109,7 +139,7 @@ static bool assign(struct operands *o, const struct jit_bytes *p, const struct j
 		o->vvvv = place(o, p, pool, p->vvvv, f->ops & OP_VVVV_R, f->ops & OP_VVVV_W, size);
 	if (opc)
 		o->rm = place(o, p, pool, p->rm, f->ops & OP_OPC_R, f->ops & OP_OPC_W, size);
-	else if (rm_is_gpr && !in_place(p, f))
+	else if (rm_is_gpr && !worked_there(o, p, f))
 		o->rm = place(o, p, pool, p->rm, f->ops & OP_RM_R, f->ops & OP_RM_W, rm_size);
 	return o->reg != HOST_NONE && o->rm != HOST_NONE && o->vvvv != HOST_NONE;
 }
@@ -186,28 +216,62 @@ static void emit_vex(struct emitter *e, const struct jit_bytes *p, const struct 
 	emit_byte(e, p->opcode);
 }
 
+static bool in_memory(uint8_t guest)
+{
+	return jit_host_reg[guest] == HOST_NONE;
+}
+
+/*
+ * What the scratch registers hold behind an instruction that was emitted from `from` on: the registers that it
+ * borrowed, and those that they held before it where it leaves both alone.
+ */
+static void note_held(struct jit_ctx *c, const struct jit_bytes *p, const struct jit_form *f, const struct operands *o,
+		      uint32_t from)
+{
+	uint8_t before[2] = { c->held[0], c->held[1] };
+	bool kept = c->held_at == from && !p->mem && f->how == HOW_COPY;
+
+	for (unsigned k = 0; k < 2; k++) {
+		/* on a register in memory it may have worked there */
+		bool stale = !kept || !before[k] || (o->has_mem && p->rm == before[k]);
+
+		for (unsigned n = 0; n < o->nr; n++)
+			stale |= o->by[n].host == (k ? JIT_S1 : JIT_S0) || o->by[n].guest == before[k];
+		c->held[k] = stale ? 0 : before[k];
+	}
+	for (unsigned n = 0; n < o->nr; n++)
+		if (in_memory(o->by[n].guest))
+			c->held[o->by[n].host == JIT_S1] = o->by[n].guest;
+	c->held_at = c->e->n;
+}
+
 void jit_copy(struct jit_ctx *c, const struct jit_bytes *p, const struct jit_form *f,
 	      const struct host_mem *m, uint8_t spare)
 {
 	const uint8_t *bytes = c->b->insn[c->k].bytes;
-	const uint8_t pool[2] = { m ? spare : JIT_S1, m ? HOST_NONE : JIT_S0 };
+	const uint8_t pool[2] = { m ? spare : c->s1_addend ? JIT_S0 : JIT_S1,
+				  m ? HOST_NONE : c->s1_addend ? JIT_S1 : JIT_S0 };
 	struct operands o = { .has_mem = m };
 	struct emitter *e = c->e;
+	uint32_t from = e->n;
+	bool known = c->held_at == from;
 
 	if (m)
 		o.mem = *m;
+	for (unsigned k = 0; k < 2; k++)
+		o.held[k] = known ? c->held[k] : 0;
 	if (!assign(&o, p, f, pool))
 		c->r->failed = true; /* jit_classify() has asked jit_copy_ok() */
-	if (!p->mem && p->has_modrm && (f->ops & (OP_RM_R | OP_RM_W)) && in_place(p, f)) {
+	if (!p->mem && p->has_modrm && (f->ops & (OP_RM_R | OP_RM_W)) && worked_there(&o, p, f)) {
 		o.has_mem = true;
 		o.mem = jit_gpr_operand(c->r, p->rm);
 	}
 	for (unsigned n = 0; n < o.nr; n++) {
 		if (o.by[n].host == JIT_S1)
 			c->s1_addend = false;
-		if (!o.by[n].load)
+		if (!o.by[n].load || o.held[o.by[n].host == JIT_S1] == o.by[n].guest)
 			continue;
-		if (jit_host_reg[o.by[n].guest] == HOST_NONE)
+		if (in_memory(o.by[n].guest))
 			jit_load_gpr(c, o.by[n].host, o.by[n].guest);
 		else
 			emit_op_reg(e, true, OPC_MOV, o.by[n].host, jit_host_reg[o.by[n].guest]);
@@ -227,11 +291,12 @@ void jit_copy(struct jit_ctx *c, const struct jit_bytes *p, const struct jit_for
 	for (unsigned n = 0; n < o.nr; n++) {
 		if (!o.by[n].store)
 			continue;
-		if (jit_host_reg[o.by[n].guest] == HOST_NONE)
+		if (in_memory(o.by[n].guest))
 			jit_store_gpr(c, o.by[n].host, o.by[n].guest);
 		else
 			emit_op_reg(e, true, OPC_MOV, jit_host_reg[o.by[n].guest], o.by[n].host);
 	}
+	note_held(c, p, f, &o, from);
 }
 
 /* lea reg, [m] at the operand size; an address of 32 bits is a result of 32 bits. */
@@ -241,6 +306,22 @@ static void emit_lea(struct jit_ctx *c, const struct jit_bytes *p, uint8_t reg,
 	if (p->p66 && !p->w)
 		emit_byte(c->e, 0x66);
 	emit_op_mem(c->e, p->w && !p->p67, OPC_LEA, reg, m);
+}
+
+/* The host register of a part of an address: `scratch`, if it has to be loaded. */
+static uint8_t part(struct jit_ctx *c, uint8_t guest, uint8_t scratch)
+{
+	uint8_t held;
+
+	if (!in_memory(guest))
+		return jit_host_reg[guest];
+	held = jit_held(c, guest);
+	if (held != HOST_NONE)
+		return held;
+	jit_load_gpr(c, scratch, guest);
+	if (scratch == JIT_S1)
+		c->s1_addend = false;
+	return scratch;
 }
 
 /*
@@ -260,27 +341,22 @@ static struct host_mem effective(struct jit_ctx *c, const struct jit_bytes *p)
 		m.base = JIT_S0;
 		m.disp = (int32_t)((int64_t)i->page_off + i->isa->len + p->disp);
 	} else if (p->base != HOST_NONE) {
-		m.base = jit_host_reg[p->base];
-		if (m.base == HOST_NONE) {
-			jit_load_gpr(c, JIT_S0, p->base);
-			m.base = JIT_S0;
-		}
+		uint8_t other = p->index != HOST_NONE && in_memory(p->index) ? jit_held(c, p->index) : HOST_NONE;
+
+		m.index = other;
+		m.base = part(c, p->base, other == JIT_S0 ? JIT_S1 : JIT_S0);
 	}
-	if (p->index != HOST_NONE) {
-		m.index = jit_host_reg[p->index];
-		if (m.index == HOST_NONE) {
-			jit_load_gpr(c, JIT_S1, p->index);
-			m.index = JIT_S1;
-			c->s1_addend = false;
-		}
-	}
+	if (p->index != HOST_NONE && m.index == HOST_NONE)
+		m.index = part(c, p->index, m.base == JIT_S1 ? JIT_S0 : JIT_S1);
 	return m;
 }
 
 void jit_lea(struct jit_ctx *c, const struct jit_bytes *p)
 {
+	uint32_t from = c->e->n;
+	bool known = c->held_at == from;
 	struct host_mem m = effective(c, p);
-	bool to_memory = jit_host_reg[p->reg] == HOST_NONE;
+	bool to_memory = in_memory(p->reg), nothing_loaded = c->e->n == from;
 
 	emit_lea(c, p, to_memory ? JIT_S0 : jit_host_reg[p->reg], &m);
 	if (to_memory) {
@@ -289,6 +365,12 @@ void jit_lea(struct jit_ctx *c, const struct jit_bytes *p)
 		if (p->p66 && !p->w)
 			emit_byte(c->e, 0x66);
 		emit_op_mem(c->e, !(p->p66 && !p->w), OPC_MOV, JIT_S0, &gpr);
+		c->held[0] = p->p66 && !p->w ? 0 : p->reg;
+		if (!known || !nothing_loaded || c->held[1] == p->reg)
+			c->held[1] = 0;
+		c->held_at = c->e->n;
+	} else if (known && nothing_loaded) {
+		c->held_at = c->e->n;
 	}
 }
 

@@ -152,6 +152,12 @@ struct jit_ctx {
 	bool code32;
 	enum jit_flags_at flags;
 	bool s1_addend;	 /* JIT_S1 holds cs->sp_addend of the open group */
+	/*
+	 * Of the guest's registers in memory, those whose value is also in JIT_S0 and in JIT_S1, where nothing was
+	 * emitted since the host offset held_at. 0 (RAX, which is not in memory): none.
+	 */
+	uint8_t held[2];
+	uint32_t held_at;
 	unsigned hoisted; /* JIT_S1 holds the addend for this instruction, whose probe has been
 			     emitted ahead of it; 0: none */
 	uint8_t live[JIT_BLOCK_INSNS + 1]; /* before instruction k */
@@ -165,6 +171,9 @@ struct host_mem jit_gpr_operand(const struct jit_rewriter *r, unsigned guest);
 /* mov host, guest register and back; 64 bits. */
 void jit_load_gpr(struct jit_ctx *c, unsigned host, unsigned guest);
 void jit_store_gpr(struct jit_ctx *c, unsigned host, unsigned guest);
+
+/* JIT_S0 or JIT_S1, if it holds this guest register now; else HOST_NONE. */
+uint8_t jit_held(const struct jit_ctx *c, unsigned guest);
 
 /* JIT_CALL: its handler through a stub. */
 void jit_emit_call(struct jit_ctx *c);

@@ -77,6 +77,13 @@ void jit_store_gpr(struct jit_ctx *c, unsigned host, unsigned guest)
 	emit_op_mem(c->e, true, OPC_MOV, host, &m);
 }
 
+uint8_t jit_held(const struct jit_ctx *c, unsigned guest)
+{
+	if (c->held_at != c->e->n || !guest)
+		return HOST_NONE;
+	return c->held[1] == guest ? JIT_S1 : c->held[0] == guest ? JIT_S0 : HOST_NONE;
+}
+
 /* RIP-relative: displacement from the page's first byte. */
 static int64_t page_displacement(const struct jit_insn *i, const struct jit_bytes *p)
 {
@@ -110,6 +117,16 @@ static bool is_locked(const struct jit_insn *i)
 	return i->isa->flags & ISA_LOCK;
 }
 
+/* A scratch register that holds the guest register: the given one, if it has to be loaded. */
+static uint8_t in_scratch(struct jit_ctx *c, unsigned scratch, unsigned guest)
+{
+	uint8_t held = jit_held(c, guest);
+
+	if (held == HOST_NONE)
+		jit_load_gpr(c, scratch, guest);
+	return held == HOST_NONE ? (uint8_t)scratch : held;
+}
+
 void jit_effective(struct jit_ctx *c, const struct jit_bytes *p, unsigned scratch)
 {
 	struct emitter *e = c->e;
@@ -138,11 +155,9 @@ void jit_effective(struct jit_ctx *c, const struct jit_bytes *p, unsigned scratc
 			emit_op_reg(e, false, OPC_MOV, scratch, scratch);
 		return;
 	} else if (in_memory(p->base)) {
-		jit_load_gpr(c, scratch, p->base);
-		m.base = (uint8_t)scratch;
+		m.base = in_scratch(c, scratch, p->base);
 	} else if (in_memory(p->index)) {
-		jit_load_gpr(c, scratch, p->index);
-		m.index = (uint8_t)scratch;
+		m.index = in_scratch(c, scratch, p->index);
 	}
 	emit_op_mem(e, !p->p67 && !p->code32, OPC_LEA, scratch, &m);
 }

@@ -189,6 +189,7 @@ struct jit_rewriter {
 		uint32_t resume; /* host offset; ~0: none */
 		uint16_t call;
 		uint8_t refill; /* 1 + its index; 0: none */
+		uint8_t held[2]; /* as jit_ctx.held: JIT_S0 and JIT_S1 where it resumes; 0: nothing */
 	} cold[JIT_UNIT_CALLS];
 	uint32_t nr_cold;
 	bool failed; /* a table is full */
