@@ -269,7 +269,7 @@ static inline bool nested_cpu_has_ept(const struct vmcs12 *v)
 	return nested_cpu_has2(v, SECONDARY_EXEC_ENABLE_EPT);
 }
 
-/* nested_operand.c: L1's memory where a failure has no consequence, as on a bus where nobody answers. */
+/* nested_outcome.c: L1's memory where a failure has no consequence, as on a bus where nobody answers. */
 void nested_write_guest(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len);
 void nested_read_guest(struct kvm_vcpu *vcpu, gpa_t gpa, void *data, size_t len);
 
@@ -278,19 +278,21 @@ void nested_vmx_init_msrs(struct kvm_vcpu *vcpu);
 void nested_vmx_after_set_cpuid(struct kvm_vcpu *vcpu, struct vmx_offered_insns offered);
 uint64_t nested_vmx_cap(struct kvm_vcpu *vcpu, uint32_t msr);
 
-/* nested_operand.c: how L1's instructions begin and end */
+/* nested_outcome.c: how L1's instructions begin and end */
 bool nested_vmx_check_permission(struct kvm_vcpu *vcpu); /* false: an exception is queued */
 int nested_vmx_succeed(struct kvm_vcpu *vcpu);
 int nested_vmx_fail_invalid(struct kvm_vcpu *vcpu);
 int nested_vmx_fail(struct kvm_vcpu *vcpu, enum vm_instruction_error error);
+uint64_t nested_vmx_read_reg(struct kvm_vcpu *vcpu, unsigned reg);
+/* 4-KByte aligned and within L1's physical-address width. */
+bool nested_vmx_page_valid(struct kvm_vcpu *vcpu, gpa_t gpa);
+
+/* nested_operand.c */
 /* The memory operand of the instruction that exited. False: *r is the exit handler's answer. */
 bool nested_vmx_read_operand(struct kvm_vcpu *vcpu, void *buf, unsigned len, int *r);
 bool nested_vmx_write_operand(struct kvm_vcpu *vcpu, const void *buf, unsigned len, int *r);
 /* Its linear address. False: an exception is queued. */
 bool get_vmx_mem_address(struct kvm_vcpu *vcpu, unsigned len, bool write, gva_t *address);
-uint64_t nested_vmx_read_reg(struct kvm_vcpu *vcpu, unsigned reg);
-/* 4-KByte aligned and within L1's physical-address width. */
-bool nested_vmx_page_valid(struct kvm_vcpu *vcpu, gpa_t gpa);
 
 /* nested_insn.c */
 /* -ENOMEM; -EAGAIN: no thread for the preemption timer. Nothing is done then. */
