@@ -92,6 +92,15 @@ bool get_vmx_mem_address(struct kvm_vcpu *vcpu, unsigned len, bool write, gva_t 
 	return !vector;
 }
 
+/* Of an L2's operand, whose VMREAD and VMWRITE shadowing leaves to us, EPT12 may be at fault: an exit of L1's. */
+static void operand_fault(struct kvm_vcpu *vcpu, const struct kvm_page_fault_info *f)
+{
+	if (f->nested)
+		nested_ept_inject_page_fault(vcpu, f);
+	else
+		vmx_services->queue_exception(vcpu, f->vector, true, f->error_code, true, f->address);
+}
+
 /* One page of it at most. 1 done, 0 the guest has a fault to see, < 0 unreadable. */
 static int access_part(struct kvm_vcpu *vcpu, gva_t gva, void *buf, size_t len, bool write)
 {
@@ -99,7 +108,7 @@ static int access_part(struct kvm_vcpu *vcpu, gva_t gva, void *buf, size_t len, 
 	gpa_t gpa = kvm_mmu_gva_to_gpa(vcpu, gva, write ? PFERR_WRITE_MASK : 0U, &f);
 
 	if (gpa == INVALID_PAGE) {
-		vmx_services->queue_exception(vcpu, f.vector, true, f.error_code, true, f.address);
+		operand_fault(vcpu, &f);
 		return 0;
 	}
 	if (write ? vmx_services->write_guest(vcpu, gpa, buf, len) : kvm_vcpu_read_guest(vcpu, gpa, buf, len))
@@ -117,7 +126,7 @@ static int access_guest(struct kvm_vcpu *vcpu, gva_t gva, void *buf, unsigned le
 	if (first < len && kvm_mmu_gva_to_gpa(vcpu, gva + first, write ? PFERR_WRITE_MASK : 0U, &f) ==
 				   INVALID_PAGE &&
 	    kvm_mmu_gva_to_gpa(vcpu, gva, write ? PFERR_WRITE_MASK : 0U, NULL) != INVALID_PAGE) {
-		vmx_services->queue_exception(vcpu, f.vector, true, f.error_code, true, f.address);
+		operand_fault(vcpu, &f);
 		return 0;
 	}
 	r = access_part(vcpu, gva, buf, first, write);

@@ -2,7 +2,7 @@
  * L1's VMX instructions: what each of them checks, in which order, and how it ends
  * (SDM "VMX Instruction Reference"). One case for each row of the instruction's list.
  */
-#include "nested.h"
+#include "nested_ept.h"
 #include "stats.h"
 
 NESTED_TEST(vmxon_needs_cr4_vmxe, nested_open)
@@ -212,6 +212,42 @@ NESTED_TEST(vmread_and_vmwrite_take_memory_operands, nested_open_vmcs)
 	assert_int_equal(nested_vmread(c, GUEST_RSP), 0xabcdef);
 }
 
+/* VMREAD and VMWRITE of L2, on the VMCS that shadowing links: where EPT12 has no operand, that is L1's exit and no #PF of L2's. */
+NESTED_TEST(an_operand_of_l2_that_ept_forbids_is_an_exit, nested_open_ept)
+{
+	static const struct {
+		const char *code;
+		uint64_t rights, qualification; /* EPT12's of the operand's page */
+	} rows[] = {
+		{"\x0f\x79\x03\x0f\xa2", 0, 0x181}, {"\x0f\x78\x03\x0f\xa2", 0, 0x183}, {"\x0f\x78\x03\x0f\xa2", EPT_R | EPT_X, 0x1ab},
+	}; /* of a write in a walk of the hypervisor's KVM sets bit 0 too */
+
+	nested_set_bits(c, SECONDARY, 1u << 14);
+	nested_vmwrite(c, VMCS_LINK_POINTER, AT_SHADOW);
+	nested_vmwrite(c, VMREAD_BITMAP, AT_VMX_BITMAPS);
+	nested_vmwrite(c, VMWRITE_BITMAP, AT_VMX_BITMAPS + 0x1000);
+	memset(c->mem + AT_VMX_BITMAPS, 0, 0x2000);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+		struct outcome o;
+
+		nested_l2_code(c, rows[i].code, 5);
+		nested_vmwrite(c, GUEST_RIP, AT_L2);
+		ept_store(c, AT_TEST >> 12, rows[i].rights ? AT_TEST | rows[i].rights | EPT_WB : 0);
+		assert_succeeds(nested_do(c, INVEPT, 2, 0x60000));
+		o = nested_do(c, i ? VMRESUME : VMLAUNCH, GUEST_RSP, AT_TEST);
+		assert_int_equal(o.port, PORT_EXIT);
+		assert_int_equal(nested_vmread(c, VM_EXIT_REASON), EXIT_REASON_EPT_VIOLATION);
+		assert_int_equal(nested_vmread(c, EXIT_QUALIFICATION), rows[i].qualification);
+		assert_int_equal(nested_vmread(c, GUEST_PHYSICAL_ADDRESS), AT_TEST);
+		assert_int_equal(nested_vmread(c, GUEST_RIP), AT_L2);
+		/* repaired, the instruction goes on */
+		ept_store(c, AT_TEST >> 12, AT_TEST | EPT_ALL | EPT_WB);
+		assert_succeeds(nested_do(c, INVEPT, 2, 0x60000));
+		assert_int_equal(nested_do(c, VMRESUME, GUEST_RSP, AT_TEST).port, PORT_EXIT);
+		assert_int_equal(nested_vmread(c, VM_EXIT_REASON), EXIT_REASON_CPUID);
+	}
+}
+
 NESTED_TEST(a_vmcs_keeps_its_fields_while_another_is_current, nested_open_vmcs)
 {
 	nested_vmwrite(c, GUEST_RSP, 11);
@@ -368,6 +404,7 @@ int main(void)
 		cmocka_unit_test(fields_that_are_none_fail_with_12),
 		cmocka_unit_test(read_only_fields_refuse_where_misc_29_is_clear),
 		cmocka_unit_test(vmread_and_vmwrite_take_memory_operands),
+		cmocka_unit_test(an_operand_of_l2_that_ept_forbids_is_an_exit),
 		cmocka_unit_test(a_vmcs_keeps_its_fields_while_another_is_current),
 		cmocka_unit_test(vmxoff_forgets_the_current_vmcs),
 		cmocka_unit_test(vmlaunch_and_vmresume_want_their_launch_state),
