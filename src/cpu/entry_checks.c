@@ -210,6 +210,8 @@ void cpu_check_host_state(const struct vmcs *v, struct vmentry_failures *f)
 
 /* --- guest state: exit reason 33 --- */
 
+#define DEBUGCTL_RESERVED (~(GENMASK_ULL(15, 6) | GENMASK_ULL(1, 0)))
+
 static void check_guest_control_registers(const struct vmcs *v, struct vmentry_failures *f)
 {
 	bool unrestricted = secondary_of(v) & SECONDARY_EXEC_UNRESTRICTED_GUEST;
@@ -224,8 +226,10 @@ static void check_guest_control_registers(const struct vmcs *v, struct vmentry_f
 	REQUIRE(!(v->GUEST_CR3 >> VMX_HOST_MAXPHYADDR), GUEST_CR3_WIDTH);
 	REQUIRE(canonical(v->GUEST_SYSENTER_ESP), GUEST_SYSENTER_ESP_CANONICAL);
 	REQUIRE(canonical(v->GUEST_SYSENTER_EIP), GUEST_SYSENTER_EIP_CANONICAL);
-	if (v->VM_ENTRY_CONTROLS & VM_ENTRY_LOAD_DEBUG_CONTROLS)
+	if (v->VM_ENTRY_CONTROLS & VM_ENTRY_LOAD_DEBUG_CONTROLS) {
 		REQUIRE(!(v->GUEST_DR7 >> 32), GUEST_DR7_WIDTH);
+		REQUIRE(!(v->GUEST_IA32_DEBUGCTL & DEBUGCTL_RESERVED), GUEST_DEBUGCTL);
+	}
 	if (v->VM_ENTRY_CONTROLS & VM_ENTRY_LOAD_IA32_PAT)
 		REQUIRE(pat_ok(v->GUEST_IA32_PAT), GUEST_PAT_TYPES);
 	if (v->VM_ENTRY_CONTROLS & VM_ENTRY_LOAD_IA32_EFER) {

@@ -2,8 +2,11 @@
 #include "machine.h"
 
 enum outcome { FAIL_7, FAIL_8, REASON_33, ENTERS };
-/* The valid state that is broken. RESTRICTED: 64-bit, without unrestricted guest. */
-enum base { REAL, LONG, V86, V86_IN_LONG, RESTRICTED };
+/*
+ * The valid state that is broken. RESTRICTED: 64-bit, without unrestricted guest. SHADOWED: a TPR shadow; POSTED: posted
+ * interrupts, too; LINKED: VMCS shadowing and its VMCS.
+ */
+enum base { REAL, LONG, V86, V86_IN_LONG, RESTRICTED, SHADOWED, POSTED, LINKED };
 
 struct entry_case {
 	const char *name;
@@ -309,6 +312,31 @@ static const struct entry_case cases[] = {
 	  GUEST_ACTIVITY_STATE, 1 },
 	{ "interrupt into HLT", VM_ENTRY_INTR_INFO_FIELD, ALL, 0x80000030, ENTERS, 0, LONG,
 	  GUEST_ACTIVITY_STATE, 1, GUEST_RFLAGS, X86_FLAGS_IF },
+
+	/* one check alone, where the cases above break two */
+	{ "HLT at CPL 3, as CS says too", GUEST_SS_AR_BYTES, 0, 0x60, REASON_33, 0, LONG, GUEST_ACTIVITY_STATE, 1,
+	  GUEST_CS_AR_BYTES, 0x60 },
+	{ "DEBUGCTL", GUEST_IA32_DEBUGCTL, 0, 4, REASON_33, 0, REAL, VM_ENTRY_CONTROLS, VM_ENTRY_LOAD_DEBUG_CONTROLS },
+	{ "DEBUGCTL's BTF", GUEST_IA32_DEBUGCTL, 0, 2, ENTERS, 0, REAL, VM_ENTRY_CONTROLS, VM_ENTRY_LOAD_DEBUG_CONTROLS },
+	{ "a reserved bit in PDPTE 0", VM_ENTRY_CONTROLS, VM_ENTRY_IA32E_MODE | VM_ENTRY_LOAD_IA32_EFER, 0, REASON_33, 2, LONG,
+	  GUEST_PDPTR0, 3 },
+	{ "APIC-access page unaligned", APIC_ACCESS_ADDR, 0, 8, FAIL_7, 0, SHADOWED, SECONDARY_VM_EXEC_CONTROL,
+	  SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES },
+	{ "x2APIC mode without TPR shadow", SECONDARY_VM_EXEC_CONTROL, 0, SECONDARY_EXEC_VIRTUALIZE_X2APIC_MODE, FAIL_7, 0, REAL },
+	{ "x2APIC mode and APIC accesses", SECONDARY_VM_EXEC_CONTROL, 0,
+	  SECONDARY_EXEC_VIRTUALIZE_X2APIC_MODE | SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES, FAIL_7, 0, SHADOWED },
+	{ "TPR threshold of five bits", TPR_THRESHOLD, 0, 0x10, FAIL_7, 0, SHADOWED },
+	{ "TPR threshold above the virtual TPR", TPR_THRESHOLD, 0, 1, FAIL_7, 0, SHADOWED },
+	{ "virtual interrupts without interrupts' exits", PIN_BASED_VM_EXEC_CONTROL, PIN_BASED_EXT_INTR_MASK, 0, FAIL_7, 0, POSTED },
+	{ "posted interrupts without virtual ones", SECONDARY_VM_EXEC_CONTROL, SECONDARY_EXEC_VIRTUAL_INTR_DELIVERY, 0, FAIL_7, 0,
+	  POSTED },
+	{ "posted interrupts that are not acknowledged", VM_EXIT_CONTROLS, VM_EXIT_ACK_INTR_ON_EXIT, 0, FAIL_7, 0, POSTED },
+	{ "posted interrupts: vector of nine bits", POSTED_INTR_NV, 0, 0x100, FAIL_7, 0, POSTED },
+	{ "posted interrupts: descriptor unaligned", POSTED_INTR_DESC_ADDR, 0, 32, FAIL_7, 0, POSTED },
+	{ "VMREAD bitmap unaligned", VMREAD_BITMAP, 0, 8, FAIL_7, 0, LINKED },
+	{ "VMWRITE bitmap unaligned", VMWRITE_BITMAP, 0, 8, FAIL_7, 0, LINKED },
+	{ "shadow VMCS unaligned", VMCS_LINK_POINTER, 0, 8, REASON_33, 4, LINKED },
+	{ "shadow VMCS of no revision", VMCS_LINK_POINTER, 0, 0x1000, REASON_33, 4, LINKED },
 };
 
 static void set_v86(struct machine *t)
@@ -318,6 +346,23 @@ static void set_v86(struct machine *t)
 	W(GUEST_CR0, R(t, GUEST_CR0) | X86_CR0_PE);
 	W(GUEST_RFLAGS, R(t, GUEST_RFLAGS) | X86_FLAGS_VM);
 	W(GUEST_RIP, 0);
+}
+
+#define VAPIC_AT 0x50000UL
+#define DESCRIPTOR_AT 0x51000UL
+#define LINKED_AT 0x52000UL
+
+static void set_apic(struct machine *t, bool posted)
+{
+	W(CPU_BASED_VM_EXEC_CONTROL, R(t, CPU_BASED_VM_EXEC_CONTROL) | CPU_BASED_TPR_SHADOW);
+	W(VIRTUAL_APIC_PAGE_ADDR, (hpa_t)t->ram + VAPIC_AT);
+	if (!posted)
+		return;
+	W(SECONDARY_VM_EXEC_CONTROL, R(t, SECONDARY_VM_EXEC_CONTROL) | SECONDARY_EXEC_VIRTUAL_INTR_DELIVERY);
+	W(PIN_BASED_VM_EXEC_CONTROL, R(t, PIN_BASED_VM_EXEC_CONTROL) | PIN_BASED_POSTED_INTR);
+	W(VM_EXIT_CONTROLS, R(t, VM_EXIT_CONTROLS) | VM_EXIT_ACK_INTR_ON_EXIT);
+	W(POSTED_INTR_NV, 0xf2);
+	W(POSTED_INTR_DESC_ADDR, (hpa_t)t->ram + DESCRIPTOR_AT);
 }
 
 /* LONG has an IDT for what is injected. */
@@ -330,9 +375,29 @@ static void set_base(struct machine *t, enum base base)
 	if (base == RESTRICTED)
 		W(SECONDARY_VM_EXEC_CONTROL,
 		  R(t, SECONDARY_VM_EXEC_CONTROL) & ~SECONDARY_EXEC_UNRESTRICTED_GUEST);
+	if (base == SHADOWED || base == POSTED)
+		set_apic(t, base == POSTED);
+	if (base == LINKED) {
+		W(SECONDARY_VM_EXEC_CONTROL, R(t, SECONDARY_VM_EXEC_CONTROL) | SECONDARY_EXEC_SHADOW_VMCS);
+		*(uint32_t *)(t->ram + LINKED_AT) = VMCS_REVISION_ID | VMCS_REVISION_SHADOW;
+		W(VMCS_LINK_POINTER, (hpa_t)t->ram + LINKED_AT);
+	}
 	if (base == LONG)
 		for (unsigned vector = 0; vector < 0x40; vector++)
 			set_gate(t, vector, GPA_CODE);
+}
+
+static void break_fields(struct machine *t, const struct entry_case *c)
+{
+	if (c->field == VM_ENTRY_MSR_LOAD_COUNT) {
+		W(VM_ENTRY_MSR_LOAD_ADDR, (hpa_t)t->ram);
+		*(uint32_t *)t->ram = MSR_TSC_AUX;
+	}
+	W(c->field, (R(t, c->field) & ~c->clear) | c->set);
+	if (c->also)
+		W(c->also, R(t, c->also) | c->also_set);
+	if (c->third)
+		W(c->third, R(t, c->third) | c->third_set);
 }
 
 /* `again`: after an entry with nothing broken, whose checks need not run a second time. */
@@ -340,7 +405,6 @@ static void check_case(const struct entry_case *c, bool again)
 {
 	struct machine *t;
 	enum vmx_result r;
-	uint64_t old;
 
 	machine_setup((void **)&t);
 	set_base(t, c->base);
@@ -350,16 +414,7 @@ static void check_case(const struct entry_case *c, bool again)
 		assert_int_equal(r, VMX_SUCCEED);
 		assert_int_equal(t->vmcs->launched, c->base != V86_IN_LONG);
 	}
-	if (c->field == VM_ENTRY_MSR_LOAD_COUNT) {
-		W(VM_ENTRY_MSR_LOAD_ADDR, (hpa_t)t->ram);
-		*(uint32_t *)t->ram = MSR_TSC_AUX;
-	}
-	old = R(t, c->field);
-	W(c->field, (old & ~c->clear) | c->set);
-	if (c->also)
-		W(c->also, R(t, c->also) | c->also_set);
-	if (c->third)
-		W(c->third, R(t, c->third) | c->third_set);
+	break_fields(t, c);
 	vmx_kick(t->cpu); /* an entry that works leaves at once */
 	r = t->vmcs->launched ? vmresume(t->cpu) : vmlaunch(t->cpu);
 	if (c->outcome == FAIL_7 || c->outcome == FAIL_8) {
@@ -389,6 +444,51 @@ static void broken_after_an_entry_that_passed_it_fails_the_same_way(void **state
 {
 	for (size_t n = 0; n < ARRAY_SIZE(cases); n++)
 		check_case(&cases[n], true);
+}
+
+/* Of a 32-bit host, of what this processor has, and of rules that a hypervisor adds: tests/unit/vmx breaks these. */
+static const enum vmentry_check not_the_processors[] = {
+	VMENTRY_CHECK_CTL_EPTP_AD, VMENTRY_CHECK_HOST_SIZE_32, VMENTRY_CHECK_HOST_PCIDE, VMENTRY_CHECK_HOST_SS_ZERO,
+	VMENTRY_CHECK_GUEST_SEGMENTS,
+};
+
+static bool is_not_the_processors(enum vmentry_check check)
+{
+	for (size_t n = 0; n < ARRAY_SIZE(not_the_processors); n++)
+		if (not_the_processors[n] == check)
+			return true;
+	return false;
+}
+
+/* Each row of sdm/vmentry_checks.h has a case that breaks it and nothing else. */
+static void each_check_is_broken_alone_by_some_case(void **state)
+{
+	unsigned alone[NR_VMENTRY_CHECKS] = { 0 }, missing = 0;
+
+	for (size_t n = 0; n < ARRAY_SIZE(cases); n++) {
+		const struct entry_case *c = &cases[n];
+		struct vmentry_failures f = { 0 };
+		struct machine *t;
+
+		if (c->outcome == ENTERS)
+			continue;
+		machine_setup((void **)&t);
+		set_base(t, c->base);
+		break_fields(t, c);
+		vmx_entry_checks(t->cpu, &f);
+		if (!f.nr)
+			fail_msg("%s: no check fails", c->name);
+		if (f.nr == 1)
+			alone[f.at[0].check]++;
+		machine_teardown((void **)&t);
+	}
+	for (unsigned n = 0; n < NR_VMENTRY_CHECKS; n++) {
+		if (alone[n] || is_not_the_processors((enum vmentry_check)n))
+			continue;
+		print_error("%s: no case breaks it alone\n", vmentry_rows[n].name);
+		missing++;
+	}
+	assert_int_equal(missing, 0);
 }
 
 static void what_failed_the_entry_fails_the_next_one(void **state)
@@ -619,6 +719,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(each_broken_field_fails_the_entry_its_own_way),
+		cmocka_unit_test(each_check_is_broken_alone_by_some_case),
 		cmocka_unit_test(broken_after_an_entry_that_passed_it_fails_the_same_way),
 		TEST_REAL(what_failed_the_entry_fails_the_next_one),
 		TEST_REAL(another_vmcs_is_checked_though_the_last_one_passed),
