@@ -1,5 +1,6 @@
 """A little TAP: cases are functions, a case fails by raising."""
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -7,6 +8,10 @@ import traceback
 
 # Times to wait are multiplied by it: tests/run knows how slow a sanitized build is.
 PATIENCE = float(os.environ.get("PATIENCE", "1"))
+
+
+# In the background of a script SIGINT is ignored, and would be by what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Skip(Exception):

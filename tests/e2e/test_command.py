@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -494,16 +495,22 @@ def reports_are_counted_named_and_told_by_the_status():
             # a status of the command's own goes before
             out, status = tap.run(USERKVM, *command, "--", "sh", "-c", script + "; exit 5")
             assert status == 5 and "reports" in out, (command, status, out)
-    # a signal to end is the command's, and the reports are counted all the same
-    p = subprocess.Popen([USERKVM, "run", "--check", "guesttlb", "--", "sh", "-c", f'cat {text} >> "$USERKVM_CHECK_LOG"; echo go; exec sleep 60'],
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert p.stdout.readline() == "go\n"
-    p.terminate()
-    _, err = p.communicate(timeout=30 * tap.PATIENCE)
-    assert p.returncode == 128 + 15 and "userkvm check: 0 reports" in err, (p.returncode, err)
 
 
-tap.main(reports_are_counted_named_and_told_by_the_status, wrong_environment_starts_no_client, the_librarys_code_is_there_once, the_machines_kvm_is_used_where_it_is_good, exits_are_explained, injected_errors_are_checked_before_the_client, parameters_are_listed, typing_errors_are_guessed,
+def a_signal_is_the_checked_commands_and_reports_are_counted():
+    text = file("lines", (REPORT % ("use", 0x1000, "", 0x2000, "", "false") + "\n").encode())
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        p = subprocess.Popen([USERKVM, "run", "--check", "guesttlb", "--", "sh", "-c",
+                              f'cat {text} >> "$USERKVM_CHECK_LOG"; echo $$; exec sleep 1000'], start_new_session=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        child = int(p.stdout.readline())
+        (os.killpg if number == signal.SIGINT else os.kill)(p.pid, number)
+        _, err = p.communicate(timeout=60 * tap.PATIENCE)
+        assert not os.path.exists(f"/proc/{child}"), (number, "it runs on")
+        assert p.returncode == 128 + number and "userkvm check: 1 reports" in err, (number, p.returncode, err)
+
+
+tap.main(a_signal_is_the_checked_commands_and_reports_are_counted, reports_are_counted_named_and_told_by_the_status, wrong_environment_starts_no_client, the_librarys_code_is_there_once, the_machines_kvm_is_used_where_it_is_good, exits_are_explained, injected_errors_are_checked_before_the_client, parameters_are_listed, typing_errors_are_guessed,
          help_and_version_have_all_their_names, man_pages_have_the_options_that_help_has, completion_offers_what_help_has,
          unknown_word_of_a_list_is_told_once, wrong_words_are_one_line_with_status_2, output_that_nobody_gets_is_status_1, closed_streams_are_nobody_elses,
          run_finds_programs_as_execvp_does, special_file_is_no_kernel, doctor_asks_the_device_whether_it_is_kvm,

@@ -3,6 +3,7 @@
  */
 #include "tools/trace/capture.h"
 #include "tools/see/see.h"
+#include "tools/userkvm/child.h"
 #include "tools/userkvm/commands.h"
 #include "trace/trace.h"
 
@@ -180,61 +181,18 @@ static bool drain_all(struct collector *k)
 	return any;
 }
 
-/*
- * SIGTERM and SIGHUP that are sent to us are the client's: it ends by them, and
- * what it left in the rings is written. What was ignored (nohup(1)) stays so.
- */
-static const int passed[] = { SIGTERM, SIGHUP };
-static volatile sig_atomic_t pass_to;
-
-static void pass_on(int signo)
-{
-	int saved = errno;
-
-	kill(pass_to, signo);
-	errno = saved;
-}
-
-static void handle_passed(void (*handler)(int))
-{
-	struct sigaction now, sa = { .sa_handler = handler };
-
-	for (size_t i = 0; i < sizeof(passed) / sizeof(passed[0]); i++)
-		if (!sigaction(passed[i], NULL, &now) && now.sa_handler != SIG_IGN)
-			sigaction(passed[i], &sa, NULL);
-}
-
+/* SIGTERM that is sent to us is the client's: it ends by it, and what it left in the rings is written. */
 static pid_t spawn(struct collector *k, int (*start)(int, char **), int argc, char **argv)
 {
-	pid_t parent = getpid(), child;
-	sigset_t held, before;
+	pid_t parent = getpid(), child = child_fork();
+	char path[64];
 
-	fflush(NULL);
-	sigemptyset(&held);
-	for (size_t i = 0; i < sizeof(passed) / sizeof(passed[0]); i++)
-		sigaddset(&held, passed[i]);
-	sigaddset(&held, SIGINT); /* the child ignores it, as we do, until it has said otherwise: one that comes before waits */
-	sigaddset(&held, SIGQUIT);
-	sigprocmask(SIG_BLOCK, &held, &before); /* until it is known to whom they go */
-	child = fork();
-	if (child > 0) {
-		pass_to = child;
-		handle_passed(pass_on);
-	}
 	if (child)
-		sigprocmask(SIG_SETMASK, &before, NULL);
-	if (child == 0) {
-		char path[64];
-
-		snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)parent, k->fd);
-		setenv("USERKVM_TRACE", path, 1);
-		signal(SIGINT, SIG_DFL);
-		signal(SIGQUIT, SIG_DFL);
-		signal(SIGPIPE, SIG_DFL);
-		sigprocmask(SIG_SETMASK, &before, NULL);
-		exit(start(argc, argv));
-	}
-	return child;
+		return child;
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)parent, k->fd);
+	setenv("USERKVM_TRACE", path, 1);
+	signal(SIGPIPE, SIG_DFL);
+	exit(start(argc, argv));
 }
 
 /* Until the client has ended. The terminal's signals are for the client. */
@@ -401,8 +359,6 @@ int capture_run(struct capture *c, const struct event_set *set, const char *who,
 		fprintf(stderr, "%s: no temporary file: %s\n", who, strerror(errno));
 		goto out;
 	}
-	signal(SIGINT, SIG_IGN);
-	signal(SIGQUIT, SIG_IGN);
 	signal(SIGPIPE, SIG_IGN); /* an output that is closed is an error of its stream, and leaves no orphan */
 	child = spawn(k, start, argc, argv);
 	if (child < 0) {
@@ -410,10 +366,8 @@ int capture_run(struct capture *c, const struct event_set *set, const char *who,
 		goto out;
 	}
 	c->status = collect(k, child);
-	handle_passed(SIG_DFL);
+	child_ended();
 	signal(SIGPIPE, SIG_DFL);
-	signal(SIGINT, SIG_DFL);
-	signal(SIGQUIT, SIG_DFL);
 	if (k->error)
 		fprintf(stderr, "%s: the temporary file is incomplete: %s\n", who,
 		        strerror(k->error));

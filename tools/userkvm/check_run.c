@@ -20,6 +20,7 @@
 
 #include "lib/params.h"
 #include "tools/userkvm/check.h"
+#include "tools/userkvm/child.h"
 #include "tools/userkvm/commands.h"
 #include "tools/userkvm/symbols.h"
 
@@ -118,28 +119,15 @@ static unsigned long long read_log(const char *file, long from, const struct sym
 
 /* --- dividing --- */
 
-static pid_t command; /* whom signals to end are for */
-
-static void pass_on(int sig)
+/* The status of the child as a shell tells it. */
+static int wait_for(pid_t child)
 {
-	kill(command, sig);
-}
-
-/* The status of the child as a shell tells it. The terminal's signals are the child's as they are ours; others we pass on. */
-static int wait_for(pid_t child, const sigset_t *mask)
-{
-	struct sigaction ignore = { .sa_handler = SIG_IGN }, pass = { .sa_handler = pass_on };
 	int status = 0;
 
-	command = child;
-	sigaction(SIGINT, &ignore, NULL);
-	sigaction(SIGQUIT, &ignore, NULL);
-	sigaction(SIGTERM, &pass, NULL);
-	sigaction(SIGHUP, &pass, NULL);
-	sigprocmask(SIG_SETMASK, mask, NULL);
 	while (waitpid(child, &status, 0) < 0)
 		if (errno != EINTR)
 			return CANNOT_RUN;
+	child_ended();
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
@@ -167,7 +155,6 @@ int check_begin(const char *name, const struct check_choice *c)
 	struct symbols symbols = { 0 };
 	unsigned long long reports;
 	pid_t child, parent = getpid();
-	sigset_t held, before;
 	unsigned ended;
 	struct stat st;
 	int fd, status;
@@ -191,22 +178,15 @@ int check_begin(const char *name, const struct check_choice *c)
 			unlink(log);
 		return 2;
 	}
-	fflush(NULL);
-	/* a signal that comes before there is whom to pass it to waits */
-	sigemptyset(&held);
-	sigaddset(&held, SIGTERM);
-	sigaddset(&held, SIGHUP);
-	sigprocmask(SIG_BLOCK, &held, &before);
-	child = fork();
+	child = child_fork();
 	if (child == 0) {
 		free(symbols.s);
-		sigprocmask(SIG_SETMASK, &before, NULL);
 		prctl(PR_SET_PDEATHSIG, SIGTERM);
 		if (getppid() != parent)
 			raise(SIGTERM); /* it has gone before we asked */
 		return -1;
 	}
-	status = child < 0 ? fail(name, "fork") : wait_for(child, &before);
+	status = child < 0 ? fail(name, "fork") : wait_for(child);
 	reports = read_log(log, (long)st.st_size, &symbols, &ended);
 	if (!c->log)
 		unlink(log);
