@@ -167,7 +167,7 @@ def doctor_says_when_no_vm_can_be_made():
     if os.environ.get("SANITIZE"):
         raise tap.Skip("a sanitizer's shadow takes more address space than any limit on it would leave")
     # A limit on its memory is the simplest confinement.
-    out, status = tap.run("sh", "-c", f"ulimit -v 40000; exec {USERKVM} doctor")
+    out, status = tap.run("sh", "-c", f"ulimit -v 80000; exec {USERKVM} doctor")
     assert status in (3, 4) and "CANNOT BE MADE: Cannot allocate memory" in out, out
 
 
