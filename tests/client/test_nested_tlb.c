@@ -101,6 +101,46 @@ NESTED_TEST(another_vmcs_on_the_same_tables_flushes_nothing, open_vpid)
 	close_stats(&s);
 }
 
+#define AT_OLD 0x70000
+#define AT_NEW 0x72000
+
+/* What L2 reads at AT_OLD, whose page L1 has moved to AT_NEW, after an INVVPID of this type. */
+static uint32_t read_after_invvpid(struct client *c, uint64_t type, uint64_t vpid, uint64_t address)
+{
+	nested_l2_code(c, "\x8b\x04\x25\x00\x00\x07\x00\x0f\xa2", 9); /* mov AT_OLD, %eax; cpuid */
+	*(uint32_t *)(c->mem + AT_OLD) = 1;
+	*(uint32_t *)(c->mem + AT_NEW) = 2;
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_CPUID);
+	assert_int_equal((uint32_t)nested_at_exit.rax, 1);
+	paging_pte_set(c, PAGING_LONG, AT_OLD, AT_NEW | PG_ALL);
+	nested_operand(c)[0] = vpid;
+	nested_operand(c)[1] = address;
+	assert_succeeds(nested_do(c, INVVPID, type, AT_TEST));
+	nested_vmwrite(c, GUEST_RIP, AT_L2);
+	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_CPUID);
+	return (uint32_t)nested_at_exit.rax;
+}
+
+NESTED_TEST(invvpid_of_an_address_drops_it, open_vpid)
+{
+	assert_int_equal(read_after_invvpid(c, 0, 1, AT_OLD), 2);
+}
+
+NESTED_TEST(invvpid_of_a_context_drops_all_of_it, open_vpid)
+{
+	assert_int_equal(read_after_invvpid(c, 1, 1, 0), 2);
+}
+
+NESTED_TEST(invvpid_of_all_contexts_drops_all, open_vpid)
+{
+	assert_int_equal(read_after_invvpid(c, 2, 0, 0), 2);
+}
+
+NESTED_TEST(invvpid_of_a_context_but_its_globals_drops_the_rest, open_vpid)
+{
+	assert_int_equal(read_after_invvpid(c, 3, 1, 0), 2);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -109,6 +149,10 @@ int main(void)
 		cmocka_unit_test(another_vpid_flushes_once_an_entry),
 		cmocka_unit_test(another_vmcs_on_the_same_tables_flushes_nothing),
 		cmocka_unit_test(without_vpids_each_entry_and_exit_flushes),
+		cmocka_unit_test(invvpid_of_an_address_drops_it),
+		cmocka_unit_test(invvpid_of_a_context_drops_all_of_it),
+		cmocka_unit_test(invvpid_of_all_contexts_drops_all),
+		cmocka_unit_test(invvpid_of_a_context_but_its_globals_drops_the_rest),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
