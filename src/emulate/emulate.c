@@ -357,6 +357,39 @@ static int complete_string_in(struct kvm_vcpu *vcpu)
 	return emulate(vcpu);
 }
 
+/* Nothing waits, nothing is known of an exit. */
+static void begin_alone(struct kvm_emulator *e, struct kvm_vcpu *vcpu)
+{
+	load_state(e, vcpu);
+	e->fault_gva = e->fault_gpa = ~0ULL;
+	e->nested_fault.nested = false;
+	e->active = e->has_assist = false;
+	e->nr_reads = e->nr_writes = e->next_write = 0;
+	kvm_emulator_begin_iteration(e);
+	e->insn_valid = false;
+	kvm_emulator_load_tables(&e->cs);
+}
+
+int kvm_emulator_run_alone(struct kvm_vcpu *vcpu, isa_fn *fn)
+{
+	struct kvm_emulator *e = vcpu->arch->emulator;
+
+	begin_alone(e, vcpu);
+	kvm_emulator_load_tr_ldt(&e->cs);
+	e->insn = (struct isa_insn){ .fn = fn, .flags = ISA_ENDS_BLOCK };
+	switch (run_instruction(e)) {
+	case OUT_EXCEPTION:
+		return inject(vcpu, &e->cs.exception);
+	case OUT_DONE:
+		return e->nr_writes ? err_born(EFAULT, "vCPU %u writes its tables to no memory", vcpu->vcpu_id) : 1;
+	case OUT_ERROR:
+		/* another vCPU has taken the page from the tables between check and write, which comes too late then */
+		return e->error == -EAGAIN ? 1 : e->error;
+	default:
+		return err_born(EFAULT, "vCPU %u reads its tables in no memory", vcpu->vcpu_id);
+	}
+}
+
 static void trace_insn(const struct kvm_emulator *e, struct kvm_vcpu *vcpu, bool failed,
 		       struct trace_kvm_kvm_emulate_insn *rec)
 {
@@ -441,15 +474,9 @@ static int deliver_real(struct kvm_vcpu *vcpu, uint8_t vector, unsigned insn_len
 {
 	struct kvm_emulator *e = vcpu->arch->emulator;
 
-	load_state(e, vcpu);
-	e->fault_gva = ~0ULL;
-	e->has_assist = false;
-	e->nr_reads = e->nr_writes = e->next_write = 0;
-	kvm_emulator_begin_iteration(e);
+	begin_alone(e, vcpu);
 	e->insn = (struct isa_insn){ .fn = kvm_emulate_int_real, .flags = ISA_ENDS_BLOCK,
 				     .imm = vector, .len = (uint8_t)insn_len };
-	e->insn_valid = false;
-	kvm_emulator_load_tables(&e->cs);
 	return emulate(vcpu);
 }
 

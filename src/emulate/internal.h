@@ -1,7 +1,7 @@
 /*
  * What emulate.c (the loop), fetch.c (bytes at RIP), mem.c (guest memory and devices), io.c (ports),
- * state.c (registers in and out), sys.c (system instructions), seg.c (segments)
- * and far.c (far transfers) share.
+ * state.c (registers in and out), sys.c (system instructions), seg.c (segments),
+ * far.c (far transfers) and task.c (task switches) share.
  *
  * Context: the vCPU's owner thread, while an instruction is being emulated.
  */
@@ -50,6 +50,14 @@ struct decoded {
 	struct isa_insn insn;
 };
 
+/* A task switch in progress (task.c). */
+struct emulator_task {
+	uint16_t selector; /* of the new TSS */
+	enum task_switch_source source;
+	bool has_error_code;
+	uint32_t error_code;
+};
+
 struct kvm_emulator {
 	struct cpu_state cs; /* first: cs.owner is the vCPU */
 	struct isa_insn insn;
@@ -85,6 +93,7 @@ struct kvm_emulator {
 
 	enum isa_access access; /* of the last kvm_emulator_mem(), for its commit */
 	struct emulator_sys sys;
+	struct emulator_task task;
 	struct kvm_page_fault_info nested_fault; /* of cs.exception, where EPT12 is behind it */
 	gpa_t fault_gpa; /* ~0: none. As fault_gva, with EPT */
 	gva_t fault_gva; /* ~0: none. The write that brought us here, perhaps to a page table */
@@ -104,6 +113,12 @@ static inline struct kvm_vcpu *kvm_emulator_vcpu(struct cpu_state *cs)
 void kvm_emulator_retry(struct cpu_state *cs) __attribute__((noreturn));
 /* Back to emulate.c's loop, from any depth. */
 void kvm_emulator_leave(struct kvm_emulator *e, enum outcome o) __attribute__((noreturn));
+
+/*
+ * Runs fn once as an instruction's handler over the vCPU's registers, which it commits itself: kvm_emulator_store().
+ * 1: done, or its exception is queued. -EFAULT: what it needs is no memory.
+ */
+must_check int kvm_emulator_run_alone(struct kvm_vcpu *vcpu, isa_fn *fn);
 
 /* --- fetch.c --- */
 
