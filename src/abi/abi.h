@@ -75,9 +75,19 @@ int abi_client_write(void *client_dst, const void *src, size_t n);
 
 /*
  * fn sees SEGV, BUS, FPE and ILL of any thread before the library itself does: true, it has dealt with
- * the signal. Installs the library's handlers; once, before the program has threads. -errno of sigaction().
+ * the signal. blocked() hears in threads whose signal mask src/trap keeps whether SIGSEGV is blocked. Installs the
+ * library's handlers; once, before the program has threads. -errno of sigaction().
  */
-int abi_first_at_faults(bool (*fn)(int signo, siginfo_t *si, void *ucontext));
+int abi_first_at_faults(bool (*fn)(int signo, siginfo_t *si, void *ucontext), void (*blocked)(bool));
+/* For src/trap: what came to its handlers, and was fn's; and the telling of blocked(). */
+bool abi_first_sees(int signo, siginfo_t *si, void *ucontext);
+void abi_first_blocked(bool is);
+/*
+ * For who puts the client's handlers behind its own: are they to run with SIGSEGV open, whatever their actions say? And one
+ * that would block it begins or ends (host/fault.h, host_fault_hold_segv()).
+ */
+bool abi_keeps_segv_open(void);
+bool abi_hold_segv(bool held);
 /* Every sigaction() of the program goes through abi_client_action() from now on. */
 void abi_owns_sigaction(void);
 /*

@@ -463,10 +463,30 @@ USERKVM_SHARED const char *abi_confine_fault(void)
 	return host_confine_fault();
 }
 
-USERKVM_SHARED int abi_first_at_faults(bool (*fn)(int signo, siginfo_t *si, void *ucontext))
+USERKVM_SHARED int abi_first_at_faults(bool (*fn)(int signo, siginfo_t *si, void *ucontext), void (*blocked)(bool))
 {
-	host_fault_set_first(fn);
+	host_fault_set_first(fn, blocked);
 	return host_fault_init();
+}
+
+USERKVM_SHARED bool abi_first_sees(int signo, siginfo_t *si, void *ucontext)
+{
+	return host_fault_first(signo, si, ucontext);
+}
+
+USERKVM_SHARED void abi_first_blocked(bool is)
+{
+	host_fault_first_blocked(is);
+}
+
+USERKVM_SHARED bool abi_keeps_segv_open(void)
+{
+	return host_fault_keeps_segv_open();
+}
+
+USERKVM_SHARED bool abi_hold_segv(bool held)
+{
+	return host_fault_hold_segv(held);
 }
 
 USERKVM_SHARED void abi_owns_sigaction(void)

@@ -44,6 +44,7 @@ static struct {
 	bool installed;
 	bool interposed; /* the program's sigaction() is host_client_action() */
 	bool (*first)(int signo, siginfo_t *si, void *ucontext); /* (c) once set */
+	void (*first_blocked)(bool);
 	struct sigaction client[_NSIG];
 	struct sigaction before[_NSIG]; /* what client[] replaced, without interposition */
 } fault = { .lock = PTHREAD_MUTEX_INITIALIZER };
@@ -188,10 +189,12 @@ static void chain(int signo, siginfo_t *si, void *ucontext, const char *frame)
 	struct sigaction act = *slot;
 	sigset_t mask = act.sa_mask;
 	uint32_t depth = host_service.depth;
+	bool holds, held;
 
 	if (act.sa_handler == SIG_IGN && si->si_code <= 0)
 		return;
-	if (act.sa_handler == SIG_DFL || act.sa_handler == SIG_IGN) {
+	if (act.sa_handler == SIG_DFL || act.sa_handler == SIG_IGN ||
+	    (signo == SIGSEGV && si->si_code > 0 && !passed_on && host_fault_hold_segv(false))) {
 		default_action(signo, si);
 		return;
 	}
@@ -200,7 +203,11 @@ static void chain(int signo, siginfo_t *si, void *ucontext, const char *frame)
 	if (!(act.sa_flags & SA_NODEFER))
 		sigaddset(&mask, signo);
 	host_fault_client_handler();
+	holds = host_fault_keeps_segv_open() && sigismember(&mask, SIGSEGV) == 1;
+	if (holds)
+		sigdelset(&mask, SIGSEGV);
 	pthread_sigmask(SIG_BLOCK, &mask, NULL); /* sigreturn restores */
+	held = host_fault_hold_segv(holds);
 	if (!passed_on) {
 		chained.si = si;
 		chained.frame = frame;
@@ -212,6 +219,7 @@ static void chain(int signo, siginfo_t *si, void *ucontext, const char *frame)
 		act.sa_handler(signo);
 	host_service.depth = depth;
 	host_fault_mask_changed();
+	host_fault_hold_segv(held);
 	if (!passed_on)
 		chained.si = NULL;
 }
@@ -223,11 +231,27 @@ static bool has_handler(int signo)
 	return act->sa_handler != SIG_DFL && act->sa_handler != SIG_IGN;
 }
 
+bool host_fault_first(int signo, siginfo_t *si, void *ucontext)
+{
+	return fault.first && fault.first(signo, si, ucontext);
+}
+
+void host_fault_first_blocked(bool is)
+{
+	if (fault.first_blocked)
+		fault.first_blocked(is);
+}
+
+bool host_fault_keeps_segv_open(void)
+{
+	return fault.first;
+}
+
 static void on_fault(int signo, siginfo_t *si, void *ucontext)
 {
 	int saved = errno;
 
-	if (fault.first && fault.first(signo, si, ucontext)) {
+	if (host_fault_first(signo, si, ucontext)) {
 		errno = saved;
 		return;
 	}
@@ -251,9 +275,10 @@ static int install(int signo, struct sigaction *old)
 						: 0;
 }
 
-void host_fault_set_first(bool (*fn)(int signo, siginfo_t *si, void *ucontext))
+void host_fault_set_first(bool (*fn)(int signo, siginfo_t *si, void *ucontext), void (*blocked)(bool))
 {
 	fault.first = fn;
+	fault.first_blocked = blocked;
 }
 
 int host_fault_init(void)

@@ -32,10 +32,20 @@ void host_fault_interposed(void);
 void host_fault_reclaim(void);
 
 /*
- * Asked first at every one of the signals, in any thread: true, it was dealt with. Set before other
- * threads exist. NULL: none. Async-signal context.
+ * fn is asked first at every one of the signals, in any thread: true, it was dealt with. Set before other
+ * threads exist; needs SIGSEGV open. Async-signal context.
+ * blocked, for threads whose mask src/trap keeps: SIGSEGV is (true), or is no more, blocked in the calling thread.
  */
-void host_fault_set_first(bool (*fn)(int signo, siginfo_t *si, void *ucontext));
+void host_fault_set_first(bool (*fn)(int signo, siginfo_t *si, void *ucontext), void (*blocked)(bool));
+bool host_fault_first(int signo, siginfo_t *si, void *ucontext);
+void host_fault_first_blocked(bool is);
+/*
+ * Where there is such a function, the client's handlers run with SIGSEGV open even if their actions block it. `held`:
+ * such a handler runs in this thread; a fault of its own ends the program, as the kernel would have it.
+ * Returns what was told before. host_fault_mask_changed() tells false.
+ */
+bool host_fault_hold_segv(bool held);
+bool host_fault_keeps_segv_open(void);
 
 /*
  * A hook of the thread's running processor: first chance at SEGV BUS FPE ILL.

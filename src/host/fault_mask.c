@@ -33,6 +33,7 @@ static bool told; /* of every change of a mask */
 
 static __thread struct {
 	bool known_open;
+	bool segv_held; /* a handler of the client's runs that blocks SIGSEGV, and it is open */
 	uint8_t shut; /* bit n: the client blocks owned[n], and it is open now */
 	uint8_t kept; /* bit n: sent[n] is to be pending again */
 	uint8_t sent[HOST_NR_FAULTS][SENT_BYTES];
@@ -46,6 +47,15 @@ void host_fault_masks_told(void)
 void host_fault_mask_changed(void)
 {
 	mask.known_open = false;
+	mask.segv_held = false;
+}
+
+bool host_fault_hold_segv(bool held)
+{
+	bool before = mask.segv_held;
+
+	mask.segv_held = held;
+	return before;
 }
 
 static sigset_t set_of(uint8_t bits)

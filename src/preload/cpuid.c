@@ -5,11 +5,13 @@
  *   CPUID ─ #GP by "CPUID faulting" (arch_prctl) ─> SIGSEGV ─> answer() ─> the next instruction
  *
  * Where the machine has no CPUID faulting, USERKVM_HOST_VMX=0 or the program brings signal
- * handling of its own (valgrind, sanitizers, static programs), the instruction is left alone.
+ * handling of its own (valgrind, sanitizers), the instruction is left alone. In the host of static programs
+ * (src/trap) faulting is the program's: that room turns it on and off.
  *
  * Invariants
  * 1. Faulting is on in a thread only while SIGSEGV is open there: blocked, the kernel would end the
- *    program. preload_cpuid_mask() hears of every change that comes by libc.
+ *    program. preload_cpuid_mask() hears of every change that comes by libc; handlers run with SIGSEGV open
+ *    (host/fault.h, host_fault_hold_segv()).
  * 2. Leaves that libraries look at late (a program may have confined itself by then) are read before
  *    faulting is turned on; another leaf is read by turning it off for one instruction, and kept. Leaves
  *    that hold the number of the processor are read each time.
@@ -133,8 +135,16 @@ void preload_cpuid_mask(void)
 	if (!on || REAL(pthread_sigmask)(SIG_BLOCK, NULL, &now))
 		return;
 	blocked = sigismember(&now, SIGSEGV) == 1;
-	if (blocked != off_here && set_cpuid(blocked) == 0)
+	if (abi_memory_is_borrowed()) /* off_here is its parent's in a child of vfork() */
+		set_cpuid(blocked);
+	else if (blocked != off_here && set_cpuid(blocked) == 0)
 		off_here = blocked;
+}
+
+/* Of a thread of the program that src/trap serves. */
+static void executes(bool blocked)
+{
+	set_cpuid(blocked);
 }
 
 static void read_early(void)
@@ -152,13 +162,10 @@ static void read_early(void)
 	}
 }
 
-/*
- * A sanitizer's runtime takes the signals without asking libc; in the host of static programs (src/trap)
- * the program's thread pointer is not libc's.
- */
+/* A sanitizer's runtime takes the signals without asking libc. */
 static bool takes_signals_itself(void)
 {
-	return program_is_trapping_host() || dlsym(RTLD_DEFAULT, "__asan_init") || dlsym(RTLD_DEFAULT, "__tsan_init") || dlsym(RTLD_DEFAULT, "__msan_init");
+	return dlsym(RTLD_DEFAULT, "__asan_init") || dlsym(RTLD_DEFAULT, "__tsan_init") || dlsym(RTLD_DEFAULT, "__msan_init");
 }
 
 __attribute__((constructor)) static void show_vmx(void)
@@ -174,6 +181,6 @@ __attribute__((constructor)) static void show_vmx(void)
 		return;
 	set_cpuid(true);
 	read_early();
-	if (abi_first_at_faults(answer) == 0 && set_cpuid(false) == 0)
+	if (abi_first_at_faults(answer, executes) == 0 && !program_is_trapping_host() && set_cpuid(false) == 0)
 		on = true;
 }

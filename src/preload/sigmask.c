@@ -21,22 +21,35 @@ static void mask_changed(void)
 		preload_cpuid_mask();
 }
 
+/*
+ * A handler of the client's that blocks SIGSEGV may run with it open (host/fault.h): it is shown blocked, up to
+ * a change that opens it.
+ */
+#define CALL_AND_TELL(name)                                                                    \
+	({                                                                                     \
+		bool opens_ = set && (how == SIG_SETMASK ||                                    \
+				      (how == SIG_UNBLOCK && sigismember(set, SIGSEGV) == 1)); \
+		bool changes_ = set, held_;                                                    \
+		int r_ = REAL(name)(how, set, old);                                            \
+		if (!preload_is_own_code(__builtin_return_address(0))) {                       \
+			held_ = abi_hold_segv(false);                                          \
+			if (held_ && old && r_ == 0)                                           \
+				sigaddset(old, SIGSEGV);                                       \
+			if (changes_)                                                          \
+				mask_changed();                                                \
+			abi_hold_segv(held_ && !opens_);                                       \
+		} /* ours puts back what it found */                                           \
+		r_;                                                                            \
+	})
+
 EXPORT int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
 {
-	int r = REAL(pthread_sigmask)(how, set, old);
-
-	if (set && !preload_is_own_code(__builtin_return_address(0)))
-		mask_changed(); /* ours puts back what it found */
-	return r;
+	return CALL_AND_TELL(pthread_sigmask);
 }
 
 EXPORT int sigprocmask(int how, const sigset_t *set, sigset_t *old)
 {
-	int r = REAL(sigprocmask)(how, set, old);
-
-	if (set && !preload_is_own_code(__builtin_return_address(0)))
-		mask_changed(); /* ours puts back what it found */
-	return r;
+	return CALL_AND_TELL(sigprocmask);
 }
 
 /* The older ones, which call none of the two above. */

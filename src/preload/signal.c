@@ -113,6 +113,7 @@ static void trampoline(int signo, siginfo_t *info, void *context)
 {
 	uint64_t h = __atomic_load_n(&table.handler[signo], __ATOMIC_ACQUIRE);
 	int saved = errno;
+	bool held;
 
 	if (abi_hold_signal(signo, info, context, h != 0)) {
 		errno = saved;
@@ -128,12 +129,15 @@ static void trampoline(int signo, siginfo_t *info, void *context)
 		send_again(signo, info); /* for what is there by now */
 		return;
 	}
+	held = abi_hold_segv(false);
 	abi_mask_changed();
+	abi_hold_segv(abi_keeps_segv_open() && sigismember(&table.client[signo].sa_mask, SIGSEGV) == 1);
 	if (h & TAKES_SIGINFO)
 		((void (*)(int, siginfo_t *, void *))(uintptr_t)(h & ADDRESS))(signo, info, context);
 	else
 		((void (*)(int))(uintptr_t)(h & ADDRESS))(signo);
 	abi_mask_changed();
+	abi_hold_segv(held);
 }
 
 static bool is_function(const struct sigaction *act)
@@ -168,6 +172,8 @@ static int set_action(int signo, const struct sigaction *act, struct sigaction *
 			__atomic_store_n(&table.handler[signo], word, __ATOMIC_RELEASE);
 			now.sa_sigaction = trampoline;
 			now.sa_flags = (now.sa_flags & ~(int)SA_RESETHAND) | SA_SIGINFO;
+			if (abi_keeps_segv_open())
+				sigdelset(&now.sa_mask, SIGSEGV);
 		}
 	}
 	if (REAL(sigaction)(signo, act ? &now : NULL, &kernel_old)) {

@@ -148,6 +148,7 @@ static _Noreturn void jump(const struct program *p, uint64_t *stack, uint64_t ma
 	reg[REG_EFL] = FLAGS_IF;
 	reg[REG_CSGSFS] = (greg_t)(USER_CS | USER_SS << 48);
 	*trap_mask(&uc) = mask;
+	trap_follow_mask(&main_thread, &uc);
 	trap_resume(&uc);
 }
 

@@ -149,4 +149,5 @@ void trap_from_client(int signo, siginfo_t *si, ucontext_t *uc)
 		serve(t, uc);
 	else
 		trap_deliver(t, signo, si, uc);
+	trap_follow_mask(t, uc);
 }

@@ -208,14 +208,28 @@ static void make_frame(struct trap_thread *t, const struct kernel_action *act, i
 	reg[REG_RAX] = 0;
 	reg[REG_EFL] &= ~0x10500; /* TF DF RF, as Linux */
 	uc->uc_mcontext.fpregs = NULL; /* a handler starts with fresh ones */
+	t->cpuid_off |= *trap_mask(uc) & BIT(SIGSEGV);
 	*trap_mask(uc) |= act->mask | (act->flags & SA_NODEFER ? 0 : BIT(signo));
 	*trap_mask(uc) &= ~BIT(SIGSYS);
+}
+
+/* The kernel puts the old mask back when a handler returns, and does not tell us: SIGSEGV may be blocked again then. */
+void trap_follow_mask(struct trap_thread *t, ucontext_t *uc)
+{
+	bool on = !t->cpuid_off && !(*trap_mask(uc) & BIT(SIGSEGV));
+
+	if (on == t->cpuid_on)
+		return;
+	abi_first_blocked(!on);
+	t->cpuid_on = on;
 }
 
 void trap_deliver(struct trap_thread *t, int signo, siginfo_t *si, ucontext_t *uc)
 {
 	struct kernel_action act;
 
+	if (abi_first_sees(signo, si, uc))
+		return;
 	leave_thunk(t, &uc->uc_mcontext.gregs[REG_RIP]);
 	abi_signal_comes(signo, si);
 	pthread_mutex_lock(&lock);

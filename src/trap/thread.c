@@ -48,6 +48,7 @@ static void *plain_main(void *p)
 
 	free(p);
 	trap_set_self(&library_thread);
+	abi_first_blocked(true); /* as its creator, or not: it has its signals blocked */
 	return s.fn(s.arg);
 }
 
@@ -177,6 +178,7 @@ static void *thread_main(void *p)
 		child_context(&uc, &t, s->c->arg[1]);
 		s->tid = own_tid();
 		sem_post(&s->ready); /* from here on s is gone */
+		trap_follow_mask(&t, &uc);
 		trap_resume(&uc);
 	}
 	end_of_client(&t);
@@ -222,6 +224,7 @@ static int vfork_child(void *p)
 		_exit(127);
 	trap_copy_context(&uc, v->c->uc, fpstate);
 	child_context(&uc, &v->thread, v->c->arg[1]);
+	trap_follow_mask(&v->thread, &uc);
 	trap_resume(&uc);
 }
 
@@ -233,7 +236,8 @@ static int64_t vfork_process(struct trap_call *c)
 	struct vforked v = {
 		.c = c,
 		.thread = { .service_stack = { .ss_sp = stack, .ss_size = TRAP_STACK_SIZE },
-			    .altstack = c->thread->altstack, .by_kernel = true, .vforked = true },
+			    .altstack = c->thread->altstack, .by_kernel = true, .vforked = true,
+			    .cpuid_on = c->thread->cpuid_on, .cpuid_off = c->thread->cpuid_off },
 	};
 	int64_t r;
 

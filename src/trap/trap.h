@@ -68,6 +68,8 @@ struct trap_thread {
 	bool by_kernel;	 /* no thread of the C library's: main, or a child of fork or vfork */
 	bool vforked;	 /* shares its parent's memory until it execs: little is served */
 	bool blocks_sys; /* the client believes SIGSYS to be blocked */
+	bool cpuid_on;	 /* the instruction faults, and the preload room answers it (preload/cpuid.c) */
+	bool cpuid_off;	 /* and never again: a handler has interrupted code that blocks SIGSEGV */
 	const uint64_t *clients_mask; /* in service: what the client blocks */
 	stack_t altstack; /* the client's */
 	stack_t service_stack; /* the kernel's idea of it: ours */
@@ -126,6 +128,8 @@ void trap_in_service(int signo, siginfo_t *si, ucontext_t *uc);
 int trap_signals_init(void);
 /* The client was running and gets this signal: uc becomes its handler's context. */
 void trap_deliver(struct trap_thread *t, int signo, siginfo_t *si, ucontext_t *uc);
+/* The thread goes on as the client, by this context: CPUID faults while SIGSEGV is open. */
+void trap_follow_mask(struct trap_thread *t, ucontext_t *uc);
 /* Around fork(): no other thread of the parent may hold the actions then. */
 void trap_signals_lock(void);
 void trap_signals_unlock(void);

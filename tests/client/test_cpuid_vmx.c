@@ -1,0 +1,203 @@
+/*
+ * The CPUID instruction of a client says VMX, by CPUID faulting (docs/ci.md), also in signal handlers; and no CPUID ends
+ * a program, whatever signals it blocks. Faults of the program's own stay what they are.
+ */
+#include <cpuid.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/wait.h>
+
+#include "client.h"
+
+static volatile int *volatile nowhere = (int *)8;
+
+static int says_vmx(void)
+{
+	unsigned a, b, c = 0, d;
+
+	__cpuid(1, a, b, c, d);
+	return c >> 5 & 1;
+}
+
+static bool host_can(void)
+{
+	char line[8192];
+	bool can = false;
+	FILE *f = fopen("/proc/cpuinfo", "r");
+
+	while (f && !can && fgets(line, sizeof(line), f))
+		can = strncmp(line, "flags", 5) == 0 && strstr(line, " cpuid_fault");
+	if (f)
+		fclose(f);
+	return can;
+}
+
+#define NEEDS_FAULTING                                                \
+	do {                                                          \
+		if (!host_can()) {                                    \
+			print_message("this host has no CPUID faulting\n"); \
+			skip();                                       \
+		}                                                     \
+	} while (0)
+
+static void *in_thread(void *arg)
+{
+	*(int *)arg = says_vmx();
+	return NULL;
+}
+
+static void it_says_vmx_in_every_thread_and_child(void **state)
+{
+	int in = 0, status;
+	pthread_t t;
+	pid_t pid;
+
+	NEEDS_FAULTING;
+	assert_int_equal(says_vmx(), 1);
+	assert_int_equal(pthread_create(&t, NULL, in_thread, &in), 0);
+	assert_int_equal(pthread_join(t, NULL), 0);
+	assert_int_equal(in, 1);
+	pid = fork();
+	if (!pid)
+		_exit(says_vmx());
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 1);
+	assert_int_equal(says_vmx(), 1);
+}
+
+static volatile sig_atomic_t handled, in_handler;
+
+static void asks(int signo)
+{
+	handled++;
+	in_handler = says_vmx();
+}
+
+static void on(int signo, void (*handler)(int), int flags, bool blocks_all)
+{
+	struct sigaction act = { .sa_handler = handler, .sa_flags = flags }, now;
+
+	if (blocks_all)
+		sigfillset(&act.sa_mask);
+	assert_int_equal(sigaction(signo, &act, NULL), 0);
+	assert_int_equal(sigaction(signo, NULL, &now), 0);
+	assert_int_equal(sigismember(&now.sa_mask, SIGSEGV), blocks_all);
+}
+
+/* Static programs' handlers run with their masks, and CPUID is the machine's there: it is enough that they run. */
+static void a_handler_that_blocks_every_signal_may_ask(void **state)
+{
+	handled = 0;
+	on(SIGUSR1, asks, 0, true);
+	raise(SIGUSR1);
+	assert_int_equal(handled, 1);
+	if (host_can()) {
+		getppid();
+		assert_int_equal(says_vmx(), 1);
+	}
+}
+
+static sigjmp_buf back;
+
+static void asks_and_jumps(int signo)
+{
+	asks(signo);
+	siglongjmp(back, 1);
+}
+
+/* More than once: a handler that is left by a jump has ended. */
+static void a_handler_of_segv_may_ask_and_jump_out(void **state)
+{
+	on(SIGSEGV, asks_and_jumps, 0, true);
+	for (int n = 0; n < 3; n++) {
+		handled = 0;
+		if (sigsetjmp(back, 1) == 0)
+			*nowhere = 1;
+		assert_int_equal(handled, 1);
+		getppid();
+		if (host_can())
+			assert_int_equal(says_vmx(), 1);
+	}
+	signal(SIGSEGV, SIG_DFL);
+}
+
+static int in_child_with(void (*f)(void))
+{
+	int status;
+	pid_t pid = fork();
+
+	if (!pid) {
+		f();
+		_exit(99);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	return status;
+}
+
+static void faults_again(int signo)
+{
+	if (handled++)
+		_exit(98);
+	*nowhere = 2;
+}
+
+static void fault_twice(void)
+{
+	handled = 0;
+	on(SIGSEGV, faults_again, 0, false);
+	*nowhere = 1;
+}
+
+static void fault_in_another(void)
+{
+	handled = 1; /* SIGSEGV's own must not run */
+	on(SIGSEGV, faults_again, 0, false);
+	on(SIGUSR1, faults_again, 0, true);
+	handled = 0;
+	raise(SIGUSR1);
+}
+
+/* Blocked for the kernel, or for the client alone. */
+static void a_fault_where_segv_is_blocked_ends_the_program(void **state)
+{
+	int status = in_child_with(fault_twice);
+
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+	status = in_child_with(fault_in_another);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+}
+
+static void code_that_blocks_every_signal_may_ask(void **state)
+{
+	sigset_t all, old;
+
+	sigfillset(&all);
+	assert_int_equal(pthread_sigmask(SIG_SETMASK, &all, &old), 0);
+	says_vmx();
+	handled = 0;
+	on(SIGUSR1, asks, 0, true);
+	raise(SIGUSR1);
+	assert_int_equal(handled, 0);
+	sigdelset(&all, SIGUSR1);
+	assert_int_equal(pthread_sigmask(SIG_SETMASK, &all, NULL), 0);
+	assert_int_equal(handled, 1);
+	says_vmx(); /* SIGSEGV is blocked again */
+	assert_int_equal(pthread_sigmask(SIG_SETMASK, &old, NULL), 0);
+	says_vmx();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(it_says_vmx_in_every_thread_and_child),
+		cmocka_unit_test(a_handler_that_blocks_every_signal_may_ask),
+		cmocka_unit_test(a_handler_of_segv_may_ask_and_jump_out),
+		cmocka_unit_test(a_fault_where_segv_is_blocked_ends_the_program),
+		cmocka_unit_test(code_that_blocks_every_signal_may_ask),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
