@@ -11,6 +11,7 @@
  * Host state is not loaded: the caller of vmlaunch() is the host.
  */
 #include "cpu/ghost.h"
+#include "cpu/l1vpid.h"
 #include "cpu/internal.h"
 #include "host/memory.h"
 
@@ -209,6 +210,8 @@ void cpu_save_exit(struct vmx_cpu *cpu, const struct cpu_exit *e)
 	isa_fpu_sync(&cpu->cs);
 	if (unlikely(cpu->tlb->ghost))
 		ghost_left(cpu, e->reason == EXIT_REASON_HLT);
+	if (unlikely(cpu->tlb->l1vpid))
+		l1vpid_left(cpu, e->reason == EXIT_REASON_HLT);
 	cpu->counters.exits++;
 	if (e->reason == EXIT_REASON_TRIPLE_FAULT)
 		cpu_ring_dump(cpu, "triple fault");

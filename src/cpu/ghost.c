@@ -117,6 +117,7 @@ int ghost_cpu_create(struct ghost *g, struct vmx_cpu *cpu)
 	g->cpus = c;
 	ghost_unlock(g);
 	cpu->tlb->ghost = c;
+	cpu->tlb->path = &c->walk;
 	return 0;
 }
 
@@ -141,14 +142,10 @@ void ghost_cpu_destroy(struct vmx_cpu *cpu)
 	ghost_unlock(g);
 	own_pages_free(c);
 	cpu->tlb->ghost = NULL;
+	cpu->tlb->path = NULL;
 }
 
 /* --- fills and faults --- */
-
-struct ghost_walk *ghost_walk_of(struct vmx_cpu *cpu)
-{
-	return &ghost_of(cpu)->walk;
-}
 
 static bool watched(const struct ghost_cpu *c)
 {

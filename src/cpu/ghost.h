@@ -68,8 +68,6 @@ void ghost_cpu_destroy(struct vmx_cpu *cpu);
 
 /* --- the processor's thread; cpu->tlb->ghost is not NULL --- */
 
-/* Where the walk that goes on notes its path. */
-struct ghost_walk *ghost_walk_of(struct vmx_cpu *cpu);
 /* The walk has ended at r: gva may be accessed so. Takes CPU_WRITE from r->rights where stores are to be seen. */
 void ghost_filled(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu_priv priv, struct cpu_walk_result *r);
 /* The access is about to be a page fault, which ends what is held of the page. */

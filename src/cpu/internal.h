@@ -5,6 +5,7 @@
  *   bus_lock.c                    split locks, and their detection
  *   tlb_check.c                   USERKVM_CHECK=tlb
  *   ghost*.c                      USERKVM_CHECK=guesttlb (ghost.h)
+ *   l1vpid*.c                     USERKVM_CHECK=l1vpid (l1vpid.h)
  *   apic_*.c                      APIC virtualization (apic.h)
  *   blocks.c block_decode.c code_pages.c  decoded blocks (blocks.h)
  *   engine.c boundary.c           what runs between two blocks or instructions
@@ -201,6 +202,7 @@ struct vmx_machine {
 	uint32_t wtags_gen; /* (a) counts the pages that became code */
 	uint32_t bus;	    /* (a) a locked access in two parts is under way */
 	struct ghost *ghost; /* (c) USERKVM_CHECK=guesttlb, or NULL */
+	struct l1vpid_machine *l1vpid; /* (c) USERKVM_CHECK=l1vpid, or NULL */
 	struct machine_code_page *code[MACHINE_CODE_BUCKETS]; /* [lock] to change */
 };
 void machine_add(struct vmx_machine *m, struct vmx_cpu *cpu);

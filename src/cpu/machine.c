@@ -5,6 +5,7 @@
  */
 #include "cpu/ghost.h"
 #include "cpu/internal.h"
+#include "cpu/l1vpid.h"
 #include "cpu/pte.h"
 #include "emit/exec.h"
 #include "isa/host.h"
@@ -64,7 +65,10 @@ int vmx_machine_create(struct vmx_machine **out)
 		return err_born(ENOMEM, "no memory for a machine");
 	}
 	err = ghost_create(&m->ghost, &ghost_ops);
+	if (!err)
+		err = l1vpid_create(&m->l1vpid);
 	if (err) {
+		ghost_destroy(m->ghost);
 		own_free(m);
 		own_free(lock);
 		return err;
@@ -81,6 +85,7 @@ void vmx_machine_destroy(struct vmx_machine *m)
 	if (!m)
 		return;
 	ghost_destroy(m->ghost);
+	l1vpid_destroy(m->l1vpid);
 	for (size_t n = 0; n < MACHINE_CODE_BUCKETS; n++) {
 		while (m->code[n]) {
 			struct machine_code_page *p = m->code[n];

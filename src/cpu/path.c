@@ -27,7 +27,7 @@ uint64_t *cpu_path_root(const struct vmx_cpu *cpu)
 	const struct cpu_state *cs = &cpu->cs;
 
 	/* the checkers count every use of an entry */
-	if (!(cs->cr0 & X86_CR0_PG) || !(cs->efer & EFER_LMA) || cpu->tlb->check || cpu->tlb->ghost)
+	if (!(cs->cr0 & X86_CR0_PG) || !(cs->efer & EFER_LMA) || cpu->tlb->check || cpu->tlb->path)
 		return NULL;
 	return cpu_path_table(cpu, cs->cr3 & PTE_ADDR_MASK);
 }

@@ -34,6 +34,7 @@
  * Locks: none, owner thread only. Other threads ask by cs->exit_request.
  */
 #include "cpu/ghost.h"
+#include "cpu/l1vpid.h"
 #include "cpu/jit.h"
 #include "cpu/tlb_check.h"
 #include "cpu/tlb_context.h"
@@ -182,6 +183,8 @@ uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 		cpu->epoch = READ_ONCE(cpu->machine->epoch);
 	if (unlikely(cpu->tlb->ghost))
 		ghost_filled(cpu, gva, access, priv, &r);
+	if (unlikely(cpu->tlb->l1vpid))
+		l1vpid_filled(cpu, gva, access, priv, &r);
 	set_entry(cpu, s, index, page, &r);
 	if (unlikely(cpu->tlb->check))
 		tlb_check_filled(cpu, priv, gva);
@@ -197,7 +200,7 @@ bool cpu_tlb_refill(struct vmx_cpu *cpu, gva_t page, const struct isa_tlb_entry 
 
 	/* not where an access crosses pages, nor where each is to be looked at */
 	if (slot != &s->e[index] || cpu->cs.tlb != s->e || unlikely(page & ~PAGE_MASK) ||
-	    unlikely(!canonical_page(page)) || (cpu->cs.code_mode != ISA_CODE64 && page >> 32) || unlikely(cpu->tlb->check) || unlikely(cpu->tlb->ghost))
+	    unlikely(!canonical_page(page)) || (cpu->cs.code_mode != ISA_CODE64 && page >> 32) || unlikely(cpu->tlb->check) || unlikely(cpu->tlb->path))
 		return false;
 	if (!cpu_walk_known(cpu, page, access, priv, &r) || unlikely(r.host == cpu->apic.access))
 		return false;

@@ -125,6 +125,8 @@ struct cpu_tlb {
 	struct tlb_context *cur;
 	struct tlb_checker *check; /* USERKVM_CHECK=tlb (tlb_check.c), or NULL */
 	struct ghost_cpu *ghost; /* USERKVM_CHECK=guesttlb (ghost.c), or NULL */
+	struct l1vpid *l1vpid;	 /* USERKVM_CHECK=l1vpid (l1vpid.c), or NULL */
+	struct ghost_walk *path; /* where walks note their paths, all of them: a sanitizer's; or NULL */
 	uint64_t clock;
 	uint64_t ept_gen; /* 1 .. PAGE_SIZE - 1 */
 	uint32_t path_gen; /* moves with EPT violations, each of which drops a guest-physical mapping */

@@ -9,6 +9,7 @@
  */
 #include "cpu/ghost.h"
 #include "cpu/jit.h"
+#include "cpu/l1vpid.h"
 #include "cpu/tlb_check.h"
 #include "cpu/tlb_context.h"
 #include "sdm/ept.h"
@@ -41,6 +42,8 @@ static void note(struct vmx_cpu *cpu, struct tlb_scope s)
 {
 	if (unlikely(cpu->tlb->ghost))
 		ghost_scope(cpu, &s);
+	if (unlikely(cpu->tlb->l1vpid))
+		l1vpid_scope(cpu, &s);
 	if (unlikely(cpu->tlb->check))
 		tlb_check_invalidated(cpu, &s);
 }

@@ -5,6 +5,7 @@
  * Locks: none, owner thread only.
  */
 #include "cpu/ghost.h"
+#include "cpu/l1vpid.h"
 #include "cpu/tlb_context.h"
 #include "sdm/paging.h"
 
@@ -113,4 +114,6 @@ void cpu_mode_changed(struct vmx_cpu *cpu)
 		cs->tlb = cpu->tlb->empty;
 	if (unlikely(cpu->tlb->ghost))
 		ghost_mode_changed(cpu);
+	if (unlikely(cpu->tlb->l1vpid))
+		l1vpid_mode_changed(cpu);
 }

@@ -6,6 +6,7 @@
  * other; everything else belongs to the processor's thread.
  */
 #include "cpu/ghost.h"
+#include "cpu/l1vpid.h"
 #include "cpu/jit.h"
 #include "cpu/tlb_check.h"
 #include "host/fault.h"
@@ -86,6 +87,8 @@ int vmx_cpu_create(struct vmx_machine *m, struct vmx_cpu **out)
 	if (!err)
 		err = ghost_cpu_create(m->ghost, cpu);
 	if (!err)
+		err = l1vpid_cpu_create(cpu);
+	if (!err)
 		err = cpu_blocks_create(cpu);
 	if (err)
 		goto out_free;
@@ -97,6 +100,7 @@ int vmx_cpu_create(struct vmx_machine *m, struct vmx_cpu **out)
 	*out = cpu;
 	return 0;
 out_free:
+	l1vpid_cpu_destroy(cpu);
 	ghost_cpu_destroy(cpu);
 	tlb_check_destroy(cpu);
 	own_free(cpu->tlb);
@@ -113,6 +117,7 @@ void vmx_cpu_destroy(struct vmx_cpu *cpu)
 		return;
 	machine_remove(cpu->machine, cpu);
 	cpu_blocks_destroy(cpu);
+	l1vpid_cpu_destroy(cpu);
 	ghost_cpu_destroy(cpu);
 	tlb_check_destroy(cpu);
 	own_free(cpu->tlb);

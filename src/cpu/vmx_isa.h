@@ -78,6 +78,24 @@ must_check enum vmx_result invept(struct vmx_cpu *cpu, uint64_t type, uint64_t e
 must_check enum vmx_result invvpid(struct vmx_cpu *cpu, uint64_t type, uint16_t vpid, gva_t gla);
 
 /*
+ * USERKVM_CHECK=l1vpid (l1vpid.h): what a hypervisor in the guest does about its own guest, L2. Owner thread, outside the
+ * guest; nothing where the check is off.
+ */
+struct vmx_check_l2 {
+	unsigned vcpu;	    /* for reports */
+	uint16_t vpid;	    /* L1's; 0: L2 runs without one */
+	uint64_t eptp;	    /* L1's; 0: none */
+	uint64_t cr3, cr4;  /* that the VM entry loads */
+	uint64_t l1_rip;
+};
+bool vmx_checks_l1vpid(const struct vmx_cpu *cpu); /* L2's translations are to be dropped at its VM entries then */
+void vmx_check_l2_enters(struct vmx_cpu *cpu, const struct vmx_check_l2 *with);
+/* L1 is about to run: with what CR3 and CR4 L2 has left; whether by an EPT violation, which linear address it was for. */
+void vmx_check_l2_left(struct vmx_cpu *cpu, uint64_t cr3, uint64_t cr4, bool violation, gva_t gva);
+void vmx_check_l1_invvpid(struct vmx_cpu *cpu, uint64_t type, uint16_t vpid, gva_t gva);
+void vmx_check_l1_invept(struct vmx_cpu *cpu, bool all, uint64_t eptp);
+
+/*
  * Run the guest of the current VMCS until it leaves non-root operation.
  * VMX_SUCCEED: a VM exit (or failed entry, bit 31 of VM_EXIT_REASON) happened;
  *   the exit-information fields say which. Host state is not loaded: the C

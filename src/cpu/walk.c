@@ -19,6 +19,7 @@
  * them under our feet with single stores.
  */
 #include "cpu/ghost.h"
+#include "cpu/l1vpid.h"
 #include "cpu/internal.h"
 #include "cpu/path.h"
 #include "cpu/pte.h"
@@ -60,6 +61,8 @@ static void page_fault(struct walk *w, uint32_t error)
 	};
 	if (unlikely(w->cpu->tlb->ghost))
 		ghost_fault(w->cpu, w->gva, w->access, w->priv);
+	if (unlikely(w->cpu->tlb->l1vpid))
+		l1vpid_fault(w->cpu, w->gva, w->access, w->priv);
 	cpu_tlb_page_fault(w->cpu, w->gva);
 	cs->ops->raise(cs);
 }
@@ -192,7 +195,7 @@ static struct leaf walk_cached(struct walk *w)
 	const struct pde_cache_entry *c = pde_slot(w->cpu, w->gva);
 
 	/* the sanitizer wants the whole path */
-	if (c->tag != (w->gva >> 21) + 1 || c->level != 1 || unlikely(w->cpu->tlb->ghost))
+	if (c->tag != (w->gva >> 21) + 1 || c->level != 1 || unlikely(w->cpu->tlb->path))
 		return walk_tables(w);
 	if (unlikely(w->cpu->tlb->check))
 		tlb_check_pde_used(w->cpu, w->gva);
@@ -270,7 +273,7 @@ static bool walk_larger(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cp
 	const struct pde_cache_entry *c = pde_slot(cpu, gva);
 	uint32_t rights;
 
-	if (c->tag != (gva >> 21) + 1 || c->level == 1 || unlikely(cpu->tlb->ghost))
+	if (c->tag != (gva >> 21) + 1 || c->level == 1 || unlikely(cpu->tlb->path))
 		return false;
 	rights = cpu_page_rights(cpu, c->rights, priv);
 	if (!(c->e & PTE_D))
@@ -288,7 +291,7 @@ static bool walk_larger(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cp
 static void note_path(struct walk *w, const struct leaf *l)
 {
 	const struct cpu_state *cs = &w->cpu->cs;
-	struct ghost_walk *g = ghost_walk_of(w->cpu);
+	struct ghost_walk *g = w->cpu->tlb->path;
 
 	g->nr = 0;
 	g->rights = w->rights;
@@ -326,7 +329,7 @@ static void walk_paged(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 		l = walk_tables(&w);
 	}
 	remember_pde(&w, &l);
-	if (unlikely(cpu->tlb->ghost))
+	if (unlikely(cpu->tlb->path))
 		note_path(&w, &l);
 	describe(cpu, gva, l.e, l.level, w.rights, out);
 }

@@ -51,7 +51,7 @@ bool params_get_string(const char *name, char *value, size_t size);
 	X(USERKVM_PARAMS, "")                           \
 	X(USERKVM_ENGINE, "interp,jit")                 \
 	X(USERKVM_LOG, "errors,info,debug")             \
-	X(USERKVM_CHECK, "0,1,tlb,emulate,entry,guesttlb,strict,spec,ept02,l1ept")\
+	X(USERKVM_CHECK, "0,1,tlb,emulate,entry,guesttlb,strict,spec,ept02,l1ept,l1vpid")\
 	X(USERKVM_CHECK_LOG, "")                        \
 	X(USERKVM_CHECK_SUPPRESS, "")                   \
 	X(USERKVM_CONFINE, "0,1")                       \

@@ -134,6 +134,17 @@ static void trace_vmenter(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
 	      1);
 }
 
+/* USERKVM_CHECK=l1vpid */
+static void tell_checker(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
+{
+	const struct vmx_check_l2 with = {
+		.vcpu = vcpu->vcpu_id, .vpid = nested_cpu_has2(v, SECONDARY_EXEC_ENABLE_VPID) ? v->virtual_processor_id : 0,
+		.eptp = nested_cpu_has_ept(v) ? v->ept_pointer : 0, .cr3 = v->guest_cr3, .cr4 = v->guest_cr4, .l1_rip = vmx_get_rip(vcpu),
+	};
+
+	vmx_check_l2_enters(vcpu->vmx->cpu, &with);
+}
+
 static int enter_l2(struct kvm_vcpu *vcpu)
 {
 	struct nested_vmx *n = &vcpu->vmx->nested;
@@ -142,6 +153,7 @@ static int enter_l2(struct kvm_vcpu *vcpu)
 	n->run_pending = true;
 	n->timer.has_deadline = false;
 	vcpu->stat.nested_run++;
+	tell_checker(vcpu, n->cached_vmcs12);
 	kvm_mmu_l1_enters_l2(vcpu, nested_cpu_has_ept(n->cached_vmcs12) ? n->cached_vmcs12->ept_pointer : 0);
 	switch ((enum nvmx_vmentry_status)nested_vmx_enter_non_root_mode(vcpu, true)) {
 	case NVMX_VMENTRY_SUCCESS:

@@ -219,6 +219,7 @@ void nested_vmx_vmexit(struct kvm_vcpu *vcpu, uint32_t reason, uint32_t intr_inf
 			prepare_vmcs12(vcpu, v, reason, intr_info, qualification);
 		nested_flush_shadow_vmcs12(vcpu, v);
 	}
+	vmx_check_l2_left(vmx->cpu, v->guest_cr3, v->guest_cr4, reason == EXIT_REASON_EPT_VIOLATION, v->guest_linear_address);
 	if (reason != NESTED_EXIT_NONE)
 		TRACE(kvm, kvm_nested_vmexit_inject, reason, qualification, v->idt_vectoring_info_field, intr_info,
 		      v->vm_exit_intr_error_code, 1);

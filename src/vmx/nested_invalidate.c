@@ -45,6 +45,7 @@ int handle_invept(struct kvm_vcpu *vcpu)
 	if (type == INVEPT_SINGLE_CONTEXT && !nested_vmx_eptp_valid(vcpu, operand[0]))
 		return nested_vmx_fail(vcpu, VMXERR_INVALID_OPERAND_TO_INVEPT_INVVPID);
 	kvm_mmu_l1_invept(vcpu, type == INVEPT_ALL_CONTEXT, operand[0]);
+	vmx_check_l1_invept(vcpu->vmx->cpu, type == INVEPT_ALL_CONTEXT, operand[0]);
 	kvm_mmu_free_guest_roots(vcpu, type == INVEPT_ALL_CONTEXT, operand[0]);
 	return nested_vmx_succeed(vcpu);
 }
@@ -78,6 +79,7 @@ int handle_invvpid(struct kvm_vcpu *vcpu)
 		return r;
 	if (!operand_ok(type, operand))
 		return nested_vmx_fail(vcpu, VMXERR_INVALID_OPERAND_TO_INVEPT_INVVPID);
+	vmx_check_l1_invvpid(vcpu->vmx->cpu, type, (uint16_t)operand[0], operand[1]);
 	if (vpid && invvpid(vcpu->vmx->cpu, type == INVVPID_INDIVIDUAL_ADDRESS ? INVVPID_INDIVIDUAL_ADDRESS
 									     : INVVPID_SINGLE_CONTEXT,
 			    vpid, type == INVVPID_INDIVIDUAL_ADDRESS ? operand[1] : 0) != VMX_SUCCEED)

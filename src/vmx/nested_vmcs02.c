@@ -190,6 +190,8 @@ void nested_vmx_transition_tlb_flush(struct kvm_vcpu *vcpu, const struct vmcs12 
 		vmx->loaded_vmcs->flush_guest = true; /* without VPIDs each transition drops all of them */
 		return;
 	}
+	if (unlikely(vmx_checks_l1vpid(vmx->cpu)))
+		vmx->loaded_vmcs->flush_guest = true;
 	if (entry && v->virtual_processor_id != vmx->nested.last_vpid) {
 		vmx->nested.last_vpid = v->virtual_processor_id;
 		vmx->loaded_vmcs->flush_guest = true;

@@ -294,4 +294,23 @@ static inline uint64_t nested_enter(struct client *c, enum snippet how)
 	return nested_vmread(c, VM_EXIT_REASON);
 }
 
+/* The other vCPU, in VMX operation with an L2 without EPT. */
+static inline struct client nested_second_vcpu(struct client *c)
+{
+	struct client o = *c;
+
+	o.vcpu = ioctl(c->vm, KVM_CREATE_VCPU, 1);
+	assert_true(o.vcpu >= 0);
+	o.run = mmap(NULL, o.run_size, PROT_READ | PROT_WRITE, MAP_SHARED, o.vcpu, 0);
+	assert_true(o.run != MAP_FAILED);
+	paging_start(&o, PAGING_LONG, 0, CR0_NE, CR4_VMXE, 0);
+	client_set_msr(&o, MSR_FEATURE_CONTROL, 5);
+	*(uint32_t *)(o.mem + AT_VMXON + 0x5000) = NESTED_REVISION;
+	assert_succeeds(nested_ptr(&o, VMXON, AT_VMXON + 0x5000));
+	assert_succeeds(nested_ptr(&o, VMCLEAR, AT_VMCS2));
+	assert_succeeds(nested_ptr(&o, VMPTRLD, AT_VMCS2));
+	nested_fill_vmcs(&o);
+	return o;
+}
+
 #endif

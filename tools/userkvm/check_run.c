@@ -141,7 +141,8 @@ static void set_environment(const struct check_choice *c, const char *log)
 {
 	if (c->with)
 		setenv("USERKVM_CHECK", c->with, 1);
-	else if (!params_has_word("USERKVM_CHECK", "guesttlb") && !params_has_word("USERKVM_CHECK", "l1ept"))
+	else if (!params_has_word("USERKVM_CHECK", "guesttlb") && !params_has_word("USERKVM_CHECK", "l1ept") &&
+		 !params_has_word("USERKVM_CHECK", "l1vpid"))
 		setenv("USERKVM_CHECK", "guesttlb", 1);
 	if (c->suppress)
 		setenv("USERKVM_CHECK_SUPPRESS", c->suppress, 1);

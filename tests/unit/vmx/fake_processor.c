@@ -117,6 +117,11 @@ void vmx_entry_checks(const struct vmx_cpu *cpu, struct vmentry_failures *f) { f
 unsigned vmx_fault_chain(const struct vmx_cpu *cpu, struct vmx_fault out[VMX_FAULT_CHAIN]) { return 0; }
 bool vmx_broken(const struct vmx_cpu *cpu, const char **what, const char **file, int *line) { return false; }
 hpa_t vmx_bus_error_address(struct vmx_cpu *cpu) { return 0; }
+bool vmx_checks_l1vpid(const struct vmx_cpu *cpu) { return false; }
+void vmx_check_l2_enters(struct vmx_cpu *cpu, const struct vmx_check_l2 *with) { }
+void vmx_check_l2_left(struct vmx_cpu *cpu, uint64_t cr3, uint64_t cr4, bool violation, gva_t gva) { }
+void vmx_check_l1_invvpid(struct vmx_cpu *cpu, uint64_t type, uint16_t vpid, gva_t gva) { }
+void vmx_check_l1_invept(struct vmx_cpu *cpu, bool all, uint64_t eptp) { }
 void vmx_kick(struct vmx_cpu *cpu) { fake.nr_kicks++; }
 void vmx_notify(struct vmx_cpu *cpu, uint8_t vector) { }
 void vmx_kick_clear(struct vmx_cpu *cpu) { }

@@ -1,0 +1,92 @@
+/*
+ * What the sanitizer of INVVPIDs tells: lines on standard error, the same as JSON in USERKVM_CHECK_LOG, counts at the end.
+ *
+ * Invariant: libc runs with the guest's SIMD state out of the registers.
+ *
+ * Locks: none; the processor's thread.
+ */
+#include "cpu/l1vpid_internal.h"
+#include "lib/log.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#define MAX_LINES 16
+
+/* Most programs end without closing their VMs: the first VM's counts are told at their exit. */
+static struct l1vpid_machine *at_exit;
+
+void l1vpid_report_open(struct l1vpid_machine *m)
+{
+	struct l1vpid_machine *none = NULL;
+
+	m->log_fd = check_log_open();
+	check_ranges_read(&m->suppress);
+	__atomic_compare_exchange_n(&at_exit, &none, m, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+
+static void tell_end(struct l1vpid_machine *m)
+{
+	log_always("USERKVM_CHECK=l1vpid: %" PRIu64 " reports; %" PRIu64 " of hidden INVVPIDs (hidden: %" PRIu64 "); %" PRIu64
+		   " translations changed by L1, %" PRIu64 " used in the legal window, %" PRIu64 " forgotten (no room, or in doubt)",
+		   m->reports, m->of_hidden, m->hidden, m->records, m->in_window, m->forgotten);
+	check_ranges_tell(&m->suppress);
+	check_log_line(m->log_fd, "{\"class\":\"end\",\"check\":\"l1vpid\",\"records\":%" PRIu64 ",\"hidden\":%" PRIu64
+		       ",\"reports_of_hidden\":%" PRIu64 ",\"told\":%" PRIu64 "}", m->records, m->hidden, m->of_hidden, m->reports);
+}
+
+__attribute__((destructor)) static void tell_at_exit(void)
+{
+	struct l1vpid_machine *m = __atomic_exchange_n(&at_exit, NULL, __ATOMIC_ACQ_REL);
+
+	if (m)
+		tell_end(m);
+}
+
+void l1vpid_report_end(struct l1vpid_machine *m)
+{
+	struct l1vpid_machine *first = m;
+
+	__atomic_compare_exchange_n(&at_exit, &first, NULL, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+	tell_end(m);
+	check_log_close(m->log_fd);
+}
+
+void l1vpid_report(struct vmx_cpu *cpu, struct l1vpid_hold *h, gva_t gva, uint32_t access, const struct cpu_walk_result *now)
+{
+	const struct l1vpid *l = cpu->tlb->l1vpid;
+	struct l1vpid_machine *m = l->m;
+	const char *verb = access & CPU_EXEC ? "fetch" : access & CPU_WRITE ? "write" : "read";
+	bool loaded = cpu->cs.fpu_loaded, root = h->changed == h->nr, quiet;
+	uint64_t rip = isa_rip(&cpu->cs), old = root ? h->cr3 : h->e[h->changed].val;
+	gpa_t entry = root ? 0 : h->e[h->changed].gpa;
+	char where[64];
+
+	isa_fpu_sync(&cpu->cs);
+	quiet = check_ranges_hit(&m->suppress, h->l1_rip) || check_ranges_hit(&m->suppress, rip);
+	h->said = true;
+	if (!quiet) {
+		m->reports++;
+		m->of_hidden += h->hidden;
+	}
+	if (root)
+		snprintf(where, sizeof(where), "GUEST_CR3");
+	else
+		snprintf(where, sizeof(where), "the paging entry at gpa %#lx", entry);
+	if (!quiet && (m->reports <= MAX_LINES || (m->deaf && !h->hidden))) {
+		log_always("USERKVM_CHECK=l1vpid: L2's %s of %#lx (rip %#lx) on vCPU %u could go to gpa %#lx, %s%s", verb, gva, rip,
+			   l->now.vcpu, h->gpa, now ? "and now goes to another page" : "which its tables no longer allow",
+			   m->deaf ? h->hidden ? " [hidden]" : " [not hidden]" : "");
+		log_always("  L1 has changed %s, %#lx -> %#lx, before its VM entry at rip %#lx", where, old, h->new, h->l1_rip);
+		log_always("  vCPU %u has executed no INVVPID of VPID %u that covers it since its L2 used the translation (PCID %u%s) "
+			   "[SDM \"Guidelines for Use of the INVVPID Instruction\"]", l->now.vcpu, h->vpid, h->pcid,
+			   h->global ? ", global" : "");
+	}
+	check_log_line(m->log_fd, "{\"class\":\"l1vpid\",\"address\":\"%#lx\",\"access\":\"%s\",\"cpu\":%u,\"rip\":\"%#lx\",\"vpid\":%u,"
+		       "\"pcid\":%u,\"global\":%s,\"eptp\":\"%#lx\",\"frame\":\"%#lx\",\"now\":\"%#lx\",\"entry\":\"%#lx\",\"old\":\"%#lx\","
+		       "\"new\":\"%#lx\",\"writer\":{\"cpu\":%u,\"rip\":\"%#lx\"},\"hidden\":%s,\"suppressed\":%s}", gva, verb, l->now.vcpu,
+		       rip, h->vpid, h->pcid, h->global ? "true" : "false", h->eptp, h->gpa, now ? now->gpa : 0, entry, old, h->new,
+		       l->now.vcpu, h->l1_rip, h->hidden ? "true" : "false", quiet ? "true" : "false");
+	if (loaded)
+		isa_fpu_load(&cpu->cs);
+}

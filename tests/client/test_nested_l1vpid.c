@@ -1,0 +1,362 @@
+/*
+ * USERKVM_CHECK=l1vpid: hypervisors with one bug each, which is reported exactly once, and the same without it, which
+ * is silent. L2 has no EPT in most, so that its paging structures are L1's (shadow page tables).
+ *
+ * L2 reads page 60000h and writes page 61000h; L1 changes L2's tables or GUEST_CR3, does or does not invalidate, and
+ * enters L2 again.
+ */
+#include "nested_ept.h"
+#include "said.h"
+
+/* L2's paging structures, of four levels, and others that are the same but for page 60h */
+#define AT_PML4 0x58000
+#define AT_OTHER 0x5c000
+#define PTE 0x67ull /* present, writable, user, A, D */
+#define PTE_G (1ull << 8)
+#define VPID 5
+
+enum flush { NONE, RIGHT, ALL, GLOBALS_STAY, PAGE, WRONG_PAGE, WRONG_VPID, INVEPT_INSTEAD, CLEAR_INSTEAD };
+
+struct bug {
+	unsigned table;	 /* page of the tables, from AT_PML4 on */
+	unsigned index;	 /* of the entry */
+	uint64_t entry;
+	enum flush flush;
+	bool faults;	 /* L2's next exit is its page fault */
+	bool global;	 /* page 60h is */
+};
+
+static const struct bug *bug;
+static enum flush how;
+
+static void invvpid(struct client *c, unsigned type, uint64_t vpid, uint64_t address)
+{
+	nested_operand(c)[0] = vpid;
+	nested_operand(c)[1] = address;
+	assert_succeeds(nested_do(c, INVVPID, type, AT_TEST));
+}
+
+static void flush(struct client *c)
+{
+	switch (how) {
+	case RIGHT: invvpid(c, 1, VPID, 0); break;
+	case ALL: invvpid(c, 2, 0, 0); break;
+	case GLOBALS_STAY: invvpid(c, 3, VPID, 0); break;
+	case PAGE: invvpid(c, 0, VPID, 0x60abc); break;
+	case WRONG_PAGE: invvpid(c, 0, VPID, 0x62000); break;
+	case WRONG_VPID: invvpid(c, 1, VPID + 1, 0); break;
+	case INVEPT_INSTEAD:
+		nested_operand(c)[0] = nested_operand(c)[1] = 0;
+		assert_succeeds(nested_do(c, INVEPT, 2, AT_TEST));
+		break;
+	case CLEAR_INSTEAD:
+		assert_succeeds(nested_ptr(c, VMCLEAR, AT_VMCS));
+		assert_succeeds(nested_ptr(c, VMPTRLD, AT_VMCS));
+		break;
+	default: break;
+	}
+}
+
+static void fill_tables(struct client *c, uint64_t at)
+{
+	uint64_t *t = (uint64_t *)(c->mem + at);
+
+	memset(t, 0, 0x4000);
+	t[0] = (at + 0x1000) | PTE;
+	t[512] = (at + 0x2000) | PTE;
+	t[1024] = (at + 0x3000) | PTE;
+	for (unsigned i = 0; i < 512; i++)
+		t[1536 + i] = i * 4096 | PTE;
+}
+
+static void use_vpid(struct client *c, uint64_t vpid)
+{
+	nested_set_bits(c, SECONDARY, 1u << 5);
+	nested_vmwrite(c, VIRTUAL_PROCESSOR_ID, vpid);
+	nested_vmwrite(c, EXCEPTION_BITMAP, 1u << 14);
+	nested_vmwrite(c, GUEST_CR0, nested_vmread(c, GUEST_CR0) | 1u << 16); /* WP */
+	nested_vmwrite(c, GUEST_CR3, AT_PML4);
+}
+
+static bool open_vpid(struct client *c)
+{
+	if (!nested_open_l2(c))
+		return false;
+	fill_tables(c, AT_PML4);
+	fill_tables(c, AT_OTHER);
+	((uint64_t *)(c->mem + AT_OTHER))[1536 + 0x60] = 0x70000 | PTE;
+	use_vpid(c, VPID);
+	/* mov rbx, [0x60000]; mov [0x61000], rbx; cpuid */
+	nested_l2_code(c, "\x48\x8b\x1c\x25\x00\x00\x06\x00\x48\x89\x1c\x25\x00\x10\x06\x00\x0f\xa2", 18);
+	return true;
+}
+
+static void again(struct client *c, enum snippet with, bool faults)
+{
+	nested_vmwrite(c, GUEST_RIP, AT_L2);
+	assert_int_equal(nested_enter(c, with), faults ? EXIT_REASON_EXCEPTION_NMI : EXIT_REASON_CPUID);
+}
+
+static void use_change_use(struct client *c)
+{
+	if (bug->global) {
+		nested_vmwrite(c, GUEST_CR4, nested_vmread(c, GUEST_CR4) | 1u << 7);
+		((uint64_t *)(c->mem + AT_PML4))[1536 + 0x60] |= PTE_G;
+	}
+	again(c, VMLAUNCH, false);
+	nested_do(c, STORE, AT_PML4 + bug->table * 0x1000 + bug->index * 8, bug->entry);
+	flush(c);
+	again(c, how == CLEAR_INSTEAD ? VMLAUNCH : VMRESUME, bug->faults);
+}
+
+static unsigned reports(const char *text)
+{
+	unsigned n = 0;
+
+	while ((text = strstr(text, "USERKVM_CHECK=l1vpid: L2's"))) {
+		n++;
+		text++;
+	}
+	return n;
+}
+
+static void one(void (*body)(struct client *), enum flush f, unsigned want)
+{
+	struct client c;
+
+	how = f;
+	if (!open_vpid(&c))
+		skip();
+	assert_int_equal(reports(said(body, &c)), want);
+	client_close(&c);
+}
+
+static void run(const struct bug *b, enum flush f, unsigned want)
+{
+	bug = b;
+	one(use_change_use, f, want);
+}
+
+#define BUG(name, ...)                                             \
+	static const struct bug name##_bug = { __VA_ARGS__ };      \
+	static void name(void **state)                             \
+	{                                                          \
+		run(&name##_bug, name##_bug.flush, 1);             \
+	}                                                          \
+	static void name##_flushed(void **state)                   \
+	{                                                          \
+		run(&name##_bug, RIGHT, 0);                        \
+	}
+
+BUG(page_is_unmapped, 3, 0x60, 0, NONE, true)
+BUG(page_is_moved, 3, 0x60, 0x70000 | PTE, NONE, false)
+BUG(page_is_write_protected, 3, 0x61, 0x61000 | (PTE & ~2ull), NONE, true)
+BUG(table_is_taken_out, 2, 0, 0, NONE, true)
+BUG(directory_is_taken_out, 1, 0, 0, NONE, true)
+BUG(invvpid_of_another_vpid, 3, 0x60, 0, WRONG_VPID, true)
+BUG(invvpid_of_another_page, 3, 0x60, 0, WRONG_PAGE, true)
+BUG(invept_in_place_of_invvpid, 3, 0x60, 0, INVEPT_INSTEAD, true)
+BUG(vmclear_in_place_of_invvpid, 3, 0x60, 0, CLEAR_INSTEAD, true)
+BUG(invvpid_that_keeps_globals, 3, 0x60, 0x70000 | PTE | PTE_G, GLOBALS_STAY, false, true)
+
+static void other_invvpids_are_enough(void **state)
+{
+	run(&page_is_unmapped_bug, ALL, 0);
+	run(&page_is_unmapped_bug, PAGE, 0);
+	run(&page_is_unmapped_bug, GLOBALS_STAY, 0);
+}
+
+static void what_takes_nothing_away_is_silent(void **state)
+{
+	static const struct bug split = { 3, 0x60, 0x60000 | 7 | 1ull << 9, NONE, false }; /* A and D cleared, a bit of software's */
+	static const struct bug unused = { 3, 0x90, 0, NONE, false };
+	static const struct bug less = { 3, 0x60, 0x60000 | (PTE & ~2ull), NONE, false }; /* it is only read */
+
+	run(&split, NONE, 0);
+	run(&unused, NONE, 0);
+	run(&less, NONE, 0);
+}
+
+/* L1 emulates MOV CR3 */
+static void change_cr3(struct client *c)
+{
+	again(c, VMLAUNCH, false);
+	nested_vmwrite(c, GUEST_CR3, AT_OTHER);
+	flush(c);
+	again(c, VMRESUME, false);
+}
+
+/* INVVPID comes before the write, and L2 runs between them. */
+static void invvpid_first(struct client *c)
+{
+	again(c, VMLAUNCH, false);
+	invvpid(c, 1, VPID, 0);
+	again(c, VMRESUME, false);
+	nested_do(c, STORE, AT_PML4 + 0x3300, 0);
+	flush(c);
+	again(c, VMRESUME, true);
+}
+
+/* The VPID of one guest is given to another one. */
+static void vpid_is_given_on(struct client *c)
+{
+	again(c, VMLAUNCH, false);
+	assert_succeeds(nested_ptr(c, VMCLEAR, AT_VMCS2));
+	assert_succeeds(nested_ptr(c, VMPTRLD, AT_VMCS2));
+	nested_fill_vmcs(c);
+	use_vpid(c, VPID);
+	nested_vmwrite(c, GUEST_CR3, AT_OTHER);
+	flush(c);
+	again(c, VMLAUNCH, false);
+}
+
+/* With EPT: L2's MOV CR3 is emulated all the same. */
+static void change_cr3_with_ept(struct client *c)
+{
+	nested_use_ept(c);
+	change_cr3(c);
+}
+
+/* By the first use of each VPID L2's VMCS has another one; the second VPID's translations are still there. */
+static void two_vpids(struct client *c)
+{
+	again(c, VMLAUNCH, false);
+	nested_vmwrite(c, VIRTUAL_PROCESSOR_ID, VPID + 1);
+	again(c, VMRESUME, false);
+	nested_do(c, STORE, AT_PML4 + 0x3300, 0x70000 | PTE);
+	invvpid(c, 1, VPID + 1, 0);
+	again(c, VMRESUME, false);
+	nested_vmwrite(c, VIRTUAL_PROCESSOR_ID, VPID);
+	flush(c);
+	again(c, VMRESUME, false);
+}
+
+#define BUG_OF(name, body)                                              \
+	static void name(void **state) { one(body, NONE, 1); }          \
+	static void name##_flushed(void **state) { one(body, RIGHT, 0); }
+
+BUG_OF(guest_cr3_is_another, change_cr3)
+BUG_OF(guest_cr3_is_another_with_ept, change_cr3_with_ept)
+BUG_OF(invvpid_before_the_write, invvpid_first)
+BUG_OF(vpid_has_a_new_guest, vpid_is_given_on)
+BUG_OF(one_vpid_of_two_is_forgotten, two_vpids)
+
+static bool halts;
+
+/* The other vCPU changes the tables and invalidates at home. Unless it goes on to something else, its shoot-down may be on its way. */
+static void two_vcpus(struct client *c)
+{
+	struct client o = nested_second_vcpu(c);
+	struct kvm_regs r = {.rip = AT_L2 + 0x800, .rsp = 0x8000, .rflags = 2};
+
+	again(c, VMLAUNCH, false);
+	nested_do(&o, STORE, AT_PML4 + 0x3300, 0x70000 | PTE);
+	invvpid(&o, 2, 0, 0);
+	if (halts) {
+		o.mem[r.rip] = 0xf4;
+		assert_int_equal(ioctl(o.vcpu, KVM_SET_REGS, &r), 0);
+		assert_int_equal(ioctl(o.vcpu, KVM_RUN, 0), 0);
+		assert_int_equal(o.run->exit_reason, KVM_EXIT_HLT);
+	}
+	flush(c);
+	again(c, VMRESUME, false);
+	munmap(o.run, o.run_size);
+	close(o.vcpu);
+}
+
+static void invvpid_on_the_wrong_vcpu(void **state)
+{
+	halts = true;
+	one(two_vcpus, NONE, 1);
+}
+
+static void invvpid_on_the_wrong_vcpu_flushed(void **state)
+{
+	halts = true;
+	one(two_vcpus, RIGHT, 0);
+}
+
+static void a_use_in_the_legal_window_is_silent(void **state)
+{
+	halts = false;
+	one(two_vcpus, NONE, 0);
+}
+
+/* Without a VPID each VM entry invalidates. */
+static void no_vpid(struct client *c)
+{
+	nested_vmwrite(c, SECONDARY, nested_vmread(c, SECONDARY) & ~(1u << 5));
+	again(c, VMLAUNCH, false);
+	nested_do(c, STORE, AT_PML4 + 0x3300, 0x70000 | PTE);
+	again(c, VMRESUME, false);
+}
+
+/* L2 changes its tables itself, and leaves the INVLPG out: no bug of L1's. */
+static void l2_itself(struct client *c)
+{
+	/* mov rbx, [0x60000]; mov qword [0x5b300], 0x70067; cpuid */
+	nested_l2_code(c, "\x48\x8b\x1c\x25\x00\x00\x06\x00\x48\xc7\x04\x25\x00\xb3\x05\x00\x67\x00\x07\x00\x0f\xa2", 22);
+	again(c, VMLAUNCH, false);
+	again(c, VMRESUME, false);
+}
+
+/* L2 moves CR3 itself: its translations are gone, whatever L1 does then. */
+static void l2_moves_cr3(struct client *c)
+{
+	/* mov rbx, [0x60000]; mov rax, cr3; mov cr3, rax; cpuid */
+	nested_l2_code(c, "\x48\x8b\x1c\x25\x00\x00\x06\x00\x0f\x20\xd8\x0f\x22\xd8\x0f\xa2", 16);
+	nested_vmwrite(c, CPU_BASED_VM_EXEC_CONTROL, nested_vmread(c, CPU_BASED_VM_EXEC_CONTROL) & ~(3u << 15));
+	again(c, VMLAUNCH, false);
+	nested_do(c, STORE, AT_PML4 + 0x3300, 0x70000 | PTE);
+	again(c, VMRESUME, false);
+}
+
+static void what_is_no_bug_of_l1s_is_silent(void **state)
+{
+	one(no_vpid, NONE, 0);
+	one(l2_itself, NONE, 0);
+	one(l2_moves_cr3, NONE, 0);
+}
+
+static void suppressed_reports_are_not_told(void **state)
+{
+	setenv("USERKVM_CHECK_SUPPRESS", "1000-2000", 1);
+	run(&page_is_unmapped_bug, NONE, 0);
+	setenv("USERKVM_CHECK_SUPPRESS", "2000-3000", 1);
+	run(&page_is_unmapped_bug, NONE, 1);
+	unsetenv("USERKVM_CHECK_SUPPRESS");
+}
+
+#define BOTH(f) cmocka_unit_test(f), cmocka_unit_test(f##_flushed)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		BOTH(page_is_unmapped),
+		BOTH(page_is_moved),
+		BOTH(page_is_write_protected),
+		BOTH(table_is_taken_out),
+		BOTH(directory_is_taken_out),
+		BOTH(invvpid_of_another_vpid),
+		BOTH(invvpid_of_another_page),
+		BOTH(invept_in_place_of_invvpid),
+		BOTH(vmclear_in_place_of_invvpid),
+		BOTH(invvpid_that_keeps_globals),
+		cmocka_unit_test(other_invvpids_are_enough),
+		cmocka_unit_test(what_takes_nothing_away_is_silent),
+		BOTH(guest_cr3_is_another),
+		BOTH(guest_cr3_is_another_with_ept),
+		BOTH(invvpid_before_the_write),
+		BOTH(vpid_has_a_new_guest),
+		BOTH(one_vpid_of_two_is_forgotten),
+		BOTH(invvpid_on_the_wrong_vcpu),
+		cmocka_unit_test(a_use_in_the_legal_window_is_silent),
+		cmocka_unit_test(what_is_no_bug_of_l1s_is_silent),
+		cmocka_unit_test(suppressed_reports_are_not_told),
+	};
+
+	if (!getenv("LD_PRELOAD"))
+		return 77; /* a kernel's KVM has no such check */
+	setenv("USERKVM_CHECK", "l1vpid", 1);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
