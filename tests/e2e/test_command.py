@@ -342,10 +342,14 @@ def exits_are_explained():
     assert "access: guest-physical, during event delivery" in explained("44", "0xa000")
     assert "access: guest-physical, fetch or" in explained("44", "0xf000") and "access: reserved" in explained("44", "0xb000")
     assert "means nothing" in explained("HLT", "1") and "qualification 0" in explained("HLT")
+    j = json.loads(explained("--json", "48", "0x18a"))
+    assert (j["name"], j["reserved"], j["fields"][1]["means"]) == ("EPT_VIOLATION", 0, "yes") and "does not allow it" in j["in_short"], j
+    j = json.loads(explained("--json", "30", "0x3f80009"))
+    assert j["fields"][-1] == {"low": 16, "high": 31, "name": "port", "value": 0x3f8}, j
     # every reason of the table of names has words
     for n in range(76):
-        out, status = tap.run(USERKVM, "explain", "exit", str(n), "0xffffffffffffffff")
-        assert status == 0 or (status == 2 and "no exit reason" in one_line(out)), (n, out)
+        out, status = tap.run(USERKVM, "explain", "exit", *(["--json"] if n % 2 else []), str(n), "0xffffffffffffffff")
+        assert (json.loads(out)["reason"] == n if n % 2 else True) if status == 0 else (status == 2 and "no exit reason" in one_line(out)), (n, out)
     for argv in (["48", "x"], ["NOTHING"], ["5"], ["48", "1", "2"], []):
         out, status = tap.run(USERKVM, "explain", "exit", *argv)
         assert status == 2 and one_line(out), (argv, out)

@@ -201,6 +201,43 @@ def explain_names_the_bit_the_slot_and_the_mapping():
             out = ask("ept", "explain", *options, c.pid, *rest)
             for want in wants:
                 assert want in out, f"{argv}: no {want!r} in\n{out}"
+            j = json.loads(ask("ept", "explain", "--json", *options, c.pid, *rest))
+            assert j["explanation"] == out.split("\n")[0], (j, out)
+            want = [o for w, o in (("succeeds", "no exit"), ("KVM_EXIT_MMIO", "mmio"), ("tries again", "faulted in"),
+                                   ("own page tables", "guest page fault")) if w in j["explanation"]]
+            assert j["outcome"] == want[0], (j, out)
+
+
+def json_says_what_the_text_says():
+    with Client() as c:
+        ask("ept", "dump", "-o", path("empty"), c.pid)
+        c.run()
+        ask("ept", "dump", "-o", path("full"), c.pid)
+        out = ask("ept", "diff", path("empty"), path("full"))
+        j = json.loads(ask("ept", "diff", "--json", path("empty"), path("full")))
+        changes, size = re.search(r"^(\d+) changes, (\S+)$", out, re.M).groups()
+        assert len(j["changes"]) == int(changes) and j["bytes"] == sum(x["end"] - x["start"] for x in j["changes"]), (out, j)
+        one = [x for x in j["changes"] if x["start"] == 0x300000][0]
+        assert one["was"] is None and one["end"] == 0x301000 and one["is"]["page"] == "4K" and one["is"]["w"] is True, one
+        assert json.loads(ask("ept", "diff", "--json", path("full"), path("full"))) == {"changes": [], "bytes": 0}
+
+        j = json.loads(ask("ept", "walk", "--json", c.pid, "0x5000"))
+        out = ask("ept", "walk", c.pid, "0x5000")
+        assert j["result"] == "mapped" and f"host-virtual {j['hva']:#x} of" in out and j["mapping"] in out, (j, out)
+        assert [x["name"] for x in j["ept"]] == ["PML4E", "PDPTE", "PDE", "PTE"][:len(j["ept"])], j
+        assert all(f"at 0x{x['at']:012x} = 0x{x['entry']:016x}" in out for x in j["ept"]), (j, out)
+        j = json.loads(ask("ept", "walk", "--json", "--gva", c.pid, "0x400000"))
+        out = ask("ept", "walk", "--gva", c.pid, "0x400000")
+        assert j["gpa"] == 0x10000 and j["result"] == "not mapped" and len(j["guest"]["entries"]) == out.count("  guest P"), (j, out)
+        assert json.loads(ask("ept", "walk", "--json", "--gva", c.pid, "0x401000"))["result"] == "guest page fault"
+        j = json.loads(ask("ept", "walk", "--json", c.pid, "0x900000"))
+        assert j["result"] == "not mapped" and "hva" not in j, j
+
+        j = json.loads(ask("ept", "idle", "--json", "--interval", "0", c.pid))
+        assert j["accessed"] == 0 and sum(x["end"] - x["start"] for x in j["idle"]) == j["mapped"] > 0, j
+        assert {x["slot"] for x in j["idle"]} >= {0, 1}, j
+        assert "draws a picture" in ask("ept", "map", "--json", c.pid, status=2)
+        assert "without --l2" in ask("ept", "walk", "--json", "--l2", c.pid, "0", status=2)
 
 
 def explain_names_write_protection_of_the_dirty_log():
@@ -796,7 +833,7 @@ def a_kernel_boots_while_everything_is_looked_at():
     assert sum(status == 0 for _, status in looks) > 20, looks
 
 
-cases = (dump_json_agrees_with_slots_and_counters, walk_ends_at_the_clients_memory, five_levels_are_shown, two_dimensional_walk_shows_both_tables,
+cases = (json_says_what_the_text_says, dump_json_agrees_with_slots_and_counters, walk_ends_at_the_clients_memory, five_levels_are_shown, two_dimensional_walk_shows_both_tables,
          grid_numbers_the_24_references_of_the_longest_walk, a_process_in_another_network_namespace_answers,
          explain_names_the_bit_the_slot_and_the_mapping, explain_names_write_protection_of_the_dirty_log,
          shadow_paging_has_no_ept_to_look_at, explain_notices_what_the_client_unmapped,

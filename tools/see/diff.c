@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "mmu/spte.h"
-#include "tools/see/see.h"
+#include "tools/see/parts.h"
 
 /* What an entry says of gpa, so that two runs can be compared anywhere. */
 struct state {
@@ -59,6 +59,24 @@ static void tell(char sign, const struct state *s, gpa_t gpa)
 	       (ull)(gpa + (uint64_t)s->offset));
 }
 
+static void json_state(struct json *j, const char *key, const struct state *s, gpa_t gpa)
+{
+	if (!s->there) {
+		json_null(j, key);
+		return;
+	}
+	json_object(j, key, false);
+	json_i64(j, "level", s->level);
+	if (s->mmio) {
+		json_bool(j, "mmio", true);
+		json_u64(j, "generation", s->gen);
+	} else {
+		json_leaf(j, s->bits, s->level);
+		json_u64(j, "hva", gpa + (uint64_t)s->offset);
+	}
+	json_end(j);
+}
+
 static int by_value(const void *a, const void *b)
 {
 	gpa_t x = *(const gpa_t *)a, y = *(const gpa_t *)b;
@@ -78,10 +96,21 @@ static size_t cuts(const struct see_picture *p, int as, gpa_t *at)
 	return n;
 }
 
-static void change(int as, gpa_t start, gpa_t end, const struct state *a, const struct state *b)
+/* `j` NULL: as text. */
+static void change(struct json *j, int as, gpa_t start, gpa_t end, const struct state *a, const struct state *b)
 {
 	char size[24];
 
+	if (j) {
+		json_object(j, NULL, false);
+		json_i64(j, "as", as);
+		json_u64(j, "start", start);
+		json_u64(j, "end", end);
+		json_state(j, "was", a, start);
+		json_state(j, "is", b, start);
+		json_end(j);
+		return;
+	}
 	printf("0x%012llx-0x%012llx %6s%s\n", (ull)start, (ull)end,
 	       see_size(end - start, size, sizeof(size)), as ? "  (address space 1)" : "");
 	tell('-', a, start);
@@ -89,7 +118,7 @@ static void change(int as, gpa_t start, gpa_t end, const struct state *a, const 
 }
 
 /* Number of changes told. */
-static unsigned diff_as(const struct see_picture *a, const struct see_picture *b, int as, uint64_t *bytes)
+static unsigned diff_as(struct json *j, const struct see_picture *a, const struct see_picture *b, int as, uint64_t *bytes)
 {
 	gpa_t *at = malloc(2 * sizeof(*at) * (a->nr_runs + b->nr_runs + 1)), start = 0, end = 0;
 	struct state was = { 0 }, is = { 0 };
@@ -112,26 +141,37 @@ static unsigned diff_as(const struct see_picture *a, const struct see_picture *b
 			continue;
 		}
 		if (end)
-			change(as, start, end, &was, &is);
+			change(j, as, start, end, &was, &is);
 		changes++;
 		start = at[i], end = at[i + 1], was = x, is = y;
 	}
 	if (end)
-		change(as, start, end, &was, &is);
+		change(j, as, start, end, &was, &is);
 	free(at);
 	return changes;
 }
 
-static void diff(const struct see_picture *a, const struct see_picture *b)
+static void diff(const struct see_picture *a, const struct see_picture *b, bool as_json)
 {
+	struct json writer = { .f = stdout }, *j = as_json ? &writer : NULL;
 	uint64_t bytes = 0;
-	unsigned n = diff_as(a, b, 0, &bytes) + diff_as(a, b, 1, &bytes);
 	char size[24];
+	unsigned n;
 
-	if (n)
+	if (j) {
+		json_object(j, NULL, true);
+		json_array(j, "changes", true);
+	}
+	n = diff_as(j, a, b, 0, &bytes) + diff_as(j, a, b, 1, &bytes);
+	if (j) {
+		json_end(j);
+		json_u64(j, "bytes", bytes);
+		json_end(j);
+	} else if (n) {
 		printf("%u changes, %s\n", n, see_size(bytes, size, sizeof(size)));
-	else
+	} else {
 		printf("no changes\n");
+	}
 }
 
 int see_diff(struct see_options *o)
@@ -150,7 +190,7 @@ int see_diff(struct see_options *o)
 		got = see_take(o->pid, o->vm, &b);
 	}
 	if (got) {
-		diff(&a, &b);
+		diff(&a, &b, o->json);
 		see_free(&b);
 	}
 	see_free(&a);

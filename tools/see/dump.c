@@ -8,8 +8,7 @@
 
 #include "mmu/spte.h"
 #include "tools/see/l2.h"
-#include "tools/see/see.h"
-#include "tools/userkvm/json.h"
+#include "tools/see/parts.h"
 
 static void range(FILE *f, gpa_t start, gpa_t end)
 {
@@ -83,9 +82,6 @@ void see_write_dump(const struct see_picture *p, FILE *f)
 
 static void json_run(struct json *j, const struct see_run *r)
 {
-	static const char *const type[8] = { "UC", "WC", "2", "3", "WT", "WP", "WB", "7" };
-	uint64_t e = r->entry;
-
 	json_object(j, NULL, false);
 	json_u64(j, "start", r->start);
 	json_u64(j, "end", r->end);
@@ -96,15 +92,8 @@ static void json_run(struct json *j, const struct see_run *r)
 		json_end(j);
 		return;
 	}
-	json_string(j, "page", see_page_size(r->level));
-	json_bool(j, "r", e & EPT_READ);
-	json_bool(j, "w", e & EPT_WRITE);
-	json_bool(j, "x", e & EPT_EXEC);
-	json_bool(j, "accessed", e & EPT_ACCESSED);
-	json_bool(j, "dirty", e & EPT_DIRTY);
-	json_string(j, "memtype", type[FIELD_GET(EPT_MEMTYPE_MASK, e)]);
-	json_bool(j, "ipat", e & EPT_IPAT);
-	json_u64(j, "hva", e & EPT_ADDR_MASK);
+	json_leaf(j, r->entry, r->level);
+	json_u64(j, "hva", r->entry & EPT_ADDR_MASK);
 	json_end(j);
 }
 
@@ -123,18 +112,6 @@ static void json_root(struct json *j, const struct see_picture *p, const struct 
 	json_end(j);
 }
 
-static void json_slot(struct json *j, const struct see_slot *s)
-{
-	json_object(j, NULL, false);
-	json_u64(j, "id", s->id);
-	json_i64(j, "as", s->as);
-	json_u64(j, "start", s->start);
-	json_u64(j, "size", s->size);
-	json_u64(j, "hva", s->hva);
-	json_u64(j, "flags", s->flags);
-	json_end(j);
-}
-
 static void json(const struct see_picture *p, FILE *f)
 {
 	struct json j = { .f = f };
@@ -149,7 +126,7 @@ static void json(const struct see_picture *p, FILE *f)
 	json_end(&j);
 	json_array(&j, "slots", true);
 	for (unsigned i = 0; i < p->nr_slots; i++)
-		json_slot(&j, &p->slot[i]);
+		json_slot(&j, NULL, &p->slot[i]);
 	json_end(&j);
 	json_end(&j);
 }

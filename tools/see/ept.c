@@ -10,7 +10,7 @@
 
 enum { JSON, OUTPUT, L2, GVA, GRID, VCPU, USER, VM, AS, INTERVAL, CORE };
 static const struct cli_option option_rows[] = {
-	[JSON] = { "json", 0, NULL, "dump, walk --grid: as JSON" },
+	[JSON] = { "json", 0, NULL, "dump, walk, explain, diff, idle: as JSON" },
 	[OUTPUT] = { "output", 'o', "FILE", "dump, map, walk --grid (a picture): to FILE" },
 	[L2] = { "l2", 0, NULL, "dump, walk, explain, map: of the guest's guest that runs, or was the last" },
 	[GVA] = { "gva", 0, NULL, "walk, explain: ADDRESS is guest-virtual" },
@@ -29,10 +29,10 @@ const struct cli cli_ept = {
 	.name = "userkvm ept",
 	.what = "look at the extended page tables of a running VM",
 	.synopsis = "userkvm ept dump    [--l2 [--vcpu N]] [--json] [-o FILE] PID\n"
-		    "       userkvm ept walk    [--l2] [--gva [--vcpu N] [--grid [--json] [-o FILE.svg]]] [--as N] PID ADDRESS\n"
-		    "       userkvm ept explain [--l2] [--gva [--vcpu N] [--user]] [--as N] PID ADDRESS [r|w|x]\n"
-		    "       userkvm ept diff    [--interval SECONDS] PID | FILE FILE\n"
-		    "       userkvm ept idle    [--interval SECONDS] PID\n"
+		    "       userkvm ept walk    [--l2 | --json] [--gva [--vcpu N] [--grid [-o FILE.svg]]] [--as N] PID ADDRESS\n"
+		    "       userkvm ept explain [--l2 | --json] [--gva [--vcpu N] [--user]] [--as N] PID ADDRESS [r|w|x]\n"
+		    "       userkvm ept diff    [--interval SECONDS] [--json] PID | FILE FILE\n"
+		    "       userkvm ept idle    [--interval SECONDS] [--json] PID\n"
 		    "       userkvm ept map     [--l2 [--vcpu N]] [-o FILE.svg] PID | FILE",
 	.about = "Looks at the extended page tables of the VM in process PID, which runs on.\n"
 		 "ADDRESS is guest-physical; with --gva it is guest-virtual. With --l2 it is an\n"
@@ -100,6 +100,8 @@ static int run(size_t which, struct see_options *o, char **word, int nr)
 
 	o->arg = word;
 	o->nr_args = nr;
+	if (o->json && commands[which].fn == see_map)
+		return wrong_usage(see_command, "map draws a picture: --json is for the others");
 	if (o->l2 && (!l2 || see_core_pid() || (commands[which].files && nr && !is_number(word[0]))))
 		return wrong_usage(see_command, "--l2 is for dump, walk, explain and map, of a live process");
 	if (commands[which].files && !see_core_pid() && nr == files && !is_number(word[0]))

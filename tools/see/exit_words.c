@@ -17,6 +17,7 @@
 #include "sdm/vmx.h"
 #include "tools/see/see.h"
 #include "tools/userkvm/commands.h"
+#include "tools/userkvm/json.h"
 
 struct field {
 	uint8_t low, high;
@@ -234,10 +235,21 @@ static const char *nth_word(const char *words, uint64_t n, int *len)
 	return *len ? words : NULL;
 }
 
-static void print_field(const struct field *f, uint64_t qualification)
+static uint64_t field_value(const struct field *f, uint64_t qualification)
 {
 	uint64_t mask = f->high - f->low == 63 ? ~0ULL : (1ULL << (f->high - f->low + 1)) - 1;
-	uint64_t v = qualification >> f->low & mask;
+
+	return qualification >> f->low & mask;
+}
+
+static uint64_t field_bits(const struct field *f)
+{
+	return (f->high == 63 ? ~0ULL : (1ULL << (f->high + 1)) - 1) & ~((1ULL << f->low) - 1);
+}
+
+static void print_field(const struct field *f, uint64_t qualification)
+{
+	uint64_t v = field_value(f, qualification);
 	const char *word;
 	char bits[16];
 	int len;
@@ -268,34 +280,84 @@ static void print_qualification(const struct words *w, uint64_t q)
 	}
 	for (const struct field *f = w->fields; f->name; f++) {
 		print_field(f, q);
-		named |= (f->high == 63 ? ~0ULL : (1ULL << (f->high + 1)) - 1) & ~((1ULL << f->low) - 1);
+		named |= field_bits(f);
 	}
 	if (q & ~named)
 		printf("  bits %#llx are reserved or undefined\n", (ull)(q & ~named));
 }
 
-/* What the bits of an EPT violation say together. */
-static void sum_up(uint32_t reason, uint64_t q)
+/* What the bits of an EPT violation say together. False: it is another exit. */
+static bool sum_up(uint32_t reason, uint64_t q, char *text, size_t size)
 {
 	const char *access = q & EPT_VIOLATION_ACC_WRITE ? "write" : q & EPT_VIOLATION_ACC_INSTR ? "fetch" : "read";
 	bool present = q & (EPT_VIOLATION_READABLE | EPT_VIOLATION_WRITABLE | EPT_VIOLATION_EXECUTABLE);
 
 	if (reason != EXIT_REASON_EPT_VIOLATION)
-		return;
-	printf("in short      a %s %s; the entry %s\n", access,
+		return false;
+	snprintf(text, size, "a %s %s; the entry %s", access,
 	       !(q & EPT_VIOLATION_GVA_IS_VALID) ? "without a linear address" :
 	       q & EPT_VIOLATION_GVA_TRANSLATED	 ? "of what the linear address translates to" :
 						   "of a guest paging-structure entry",
 	       present ? "is present and does not allow it" : "is not present");
+	return true;
 }
 
-static const struct cli_option option_rows[] = { { 0 } };
+static void json_field(struct json *j, const struct field *f, uint64_t q)
+{
+	char text[160];
+	const char *word;
+	int len;
+
+	json_object(j, NULL, false);
+	json_u64(j, "low", f->low);
+	json_u64(j, "high", f->high);
+	json_string(j, "name", f->name);
+	json_u64(j, "value", field_value(f, q));
+	if (f->words) {
+		word = nth_word(f->words, field_value(f, q), &len);
+		snprintf(text, sizeof(text), "%.*s", word ? len : 8, word ? word : "reserved");
+		json_string(j, "means", text);
+	}
+	json_end(j);
+}
+
+static void print_json(const struct words *w, uint32_t reason, uint64_t q)
+{
+	struct json j = { .f = stdout };
+	uint64_t named = 0;
+	char text[160];
+
+	json_object(&j, NULL, true);
+	json_u64(&j, "reason", w->reason);
+	json_string(&j, "name", exit_reason_name(w->reason));
+	json_string(&j, "what", w->what);
+	json_bool(&j, "entry_failed", reason & VMX_EXIT_REASONS_FAILED_VMENTRY);
+	json_bool(&j, "bus_lock", reason & VMX_EXIT_REASONS_BUS_LOCK);
+	json_u64(&j, "qualification", q);
+	if (w->qualification)
+		json_string(&j, "is", w->qualification);
+	json_array(&j, "fields", true);
+	for (const struct field *f = w->fields; f && f->name; f++) {
+		json_field(&j, f, q);
+		named |= field_bits(f);
+	}
+	json_end(&j);
+	json_u64(&j, "reserved", w->fields || !w->qualification ? q & ~named : 0);
+	if (sum_up(w->reason, q, text, sizeof(text)))
+		json_string(&j, "in_short", text);
+	json_end(&j);
+}
+
+static const struct cli_option option_rows[] = {
+	{ "json", 0, NULL, "as JSON" },
+	{ 0 },
+};
 
 static int cmd_explain(int argc, char **argv);
 const struct cli cli_explain = {
 	.name = "userkvm explain",
 	.what = "say what a VM exit means, bit by bit",
-	.synopsis = "userkvm explain exit REASON [QUALIFICATION]",
+	.synopsis = "userkvm explain exit [--json] REASON [QUALIFICATION]",
 	.about = "REASON is a number or a name (48, 0x30, EPT_VIOLATION), as the exit reason field or\n"
 		 "kvm_exit's tracepoint has it; QUALIFICATION the exit qualification (kvm_exit: info1).\n"
 		 "Without it the qualification's bits are listed as they would be for 0.",
@@ -305,12 +367,20 @@ const struct cli cli_explain = {
 	.run = cmd_explain,
 };
 
+static int take(void *arg, int option, const char *value)
+{
+	*(bool *)arg = true;
+	return 0;
+}
+
 static int cmd_explain(int argc, char **argv)
 {
-	int status = cli_parse(&cli_explain, argc, argv, NULL, NULL), n = argc - optind;
+	bool json = false;
+	int status = cli_parse(&cli_explain, argc, argv, take, &json), n = argc - optind;
 	const struct words *w;
 	uint64_t q = 0;
 	uint32_t reason;
+	char text[160];
 
 	see_command = cli_explain.name;
 	if (status >= 0)
@@ -324,12 +394,17 @@ static int cmd_explain(int argc, char **argv)
 	w = find(reason & 0xffff);
 	if (!w)
 		return wrong_usage(see_command, "%u is no exit reason that the manual knows here", reason & 0xffff);
+	if (json) {
+		print_json(w, reason, q);
+		return 0;
+	}
 	printf("exit reason   %u %s\n              %s\n", w->reason, exit_reason_name(w->reason), w->what);
 	if (reason & VMX_EXIT_REASONS_FAILED_VMENTRY)
 		printf("  31     1        VM entry failed: the guest did not run\n");
 	if (reason & VMX_EXIT_REASONS_BUS_LOCK)
 		printf("  26     1        the instruction before had acquired a bus lock\n");
 	print_qualification(w, q);
-	sum_up(w->reason, q);
+	if (sum_up(w->reason, q, text, sizeof(text)))
+		printf("in short      %s\n", text);
 	return 0;
 }

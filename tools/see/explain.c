@@ -15,7 +15,8 @@
 #include "sdm/paging.h"
 #include "sdm/regs.h"
 #include "tools/see/l2.h"
-#include "tools/see/see.h"
+#include "tools/see/parts.h"
+#include "tools/userkvm/options.h"
 
 struct access {
 	char kind; /* r w x */
@@ -90,6 +91,11 @@ struct subject {
 	const struct see_slot *slot;
 	uint64_t hva;
 	char mapping[512];
+	FILE *say; /* into text: the sentence */
+	char *text;
+	size_t size;
+	gva_t gva;
+	const char *outcome; /* in two words, for programs */
 };
 
 /* "rwxp" of a maps line. */
@@ -101,80 +107,85 @@ static char mapping_right(const struct subject *s, unsigned i)
 }
 
 /* What the hypervisor does with a violation where memory ought to be. */
-static void after_violation(const struct subject *s)
+static void after_violation(struct subject *s)
 {
-	bool write = s->a->kind == 'w';
+	bool write = s->a->kind == 'w', readonly = write && s->slot->flags & KVM_MEM_READONLY;
+	bool refused = !*s->mapping || mapping_right(s, write) != (write ? 'w' : 'r');
 
-	if (write && s->slot->flags & KVM_MEM_READONLY)
-		printf("the memslot is read-only (KVM_MEM_READONLY), so the instruction is emulated and "
+	s->outcome = readonly ? "mmio" : refused ? "EFAULT" : "faulted in";
+	if (readonly)
+		fprintf(s->say, "the memslot is read-only (KVM_MEM_READONLY), so the instruction is emulated and "
 		       "KVM_RUN returns KVM_EXIT_MMIO");
 	else if (!*s->mapping)
-		printf("the client has nothing mapped there, so KVM_RUN fails with EFAULT");
+		fprintf(s->say, "the client has nothing mapped there, so KVM_RUN fails with EFAULT");
 	else if (mapping_right(s, write) != (write ? 'w' : 'r'))
-		printf("the client's mapping lacks '%c', so KVM_RUN fails with EFAULT", write ? 'w' : 'r');
+		fprintf(s->say, "the client's mapping lacks '%c', so KVM_RUN fails with EFAULT", write ? 'w' : 'r');
 	else
-		printf("tdp_page_fault faults the client's page in, installs an entry for it%s and the guest "
+		fprintf(s->say, "tdp_page_fault faults the client's page in, installs an entry for it%s and the guest "
 		       "tries again",
 		       s->slot->flags & KVM_MEM_LOG_DIRTY_PAGES ? " (4K, since the slot's writes are logged)" : "");
 }
 
-static void say_mmio(const struct subject *s)
+static void say_mmio(struct subject *s)
 {
 	gpa_t page = ALIGN_DOWN(s->gpa, PAGE_SIZE);
 
-	printf("the instruction is emulated: ");
+	s->outcome = "mmio";
+	fprintf(s->say, "the instruction is emulated: ");
 	if (page == 0xfee00000)
-		printf("the local APIC answers if it is in-process and enabled here, else ");
+		fprintf(s->say, "the local APIC answers if it is in-process and enabled here, else ");
 	else if (page == 0xfec00000)
-		printf("the IOAPIC answers if it is in-process, else ");
+		fprintf(s->say, "the IOAPIC answers if it is in-process, else ");
 	else
-		printf("an in-process device or ioeventfd answers if one is registered here, else ");
-	printf("KVM_RUN returns KVM_EXIT_MMIO.\n");
+		fprintf(s->say, "an in-process device or ioeventfd answers if one is registered here, else ");
+	fprintf(s->say, "KVM_RUN returns KVM_EXIT_MMIO.\n");
 }
 
-static void say_empty(const struct subject *s)
+static void say_empty(struct subject *s)
 {
 	const struct see_step *last = &s->steps.step[s->steps.nr - 1];
 
-	printf("%s causes an EPT violation (exit reason 48, exit qualification bit %u): the %s is empty; ", s->what,
+	fprintf(s->say, "%s causes an EPT violation (exit reason 48, exit qualification bit %u): the %s is empty; ", s->what,
 	       s->a->qualification, see_level(last->level));
 	if (s->slot) {
 		after_violation(s);
-		puts(".");
+		fputs(".\n", s->say);
 		return;
 	}
-	printf("no memslot holds the address, so an MMIO entry is installed (the next access will be an EPT "
+	fprintf(s->say, "no memslot holds the address, so an MMIO entry is installed (the next access will be an EPT "
 	       "misconfiguration, reason 49) and ");
 	say_mmio(s);
 }
 
-static void say_missing_right(const struct subject *s)
+static void say_missing_right(struct subject *s)
 {
 	const struct see_step *last = &s->steps.step[s->steps.nr - 1];
 
-	printf("%s causes an EPT violation (exit reason 48, exit qualification bit %u): the %s lacks bit %s; ", s->what,
+	fprintf(s->say, "%s causes an EPT violation (exit reason 48, exit qualification bit %u): the %s lacks bit %s; ", s->what,
 	       s->a->qualification, see_level(last->level), bit_name(s->a));
+	s->outcome = "fast path";
 	if (spte_is_access_tracked(last->entry) && (s->a->kind != 'w' || last->entry & SPTE_MMU_WRITABLE)) {
-		puts("all rights were taken away to notice the next access (there are no accessed bits), so "
-		     "fast_page_fault gives them back without a lock and the guest tries again.");
+		fputs("all rights were taken away to notice the next access (there are no accessed bits), so "
+		     "fast_page_fault gives them back without a lock and the guest tries again.\n", s->say);
 		return;
 	}
 	if (s->a->kind == 'w' && last->entry & SPTE_MMU_WRITABLE && last->level == 1) {
-		puts("it was taken away to notice writes (MMU_WRITABLE is set), so fast_page_fault gives it back "
-		     "without a lock, marks the page dirty and the guest tries again.");
+		fputs("it was taken away to notice writes (MMU_WRITABLE is set), so fast_page_fault gives it back "
+		     "without a lock, marks the page dirty and the guest tries again.\n", s->say);
 		return;
 	}
 	if (!s->slot) {
-		puts("the memslot is gone, the entry is about to be.");
+		s->outcome = "retried";
+		fputs("the memslot is gone, the entry is about to be.\n", s->say);
 		return;
 	}
 	if (s->a->kind == 'x')
-		printf("nothing of userkvm's takes X alone away: ");
+		fprintf(s->say, "nothing of userkvm's takes X alone away: ");
 	after_violation(s);
-	puts(".");
+	fputs(".\n", s->say);
 }
 
-static void say_success(const struct subject *s)
+static void say_success(struct subject *s)
 {
 	const struct see_step *last = &s->steps.step[s->steps.nr - 1];
 	bool ad = s->steps.root.ad, write = s->a->kind == 'w';
@@ -188,25 +199,27 @@ static void say_success(const struct subject *s)
 							    : "; the processor sets A (bit 8)";
 	else if (ad && write && !(last->entry & EPT_DIRTY))
 		sets = "; the processor sets D (bit 9)";
-	printf("%s succeeds without a VM exit: the %s maps a %s page and its bit %s is set%s%s.\n", s->what,
+	s->outcome = *s->mapping ? "no exit" : "EFAULT";
+	fprintf(s->say, "%s succeeds without a VM exit: the %s maps a %s page and its bit %s is set%s%s.\n", s->what,
 	       see_level(last->level), see_page_size(last->level), bit_name(s->a), sets,
 	       *s->mapping ? "" : "; but the client has unmapped it, so the access itself will fail "
 				  "and KVM_RUN return EFAULT");
 }
 
-static void say_gpa(const struct subject *s)
+static void say_gpa(struct subject *s)
 {
 	const struct see_step *last = s->steps.nr ? &s->steps.step[s->steps.nr - 1] : NULL;
 
 	if (!s->steps.root.level) {
-		printf("%s cannot happen yet: no vCPU has entered the guest in address space %d, there is no EPT root.\n",
+		s->outcome = "no root";
+		fprintf(s->say, "%s cannot happen yet: no vCPU has entered the guest in address space %d, there is no EPT root.\n",
 		       s->what, s->o->as);
 	} else if (!last) {
-		printf("%s causes an EPT violation: %d levels reach to bit %d only, what lies beyond is emulated; ",
+		fprintf(s->say, "%s causes an EPT violation: %d levels reach to bit %d only, what lies beyond is emulated; ",
 		       s->what, s->steps.root.level, 12 + 9 * s->steps.root.level - 1);
 		say_mmio(s);
 	} else if (spte_is_mmio(last->entry)) {
-		printf("%s causes an EPT misconfiguration (exit reason 49): the %s has W and X without R on "
+		fprintf(s->say, "%s causes an EPT misconfiguration (exit reason 49): the %s has W and X without R on "
 		       "purpose, it marks MMIO (generation %llu); ",
 		       s->what, see_level(last->level), (ull)mmio_spte_gen(last->entry));
 		say_mmio(s);
@@ -227,6 +240,41 @@ static void facts(const struct subject *s)
 		mapping_fact(s->mapping, s->hva);
 }
 
+/* "TEXT.\n" without its end of line. */
+static void json_sentence(struct json *j, struct subject *s)
+{
+	s->text[strcspn(s->text, "\n")] = '\0';
+	json_string(j, "explanation", s->text);
+	json_string(j, "outcome", s->outcome);
+}
+
+static void json_head(struct json *j, const struct subject *s)
+{
+	json_object(j, NULL, true);
+	json_i64(j, "pid", s->o->pid);
+	json_u64(j, "vm", s->o->vm);
+	json_string(j, "access", s->a->kind == 'r' ? "r" : s->a->kind == 'w' ? "w" : "x");
+	if (s->o->gva)
+		json_u64(j, "gva", s->gva);
+}
+
+static void json_facts(struct subject *s)
+{
+	struct json j = { .f = stdout };
+
+	json_head(&j, s);
+	json_u64(&j, "gpa", s->gpa);
+	json_i64(&j, "as", s->o->as);
+	json_sentence(&j, s);
+	json_steps(&j, &s->steps);
+	json_slot(&j, "slot", s->slot);
+	if (s->slot) {
+		json_u64(&j, "hva", s->hva);
+		json_mapping(&j, s->mapping);
+	}
+	json_end(&j);
+}
+
 static bool explain_gpa(struct subject *s)
 {
 	if (!see_take(s->o->pid, s->o->vm, &s->slots))
@@ -238,7 +286,13 @@ static bool explain_gpa(struct subject *s)
 			s->mapping[0] = '\0';
 	}
 	say_gpa(s);
-	facts(s);
+	fflush(s->say);
+	if (s->o->json) {
+		json_facts(s);
+	} else {
+		fputs(s->text, stdout);
+		facts(s);
+	}
 	see_free(&s->slots);
 	return true;
 }
@@ -281,23 +335,30 @@ static unsigned error_code(const struct access *a, bool user, bool present)
 	return (present ? 1u : 0) | (a->kind == 'w' ? 2u : 0) | (user ? 4u : 0) | (a->kind == 'x' ? 16u : 0);
 }
 
-/* 1 told, the EPT is not asked; 0 the guest allows it; -1 failed. */
-static int explain_guest(struct see_options *o, const struct access *a, gva_t gva, struct see_guest_walk *w)
+/* 1: the sentence is complete, the EPT is not asked; 0 the guest allows it; -1 failed. */
+static int explain_guest(struct subject *s, struct see_guest_walk *w)
 {
+	const struct see_options *o = s->o;
+	const struct access *a = s->a;
 	const char *why, *level;
+	char refusal[256];
 	int at;
 
-	if (!see_ask_guest_walk(o, gva, w))
+	if (!see_ask_guest_walk(o, s->gva, w))
 		return -1;
 	if (!w->mode)
 		return 0;
-	if (!see_guest_address(w, gva, a->noun))
+	if (!see_guest_address(w, s->gva, a->noun, refusal, sizeof(refusal))) {
+		s->outcome = "not canonical";
+		fprintf(s->say, "%s\n", refusal);
 		return 1;
+	}
 	why = refused(w, a, o->user, &at);
 	if (!why && w->end == SEE_UNREADABLE) {
-		printf("%s guest-virtual 0x%llx makes the processor read a page-table entry at guest-physical "
+		s->outcome = "unreadable table";
+		fprintf(s->say, "%s guest-virtual 0x%llx makes the processor read a page-table entry at guest-physical "
 		       "0x%llx, where there is no memory: an EPT violation with exit qualification bit 8 clear.\n",
-		       a->noun, (ull)gva, (ull)w->gpa);
+		       a->noun, (ull)s->gva, (ull)w->gpa);
 		return 1;
 	}
 	if (!why && !o->user) {
@@ -307,46 +368,79 @@ static int explain_guest(struct see_options *o, const struct access *a, gva_t gv
 	if (!why)
 		return 0;
 	level = w->step[at].level ? see_level(w->step[at].level) : "PDPTE";
-	printf("%s guest-virtual 0x%llx is refused by the guest's own page tables: in its %s (0x%llx, at "
+	s->outcome = "guest page fault";
+	fprintf(s->say, "%s guest-virtual 0x%llx is refused by the guest's own page tables: in its %s (0x%llx, at "
 	       "guest-physical 0x%llx) %s; the guest takes #PF with error code 0x%x, there is no VM exit and the EPT is "
 	       "not asked.\n",
-	       a->noun, (ull)gva, level, (ull)w->step[at].entry,
+	       a->noun, (ull)s->gva, level, (ull)w->step[at].entry,
 	       (ull)w->step[at].at, why, error_code(a, o->user, w->step[at].entry & PTE_P));
 	return 1;
+}
+
+/* What the guest's tables have settled alone. */
+static void tell_refusal(struct subject *s)
+{
+	struct json j = { .f = stdout };
+
+	fflush(s->say);
+	if (!s->o->json) {
+		fputs(s->text, stdout);
+		return;
+	}
+	json_head(&j, s);
+	json_sentence(&j, s);
+	json_end(&j);
+}
+
+static int explain(struct subject *s, struct see_options *o, uint64_t addr)
+{
+	struct see_guest_walk w;
+
+	s->gpa = addr;
+	snprintf(s->what, sizeof(s->what), "%s %sguest-physical 0x%llx", s->a->noun, o->l2 ? "L2's " : "", (ull)addr);
+	if (o->gva) {
+		int told;
+
+		s->gva = addr;
+		told = explain_guest(s, &w);
+		if (told > 0)
+			tell_refusal(s);
+		if (told)
+			return told < 0;
+		o->as = w.as;
+		s->gpa = w.gpa;
+		s->steps = w.ept;
+		snprintf(s->what, sizeof(s->what), "%s %sguest-virtual 0x%llx, guest-physical 0x%llx,",
+			 s->a->noun, o->l2 ? "L2's " : "", (ull)addr, (ull)s->gpa);
+	}
+	if (o->l2)
+		return see_l2_explain(o, s->gpa, s->a->kind, s->what);
+	if (!o->gva && !see_ask_walk(o, addr, &s->steps))
+		return 1;
+	return !explain_gpa(s);
 }
 
 int see_explain(struct see_options *o)
 {
 	const char *kind = o->nr_args > 1 ? o->arg[1] : "r";
-	const struct access *a = NULL;
-	struct subject s = { .o = o };
-	struct see_guest_walk w;
+	struct subject s = { .o = o, .outcome = "" };
 	uint64_t addr;
+	int status;
 
 	for (size_t i = 0; i < ARRAY_SIZE(accesses); i++)
 		if (kind[0] == accesses[i].kind && !kind[1])
-			a = &accesses[i];
-	if (!a)
+			s.a = &accesses[i];
+	if (!s.a)
 		return !see_fail("'%s' is no access: r, w or x", kind);
+	if (o->json && o->l2)
+		return wrong_usage(see_command, "explain: --json goes without --l2");
 	if (!see_number(o->arg[0], &addr) || !see_choose_vm(o->pid, &o->vm))
 		return 1;
-	s.a = a;
-	s.gpa = addr;
-	snprintf(s.what, sizeof(s.what), "%s %sguest-physical 0x%llx", a->noun, o->l2 ? "L2's " : "", (ull)addr);
-	if (o->gva) {
-		int told = explain_guest(o, a, addr, &w);
-
-		if (told)
-			return told < 0;
-		o->as = w.as;
-		s.gpa = w.gpa;
-		s.steps = w.ept;
-		snprintf(s.what, sizeof(s.what), "%s %sguest-virtual 0x%llx, guest-physical 0x%llx,",
-			 a->noun, o->l2 ? "L2's " : "", (ull)addr, (ull)s.gpa);
-	}
-	if (o->l2)
-		return see_l2_explain(o, s.gpa, a->kind, s.what);
-	if (!o->gva && !see_ask_walk(o, addr, &s.steps))
-		return 1;
-	return !explain_gpa(&s);
+	s.say = open_memstream(&s.text, &s.size);
+	if (!s.say)
+		return !see_fail("no memory");
+	status = explain(&s, o, addr);
+	fclose(s.say);
+	free(s.text);
+	return status;
 }

@@ -5,10 +5,11 @@
 #include <unistd.h>
 
 #include "mmu/spte.h"
-#include "tools/see/see.h"
+#include "tools/see/parts.h"
 
 struct idle {
 	const struct see_picture *p;
+	struct json *j; /* NULL: as text */
 	int as;
 	gpa_t start, end; /* idle memory not yet told; end 0: none */
 	uint64_t mapped, accessed;
@@ -21,6 +22,19 @@ static void tell(struct idle *d)
 
 	if (!d->end)
 		return;
+	if (d->j) {
+		json_object(d->j, NULL, false);
+		json_i64(d->j, "as", d->as);
+		json_u64(d->j, "start", d->start);
+		json_u64(d->j, "end", d->end);
+		if (s)
+			json_u64(d->j, "slot", s->id);
+		else
+			json_null(d->j, "slot");
+		json_end(d->j);
+		d->end = 0;
+		return;
+	}
 	printf("0x%012llx-0x%012llx %6s idle", (ull)d->start, (ull)d->end,
 	       see_size(d->end - d->start, size, sizeof(size)));
 	if (s)
@@ -56,7 +70,8 @@ static void root_idle(struct idle *d, const struct see_root *root)
 int see_idle(struct see_options *o)
 {
 	struct see_picture p;
-	struct idle d = { .p = &p };
+	struct json j = { .f = stdout };
+	struct idle d = { .p = &p, .j = o->json ? &j : NULL };
 	char accessed[24], mapped[24];
 
 	if (!see_choose_vm(o->pid, &o->vm) || !see_age(o->pid, o->vm))
@@ -64,10 +79,25 @@ int see_idle(struct see_options *o)
 	usleep((useconds_t)(o->interval * 1e6));
 	if (!see_take(o->pid, o->vm, &p))
 		return 1;
+	if (d.j) {
+		json_object(&j, NULL, true);
+		json_i64(&j, "pid", p.pid);
+		json_u64(&j, "vm", p.vm);
+		json_bool(&j, "truncated", p.truncated);
+		json_array(&j, "idle", true);
+	}
 	for (unsigned i = 0; i < p.nr_roots; i++)
 		root_idle(&d, &p.root[i]);
-	printf("accessed within %g s: %s of %s that is mapped\n", o->interval,
-	       see_size(d.accessed, accessed, sizeof(accessed)), see_size(d.mapped, mapped, sizeof(mapped)));
+	if (d.j) {
+		json_end(&j);
+		json_double(&j, "seconds", o->interval);
+		json_u64(&j, "accessed", d.accessed);
+		json_u64(&j, "mapped", d.mapped);
+		json_end(&j);
+	} else {
+		printf("accessed within %g s: %s of %s that is mapped\n", o->interval,
+		       see_size(d.accessed, accessed, sizeof(accessed)), see_size(d.mapped, mapped, sizeof(mapped)));
+	}
 	if (p.truncated)
 		see_fail("there is more than fits: cut off");
 	see_free(&p);

@@ -127,13 +127,16 @@ static void print_guest_tables(const struct see_guest_walk *g)
 static bool through_guest(struct see_options *o, gva_t gva, gpa_t *gpa, int *status)
 {
 	struct see_guest_walk g;
+	char why[256];
 
 	*status = 1;
 	if (!see_ask_guest_walk(o, gva, &g))
 		return false;
 	*status = 0;
-	if (!see_guest_address(&g, gva, "An access of L2 to"))
+	if (!see_guest_address(&g, gva, "An access of L2 to", why, sizeof(why))) {
+		puts(why);
 		return false;
+	}
 	printf("L2 guest-virtual 0x%llx on vCPU %u of VM %llu, process %d\n", (ull)gva, o->vcpu, (ull)o->vm, (int)o->pid);
 	print_guest_tables(&g);
 	*gpa = g.gpa;

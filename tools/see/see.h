@@ -171,8 +171,8 @@ struct see_guest_walk {
 void see_print_steps(const struct see_steps *s, const char *indent);
 bool see_ask_walk(const struct see_options *o, gpa_t gpa, struct see_steps *s);
 bool see_ask_guest_walk(const struct see_options *o, gva_t gva, struct see_guest_walk *w);
-/* False, and told: an address that no table of the mode is asked about. */
-bool see_guest_address(const struct see_guest_walk *w, gva_t gva, const char *noun);
+/* False: an address that no table of the mode is asked about; in `why`, as a sentence that begins with `noun`. */
+bool see_guest_address(const struct see_guest_walk *w, gva_t gva, const char *noun, char *why, size_t size);
 /* grid.c: a walk as its numbered references. */
 int see_grid(const struct see_options *o, gva_t gva, const struct see_guest_walk *w);
 

@@ -9,7 +9,7 @@
 #include "mmu/spte.h"
 #include "sdm/paging.h"
 #include "tools/see/l2.h"
-#include "tools/see/see.h"
+#include "tools/see/parts.h"
 #include "tools/userkvm/options.h"
 
 /* --- replies into structures --- */
@@ -151,33 +151,120 @@ static void print_eptp(const struct see_root *root)
 		       (ull)root->hpa, root->level, root->ad ? "on" : "off");
 }
 
-bool see_guest_address(const struct see_guest_walk *w, gva_t gva, const char *noun)
+bool see_guest_address(const struct see_guest_walk *w, gva_t gva, const char *noun, char *why, size_t size)
 {
 	unsigned top = w->mode == 5 ? 56 : 47, unused = 63 - top;
 
 	if (w->mode < 4 && gva >> 32) {
-		printf("%s guest-virtual 0x%llx: the guest is not in 64-bit mode, its linear addresses have 32 bits.\n", noun, (ull)gva);
+		snprintf(why, size, "%s guest-virtual 0x%llx: the guest is not in 64-bit mode, its linear addresses have 32 bits.", noun,
+			 (ull)gva);
 		return false;
 	}
 	if (w->mode < 4 || (int64_t)(gva << unused) >> unused == (int64_t)gva)
 		return true;
-	printf("%s guest-virtual 0x%llx is refused by the processor: bits 63 to %u differ, the address is not "
-	       "canonical; the guest takes #GP (#SS through the stack), no page table is asked.\n",
-	       noun, (ull)gva, top);
+	snprintf(why, size,
+		 "%s guest-virtual 0x%llx is refused by the processor: bits 63 to %u differ, the address is not "
+		 "canonical; the guest takes #GP (#SS through the stack), no page table is asked.",
+		 noun, (ull)gva, top);
 	return false;
+}
+
+/* --- structures into JSON --- */
+
+static void json_place(struct json *j, const struct see_options *o)
+{
+	json_i64(j, "pid", o->pid);
+	json_u64(j, "vm", o->vm);
+}
+
+/* Where gpa ends up: the walk of the EPT, and the client's memory or null. */
+static void json_gpa(struct json *j, const struct see_options *o, const struct see_steps *s, gpa_t gpa)
+{
+	const struct see_step *last = s->nr ? &s->step[s->nr - 1] : NULL;
+	char line[512];
+	uint64_t hva;
+
+	json_u64(j, "gpa", gpa);
+	json_steps(j, s);
+	if (!last || !spte_is_leaf(last->entry, last->level)) {
+		json_string(j, "result", "not mapped");
+		return;
+	}
+	hva = (last->entry & EPT_ADDR_MASK) + (gpa & ((level_pages(last->level) << PAGE_SHIFT) - 1));
+	json_string(j, "result", "mapped");
+	json_u64(j, "hva", hva);
+	json_mapping(j, see_mapping(o->pid, hva, line, sizeof(line)) ? line : "");
+}
+
+static void json_guest(struct json *j, const struct see_guest_walk *w)
+{
+	json_object(j, "guest", false);
+	json_i64(j, "levels", w->mode);
+	json_u64(j, "cr0", w->cr0);
+	json_u64(j, "cr3", w->cr3);
+	json_u64(j, "cr4", w->cr4);
+	json_u64(j, "efer", w->efer);
+	json_array(j, "entries", true);
+	for (int i = 0; i < w->nr; i++) {
+		const struct see_guest_step *s = &w->step[i];
+
+		json_object(j, NULL, false);
+		json_string(j, "name", s->level ? see_level(s->level) : "PDPTE register");
+		json_u64(j, s->level ? "gpa" : "register", s->at);
+		json_u64(j, "entry", s->entry);
+		json_bool(j, "present", s->entry & PTE_P);
+		if (s->level)
+			json_steps(j, &s->ept);
+		json_end(j);
+	}
+	json_end(j);
+	json_end(j);
+}
+
+static void walk_gva_json(const struct see_options *o, gva_t gva, const struct see_guest_walk *w, const char *refused)
+{
+	struct json j = { .f = stdout };
+
+	json_object(&j, NULL, true);
+	json_place(&j, o);
+	json_u64(&j, "vcpu", o->vcpu);
+	json_u64(&j, "gva", gva);
+	json_guest(&j, w);
+	if (refused) {
+		json_string(&j, "result", "refused");
+		json_string(&j, "why", refused);
+	} else if (w->end == SEE_RESULT) {
+		json_gpa(&j, o, &w->ept, w->gpa);
+	} else if (w->end == SEE_UNREADABLE) {
+		json_u64(&j, "gpa", w->gpa);
+		json_steps(&j, &w->ept);
+		json_string(&j, "result", "unreadable table");
+	} else {
+		json_string(&j, "result", "guest page fault");
+	}
+	json_end(&j);
 }
 
 static int walk_gva(struct see_options *o, gva_t gva)
 {
 	static const char *const mode[] = { "off", "?", "32-bit, 2 levels", "PAE, 3 levels", "4 levels", "5 levels" };
 	struct see_guest_walk w;
+	char why[256];
+	bool refused;
 
 	if (!see_ask_guest_walk(o, gva, &w))
 		return 1;
-	if (!see_guest_address(&w, gva, "An access to"))
-		return 0;
-	if (o->grid)
+	refused = !see_guest_address(&w, gva, "An access to", why, sizeof(why));
+	if (!refused && o->grid)
 		return see_grid(o, gva, &w);
+	if (o->json) {
+		walk_gva_json(o, gva, &w, refused ? why : NULL);
+		return 0;
+	}
+	if (refused) {
+		puts(why);
+		return 0;
+	}
 	printf("guest-virtual 0x%llx on vCPU %u of VM %llu, process %d\n", (ull)gva, o->vcpu, (ull)o->vm,
 	       (int)o->pid);
 	printf("guest paging %s: CR0 0x%llx CR3 0x%llx CR4 0x%llx EFER 0x%llx\n",
@@ -223,8 +310,10 @@ int see_walk(struct see_options *o)
 		return wrong_usage(see_command, "--grid is of a guest-virtual address: --gva");
 	if (o->grid && o->l2)
 		return wrong_usage(see_command, "--grid goes without --l2");
-	if ((o->json || o->output) && !o->grid)
-		return wrong_usage(see_command, "walk: --json and -o are for --grid");
+	if (o->output && !o->grid)
+		return wrong_usage(see_command, "walk: -o is for --grid");
+	if (o->json && o->l2)
+		return wrong_usage(see_command, "walk: --json goes without --l2");
 	if (!see_number(o->arg[0], &addr) || !see_choose_vm(o->pid, &o->vm))
 		return 1;
 	if (o->l2)
@@ -233,6 +322,16 @@ int see_walk(struct see_options *o)
 		return walk_gva(o, addr);
 	if (!see_ask_walk(o, addr, &s))
 		return 1;
+	if (o->json) {
+		struct json j = { .f = stdout };
+
+		json_object(&j, NULL, true);
+		json_place(&j, o);
+		json_i64(&j, "as", o->as);
+		json_gpa(&j, o, &s, addr);
+		json_end(&j);
+		return 0;
+	}
 	printf("guest-physical 0x%llx in address space %d of VM %llu, process %d\n", (ull)addr, o->as,
 	       (ull)o->vm, (int)o->pid);
 	print_eptp(&s.root);

@@ -118,6 +118,12 @@ void json_bool(struct json *j, const char *key, bool v)
 	fputs(v ? "true" : "false", j->f);
 }
 
+void json_null(struct json *j, const char *key)
+{
+	begin(j, key);
+	fputs("null", j->f);
+}
+
 void json_string(struct json *j, const char *key, const char *v)
 {
 	begin(j, key);
