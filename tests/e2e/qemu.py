@@ -34,7 +34,7 @@ class Machine:
                  "-serial", "stdio", "-qmp", f"unix:{self.folder}/qmp,server=on,wait=off", *args]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=open(self.folder + "/stderr", "wb"), cwd=self.folder,
-                                        env={**os.environ, **(env or {})})
+                                        env={**os.environ, **(env or {})}, preexec_fn=tap.die_with_parent)
         os.set_blocking(self.process.stdout.fileno(), False)
 
     def __enter__(self):

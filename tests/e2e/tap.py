@@ -1,4 +1,5 @@
 """A little TAP: cases are functions, a case fails by raising."""
+import ctypes
 import os
 import signal
 import subprocess
@@ -12,6 +13,11 @@ PATIENCE = float(os.environ.get("PATIENCE", "1"))
 
 # In the background of a script SIGINT is ignored, and would be by what the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def die_with_parent():
+    """In a child that a test has forked: SIGTERM when the test is killed, so that nothing is left behind."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 class Skip(Exception):
