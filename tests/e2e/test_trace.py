@@ -508,6 +508,36 @@ def a_process_that_runs_is_traced_and_left_alone():
         assert status == want and words in out and out.count("\n") == 1, (argv, out, status)
 
 
+def a_process_that_runs_is_walked_through():
+    with Waiting() as client:
+        client.run()
+        w = subprocess.Popen([USERKVM, "walkthrough", "-p", str(client.p.pid)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        deadline = time.time() + 60 * tap.PATIENCE
+        while "memfd:userkvm-trace" not in open(f"/proc/{client.p.pid}/maps").read():
+            assert time.time() < deadline and w.poll() is None
+            time.sleep(0.01)
+        time.sleep(0.1)
+        client.run()
+        assert w.stdout.readline().startswith("In the order of time")  # while both run
+        w.send_signal(signal.SIGINT)
+        out, err = w.stdout.read(), w.stderr.read()
+        w.stdout.close(), w.stderr.close()
+        assert w.wait(60 * tap.PATIENCE) == 0 and not err and "vcpu_enter_guest" in out and "kvm_create_vm" not in out, (out, err)
+        client.run()
+        # without a guest that runs, and into a page
+        out, status = tap.run(USERKVM, "walkthrough", "-p", str(client.p.pid), "-d", "0.1")
+        assert status == 1 and "nothing to show" in out and out.count("\n") == 1, out
+        page = os.path.join(tmp.name, "running.html")
+        w = subprocess.Popen([USERKVM, "walkthrough", "--html", page, "-p", str(client.p.pid), "-d", "1"])
+        while w.poll() is None:
+            client.run()
+        assert w.returncode == 0 and "vcpu_enter_guest" in open(page).read()
+    for argv, words, want in ((["-p", "1"], "", 1), (["-p", "x"], "no process id", 2), (["-p", "1", "--", "true"], "not both", 2),
+                              (["-d", "1"], "-d is for", 2), (["-p", "1", "--nested"], "--nested is about", 2)):
+        out, status = tap.run(USERKVM, "walkthrough", *argv)
+        assert status == want and words in out and out.count("\n") == 1, (argv, out, status)
+
+
 def small_ring_reports_what_is_lost():
     out, status = tap.run(USERKVM, "trace", "-e", "*", "-b", "4", "-o", os.path.join(tmp.name, "l.txt"), "--",
                           os.path.join(BUILD, "tests/client/test_client_first"))

@@ -406,9 +406,11 @@ static void collect_of(struct collector *k, pid_t pid, double seconds)
 
 	for (size_t i = 0; i < ARRAY_SIZE(stops); i++)
 		sigaction(stops[i], &sa, &before[i]);
-	while (!stopped && (seconds <= 0 || trace_clock() < end)) {
+	while (!stopped && !k->enough && (seconds <= 0 || trace_clock() < end)) {
 		bool any = drain_all(k);
 
+		if (!any && k->live && !k->enough)
+			k->enough = !k->live->quiet(k->live->arg);
 		if (poll(&p, p.fd >= 0, any ? 0 : DRAIN_MS) > 0)
 			break; /* it has ended */
 	}
@@ -422,7 +424,28 @@ static void collect_of(struct collector *k, pid_t pid, double seconds)
 		close(p.fd);
 }
 
-int capture_attach(struct capture *c, const struct event_set *set, const char *who, size_t ring_bytes, pid_t pid, double seconds)
+int capture_take_pid(const char *who, const char *value, pid_t *pid)
+{
+	char *end;
+
+	*pid = (pid_t)strtol(value, &end, 10);
+	if (end != value && !*end && *pid > 0)
+		return 0;
+	return wrong_usage(who, "-p %s: no process id", value);
+}
+
+int capture_take_seconds(const char *who, const char *value, double *seconds)
+{
+	char *end;
+
+	*seconds = strtod(value, &end);
+	if (end != value && !*end && *seconds > 0 && *seconds < 1e6)
+		return 0;
+	return wrong_usage(who, "-d %s: no number of seconds", value);
+}
+
+int capture_attach(struct capture *c, const struct event_set *set, const char *who, size_t ring_bytes, const struct capture_live *live,
+                   pid_t pid, double seconds)
 {
 	struct collector *k = calloc(1, sizeof(*k));
 	int r = 1;
@@ -432,6 +455,7 @@ int capture_attach(struct capture *c, const struct event_set *set, const char *w
 		return 1;
 	k->fd = k->spool = -1;
 	k->file = MAP_FAILED;
+	k->live = live;
 	see_command = who;
 	if (make_ring_file(k, set, ring_bytes) || (k->spool = open_spool()) < 0) {
 		fprintf(stderr, "%s: no room for the rings: %s\n", who, strerror(errno));

@@ -56,9 +56,13 @@ int capture_run(struct capture *c, const struct event_set *set, const char *who,
                 const struct capture_live *live, int (*start)(int argc, char **argv), int argc, char **argv);
 /*
  * The same of process pid, which runs already and goes on: until it ends, for `seconds` (0: for any time),
- * or until SIGINT, SIGTERM or SIGHUP.
+ * until SIGINT, SIGTERM or SIGHUP, or until `live` has enough.
  */
-int capture_attach(struct capture *c, const struct event_set *set, const char *who, size_t ring_bytes, pid_t pid, double seconds);
+int capture_attach(struct capture *c, const struct event_set *set, const char *who, size_t ring_bytes, const struct capture_live *live,
+                   pid_t pid, double seconds);
+/* The values of -p and -d: 0, or 2 after a message. */
+int capture_take_pid(const char *who, const char *value, pid_t *pid);
+int capture_take_seconds(const char *who, const char *value, double *seconds);
 /* The program could not be started; `run` has said why. */
 bool capture_never_ran(const struct capture *c);
 void capture_free(struct capture *c);

@@ -101,7 +101,6 @@ static int parse_size(struct options *o, const char *arg)
 static int take(void *arg, int option, const char *value)
 {
 	struct options *o = arg;
-	char *end;
 
 	switch (option) {
 	case EVENT:
@@ -129,16 +128,8 @@ static int take(void *arg, int option, const char *value)
 			return 0;
 		}
 		return wrong_usage("userkvm trace", "-f %s: no EVENT.FIELD with an operator and a number; `userkvm trace --list EVENT` has the fields", value);
-	case PID:
-		o->pid = (pid_t)strtol(value, &end, 10);
-		if (end != value && !*end && o->pid > 0)
-			return 0;
-		return wrong_usage("userkvm trace", "-p %s: no process id", value);
-	case DURATION:
-		o->seconds = strtod(value, &end);
-		if (end != value && !*end && o->seconds > 0 && o->seconds < 1e6)
-			return 0;
-		return wrong_usage("userkvm trace", "-d %s: no number of seconds", value);
+	case PID: return capture_take_pid("userkvm trace", value, &o->pid);
+	case DURATION: return capture_take_seconds("userkvm trace", value, &o->seconds);
 	case LIST: o->list = true; return 0;
 	default: return parse_size(o, value);
 	}
@@ -225,7 +216,7 @@ static void tell_losses(const struct capture *c)
 static int trace_process(const struct options *o, FILE **files)
 {
 	struct capture c;
-	int r = capture_attach(&c, &o->set, "userkvm trace", o->ring_kib << 10, o->pid, o->seconds);
+	int r = capture_attach(&c, &o->set, "userkvm trace", o->ring_kib << 10, NULL, o->pid, o->seconds);
 
 	filter_apply(o->filter, o->nr_filters, &c);
 	if (r == 0)

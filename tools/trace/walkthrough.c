@@ -11,7 +11,7 @@
 
 #define SHOW_PIECES 24 /* of a tree */
 
-enum { LANG, ALL, MASK, HTML, ORDER, FOLLOW, NESTED };
+enum { LANG, ALL, MASK, HTML, ORDER, FOLLOW, NESTED, PID, DURATION };
 enum { BY_TREE, BY_TIME };
 static const struct cli_option option_rows[] = {
 	[LANG] = { "lang", 0, "en|zh", "language of the remarks (default: en)" },
@@ -23,6 +23,8 @@ static const struct cli_option option_rows[] = {
 	[FOLLOW] = { "follow", 0, "FILE.md", "notes whose call trees are ticked off (✓, ✗) with this run's values" },
 	[NESTED] = { "nested", 0, NULL, "the built-in guest is a hypervisor of some 20 instructions, L1,\n"
 		     "with a guest L2 of its own on EPT tables of its own" },
+	[PID] = { "pid", 'p', "PID", "a process that runs already, until Ctrl-C or it ends" },
+	[DURATION] = { "duration", 'd', "SECONDS", "... for so long" },
 	{ 0 },
 };
 
@@ -30,7 +32,8 @@ static int cmd_walkthrough(int argc, char **argv);
 const struct cli cli_walkthrough = {
 	.name = "userkvm walkthrough",
 	.what = "show how a guest's memory is virtualized, step by step",
-	.synopsis = "userkvm walkthrough [OPTIONS] [-- PROGRAM [ARGS...]]",
+	.synopsis = "userkvm walkthrough [OPTIONS] [-- PROGRAM [ARGS...]]\n"
+	            "       userkvm walkthrough [OPTIONS] -p PID [-d SECONDS]",
 	.about = "Runs a guest and shows how its memory was virtualized: the four call trees of\n"
 	         "the EPT walk-through as they happened, with this run's values. PROGRAM is a KVM\n"
 	         "client (default: a small guest that is built in).",
@@ -59,6 +62,8 @@ struct walkthrough {
 	const char *follow;
 	FILE *notes;	/* of follow */
 	int order;	/* BY_TREE, BY_TIME; -1: by what is run */
+	pid_t pid;	/* 0: a program is run */
+	double seconds;
 };
 
 /* --- printing --- */
@@ -123,6 +128,8 @@ static int take(void *arg, int option, const char *value)
 	case HTML: w->html = value; return 0;
 	case NESTED: w->nested = true; return 0;
 	case FOLLOW: w->follow = value; return 0;
+	case PID: return capture_take_pid("userkvm walkthrough", value, &w->pid);
+	case DURATION: return capture_take_seconds("userkvm walkthrough", value, &w->seconds);
 	case ORDER:
 		w->order = strcmp(value, "time") == 0 ? BY_TIME : BY_TREE;
 		if (w->order == BY_TIME || strcmp(value, "tree") == 0)
@@ -143,9 +150,13 @@ static int parse(struct walkthrough *w, int argc, char **argv, int *rest)
 	if (status >= 0)
 		return status;
 	*rest = optind;
-	w->builtin = *rest >= argc;
+	w->builtin = *rest >= argc && !w->pid;
+	if (w->pid && *rest < argc)
+		return wrong_usage("userkvm walkthrough", "a process (-p) or a program, not both");
+	if (w->seconds > 0 && !w->pid)
+		return wrong_usage("userkvm walkthrough", "-d is for a process (-p)");
 	if (w->nested && !w->builtin)
-		return wrong_usage("userkvm walkthrough", "--nested is about the built-in guest: no PROGRAM");
+		return wrong_usage("userkvm walkthrough", "--nested is about the built-in guest: no PROGRAM and no -p");
 	if (w->order < 0)
 		w->order = w->builtin && !w->nested ? BY_TREE : BY_TIME;
 	if (w->html || w->follow)
@@ -155,16 +166,22 @@ static int parse(struct walkthrough *w, int argc, char **argv, int *rest)
 
 static int run_client(struct walkthrough *w, int argc, char **argv)
 {
-	struct capture_live live = { walk_live_record, walk_live_quiet, &w->live };
-	char **args = calloc((size_t)argc + 3, sizeof(*args));
+	struct capture_live live = { walk_live_record, walk_live_quiet, &w->live }, *told = w->order == BY_TIME ? &live : NULL;
+	char **args;
 	int r;
 
+	if (w->pid) {
+		r = capture_attach(&w->c, &w->set, "userkvm walkthrough", 8u << 20, told, w->pid, w->seconds);
+		walk_live_end(&w->live);
+		return r;
+	}
+	args = calloc((size_t)argc + 3, sizeof(*args));
 	if (!args)
 		return 1;
 	args[0] = (char[]){"run"};
 	args[1] = (char[]){"--"};
 	memcpy(args + 2, argv, (size_t)argc * sizeof(*args));
-	r = capture_run(&w->c, &w->set, "userkvm walkthrough", 8u << 20, w->order == BY_TIME ? &live : NULL,
+	r = capture_run(&w->c, &w->set, "userkvm walkthrough", 8u << 20, told,
 	                w->nested ? walk_guest_nested : w->builtin ? walk_guest : cmd_run, argc + 2, args);
 	free(args);
 	walk_live_end(&w->live);
@@ -218,9 +235,8 @@ static int show(struct walkthrough *w, int argc, char **argv)
 	if (!w->p.nr && capture_never_ran(&w->c))
 		return w->c.status;
 	if (!w->p.nr) {
-		fputs("userkvm walkthrough: the program used no /dev/kvm of ours: there is nothing "
-		      "to show\n",
-		      stderr);
+		fprintf(stderr, "userkvm walkthrough: %s: there is nothing to show\n",
+		        w->pid ? "its guests have entered no tree in this time" : "the program used no /dev/kvm of ours");
 		return 1;
 	}
 	if (w->page)
