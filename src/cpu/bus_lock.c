@@ -41,8 +41,7 @@
  */
 #include "cpu/internal.h"
 #include "lib/copy.h"
-
-#include <sched.h>
+#include "lib/futex.h"
 
 #define BUS_SPINS 100
 #define WORD_BYTES 8
@@ -67,7 +66,7 @@ static void take_bus(struct vmx_cpu *cpu)
 			begin_again(cpu); /* its holder may wait for memory of the client's */
 		__builtin_ia32_pause();
 		if (spins > BUS_SPINS)
-			sched_yield(); /* its holder may not be running */
+			futex_yield(); /* its holder may not be running */
 	}
 	cpu->bus_locked = true;
 	cpu->bus_cc = cpu->cs.cc;

@@ -6,6 +6,7 @@
 #include "cpu/ghost_internal.h"
 #include "host/timer.h"
 #include "lib/error.h"
+#include "lib/futex.h"
 #include "lib/log.h"
 #include "lib/own.h"
 #include "lib/params.h"
@@ -22,7 +23,7 @@ void ghost_lock(struct ghost *g)
 {
 	for (unsigned n = 0; __atomic_exchange_n(&g->lock, 1, __ATOMIC_ACQUIRE); n++) {
 		if (n % SPINS == SPINS - 1)
-			syscall(SYS_sched_yield);
+			futex_yield();
 		else
 			_mm_pause();
 	}

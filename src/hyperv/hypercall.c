@@ -6,9 +6,9 @@
  * and EDI:ESI. They are addresses of input and output, or with HV_HYPERCALL_FAST
  * the input itself, which XMM0-5 continue. The result is RAX, or EDX:EAX.
  */
-#include <sched.h>
 
 #include "hyperv/internal.h"
+#include "lib/futex.h"
 #include "trace/trace.h"
 #include "x86/run.h"
 
@@ -248,7 +248,7 @@ static uint64_t debug_session(struct kvm_vcpu *vcpu, struct hv_call *c)
 /* Whoever the guest waits for may have this processor (kvm_vcpu_on_spin). */
 static uint64_t long_spin_wait(struct kvm_vcpu *vcpu, struct hv_call *c)
 {
-	sched_yield();
+	futex_yield();
 	return HV_STATUS_SUCCESS;
 }
 

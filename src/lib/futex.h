@@ -30,6 +30,17 @@ static inline int futex_wait(uint32_t *word, uint32_t val, uint64_t timeout_ns)
 	return r;
 }
 
+/*
+ * The processor to whoever waits for it, on a vCPU's thread: its filter may end it for sched_yield() (docs/ci.md). This is the
+ * shortest sleep there is, some 50 µs with the usual timer slack.
+ */
+static inline void futex_yield(void)
+{
+	uint32_t none = 0;
+
+	futex_wait(&none, 0, 1);
+}
+
 static inline void futex_wake_all(uint32_t *word)
 {
 	int saved = errno;

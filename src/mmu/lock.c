@@ -16,9 +16,9 @@
  *
  * Other readers (roots, dumps, the dirty log's splitting) use the rwlock.
  */
-#include <sched.h>
 
 #include "lib/error.h"
+#include "lib/futex.h"
 #include "lib/own.h"
 #include "mmu/internal.h"
 
@@ -119,7 +119,7 @@ static void wait_for(struct mmu_reader *r)
 	for (int spins = 0; __atomic_load_n(&r->reading, __ATOMIC_SEQ_CST); spins++) {
 		__builtin_ia32_pause();
 		if (spins > SPINS)
-			sched_yield(); /* its thread may not be running */
+			futex_yield(); /* its thread may not be running */
 	}
 }
 

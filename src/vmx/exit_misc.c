@@ -2,8 +2,8 @@
  * The remaining exits: exceptions, windows, HLT, CPUID, hypercalls, task
  * switches, and instructions with nothing to do.
  */
-#include <sched.h>
 
+#include "lib/futex.h"
 #include "mmu/mmu.h"
 #include "trace/trace.h"
 #include "vmx/internal.h"
@@ -143,7 +143,7 @@ int handle_mwait(struct kvm_vcpu *vcpu)
 /* The guest spins: let whoever it waits for have this processor (kvm_vcpu_on_spin). */
 int handle_pause(struct kvm_vcpu *vcpu)
 {
-	sched_yield();
+	futex_yield();
 	vmx_skip_emulated_instruction(vcpu);
 	return 1;
 }

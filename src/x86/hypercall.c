@@ -2,6 +2,7 @@
  * Hypercalls (KVM API: "KVM Hypercalls"; number in RAX, arguments in RBX, RCX,
  * RDX, RSI, result in RAX) and HLT.
  */
+#include "lib/futex.h"
 #include "sdm/paging.h"
 #include "trace/trace.h"
 #include "x86/run.h"
@@ -9,7 +10,6 @@
 /* after sdm/regs.h: its macros have the names of some of our enumerators */
 #include <errno.h>
 #include <linux/kvm_para.h>
-#include <sched.h>
 
 #define HYPERCALL_BYTES 3
 
@@ -38,7 +38,7 @@ static void sched_yield_to(struct kvm_vcpu *vcpu, uint64_t apicid)
 	struct kvm_vcpu *target = kvm_get_vcpu_by_id(vcpu->kvm, (uint32_t)apicid);
 
 	if (target && target != vcpu)
-		(void)sched_yield();
+		futex_yield();
 }
 
 static int complete_hypercall_exit_skipped(struct kvm_vcpu *vcpu)

@@ -422,6 +422,7 @@ struct confinement {
 	bool mprotected; /* a part of guest memory, just before */
 	bool ticks;	 /* a timer and an irqfd, which threads of the library serve */
 	bool all_threads;
+	bool spins;	 /* PAUSE again and again: the exits of pause loops */
 	uint32_t kill;
 };
 
@@ -506,6 +507,15 @@ static int run_ticking(struct client *c, int irqfd)
 	return ticks > 20 && came > 5 ? 0 : 5;
 }
 
+GUEST_CODE(pauses, 16, "mov $60000, %cx; 1: pause; loop 1b; out %al, $0x66");
+
+static void open_spinning(struct client *c)
+{
+	client_open_vm(c, 1 << 20);
+	client_add_vcpu(c);
+	client_real_mode(c, 0x1000, pauses, GUEST_CODE_SIZE(pauses));
+}
+
 static int run_confined(const struct confinement *how)
 {
 	struct client c;
@@ -513,6 +523,8 @@ static int run_confined(const struct confinement *how)
 
 	if (how->ticks)
 		irqfd = open_ticking(&c);
+	else if (how->spins)
+		open_spinning(&c);
 	else
 		open_work(&c);
 	if (how->mprotected && mprotect(c.mem + 0x8000, 4096, PROT_READ))
@@ -523,6 +535,8 @@ static int run_confined(const struct confinement *how)
 		syscall(SYS_getppid);
 	if (how->ticks)
 		return run_ticking(&c, irqfd);
+	if (how->spins)
+		return ioctl(c.vcpu, KVM_RUN, 0) || c.run->exit_reason != KVM_EXIT_IO || c.run->io.port != 0x66;
 	if (ioctl(c.vcpu, KVM_RUN, 0) || c.run->exit_reason != KVM_EXIT_IO)
 		return 2;
 	return *(uint32_t *)((uint8_t *)c.run + c.run->io.data_offset) == expected() ? 0 : 3;
@@ -535,9 +549,9 @@ static void run_works_under_a_narrow_seccomp_filter(void **state)
 
 	if (getenv("SANITIZE"))
 		skip(); /* its runtime makes system calls of its own */
-	for (unsigned n = 0; n < 32; n++) {
+	for (unsigned n = 0; n < 34; n++) {
 		const struct confinement how = { .probe = n & 1, .mprotected = n & 2, .ticks = n & 4, .all_threads = n & 8,
-						 .kill = n & 16 ? SECCOMP_RET_KILL_THREAD : SECCOMP_RET_KILL_PROCESS };
+						 .spins = n & 32, .kill = n & 16 ? SECCOMP_RET_KILL_THREAD : SECCOMP_RET_KILL_PROCESS };
 
 		child = fork();
 		if (child == 0) {
