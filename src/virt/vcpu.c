@@ -31,11 +31,13 @@ static int create_run_pages(struct kvm_vcpu *vcpu)
 		return vcpu->run_memfd;
 	r = lib_anon_file_grow(vcpu->run_memfd, RUN_SIZE);
 	if (r) {
+		if (vcpu->run_memfd >= 0)
 		close(vcpu->run_memfd);
 		return r;
 	}
 	p = own_map_file(RUN_SIZE, PROT_READ | PROT_WRITE, vcpu->run_memfd, 0);
 	if (!p) {
+		if (vcpu->run_memfd >= 0)
 		close(vcpu->run_memfd);
 		return err_born(ENOMEM, "vCPU %u: kvm_run cannot be mapped", vcpu->vcpu_id);
 	}
@@ -49,7 +51,8 @@ static void free_vcpu(struct kvm_vcpu *vcpu)
 {
 	kvm_dirty_ring_free(vcpu);
 	own_pages_free(vcpu->run);
-	close(vcpu->run_memfd);
+	if (vcpu->run_memfd >= 0)
+		close(vcpu->run_memfd);
 	pthread_mutex_destroy(&vcpu->mutex);
 	own_free(vcpu->exit_stats);
 	kvm_stats_file_close(&vcpu->stats_file);
