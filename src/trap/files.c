@@ -268,18 +268,54 @@ int64_t trap_faccessat(struct trap_call *c)
 	return is_shown(c->arg[1], name) ? trap_result(access(name, (int)c->arg[2])) : TRAP_PASS;
 }
 
-/* --- the program's own name --- */
+/* --- names: the program's own, and descriptors' --- */
+
+/* A path below /proc/…/fd/, which the preload library may have a name for. */
+static bool is_descriptors(uint64_t client_string, char path[NAME_MAX_SHOWN])
+{
+	size_t n = 0;
+
+	do {
+		if (n == NAME_MAX_SHOWN || abi_client_read(path + n, (const char *)client_string + n, 1) ||
+		    (n < 6 && path[n] != "/proc/"[n] && path[n] != "/dev/f"[n]))
+			return false;
+	} while (path[n++]);
+	return strstr(path, "/fd/");
+}
 
 static int64_t read_link(uint64_t path, uint64_t buf, int64_t size)
 {
-	size_t n = strlen(trap.program);
+	char name[NAME_MAX_SHOWN], target[PATH_MAX];
+	const char *is = NULL;
+	ssize_t n;
 
-	if (!trap_string_is(path, SELF_EXE))
+	if (trap_string_is(path, SELF_EXE)) {
+		is = trap.program;
+		n = (ssize_t)strlen(is);
+	} else if (is_descriptors(path, name)) {
+		is = target;
+		n = readlink(name, target, sizeof(target));
+		if (n < 0)
+			return -errno;
+	}
+	if (!is)
 		return TRAP_PASS;
 	if (size <= 0)
 		return -EINVAL;
-	n = n < (size_t)size ? n : (size_t)size;
-	return abi_client_write((void *)buf, trap.program, n) ? -EFAULT : (int64_t)n;
+	n = n < size ? n : (ssize_t)size;
+	return abi_client_write((void *)buf, is, (size_t)n) ? -EFAULT : n;
+}
+
+/* --- calls that a KVM descriptor has not, as the preload library has them for dynamic programs (preload/identity.c) --- */
+
+int64_t trap_device_lseek(struct trap_call *c)
+{
+	return 0;
+}
+
+int64_t trap_device_no_file(struct trap_call *c)
+{
+	return -EINVAL;
 }
 
 int64_t trap_readlink(struct trap_call *c)

@@ -54,6 +54,12 @@ static trap_handler *const handlers[] = {
 	[SYS_faccessat2] = trap_faccessat,
 	[SYS_readlink] = trap_readlink,
 	[SYS_readlinkat] = trap_readlinkat,
+	[SYS_lseek] = trap_device_lseek,
+	[SYS_ftruncate] = trap_device_no_file,
+	[SYS_read] = trap_device_no_file,
+	[SYS_write] = trap_device_no_file,
+	[SYS_pread64] = trap_device_no_file,
+	[SYS_pwrite64] = trap_device_no_file,
 	[SYS_mmap] = trap_mmap,
 	[SYS_munmap] = trap_munmap,
 	[SYS_mremap] = trap_mremap,
@@ -106,9 +112,13 @@ static bool served_after_vfork(uint64_t nr)
 
 static trap_handler *handler_of(const struct trap_call *c)
 {
-	if (c->nr >= sizeof(handlers) / sizeof(handlers[0]))
+	trap_handler *h = c->nr < sizeof(handlers) / sizeof(handlers[0]) ? handlers[c->nr] : NULL;
+
+	if (c->thread->vforked && !served_after_vfork(c->nr))
 		return NULL;
-	return c->thread->vforked && !served_after_vfork(c->nr) ? NULL : handlers[c->nr];
+	if (h == trap_device_no_file || h == trap_device_lseek)
+		return abi_fd_is_device((int)c->arg[0]) ? h : NULL;
+	return h;
 }
 
 static void serve(struct trap_thread *t, ucontext_t *uc)

@@ -157,6 +157,7 @@ trap_handler trap_open, trap_openat, trap_openat2, trap_ioctl, trap_close, trap_
 	trap_dup2, trap_dup3, trap_fcntl;
 trap_handler trap_stat, trap_lstat, trap_fstat, trap_newfstatat, trap_statx, trap_access, trap_faccessat,
 	trap_readlink, trap_readlinkat;
+trap_handler trap_device_lseek, trap_device_no_file; /* of a KVM descriptor */
 trap_handler trap_mmap, trap_munmap, trap_mremap, trap_mprotect, trap_pkey_mprotect, trap_madvise, trap_brk;
 trap_handler trap_process_madvise;
 trap_handler trap_execve;
