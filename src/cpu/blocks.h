@@ -64,7 +64,7 @@ void cpu_blocks_drop_wtags(struct vmx_cpu *cpu);
 #define ARENA_BYTES (192ULL << 20)
 #define ARENA_BYTES_LEAST (48ULL << 20) /* where the host grants no more addresses */
 #define HASH_BUCKETS 131072
-#define JUMP_ENTRIES 16384
+#define JUMP_ENTRIES 65536
 #define PAGE_BUCKETS 4096
 #define BLOCK_ROOM \
 	(sizeof(struct cpu_block) + BLOCK_MAX_INSNS * sizeof(struct isa_insn) + BLOCK_MAX_BYTES + 64)

@@ -41,12 +41,12 @@
 #include "jit/rewrite.h"
 
 #define JIT_CODE_BYTES (64u << 20)
-#define JIT_BULK_BYTES (64u << 20)
-#define JIT_MAX_UNITS 65536u
+#define JIT_BULK_BYTES (128u << 20)
+#define JIT_MAX_UNITS 131072u
 #define JIT_MAX_CELLS (4u * JIT_MAX_UNITS)
 #define JIT_MAX_CALLS (8u * JIT_MAX_UNITS)
 #define JIT_IND_ENTRIES 65536u
-#define JIT_LIN_ENTRIES 2048u
+#define JIT_LIN_ENTRIES 4096u
 #define JIT_KILL_BUCKETS 4096u
 #define JIT_PAGE_KILLS 8 /* a page whose units died so often is interpreted */
 #define JIT_CROSSINGS 16 /* of a block, until its stack accesses are probed one by one */

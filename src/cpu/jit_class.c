@@ -20,9 +20,9 @@
 
 static unsigned lin_hash(gva_t page)
 {
-	return (unsigned)((page >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ULL >> 53);
+	return (unsigned)((page >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ULL >> 52);
 }
-static_assert(JIT_LIN_ENTRIES == 1u << 11, "lin_hash() has 11 bits");
+static_assert(JIT_LIN_ENTRIES == 1u << 12, "lin_hash() has 12 bits");
 
 static struct jit_lin *lin_find(struct jit_class *c, gva_t page)
 {
