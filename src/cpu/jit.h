@@ -141,6 +141,7 @@ struct jit_class {
 	uint32_t nr_lin;
 	struct jit_lin lin[JIT_LIN_ENTRIES]; /* by hash of the page */
 	uint16_t filled[JIT_LIN_ENTRIES];
+	gva_t filled_page[JIT_LIN_ENTRIES]; /* theirs, by the same index */
 	const uint8_t **ind; /* by the low 16 bits of RIP */
 };
 
@@ -241,8 +242,8 @@ void jit_bind(struct vmx_cpu *cpu, struct jit_cell *cell, struct jit_unit *u);
 void jit_bind_indirect(struct vmx_cpu *cpu, struct jit_unit *u);
 /* What leads to the linear page, in every class, does not until the dispatcher has been there. */
 void jit_forget_lin(struct cpu_jit *j, gva_t gva);
-/* The same of every page. */
-void jit_forget_all(struct cpu_jit *j);
+/* The same of every page in the 1 << shift bytes around it. */
+void jit_forget_around(struct cpu_jit *j, gva_t gva, unsigned shift);
 /* A block of the page dies, or is to be translated in another way: all units of the page die. */
 void jit_kill_page(struct vmx_cpu *cpu, struct code_page *p);
 

@@ -181,6 +181,7 @@ static struct jit_lin *lin_make(struct cpu_jit *j, struct jit_class *c, const st
 		if (c->nr_lin >= JIT_LIN_ENTRIES * 3 / 4)
 			return NULL;
 		c->lin[n] = (struct jit_lin){ .page = page, .host = p->page, .used = true };
+		c->filled_page[c->nr_lin] = page;
 		c->filled[c->nr_lin++] = (uint16_t)n;
 	}
 	if (!c->lin[n].active)
@@ -198,10 +199,15 @@ void jit_forget_lin(struct cpu_jit *j, gva_t gva)
 	}
 }
 
-void jit_forget_all(struct cpu_jit *j)
+void jit_forget_around(struct cpu_jit *j, gva_t gva, unsigned shift)
 {
-	for (unsigned k = 0; k < ARRAY_SIZE(j->cls); k++)
-		put_all_aside(&j->cls[k]);
+	for (unsigned k = 0; k < ARRAY_SIZE(j->cls); k++) {
+		struct jit_class *c = &j->cls[k];
+
+		for (uint32_t n = 0; n < c->nr_lin; n++)
+			if (!((c->filled_page[n] ^ gva) >> shift))
+				put_aside(&c->lin[c->filled[n]]);
+	}
 }
 
 /* --- owners --- */

@@ -22,17 +22,18 @@
  */
 static void forget_code(struct vmx_cpu *cpu, gva_t gva)
 {
-	bool large = false;
+	bool large = false, huge = false;
 
 	if (likely(!cpu->jit))
 		return;
 	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
 		const struct tlb_context *c = &cpu->tlb->ctx[n];
 
-		large |= c->used && (tlb_large_has(c, gva, 21) || tlb_large_has(c, gva, 30));
+		large |= c->used && tlb_large_has(c, gva, 21);
+		huge |= c->used && tlb_large_has(c, gva, 30);
 	}
-	if (large)
-		jit_forget_all(cpu->jit);
+	if (large || huge)
+		jit_forget_around(cpu->jit, gva, huge ? 30 : 22);
 	else
 		jit_forget_lin(cpu->jit, gva);
 }

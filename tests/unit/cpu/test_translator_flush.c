@@ -270,6 +270,30 @@ static void page_table_that_vanishes_is_an_error_or_comes_back(void **state)
 	}
 }
 
+/* What is dropped of a larger page concerns code around it, and no other. */
+GUEST(g_larger, "mov rax,[rsi]; 1: invlpg [rsi]; call r12; dec ecx; jnz 1b; hlt");
+
+static void larger_page_that_goes_takes_only_code_around_it(void **state)
+{
+	STATE;
+	const struct vmx_counters *c = vmx_cpu_counters(t->cpu);
+	const unsigned regions[] = { 256, 1 }; /* of 2 MiB behind FAR: far away, and of the same 4 MiB */
+
+	for (unsigned n = 0; n < ARRAY_SIZE(regions); n++) {
+		uint64_t resumes;
+
+		set_up(t);
+		guest64(t, PD)[regions[n]] = RW | PTE_PS | PTE_A | PTE_D;
+		PUT_AT(t, GPA_CODE, g_larger);
+		reg(t)[RSI] = FAR + ((uint64_t)regions[n] << 21) + 0x40000;
+		reg(t)[RCX] = 1000;
+		resumes = c->jit_resumes;
+		assert_int_equal(go(t), EXIT_REASON_HLT);
+		assert_int_equal(reg(t)[RDX], 1000 * 2);
+		assert_true(n ? !translating(t) || c->jit_resumes - resumes > 900 : c->jit_resumes - resumes < 100);
+	}
+}
+
 /* A client writes to code that leads on through other pages. */
 static void code_patched_behind_a_cell_is_seen(void **state)
 {
@@ -304,6 +328,7 @@ int main(void)
 		TEST_LONG(table_that_an_ept_violation_moves_is_read_where_it_is),
 		TEST_LONG(data_is_found_again_by_the_tables_as_they_are),
 		TEST_LONG(page_table_that_vanishes_is_an_error_or_comes_back),
+		TEST_LONG(larger_page_that_goes_takes_only_code_around_it),
 		TEST_LONG(code_patched_behind_a_cell_is_seen),
 	};
 
