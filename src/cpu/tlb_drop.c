@@ -151,14 +151,24 @@ void cpu_tlb_new_eptp(struct vmx_cpu *cpu, uint64_t eptp)
 }
 
 /* INVEPT: guest-physical and combined mappings. */
+static void note_invept(struct vmx_cpu *cpu, uint64_t eptp, bool all)
+{
+	note(cpu, (struct tlb_scope){ .guest_physical = true, .every_ep4ta = all, .eptp = eptp });
+	note(cpu, (struct tlb_scope){ .combined = true, .every_vpid = true, .every_pcid = true,
+				      .every_ep4ta = all, .eptp = eptp });
+}
+
+void vmx_invept_forgotten(struct vmx_cpu *cpu, uint64_t type, uint64_t eptp)
+{
+	note_invept(cpu, eptp, type == INVEPT_ALL_CONTEXT);
+}
+
 void cpu_tlb_drop_ept(struct vmx_cpu *cpu, uint64_t eptp, bool all)
 {
 	struct cpu_tlb *t = cpu->tlb;
 
 	cpu->load_rest = true; /* the next entry chooses a context again */
-	note(cpu, (struct tlb_scope){ .guest_physical = true, .every_ep4ta = all, .eptp = eptp });
-	note(cpu, (struct tlb_scope){ .combined = true, .every_vpid = true, .every_pcid = true,
-				      .every_ep4ta = all, .eptp = eptp });
+	note_invept(cpu, eptp, all);
 	cpu->counters.tlb_flushes++;
 	drop_guest_physical(t);
 	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {

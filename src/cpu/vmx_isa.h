@@ -75,6 +75,8 @@ extern const uint16_t vmx_vmcs_cells[512];
 must_check enum vmx_result vmread(struct vmx_cpu *cpu, uint32_t field, uint64_t *value);
 must_check enum vmx_result vmwrite(struct vmx_cpu *cpu, uint32_t field, uint64_t value);
 must_check enum vmx_result invept(struct vmx_cpu *cpu, uint64_t type, uint64_t eptp);
+/* The INVEPT is due and is left out (USERKVM_FORGET): the checkers of translations are told of it as if it were executed. */
+void vmx_invept_forgotten(struct vmx_cpu *cpu, uint64_t type, uint64_t eptp);
 must_check enum vmx_result invvpid(struct vmx_cpu *cpu, uint64_t type, uint16_t vpid, gva_t gla);
 
 /*

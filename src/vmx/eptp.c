@@ -92,8 +92,8 @@ void vmx_flush_tlb_current(struct kvm_vcpu *vcpu)
 		return;
 	vcpu->stat.tlb_flush++;
 	if (unlikely(vmx_params()->forget_invept))
-		return;
-	if (invept(vcpu->vmx->cpu, INVEPT_SINGLE_CONTEXT, vcpu->vmx->loaded_vmcs->eptp) != VMX_SUCCEED)
+		vmx_invept_forgotten(vcpu->vmx->cpu, INVEPT_SINGLE_CONTEXT, vcpu->vmx->loaded_vmcs->eptp);
+	else if (invept(vcpu->vmx->cpu, INVEPT_SINGLE_CONTEXT, vcpu->vmx->loaded_vmcs->eptp) != VMX_SUCCEED)
 		kvm_vm_bugged(vcpu->kvm, "INVEPT failed");
 }
 
@@ -123,7 +123,7 @@ void vmx_flush_tlb_all(struct kvm_vcpu *vcpu)
 	if (!vmx_params()->ept)
 		flush_vpid(vcpu, vcpu->vmx->vpid);
 	else if (unlikely(vmx_params()->forget_invept))
-		return;
+		vmx_invept_forgotten(vcpu->vmx->cpu, INVEPT_ALL_CONTEXT, 0);
 	else if (invept(vcpu->vmx->cpu, INVEPT_ALL_CONTEXT, 0) != VMX_SUCCEED)
 		kvm_vm_bugged(vcpu->kvm, "INVEPT failed");
 }

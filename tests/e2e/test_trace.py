@@ -387,6 +387,12 @@ def a_forgotten_invept_hides_a_write_from_the_dirty_log():
         assert status == 0, out
         repaired[forget] = set(re.findall(r"fast_page_fault +gfn (0x\w+):", out))
     assert "0x6" in repaired[""] and "0x6" not in repaired["invept"], repaired
+    # the checker of our own translations is told what was due
+    for forget in ("", "invept"):
+        env = dict(os.environ, USERKVM_PARAMS="pml=0", USERKVM_CHECK="tlb", **({"USERKVM_FORGET": forget} if forget else {}))
+        out, status = tap.run(USERKVM, "walkthrough", "--all", env=env)
+        found = re.findall(r"USERKVM_CHECK=tlb: .* used for \w+ at rip .* after it had to be invalidated", out)
+        assert status == 0 and bool(found) == bool(forget), (forget, found)
     out, status = tap.run(USERKVM, "run", "true", env=dict(os.environ, USERKVM_FORGET="everything"))
     assert status == 2 and "unknown word 'everything'" in out, out
 
