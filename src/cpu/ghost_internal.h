@@ -172,7 +172,7 @@ struct ghost_cpu {
 
 #define GHOST_COUNTERS(F)                                                             \
 	F(holds) F(speculative) F(records) F(closed) F(settled) F(uses_in_window) F(uses_settled) F(reports) \
-	F(reports_of_hidden) F(forgotten) F(forgotten_unreadable) F(forgotten_unseen) F(forgotten_mode) F(forgotten_room) F(hidden) F(compared) F(watches) F(recycled)
+	F(reports_of_hidden) F(records_hidden) F(records_hidden_told) F(forgotten) F(forgotten_unreadable) F(forgotten_unseen) F(forgotten_mode) F(forgotten_room) F(hidden) F(compared) F(watches) F(recycled)
 
 struct ghost {
 	const struct ghost_ops *ops;
@@ -282,6 +282,8 @@ uint32_t *record_settled_chain(const struct hold *h);
 /* Out of its chain, and out of the number that has it. */
 void record_unlink(struct ghost *g, uint32_t n);
 void record_free(struct ghost *g, uint32_t n);
+/* It ends: was an invalidation of it hidden, and has it been told? */
+void record_count_hidden(struct ghost *g, const struct record *r);
 
 /* --- ghost_record.c, all with the lock --- */
 void record_new(struct ghost_cpu *c, const struct batch_item *b, const struct pending *p, enum lost lost);

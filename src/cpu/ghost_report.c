@@ -192,13 +192,17 @@ void ghost_report_root(struct ghost_cpu *by, struct ghost_cpu *v)
 static void tell_end(struct ghost *g)
 {
 	uint64_t told = 0;
-	char line[512], hidden[80] = "";
+	char line[768], hidden[160] = "";
 
 	for (unsigned n = 0; n < GHOST_CLASSES; n++)
 		told += g->told[n];
+	for (uint32_t n = 1; g->deaf && n <= g->used_records; n++)
+		if (g->record[n].hold)
+			record_count_hidden(g, &g->record[n]);
 	if (g->deaf)
-		snprintf(hidden, sizeof(hidden), "; of hidden invalidations %" PRIu64 " (hidden: %" PRIu64 ")", g->count.reports_of_hidden,
-			 g->count.hidden);
+		snprintf(hidden, sizeof(hidden), "; of hidden invalidations %" PRIu64 " (hidden: %" PRIu64 "), which kept %" PRIu64
+			 " records open, %" PRIu64 " of them told", g->count.reports_of_hidden, g->count.hidden, g->count.records_hidden,
+			 g->count.records_hidden_told);
 	log_always("USERKVM_CHECK=guesttlb: %" PRIu64 " reports (use %u, reachable %u, table %u, root %u, lost-dirty %u)%s; "
 		   "%" PRIu64 " translations narrowed, %" PRIu64 " used in the legal window, %" PRIu64 " forgotten (no room, or in doubt)",
 		   told, g->told[0], g->told[1], g->told[2], g->told[3], g->told[4], hidden, g->count.records,

@@ -34,7 +34,7 @@ struct hold {
 	gpa_t entry[LEVELS]; /* the leaf's first */
 	uint32_t next_entry, next_page;
 	/* its record */
-	bool open, settled, said, hidden;
+	bool open, settled, said, hidden, counted; /* counted: among records_hidden */
 	bool dormant; /* an INVEPT has covered it; L2 may have cached it again where it has run since */
 	bool dirty, lost_dirty; /* used with its D flag set; that flag, and nothing else, was cleared */
 	struct kvm_vcpu *writer;
@@ -54,7 +54,7 @@ struct l1ept {
 	unsigned deaf, deaf_count;
 	int log_fd;
 	struct check_ranges suppress;
-	uint64_t records, closed, in_window, reports, of_hidden, hidden, forgotten;
+	uint64_t records, closed, in_window, reports, of_hidden, hidden, records_hidden, forgotten;
 };
 
 static uint32_t hash(uint64_t key)
@@ -69,12 +69,13 @@ static uint32_t page_hash(const struct kvm_vcpu *vcpu, gpa_t gpa)
 
 static void tell_end(struct l1ept *k)
 {
-	log_always("USERKVM_CHECK=l1ept: %llu reports; %llu of hidden INVEPTs (hidden: %llu); %llu mappings narrowed, %llu used in the "
-		   "legal window, %llu forgotten for room", (ull)k->reports, (ull)k->of_hidden, (ull)k->hidden, (ull)k->records,
+	log_always("USERKVM_CHECK=l1ept: %llu reports; %llu of hidden INVEPTs (hidden: %llu, which kept %llu records open); %llu mappings narrowed, %llu used in the "
+		   "legal window, %llu forgotten for room", (ull)k->reports, (ull)k->of_hidden, (ull)k->hidden, (ull)k->records_hidden,
+		   (ull)k->records,
 		   (ull)k->in_window, (ull)k->forgotten);
 	check_ranges_tell(&k->suppress);
-	check_log_line(k->log_fd, "{\"class\":\"end\",\"check\":\"l1ept\",\"records\":%llu,\"hidden\":%llu,\"reports_of_hidden\":%llu,\"told\":%llu}",
-		       (ull)k->records, (ull)k->hidden, (ull)k->of_hidden, (ull)k->reports);
+	check_log_line(k->log_fd, "{\"class\":\"end\",\"check\":\"l1ept\",\"records\":%llu,\"hidden\":%llu,\"records_hidden\":%llu,\"reports_of_hidden\":%llu,\"told\":%llu}",
+		       (ull)k->records, (ull)k->hidden, (ull)k->records_hidden, (ull)k->of_hidden, (ull)k->reports);
 }
 
 /* Most programs end without closing their VMs: the first VM's counts are told at their exit. */
@@ -209,6 +210,15 @@ static bool passes(struct kvm_vcpu *vcpu, uint64_t root, gpa_t gpa, unsigned lev
 	return false;
 }
 
+/* An INVEPT that would have closed its record, or kept it from being one, was hidden. */
+static void count_hidden(struct l1ept *k, struct hold *h)
+{
+	if (!h->open || !h->hidden || h->counted)
+		return;
+	h->counted = true;
+	k->records_hidden++;
+}
+
 static void link_hold(struct l1ept *k, uint32_t n)
 {
 	struct hold *h = &k->hold[n];
@@ -333,7 +343,8 @@ static void compare(struct l1ept *k, struct kvm_vcpu *vcpu, uint32_t n, gpa_t wr
 	if (h->open)
 		return;
 	h->open = true;
-	h->said = false;
+	h->said = h->counted = false;
+	count_hidden(k, h);
 	note_writer(k, vcpu, h);
 	h->written = written;
 	if (kvm_vcpu_read_guest(vcpu, written, &h->new, sizeof(h->new)))
@@ -429,6 +440,7 @@ void l1ept_invept(struct kvm_vcpu *vcpu, bool all, uint64_t eptp)
 			continue;
 		if (hide) {
 			h->hidden = true;
+			count_hidden(k, h);
 		} else if (h->open) {
 			hold_free(k, n); /* its mapping is gone */
 		} else {

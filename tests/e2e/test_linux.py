@@ -53,7 +53,7 @@ def check_guesttlb(append, smp, **env):
         assert status == 0 and "demo done" in out, out[-3000:]
     else:
         check_console(out, status)
-    found = re.search(r"guesttlb: (\d+) reports .*?\)(?:; of hidden invalidations (\d+) \(hidden: (\d+)\))?; (\d+) translations narrowed", out)
+    found = re.search(r"guesttlb: (\d+) reports .*?\)(?:; of hidden invalidations (\d+) \(hidden: (\d+)\)[^;]*)?; (\d+) translations narrowed", out)
     assert found, out[-3000:]
     return out, [int(n or 0) for n in found.groups()]
 

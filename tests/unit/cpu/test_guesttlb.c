@@ -950,6 +950,9 @@ static void a_hidden_invalidation_is_reported(void **state)
 	assert_int_equal(told(t, GHOST_REACHABLE), 1);
 	assert_int_equal(told(t, GHOST_USE), 1);
 	assert_int_equal(t->m->ghost->count.reports_of_hidden, 2);
+	ghost_forget_all(t->m->ghost);
+	assert_int_equal(t->m->ghost->count.records_hidden, 1);
+	assert_int_equal(t->m->ghost->count.records_hidden_told, 1);
 }
 
 static void reports_of_suppressed_addresses_are_not_counted(void **state)
