@@ -12,6 +12,8 @@
  * 1. Faulting is on in a thread only while SIGSEGV is open there: blocked, the kernel would end the
  *    program. preload_cpuid_mask() hears of every change that comes by libc; handlers run with SIGSEGV open
  *    (host/fault.h, host_fault_hold_segv()).
+ *    A thread that puts a seccomp filter on executes the instruction from then on, and arch_prctl() no more,
+ *    which the filter may forbid; so do threads that have come to be since, as it may be one of those that made them.
  * 2. Leaves that libraries look at late (a program may have confined itself by then) are read before
  *    faulting is turned on; another leaf is read by turning it off for one instruction, and kept. Leaves
  *    that hold the number of the processor are read each time.
@@ -20,7 +22,10 @@
  */
 #undef _FILE_OFFSET_BITS
 #undef _FORTIFY_SOURCE
+#include <linux/prctl.h>
+#include <linux/seccomp.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
@@ -28,6 +33,7 @@
 
 #include "abi/abi.h"
 #include "lib/program.h"
+#include "lib/types.h"
 #include "lib/valgrind.h"
 #include "preload/real.h"
 
@@ -44,7 +50,8 @@ struct leaf {
 static struct leaf known[NR_KNOWN];
 static uint32_t nr_known;
 static bool on; /* (c) after the constructor */
-static __thread bool off_here __attribute__((tls_model("initial-exec")));
+static bool confined_any, confined_all; /* (a) a thread, or all at once, under a filter of the program's */
+static __thread enum { UNKNOWN, FAULTS, EXECUTES, CONFINED } here __attribute__((tls_model("initial-exec")));
 
 static int set_cpuid(bool executes)
 {
@@ -132,13 +139,43 @@ void preload_cpuid_mask(void)
 	sigset_t now;
 	bool blocked;
 
-	if (!on || REAL(pthread_sigmask)(SIG_BLOCK, NULL, &now))
+	if (here == UNKNOWN && READ_ONCE(confined_any))
+		here = CONFINED;
+	if (!on || here == CONFINED || READ_ONCE(confined_all) || REAL(pthread_sigmask)(SIG_BLOCK, NULL, &now))
 		return;
 	blocked = sigismember(&now, SIGSEGV) == 1;
-	if (abi_memory_is_borrowed()) /* off_here is its parent's in a child of vfork() */
+	if (abi_memory_is_borrowed()) /* `here` is its parent's in a child of vfork() */
 		set_cpuid(blocked);
-	else if (blocked != off_here && set_cpuid(blocked) == 0)
-		off_here = blocked;
+	else if (blocked == (here == EXECUTES) || set_cpuid(blocked) == 0)
+		here = blocked ? EXECUTES : FAULTS;
+}
+
+void preload_cpuid_confined(bool all_threads)
+{
+	if (!on || here == CONFINED)
+		return;
+	set_cpuid(true);
+	if (abi_memory_is_borrowed())
+		return;
+	here = CONFINED;
+	WRITE_ONCE(confined_any, true);
+	if (all_threads)
+		WRITE_ONCE(confined_all, true);
+}
+
+EXPORT int prctl(int option, ...);
+EXPORT int prctl(int option, ...)
+{
+	unsigned long a[4];
+	va_list ap;
+
+	va_start(ap, option);
+	for (int i = 0; i < 4; i++)
+		a[i] = va_arg(ap, unsigned long);
+	va_end(ap);
+	if (option == PR_SET_SECCOMP && (a[0] != SECCOMP_MODE_FILTER || a[1]) && !preload_is_own_code(__builtin_return_address(0)))
+		preload_cpuid_confined(false);
+	return ((int (*)(int, unsigned long, unsigned long, unsigned long, unsigned long))REAL(prctl))(option, a[0], a[1], a[2], a[3]);
 }
 
 /* Of a thread of the program that src/trap serves. */

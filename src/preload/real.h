@@ -33,6 +33,8 @@ bool preload_is_dev_kvm(const char *path);
 bool preload_shows_vmx(void);
 /* The calling thread's signal mask may have changed. (cpuid.c) */
 void preload_cpuid_mask(void);
+/* It is about to put a seccomp filter on, on itself or on all threads. */
+void preload_cpuid_confined(bool all_threads);
 /*
  * What open() of path has come to: fd, or where the host has no idle page tracking and
  * path is its bitmap, one that is served (page_idle.c). errno as open() leaves it.

@@ -6,6 +6,7 @@
  * and is interrupted as ever.
  */
 #include <errno.h>
+#include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
@@ -28,8 +29,28 @@ static int64_t trap_set_robust_list(struct trap_call *c)
 	return TRAP_PASS;
 }
 
+/* About to confine itself: CPUID stays the machine's. The thread hears of it before its call is made; all others keep what they have. */
+static int64_t confine(struct trap_call *c, bool all_threads)
+{
+	c->thread->cpuid_off = true;
+	if (all_threads) {
+		trap_follow_mask(c->thread, c->uc);
+		__atomic_store_n(&trap.confined, true, __ATOMIC_RELAXED);
+	}
+	return TRAP_PASS;
+}
+
+static int64_t trap_seccomp(struct trap_call *c)
+{
+	if (c->arg[0] != SECCOMP_SET_MODE_STRICT && (c->arg[0] != SECCOMP_SET_MODE_FILTER || !c->arg[2]))
+		return TRAP_PASS; /* it asks what the kernel can */
+	return confine(c, c->arg[1] & SECCOMP_FILTER_FLAG_TSYNC);
+}
+
 static int64_t trap_prctl(struct trap_call *c)
 {
+	if ((int)c->arg[0] == PR_SET_SECCOMP && (c->arg[1] != SECCOMP_MODE_FILTER || c->arg[2]))
+		return confine(c, false);
 	return (int)c->arg[0] == PR_SET_SYSCALL_USER_DISPATCH ? -EINVAL : TRAP_PASS;
 }
 
@@ -80,6 +101,7 @@ static trap_handler *const handlers[] = {
 	[SYS_set_tid_address] = trap_set_tid_address,
 	[SYS_arch_prctl] = trap_arch_prctl,
 	[SYS_prctl] = trap_prctl,
+	[SYS_seccomp] = trap_seccomp,
 	[SYS_set_robust_list] = trap_set_robust_list,
 	[SYS_rseq] = not_here,
 	[SYS_execve] = trap_execve,
@@ -103,6 +125,7 @@ static bool served_after_vfork(uint64_t nr)
 	case SYS_execve:
 	case SYS_arch_prctl:
 	case SYS_prctl:
+	case SYS_seccomp:
 	case SYS_brk:
 		return true;
 	default:

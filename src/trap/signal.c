@@ -218,7 +218,7 @@ void trap_follow_mask(struct trap_thread *t, ucontext_t *uc)
 {
 	bool on = !t->cpuid_off && !(*trap_mask(uc) & BIT(SIGSEGV));
 
-	if (on == t->cpuid_on)
+	if (on == t->cpuid_on || __atomic_load_n(&trap.confined, __ATOMIC_RELAXED))
 		return;
 	abi_first_blocked(!on);
 	t->cpuid_on = on;

@@ -126,6 +126,7 @@ static int become_client(struct trap_thread *t, const struct trap_call *c)
 	t->client_fs = flags & CLONE_SETTLS ? c->arg[4] : c->thread->client_fs;
 	t->in_service = 1;
 	t->blocks_sys = c->thread->blocks_sys;
+	t->cpuid_off = c->thread->cpuid_off;
 	trap_set_self(t);
 	if (sigaltstack(&t->service_stack, NULL))
 		return -errno;

@@ -69,7 +69,7 @@ struct trap_thread {
 	bool vforked;	 /* shares its parent's memory until it execs: little is served */
 	bool blocks_sys; /* the client believes SIGSYS to be blocked */
 	bool cpuid_on;	 /* the instruction faults, and the preload room answers it (preload/cpuid.c) */
-	bool cpuid_off;	 /* and never again: a handler has interrupted code that blocks SIGSEGV */
+	bool cpuid_off;	 /* and never again: a handler has interrupted code that blocks SIGSEGV, or there is a seccomp filter */
 	const uint64_t *clients_mask; /* in service: what the client blocks */
 	stack_t altstack; /* the client's */
 	stack_t service_stack; /* the kernel's idea of it: ours */
@@ -82,6 +82,7 @@ extern struct trap_state {
 	const char *host;    /* the host itself, for programs that are executed */
 	bool dynamic;	     /* it has a dynamic loader */
 	bool all;	     /* TRAP_ALL */
+	bool confined;	     /* (a) all threads were put under a seccomp filter: arch_prctl() may be forbidden */
 	uint64_t brk_start, brk, brk_end;
 } trap;
 

@@ -7,9 +7,10 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
-#include <sys/wait.h>
+#include <sys/auxv.h>
 
 #include "client.h"
+#include "filter.h"
 
 static volatile int *volatile nowhere = (int *)8;
 
@@ -189,6 +190,56 @@ static void code_that_blocks_every_signal_may_ask(void **state)
 	says_vmx();
 }
 
+static void *asks_with_all_blocked(void *arg)
+{
+	sigset_t all, old;
+
+	sigfillset(&all);
+	if (pthread_sigmask(SIG_SETMASK, &all, &old) == 0) {
+		says_vmx();
+		pthread_sigmask(SIG_SETMASK, &old, NULL);
+	}
+	says_vmx();
+	return arg;
+}
+
+static int asks_where_arch_prctl_is_forbidden(unsigned flags)
+{
+	struct sock_filter rules[] = {
+		FILTER_NUMBER,
+		FILTER_CALL(arch_prctl, SECCOMP_RET_KILL_PROCESS),
+		FILTER_EFFECT(SECCOMP_RET_ALLOW),
+	};
+	pthread_t t;
+
+	if (FILTER_SET(rules, flags))
+		return NOT_HERE;
+	asks_with_all_blocked(NULL);
+	on(SIGUSR1, asks, 0, true);
+	raise(SIGUSR1);
+	/* static programs' threads need it for themselves */
+	if (getauxval(AT_BASE) && (pthread_create(&t, NULL, asks_with_all_blocked, NULL) || pthread_join(t, NULL)))
+		return 0;
+	return handled == 1;
+}
+
+static int for_itself(void)
+{
+	return asks_where_arch_prctl_is_forbidden(0);
+}
+
+static int for_all(void)
+{
+	return asks_where_arch_prctl_is_forbidden(SECCOMP_FILTER_FLAG_TSYNC);
+}
+
+static void a_confined_program_may_ask(void **state)
+{
+	handled = 0;
+	in_child(for_itself);
+	in_child(for_all);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -197,6 +248,7 @@ int main(void)
 		cmocka_unit_test(a_handler_of_segv_may_ask_and_jump_out),
 		cmocka_unit_test(a_fault_where_segv_is_blocked_ends_the_program),
 		cmocka_unit_test(code_that_blocks_every_signal_may_ask),
+		cmocka_unit_test(a_confined_program_may_ask),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
