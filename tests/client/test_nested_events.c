@@ -176,6 +176,43 @@ NESTED_TEST(a_debug_exception_of_l1s_has_dr6s_bits_as_qualification, open_waitin
 	assert_int_equal(nested_vmread(c, EXIT_QUALIFICATION), 1u << 14);
 }
 
+/* Without a payload DR6 says it, and of other exceptions it says nothing. */
+NESTED_TEST(without_a_payload_dr6_is_the_qualification_of_db_only, open_waiting)
+{
+	struct kvm_debugregs d;
+	int port;
+
+	nested_vmwrite(c, EXCEPTION_BITMAP, 1u << 1 | 1u << GP);
+	enter_l2(c);
+	assert_int_equal(ioctl(c->vcpu, KVM_GET_DEBUGREGS, &d), 0);
+	d.dr6 = 0xffff0ff0u | 5;
+	assert_int_equal(ioctl(c->vcpu, KVM_SET_DEBUGREGS, &d), 0);
+	set_exception(c, GP, 0, false, 0);
+	assert_int_equal(go_on(c, &port), EXIT_REASON_EXCEPTION_NMI);
+	assert_int_equal(nested_vmread(c, EXIT_QUALIFICATION), 0);
+	nested_vmwrite(c, GUEST_RIP, AT_L2);
+	assert_int_equal(nested_do(c, VMRESUME, 0, 0).port, PORT_L2);
+	set_exception(c, 1, -1, false, 0);
+	assert_int_equal(go_on(c, &port), EXIT_REASON_EXCEPTION_NMI);
+	assert_int_equal(nested_vmread(c, EXIT_QUALIFICATION), 5);
+}
+
+/* Injection of "other event", vector 0: an exit before L2's first instruction, though "monitor trap flag" is 0. */
+NESTED_TEST(an_injected_mtf_is_l1s_exit, open_waiting)
+{
+	int port;
+
+	nested_vmwrite(c, VM_ENTRY_INTR_INFO_FIELD, INFO_VALID | 7u << 8);
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_MONITOR_TRAP_FLAG);
+	assert_int_equal(nested_vmread(c, GUEST_RIP), AT_L2);
+	/* and it was once */
+	nested_vmwrite(c, VM_ENTRY_INTR_INFO_FIELD, 0);
+	assert_int_equal(nested_do(c, VMRESUME, 0, 0).port, PORT_L2);
+	assert_int_equal(ioctl(c->vcpu, KVM_NMI, 0), 0);
+	assert_int_equal(go_on(c, &port), NO_REASON);
+	assert_int_equal(port, NMI);
+}
+
 NESTED_TEST(a_triple_fault_of_l2s_is_l1s_exit, open_waiting)
 {
 	struct kvm_vcpu_events e;
@@ -264,6 +301,8 @@ int main(void)
 		cmocka_unit_test(a_page_fault_of_l1s_has_its_address_as_qualification),
 		cmocka_unit_test(without_a_payload_cr2_is_the_qualification),
 		cmocka_unit_test(a_debug_exception_of_l1s_has_dr6s_bits_as_qualification),
+		cmocka_unit_test(without_a_payload_dr6_is_the_qualification_of_db_only),
+		cmocka_unit_test(an_injected_mtf_is_l1s_exit),
 		cmocka_unit_test(a_triple_fault_of_l2s_is_l1s_exit),
 		cmocka_unit_test(an_nmis_delivery_is_in_the_vectoring_information),
 		cmocka_unit_test(an_exceptions_delivery_is_in_the_vectoring_information),

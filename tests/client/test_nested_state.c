@@ -150,6 +150,44 @@ NESTED_TEST(an_l1_goes_on_in_another_vm_and_enters_its_l2, nested_open_l2)
 	client_close(&d);
 }
 
+static void shadow_missing(struct state *s) { s->head.size = 128 + 4096; }
+static void shadow_revision(struct state *s) { s->shadow[0] ^= 1; }
+static void shadow_is_none(struct state *s) { s->shadow[3] = 0; }
+
+/* An L2 whose L1 shadows its VMCS: both are in the state, which is no longer than they are. */
+NESTED_TEST(a_linked_shadow_vmcs_is_in_the_state, nested_open_l2)
+{
+	static void (*const spoils[])(struct state *s) = {shadow_missing, shadow_revision, shadow_is_none};
+	struct state good, s;
+
+	/* out 0x55, al; vmread rbx, rax; cpuid */
+	nested_l2_code(c, "\xe6\x55\x0f\x78\xc3\x0f\xa2", 7);
+	assert_succeeds(nested_ptr(c, VMCLEAR, AT_SHADOW)); /* a shadow VMCS that has been active once */
+	assert_succeeds(nested_ptr(c, VMPTRLD, AT_VMCS));
+	nested_set_bits(c, SECONDARY_VM_EXEC_CONTROL, 1u << 14);
+	nested_vmwrite(c, VMCS_LINK_POINTER, AT_SHADOW);
+	nested_vmwrite(c, VMREAD_BITMAP, AT_VMX_BITMAPS);
+	nested_vmwrite(c, VMWRITE_BITMAP, AT_VMX_BITMAPS + 0x1000);
+	memset(c->mem + AT_VMX_BITMAPS, 0, 0x2000);
+	assert_int_equal(nested_do(c, VMLAUNCH, GUEST_RSP, 7).port, 0x55);
+	c->run->immediate_exit = 1;
+	assert_int_equal(ioctl(c->vcpu, KVM_RUN, 0), -1);
+	c->run->immediate_exit = 0;
+	get(c, &good);
+	assert_int_equal(good.head.size, 128 + 2 * 4096);
+	for (size_t i = 0; i < sizeof(spoils) / sizeof(*spoils); i++) {
+		s = good;
+		spoils[i](&s);
+		assert_fails(ioctl(c->vcpu, KVM_SET_NESTED_STATE, &s), EINVAL);
+	}
+	*(uint64_t *)(good.shadow + 760) = 0; /* somewhere in it */
+	assert_int_equal(ioctl(c->vcpu, KVM_SET_NESTED_STATE, &good), 0);
+	get(c, &s);
+	assert_memory_equal(&s, &good, sizeof(s));
+	assert_int_equal(nested_run(c).port, PORT_EXIT);
+	assert_int_equal(nested_vmread(c, VM_EXIT_REASON), EXIT_REASON_CPUID);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -158,6 +196,7 @@ int main(void)
 		cmocka_unit_test(each_rule_of_the_header_is_einval),
 		cmocka_unit_test(an_l2_goes_on_in_another_vm),
 		cmocka_unit_test(an_l1_goes_on_in_another_vm_and_enters_its_l2),
+		cmocka_unit_test(a_linked_shadow_vmcs_is_in_the_state),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
