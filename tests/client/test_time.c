@@ -318,10 +318,45 @@ static void kvmclock_of_the_slowest_tsc_is_entered(void **state)
 	client_close(&c);
 }
 
+static uint64_t tsc_offset_of(int vcpu)
+{
+	uint64_t offset;
+	struct kvm_device_attr a = {.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
+
+	assert_int_equal(ioctl(vcpu, KVM_GET_DEVICE_ATTR, &a), 0);
+	return offset;
+}
+
+/* A client that writes one value to vCPU after vCPU wants one TSC; one that writes another by far wants another. */
+static void tscs_written_within_a_second_are_one(void **state)
+{
+	const uint64_t base = 1ULL << 40;
+	struct client c, d;
+	uint64_t hz;
+
+	client_open_vm(&c, 1 << 20);
+	client_add_vcpu(&c);
+	hz = (uint64_t)ioctl(c.vcpu, KVM_GET_TSC_KHZ, 0) * 1000;
+	d = c;
+	d.vcpu = ioctl(c.vm, KVM_CREATE_VCPU, 1);
+	assert_true(d.vcpu >= 0);
+	client_set_msr(&c, MSR_TSC, base);
+	client_set_msr(&d, MSR_TSC, base + hz / 4);
+	assert_int_equal(tsc_offset_of(d.vcpu), tsc_offset_of(c.vcpu));
+	client_set_msr(&c, MSR_TSC, base);
+	client_set_msr(&d, MSR_TSC, base + 100 * hz);
+	assert_int_not_equal(tsc_offset_of(d.vcpu), tsc_offset_of(c.vcpu));
+	client_set_msr(&c, MSR_TSC, 0); /* zero: the one that was written last */
+	assert_int_equal(tsc_offset_of(c.vcpu), tsc_offset_of(d.vcpu));
+	close(d.vcpu);
+	client_close(&c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(tsc_runs_at_the_frequency_asked_for),
+		cmocka_unit_test(tscs_written_within_a_second_are_one),
 		cmocka_unit_test(tsc_written_by_the_client_is_what_the_guest_reads),
 		cmocka_unit_test(tsc_offset_attribute_is_the_difference_to_the_hosts),
 		cmocka_unit_test(tsc_frequency_of_a_vm_is_that_of_its_later_vcpus),

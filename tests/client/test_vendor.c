@@ -114,11 +114,30 @@ static void tsc_aux_has_32_bits_on_intels(void **state)
 	}
 }
 
+/* HWCR: TscFreqSel and McStatusWrEn stay, three bits go without a word, the others are refused. */
+static void hwcr_keeps_two_bits(void **state)
+{
+	struct client c;
+	uint64_t v;
+
+	client_open_vm(&c, 1 << 20);
+	client_add_vcpu(&c);
+	client_all_cpuid(&c);
+	set_vendor(&c, "AuthenticAMD");
+	assert_int_equal(client_try_set_msr(&c, 0xc0010015, 1u << 24 | 1u << 18 | 1u << 3 | 1u << 6 | 1u << 8), 1);
+	assert_int_equal(client_try_msr(&c, 0xc0010015, &v), 1);
+	assert_int_equal(v, 1u << 24 | 1u << 18);
+	assert_int_equal(client_try_set_msr(&c, 0xc0010015, 1), 0);
+	assert_int_equal(client_try_set_msr(&c, 0xc0010015, 0), 1);
+	client_close(&c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_guests_vendor_decides),
 		cmocka_unit_test(tsc_aux_has_32_bits_on_intels),
+		cmocka_unit_test(hwcr_keeps_two_bits),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
