@@ -239,9 +239,13 @@ static void note_held(struct jit_ctx *c, const struct jit_bytes *p, const struct
 			stale |= o->by[n].host == (k ? JIT_S1 : JIT_S0) || o->by[n].guest == before[k];
 		c->held[k] = stale ? 0 : before[k];
 	}
-	for (unsigned n = 0; n < o->nr; n++)
-		if (in_memory(o->by[n].guest))
+	for (unsigned n = 0; n < o->nr; n++) {
+		/* read for its old value, and written where it is: sbb r10, r10 */
+		bool written_there = !p->mem && o->has_mem && (f->ops & OP_RM_W) && o->by[n].guest == p->rm;
+
+		if (in_memory(o->by[n].guest) && !written_there)
 			c->held[o->by[n].host == JIT_S1] = o->by[n].guest;
+	}
 	c->held_at = c->e->n;
 }
 

@@ -328,6 +328,27 @@ static void a_probe_moves_ahead_of_a_compare(void **state)
 		}
 }
 
+/* Both operands are one register that lives in memory; then it is read. */
+static void a_register_in_memory_that_meets_itself_is_read_behind_it(void **state)
+{
+	static const uint8_t op[][16] = {
+		{ 0x4d, 0x19, 0xd2 }, { 0x4d, 0x01, 0xd2 }, { 0x4d, 0x11, 0xd2 }, { 0x4d, 0x29, 0xd2 }, { 0x4d, 0x31, 0xd2 },
+		{ 0x45, 0x19, 0xd2 }, { 0x45, 0x00, 0xd2 }, { 0x66, 0x45, 0x01, 0xd2 }, { 0x4d, 0x85, 0xd2 }, { 0x4d, 0x87, 0xd2 },
+	}; /* sbb, add, adc, sub, xor r10, r10; of 4, 1 and 2 bytes; test, xchg */
+	static const uint8_t use[16] = { 0x4c, 0x21, 0xd7 }, other[16] = { 0x4d, 0x01, 0xd3 }; /* and rdi, r10; add r11, r10 */
+	struct start s;
+	struct code c;
+
+	for (unsigned n = 0; n < ARRAY_SIZE(op) * 50; n++) {
+		new_code(&c);
+		assert_true(code_add(&c, op[n % ARRAY_SIZE(op)], 16));
+		assert_true(code_add(&c, use, 16));
+		assert_true(code_add(&c, other, 16));
+		random_start(&s);
+		check_code(&c, &s);
+	}
+}
+
 static int setup(void **state)
 {
 	world_create();
@@ -345,6 +366,7 @@ int main(void)
 		cmocka_unit_test(displacements_at_the_ends_of_their_range),
 		cmocka_unit_test(flags_are_read_and_written_as_the_table_says),
 		cmocka_unit_test(a_probe_moves_ahead_of_a_compare),
+		cmocka_unit_test(a_register_in_memory_that_meets_itself_is_read_behind_it),
 		cmocka_unit_test(random_blocks),
 		cmocka_unit_test(what_the_host_lacks_is_not_copied),
 		cmocka_unit_test(rsp_moved_by_4_gib_leaves_its_group),
