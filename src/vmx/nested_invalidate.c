@@ -1,7 +1,9 @@
 /*
  * L1's INVEPT and INVVPID (SDM Vol. 3, "INVEPT", "INVVPID"). EPT02's tables follow every
- * write of EPT12 at once, so INVEPT has only roots to forget; INVVPID drops mappings of
- * vpid02, which stands for all of L1's VPIDs.
+ * write of EPT12 at once, so INVEPT has only roots to forget.
+ *
+ * Invariant: vpid02 tags mappings of one of L1's VPIDs only, the last that was entered with (an entry with another
+ * drops them). So INVVPID of another one has nothing to drop, and that of this one is the processor's of the same type.
  */
 #include "mmu/mmu.h"
 #include "sdm/regs.h"
@@ -60,10 +62,22 @@ static bool operand_ok(uint64_t type, const uint64_t operand[2])
 	return type != INVVPID_INDIVIDUAL_ADDRESS || nested_vmx_canonical(operand[1]);
 }
 
+static void invalidate_vpid(struct kvm_vcpu *vcpu, uint64_t type, const uint64_t operand[2])
+{
+	const struct nested_vmx *n = &vcpu->vmx->nested;
+	uint16_t vpid = n->vpid02 ? n->vpid02 : vcpu->vmx->vpid;
+
+	if (!vpid || (n->vpid02 && type != INVVPID_ALL_CONTEXT && operand[0] != n->last_vpid))
+		return;
+	if (type == INVVPID_ALL_CONTEXT)
+		type = INVVPID_SINGLE_CONTEXT; /* L1's own mappings have VPID 0, which no INVVPID drops */
+	if (invvpid(vcpu->vmx->cpu, type, vpid, type == INVVPID_INDIVIDUAL_ADDRESS ? operand[1] : 0) != VMX_SUCCEED)
+		kvm_vm_bugged(vcpu->kvm, "INVVPID failed");
+}
+
 int handle_invvpid(struct kvm_vcpu *vcpu)
 {
 	uint64_t cap = nested_vmx_cap(vcpu, MSR_IA32_VMX_EPT_VPID_CAP), type;
-	uint16_t vpid = nested_get_vpid02(vcpu);
 	uint64_t operand[2];
 	int r;
 
@@ -80,9 +94,6 @@ int handle_invvpid(struct kvm_vcpu *vcpu)
 	if (!operand_ok(type, operand))
 		return nested_vmx_fail(vcpu, VMXERR_INVALID_OPERAND_TO_INVEPT_INVVPID);
 	vmx_check_l1_invvpid(vcpu->vmx->cpu, type, (uint16_t)operand[0], operand[1]);
-	if (vpid && invvpid(vcpu->vmx->cpu, type == INVVPID_INDIVIDUAL_ADDRESS ? INVVPID_INDIVIDUAL_ADDRESS
-									     : INVVPID_SINGLE_CONTEXT,
-			    vpid, type == INVVPID_INDIVIDUAL_ADDRESS ? operand[1] : 0) != VMX_SUCCEED)
-		kvm_vm_bugged(vcpu->kvm, "INVVPID failed");
+	invalidate_vpid(vcpu, type, operand);
 	return nested_vmx_succeed(vcpu);
 }

@@ -28,5 +28,6 @@ uint16_t nested_get_vpid02(struct kvm_vcpu *vcpu)
 {
 	const struct vcpu_vmx *vmx = vcpu->vmx;
 
-	return vmx->nested.vpid02 ? vmx->nested.vpid02 : vmx->vpid;
+	return vmx->nested.vpid02 && nested_cpu_has2(vmx->nested.cached_vmcs12, SECONDARY_EXEC_ENABLE_VPID) ? vmx->nested.vpid02
+													   : vmx->vpid;
 }

@@ -13,6 +13,8 @@
 #ifndef TESTS_NESTED_H
 #define TESTS_NESTED_H
 
+#include <stdlib.h>
+
 #include "../../src/sdm/exit_reasons.h"
 #include "../../src/sdm/vmcs_fields.h"
 #include "paging.h"
@@ -148,6 +150,14 @@ static inline void nested_vmwrite(struct client *c, uint64_t field, uint64_t val
 		assert_int_equal(o_.rflags & ARITHMETIC, FLAG_ZF);     \
 		assert_int_equal(nested_vmread(c, VM_INSTRUCTION_ERROR), (error)); \
 	} while (0)
+
+/* False: a kernel's KVM, which the same programs run on. */
+static inline bool on_userkvm(void)
+{
+	const char *preload = getenv("LD_PRELOAD");
+
+	return preload && strstr(preload, "userkvm");
+}
 
 static bool nested_irqchip; /* the VM has interrupt controllers of KVM's */
 
