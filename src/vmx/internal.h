@@ -242,7 +242,7 @@ bool vmx_is_identity_mapped(const struct kvm_vcpu *vcpu);
 #define FEAT_CTL_LOCKED BIT_ULL(0)
 #define NESTED_PREEMPTION_TIMER_RATE 5 /* the timer counts with bit 5 of the TSC */
 #define NESTED_EXIT_NONE 0xffffffffU   /* out of L2 without an exit that L1 sees */
-enum nvmx_vmentry_status { NVMX_VMENTRY_SUCCESS, NVMX_VMENTRY_VMEXIT, NVMX_VMENTRY_KVM_INTERNAL_ERROR };
+enum nvmx_vmentry_status { NVMX_VMENTRY_SUCCESS, NVMX_VMENTRY_VMFAIL, NVMX_VMENTRY_VMEXIT, NVMX_VMENTRY_KVM_INTERNAL_ERROR };
 
 static inline struct vmcs12 *get_vmcs12(struct kvm_vcpu *vcpu)
 {

@@ -143,7 +143,7 @@ static void check_secondary(struct kvm_vcpu *vcpu, const struct vmcs12 *v, struc
 	}
 }
 
-/* Of memory that is not there the threshold cannot be above: the entry ends as KVM_EXIT_INTERNAL_ERROR. */
+/* Of memory that is not there the threshold cannot be above: nested_enter.c says what becomes of such an entry. */
 static void check_tpr_threshold(struct kvm_vcpu *vcpu, const struct vmcs12 *v, struct nested_checks *f)
 {
 	uint32_t vtpr;

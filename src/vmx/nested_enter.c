@@ -10,6 +10,7 @@
  */
 #include "host/memory.h"
 #include "lib/error.h"
+#include "lib/log.h"
 #include "mmu/mmu.h"
 #include "sdm/regs.h"
 #include "trace/trace.h"
@@ -62,6 +63,25 @@ static bool prepare_apic_access(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
 	return hva;
 }
 
+/*
+ * Linux's rule for a virtual-APIC page in no memory: the processor never asks it where CR8's accesses exit and no
+ * APIC-access page leads to it; else it refuses the entry. False: that.
+ */
+static bool prepare_virtual_apic(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
+{
+	if (nested_tpr_load(vcpu, v))
+		return true;
+	if (nested_cpu_has(v, CPU_BASED_CR8_LOAD_EXITING) && nested_cpu_has(v, CPU_BASED_CR8_STORE_EXITING) &&
+	    !nested_cpu_has2(v, SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES)) {
+		cpu_based_assign(vcpu, CPU_BASED_TPR_SHADOW, false);
+		return true;
+	}
+	log_told("vCPU %u: VM entry of L1's VMCS %#llx failed (error 7): VIRTUAL_APIC_PAGE_ADDR (%xh) = %#llx: there is no memory",
+		 vcpu->vcpu_id, (unsigned long long)vcpu->vmx->nested.current_vmptr, VIRTUAL_APIC_PAGE_ADDR,
+		 (unsigned long long)v->virtual_apic_page_addr);
+	return false;
+}
+
 void nested_get_vmcs12_pages(struct kvm_vcpu *vcpu)
 {
 	const struct vmcs12 *v = get_vmcs12(vcpu);
@@ -88,9 +108,11 @@ int nested_vmx_enter_non_root_mode(struct kvm_vcpu *vcpu, bool from_vmentry)
 	vmx_switch_vmcs(vcpu, &vmx->nested.vmcs02);
 	prepare_vmcs02_early(vcpu, v);
 	if (from_vmentry) {
-		if (!prepare_apic_access(vcpu, v) || !nested_tpr_load(vcpu, v)) {
+		bool access = prepare_apic_access(vcpu, v);
+
+		if (!access || !prepare_virtual_apic(vcpu, v)) {
 			vmx_switch_vmcs(vcpu, &vmx->vmcs01);
-			return NVMX_VMENTRY_KVM_INTERNAL_ERROR;
+			return access ? NVMX_VMENTRY_VMFAIL : NVMX_VMENTRY_KVM_INTERNAL_ERROR;
 		}
 		prepare_msr_bitmap(vcpu, v);
 		nested_vmx_check_guest_state(vcpu, v, &f);
@@ -158,6 +180,9 @@ static int enter_l2(struct kvm_vcpu *vcpu)
 	switch ((enum nvmx_vmentry_status)nested_vmx_enter_non_root_mode(vcpu, true)) {
 	case NVMX_VMENTRY_SUCCESS:
 		break;
+	case NVMX_VMENTRY_VMFAIL:
+		n->run_pending = false;
+		return nested_vmx_fail(vcpu, VMXERR_ENTRY_INVALID_CONTROL_FIELD);
 	case NVMX_VMENTRY_VMEXIT:
 		n->run_pending = false;
 		return 1;
