@@ -39,6 +39,13 @@ static inline void ept_store(struct client *c, unsigned page, uint64_t entry)
 	nested_do(c, STORE, AT_EPT + 0x3000 + page * 8, entry);
 }
 
+/* The same, and INVEPT: what follows sees the entry, on any processor and in any hypervisor. */
+static inline void ept_change(struct client *c, unsigned page, uint64_t entry)
+{
+	ept_store(c, page, entry);
+	assert_succeeds(nested_do(c, INVEPT, 2, AT_EPT));
+}
+
 static inline void nested_use_ept(struct client *c)
 {
 	ept_fill(c);

@@ -65,7 +65,7 @@ NESTED_TEST(a_clean_page_is_logged_at_its_first_write, open_pml)
 	assert_int_equal(((uint64_t *)(c->mem + AT_PML))[index], 0);
 	assert_int_not_equal(((uint64_t *)(c->mem + AT_PML))[index + 1], 0);
 	/* L1 clears the flag: logged again, and the other one is not */
-	ept_store(c, 0x61, ept_level1(c)[0x61] & ~(uint64_t)EPT_D);
+	ept_change(c, 0x61, ept_level1(c)[0x61] & ~(uint64_t)EPT_D);
 	nested_vmwrite(c, GUEST_RIP, AT_L2);
 	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_CPUID);
 	assert_int_equal(times_logged(c, 0x61000), 2);
@@ -77,7 +77,7 @@ NESTED_TEST(a_full_log_is_an_exit_before_the_write, open_pml)
 {
 	/* what is needed to come to the first write is dirty already */
 	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_CPUID);
-	ept_store(c, 0x61, ept_level1(c)[0x61] & ~(uint64_t)EPT_D);
+	ept_change(c, 0x61, ept_level1(c)[0x61] & ~(uint64_t)EPT_D);
 	*(uint64_t *)(c->mem + 0x61000) = 42;
 	nested_vmwrite(c, GUEST_PML_INDEX, 0xffff);
 	nested_vmwrite(c, GUEST_RIP, AT_L2);

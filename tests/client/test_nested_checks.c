@@ -159,6 +159,9 @@ NESTED_TEST(each_check_fails_the_entry_as_the_manual_says, nested_open_vmcs)
 		uint64_t got, qualification = 0;
 		struct outcome o;
 
+		/* of HLT's rules Linux 6.1 has none: such an L2 halts */
+		if (!on_userkvm() && r->field == GUEST_ACTIVITY_STATE && r->value == 1)
+			continue;
 		nested_fresh_vmcs(c);
 		if (r->field2)
 			apply(c, r->field2, r->bits2, SET);
@@ -238,7 +241,6 @@ NESTED_TEST(a_bad_msr_of_the_entry_list_is_exit_34_with_its_number, nested_open_
 /* Whoever finds it, L0 or the processor: the author of L1 reads why, with logging off. */
 NESTED_TEST(an_entry_that_fails_is_explained_on_stderr, nested_open_l2)
 {
-	const char *preload = getenv("LD_PRELOAD");
 	int stderr_was = dup(2), got = memfd_create("stderr", 0);
 	char text[4096] = "";
 
@@ -257,8 +259,8 @@ NESTED_TEST(an_entry_that_fails_is_explained_on_stderr, nested_open_l2)
 	assert_true(pread(got, text, sizeof(text) - 1, 0) >= 0);
 	close(got);
 	close(stderr_was);
-	if (!preload || !strstr(preload, "userkvm"))
-		return; /* a kernel's */
+	if (!on_userkvm())
+		return;
 	assert_non_null(strstr(text, "failed (exit 33): GUEST_RFLAGS_RESERVED: GUEST_RFLAGS (6820h) = 0, must be: "));
 	assert_non_null(strstr(text, "; with 0x2 it would pass"));
 	assert_non_null(strstr(text, "[SDM \"Checks on Guest State\"]"));

@@ -48,6 +48,7 @@ static inline void compare(uint64_t a, uint64_t b, int holds, const char *how, c
 #define assert_true(a) COMPARE(!!(a), 1, ==)
 #define assert_false(a) COMPARE(!!(a), 0, ==)
 #define assert_non_null(a) COMPARE((uintptr_t)(a), 0, !=)
+#define assert_null(a) COMPARE((uintptr_t)(a), 0, ==)
 #define assert_in_range(a, low, high) \
 	do {                          \
 		COMPARE(a, low, >=);  \
@@ -63,6 +64,7 @@ static inline void compare(uint64_t a, uint64_t b, int holds, const char *how, c
 #define fail() case_fails(__FILE__, __LINE__, "failed")
 #define skip() longjmp(case_end, CASE_SKIPPED)
 #define print_message(...) printf("# " __VA_ARGS__)
+#define print_error(...) printf("# " __VA_ARGS__)
 
 #define cmocka_unit_test(f) { #f, f }
 
