@@ -274,6 +274,142 @@ static void switch_to_a_bad_task_faults(void **state)
 	client_close(&t.c);
 }
 
+/* --- the new task's segments, in a larger GDT: 48h is a descriptor of the test's, 50h an LDT at 5300h of two entries --- */
+
+#define DATA 0x00cf93000000ffffULL
+#define CODE 0x00cf9b000000ffffULL
+#define PRESENT (1ULL << 47)
+#define ACCESSED (1ULL << 40)
+
+static void open_with_ldt(struct tasks *t)
+{
+	struct kvm_sregs s;
+
+	OPEN_TASKS(t, jump_b, jump_a);
+	t->gdt[9] = DATA;
+	t->gdt[10] = tss_descriptor(0x5300, 15, 2);
+	t->gdt[11] = 0;
+	((uint64_t *)(t->c.mem + 0x5300))[0] = DATA;
+	((uint64_t *)(t->c.mem + 0x5300))[1] = DATA & ~ACCESSED;
+	assert_int_equal(ioctl(t->c.vcpu, KVM_GET_SREGS, &s), 0);
+	s.gdt.limit = 12 * 8 - 1;
+	assert_int_equal(ioctl(t->c.vcpu, KVM_SET_SREGS, &s), 0);
+}
+
+static void a_task_has_the_ldt_of_its_tss(void **state)
+{
+	struct kvm_sregs s;
+	struct tasks t;
+
+	open_with_ldt(&t);
+	t.b->ldt = 0x50;
+	t.b->ds = 0x0c; /* entry 1, which no one has used yet */
+	assert_int_equal(client_next_out(&t.c), 0x61);
+	assert_int_equal(ioctl(t.c.vcpu, KVM_GET_SREGS, &s), 0);
+	assert_int_equal(s.ldt.selector, 0x50);
+	assert_int_equal(s.ldt.base, 0x5300);
+	assert_false(s.ldt.unusable);
+	assert_int_equal(s.ds.selector, 0x0c);
+	assert_int_equal(s.ds.limit, ~0u);
+	assert_int_equal(((uint64_t *)(t.c.mem + 0x5300))[1], DATA);
+	assert_int_equal(client_next_out(&t.c), 0x60);
+	assert_int_equal(ioctl(t.c.vcpu, KVM_GET_SREGS, &s), 0);
+	assert_true(s.ldt.unusable); /* task A has none */
+	client_close(&t.c);
+}
+
+/* SDM Vol. 3, "Exception Conditions Checked During a Task Switch": each in the new task, whose TSS is TR then. */
+static void what_the_new_task_may_not_load_faults_in_it(void **state)
+{
+	static const struct {
+		const char *name;
+		uint64_t descriptor; /* of 48h; 0: as it is */
+		uint16_t cs, ss, ds, ldt;
+		int vector, error;
+	} t[] = {
+		{"data segment that is not present", DATA & ~PRESENT, 8, 0x10, 0x48, 0, 11, 0x48},
+		{"stack that is not present", DATA & ~PRESENT, 8, 0x48, 0x10, 0, 12, 0x48},
+		{"code that is not present", CODE & ~PRESENT, 0x48, 0x10, 0x10, 0, 11, 0x48},
+		{"data segment outside the GDT", 0, 8, 0x10, 0x60, 0, 10, 0x60},
+		{"data segment that is execute-only", CODE & ~(1ULL << 41), 8, 0x10, 0x48, 0, 10, 0x48},
+		{"null stack", 0, 8, 0, 0x10, 0, 10, 0},
+		{"null code", 0, 0, 0x10, 0x10, 0, 10, 0},
+		{"data as code", 0, 0x48, 0x10, 0x10, 0, 10, 0x48},
+		{"stack of another level", 0, 8, 0x13, 0x10, 0, 10, 0x10},
+		{"LDT that is a data segment", 0, 8, 0x10, 0x10, 0x48, 10, 0x48},
+		{"LDT in an LDT", 0, 8, 0x10, 0x10, 0x54, 10, 0x54},
+		{"LDT that is not present", 0x0000020000000000 | 15, 8, 0x10, 0x10, 0x48, 10, 0x48},
+		{"segment of an LDT that the task has not", 0, 8, 0x10, 0x0c, 0, 10, 0x0c},
+		{"segment outside the LDT", 0, 8, 0x10, 0x14, 0x50, 10, 0x14},
+	};
+
+	for (size_t n = 0; n < sizeof(t) / sizeof(t[0]); n++) {
+		struct kvm_sregs s;
+		struct tasks k;
+		int vector;
+
+		open_with_ldt(&k);
+		/* a handler's code and stack must not be what is at fault: #NP is no task gate here */
+		((uint64_t *)(k.c.mem + AT_IDT))[11] = (uint64_t)(AT_STUBS + 11 * 16) | 0x080000 | 0xee0000000000ULL;
+		if (t[n].descriptor)
+			k.gdt[9] = t[n].descriptor;
+		k.b->cs = t[n].cs;
+		k.b->ss = t[n].ss;
+		k.b->ds = t[n].ds;
+		k.b->ldt = t[n].ldt;
+		k.b->es = k.b->fs = 0x10;
+		vector = client_next_out(&k.c);
+		if (vector != t[n].vector || (int)client_regs(&k.c).rdx != t[n].error)
+			fail_msg("%s: vector %d, error code %#x", t[n].name, vector, (int)client_regs(&k.c).rdx);
+		assert_int_equal(ioctl(k.c.vcpu, KVM_GET_SREGS, &s), 0);
+		assert_int_equal(s.tr.selector, 0x30);
+		client_close(&k.c);
+	}
+}
+
+/* What is found before the new task is committed to is the old one's fault. */
+static void what_the_old_task_cannot_switch_to_faults_in_it(void **state)
+{
+	static const struct {
+		uint64_t descriptor;
+		uint16_t gdt_limit;
+		int vector;
+	} t[] = {{0, 9 * 8 - 1, 13}, {DATA, 9 * 8 - 1, 13}, {0x0000090051000067, 9 * 8 - 1, 11}, {0, 6 * 8 - 1, 13}};
+
+	for (size_t n = 0; n < sizeof(t) / sizeof(t[0]); n++) {
+		struct kvm_sregs s;
+		struct tasks k;
+
+		OPEN_TASKS(&k, jump_b, jump_a);
+		((uint64_t *)(k.c.mem + AT_IDT))[11] = (uint64_t)(AT_STUBS + 11 * 16) | 0x080000 | 0xee0000000000ULL;
+		k.gdt[6] = t[n].descriptor;
+		assert_int_equal(ioctl(k.c.vcpu, KVM_GET_SREGS, &s), 0);
+		s.gdt.limit = t[n].gdt_limit;
+		assert_int_equal(ioctl(k.c.vcpu, KVM_SET_SREGS, &s), 0);
+		assert_int_equal(client_next_out(&k.c), t[n].vector);
+		assert_int_equal(client_regs(&k.c).rdx, 0x30);
+		assert_int_equal(ioctl(k.c.vcpu, KVM_GET_SREGS, &s), 0);
+		assert_int_equal(s.tr.selector, 0x28);
+		client_close(&k.c);
+	}
+}
+
+/* A TSS that is not mapped: #PF in the old task, at an address within it. */
+static void a_tss_that_is_not_mapped_is_a_page_fault_of_the_old_task(void **state)
+{
+	struct kvm_sregs s;
+	struct tasks t;
+
+	OPEN_TASKS(&t, jump_b, jump_a);
+	t.gdt[6] = tss_descriptor(0x20000, 0x67, 9);
+	paging_pte_set(&t.c, PAGING_32, 0x20000, 0);
+	assert_int_equal(client_next_out(&t.c), 14);
+	assert_int_equal(ioctl(t.c.vcpu, KVM_GET_SREGS, &s), 0);
+	assert_int_equal(s.tr.selector, 0x28);
+	assert_int_equal(s.cr2 & ~0xfffULL, 0x20000);
+	client_close(&t.c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -284,6 +420,10 @@ int main(void)
 		cmocka_unit_test(tss_with_vm_starts_a_virtual_8086_task),
 		cmocka_unit_test(task_has_the_address_space_of_its_tss),
 		cmocka_unit_test(switch_to_a_bad_task_faults),
+		cmocka_unit_test(a_task_has_the_ldt_of_its_tss),
+		cmocka_unit_test(what_the_new_task_may_not_load_faults_in_it),
+		cmocka_unit_test(what_the_old_task_cannot_switch_to_faults_in_it),
+		cmocka_unit_test(a_tss_that_is_not_mapped_is_a_page_fault_of_the_old_task),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
