@@ -177,6 +177,9 @@ def without_unrestricted_guest_the_identity_map_pages_first():
              r"^ +vmcs_writel\(GUEST_CR3, guest_cr3\) +0xfffbc000$", r"entries of 4 MiB",
              r"^ +guest_cr3 = kvm_read_cr3\(\) +\= 0x2000, VMCS 0xfffbc000$", r"^ +vmcs_writel\(GUEST_CR3, guest_cr3\) +0x2000$")
     in_order(out, r"^4\. ", r"gpa 0xfffbc", r"RET_PF_EMULATE", r"= KVM_EXIT_MMIO")
+    # the slot that the table lies in is made while the vCPU is: the first tree stands all the same
+    want = [(depth, event) for depth, _, event in WANTED[1]]
+    assert want in [unique(p) + unique(q) for p, q in zip(pieces(out, 1), pieces(out, 1)[1:])], pieces(out, 1)
 
 
 def walkthrough_of_a_hypervisor_has_the_third_mmu_and_both_kinds_of_violation():

@@ -121,6 +121,8 @@ bool walk_live_record(void *arg, const struct capture_record *r, const char *com
 	line = walk_line_of(capture_event(r));
 	if (t->tree) {
 		first = record_of(&t->line[0], &head);
+		if (walk_is_aside(r, t->tree, walk_depth(&first)))
+			return !ferror(stdout);
 		if (line->tree != t->tree || walk_depth(r) <= walk_depth(&first))
 			end_piece(l, t);
 	}

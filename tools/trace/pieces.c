@@ -72,6 +72,11 @@ bool walk_is_line(const struct capture_record *r)
 	       ioctl->request == KVM_SET_USER_MEMORY_REGION;
 }
 
+bool walk_is_aside(const struct capture_record *r, int tree, uint32_t depth)
+{
+	return tree == 1 && walk_line_of(capture_event(r))->tree == 2 && walk_depth(r) > depth;
+}
+
 /* The last piece is complete: was it told before? */
 static void end_piece(struct walk_pieces *w)
 {
@@ -118,6 +123,8 @@ static int cut_thread(struct walk_pieces *w, const struct capture *c, int32_t ti
 		const struct walk_line *line;
 
 		if (r->ent->common_pid != tid || !walk_is_line(r))
+			continue;
+		if (p && walk_is_aside(r, p->tree, walk_depth(&c->records[p->events[0]])))
 			continue;
 		line = walk_line_of(capture_event(r));
 		if (!p || line->tree != p->tree ||

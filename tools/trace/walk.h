@@ -73,6 +73,11 @@ struct walk_pieces {
 int walk_cut(struct walk_pieces *w, const struct capture *c);
 /* How deep in the calls of its thread the line stands. */
 uint32_t walk_depth(const struct capture_record *r);
+/*
+ * A line that the piece goes on behind: while a vCPU is created the hypervisor may make memslots of its own (the identity
+ * map, the APIC-access page). `tree` and `depth` are those of the piece's first line.
+ */
+bool walk_is_aside(const struct capture_record *r, int tree, uint32_t depth);
 /* Whether the record is a line of the walk-through. */
 bool walk_is_line(const struct capture_record *r);
 
