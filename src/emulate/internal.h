@@ -92,6 +92,8 @@ struct kvm_emulator {
 	bool pio_exit;		      /* an OUT goes to the client */
 
 	enum isa_access access; /* of the last kvm_emulator_mem(), for its commit */
+	uint8_t locked_old[8];	/* what a LOCKed instruction has read, which memory must still hold when it writes */
+	unsigned locked_len;	/* 0: it has read nothing, or what cannot be exchanged as one */
 	struct emulator_sys sys;
 	struct emulator_task task;
 	struct kvm_page_fault_info nested_fault; /* of cs.exception, where EPT12 is behind it */

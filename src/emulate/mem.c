@@ -10,6 +10,8 @@
 #include "lib/rcu.h"
 #include "sdm/paging.h"
 
+#define CACHE_LINE 64U
+
 static void leave_error(struct kvm_emulator *e, int error) __attribute__((noreturn));
 static void leave_error(struct kvm_emulator *e, int error)
 {
@@ -175,9 +177,27 @@ void *kvm_emulator_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum i
 			read_part(e, gpa[1], (uint8_t *)bounce + first, size - first,
 				  kvm_emulator_is_ram(vcpu, gpa[1], false));
 	}
+	e->locked_len = 0;
+	if ((e->insn.flags & ISA_LOCK) && (how & ISA_READ) && (how & ISA_WRITE) && size <= sizeof(e->locked_old) &&
+	    lin % CACHE_LINE + size <= CACHE_LINE) {
+		e->locked_len = size;
+		memcpy(e->locked_old, bounce, size);
+	}
 	if (loaded)
 		isa_fpu_load(cs);
 	return bounce;
+}
+
+/* A locked write to memory that has changed since it was read: the guest tries again, from the read on. */
+static int write_memory(struct kvm_emulator *e, gpa_t gpa, const void *buf, unsigned len)
+{
+	struct kvm_vcpu *vcpu = kvm_emulator_vcpu(&e->cs);
+	int r;
+
+	if (len != e->locked_len)
+		return kvm_write_guest_as_processor(vcpu, gpa, buf, len);
+	r = kvm_cmpxchg_guest_as_processor(vcpu, gpa, e->locked_old, buf, len);
+	return r > 0 ? 0 : r < 0 ? r : -EAGAIN;
 }
 
 static void write_part(struct kvm_emulator *e, gva_t lin, const uint8_t *buf, unsigned len, bool user)
@@ -197,7 +217,7 @@ static void write_part(struct kvm_emulator *e, gva_t lin, const uint8_t *buf, un
 		return;
 	}
 	if (kvm_emulator_is_ram(vcpu, gpa, true)) {
-		int r = kvm_write_guest_as_processor(vcpu, gpa, buf, len);
+		int r = write_memory(e, gpa, buf, len);
 
 		if (r)
 			e->error = r;

@@ -82,6 +82,11 @@ void kvm_mmio_exit(struct kvm_vcpu *vcpu, gpa_t gpa, unsigned len, bool is_write
  * changes runs as written, shadowed page tables follow. 0 or -EFAULT, part of it done.
  */
 int kvm_write_guest_as_processor(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len);
+/*
+ * The same as one locked access: `data` is written where memory still holds `old`. At most 8 bytes of one cache line.
+ * 1 written, 0 it holds something else, -EFAULT.
+ */
+must_check int kvm_cmpxchg_guest_as_processor(struct kvm_vcpu *vcpu, gpa_t gpa, const void *old, const void *data, size_t len);
 
 /* --- hypercall.c --- */
 /* skip: RIP is still at the instruction, whose length the exit gave. */
