@@ -141,9 +141,16 @@ static bool saves_resume_flag(const struct vmx_cpu *cpu, const struct cpu_exit *
 	}
 }
 
+/* The same: an instruction that exits, always or as it was configured to, saves RF as 0, whatever it was. */
+static bool clears_resume_flag(const struct vmx_cpu *cpu, const struct cpu_exit *e)
+{
+	return e->insn_len && !cpu->event.active;
+}
+
 static uint64_t save_non_register(struct vmx_cpu *cpu, struct vmcs *v, const struct cpu_exit *e)
 {
-	uint64_t rflags = cpu_rflags(&cpu->cs) | cpu->resume_flag;
+	uint64_t rflags = clears_resume_flag(cpu, e) ? cpu_rflags(&cpu->cs) & ~X86_FLAGS_RF :
+						       cpu_rflags(&cpu->cs) | cpu->resume_flag;
 	uint64_t changed = (v->GUEST_RFLAGS ^ rflags) & X86_FLAGS_VM; /* decides what segments must be */
 
 	v->GUEST_RSP = cpu->cs.gpr[RSP];

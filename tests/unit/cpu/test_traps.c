@@ -160,6 +160,28 @@ static void exception_of_another_instruction_does_not(void **state)
 	assert_int_equal(R(t, GUEST_INTERRUPTIBILITY_INFO), GUEST_INTR_STATE_NMI);
 }
 
+/* SDM "Saving RIP, RSP, RFLAGS, and SSP": RF as 0, even if it was 1 before the instruction; EPT violations save 1. */
+static void instruction_that_exits_saves_no_resume_flag(void **state)
+{
+	struct machine *t = *state;
+	static const uint8_t code[][3] = { { 0xf4 }, { 0x0f, 0xa2 }, { 0x8a, 0x06 } }; /* HLT, CPUID, MOV AL,[RSI] */
+	static const uint32_t reason[] = { EXIT_REASON_HLT, EXIT_REASON_CPUID, EXIT_REASON_EPT_VIOLATION };
+	uint64_t leaf = *ept_leaf(t, 0x40000);
+
+	*ept_leaf(t, 0x40000) = 0;
+	for (unsigned n = 0; n < ARRAY_SIZE(code); n++) {
+		memcpy(t->ram + GPA_CODE, code[n], 3);
+		vmx_sync_code(t->cpu);
+		W(GUEST_RIP, GPA_CODE);
+		W(GUEST_RFLAGS, X86_FLAGS_RF | 2);
+		vmx_gprs(t->cpu)[RSI] = 0x40000;
+		assert_int_equal(go(t), reason[n]);
+		assert_int_equal(R(t, GUEST_RIP), GPA_CODE);
+		assert_int_equal(R(t, GUEST_RFLAGS) & X86_FLAGS_RF, n == 2 ? X86_FLAGS_RF : 0);
+	}
+	*ept_leaf(t, 0x40000) = leaf;
+}
+
 /* 64-bit: breakpoint on the second NOP; the handler sets RF in its frame. */
 static void resume_flag_passes_one_instruction_breakpoint(void **state)
 {
@@ -404,6 +426,7 @@ int main(void)
 	    TEST_LONG(exception_of_an_iret_reports_nmi_unblocking),
 	    TEST_LONG(exception_of_another_instruction_does_not),
 	    TEST_LONG(resume_flag_passes_one_instruction_breakpoint),
+	    TEST_LONG(instruction_that_exits_saves_no_resume_flag),
 	    TEST_LONG(breakpoint_on_a_repetition_is_met_once),
 	    TEST_LONG(stac_opens_user_pages_to_the_supervisor_and_clac_closes_them),
 	    TEST_LONG(watchpoint_counts_every_write_of_a_loop),
