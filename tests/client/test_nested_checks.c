@@ -238,6 +238,74 @@ NESTED_TEST(a_bad_msr_of_the_entry_list_is_exit_34_with_its_number, nested_open_
 	assert_int_equal(client_msr(c, 0xc0000102), 0x5000);
 }
 
+/* --- an exit that cannot be completed: the client is told of a shutdown, and the VMCS has the indicator --- */
+
+static uint32_t abort_indicator(struct client *c)
+{
+	struct kvm_regs r = {.rip = AT_CODE + 32 * (uint64_t)VMLAUNCH, .rsp = 0x8000, .rflags = 2};
+
+	nested_l2_code(c, "\x0f\xa2", 2);
+	assert_int_equal(ioctl(c->vcpu, KVM_SET_REGS, &r), 0);
+	assert_run_exits(c, KVM_EXIT_SHUTDOWN);
+	return *(uint32_t *)(c->mem + AT_VMCS + 4);
+}
+
+NESTED_TEST(an_msr_that_cannot_be_stored_is_abort_1, nested_open_l2)
+{
+	*(uint64_t *)(c->mem + AT_MSR_AREA) = 0xdeadbeef;
+	nested_vmwrite(c, VM_EXIT_MSR_STORE_ADDR, AT_MSR_AREA);
+	nested_vmwrite(c, VM_EXIT_MSR_STORE_COUNT, 1);
+	assert_int_equal(abort_indicator(c), on_userkvm() ? 1 : 0); /* Linux writes none */
+}
+
+NESTED_TEST(an_msr_of_l1_that_cannot_be_loaded_is_abort_4, nested_open_l2)
+{
+	*(uint64_t *)(c->mem + AT_MSR_AREA) = 0xdeadbeef;
+	nested_vmwrite(c, VM_EXIT_MSR_LOAD_ADDR, AT_MSR_AREA);
+	nested_vmwrite(c, VM_EXIT_MSR_LOAD_COUNT, 1);
+	assert_int_equal(abort_indicator(c), on_userkvm() ? 4 : 0);
+}
+
+/* A 32-bit L1 with PAE: its page-directory pointers come from memory with each exit. */
+static bool open_pae(struct client *c)
+{
+	if (!nested_open(c))
+		return false;
+	paging_start(c, PAGING_PAE, 0, CR0_NE, CR4_VMXE, 0);
+	assert_succeeds(nested_ptr(c, VMXON, AT_VMXON));
+	assert_succeeds(nested_ptr(c, VMCLEAR, AT_VMCS));
+	assert_succeeds(nested_ptr(c, VMPTRLD, AT_VMCS));
+	nested_fill_vmcs(c);
+	nested_vmwrite(c, VMCS_LINK_POINTER | 1, ~0u); /* a 32-bit VMWRITE is of one half */
+	nested_vmwrite(c, GUEST_CS_AR_BYTES, 0xc09b);
+	nested_vmwrite(c, VM_EXIT_CONTROLS, nested_vmread(c, VM_EXIT_CONTROLS) & ~(uint64_t)EXIT_HOST_64);
+	nested_vmwrite(c, VM_ENTRY_CONTROLS, nested_vmread(c, VM_ENTRY_CONTROLS) & ~(uint64_t)ENTRY_IA32E);
+	nested_vmwrite(c, GUEST_CR3, 0x11000);
+	nested_vmwrite(c, HOST_CR3, 0x11000);
+	return true;
+}
+
+NESTED_TEST(a_32_bit_l1_enters_a_32_bit_l2, open_pae)
+{
+	nested_l2_code(c, "\x0f\xa2", 2);
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_CPUID);
+}
+
+NESTED_TEST(page_directory_pointers_of_l1_with_reserved_bits_are_abort_2, open_pae)
+{
+	nested_vmwrite(c, HOST_CR3, AT_MSR_AREA);
+	*(uint64_t *)(c->mem + AT_MSR_AREA) = 0x12000 | 3; /* bit 1 is reserved */
+	assert_int_equal(abort_indicator(c), on_userkvm() ? 2 : 0);
+}
+
+NESTED_TEST(page_directory_pointers_of_l2_with_reserved_bits_are_exit_33, open_pae)
+{
+	nested_vmwrite(c, GUEST_CR3, AT_MSR_AREA);
+	*(uint64_t *)(c->mem + AT_MSR_AREA) = 0x12000 | 3;
+	assert_int_equal(nested_enter(c, VMLAUNCH), 0x80000000u | 33);
+	assert_int_equal(nested_vmread(c, EXIT_QUALIFICATION), 2);
+}
+
 /* Whoever finds it, L0 or the processor: the author of L1 reads why, with logging off. */
 NESTED_TEST(an_entry_that_fails_is_explained_on_stderr, nested_open_l2)
 {
@@ -278,6 +346,11 @@ int main(void)
 		cmocka_unit_test(controls_are_checked_before_host_state),
 		cmocka_unit_test(a_failed_entry_leaves_the_vmcs_unlaunched_and_loads_host_state),
 		cmocka_unit_test(a_bad_msr_of_the_entry_list_is_exit_34_with_its_number),
+		cmocka_unit_test(an_msr_that_cannot_be_stored_is_abort_1),
+		cmocka_unit_test(an_msr_of_l1_that_cannot_be_loaded_is_abort_4),
+		cmocka_unit_test(a_32_bit_l1_enters_a_32_bit_l2),
+		cmocka_unit_test(page_directory_pointers_of_l1_with_reserved_bits_are_abort_2),
+		cmocka_unit_test(page_directory_pointers_of_l2_with_reserved_bits_are_exit_33),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
