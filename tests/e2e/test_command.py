@@ -163,6 +163,14 @@ def doctor_tells_what_a_client_will_see():
         assert word in out, out
 
 
+def doctor_says_what_the_local_apic_is_left_to():
+    for params, words in (("", "enable_apicv=1, flexpriority=1"), ("flexpriority=0", "enable_apicv=1, flexpriority=0"),
+                          ("enable_apicv=0", "enable_apicv=0, flexpriority=1"),
+                          ("ept=0", "enable_apicv=0 (it needs ept=1 and unrestricted_guest=1), flexpriority=1")):
+        out, _ = tap.run(USERKVM, "doctor", env=dict(os.environ, USERKVM_PARAMS=params))
+        assert f"\n  local APIC       {words}\n" in out, (params, out)
+
+
 def doctor_says_when_no_vm_can_be_made():
     if os.environ.get("SANITIZE"):
         raise tap.Skip("a sanitizer's shadow takes more address space than any limit on it would leave")
@@ -521,6 +529,6 @@ tap.main(a_signal_is_the_checked_commands_and_reports_are_counted, reports_are_c
          installed_tree_works_by_itself, masked_host_is_shown_and_a_wrong_mask_refused, unknown_parameter_is_told_once, engine_that_does_not_exist_is_refused, help_goes_to_stdout_with_status_0, wrong_usage_is_status_2, missing_kernel_file_is_one_line,
          file_that_is_no_kernel_is_one_line, truncated_bzimage_is_one_line, too_little_memory_is_one_line,
          nonsense_memory_size_is_status_2, run_passes_the_exit_status_on, doctor_tells_what_a_client_will_see,
-         doctor_says_when_no_vm_can_be_made, preflight_says_in_a_line_and_a_status_what_does_not_work,
+         doctor_says_what_the_local_apic_is_left_to, doctor_says_when_no_vm_can_be_made, preflight_says_in_a_line_and_a_status_what_does_not_work,
          doctor_json_says_what_doctor_says, a_directory_that_ld_preload_cannot_name_is_told, outputs_that_fail_are_one_line,
          twenty_five_wrong_command_lines)

@@ -217,6 +217,15 @@ const char *doctor_engine(void)
 	return name;
 }
 
+/* What the parameters come to: as setup() of src/vmx/caps.c leaves them, which needs a guest that is never emulated. */
+static void local_apic(void)
+{
+	bool asked = params_get_bool("enable_apicv"), apicv = asked && params_get_bool("unrestricted_guest") && params_get_bool("ept");
+
+	printf("  local APIC       enable_apicv=%d%s, flexpriority=%d\n", apicv,
+	       asked && !apicv ? " (it needs ept=1 and unrestricted_guest=1)" : "", params_get_bool("flexpriority"));
+}
+
 static int cmd_doctor(int argc, char **argv)
 {
 	const char *why;
@@ -242,6 +251,7 @@ static int cmd_doctor(int argc, char **argv)
 	printf("  engine           %s\n", engine_words(engine));
 	doctor_host_features();
 	printf("  parameters       %s\n", params && *params ? params : "defaults (ept=1)");
+	local_apic();
 	printf("  preload library  %s\n", preload_path(lib, sizeof(lib)) == 0 ? lib : "NOT FOUND: `userkvm run` cannot work");
 	printf("  host memory      %ld MiB available\n",
 	       sysconf(_SC_AVPHYS_PAGES) / 256 * (sysconf(_SC_PAGESIZE) / 4096));
