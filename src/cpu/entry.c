@@ -228,7 +228,7 @@ void cpu_load_guest(struct vmx_cpu *cpu)
 {
 	struct vmcs *v = cpu->vmcs;
 	struct cpu_state *cs = &cpu->cs;
-	bool whole = (v->stale & VMCS_LOAD_REST) || cpu->load_rest || unlikely(cpu->tlb->check || cpu->tlb->path);
+	bool whole = (v->stale & VMCS_LOAD_REST) || cpu->load_rest || unlikely(cpu->tlb->check || cpu->tlb->path || cpu->tlb->l1vpid);
 
 	cpu->exit_access.valid = false;
 	load_segments(cpu, v);

@@ -17,15 +17,18 @@
 int l1vpid_create(struct l1vpid_machine **out)
 {
 	const char *deaf = getenv("USERKVM_GHOST_DEAF");
+	bool vpids = params_has_word("USERKVM_CHECK", "l1vpid");
 
 	*out = NULL;
-	if (!params_has_word("USERKVM_CHECK", "l1vpid"))
+	if (!vpids && !params_has_word("USERKVM_CHECK", "l1ept"))
 		return 0;
 	*out = own_calloc(1, sizeof(**out));
 	if (!*out)
 		return err_born(ENOMEM, "no memory for the sanitizer of INVVPIDs");
 	(*out)->deaf = deaf ? (unsigned)strtoul(deaf, NULL, 0) : 0;
-	l1vpid_report_open(*out);
+	(*out)->vpids = vpids;
+	if (vpids)
+		l1vpid_report_open(*out);
 	return 0;
 }
 
@@ -33,7 +36,8 @@ void l1vpid_destroy(struct l1vpid_machine *m)
 {
 	if (!m)
 		return;
-	l1vpid_report_end(m);
+	if (m->vpids)
+		l1vpid_report_end(m);
 	own_free(m);
 }
 
@@ -48,7 +52,7 @@ int l1vpid_cpu_create(struct vmx_cpu *cpu)
 		return err_born(ENOMEM, "no memory for what an L2 may have cached");
 	l->m = cpu->machine->l1vpid;
 	cpu->tlb->l1vpid = l;
-	if (!cpu->tlb->path)
+	if (l->m->vpids && !cpu->tlb->path)
 		cpu->tlb->path = &l->walk;
 	return 0;
 }
@@ -62,9 +66,11 @@ void l1vpid_cpu_destroy(struct vmx_cpu *cpu)
 	cpu->tlb->path = NULL;
 }
 
+/* --- who checks --- */
+
 bool vmx_checks_l1vpid(const struct vmx_cpu *cpu)
 {
-	return cpu->tlb->l1vpid;
+	return cpu->tlb->l1vpid && cpu->tlb->l1vpid->m->vpids;
 }
 
 /* --- holds --- */
@@ -207,6 +213,11 @@ static bool calm_since(const struct l1vpid *o, uint64_t when)
 	return __atomic_load_n(&o->calm, __ATOMIC_ACQUIRE) || __atomic_load_n(&o->last_calm, __ATOMIC_ACQUIRE) > when;
 }
 
+bool vmx_check_calm_since(const struct vmx_cpu *cpu, uint64_t when)
+{
+	return cpu->tlb->l1vpid && calm_since(cpu->tlb->l1vpid, when);
+}
+
 /* Every other processor's L1 has gone on to something else since. */
 static bool others_calm(struct vmx_cpu *cpu, uint64_t when)
 {
@@ -282,7 +293,7 @@ void vmx_check_l2_enters(struct vmx_cpu *cpu, const struct vmx_check_l2 *with)
 	l->seen_registers = false;
 	__atomic_store_n(&l->last_l2, ~0ULL, __ATOMIC_RELEASE);
 	__atomic_store_n(&l->calm, true, __ATOMIC_RELEASE);
-	l->active = with->vpid;
+	l->active = with->vpid && l->m->vpids;
 	if (!l->active)
 		return; /* without a VPID the VM entry invalidates */
 	foreign = others_ran_l2(cpu, l->left);

@@ -30,7 +30,7 @@
 struct l1vpid;
 struct l1vpid_machine;
 
-/* NULL and 0: USERKVM_CHECK does not ask for it. -ENOMEM. */
+/* NULL and 0: USERKVM_CHECK asks neither for it nor for l1ept, which asks when processors were calm. -ENOMEM. */
 must_check int l1vpid_create(struct l1vpid_machine **out);
 void l1vpid_destroy(struct l1vpid_machine *m); /* tells the counts */
 must_check int l1vpid_cpu_create(struct vmx_cpu *cpu);

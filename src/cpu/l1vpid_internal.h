@@ -36,6 +36,7 @@ struct l1vpid_root {
 
 struct l1vpid_machine {
 	int log_fd;
+	bool vpids; /* USERKVM_CHECK=l1vpid; with l1ept alone only `calm` is kept */
 	struct check_ranges suppress;
 	unsigned deaf, deaf_count;
 	uint64_t records, in_window, reports, of_hidden, hidden, forgotten; /* by all threads: may lose one */

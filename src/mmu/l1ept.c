@@ -9,6 +9,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <x86intrin.h>
 
 #include "lib/check_log.h"
 #include "lib/log.h"
@@ -38,7 +39,7 @@ struct hold {
 	bool dormant; /* an INVEPT has covered it; L2 may have cached it again where it has run since */
 	bool dirty, lost_dirty; /* used with its D flag set; that flag, and nothing else, was cleared */
 	struct kvm_vcpu *writer;
-	uint64_t writer_cr3, writer_fs, writer_rip, new;
+	uint64_t writer_cr3, writer_fs, writer_rip, when, new;
 	gpa_t written;
 };
 
@@ -270,6 +271,7 @@ static void note_writer(struct l1ept *k, struct kvm_vcpu *vcpu, struct hold *h)
 {
 	h->settled = false;
 	h->writer = vcpu;
+	h->when = __rdtsc();
 	h->writer_cr3 = h->writer_fs = 0;
 	if (mmu_guest_ops()->get_thread)
 		mmu_guest_ops()->get_thread(vcpu, &h->writer_cr3, &h->writer_fs);
@@ -478,6 +480,12 @@ static void report(struct l1ept *k, struct kvm_vcpu *vcpu, struct hold *h, unsig
 		       h->hidden ? "true" : "false", quiet ? "true" : "false");
 }
 
+/* Is the operation that wrote over? Its thread has entered a guest, or its processor has gone on to something else. */
+static bool is_settled(const struct hold *h)
+{
+	return h->settled || (mmu_guest_ops()->calm_since && mmu_guest_ops()->calm_since(h->writer, h->when));
+}
+
 /* Could L2 do it by what was cached, and would it make a difference? */
 static bool differs(const struct hold *h, unsigned want, const struct guest_walker *gw)
 {
@@ -504,7 +512,7 @@ void l1ept_used(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t access, const struct 
 		if (h->vcpu != vcpu || h->gpa != page || h->eptp != eptp)
 			continue;
 		if (h->open && !h->said && differs(h, want, gw)) {
-			if (h->settled)
+			if (is_settled(h))
 				report(k, vcpu, h, want, h->lost_dirty ? ", whose dirty flag in EPT12 was cleared and would stay so" :
 				       gw ? ", and now goes to another" : ", which EPT12 no longer allows");
 			else

@@ -14,7 +14,8 @@
  *
  * Between the write and the INVEPT on another vCPU a use is legal. A record is settled where
  * the thread of L1's that has written (known by CR3 and FS base) enters a guest on that vCPU; where it
- * has no FS base, any thread.
+ * has no FS base, any thread; and where that vCPU has been in user mode, halted or in another L2 since, whose writer
+ * may be a thread that enters no guest.
  *
  * Invariants
  * 1. Only INVEPT, an EPT violation that L1 hears of, and reset close: not INVVPID, VM entries, MOV CR3,

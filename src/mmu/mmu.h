@@ -95,6 +95,8 @@ struct kvm_mmu_guest_ops {
 	bool (*log_l2_write)(struct kvm_vcpu *vcpu, gpa_t gpa);
 	bool (*is_guest_mode)(struct kvm_vcpu *vcpu); /* an L2 runs; NULL: never */
 	uint64_t (*get_rip)(struct kvm_vcpu *vcpu); /* for reports; NULL: 0 */
+	/* Since then (TSC) the vCPU has been in user mode, halted or in an L2, for checkers; any thread; NULL: unknown. */
+	bool (*calm_since)(const struct kvm_vcpu *vcpu, uint64_t when);
 	void (*get_thread)(struct kvm_vcpu *vcpu, uint64_t *cr3, uint64_t *fs_base); /* who runs, for checkers; NULL: unknown */
 };
 

@@ -223,6 +223,11 @@ static void guest_thread(struct kvm_vcpu *vcpu, uint64_t *cr3, uint64_t *fs_base
 	*fs_base = fs.base;
 }
 
+static bool guest_calm_since(const struct kvm_vcpu *vcpu, uint64_t when)
+{
+	return vmx_check_calm_since(vmx_processor((struct kvm_vcpu *)(uintptr_t)vcpu), when);
+}
+
 static const struct kvm_mmu_guest_ops guest_ops = {
 	.get_cr0 = vmx_get_cr0,
 	.get_cr3 = vmx_get_cr3,
@@ -231,6 +236,7 @@ static const struct kvm_mmu_guest_ops guest_ops = {
 	.get_rflags = vmx_get_rflags,
 	.get_rip = vmx_get_rip,
 	.get_thread = guest_thread,
+	.calm_since = guest_calm_since,
 	.get_pkru = guest_pkru,
 	.get_pdptr = guest_pdptr,
 	.get_maxphyaddr = guest_maxphyaddr,

@@ -204,7 +204,7 @@ static void clear_dirty(struct client *c)
 	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_CPUID);
 }
 
-static bool enters;
+static bool enters, halts;
 
 /* The other vCPU unmaps the page, and invalidates where it should, or only at home; then its L2 runs. */
 static void two_vcpus(struct client *c)
@@ -216,6 +216,14 @@ static void two_vcpus(struct client *c)
 	invept(&o, 2, 0);
 	if (right)
 		invept(c, 2, 0);
+	if (halts) {
+		struct kvm_regs r = {.rip = AT_L2 + 0x800, .rsp = 0x8000, .rflags = 2};
+
+		o.mem[r.rip] = 0xf4;
+		assert_int_equal(ioctl(o.vcpu, KVM_SET_REGS, &r), 0);
+		assert_int_equal(ioctl(o.vcpu, KVM_RUN, 0), 0);
+		assert_int_equal(o.run->exit_reason, KVM_EXIT_HLT);
+	}
 	if (enters)
 		assert_int_equal(nested_enter(&o, VMLAUNCH), EXIT_REASON_CPUID);
 	nested_vmwrite(c, GUEST_RIP, AT_L2);
@@ -253,6 +261,16 @@ static void invept_on_the_wrong_vcpu_flushed(void **state)
 {
 	enters = true;
 	one(two_vcpus, true, 0);
+}
+
+/* A thread that never enters a guest has made the change, and its processor has gone on. */
+static void invept_on_the_wrong_vcpu_by_a_thread_without_a_guest(void **state)
+{
+	enters = false;
+	halts = true;
+	one(two_vcpus, false, 1);
+	one(two_vcpus, true, 0);
+	halts = false;
 }
 
 /* The other vCPU has not gone on: its INVEPT by interrupt may be on its way. */
@@ -296,6 +314,7 @@ int main(void)
 		BOTH(invept_before_the_write),
 		BOTH(cleared_dirty_flag_is_lost),
 		BOTH(invept_on_the_wrong_vcpu),
+		cmocka_unit_test(invept_on_the_wrong_vcpu_by_a_thread_without_a_guest),
 		cmocka_unit_test(a_use_in_the_legal_window_is_silent),
 		cmocka_unit_test(suppressed_reports_are_not_told),
 	};

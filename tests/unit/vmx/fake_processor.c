@@ -118,6 +118,7 @@ unsigned vmx_fault_chain(const struct vmx_cpu *cpu, struct vmx_fault out[VMX_FAU
 bool vmx_broken(const struct vmx_cpu *cpu, const char **what, const char **file, int *line) { return false; }
 hpa_t vmx_bus_error_address(struct vmx_cpu *cpu) { return 0; }
 void vmx_invept_forgotten(struct vmx_cpu *cpu, uint64_t type, uint64_t eptp) { }
+bool vmx_check_calm_since(const struct vmx_cpu *cpu, uint64_t when) { return false; }
 bool vmx_checks_l1vpid(const struct vmx_cpu *cpu) { return false; }
 void vmx_check_l2_enters(struct vmx_cpu *cpu, const struct vmx_check_l2 *with) { }
 void vmx_check_l2_left(struct vmx_cpu *cpu, uint64_t cr3, uint64_t cr4, bool violation, gva_t gva) { }
