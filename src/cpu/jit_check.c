@@ -383,7 +383,7 @@ static void second_turn(struct vmx_cpu *cpu, struct turn *t, struct cpu_block *b
 /* Flags that are live where emitted code has left, by its exit `why`. */
 static uint8_t live_at_exit(const struct cpu_jit *j, const struct turn *t, uint32_t why)
 {
-	const struct jit_cell *cell = &j->cells[why - JIT_EXIT_CELL];
+	const struct jit_cell *cell;
 	const struct jit_place *p;
 	unsigned nr;
 
@@ -391,6 +391,7 @@ static uint8_t live_at_exit(const struct cpu_jit *j, const struct turn *t, uint3
 		return j->check_live;
 	if (why == JIT_EXIT_INDIRECT)
 		return JIT_FLAGS_ALL;
+	cell = &j->cells[why - JIT_EXIT_CELL];
 	p = places_in(cell->from, t->last, &nr);
 	if (!p)
 		return 0;

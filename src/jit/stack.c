@@ -123,13 +123,15 @@ static bool stack_bytes(const struct jit_insn *i, const struct jit_bytes *p,
 		*hi = w;
 		return true;
 	default:
+		if (!explicit)
+			return false;
 		*lo = p->disp;
 		*hi = p->disp + i->size;
 		if (p->code32) { /* RSP itself (invariant 5) */
 			*lo = *lo < 0 ? *lo : 0;
 			*hi = *hi > 0 ? *hi : 0;
 		}
-		return explicit;
+		return true;
 	}
 }
 

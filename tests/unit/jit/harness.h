@@ -91,7 +91,7 @@ struct start {
 	uint32_t cc;
 	uint64_t fs, gs;
 	uint32_t fs_limit; /* of 32-bit code */
-	uint8_t fpu[MAX_IMAGE];
+	uint8_t fpu[MAX_IMAGE] __attribute__((aligned(64)));
 };
 void random_fpu(struct start *s);
 void run_interpreter(struct code *c, const struct start *s, struct outcome *o);
