@@ -18,6 +18,7 @@
 
 #include "tools/see/stat.h"
 
+#define NAME_COLUMNS 34
 #define OTHER_SCREEN "\033[?1049h"
 #define FIRST_SCREEN "\033[?1049l"
 #define CLEAR	     "\033[H\033[2J"
@@ -120,12 +121,21 @@ static int by_order(const void *x, const void *y)
 	return strcmp(a->name, b->name);
 }
 
+/* Of a counter's name: in a narrow window it is cut, not the total. */
+static int name_columns(const struct screen *s)
+{
+	int beside = 1 + 14 + 1; /* the total, and the column that stays free */
+
+	return s->columns >= NAME_COLUMNS + beside ? NAME_COLUMNS : s->columns > 8 + beside ? s->columns - beside : 8;
+}
+
 /* Events with total, share and growth, then what is present. */
 static void show(struct screen *s, const struct stat_choice *c, const struct stat_sample *a,
 		 const struct stat_sample *b, const struct stat_sample *origin)
 {
 	struct stat_sample sorted = { .row = calloc(b->nr + 1, sizeof(*sorted.row)), .nr = b->nr };
 	char whose[40], pid[32] = "all processes";
+	int name = name_columns(s);
 	double sum = 0;
 
 	if (!sorted.row)
@@ -149,7 +159,7 @@ static void show(struct screen *s, const struct stat_choice *c, const struct sta
 	s->row = 0;
 	line(s, "userkvm statistics - %s%s%s", pid, *c->fields ? ", " : "", c->fields);
 	line(s, "%s", "");
-	line(s, "%-34s %14s %7s %12s %s", "Event", "Total", "%Total", "CurAvg/s", c->apart ? "pid/vm/vcpu" : "");
+	line(s, "%-*s %14s %7s %12s %s", name, "Event", "Total", "%Total", "CurAvg/s", c->apart ? "pid/vm/vcpu" : "");
 	for (int instant = 0; instant < 2; instant++) {
 		for (unsigned i = 0; i < sorted.nr; i++) {
 			const struct stat_row *r = &sorted.row[i];
@@ -159,12 +169,12 @@ static void show(struct screen *s, const struct stat_choice *c, const struct sta
 				continue;
 			stat_whose(c, r, whose, sizeof(whose));
 			if (instant)
-				line(s, "%-34s %14llu %7s %12s %s", r->name, (ull)r->value, "", "", whose);
+				line(s, "%-*.*s %14llu %7s %12s %s", name, name, r->name, (ull)r->value, "", "", whose);
 			else if (strstr(r->name, "_ns"))
-				line(s, "%-34s %14llu %7s %12.0f %s", r->name, (ull)r->value, "",
+				line(s, "%-*.*s %14llu %7s %12.0f %s", name, name, r->name, (ull)r->value, "",
 				     now ? stat_rate(a, b, now) : 0.0, whose);
 			else
-				line(s, "%-34s %14llu %7.1f %12.0f %s", r->name, (ull)r->value,
+				line(s, "%-*.*s %14llu %7.1f %12.0f %s", name, name, r->name, (ull)r->value,
 				     sum > 0 ? 100.0 * (double)r->value / sum : 0.0, now ? stat_rate(a, b, now) : 0.0, whose);
 		}
 		if (!instant)
