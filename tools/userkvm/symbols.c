@@ -156,6 +156,9 @@ const char *symbols_name(const struct symbols *t, uint64_t rip, uint64_t lstar, 
 		else
 			high = mid;
 	}
+	/* Linux, and nobody knows where it has moved: any name would be a guess */
+	if (t->entry && !lstar)
+		low = 0;
 	if (low && at - t->s[low - 1].at < 0x100000 && (rip >> 47 || t->low))
 		snprintf(buf, size, "%s+%#llx", t->s[low - 1].name, (unsigned long long)(at - t->s[low - 1].at));
 	else

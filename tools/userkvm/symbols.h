@@ -23,7 +23,7 @@ struct symbols {
 
 /* Those of an ELF file's symbol table, or of lines "ADDRESS KIND NAME"; false: the file has none. */
 bool symbols_read(struct symbols *t, const char *file);
-/* "zap_pte_range+0x2c", or the address, in buf. lstar: where entry_SYSCALL_64 is in the guest; 0: unknown. */
+/* "zap_pte_range+0x2c", or the address, in buf. lstar: where entry_SYSCALL_64 is in the guest; 0: unknown, the address then where there is such a symbol. */
 const char *symbols_name(const struct symbols *t, uint64_t rip, uint64_t lstar, char *buf, size_t size);
 
 #endif
