@@ -5,11 +5,12 @@
 #include "smp.h"
 
 #define CPUS 4
-#define ADDS 100000
+#define ADDS 20000
+#define TABLE_ADDS 3000
 
 /* --- locked instructions --- */
 
-GUEST(lock_add, "code16", "mov $100000, %ecx\n"
+GUEST(lock_add, "code16", "mov $20000, %ecx\n"
 			  "1: lock; incl 0x600\n"
 			  "dec %ecx\n jnz 1b\n hlt");
 
@@ -33,27 +34,11 @@ GUEST(lock_split, "code64", "1: lock; incl 0x200ffe\n" /* two pages, contiguous 
 			    "lock; incl 0x3ffffe\n"    /* two slots, that are not */
 			    "dec %ecx\n jnz 1b\n hlt");
 
-/*
- * Hosts that detect or ration the bus locks of their processes take up to 100 ms
- * for each (SDM Vol. 3, "OS Bus-Lock Detection"); adds() counts for such a host.
- */
-static uint32_t adds(uint8_t *two_pages)
-{
-	uint64_t started = smp_now_ms();
-	uint32_t n = 0;
-
-	while (n < ADDS && smp_now_ms() < started + 50)
-		for (int i = 0; i < 4; i++, n++)
-			__asm__ volatile("lock; incl %0" : "+m"(*(uint32_t *)(two_pages + 4094)));
-	memset(two_pages, 0, 8192);
-	return n < ADDS / 10 ? 20 : ADDS;
-}
-
 static void locked_accesses_across_pages_and_slots_lose_nothing(void **state)
 {
 	size_t size = 2 << 20;
 	uint8_t *slots = mmap(NULL, 3 * size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	uint32_t n = adds(slots);
+	const uint32_t n = ADDS;
 	uint16_t lo, hi;
 	struct smp s;
 
@@ -76,6 +61,32 @@ static void locked_accesses_across_pages_and_slots_lose_nothing(void **state)
 	assert_int_equal((uint32_t)hi << 16 | lo, CPUS * n);
 	smp_close(&s);
 	munmap(slots, 3 * size);
+}
+
+/* An entry of the PD in use that maps nothing: with shadow paging each write is emulated. Then aligned accesses of 2 and 8 bytes. */
+GUEST(lock_table, "code64", "1: lock; addl $2, 0x12800\n lock; addw $2, 0x12806\n mov $2, %eax\n lock; xadd %rax, 0x12808\n"
+			    "2: mov 0x12810, %rax\n lea 2(%rax), %rbx\n lock; cmpxchg %rbx, 0x12810\n jnz 2b\n"
+			    "dec %ecx\n jnz 1b\n hlt");
+
+static void locked_accesses_to_page_tables_lose_nothing(void **state)
+{
+	struct smp s;
+
+	smp_open(&s, CPUS, 2 << 20, false);
+	for (int i = 0; i < CPUS; i++) {
+		smp_long_mode(&s, i, 0x1000);
+		smp_reg(&s, i, rcx, TABLE_ADDS);
+	}
+	memcpy(s.c.mem + 0x1000, guest_lock_table, GUEST_SIZE(lock_table));
+	smp_start(&s, 0, CPUS);
+	smp_join(&s, 0, CPUS);
+	for (int i = 0; i < CPUS; i++)
+		assert_int_equal(s.cpu[i].reason, KVM_EXIT_HLT);
+	assert_int_equal(smp_load32(&s, 0x12800), 2 * CPUS * TABLE_ADDS);
+	assert_int_equal(smp_load32(&s, 0x12804) >> 16, 2 * CPUS * TABLE_ADDS);
+	assert_int_equal(smp_load32(&s, 0x12808), 2 * CPUS * TABLE_ADDS);
+	assert_int_equal(smp_load32(&s, 0x12810), 2 * CPUS * TABLE_ADDS);
+	smp_close(&s);
 }
 
 GUEST(cas16, "code64", "mov $20000, %esi\n"
@@ -233,6 +244,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(lock_inc_by_4_vcpus_loses_nothing),
 		cmocka_unit_test(locked_accesses_across_pages_and_slots_lose_nothing),
+		cmocka_unit_test(locked_accesses_to_page_tables_lose_nothing),
 		cmocka_unit_test(cmpxchg16b_by_4_vcpus_loses_nothing),
 		cmocka_unit_test(code_written_by_one_vcpu_is_run_by_the_others),
 		cmocka_unit_test(a_deleted_memslot_is_written_no_more),
