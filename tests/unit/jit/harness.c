@@ -8,6 +8,7 @@
 
 #include "isa/stub.h"
 
+#define LINE_BYTES 64 /* of a cache */
 #define CODE_BYTES (1u << 20)
 #define REACH (64u << 20)
 
@@ -59,6 +60,8 @@ static void *fake_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum is
 
 	if ((lin & ~PAGE_MASK) + size > PAGE_SIZE || p->untagged)
 		return bounce;
+	if ((how & ISA_RMW) == ISA_RMW && lin % LINE_BYTES + size > LINE_BYTES)
+		return bounce; /* the host is to make no split lock (isa/mem.h, invariant 4) */
 	struct isa_tlb_entry *e = &world->tlb[(lin >> PAGE_SHIFT) & (ISA_TLB_ENTRIES - 1)];
 
 	if (e->read_tag != p->lin)
