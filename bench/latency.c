@@ -3,7 +3,8 @@
  * on a kernel's /dev/kvm).
  *
  * Prints "name nanoseconds", medians. In a guest: from the write to the ICR to the
- * other vCPU's handler having stored a word, seen by the sender; from the deadline
+ * other vCPU's handler having stored a word, seen by the sender; a fixed IPI whose handler
+ * ends it and answers with another, to the sender's handler, by xAPIC and by x2APIC; from the deadline
  * written to IA32_TSC_DEADLINE to the first instruction of its handler, the vCPU in
  * HLT. Beside them what a process gets: a signal to a running thread and back by a
  * word, and clock_nanosleep() to a time.
@@ -30,6 +31,7 @@
 #define AT_CODE 0x1000
 #define AT_SPIN 0x1800
 #define AT_RESULTS 0x2000
+#define AT_ROUNDS 0x5000 /* `rounds` */
 
 static int vm, vcpu[2];
 static struct kvm_run *run[2];
@@ -101,6 +103,47 @@ __asm__(".pushsection .rodata\n"
 	".code64\n"
 	".popsection");
 
+/*
+ * Two vCPUs that send each other a fixed IPI, as often: vector 21h to APIC 1 and 22h back. FS is at the
+ * APIC's page. The peer's OUT says that it is ready. Each has a stack of its own (start()).
+ */
+extern const uint8_t rounds[], rounds_xapic[], peer_xapic[], ask_xapic[], answer_xapic[], rounds_x2apic[], peer_x2apic[],
+	ask_x2apic[], answer_x2apic[], rounds_end[];
+#define WRMSR(msr, hi, lo) "   mov $" msr ", %ecx\n   mov $" hi ", %edx\n   mov $" lo ", %eax\n   wrmsr\n"
+#define XAPIC(reg, v) "   movl $" v ", %fs:" reg "\n"
+#define ROUNDS_OF(send) \
+	"   mov $0x2000, %di\n" \
+	"   mov $2001, %si\n" \
+	"   sti\n" \
+	"1: movb $0, 0x700\n" \
+	"   rdtsc\n" \
+	"   mov %eax, %ebx\n" send \
+	"2: cmpb $0, 0x700\n" \
+	"   je 2b\n" \
+	"   rdtsc\n" \
+	"   sub %ebx, %eax\n" \
+	"   mov %eax, (%di)\n" \
+	"   add $4, %di\n" \
+	"   dec %si\n" \
+	"   jnz 1b\n" \
+	"   cli\n" \
+	"   out %al, $0x10\n"
+#define PEER "   sti\n   out %al, $0x10\n1: jmp 1b\n"
+__asm__(".pushsection .rodata\n"
+	".code16\n"
+	"rounds:\n"
+	"rounds_xapic:\n" XAPIC("0xf0", "0x1ff") XAPIC("0x310", "0x1000000") ROUNDS_OF(XAPIC("0x300", "0x21"))
+	"peer_xapic:\n" XAPIC("0xf0", "0x1ff") XAPIC("0x310", "0") PEER
+	"ask_xapic:\n" XAPIC("0xb0", "0") XAPIC("0x300", "0x22") "   iret\n"
+	"answer_xapic:\n" XAPIC("0xb0", "0") "   movb $1, 0x700\n   iret\n"
+	"rounds_x2apic:\n" WRMSR("0x80f", "0", "0x1ff") ROUNDS_OF(WRMSR("0x830", "1", "0x21"))
+	"peer_x2apic:\n" WRMSR("0x80f", "0", "0x1ff") PEER
+	"ask_x2apic:\n" WRMSR("0x80b", "0", "0") WRMSR("0x830", "0", "0x22") "   iret\n"
+	"answer_x2apic:\n" WRMSR("0x80b", "0", "0") "   movb $1, 0x700\n   iret\n"
+	"rounds_end:\n"
+	".code64\n"
+	".popsection");
+
 static void set_cpuid(int kvm, int cpu, uint32_t apic_id)
 {
 	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + 256 * sizeof(c->entries[0]));
@@ -121,15 +164,17 @@ static void set_cpuid(int kvm, int cpu, uint32_t apic_id)
 	free(c);
 }
 
-static void start(int cpu, uint16_t ip)
+static void start(int cpu, uint16_t ip, bool x2apic)
 {
-	struct kvm_regs r = { .rip = ip, .rflags = 2, .rsp = 0x8000 };
+	struct kvm_regs r = { .rip = ip, .rflags = 2, .rsp = cpu == vcpu[0] ? 0x8000 : 0x9000 };
 	struct kvm_mp_state running = { KVM_MP_STATE_RUNNABLE };
 	struct kvm_sregs s;
 
 	must(ioctl(cpu, KVM_GET_SREGS, &s), "KVM_GET_SREGS");
 	s.cs.base = s.cs.selector = 0;
-	s.apic_base |= 3 << 10; /* x2APIC */
+	s.apic_base |= (x2apic ? 3 : 2) << 10;
+	s.fs.base = 0xfee00000;
+	s.fs.selector = 0;
 	must(ioctl(cpu, KVM_SET_SREGS, &s), "KVM_SET_SREGS");
 	must(ioctl(cpu, KVM_SET_REGS, &r), "KVM_SET_REGS");
 	must(ioctl(cpu, KVM_SET_MP_STATE, &running), "KVM_SET_MP_STATE");
@@ -172,14 +217,12 @@ static void no_more(int signo)
 {
 }
 
-/* Runs vCPU 0 from `code` to its OUT. */
-static void measure(const char *name, const uint8_t *code, const uint8_t *end, double ns_per_tick)
+/* Runs vCPU 0 to its OUT. */
+static void take_results(const char *name, double ns_per_tick)
 {
 	double v[ROUNDS];
 	uint32_t ticks;
 
-	memcpy(mem + AT_CODE, code, (size_t)(end - code));
-	start(vcpu[0], AT_CODE);
 	must(ioctl(vcpu[0], KVM_RUN, 0), "KVM_RUN");
 	if (run[0]->exit_reason != KVM_EXIT_IO)
 		errx(1, "%s: exit reason %u", name, run[0]->exit_reason);
@@ -188,6 +231,47 @@ static void measure(const char *name, const uint8_t *code, const uint8_t *end, d
 		v[i] = ticks * ns_per_tick;
 	}
 	report(name, v, ROUNDS);
+}
+
+static void measure(const char *name, const uint8_t *code, const uint8_t *end, double ns_per_tick)
+{
+	memcpy(mem + AT_CODE, code, (size_t)(end - code));
+	start(vcpu[0], AT_CODE, true);
+	take_results(name, ns_per_tick);
+}
+
+static void stop_spinning(pthread_t t)
+{
+	run[1]->immediate_exit = 1;
+	pthread_kill(t, SIGUSR1);
+	pthread_join(t, NULL);
+	run[1]->immediate_exit = 0;
+}
+
+static void start_spinning(pthread_t *t)
+{
+	if (pthread_create(t, NULL, spin, NULL))
+		errx(1, "no thread");
+}
+
+static uint16_t at(const uint8_t *code)
+{
+	return (uint16_t)(AT_ROUNDS + (code - rounds));
+}
+
+static void measure_rounds(const char *name, bool x2apic, double ns_per_tick)
+{
+	uint32_t handlers[] = { at(x2apic ? ask_x2apic : ask_xapic), at(x2apic ? answer_x2apic : answer_xapic) };
+	pthread_t t;
+
+	memcpy(mem + AT_ROUNDS, rounds, (size_t)(rounds_end - rounds));
+	memcpy(mem + 0x21 * 4, handlers, sizeof(handlers));
+	start(vcpu[1], at(x2apic ? peer_x2apic : peer_xapic), x2apic);
+	must(ioctl(vcpu[1], KVM_RUN, 0), "KVM_RUN of the peer");
+	start_spinning(&t);
+	start(vcpu[0], at(x2apic ? rounds_x2apic : rounds_xapic), x2apic);
+	take_results(name, ns_per_tick);
+	stop_spinning(t);
 }
 
 /* --- what a process gets --- */
@@ -256,17 +340,16 @@ int main(void)
 	ns_per_tick = 1e6 / khz;
 	ticks = (uint32_t)(SLEEP_NS / ns_per_tick);
 	memcpy(mem + AT_SLEEP_TICKS, &ticks, 4);
+	sigaction(SIGUSR1, &(struct sigaction){ .sa_handler = no_more }, NULL);
+	measure_rounds("ipi_xapic", false, ns_per_tick);
 	measure("timer", timer_code, spin_code, ns_per_tick);
 
-	sigaction(SIGUSR1, &(struct sigaction){ .sa_handler = no_more }, NULL);
 	memcpy(mem + AT_SPIN, spin_code, (size_t)(nmi_code - spin_code));
-	start(vcpu[1], AT_SPIN);
-	if (pthread_create(&t, NULL, spin, NULL))
-		errx(1, "no thread");
+	start(vcpu[1], AT_SPIN, true);
+	start_spinning(&t);
 	measure("ipi", ipi_code, timer_code, ns_per_tick);
-	run[1]->immediate_exit = 1;
-	pthread_kill(t, SIGUSR1);
-	pthread_join(t, NULL);
+	stop_spinning(t);
+	measure_rounds("ipi_x2apic", true, ns_per_tick);
 	signals();
 	sleeps();
 	return 0;
