@@ -262,7 +262,7 @@ static void fill_ram(void)
 	table(GDT)[5] = 0x00affb000000ffff;
 	for (unsigned i = 0; i < 2; i++) {
 		table(GDT)[6 + 2 * i] = 0x0000890000000067 | (uint64_t)(TSS + i * 0x800) << 16;
-		*(uint64_t *)(w.ram + TSS + i * 0x800 + 4) = 0x1f000 - i * 0x2000;
+		memcpy(w.ram + TSS + i * 0x800 + 4, &(uint64_t){ 0x1f000 - i * 0x2000 }, 8);
 		*(uint16_t *)(w.ram + TSS + i * 0x800 + 0x66) = 0x68;
 	}
 	for (unsigned v = 0; v < 256; v++) {

@@ -105,6 +105,9 @@ static void emitted_code_does_what_handlers_do(void **state)
 {
 	uint64_t n = number("N", 100000);
 
+#ifdef __SANITIZE_ADDRESS__
+	skip(); /* the handlers' own code uses vector registers, which emitted code leaves the guest's in */
+#endif
 	harness_init();
 	rnd_seed(number("SEED", 1));
 	world_create();

@@ -201,7 +201,7 @@ static void branches_wrap_at_4_gib(void **state)
 
 	map(t, 0xfffff000, 0x50000, RW);
 	PUT_AT(t, 0x50010, g_over_the_end);
-	*guest32(t, 0x50010 + 3) = 0x3a - (0xfffff010U + 7);
+	memcpy(t->ram + 0x50010 + 3, &(uint32_t){ 0x3a - (0xfffff010U + 7) }, 4);
 	PUT_AT(t, 0x3a, g_at_0);
 	for (uint32_t n = 1; n < 4; n++) {
 		reg(t)[RDX] = 0x77;

@@ -233,7 +233,9 @@ static void data_is_found_again_by_the_tables_as_they_are(void **state)
 		assert_int_equal(reg(t)[RDX], 16 * 1000 + 500 * 1000);
 	}
 	assert_true(c->tlb_fills - fills > 16 * 1000);
+#ifndef __SANITIZE_ADDRESS__ /* whose code needs vector registers: each miss is a stub's */
 	assert_true(c->jit_stubs - stubs < 4 * 1000);
+#endif
 	assert_int_equal(*guest64(t, 0x4f000) + *guest64(t, 0x51000), 1 + 2);
 }
 
