@@ -12,9 +12,6 @@
  * rights that were found, a misconfiguration, or, before a dirty flag is set, a page-modification
  * log of L1's that is full.
  */
-#include "host/fault.h"
-#include "host/memory.h"
-#include "lib/rcu.h"
 #include "mmu/nested_mmu.h"
 #include "sdm/ept.h"
 #include "sdm/vmx.h"
@@ -66,24 +63,15 @@ static bool allowed(uint64_t rights, uint32_t access)
 /* 1 done, or not possible: read-only memory; 0 the entry changed; < 0 it cannot be reached. */
 static int set_flags(struct kvm_vcpu *vcpu, gpa_t at, uint64_t *e, uint64_t set)
 {
-	struct kvm_memory_slot *slot;
-	hva_t hva;
+	struct kvm_entry_exchange x = { .old = *e, .val = *e | set, .size = sizeof(*e) };
 	int r;
 
-	if ((*e & set) == set)
+	if ((*e & set) == set || !kvm_vcpu_gpa_to_hva(vcpu, at, true))
 		return 1;
-	hva = kvm_vcpu_gpa_to_hva(vcpu, at, true);
-	if (!hva)
-		return 1;
-	r = host_cmpxchg64(__va(hva), *e, *e | set);
-	if (r != 1)
-		return r;
-	*e |= set;
-	lib_rcu_read_lock();
-	slot = kvm_vcpu_gfn_to_memslot(vcpu, at >> PAGE_SHIFT);
-	mark_page_dirty_in_slot(vcpu->kvm, slot, at >> PAGE_SHIFT);
-	lib_rcu_read_unlock();
-	return 1;
+	r = kvm_vcpu_exchange_guest(vcpu, at, kvm_exchange_entry, &x);
+	if (r == 1)
+		*e |= set;
+	return r;
 }
 
 enum set_ad { AD_DONE, AD_CHANGED, AD_LOG_FULL };

@@ -9,9 +9,6 @@
  *
  * Not here: 5-level paging; no guest is offered it.
  */
-#include "host/fault.h"
-#include "host/memory.h"
-#include "lib/rcu.h"
 #include "mmu/nested_mmu.h"
 #include "sdm/regs.h"
 #include "trace/trace.h"
@@ -133,30 +130,17 @@ static int read_entry(struct walk *w, gpa_t gpa, uint64_t *e)
 /* 1 done (or not possible: read-only memory), 0 the entry changed, < 0 unreadable. */
 static int set_bits(struct walk *w, gpa_t gpa, uint64_t e, uint64_t set)
 {
-	hva_t hva;
+	struct kvm_entry_exchange x = { .old = e, .val = e | set, .size = w->m.entry_size };
 	int r;
 
-	if ((e & set) == set)
+	if ((e & set) == set || !kvm_vcpu_gpa_to_hva(w->vcpu, gpa, true))
 		return 1;
-	hva = kvm_vcpu_gpa_to_hva(w->vcpu, gpa, true);
-	if (!hva)
-		return 1;
-	if (w->m.entry_size == 4)
-		r = host_cmpxchg32(__va(hva), (uint32_t)e, (uint32_t)(e | set));
-	else
-		r = host_cmpxchg64(__va(hva), e, e | set);
+	r = kvm_vcpu_exchange_guest(w->vcpu, gpa, kvm_exchange_entry, &x);
 	if (r == 1) {
 		if (set & PTE_D)
 			TRACE(kvmmmu, kvm_mmu_set_dirty_bit, gpa);
 		else
 			TRACE(kvmmmu, kvm_mmu_set_accessed_bit, gpa);
-		/* The page of the table is written: the dirty log must know. */
-		struct kvm_memory_slot *slot;
-
-		lib_rcu_read_lock();
-		slot = kvm_vcpu_gfn_to_memslot(w->vcpu, gpa >> PAGE_SHIFT);
-		mark_page_dirty_in_slot(w->vcpu->kvm, slot, gpa >> PAGE_SHIFT);
-		lib_rcu_read_unlock();
 	}
 	return r;
 }

@@ -132,6 +132,39 @@ int kvm_vcpu_write_guest(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, siz
 	return access_guest((struct access){ vcpu->kvm, vcpu, 0, true, .from = data }, gpa, len);
 }
 
+int kvm_vcpu_exchange_guest(struct kvm_vcpu *vcpu, gpa_t gpa, kvm_exchange_fn *exchange, const void *what)
+{
+	struct access a = { vcpu->kvm, vcpu, 0, true, NULL, NULL };
+
+	for (;;) {
+		struct kvm_memory_slot *slot;
+		hva_t hva = find_hva_now(&a, gpa);
+		bool moved;
+		int r;
+
+		if (!hva)
+			return err_born(EFAULT, "gpa %#llx is no memory to write", (unsigned long long)gpa);
+		r = host_fault_in(hva, true, NULL);
+		if (r)
+			return r;
+		lib_rcu_read_lock();
+		moved = find_hva(&a, gpa, &slot) != hva;
+		r = moved ? 0 : exchange((void *)(uintptr_t)hva, what);
+		if (r > 0)
+			mark_page_dirty_in_slot(vcpu->kvm, slot, gpa >> PAGE_SHIFT);
+		lib_rcu_read_unlock();
+		if (!moved)
+			return r;
+	}
+}
+
+int kvm_exchange_entry(void *at, const void *what)
+{
+	const struct kvm_entry_exchange *e = what;
+
+	return e->size == 4 ? host_cmpxchg32(at, (uint32_t)e->old, (uint32_t)e->val) : host_cmpxchg64(at, e->old, e->val);
+}
+
 hva_t kvm_vcpu_gpa_to_hva(struct kvm_vcpu *vcpu, gpa_t gpa, bool write)
 {
 	struct access a = { vcpu->kvm, vcpu, 0, write, NULL, NULL };

@@ -200,5 +200,17 @@ must_check int kvm_read_guest(struct kvm *kvm, int as_id, gpa_t gpa, void *data,
 must_check int kvm_write_guest(struct kvm *kvm, int as_id, gpa_t gpa, const void *data, size_t len);
 must_check int kvm_vcpu_read_guest(struct kvm_vcpu *vcpu, gpa_t gpa, void *data, size_t len);
 must_check int kvm_vcpu_write_guest(struct kvm_vcpu *vcpu, gpa_t gpa, const void *data, size_t len);
+/*
+ * An atomic exchange that stays in gpa's page, by `exchange` with the page's memory: 1 done (the page is dirty then),
+ * 0 the memory is not what was expected, -EFAULT. The slot stays while it runs, which must not wait.
+ */
+typedef int kvm_exchange_fn(void *at, const void *what);
+must_check int kvm_vcpu_exchange_guest(struct kvm_vcpu *vcpu, gpa_t gpa, kvm_exchange_fn *exchange, const void *what);
+/* The exchange of an aligned entry of a paging structure. */
+struct kvm_entry_exchange {
+	uint64_t old, val;
+	unsigned size; /* bytes: 4 or 8 */
+};
+kvm_exchange_fn kvm_exchange_entry;
 
 #endif

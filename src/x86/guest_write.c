@@ -3,11 +3,10 @@
  * instruction that is emulated, a task switch, SMM's entry, code put into a page.
  * What the processor and the MMU have made of that memory follows at once.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "host/fault.h"
-#include "lib/error.h"
-#include "lib/rcu.h"
 #include "x86/run.h"
 
 /* Within one page. */
@@ -46,21 +45,27 @@ static uint64_t *word_around(hva_t at, unsigned *offset)
 	return (uint64_t *)(uintptr_t)word;
 }
 
+struct bytes {
+	const void *old, *val;
+	size_t len;
+};
+
 /* Neighbours of the bytes may change at any time: only theirs decide. */
-static int cmpxchg_bytes(hva_t at, const void *old, const void *data, size_t len)
+static int exchange_bytes(void *at, const void *what)
 {
+	const struct bytes *b = what;
 	unsigned offset;
-	uint64_t *word = word_around(at, &offset), was, is;
+	uint64_t *word = word_around((hva_t)(uintptr_t)at, &offset), was, is;
 	int r;
 
 	do {
 		r = host_copy_from(&was, word, sizeof(was));
 		if (r)
 			return r;
-		if (memcmp((uint8_t *)&was + offset, old, len) != 0)
+		if (memcmp((uint8_t *)&was + offset, b->old, b->len) != 0)
 			return 0;
 		is = was;
-		memcpy((uint8_t *)&is + offset, data, len);
+		memcpy((uint8_t *)&is + offset, b->val, b->len);
 		r = host_cmpxchg64(word, was, is);
 	} while (r == 0);
 	return r;
@@ -68,21 +73,11 @@ static int cmpxchg_bytes(hva_t at, const void *old, const void *data, size_t len
 
 int kvm_cmpxchg_guest_as_processor(struct kvm_vcpu *vcpu, gpa_t gpa, const void *old, const void *data, size_t len)
 {
-	gfn_t gfn = gpa >> PAGE_SHIFT;
-	struct kvm_memory_slot *slot;
 	int r;
 
 	if (kvm_bug_on(vcpu->kvm, len > sizeof(uint64_t) || gpa % LINE_BYTES + len > LINE_BYTES))
 		return -EIO;
-	lib_rcu_read_lock();
-	slot = kvm_vcpu_gfn_to_memslot(vcpu, gfn);
-	if (!slot || slot->flags & (KVM_MEM_READONLY | KVM_MEMSLOT_INVALID))
-		r = err_born(EFAULT, "no memory for a locked access at %#llx", (unsigned long long)gpa);
-	else
-		r = cmpxchg_bytes(gfn_to_hva_memslot(slot, gfn) + (gpa & ~PAGE_MASK), old, data, len);
-	if (r > 0)
-		mark_page_dirty_in_slot(vcpu->kvm, slot, gfn);
-	lib_rcu_read_unlock();
+	r = kvm_vcpu_exchange_guest(vcpu, gpa, exchange_bytes, &(struct bytes){ old, data, len });
 	if (r > 0) {
 		code_written(vcpu, gpa, len);
 		kvm_mmu_track_write(vcpu, gpa, data, len);
