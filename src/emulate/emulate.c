@@ -461,10 +461,19 @@ static int emulate_at_rip(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa, bool f
 	return emulate(vcpu);
 }
 
+/* What the instruction that emulate_at_rip() began, and answered `r` for, leaves to do: HLT halts. */
+static int halt_if_hlt(struct kvm_vcpu *vcpu, int r)
+{
+	if (r != 1 || !vcpu->arch->emulator->sys.halt)
+		return r;
+	vcpu->stat.halt_exits++;
+	return kvm_emulate_halt(vcpu);
+}
+
 int kvm_emulate_instruction(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa)
 {
 	TRACE_CALL(x86_emulate_instruction, vcpu->vcpu_id, vmx_get_rip(vcpu));
-	return emulate_at_rip(vcpu, has_gpa, gpa, true);
+	return halt_if_hlt(vcpu, emulate_at_rip(vcpu, has_gpa, gpa, true));
 }
 
 /* --- a guest that the processor cannot run --- */
@@ -512,10 +521,8 @@ int kvm_emulate_invalid_guest_state(struct kvm_vcpu *vcpu)
 			break;
 		rip = vmx_get_rip(vcpu);
 		r = emulate_at_rip(vcpu, false, ~0ULL, false);
-		if (r == 1 && e->sys.halt) {
-			vcpu->stat.halt_exits++;
-			return kvm_emulate_halt(vcpu);
-		}
+		if (r == 1 && e->sys.halt)
+			return halt_if_hlt(vcpu, r);
 		if (r == 1 && vmx_get_rip(vcpu) != rip && kvm_singlestep_exit(vcpu))
 			return 0;
 	}

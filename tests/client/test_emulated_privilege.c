@@ -33,7 +33,7 @@ static const struct row {
 	uint8_t bytes[8];
 	uint32_t rflags, cr4;
 	int map;
-	bool cpuid_faults;
+	bool cpuid_faults, ring_0;
 } rows[] = {
 	{"out dx", PAGING_LONG, GP, "\xee"},
 	{"in dx", PAGING_LONG, GP, "\xec"},
@@ -121,7 +121,7 @@ static void open_row(struct client *c, const struct row *t)
 	memcpy(c->mem + AT_CODE, code, n);
 	memset(c->mem + AT_OTHER, 0xcc, 4096);
 	memcpy(c->mem + AT_OTHER + n - 2, t->bytes, sizeof(t->bytes));
-	paging_start(c, t->mode, 3, 0, t->cr4 | 1u << 9 | 1u << 18, 0); /* OSFXSR, OSXSAVE */
+	paging_start(c, t->mode, t->ring_0 ? 0 : 3, 0, t->cr4 | 1u << 9 | 1u << 18, 0); /* OSFXSR, OSXSAVE */
 	paging_pte_set(c, t->mode, AT_DEVICE, DEVICE | PG_ALL);
 	if (t->map) {
 		assert_int_equal(ioctl(c->vcpu, KVM_GET_SREGS, &s), 0);
@@ -179,6 +179,21 @@ static void user_mode_gets_from_the_emulator_what_the_processor_gives_it(void **
 				 rows[i].expect);
 		client_close(&c);
 	}
+}
+
+/* With the kernel's privilege it is HLT: the processor goes on behind it when it is run again. */
+static void hlt_that_is_emulated_halts(void **state)
+{
+	static const struct row t = {"hlt", PAGING_LONG, RUNS, "\xf4", .ring_0 = true};
+	struct client c;
+	uint64_t at;
+
+	open_row(&c, &t);
+	at = AT_CODE + 11; /* behind the change of the mapping */
+	assert_int_equal(ioctl(c.vcpu, KVM_RUN, 0), 0);
+	assert_int_equal(c.run->exit_reason, KVM_EXIT_HLT);
+	assert_int_equal(client_regs(&c).rip, at + 1);
+	client_close(&c);
 }
 
 #define FLAG_CF 1u
@@ -336,6 +351,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(user_mode_gets_from_the_emulator_what_the_processor_gives_it),
+		cmocka_unit_test(hlt_that_is_emulated_halts),
 		cmocka_unit_test(popf_changes_what_the_privilege_allows),
 		cmocka_unit_test(pushf_of_virtual_8086_mode_shows_vif_as_if),
 		cmocka_unit_test(popf_of_virtual_8086_mode_changes_vif),
