@@ -18,12 +18,12 @@
 
 #define UNIT_SHIFT 16
 #define UNIT_BYTES (1ULL << UNIT_SHIFT)
-#define AREA_BYTES (512ULL << 30)
+#define AREA_BYTES (768ULL << 30)
 /* Far below where the kernel maps and programs are loaded, above what sanitizers and Go use. */
 #define AREA_FIRST 0x200000000000ULL
 #define AREA_LAST 0x500000000000ULL
 #define AREA_ALIGN (1ULL << 30)
-#define AREA_TRIES 64
+#define AREA_TRIES 256 /* one in four has no round address */
 #define NR_UNITS (AREA_BYTES >> UNIT_SHIFT)
 #define FALLBACK_MAX (16ULL << 30)
 #define FALLBACK_MIN (64ULL << 20)
@@ -116,13 +116,19 @@ static uint64_t random_number(void)
 	return ((uint64_t)__builtin_ia32_rdtsc() ^ (uint64_t)(uintptr_t)&v) * 0x9e3779b97f4a7c15ULL >> 16;
 }
 
+/* Does a multiple of 1 TiB lie in the area that starts at `at`? */
+static bool has_round_address(uint64_t at)
+{
+	return ALIGN_UP(at, 1ULL << 40) < at + AREA_BYTES;
+}
+
 static void choose_area(void)
 {
 	uint64_t at, bytes;
 
 	for (unsigned n = 0; n < AREA_TRIES; n++) {
 		at = AREA_FIRST + random_number() % ((AREA_LAST - AREA_FIRST) / AREA_ALIGN) * AREA_ALIGN;
-		if (at % (1ULL << 40) && is_empty(at, AREA_BYTES) && can_map_at(at)) {
+		if (!has_round_address(at) && is_empty(at, AREA_BYTES) && can_map_at(at)) {
 			own.start = at;
 			own.end = at + AREA_BYTES;
 			return;

@@ -9,7 +9,7 @@
  * area is ever a guest's: host_fault_in() and the memslots' accessors ask
  * own_overlaps().
  *
- *     area:  [ run | run | slab | ... | not mapped yet          ]   512 GiB
+ *     area:  [ run | run | slab | ... | not mapped yet          ]   768 GiB
  *     low:   [ frames | not mapped ]                                  4 MiB, below 4 GiB
  *
  * Invariants
