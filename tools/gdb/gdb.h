@@ -1,7 +1,7 @@
 /*
  * What the files of `userkvm gdb` share.
  *
- *	gdb ←─ packets: packet.c ─→ stub.c ←─ frames: session.c ─→ the VM's process (control/debug.h)
+ *	gdb ←─ packets: packet.c ─→ stub.c, stub_run.c ←─ frames: session.c ─→ the VM's process (control/debug.h)
  *	                              ↑ registers.c: the guest's registers as gdb numbers them
  */
 #ifndef USERKVM_TOOLS_GDB_H
@@ -58,6 +58,12 @@ enum gdb_news { GDB_NOTHING, GDB_PACKET, GDB_INTERRUPT, GDB_GONE };
 enum gdb_news gdb_receive(struct gdb_link *l, bool readable);
 /* False: gdb is gone. */
 bool gdb_send(struct gdb_link *l, const char *data, size_t n);
+/* Two digits a byte, and a zero byte, which the result points at. */
+char *gdb_put_hex(char *p, const void *data, size_t n);
+/* How many bytes, at most max; *end behind the digits. */
+size_t gdb_get_hex(const char *p, uint8_t *to, size_t max, const char **end);
+/* A hexadecimal number and the character behind it, which has to be `then` (0: the end). */
+bool gdb_get_number(const char **p, char then, uint64_t *v);
 
 /* --- stub.c --- */
 /*

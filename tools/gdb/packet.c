@@ -1,8 +1,10 @@
 /*
  * gdb's remote serial protocol, the lowest layer ("Overview" of its chapter in gdb's manual):
- * $data#checksum, acknowledged by + or -, } before an escaped byte, and the byte 3 for an interrupt.
+ * $data#checksum, acknowledged by + or -, } before an escaped byte, and the byte 3 for an interrupt; and the hexadecimal words in it.
  */
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -113,4 +115,39 @@ bool gdb_send(struct gdb_link *l, const char *data, size_t n)
 	out[k++] = digits[sum >> 4];
 	out[k++] = digits[sum & 15];
 	return write_all(l->out, out, k);
+}
+
+/* --- words of packets --- */
+
+char *gdb_put_hex(char *p, const void *data, size_t n)
+{
+	for (const uint8_t *b = data; n--; b++)
+		p += sprintf(p, "%02x", *b);
+	return p;
+}
+
+size_t gdb_get_hex(const char *p, uint8_t *to, size_t max, const char **end)
+{
+	size_t n = 0;
+	unsigned byte;
+
+	while (n < max && strspn(p, "0123456789abcdefABCDEF") >= 2 && sscanf(p, "%2x", &byte) == 1) {
+		to[n++] = (uint8_t)byte;
+		p += 2;
+	}
+	*end = p;
+	return n;
+}
+
+bool gdb_get_number(const char **p, char then, uint64_t *v)
+{
+	char *end;
+
+	if (!strspn(*p, "0123456789abcdefABCDEF"))
+		return false;
+	*v = strtoull(*p, &end, 16);
+	if (*end != then)
+		return false;
+	*p = end + (then != 0);
+	return true;
 }

@@ -10,266 +10,14 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "tools/gdb/gdb.h"
+#include "tools/gdb/stub.h"
 
-#define MAX_VCPUS (DEBUG_MAX_BYTES / sizeof(struct debug_vcpu))
-#define SIGNAL_INT 2   /* gdb's numbers */
-#define SIGNAL_TRAP 5
 #define FIRST_RUN_LOOK_NS 10000000
-
-struct stub {
-	struct gdb_link *link;
-	struct gdb_session *session;
-	enum gdb_arch arch;
-	char *xml;
-	bool running, over;
-	uint32_t current; /* the vCPU that registers and memory are of (Hg) */
-	uint32_t moving;  /* ... that s and c are for (Hc); ALL */
-	bool names_breaks; /* gdb understands swbreak and hwbreak */
-	struct debug_vcpu vcpu[MAX_VCPUS];
-	unsigned nr_vcpus;
-	char out[GDB_PACKET_MAX + 1];
-};
-
-#define ALL UINT32_MAX
-
-static int reply(struct stub *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static int reply(struct stub *s, const char *fmt, ...)
-{
-	char text[512];
-	va_list ap;
-	int n;
-
-	va_start(ap, fmt);
-	n = vsnprintf(text, sizeof(text), fmt, ap);
-	va_end(ap);
-	if (!gdb_send(s->link, text, (size_t)n))
-		s->over = true;
-	return 0;
-}
-
-static int ok(struct stub *s)
-{
-	return reply(s, "OK");
-}
-
-/* The protocol's errors are two digits of anybody's. */
-static int failed(struct stub *s, int r)
-{
-	return reply(s, "E%02x", (unsigned)-r & 0xff);
-}
-
-static int ok_or(struct stub *s, int r)
-{
-	return r ? failed(s, r) : ok(s);
-}
-
-/* --- hexadecimal --- */
-
-static char *put_hex(char *p, const void *data, size_t n)
-{
-	for (const uint8_t *b = data; n--; b++)
-		p += sprintf(p, "%02x", *b);
-	return p;
-}
-
-/* How many bytes, at most max; *end behind the digits. */
-static size_t get_hex(const char *p, uint8_t *to, size_t max, const char **end)
-{
-	size_t n = 0;
-	unsigned byte;
-
-	while (n < max && strspn(p, "0123456789abcdefABCDEF") >= 2 && sscanf(p, "%2x", &byte) == 1) {
-		to[n++] = (uint8_t)byte;
-		p += 2;
-	}
-	*end = p;
-	return n;
-}
-
-/* A hexadecimal number and the character behind it, which has to be `then` (0: the end). */
-static bool number(const char **p, char then, uint64_t *v)
-{
-	char *end;
-
-	if (!strspn(*p, "0123456789abcdefABCDEF"))
-		return false;
-	*v = strtoull(*p, &end, 16);
-	if (*end != then)
-		return false;
-	*p = end + (then != 0);
-	return true;
-}
-
-/* --- the session --- */
-
-static int call(struct stub *s, struct debug_frame f, const void *bytes)
-{
-	int r = gdb_session_call(s->session, &f, bytes);
-
-	if (r == -EPIPE)
-		s->over = true;
-	return r;
-}
-
-static int look(struct stub *s)
-{
-	int r = call(s, (struct debug_frame){ .op = DEBUG_VCPUS }, NULL);
-
-	if (r)
-		return r;
-	s->nr_vcpus = s->session->reply.size / sizeof(s->vcpu[0]);
-	memcpy(s->vcpu, s->session->bytes, s->nr_vcpus * sizeof(s->vcpu[0]));
-	return s->nr_vcpus ? 0 : -ENOENT;
-}
-
-static bool has_vcpu(const struct stub *s, uint32_t id)
-{
-	for (unsigned i = 0; i < s->nr_vcpus; i++)
-		if (s->vcpu[i].id == id)
-			return true;
-	return false;
-}
-
-static int get_regs(struct stub *s, struct kvm_debugger_regs *r)
-{
-	int e = call(s, (struct debug_frame){ .op = DEBUG_GET_REGS, .vcpu = s->current }, NULL);
-
-	if (!e)
-		memcpy(r, s->session->bytes, sizeof(*r));
-	return e;
-}
-
-static int set_regs(struct stub *s, const struct kvm_debugger_regs *r)
-{
-	return call(s, (struct debug_frame){ .op = DEBUG_SET_REGS, .size = sizeof(*r), .vcpu = s->current }, r);
-}
-
-static int read_memory(struct stub *s, uint64_t addr, uint32_t n)
-{
-	return call(s, (struct debug_frame){ .op = DEBUG_READ, .vcpu = s->current, .addr = addr, .length = n }, NULL);
-}
-
-static int write_memory(struct stub *s, uint64_t addr, const void *data, uint32_t n)
-{
-	return call(s, (struct debug_frame){ .op = DEBUG_WRITE, .vcpu = s->current, .addr = addr, .size = n }, data);
-}
-
-/* --- stopping and running --- */
-
-static int tell_stop(struct stub *s, int signal, const struct debug_frame *event)
-{
-	static const char *const watch[] = { [DEBUG_WATCH_WRITE] = "watch", [DEBUG_WATCH_READ] = "rwatch", [DEBUG_WATCH_ACCESS] = "awatch" };
-	char reason[64] = "";
-
-	s->running = false;
-	(void)look(s);
-	if (event) {
-		s->current = event->vcpu;
-		if (event->kind >= DEBUG_WATCH_WRITE && event->kind <= DEBUG_WATCH_ACCESS)
-			snprintf(reason, sizeof(reason), "%s:%llx;", watch[event->kind], (unsigned long long)event->addr);
-		else if (s->names_breaks && event->kind != DEBUG_STEP)
-			snprintf(reason, sizeof(reason), "%s:;", event->kind == DEBUG_SOFT ? "swbreak" : "hwbreak");
-	}
-	s->moving = s->current;
-	return reply(s, "T%02xthread:%x;%s", (unsigned)signal, s->current + 1, reason);
-}
-
-/* The vCPU to begin with: one that has something to do. */
-static void choose_vcpu(struct stub *s)
-{
-	s->current = s->vcpu[0].id;
-	for (unsigned i = s->nr_vcpus; i-- > 0;)
-		if (!s->vcpu[i].halted)
-			s->current = s->vcpu[i].id;
-	s->moving = s->current;
-}
-
-static int interrupt(struct stub *s)
-{
-	int r;
-
-	if (!s->running)
-		return 0;
-	r = call(s, (struct debug_frame){ .op = DEBUG_STOP }, NULL);
-	if (s->session->has_event) { /* it had stopped by itself */
-		s->session->has_event = false;
-		return tell_stop(s, SIGNAL_TRAP, &s->session->event);
-	}
-	if (r == -EPIPE)
-		return 0;
-	if (r)
-		fprintf(stderr, "userkvm gdb: a vCPU does not leave the guest: %s\n", strerror(-r));
-	return r ? 0 : tell_stop(s, SIGNAL_INT, NULL);
-}
-
-static int run(struct stub *s, const struct debug_run *list, unsigned n)
-{
-	int r;
-
-	s->session->has_event = false;
-	r = call(s, (struct debug_frame){ .op = DEBUG_RUN, .size = n * (uint32_t)sizeof(*list) }, list);
-	if (r == -EPIPE)
-		return reply(s, "W00");
-	if (r)
-		return failed(s, r);
-	s->running = true;
-	return 0;
-}
-
-/* c, s: the vCPU of Hc, or all. With an address: it goes on there. */
-static int run_old(struct stub *s, const char *p, enum debug_action action)
-{
-	struct debug_run list[MAX_VCPUS];
-	struct kvm_debugger_regs r;
-	unsigned n = 0;
-	uint64_t addr;
-	int e;
-
-	if (*p) {
-		if (!number(&p, 0, &addr))
-			return failed(s, -EINVAL);
-		e = get_regs(s, &r);
-		r.regs.rip = addr;
-		if (!e)
-			e = set_regs(s, &r);
-		if (e)
-			return failed(s, e);
-	}
-	for (unsigned i = 0; i < s->nr_vcpus; i++)
-		if (s->moving == ALL || s->moving == s->vcpu[i].id)
-			list[n++] = (struct debug_run){ s->vcpu[i].id, s->vcpu[i].id == s->current || action == DEBUG_CONTINUE
-									       ? action : DEBUG_CONTINUE };
-	return run(s, list, n);
-}
-
-/* vCont;ACTION[:THREAD]…: of each vCPU the leftmost that names it, or all. */
-static int run_vcont(struct stub *s, const char *p)
-{
-	struct debug_run list[MAX_VCPUS];
-
-	for (unsigned i = 0; i < s->nr_vcpus; i++)
-		list[i] = (struct debug_run){ s->vcpu[i].id, DEBUG_STAY };
-	while (*p == ';') {
-		enum debug_action action = p[1] == 's' || p[1] == 'S' ? DEBUG_ONE_STEP : DEBUG_CONTINUE;
-		const char *end = p + 1 + strcspn(p + 1, ";"), *colon = memchr(p, ':', (size_t)(end - p));
-		long thread = colon ? strtol(colon + 1, NULL, 16) : -1;
-
-		if (!strchr("cCsS", p[1]) || !p[1])
-			return failed(s, -EINVAL);
-		for (unsigned i = 0; i < s->nr_vcpus; i++)
-			if (list[i].action == DEBUG_STAY && (thread == -1 || thread == (long)list[i].id + 1))
-				list[i].action = action;
-		p = end;
-	}
-	return run(s, list, s->nr_vcpus);
-}
 
 /* --- packets --- */
 
@@ -277,14 +25,14 @@ static int read_registers(struct stub *s)
 {
 	struct kvm_debugger_regs r;
 	char *p = s->out;
-	int e = get_regs(s, &r);
+	int e = stub_get_regs(s, &r);
 
 	if (e)
-		return failed(s, e);
+		return stub_failed(s, e);
 	for (unsigned i = 0; i < gdb_nr_registers(s->arch); i++) {
 		uint8_t bytes[16];
 
-		p = put_hex(p, bytes, gdb_get_register(s->arch, &r, i, bytes));
+		p = gdb_put_hex(p, bytes, gdb_get_register(s->arch, &r, i, bytes));
 	}
 	if (!gdb_send(s->link, s->out, (size_t)(p - s->out)))
 		s->over = true;
@@ -295,15 +43,15 @@ static int write_registers(struct stub *s, const char *p)
 {
 	struct kvm_debugger_regs r;
 	uint8_t bytes[16], now[16];
-	int e = get_regs(s, &r);
+	int e = stub_get_regs(s, &r);
 
 	for (unsigned i = 0; !e && *p && i < gdb_nr_registers(s->arch); i++) {
 		unsigned size = gdb_get_register(s->arch, &r, i, now);
 
-		if (get_hex(p, bytes, size, &p) != size || !gdb_set_register(s->arch, &r, i, bytes, size))
+		if (gdb_get_hex(p, bytes, size, &p) != size || !gdb_set_register(s->arch, &r, i, bytes, size))
 			e = -EINVAL;
 	}
-	return ok_or(s, e ? e : set_regs(s, &r));
+	return stub_ok_or(s, e ? e : stub_set_regs(s, &r));
 }
 
 static int read_register(struct stub *s, const char *p)
@@ -312,14 +60,14 @@ static int read_register(struct stub *s, const char *p)
 	uint8_t bytes[16];
 	unsigned size = 0;
 	uint64_t n;
-	int e = number(&p, 0, &n) ? get_regs(s, &r) : -EINVAL;
+	int e = gdb_get_number(&p, 0, &n) ? stub_get_regs(s, &r) : -EINVAL;
 
 	if (!e)
 		size = gdb_get_register(s->arch, &r, (unsigned)n, bytes);
 	if (!size)
-		return failed(s, e ? e : -EINVAL);
-	*put_hex(s->out, bytes, size) = '\0';
-	return reply(s, "%s", s->out);
+		return stub_failed(s, e ? e : -EINVAL);
+	*gdb_put_hex(s->out, bytes, size) = '\0';
+	return stub_reply(s, "%s", s->out);
 }
 
 static int write_register(struct stub *s, const char *p)
@@ -328,12 +76,12 @@ static int write_register(struct stub *s, const char *p)
 	uint8_t bytes[16];
 	unsigned size;
 	uint64_t n;
-	int e = number(&p, '=', &n) ? get_regs(s, &r) : -EINVAL;
+	int e = gdb_get_number(&p, '=', &n) ? stub_get_regs(s, &r) : -EINVAL;
 
 	if (e)
-		return failed(s, e);
-	size = (unsigned)get_hex(p, bytes, sizeof(bytes), &p);
-	return ok_or(s, gdb_set_register(s->arch, &r, (unsigned)n, bytes, size) ? set_regs(s, &r) : -EINVAL);
+		return stub_failed(s, e);
+	size = (unsigned)gdb_get_hex(p, bytes, sizeof(bytes), &p);
+	return stub_ok_or(s, gdb_set_register(s->arch, &r, (unsigned)n, bytes, size) ? stub_set_regs(s, &r) : -EINVAL);
 }
 
 static int read_bytes(struct stub *s, const char *p)
@@ -342,14 +90,14 @@ static int read_bytes(struct stub *s, const char *p)
 	char *end;
 	int e;
 
-	if (!number(&p, ',', &addr) || !number(&p, 0, &n))
-		return failed(s, -EINVAL);
+	if (!gdb_get_number(&p, ',', &addr) || !gdb_get_number(&p, 0, &n))
+		return stub_failed(s, -EINVAL);
 	if (n > GDB_PACKET_MAX / 2)
 		n = GDB_PACKET_MAX / 2;
-	e = read_memory(s, addr, (uint32_t)n);
+	e = stub_read_memory(s, addr, (uint32_t)n);
 	if (e)
-		return failed(s, e);
-	end = put_hex(s->out, s->session->bytes, s->session->reply.size);
+		return stub_failed(s, e);
+	end = gdb_put_hex(s->out, s->session->bytes, s->session->reply.size);
 	if (!gdb_send(s->link, s->out, (size_t)(end - s->out)))
 		s->over = true;
 	return 0;
@@ -361,16 +109,16 @@ static int write_bytes(struct stub *s, const char *p, bool binary)
 	const char *behind = s->link->packet + s->link->packet_len;
 	uint64_t addr, n;
 
-	if (!number(&p, ',', &addr) || !number(&p, ':', &n) || n > sizeof(bytes))
-		return failed(s, -EINVAL);
+	if (!gdb_get_number(&p, ',', &addr) || !gdb_get_number(&p, ':', &n) || n > sizeof(bytes))
+		return stub_failed(s, -EINVAL);
 	if (binary) {
 		if ((size_t)(behind - p) != n)
-			return failed(s, -EINVAL);
+			return stub_failed(s, -EINVAL);
 		memcpy(bytes, p, n);
-	} else if (get_hex(p, bytes, n, &p) != n) {
-		return failed(s, -EINVAL);
+	} else if (gdb_get_hex(p, bytes, n, &p) != n) {
+		return stub_failed(s, -EINVAL);
 	}
-	return ok_or(s, n ? write_memory(s, addr, bytes, (uint32_t)n) : 0);
+	return stub_ok_or(s, n ? stub_write_memory(s, addr, bytes, (uint32_t)n) : 0);
 }
 
 /* Z, z: type,addr,kind. */
@@ -378,12 +126,12 @@ static int breakpoint(struct stub *s, const char *p, bool insert)
 {
 	uint64_t type, addr, kind;
 
-	if (!number(&p, ',', &type) || !number(&p, ',', &addr))
-		return failed(s, -EINVAL);
+	if (!gdb_get_number(&p, ',', &type) || !gdb_get_number(&p, ',', &addr))
+		return stub_failed(s, -EINVAL);
 	kind = strtoull(p, NULL, 16); /* conditions and commands may follow: not announced */
 	if (type > DEBUG_WATCH_ACCESS)
-		return reply(s, "%s", "");
-	return ok_or(s, call(s, (struct debug_frame){ .op = insert ? DEBUG_INSERT : DEBUG_REMOVE, .vcpu = s->current,
+		return stub_reply(s, "%s", "");
+	return stub_ok_or(s, stub_call(s, (struct debug_frame){ .op = insert ? DEBUG_INSERT : DEBUG_REMOVE, .vcpu = s->current,
 						      .addr = addr, .length = (uint32_t)kind, .kind = (uint32_t)type }, NULL));
 }
 
@@ -393,20 +141,20 @@ static int choose_thread(struct stub *s, const char *p)
 	long thread = strtol(p + 1, NULL, 16);
 	uint32_t id = (uint32_t)(thread - 1);
 
-	if (thread > 0 && !has_vcpu(s, id))
-		return failed(s, -ENOENT);
+	if (thread > 0 && !stub_has_vcpu(s, id))
+		return stub_failed(s, -ENOENT);
 	if (*p == 'c')
-		s->moving = thread > 0 ? id : thread < 0 ? ALL : s->current;
+		s->moving = thread > 0 ? id : thread < 0 ? STUB_ALL : s->current;
 	else if (thread > 0)
 		s->current = id;
-	return ok(s);
+	return stub_ok(s);
 }
 
 static int list_threads(struct stub *s)
 {
 	size_t n = 0;
 
-	(void)look(s);
+	(void)stub_look(s);
 	for (unsigned i = 0; i < s->nr_vcpus && n < GDB_PACKET_MAX - 16; i++)
 		n += (size_t)sprintf(s->out + n, "%c%x", i ? ',' : 'm', s->vcpu[i].id + 1);
 	if (!gdb_send(s->link, s->out, n))
@@ -422,11 +170,11 @@ static int describe_thread(struct stub *s, const char *p)
 	for (unsigned i = 0; i < s->nr_vcpus; i++) {
 		if ((long)s->vcpu[i].id + 1 != thread)
 			continue;
-		*put_hex(s->out, text, (size_t)snprintf(text, sizeof(text), "vCPU %u%s", s->vcpu[i].id,
+		*gdb_put_hex(s->out, text, (size_t)snprintf(text, sizeof(text), "vCPU %u%s", s->vcpu[i].id,
 							 s->vcpu[i].halted ? ", halted" : "")) = '\0';
-		return reply(s, "%s", s->out);
+		return stub_reply(s, "%s", s->out);
 	}
-	return failed(s, -ENOENT);
+	return stub_failed(s, -ENOENT);
 }
 
 /* qXfer:features:read:target.xml:OFFSET,LENGTH */
@@ -435,10 +183,10 @@ static int transfer_features(struct stub *s, const char *p)
 	uint64_t offset, length, size = strlen(s->xml);
 
 	if (strncmp(p, "target.xml:", 11) != 0)
-		return reply(s, "E00");
+		return stub_reply(s, "E00");
 	p += 11;
-	if (!number(&p, ',', &offset) || !number(&p, 0, &length))
-		return failed(s, -EINVAL);
+	if (!gdb_get_number(&p, ',', &offset) || !gdb_get_number(&p, 0, &length))
+		return stub_failed(s, -EINVAL);
 	if (offset > size)
 		offset = size;
 	if (length > GDB_PACKET_MAX / 2)
@@ -466,7 +214,7 @@ static int query(struct stub *s, const char *p)
 {
 	if (begins(&p, "Supported")) {
 		s->names_breaks = strstr(p, "swbreak+") && strstr(p, "hwbreak+");
-		return reply(s, "PacketSize=%x;qXfer:features:read+;vContSupported+;QStartNoAckMode+%s", GDB_PACKET_MAX,
+		return stub_reply(s, "PacketSize=%x;qXfer:features:read+;vContSupported+;QStartNoAckMode+%s", GDB_PACKET_MAX,
 			     s->names_breaks ? ";swbreak+;hwbreak+" : "");
 	}
 	if (begins(&p, "Xfer:features:read:"))
@@ -474,39 +222,39 @@ static int query(struct stub *s, const char *p)
 	if (begins(&p, "fThreadInfo"))
 		return list_threads(s);
 	if (begins(&p, "sThreadInfo"))
-		return reply(s, "l");
+		return stub_reply(s, "l");
 	if (begins(&p, "ThreadExtraInfo,"))
 		return describe_thread(s, p);
 	if (strcmp(p, "C") == 0)
-		return reply(s, "QC%x", s->current + 1);
+		return stub_reply(s, "QC%x", s->current + 1);
 	if (begins(&p, "Attached"))
-		return reply(s, "1");
-	return reply(s, "%s", "");
+		return stub_reply(s, "1");
+	return stub_reply(s, "%s", "");
 }
 
 static int kill_client(struct stub *s)
 {
 	s->over = true;
-	return kill(s->session->pid, SIGKILL) ? failed(s, -errno) : 0;
+	return kill(s->session->pid, SIGKILL) ? stub_failed(s, -errno) : 0;
 }
 
 static int handle_v(struct stub *s, const char *p)
 {
 	if (strcmp(p, "Cont?") == 0)
-		return reply(s, "vCont;c;C;s;S");
+		return stub_reply(s, "vCont;c;C;s;S");
 	if (begins(&p, "Cont"))
-		return run_vcont(s, p);
+		return stub_run_vcont(s, p);
 	if (begins(&p, "Kill;")) {
 		(void)kill_client(s);
-		return ok(s);
+		return stub_ok(s);
 	}
-	return reply(s, "%s", "");
+	return stub_reply(s, "%s", "");
 }
 
 static int handle(struct stub *s, const char *p)
 {
 	switch (*p++) {
-	case '?': return tell_stop(s, SIGNAL_TRAP, NULL);
+	case '?': return stub_tell_stop(s, SIGNAL_TRAP, NULL);
 	case 'g': return read_registers(s);
 	case 'G': return write_registers(s, p);
 	case 'p': return read_register(s, p);
@@ -517,24 +265,24 @@ static int handle(struct stub *s, const char *p)
 	case 'Z': return breakpoint(s, p, true);
 	case 'z': return breakpoint(s, p, false);
 	case 'H': return choose_thread(s, p);
-	case 'T': return ok_or(s, has_vcpu(s, (uint32_t)strtol(p, NULL, 16) - 1) ? 0 : -ENOENT);
-	case 'c': return run_old(s, p, DEBUG_CONTINUE);
-	case 's': return run_old(s, p, DEBUG_ONE_STEP);
+	case 'T': return stub_ok_or(s, stub_has_vcpu(s, (uint32_t)strtol(p, NULL, 16) - 1) ? 0 : -ENOENT);
+	case 'c': return stub_run_old(s, p, DEBUG_CONTINUE);
+	case 's': return stub_run_old(s, p, DEBUG_ONE_STEP);
 	case 'v': return handle_v(s, p);
 	case 'q': return query(s, p);
 	case 'k': return kill_client(s);
 	case 'D':
-		(void)ok(s);
+		(void)stub_ok(s);
 		s->over = true;
 		return 0;
 	case 'Q':
 		if (strcmp(p, "StartNoAckMode") == 0) {
-			(void)ok(s);
+			(void)stub_ok(s);
 			s->link->no_ack = true;
 			return 0;
 		}
-		return reply(s, "%s", "");
-	default: return reply(s, "%s", "");
+		return stub_reply(s, "%s", "");
+	default: return stub_reply(s, "%s", "");
 	}
 }
 
@@ -546,9 +294,9 @@ static void event_came(struct stub *s)
 
 	if (!gdb_session_receive_event(s->session, &event)) {
 		s->over = true;
-		(void)reply(s, "W00");
+		(void)stub_reply(s, "W00");
 	} else if (s->running) {
-		(void)tell_stop(s, SIGNAL_TRAP, &event);
+		(void)stub_tell_stop(s, SIGNAL_TRAP, &event);
 	}
 }
 
@@ -559,7 +307,7 @@ static void one_round(struct stub *s, bool readable)
 		if (news == GDB_GONE)
 			s->over = true;
 		else if (news == GDB_INTERRUPT)
-			(void)interrupt(s);
+			(void)stub_interrupt(s);
 		else if (!s->running)
 			(void)handle(s, s->link->packet);
 	}
@@ -588,7 +336,7 @@ static int wait_for_first_run(struct stub *s)
 	struct timespec t = { .tv_nsec = FIRST_RUN_LOOK_NS };
 
 	for (;;) {
-		int r = look(s);
+		int r = stub_look(s);
 
 		if (r)
 			return r;
@@ -610,11 +358,11 @@ int gdb_serve(struct gdb_link *l, struct gdb_session *session, int arch, bool fr
 		r = from_start ? wait_for_first_run(s) : 0;
 	}
 	if (!r)
-		r = call(s, (struct debug_frame){ .op = DEBUG_STOP }, NULL);
+		r = stub_call(s, (struct debug_frame){ .op = DEBUG_STOP }, NULL);
 	if (!r)
-		r = look(s);
+		r = stub_look(s);
 	if (!r) {
-		choose_vcpu(s);
+		stub_choose_vcpu(s);
 		s->arch = arch >= 0 ? (enum gdb_arch)arch : s->vcpu[0].long_mode ? GDB_X86_64 : GDB_I386;
 		s->xml = gdb_target_xml(s->arch);
 		r = s->xml ? 0 : -ENOMEM;
