@@ -28,7 +28,7 @@
 
 #include "lib/types.h"
 
-#define DEBUG_VERSION 1
+#define DEBUG_VERSION 2
 #define DEBUG_MAX_BYTES 16384 /* behind a frame */
 
 enum debug_op {

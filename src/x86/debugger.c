@@ -16,6 +16,7 @@
 
 #define HOLD_TRIES 5000 /* of LOOK_AGAIN_NS each, at least */
 #define LOOK_AGAIN_NS (1000ULL * 1000)
+#define XSTATE_BV_OFFSET 512 /* SDM Vol. 1, "XSAVE Header" */
 
 /* A kick may fall between a vCPU's last look at its hold and its entry: it is repeated until the vCPU is out. */
 static void push(struct kvm_vcpu *vcpu)
@@ -198,6 +199,63 @@ void kvm_debugger_give_back(struct kvm_vcpu *vcpu, const struct kvm_debugger_hit
 		kvm_queue_exception_p(vcpu, X86_TRAP_DB, hit->dr6 & ~(uint64_t)DR6_ACTIVE_LOW);
 }
 
+/* --- AVX's and AVX-512's state, in an XSAVE area of the standard format --- */
+
+#define COMPONENT(number, field) \
+	{ number, sizeof(((struct kvm_debugger_vectors *)0)->field), offsetof(struct kvm_debugger_vectors, field) }
+static const struct vector_component {
+	uint16_t number, size, offset; /* bytes; in struct kvm_debugger_vectors */
+} vector_components[] = { COMPONENT(2, ymm_high), COMPONENT(5, k), COMPONENT(6, zmm_high), COMPONENT(7, zmm16) };
+#undef COMPONENT
+static_assert(XFEATURE_MASK_AVX512 == (BIT_ULL(5) | BIT_ULL(6) | BIT_ULL(7)), "components");
+
+/* Where the area has the component, or NULL. */
+static char *component_in(struct kvm_xsave *x, const struct vector_component *c)
+{
+	uint32_t offset, size;
+	bool aligned;
+
+	return kvm_xstate_component(c->number, &offset, &size, &aligned) && size == c->size &&
+	       offset + size <= sizeof(x->region) ? (char *)x->region + offset : NULL;
+}
+
+static void get_vectors(struct kvm_vcpu *vcpu, struct kvm_debugger_vectors *v)
+{
+	struct kvm_xsave x;
+
+	v->components = vcpu->arch->guest_supported_xcr0 & (XFEATURE_MASK_YMM | XFEATURE_MASK_AVX512);
+	(void)kvm_vcpu_ioctl_get_xsave(vcpu, &x);
+	for (size_t i = 0; i < ARRAY_SIZE(vector_components); i++) {
+		const struct vector_component *c = &vector_components[i];
+		const char *at = component_in(&x, c);
+
+		if (at) /* one in its initial state is zero there */
+			memcpy((char *)v + c->offset, at, c->size);
+	}
+}
+
+static int set_vectors(struct kvm_vcpu *vcpu, const struct kvm_debugger_vectors *now, const struct kvm_debugger_vectors *v)
+{
+	struct kvm_xsave x;
+	uint64_t in_use;
+
+	(void)kvm_vcpu_ioctl_get_xsave(vcpu, &x);
+	memcpy(&in_use, (char *)x.region + XSTATE_BV_OFFSET, sizeof(in_use));
+	for (size_t i = 0; i < ARRAY_SIZE(vector_components); i++) {
+		const struct vector_component *c = &vector_components[i];
+		char *at = component_in(&x, c);
+
+		if (memcmp((const char *)now + c->offset, (const char *)v + c->offset, c->size) == 0)
+			continue;
+		if (!at || !(now->components & BIT_ULL(c->number)))
+			return err_born(EINVAL, "the guest has no state component %u", c->number);
+		memcpy(at, (const char *)v + c->offset, c->size);
+		in_use |= BIT_ULL(c->number);
+	}
+	memcpy((char *)x.region + XSTATE_BV_OFFSET, &in_use, sizeof(in_use));
+	return kvm_vcpu_ioctl_set_xsave(vcpu, &x);
+}
+
 void kvm_debugger_get_regs(struct kvm_vcpu *vcpu, struct kvm_debugger_regs *r)
 {
 	*r = (struct kvm_debugger_regs){ 0 };
@@ -205,6 +263,7 @@ void kvm_debugger_get_regs(struct kvm_vcpu *vcpu, struct kvm_debugger_regs *r)
 	(void)kvm_vcpu_ioctl_get_sregs(vcpu, &r->sregs);
 	(void)kvm_vcpu_ioctl_get_fpu(vcpu, &r->fpu);
 	(void)kvm_get_msr(vcpu, MSR_KERNEL_GS_BASE, &r->kernel_gs_base, true);
+	get_vectors(vcpu, &r->vectors);
 }
 
 /* What has not changed is not set: setting is more than storing (a pending exception goes, MMUs are chosen anew). */
@@ -220,6 +279,8 @@ int kvm_debugger_set_regs(struct kvm_vcpu *vcpu, const struct kvm_debugger_regs 
 		e = kvm_vcpu_ioctl_set_regs(vcpu, &r->regs);
 	if (!e && memcmp(&now.fpu, &r->fpu, sizeof(now.fpu)) != 0)
 		e = kvm_vcpu_ioctl_set_fpu(vcpu, &r->fpu);
+	if (!e && memcmp(&now.vectors, &r->vectors, sizeof(now.vectors)) != 0)
+		e = set_vectors(vcpu, &now.vectors, &r->vectors);
 	if (!e && now.kernel_gs_base != r->kernel_gs_base &&
 	    kvm_set_msr(vcpu, MSR_KERNEL_GS_BASE, r->kernel_gs_base, true))
 		e = err_born(EINVAL, "kernel GS base %#llx", (unsigned long long)r->kernel_gs_base);

@@ -44,12 +44,25 @@ void kvm_debugger_init_vcpu(struct kvm_vcpu *vcpu);
 
 /* --- the debugger's side: debugger.c; any thread that is not a vCPU's, with a reference on the VM --- */
 
+/*
+ * What XSAVE's components 2 and 5 to 7 hold, each at its place whatever the host's layout; zero what the guest has
+ * not (SDM Vol. 1, "XSAVE-Supported Features and State-Component Bitmaps").
+ */
+struct kvm_debugger_vectors {
+	uint64_t components; /* the bits of XCR0 that the vCPU's CPUID offers; not to be set */
+	uint8_t ymm_high[16][16];
+	uint64_t k[8];
+	uint8_t zmm_high[16][32];
+	uint8_t zmm16[16][64]; /* ZMM16 to ZMM31 */
+};
+
 /* Of a vCPU, as KVM_GET_REGS and its like give them. */
 struct kvm_debugger_regs {
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
 	struct kvm_fpu fpu;
 	uint64_t kernel_gs_base;
+	struct kvm_debugger_vectors vectors;
 };
 
 /* What a vCPU does when it runs on; dr7 0: no hardware breakpoints. */

@@ -2,6 +2,7 @@
 
 usage: test_gdb.py USERKVM BUILD [CASE...]
 """
+import json
 import os
 import re
 import select
@@ -156,6 +157,47 @@ def gdb_changes_registers_and_memory():
         assert "Thread 2 hit Breakpoint 1, 0x000000000000710b" in out, out
         c.all_run_on()
         assert c.counts()[1] > 0x1000000000, c.counts()
+
+
+# xsetbv; vmovups [0x6100], ymm3; vorps ymm4, ymm3, ymm3; nop
+AVX_CODE = "31c9b80700000031d20f01d1c5fc111c2500610000c5e456e390"
+# xsetbv; vmovups [0x6140], zmm17; kmovw eax, k3; kmovw k4, eax; vmovups zmm20, [0x6140]; nop
+AVX512_CODE = "31c9b8e700000031d20f01d162e17c48110c2540610000c5f893c3c5f892e062e17c481024254061000090"
+
+
+def run_at_0x7200(pid, code, *commands):
+    """gdb's commands, the code to its NOP, and what is said of ymm4, k4 and zmm20 then."""
+    code = bytes.fromhex(code)
+    return gdb(pid, "thread 1", *(f"set *(unsigned char *){0x7200 + i} = {b}" for i, b in enumerate(code)), "set $cr4 = $cr4 | 0x40200",
+               "set $rip = 0x7200", *commands[:-1], f"hbreak *{0x7200 + len(code) - 1}", "continue", "print/x $pc", commands[-1],
+               "set $rip = 0x7000", "detach")
+
+
+def check_vector_registers(**env):
+    info, status = tap.run(USERKVM, "doctor", "--json")
+    flags = json.loads(info)["cpuid_offers"]
+    with Client(**env) as c:
+        if "avx" not in flags:
+            assert "ymm" not in gdb(c.pid, "info registers vector")
+            raise tap.Skip("no AVX")
+        out = run_at_0x7200(c.pid, AVX_CODE, "set $ymm3.v4_int64[3] = 0x1122334455667788", "set $ymm3.v4_int64[0] = 7",
+                            "x/4gx 0x6100", "print/x $ymm4.v4_int64")
+        assert "= 0x7219" in out and "{0x7, 0x0, 0x0, 0x1122334455667788}" in out, out
+        if "avx512f" not in flags:
+            assert "zmm" not in gdb(c.pid, "info registers vector")
+            raise tap.Skip("no AVX-512")
+        out = run_at_0x7200(c.pid, AVX512_CODE, "set $zmm17.v8_int64[7] = 0x99", "set $zmm17.v8_int64[0] = 5", "set $zmm17.v8_int64[3] = 6",
+                            "set $k3 = 0x1234", "printf \"%#lx %#lx %#lx %#lx\\n\", $k4, $zmm20.v8_int64[0], $zmm20.v8_int64[3], $zmm20.v8_int64[7]")
+        assert "0x1234 0x5 0x6 0x99" in out, out
+        c.all_run_on()
+
+
+def gdb_has_the_vector_registers():
+    check_vector_registers()
+
+
+def gdb_has_the_vector_registers_interpreted():
+    check_vector_registers(USERKVM_ENGINE="interp")
 
 
 def gdb_starts_a_client_before_its_first_instruction():
@@ -381,7 +423,7 @@ def wrong_use_is_one_line():
 
 
 CASES = (gdb_breaks_steps_and_watches, gdb_breaks_steps_and_watches_interpreted, gdb_breaks_steps_and_watches_on_shadow_page_tables,
-         gdb_changes_registers_and_memory, gdb_starts_a_client_before_its_first_instruction,
+         gdb_changes_registers_and_memory, gdb_has_the_vector_registers, gdb_has_the_vector_registers_interpreted, gdb_starts_a_client_before_its_first_instruction,
          gdb_breaks_in_debians_kernel_on_two_processors, a_guests_own_breakpoints_are_its_own,
          an_interrupt_stops_all_and_continue_runs_all, death_of_the_stub_leaves_the_guest_running, a_breakpoint_that_both_have_reached_is_none_of_the_guests,
          signals_of_the_clients_end_kvm_run_while_it_is_stopped, client_and_debugger_are_not_both, packets_that_make_no_sense_are_answered,

@@ -34,13 +34,21 @@ bool gdb_session_receive_event(struct gdb_session *s, struct debug_frame *event)
 /* --- registers.c --- */
 enum gdb_arch { GDB_I386, GDB_X86_64 };
 
-unsigned gdb_nr_registers(enum gdb_arch arch);
-/* Register n's bytes in gdb's order: how many (at most 16). 0: there is none. */
-unsigned gdb_get_register(enum gdb_arch arch, const struct kvm_debugger_regs *r, unsigned n, uint8_t *out);
+#define GDB_REGISTER_MAX 32 /* bytes of a register */
+
+/* Which registers gdb is told of: the architecture's, and what the guest has of XCR0's components. */
+struct gdb_target {
+	enum gdb_arch arch;
+	uint64_t components;
+};
+
+unsigned gdb_nr_registers(const struct gdb_target *t);
+/* Register n's bytes in gdb's order: how many. 0: there is none. */
+unsigned gdb_get_register(const struct gdb_target *t, const struct kvm_debugger_regs *r, unsigned n, uint8_t *out);
 /* False: it cannot be written. size bytes have come. */
-bool gdb_set_register(enum gdb_arch arch, struct kvm_debugger_regs *r, unsigned n, const uint8_t *in, unsigned size);
+bool gdb_set_register(const struct gdb_target *t, struct kvm_debugger_regs *r, unsigned n, const uint8_t *in, unsigned size);
 /* target.xml, to be freed; NULL: no memory. */
-char *gdb_target_xml(enum gdb_arch arch);
+char *gdb_target_xml(const struct gdb_target *t);
 
 /* --- packet.c: gdb's end --- */
 #define GDB_PACKET_MAX 0x4000 /* without the frame around it */

@@ -2,18 +2,22 @@
  * The guest's registers as gdb numbers and describes them: one table an architecture, in the order of target.xml
  * ("Standard Target Features", "i386 Features" in gdb's manual; the last feature is our own).
  *
- * Invariant: a register's number is its row's index; target.xml is written from the same rows.
+ * Invariant: a register's number is its row's index in the tables that the target has, one behind the other; target.xml
+ * is written from the same rows.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "sdm/regs.h"
 #include "tools/gdb/gdb.h"
 
 #define CORE "org.gnu.gdb.i386.core"
 #define SSE "org.gnu.gdb.i386.sse"
 #define SEGMENTS "org.gnu.gdb.i386.segments"
 #define SYSTEM "userkvm.i386.system"
+#define AVX "org.gnu.gdb.i386.avx"
+#define AVX512 "org.gnu.gdb.i386.avx512"
 
 struct row {
 	const char *name, *type;
@@ -66,17 +70,63 @@ static const struct row i386[] = {
 	REG("idt_base", sregs.idt.base, 4, "int32"),
 };
 
-static const struct row *rows_of(enum gdb_arch arch, unsigned *n)
+/* What gdb puts together with XMM n: a half of YMM n, of ZMM n; and all of ZMM16 to ZMM31, which have no XMM above. */
+#define YMM_HIGH(n) REG("ymm" #n "h", vectors.ymm_high[n], 16, "uint128")
+#define ZMM_HIGH(n) REG("zmm" #n "h", vectors.zmm_high[n], 32, "v2ui128")
+#define OPMASK(n) REG("k" #n, vectors.k[n], 8, "uint64")
+#define UPPER_XMM(n) REG("xmm" #n, vectors.zmm16[n - 16][0], 16, "vec128")
+#define UPPER_YMM_HIGH(n) REG("ymm" #n "h", vectors.zmm16[n - 16][16], 16, "uint128")
+#define UPPER_ZMM_HIGH(n) REG("zmm" #n "h", vectors.zmm16[n - 16][32], 32, "v2ui128")
+#define SIXTEEN(f) f(16), f(17), f(18), f(19), f(20), f(21), f(22), f(23), f(24), f(25), f(26), f(27), f(28), f(29), f(30), f(31)
+
+#define YMM_0_TO_7                                                                                           \
+	{ "ymm0h", "uint128", AVX, 16, 16, AT(vectors.ymm_high[0]) }, YMM_HIGH(1), YMM_HIGH(2), YMM_HIGH(3), \
+	YMM_HIGH(4), YMM_HIGH(5), YMM_HIGH(6), YMM_HIGH(7)
+#define K_AND_ZMM_0_TO_7                                                                                               \
+	{ "k0", "uint64", AVX512, 8, 8, AT(vectors.k[0]) }, OPMASK(1), OPMASK(2), OPMASK(3), OPMASK(4), OPMASK(5),     \
+	OPMASK(6), OPMASK(7), ZMM_HIGH(0), ZMM_HIGH(1), ZMM_HIGH(2), ZMM_HIGH(3), ZMM_HIGH(4), ZMM_HIGH(5), ZMM_HIGH(6), \
+	ZMM_HIGH(7)
+
+static const struct row avx_64[] = { YMM_0_TO_7, YMM_HIGH(8), YMM_HIGH(9), YMM_HIGH(10), YMM_HIGH(11), YMM_HIGH(12),
+				     YMM_HIGH(13), YMM_HIGH(14), YMM_HIGH(15) };
+static const struct row avx_32[] = { YMM_0_TO_7 };
+static const struct row avx512_64[] = { K_AND_ZMM_0_TO_7, ZMM_HIGH(8), ZMM_HIGH(9), ZMM_HIGH(10), ZMM_HIGH(11),
+					ZMM_HIGH(12), ZMM_HIGH(13), ZMM_HIGH(14), ZMM_HIGH(15), SIXTEEN(UPPER_XMM),
+					SIXTEEN(UPPER_YMM_HIGH), SIXTEEN(UPPER_ZMM_HIGH) };
+static const struct row avx512_32[] = { K_AND_ZMM_0_TO_7 };
+
+static const struct table {
+	const struct row *row;
+	unsigned n;
+	uint64_t needs; /* all of these components of XCR0 */
+} tables[2][3] = {
+	[GDB_I386] = { { i386, ARRAY_SIZE(i386), 0 }, { avx_32, ARRAY_SIZE(avx_32), XFEATURE_MASK_YMM },
+		       { avx512_32, ARRAY_SIZE(avx512_32), XFEATURE_MASK_YMM | XFEATURE_MASK_AVX512 } },
+	[GDB_X86_64] = { { x86_64, ARRAY_SIZE(x86_64), 0 }, { avx_64, ARRAY_SIZE(avx_64), XFEATURE_MASK_YMM },
+			 { avx512_64, ARRAY_SIZE(avx512_64), XFEATURE_MASK_YMM | XFEATURE_MASK_AVX512 } },
+};
+
+/* NULL behind the last. */
+static const struct row *row_of(const struct gdb_target *t, unsigned n)
 {
-	*n = arch == GDB_I386 ? ARRAY_SIZE(i386) : ARRAY_SIZE(x86_64);
-	return arch == GDB_I386 ? i386 : x86_64;
+	for (size_t i = 0; i < ARRAY_SIZE(tables[0]); i++) {
+		const struct table *table = &tables[t->arch][i];
+
+		if ((t->components & table->needs) != table->needs)
+			continue;
+		if (n < table->n)
+			return table->row + n;
+		n -= table->n;
+	}
+	return NULL;
 }
 
-unsigned gdb_nr_registers(enum gdb_arch arch)
+unsigned gdb_nr_registers(const struct gdb_target *t)
 {
-	unsigned n;
+	unsigned n = 0;
 
-	(void)rows_of(arch, &n);
+	while (row_of(t, n))
+		n++;
 	return n;
 }
 
@@ -99,14 +149,12 @@ static uint16_t full_tag_word(const struct kvm_fpu *f)
 	return tags;
 }
 
-unsigned gdb_get_register(enum gdb_arch arch, const struct kvm_debugger_regs *r, unsigned n, uint8_t *out)
+unsigned gdb_get_register(const struct gdb_target *t, const struct kvm_debugger_regs *r, unsigned n, uint8_t *out)
 {
-	unsigned nr;
-	const struct row *row = rows_of(arch, &nr);
+	const struct row *row = row_of(t, n);
 
-	if (n >= nr)
+	if (!row)
 		return 0;
-	row += n;
 	memset(out, 0, row->size);
 	if (row->stored) {
 		memcpy(out, (const char *)r + row->offset, row->stored);
@@ -128,16 +176,14 @@ static void selector_written(struct kvm_debugger_regs *r, const struct row *row)
 			all[i]->base = (uint64_t)all[i]->selector << 4;
 }
 
-bool gdb_set_register(enum gdb_arch arch, struct kvm_debugger_regs *r, unsigned n, const uint8_t *in, unsigned size)
+bool gdb_set_register(const struct gdb_target *t, struct kvm_debugger_regs *r, unsigned n, const uint8_t *in, unsigned size)
 {
-	uint8_t before[16];
-	unsigned nr;
-	const struct row *row = rows_of(arch, &nr);
+	uint8_t before[GDB_REGISTER_MAX];
+	const struct row *row = row_of(t, n);
 
-	if (n >= nr || row[n].size != size)
+	if (!row || row->size != size)
 		return false;
-	row += n;
-	(void)gdb_get_register(arch, r, n, before);
+	(void)gdb_get_register(t, r, n, before);
 	if (memcmp(before, in, size) == 0)
 		return true;
 	if (!row->stored) { /* empty or not is all that is kept */
@@ -154,6 +200,16 @@ bool gdb_set_register(enum gdb_arch arch, struct kvm_debugger_regs *r, unsigned 
 
 /* --- target.xml --- */
 
+/* The type of an XMM register; each feature names its own types. */
+#define VEC128 \
+	"<vector id=\"f4\" type=\"ieee_single\" count=\"4\"/><vector id=\"d2\" type=\"ieee_double\" count=\"2\"/>" \
+	"<vector id=\"b16\" type=\"int8\" count=\"16\"/><vector id=\"w8\" type=\"int16\" count=\"8\"/>" \
+	"<vector id=\"i4\" type=\"int32\" count=\"4\"/><vector id=\"q2\" type=\"int64\" count=\"2\"/>" \
+	"<union id=\"vec128\"><field name=\"v4_float\" type=\"f4\"/><field name=\"v2_double\" type=\"d2\"/>" \
+	"<field name=\"v16_int8\" type=\"b16\"/><field name=\"v8_int16\" type=\"w8\"/>" \
+	"<field name=\"v4_int32\" type=\"i4\"/><field name=\"v2_int64\" type=\"q2\"/>" \
+	"<field name=\"uint128\" type=\"uint128\"/></union>"
+
 /* Types that a feature's registers need, before these. */
 static const char *types_of(const char *feature)
 {
@@ -168,20 +224,15 @@ static const char *types_of(const char *feature)
 		       "<field name=\"AC\" start=\"18\" end=\"18\"/><field name=\"VIF\" start=\"19\" end=\"19\"/>"
 		       "<field name=\"VIP\" start=\"20\" end=\"20\"/><field name=\"ID\" start=\"21\" end=\"21\"/></flags>";
 	if (strcmp(feature, SSE) == 0)
-		return "<vector id=\"f4\" type=\"ieee_single\" count=\"4\"/><vector id=\"d2\" type=\"ieee_double\" count=\"2\"/>"
-		       "<vector id=\"b16\" type=\"int8\" count=\"16\"/><vector id=\"w8\" type=\"int16\" count=\"8\"/>"
-		       "<vector id=\"i4\" type=\"int32\" count=\"4\"/><vector id=\"q2\" type=\"int64\" count=\"2\"/>"
-		       "<union id=\"vec128\"><field name=\"v4_float\" type=\"f4\"/><field name=\"v2_double\" type=\"d2\"/>"
-		       "<field name=\"v16_int8\" type=\"b16\"/><field name=\"v8_int16\" type=\"w8\"/>"
-		       "<field name=\"v4_int32\" type=\"i4\"/><field name=\"v2_int64\" type=\"q2\"/>"
-		       "<field name=\"uint128\" type=\"uint128\"/></union>";
+		return VEC128;
+	if (strcmp(feature, AVX512) == 0)
+		return "<vector id=\"v2ui128\" type=\"uint128\" count=\"2\"/>" VEC128;
 	return "";
 }
 
-char *gdb_target_xml(enum gdb_arch arch)
+char *gdb_target_xml(const struct gdb_target *t)
 {
-	unsigned nr;
-	const struct row *row = rows_of(arch, &nr);
+	const struct row *row;
 	char *text = NULL;
 	size_t size;
 	FILE *f = open_memstream(&text, &size);
@@ -189,12 +240,12 @@ char *gdb_target_xml(enum gdb_arch arch)
 	if (!f)
 		return NULL;
 	fprintf(f, "<?xml version=\"1.0\"?><!DOCTYPE target SYSTEM \"gdb-target.dtd\"><target version=\"1.0\">"
-		   "<architecture>%s</architecture>", arch == GDB_I386 ? "i386" : "i386:x86-64");
-	for (unsigned i = 0; i < nr; i++) {
-		if (row[i].feature)
-			fprintf(f, "%s<feature name=\"%s\">%s", i ? "</feature>" : "", row[i].feature, types_of(row[i].feature));
-		fprintf(f, "<reg name=\"%s\" bitsize=\"%u\" type=\"%s\"%s/>", row[i].name, row[i].size * 8u, row[i].type,
-			strcmp(row[i].type, "int") == 0 && row[i].name[0] == 'f' && row[i].size == 4 ? " group=\"float\"" : "");
+		   "<architecture>%s</architecture>", t->arch == GDB_I386 ? "i386" : "i386:x86-64");
+	for (unsigned i = 0; (row = row_of(t, i)); i++) {
+		if (row->feature)
+			fprintf(f, "%s<feature name=\"%s\">%s", i ? "</feature>" : "", row->feature, types_of(row->feature));
+		fprintf(f, "<reg name=\"%s\" bitsize=\"%u\" type=\"%s\"%s/>", row->name, row->size * 8u, row->type,
+			strcmp(row->type, "int") == 0 && row->name[0] == 'f' && row->size == 4 ? " group=\"float\"" : "");
 	}
 	fputs("</feature></target>", f);
 	if (fclose(f)) {

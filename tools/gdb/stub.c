@@ -29,10 +29,10 @@ static int read_registers(struct stub *s)
 
 	if (e)
 		return stub_failed(s, e);
-	for (unsigned i = 0; i < gdb_nr_registers(s->arch); i++) {
-		uint8_t bytes[16];
+	for (unsigned i = 0; i < gdb_nr_registers(&s->target); i++) {
+		uint8_t bytes[GDB_REGISTER_MAX];
 
-		p = gdb_put_hex(p, bytes, gdb_get_register(s->arch, &r, i, bytes));
+		p = gdb_put_hex(p, bytes, gdb_get_register(&s->target, &r, i, bytes));
 	}
 	if (!gdb_send(s->link, s->out, (size_t)(p - s->out)))
 		s->over = true;
@@ -42,13 +42,13 @@ static int read_registers(struct stub *s)
 static int write_registers(struct stub *s, const char *p)
 {
 	struct kvm_debugger_regs r;
-	uint8_t bytes[16], now[16];
+	uint8_t bytes[GDB_REGISTER_MAX], now[GDB_REGISTER_MAX];
 	int e = stub_get_regs(s, &r);
 
-	for (unsigned i = 0; !e && *p && i < gdb_nr_registers(s->arch); i++) {
-		unsigned size = gdb_get_register(s->arch, &r, i, now);
+	for (unsigned i = 0; !e && *p && i < gdb_nr_registers(&s->target); i++) {
+		unsigned size = gdb_get_register(&s->target, &r, i, now);
 
-		if (gdb_get_hex(p, bytes, size, &p) != size || !gdb_set_register(s->arch, &r, i, bytes, size))
+		if (gdb_get_hex(p, bytes, size, &p) != size || !gdb_set_register(&s->target, &r, i, bytes, size))
 			e = -EINVAL;
 	}
 	return stub_ok_or(s, e ? e : stub_set_regs(s, &r));
@@ -57,13 +57,13 @@ static int write_registers(struct stub *s, const char *p)
 static int read_register(struct stub *s, const char *p)
 {
 	struct kvm_debugger_regs r;
-	uint8_t bytes[16];
+	uint8_t bytes[GDB_REGISTER_MAX];
 	unsigned size = 0;
 	uint64_t n;
 	int e = gdb_get_number(&p, 0, &n) ? stub_get_regs(s, &r) : -EINVAL;
 
 	if (!e)
-		size = gdb_get_register(s->arch, &r, (unsigned)n, bytes);
+		size = gdb_get_register(&s->target, &r, (unsigned)n, bytes);
 	if (!size)
 		return stub_failed(s, e ? e : -EINVAL);
 	*gdb_put_hex(s->out, bytes, size) = '\0';
@@ -73,7 +73,7 @@ static int read_register(struct stub *s, const char *p)
 static int write_register(struct stub *s, const char *p)
 {
 	struct kvm_debugger_regs r;
-	uint8_t bytes[16];
+	uint8_t bytes[GDB_REGISTER_MAX];
 	unsigned size;
 	uint64_t n;
 	int e = gdb_get_number(&p, '=', &n) ? stub_get_regs(s, &r) : -EINVAL;
@@ -81,7 +81,7 @@ static int write_register(struct stub *s, const char *p)
 	if (e)
 		return stub_failed(s, e);
 	size = (unsigned)gdb_get_hex(p, bytes, sizeof(bytes), &p);
-	return stub_ok_or(s, gdb_set_register(s->arch, &r, (unsigned)n, bytes, size) ? stub_set_regs(s, &r) : -EINVAL);
+	return stub_ok_or(s, gdb_set_register(&s->target, &r, (unsigned)n, bytes, size) ? stub_set_regs(s, &r) : -EINVAL);
 }
 
 static int read_bytes(struct stub *s, const char *p)
@@ -350,6 +350,7 @@ static int wait_for_first_run(struct stub *s)
 int gdb_serve(struct gdb_link *l, struct gdb_session *session, int arch, bool from_start)
 {
 	struct stub *s = calloc(1, sizeof(*s));
+	struct kvm_debugger_regs regs;
 	int r = s ? 0 : -ENOMEM;
 
 	if (s) {
@@ -363,8 +364,12 @@ int gdb_serve(struct gdb_link *l, struct gdb_session *session, int arch, bool fr
 		r = stub_look(s);
 	if (!r) {
 		stub_choose_vcpu(s);
-		s->arch = arch >= 0 ? (enum gdb_arch)arch : s->vcpu[0].long_mode ? GDB_X86_64 : GDB_I386;
-		s->xml = gdb_target_xml(s->arch);
+		s->target.arch = arch >= 0 ? (enum gdb_arch)arch : s->vcpu[0].long_mode ? GDB_X86_64 : GDB_I386;
+		r = stub_get_regs(s, &regs);
+	}
+	if (!r) {
+		s->target.components = regs.vectors.components;
+		s->xml = gdb_target_xml(&s->target);
 		r = s->xml ? 0 : -ENOMEM;
 	}
 	if (r)

@@ -17,7 +17,7 @@
 struct stub {
 	struct gdb_link *link;
 	struct gdb_session *session;
-	enum gdb_arch arch;
+	struct gdb_target target;
 	char *xml;
 	bool running, over;
 	uint32_t current; /* the vCPU that registers and memory are of (Hg) */
