@@ -6,52 +6,21 @@
  */
 #include <poll.h>
 
-#include "smp.h"
+#include "smp_flat.h"
 #include "stats.h"
 
 #define STORM 2000
-
-static void idt_gate(struct smp *s, int vector, uint32_t handler)
-{
-	uint32_t *gate = (uint32_t *)(s->c.mem + 0x10000 + vector * 8);
-
-	gate[0] = 8u << 16 | (handler & 0xffff);
-	gate[1] = (handler & 0xffff0000) | 0x8e00;
-}
-
-static void tables(struct smp *s, int i)
-{
-	uint64_t *gdt = (uint64_t *)(s->c.mem + 0x10800);
-	struct kvm_sregs x;
-
-	gdt[1] = 0x00cf9b000000ffff;
-	gdt[2] = 0x00cf93000000ffff;
-	assert_int_equal(ioctl(s->cpu[i].fd, KVM_GET_SREGS, &x), 0);
-	x.gdt = (struct kvm_dtable){.base = 0x10800, .limit = 23};
-	x.idt = (struct kvm_dtable){.base = 0x10000, .limit = 0x7ff};
-	assert_int_equal(ioctl(s->cpu[i].fd, KVM_SET_SREGS, &x), 0);
-}
 
 GUEST(count, "code32", "lock; incl 0x600(,%ebp,4)\n movl $0, 0xfee000b0\n iret");
 
 /* vCPUs with an IRQ chip, ready to run at 1000h. */
 static void open_guest(struct smp *s, int nr, const uint8_t *code, size_t n)
 {
-	struct kvm_mp_state run = {.mp_state = KVM_MP_STATE_RUNNABLE};
-
 	smp_open(s, nr, 1 << 20, true);
 	memcpy(s->c.mem + 0x3000, guest_count, GUEST_SIZE(count));
 	for (int v = 32; v < 256; v++)
-		idt_gate(s, v, 0x3000);
-	for (int i = 0; i < nr; i++) {
-		struct client c = smp_client(s, i);
-
-		client_flat_mode(&c, 0x1000, code, n);
-		tables(s, i);
-		assert_int_equal(ioctl(s->cpu[i].fd, KVM_SET_MP_STATE, &run), 0);
-		smp_reg(s, i, rbp, (uint64_t)i);
-		smp_reg(s, i, rsp, 0x8000 - 0x400 * (uint64_t)i);
-	}
+		flat_gate(s, v, 0x3000);
+	flat_cpus(s, code, n);
 }
 #define open_running(s, nr, name) open_guest(s, nr, guest_##name, GUEST_SIZE(name))
 

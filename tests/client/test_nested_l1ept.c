@@ -5,8 +5,7 @@
  * L2 reads page 60000h and writes page 61000h; L1 changes EPT12, does or does not invalidate,
  * and enters L2 again.
  */
-#include "nested_ept.h"
-#include "said.h"
+#include "l1_bugs.h"
 
 #define EPTP_BITS (3u << 3 | 6)
 #define OTHER_EPTP (0x58000 | EPTP_BITS)
@@ -70,17 +69,6 @@ static void use_change_use(struct client *c)
 	assert_int_equal(nested_enter(c, launch ? VMLAUNCH : VMRESUME), bug->violates ? EXIT_REASON_EPT_VIOLATION : EXIT_REASON_CPUID);
 }
 
-static unsigned reports(const char *text)
-{
-	unsigned n = 0;
-
-	while ((text = strstr(text, "USERKVM_CHECK=l1ept: L2's"))) {
-		n++;
-		text++;
-	}
-	return n;
-}
-
 static void run(const struct bug *b, unsigned want)
 {
 	struct client c;
@@ -95,7 +83,7 @@ static void run(const struct bug *b, unsigned want)
 	tables[0] = (NEW_PDPT + 0x1000) | EPT_ALL;
 	tables[512] = (NEW_PDPT + 0x2000) | EPT_ALL;
 	tables[1024 + 0x60] = 0x70000 | EPT_ALL | EPT_WB;
-	assert_int_equal(reports(said(use_change_use, &c)), want);
+	assert_int_equal(l1_reports(said(use_change_use, &c), "l1ept"), want);
 	client_close(&c);
 }
 
@@ -155,7 +143,7 @@ static void a_violation_closes(void **state)
 	if (!nested_open_ept(&c))
 		skip();
 	ept_level1(&c)[0x60] = 0;
-	assert_int_equal(reports(said(violate_and_repair, &c)), 0);
+	assert_int_equal(l1_reports(said(violate_and_repair, &c), "l1ept"), 0);
 	client_close(&c);
 }
 
@@ -216,14 +204,8 @@ static void two_vcpus(struct client *c)
 	invept(&o, 2, 0);
 	if (right)
 		invept(c, 2, 0);
-	if (halts) {
-		struct kvm_regs r = {.rip = AT_L2 + 0x800, .rsp = 0x8000, .rflags = 2};
-
-		o.mem[r.rip] = 0xf4;
-		assert_int_equal(ioctl(o.vcpu, KVM_SET_REGS, &r), 0);
-		assert_int_equal(ioctl(o.vcpu, KVM_RUN, 0), 0);
-		assert_int_equal(o.run->exit_reason, KVM_EXIT_HLT);
-	}
+	if (halts)
+		l1_halts(&o);
 	if (enters)
 		assert_int_equal(nested_enter(&o, VMLAUNCH), EXIT_REASON_CPUID);
 	nested_vmwrite(c, GUEST_RIP, AT_L2);
@@ -239,7 +221,7 @@ static void one(void (*body)(struct client *), bool flushed, unsigned want)
 	right = flushed;
 	if (!nested_open_ept(&c))
 		skip();
-	assert_int_equal(reports(said(body, &c)), want);
+	assert_int_equal(l1_reports(said(body, &c), "l1ept"), want);
 	client_close(&c);
 }
 
@@ -280,18 +262,17 @@ static void a_use_in_the_legal_window_is_silent(void **state)
 	one(two_vcpus, false, 0);
 }
 
-static void suppressed_reports_are_not_told(void **state)
+static void unmap_in_suppressed_code(unsigned want)
 {
 	static const struct bug b = { 3, 0x60, 0, NONE, true };
 
-	setenv("USERKVM_CHECK_SUPPRESS", "1000-2000", 1);
-	run(&b, 0);
-	setenv("USERKVM_CHECK_SUPPRESS", "2000-3000", 1);
-	run(&b, 1);
-	unsetenv("USERKVM_CHECK_SUPPRESS");
+	run(&b, want);
 }
 
-#define BOTH(f) cmocka_unit_test(f), cmocka_unit_test(f##_flushed)
+static void suppressed_reports_are_not_told(void **state)
+{
+	l1_suppressed(unmap_in_suppressed_code);
+}
 
 int main(void)
 {
@@ -319,8 +300,5 @@ int main(void)
 		cmocka_unit_test(suppressed_reports_are_not_told),
 	};
 
-	if (!getenv("LD_PRELOAD"))
-		return 77; /* a kernel's KVM has no such check */
-	setenv("USERKVM_CHECK", "l1ept", 1);
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return l1_bugs_main("l1ept", tests);
 }

@@ -5,8 +5,7 @@
  * L2 reads page 60000h and writes page 61000h; L1 changes L2's tables or GUEST_CR3, does or does not invalidate, and
  * enters L2 again.
  */
-#include "nested_ept.h"
-#include "said.h"
+#include "l1_bugs.h"
 
 /* L2's paging structures, of four levels, and others that are the same but for page 60h */
 #define AT_PML4 0x58000
@@ -109,17 +108,6 @@ static void use_change_use(struct client *c)
 	again(c, how == CLEAR_INSTEAD ? VMLAUNCH : VMRESUME, bug->faults);
 }
 
-static unsigned reports(const char *text)
-{
-	unsigned n = 0;
-
-	while ((text = strstr(text, "USERKVM_CHECK=l1vpid: L2's"))) {
-		n++;
-		text++;
-	}
-	return n;
-}
-
 static void one(void (*body)(struct client *), enum flush f, unsigned want)
 {
 	struct client c;
@@ -127,7 +115,7 @@ static void one(void (*body)(struct client *), enum flush f, unsigned want)
 	how = f;
 	if (!open_vpid(&c))
 		skip();
-	assert_int_equal(reports(said(body, &c)), want);
+	assert_int_equal(l1_reports(said(body, &c), "l1vpid"), want);
 	client_close(&c);
 }
 
@@ -247,17 +235,12 @@ static bool halts;
 static void two_vcpus(struct client *c)
 {
 	struct client o = nested_second_vcpu(c);
-	struct kvm_regs r = {.rip = AT_L2 + 0x800, .rsp = 0x8000, .rflags = 2};
 
 	again(c, VMLAUNCH, false);
 	nested_do(&o, STORE, AT_PML4 + 0x3300, 0x70000 | PTE);
 	invvpid(&o, 2, 0, 0);
-	if (halts) {
-		o.mem[r.rip] = 0xf4;
-		assert_int_equal(ioctl(o.vcpu, KVM_SET_REGS, &r), 0);
-		assert_int_equal(ioctl(o.vcpu, KVM_RUN, 0), 0);
-		assert_int_equal(o.run->exit_reason, KVM_EXIT_HLT);
-	}
+	if (halts)
+		l1_halts(&o);
 	flush(c);
 	again(c, VMRESUME, false);
 	munmap(o.run, o.run_size);
@@ -318,16 +301,15 @@ static void what_is_no_bug_of_l1s_is_silent(void **state)
 	one(l2_moves_cr3, NONE, 0);
 }
 
-static void suppressed_reports_are_not_told(void **state)
+static void unmap_in_suppressed_code(unsigned want)
 {
-	setenv("USERKVM_CHECK_SUPPRESS", "1000-2000", 1);
-	run(&page_is_unmapped_bug, NONE, 0);
-	setenv("USERKVM_CHECK_SUPPRESS", "2000-3000", 1);
-	run(&page_is_unmapped_bug, NONE, 1);
-	unsetenv("USERKVM_CHECK_SUPPRESS");
+	run(&page_is_unmapped_bug, NONE, want);
 }
 
-#define BOTH(f) cmocka_unit_test(f), cmocka_unit_test(f##_flushed)
+static void suppressed_reports_are_not_told(void **state)
+{
+	l1_suppressed(unmap_in_suppressed_code);
+}
 
 int main(void)
 {
@@ -355,8 +337,5 @@ int main(void)
 		cmocka_unit_test(suppressed_reports_are_not_told),
 	};
 
-	if (!getenv("LD_PRELOAD"))
-		return 77; /* a kernel's KVM has no such check */
-	setenv("USERKVM_CHECK", "l1vpid", 1);
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return l1_bugs_main("l1vpid", tests);
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "nested_ept.h"
+#include "nested_saved.h"
 
 #define MEMORY (4u << 20)
 #define NO_PAGE 0x90 /* L2's page that EPT12 does not have */
@@ -26,12 +27,7 @@ static const struct {
 
 struct image {
 	char magic[8];
-	struct kvm_regs regs;
-	struct kvm_sregs sregs;
-	struct {
-		struct kvm_nested_state head;
-		uint8_t vmcs12[4096], shadow[4096];
-	} nested;
+	struct nested_saved vcpu;
 	uint64_t value[NR_FIELDS]; /* as L1 read them before its VMLAUNCH */
 	uint8_t known[NR_FIELDS], page[MEMORY / 4096];
 };
@@ -71,10 +67,7 @@ static bool launch(struct client *c, struct image *m)
 		m->value[i] = o.rbx;
 	}
 	assert_int_equal(nested_do(c, VMLAUNCH, 0, 41).port, 0x55);
-	/* the OUT is over with the next entry: let it be */
-	c->run->immediate_exit = 1;
-	assert_int_equal(ioctl(c->vcpu, KVM_RUN, 0), -1);
-	c->run->immediate_exit = 0;
+	nested_out_is_over(c);
 	return true;
 }
 
@@ -88,11 +81,8 @@ static bool save(FILE *out)
 	if (!launch(&c, &m))
 		return false;
 	memcpy(m.magic, MAGIC, sizeof(m.magic));
-	m.regs = client_regs(&c);
-	assert_int_equal(ioctl(c.vcpu, KVM_GET_SREGS, &m.sregs), 0);
-	m.nested.head.size = sizeof(m.nested);
-	assert_int_equal(ioctl(c.vcpu, KVM_GET_NESTED_STATE, &m.nested), 0);
-	assert_int_equal(m.nested.head.flags & KVM_STATE_NESTED_GUEST_MODE, KVM_STATE_NESTED_GUEST_MODE);
+	nested_save(&c, &m.vcpu);
+	assert_int_equal(m.vcpu.nested.head.flags & KVM_STATE_NESTED_GUEST_MODE, KVM_STATE_NESTED_GUEST_MODE);
 	for (unsigned p = 0; p < MEMORY / 4096; p++)
 		for (unsigned i = 0; i < 4096; i++)
 			m.page[p] |= c.mem[p * 4096 + i] != 0;
@@ -133,10 +123,7 @@ static bool load(FILE *in)
 	for (unsigned p = 0; p < MEMORY / 4096; p++)
 		if (m.page[p])
 			assert_int_equal(fread(c.mem + p * 4096, 4096, 1, in), 1);
-	assert_int_equal(ioctl(c.vcpu, KVM_SET_SREGS, &m.sregs), 0);
-	assert_int_equal(ioctl(c.vcpu, KVM_SET_NESTED_STATE, &m.nested), 0);
-	assert_int_equal(ioctl(c.vcpu, KVM_SET_SREGS, &m.sregs), 0);
-	assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &m.regs), 0);
+	nested_load(&c, &m.vcpu);
 	assert_int_equal(nested_run(&c).port, 0x56);
 	assert_int_equal(client_regs(&c).rbx, 42);
 	assert_int_equal(*(uint64_t *)(c.mem + 0x61000), 42);

@@ -1,7 +1,7 @@
 /*
  * L1's VMX-preemption timer (SDM "VMX-Preemption Timer").
  */
-#include "nested.h"
+#include "nested_saved.h"
 
 #define TIMER (1u << 6)
 #define SAVE_TIMER (1u << 22)
@@ -93,21 +93,15 @@ NESTED_TEST(it_wakes_an_l2_that_halts, open_l2_irqchip)
 /* Saved and set again, L2 has what was left, not all. */
 NESTED_TEST(the_deadline_is_part_of_the_state, nested_open_l2)
 {
-	struct {
-		struct kvm_nested_state head;
-		uint8_t vmcs[2 * 4096];
-	} s = {.head.size = sizeof(s)};
+	struct nested_image s;
 	uint64_t deadline;
 
 	nested_l2_code(c, "\xe6\x55\xeb\xfe", 4);
 	nested_vmwrite(c, CPU_BASED_VM_EXEC_CONTROL, nested_vmread(c, CPU_BASED_VM_EXEC_CONTROL) & ~(3ULL << 24));
 	set_timer(c, ticks_of_ms(c, 60000));
 	assert_int_equal(nested_do(c, VMLAUNCH, 0, 0).port, 0x55);
-	/* the OUT is over with the next entry: let it be */
-	c->run->immediate_exit = 1;
-	assert_int_equal(ioctl(c->vcpu, KVM_RUN, 0), -1);
-	c->run->immediate_exit = 0;
-	assert_int_equal(ioctl(c->vcpu, KVM_GET_NESTED_STATE, &s), 0);
+	nested_out_is_over(c);
+	nested_get_state(c, &s);
 	assert_int_equal(s.head.hdr.vmx.flags, KVM_STATE_VMX_PREEMPTION_TIMER_DEADLINE);
 	deadline = s.head.hdr.vmx.preemption_timer_deadline;
 	assert_int_not_equal(deadline, 0);

@@ -2,6 +2,7 @@
  * The TPR shadow that L1 gives L2: four bytes of a page of L1's, which CR8 and the APIC-access page stand for.
  */
 #include "nested_ept.h"
+#include "nested_saved.h"
 
 #define PRIMARY CPU_BASED_VM_EXEC_CONTROL
 #define TPR_SHADOW (1u << 21)
@@ -147,34 +148,22 @@ NESTED_TEST(a_page_that_is_not_there_fails_the_entry, open_tpr)
 /* L2 lowers its TPR and is saved before it exits to L1: L1's memory has it, and the other VM's L2. */
 NESTED_TEST(it_goes_with_l1s_memory, open_tpr)
 {
-	struct {
-		struct kvm_nested_state head;
-		uint8_t vmcs12[4096], shadow[4096];
-	} s = {.head.size = sizeof(s)};
+	struct nested_saved s;
 	struct client d;
-	struct kvm_sregs sregs;
-	struct kvm_regs regs;
 
 	/* mov eax, 3; mov cr8, rax; out 55h; mov rbx, cr8; cpuid */
 	nested_l2_code(c, "\xb8\x03\x00\x00\x00\x44\x0f\x22\xc0\xe6\x55\x44\x0f\x20\xc3\x0f\xa2", 17);
 	nested_vmwrite(c, PRIMARY, nested_vmread(c, PRIMARY) & ~(3ULL << 24));
 	assert_int_equal(nested_do(c, VMLAUNCH, 0, 0).port, 0x55);
-	c->run->immediate_exit = 1;
-	assert_int_equal(ioctl(c->vcpu, KVM_RUN, 0), -1);
-	c->run->immediate_exit = 0;
+	nested_out_is_over(c);
 	assert_int_equal(*vtpr(c), 0x30);
-	assert_int_equal(ioctl(c->vcpu, KVM_GET_NESTED_STATE, &s), 0);
-	regs = client_regs(c);
-	assert_int_equal(ioctl(c->vcpu, KVM_GET_SREGS, &sregs), 0);
+	nested_save(c, &s);
 
 	nested_irqchip = true;
 	assert_true(nested_open(&d));
 	nested_irqchip = false;
 	memcpy(d.mem, c->mem, c->mem_size);
-	assert_int_equal(ioctl(d.vcpu, KVM_SET_SREGS, &sregs), 0);
-	assert_int_equal(ioctl(d.vcpu, KVM_SET_NESTED_STATE, &s), 0);
-	assert_int_equal(ioctl(d.vcpu, KVM_SET_SREGS, &sregs), 0);
-	assert_int_equal(ioctl(d.vcpu, KVM_SET_REGS, &regs), 0);
+	nested_load(&d, &s);
 	assert_int_equal(nested_run(&d).port, PORT_EXIT);
 	assert_int_equal(nested_at_exit.rbx, 3);
 	client_close(&d);

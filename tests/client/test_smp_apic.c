@@ -7,33 +7,11 @@
  *   700h         vCPUs that have arrived
  *   10000h       the IDT, of 32-bit interrupt gates
  */
-#include "smp.h"
+#include "smp_flat.h"
 
 #define CPUS 4
 #define ROUNDS 200
 #define VECTOR 0x40
-
-static void idt_gate(struct smp *s, int vector, uint32_t handler)
-{
-	uint32_t *gate = (uint32_t *)(s->c.mem + 0x10000 + vector * 8);
-
-	gate[0] = 8u << 16 | (handler & 0xffff);
-	gate[1] = (handler & 0xffff0000) | 0x8e00;
-}
-
-/* A GDT for the interrupt gates to find the selectors that client_flat_mode() loads. */
-static void descriptor_tables(struct smp *s, int i)
-{
-	uint64_t *gdt = (uint64_t *)(s->c.mem + 0x10800);
-	struct kvm_sregs x;
-
-	gdt[1] = 0x00cf9b000000ffff;
-	gdt[2] = 0x00cf93000000ffff;
-	assert_int_equal(ioctl(s->cpu[i].fd, KVM_GET_SREGS, &x), 0);
-	x.gdt = (struct kvm_dtable){.base = 0x10800, .limit = 23};
-	x.idt = (struct kvm_dtable){.base = 0x10000, .limit = 0x7ff};
-	assert_int_equal(ioctl(s->cpu[i].fd, KVM_SET_SREGS, &x), 0);
-}
 
 /* Count at 600h + 4 * EBP (the vCPU's number), EOI. */
 GUEST(on_ipi, "code32", "lock; incl 0x600(,%ebp,4)\n movl $0, 0xfee000b0\n iret");
@@ -45,24 +23,14 @@ GUEST(on_ipi, "code32", "lock; incl 0x600(,%ebp,4)\n movl $0, 0xfee000b0\n iret"
 FROM(0); FROM(1); FROM(2); FROM(3);
 GUEST(on_nmi, "code32", "lock; incl 0x680(,%ebp,4)\n iret");
 
-static void flat_cpus(struct smp *s, const uint8_t *code, size_t n)
+static void open_guest(struct smp *s, const uint8_t *code, size_t n)
 {
-	struct kvm_mp_state run = {.mp_state = KVM_MP_STATE_RUNNABLE};
-
 	smp_open(s, CPUS, 1 << 20, true);
-	idt_gate(s, VECTOR, 0x3000);
-	idt_gate(s, 2, 0x3100);
+	flat_gate(s, VECTOR, 0x3000);
+	flat_gate(s, 2, 0x3100);
 	memcpy(s->c.mem + 0x3000, guest_on_ipi, GUEST_SIZE(on_ipi));
 	memcpy(s->c.mem + 0x3100, guest_on_nmi, GUEST_SIZE(on_nmi));
-	for (int i = 0; i < CPUS; i++) {
-		struct client c = smp_client(s, i);
-
-		client_flat_mode(&c, 0x1000, code, n);
-		descriptor_tables(s, i);
-		assert_int_equal(ioctl(s->cpu[i].fd, KVM_SET_MP_STATE, &run), 0);
-		smp_reg(s, i, rbp, (uint64_t)i);
-		smp_reg(s, i, rsp, 0x8000 - 0x400 * (uint64_t)i);
-	}
+	flat_cpus(s, code, n);
 }
 
 /* --- INIT, SIPI --- */
@@ -155,10 +123,10 @@ static void ipis_from_everyone_to_everyone_arrive(void **state)
 	uint64_t begun = smp_now_ms();
 	struct smp s;
 
-	flat_cpus(&s, guest_matrix, GUEST_SIZE(matrix));
+	open_guest(&s, guest_matrix, GUEST_SIZE(matrix));
 #define HANDLER(n)                                                                      \
 	memcpy(s.c.mem + 0x3200 + n * 0x80, guest_from_##n, GUEST_SIZE(from_##n));      \
-	idt_gate(&s, VECTOR + n, 0x3200 + n * 0x80)
+	flat_gate(&s, VECTOR + n, 0x3200 + n * 0x80)
 	HANDLER(0);
 	HANDLER(1);
 	HANDLER(2);
@@ -192,7 +160,7 @@ static void an_ipi_ends_hlt_every_time(void **state)
 	uint64_t begun = smp_now_ms(), took;
 	struct smp s;
 
-	flat_cpus(&s, guest_ping, GUEST_SIZE(ping));
+	open_guest(&s, guest_ping, GUEST_SIZE(ping));
 	smp_start(&s, 0, 2);
 	smp_join(&s, 0, 2);
 	took = smp_now_ms() - begun;
@@ -227,7 +195,7 @@ static void a_hypercall_sends_ipis_to_a_bitmap(void **state)
 {
 	struct smp s;
 
-	flat_cpus(&s, guest_pv_ipi, GUEST_SIZE(pv_ipi));
+	open_guest(&s, guest_pv_ipi, GUEST_SIZE(pv_ipi));
 	smp_start(&s, 0, CPUS);
 	smp_join(&s, 0, CPUS);
 	for (int i = 0; i < CPUS; i++) {
@@ -253,7 +221,7 @@ static void a_kick_ends_hlt_with_interrupts_off(void **state)
 {
 	struct smp s;
 
-	flat_cpus(&s, guest_kick, GUEST_SIZE(kick));
+	open_guest(&s, guest_kick, GUEST_SIZE(kick));
 	smp_start(&s, 0, 2);
 	smp_join(&s, 0, 2);
 	for (int i = 0; i < 2; i++) {
@@ -280,7 +248,7 @@ static void nmis_reach_vcpus_with_interrupts_off(void **state)
 {
 	struct smp s;
 
-	flat_cpus(&s, guest_nmi, GUEST_SIZE(nmi));
+	open_guest(&s, guest_nmi, GUEST_SIZE(nmi));
 	smp_start(&s, 0, CPUS);
 	smp_join(&s, 0, CPUS);
 	for (int i = 0; i < CPUS; i++) {
