@@ -52,3 +52,53 @@ def run(*argv, timeout=60, **more):
     r = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                        timeout=timeout * PATIENCE, **more)
     return r.stdout.decode(errors="replace"), r.returncode
+
+
+class Client:
+    """A client with a VM, started and told what to do line by line. Without argv: `argv` of the class."""
+    argv = ()
+
+    def __init__(self, *argv, cwd=None, **env):
+        self.p = subprocess.Popen(argv or self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr(), text=True,
+                                  cwd=cwd, env={**os.environ, **env})
+        self.started(self.p.stdout.readline())
+        self.pid = str(self.p.pid)
+
+    def stderr(self):
+        return None
+
+    def started(self, line):
+        assert line == "ready\n"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.p.terminate()  # in a build that counts lines it writes its counters then
+        try:
+            self.p.wait(5 * PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.p.kill()
+            self.p.wait()
+        self.p.stdin.close()
+        self.p.stdout.close()
+
+    def tell(self, line):
+        self.p.stdin.write(line + "\n")
+        self.p.stdin.flush()
+        return self.p.stdout.readline().strip()
+
+
+def asker(userkvm):
+    """ask(*argv, status=0): what `userkvm argv` says; refused(*argv): status 1 and one line, which is returned."""
+    def ask(*argv, status=0):
+        out, got = run(userkvm, *argv)
+        assert got == status, f"{argv}: status {got}\n{out}"
+        return out
+
+    def refused(*argv):
+        lines = ask(*argv, status=1).splitlines()
+        assert len(lines) == 1, lines
+        return lines[0]
+
+    return ask, refused

@@ -25,26 +25,9 @@ CODE = "48ffc04889042500600000ffc34889c631c989f00fa24889f0ebe5"
 tmp = tempfile.TemporaryDirectory()
 
 
-class Client:
+class Client(tap.Client):
     """gdb_client.py, by itself or (argv) by whatever starts it."""
-
-    def __init__(self, *argv, **env):
-        self.p = subprocess.Popen(argv or (USERKVM, "run", "--", *CLIENT), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                  env={**os.environ, **env})
-        assert self.p.stdout.readline() == "ready\n"
-        self.pid = str(self.p.pid)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.p.kill()
-        self.p.wait()
-
-    def tell(self, word):
-        self.p.stdin.write(word + "\n")
-        self.p.stdin.flush()
-        return self.p.stdout.readline().strip()
+    argv = (USERKVM, "run", "--", *CLIENT)
 
     def counts(self):
         return [int(w) for w in self.tell("count").split()]

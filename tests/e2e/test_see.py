@@ -29,44 +29,15 @@ NOBODY = 65534
 tmp = tempfile.TemporaryDirectory()
 
 
-class Client:
+class Client(tap.Client):
     """see_client.py under userkvm run."""
-
-    def __init__(self, cwd=None, **env):
-        self.p = subprocess.Popen([USERKVM, "run", "--", sys.executable, os.path.join(HERE, "see_client.py")],
-                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=cwd, env=dict(os.environ, **env))
-        assert self.p.stdout.readline() == "ready\n"
-        self.pid = str(self.p.pid)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.p.stdin.close()
-        self.p.stdout.close()
-        self.p.kill()
-        self.p.wait()
-
-    def tell(self, word):
-        self.p.stdin.write(word + "\n")
-        self.p.stdin.flush()
-        return self.p.stdout.readline().strip()
+    argv = (USERKVM, "run", "--", sys.executable, os.path.join(HERE, "see_client.py"))
 
     def run(self):
         assert self.tell("run") == "exit 2"  # KVM_EXIT_IO
 
 
-def ask(*argv, status=0):
-    out, got = tap.run(USERKVM, *argv)
-    assert got == status, f"{argv}: status {got}\n{out}"
-    return out
-
-
-def refused(*argv):
-    """Status 1 and one line, which is returned."""
-    lines = ask(*argv, status=1).splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
+ask, refused = tap.asker(USERKVM)
 
 
 def path(name):

@@ -5,7 +5,6 @@ usage: test_see_nested.py USERKVM BUILD
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree
@@ -17,50 +16,29 @@ CPUID, JMP = "0fa2", "ebfe"
 PIN, PRIMARY, SECONDARY, EPTP, RFLAGS, TR, HOST_TR, LINK = 0x4000, 0x4002, 0x401E, 0x201A, 0x6820, 0x4822, 0xC0C, 0x2800
 
 
-class L1:
+class L1(tap.Client):
     """l1_on_command.c under userkvm run."""
+    argv = (USERKVM, "run", "--", os.path.join(BUILD, "tests/client/l1_on_command"))
 
     def __init__(self, *words):
-        self.errors = tempfile.TemporaryFile("w+")
-        self.p = subprocess.Popen([USERKVM, "run", "--", os.path.join(BUILD, "tests/client/l1_on_command")], stdin=subprocess.PIPE,
-                                  stdout=subprocess.PIPE, stderr=self.errors, text=True, env=dict(os.environ, USERKVM_PARAMS="nested=1"))
-        ready = self.p.stdout.readline()
-        if ready != "ready\n":
-            raise tap.Skip("no VMX is offered")
-        self.pid = str(self.p.pid)
+        super().__init__(USERKVM_PARAMS="nested=1")
         for word in words:
             assert self.tell(word) == "done"
 
-    def __enter__(self):
-        return self
+    def stderr(self):
+        self.errors = tempfile.TemporaryFile("w+")
+        return self.errors
 
-    def __exit__(self, *_):
-        self.p.kill()
-        self.p.wait()
-        self.p.stdin.close()
-        self.p.stdout.close()
-
-    def tell(self, line):
-        self.p.stdin.write(line + "\n")
-        self.p.stdin.flush()
-        return self.p.stdout.readline().strip()
+    def started(self, line):
+        if line != "ready\n":
+            raise tap.Skip("no VMX is offered")
 
     def said(self):
         self.errors.seek(0)
         return self.errors.read()
 
 
-def ask(*argv, status=0):
-    out, got = tap.run(USERKVM, *argv)
-    assert got == status, f"{argv}: status {got}\n{out}"
-    return out
-
-
-def refused(*argv):
-    """Status 1 and one line, which is returned."""
-    lines = ask(*argv, status=1).splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
+ask, refused = tap.asker(USERKVM)
 
 
 def fields(*argv):
