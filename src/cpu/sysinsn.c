@@ -2,9 +2,7 @@
  * System instructions: from mnemonic to handler, and what the handlers share.
  *
  * The decoder asks cpu_system_handler() for what the integer and SIMD code do
- * not own. It normalises the operands: i->src is ModRM.reg and i->dst ModRM.rm
- * (with REX.R and REX.B), i->opsize the effective operand size of the system
- * instruction in this mode.
+ * not own. Operands and forms are isa/decoder.h's.
  *
  * Order of events in a handler (SDM "Relative Priority of Faults and VM
  * Exits"): #UD, faults by privilege level, the I/O permission map; then VM
@@ -78,145 +76,49 @@ static isa_fn *ends(struct isa_insn *i, isa_fn *fn)
 	return fn;
 }
 
-/* MOV with a segment, control or debug register. */
 static isa_fn *mov_handler(struct isa_insn *i)
 {
-	if (i->map == 0 && i->opcode == 0x8c)
-		return i->src <= SREG_GS ? sysinsn_mov_from_sreg : NULL;
-	if (i->map == 0 && i->opcode == 0x8e) {
-		if (i->src == SREG_SS)
-			return ends(i, sysinsn_mov_to_ss);
-		return i->src <= SREG_GS && i->src != SREG_CS ? sysinsn_mov_to_sreg : NULL;
+	switch (isa_system_mov(i)) {
+	case ISA_MOV_FROM_SREG: return sysinsn_mov_from_sreg;
+	case ISA_MOV_TO_SREG: return i->src == SREG_SS ? ends(i, sysinsn_mov_to_ss) : sysinsn_mov_to_sreg;
+	case ISA_MOV_FROM_CR: return sysinsn_mov_from_cr;
+	case ISA_MOV_TO_CR: return ends(i, sysinsn_mov_to_cr);
+	case ISA_MOV_FROM_DR: return sysinsn_mov_from_dr;
+	case ISA_MOV_TO_DR: return ends(i, sysinsn_mov_to_dr);
+	default: return NULL;
 	}
-	if (i->map != 1 || (i->opcode & ~3) != 0x20)
-		return NULL;
-	i->flags &= (uint8_t)~ISA_MEM; /* ModRM.mod is ignored */
-	if (i->opcode & 1) {
-		if (i->src > 7) /* no DR8 and up */
-			return NULL;
-		return i->opcode & 2 ? ends(i, sysinsn_mov_to_dr) : sysinsn_mov_from_dr;
-	}
-	if (i->src != 0 && i->src != 2 && i->src != 3 && i->src != 4 && i->src != 8)
-		return NULL;
-	return i->opcode & 2 ? ends(i, sysinsn_mov_to_cr) : sysinsn_mov_from_cr;
 }
 
-/* PUSH and POP of a segment register, which goes to i->src. */
 static isa_fn *push_pop_handler(struct isa_insn *i, bool pop)
 {
-	if (i->map == 0 && (i->opcode & ~0x1f) == 0 && (i->opcode & 7) >= 6)
-		i->src = i->opcode >> 3;
-	else if (i->map == 1 && (i->opcode & 0xf6) == 0xa0)
-		i->src = i->opcode & 8 ? SREG_GS : SREG_FS;
-	else
+	if (!isa_push_pop_sreg(i))
 		return NULL;
 	if (!pop)
 		return sysinsn_push_sreg;
 	return i->src == SREG_SS ? ends(i, sysinsn_pop_ss) : sysinsn_pop_sreg;
 }
 
-/* Far JMP and CALL: the offset goes to i->imm, an immediate selector to i->disp. */
-static isa_fn *far_handler(const struct isa_decoded *d, struct isa_insn *i, isa_fn *fn)
-{
-	if (d->insn.meta.branch_type != ZYDIS_BRANCH_TYPE_FAR)
-		return NULL;
-	if (i->opcode == 0x9a || i->opcode == 0xea) {
-		const uint8_t *p = d->bytes + d->insn.length - 2 - i->opsize;
-
-		i->imm = 0;
-		for (unsigned n = 0; n < i->opsize; n++)
-			i->imm |= (uint64_t)p[n] << (8 * n);
-		i->disp = p[i->opsize] | p[i->opsize + 1] << 8;
-		i->flags &= (uint8_t)~ISA_MEM;
-	} else if (!(i->flags & ISA_MEM)) {
-		return NULL;
-	}
-	return ends(i, fn);
-}
-
-static isa_fn *ret_handler(struct isa_insn *i)
-{
-	return i->opcode == 0xca || i->opcode == 0xcb ? ends(i, sysinsn_ret_far) : NULL;
-}
-
-/* Forms that only memory, or only a register, has. */
-static bool form_allowed(const struct isa_decoded *d, const struct isa_insn *i)
-{
-	bool mem = (i->flags & ISA_MEM) != 0;
-
-	switch (d->insn.mnemonic) {
-	case ZYDIS_MNEMONIC_LDS:
-	case ZYDIS_MNEMONIC_LES:
-	case ZYDIS_MNEMONIC_LFS:
-	case ZYDIS_MNEMONIC_LGS:
-	case ZYDIS_MNEMONIC_LSS:
-	case ZYDIS_MNEMONIC_LGDT:
-	case ZYDIS_MNEMONIC_LIDT:
-	case ZYDIS_MNEMONIC_SGDT:
-	case ZYDIS_MNEMONIC_SIDT:
-	case ZYDIS_MNEMONIC_INVLPG:
-	case ZYDIS_MNEMONIC_INVPCID:
-		return mem;
-	default:
-		return true;
-	}
-}
-
-/* Effective operand size: stack instructions default to 64 bits in 64-bit mode. */
-static uint8_t system_opsize(const struct isa_decoded *d)
-{
-	bool prefix66 = (d->insn.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) != 0;
-
-	if (d->mode == ISA_CODE64) {
-		if (d->insn.raw.rex.W)
-			return 8;
-		if (prefix66)
-			return 2;
-		switch (d->insn.mnemonic) {
-		case ZYDIS_MNEMONIC_PUSH:
-		case ZYDIS_MNEMONIC_POP:
-		case ZYDIS_MNEMONIC_PUSHF:
-		case ZYDIS_MNEMONIC_PUSHFD:
-		case ZYDIS_MNEMONIC_PUSHFQ:
-		case ZYDIS_MNEMONIC_POPF:
-		case ZYDIS_MNEMONIC_POPFD:
-		case ZYDIS_MNEMONIC_POPFQ:
-			return 8;
-		default:
-			return 4;
-		}
-	}
-	return (d->mode == ISA_CODE32) != prefix66 ? 4 : 2;
-}
-
 isa_fn *cpu_system_handler(const struct isa_decoded *d, struct isa_insn *i)
 {
-	const ZydisDecodedInstruction *z = &d->insn;
-	const struct sysinsn *s = &sysinsns[z->mnemonic];
+	const struct sysinsn *s = &sysinsns[d->insn.mnemonic];
 
-	if (z->attributes & ZYDIS_ATTRIB_HAS_LOCK) /* none of them can be locked */
+	isa_system_operands(d, i);
+	if (!isa_system_form(d, i))
 		return NULL;
-	if (z->attributes & ZYDIS_ATTRIB_HAS_MODRM) {
-		i->src = (uint8_t)(z->raw.modrm.reg | z->raw.rex.R << 3);
-		i->dst = (uint8_t)(z->raw.modrm.rm | z->raw.rex.B << 3);
-	}
-	i->opsize = system_opsize(d);
-	switch (z->mnemonic) {
+	switch (d->insn.mnemonic) {
 	case ZYDIS_MNEMONIC_MOV:
-		if (i->map == 0) /* segment registers take no REX.R */
-			i->src = z->raw.modrm.reg;
 		return mov_handler(i);
 	case ZYDIS_MNEMONIC_PUSH:
 	case ZYDIS_MNEMONIC_POP:
-		return push_pop_handler(i, z->mnemonic == ZYDIS_MNEMONIC_POP);
+		return push_pop_handler(i, d->insn.mnemonic == ZYDIS_MNEMONIC_POP);
 	case ZYDIS_MNEMONIC_JMP:
-		return far_handler(d, i, sysinsn_jmp_far);
+		return isa_far_form(d, i) ? ends(i, sysinsn_jmp_far) : NULL;
 	case ZYDIS_MNEMONIC_CALL:
-		return far_handler(d, i, sysinsn_call_far);
+		return isa_far_form(d, i) ? ends(i, sysinsn_call_far) : NULL;
 	case ZYDIS_MNEMONIC_RET:
-		return ret_handler(i);
+		return isa_far_form(d, i) ? ends(i, sysinsn_ret_far) : NULL;
 	default:
-		if (!s->fn || !form_allowed(d, i))
+		if (!s->fn)
 			return NULL;
 		return s->ends_block ? ends(i, s->fn) : s->fn;
 	}

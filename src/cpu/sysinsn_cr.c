@@ -305,7 +305,7 @@ void sysinsn_smsw(struct cpu_state *cs, const struct isa_insn *i)
 {
 	struct vmx_cpu *cpu = cpu_of(cs);
 
-	if (cs->cpl > 0 && cs->cr4 & X86_CR4_UMIP)
+	if (isa_umip_forbids(cs))
 		gp0(cpu);
 	isa_store_word(cs, i, guest_cr(cs->cr0, cpu->cr0_mask, cpu->cr0_shadow));
 }

@@ -198,7 +198,7 @@ void sysinsn_wrmsr(struct cpu_state *cs, const struct isa_insn *i)
 
 static void check_tsd(struct cpu_state *cs)
 {
-	if (cs->cr4 & X86_CR4_TSD && cs->cpl > 0)
+	if (isa_tsd_forbids(cs))
 		isa_raise_error(cs, X86_TRAP_GP, 0);
 }
 

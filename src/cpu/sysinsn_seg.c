@@ -173,10 +173,9 @@ static void descriptor_table_exit(struct cpu_state *cs, const struct isa_insn *i
 	cpu_vmexit_mem(cpu_of(cs), reason, info);
 }
 
-/* SGDT, SIDT, SLDT, STR, SMSW outside level 0 under CR4.UMIP. */
 static void check_umip(struct cpu_state *cs)
 {
-	if (cs->cpl > 0 && cs->cr4 & X86_CR4_UMIP)
+	if (isa_umip_forbids(cs))
 		isa_raise_error(cs, X86_TRAP_GP, 0);
 }
 

@@ -33,99 +33,64 @@ struct row {
 	uint8_t aux; /* i->aux of fn */
 	uint8_t need;
 	uint8_t exits; /* enum exit_reason by which an L1 may have it of its L2; 0: by none, or where the operand is known */
-	bool memory_only; /* a register form is none of ours */
 	bool in64;
 };
 
 static isa_fn *pick_mov(const struct isa_decoded *d, struct isa_insn *i)
 {
-	if (i->map == 0 && i->opcode == 0x8c)
-		return i->src <= SREG_GS ? kvm_emulate_mov_from_sreg : NULL;
-	if (i->map == 0 && i->opcode == 0x8e)
-		return i->src <= SREG_GS && i->src != SREG_CS ? kvm_emulate_mov_to_sreg : NULL;
-	return NULL;
-}
-
-/* Control and debug registers. */
-static isa_fn *pick_mov_control(const struct isa_decoded *d, struct isa_insn *i)
-{
-	if ((i->opcode & ~3) != 0x20)
-		return NULL;
-	i->flags &= (uint8_t)~ISA_MEM;
-	if (i->opcode & 1)
-		return kvm_insn_mov_dr;
-	return i->opcode & 2 ? kvm_insn_mov_to_cr : kvm_insn_mov_from_cr;
+	switch (isa_system_mov(i)) {
+	case ISA_MOV_FROM_SREG: return kvm_emulate_mov_from_sreg;
+	case ISA_MOV_TO_SREG: return kvm_emulate_mov_to_sreg;
+	case ISA_MOV_FROM_CR: return kvm_insn_mov_from_cr;
+	case ISA_MOV_TO_CR: return kvm_insn_mov_to_cr;
+	case ISA_MOV_FROM_DR:
+	case ISA_MOV_TO_DR: return kvm_insn_mov_dr;
+	default: return NULL;
+	}
 }
 
 static isa_fn *pick_push_pop(const struct isa_decoded *d, struct isa_insn *i)
 {
-	if (i->map == 0 && (i->opcode & ~0x1f) == 0 && (i->opcode & 7) >= 6)
-		i->src = i->opcode >> 3;
-	else if (i->map == 1 && (i->opcode & 0xf6) == 0xa0)
-		i->src = i->opcode & 8 ? SREG_GS : SREG_FS;
-	else
+	if (!isa_push_pop_sreg(i))
 		return NULL;
 	return d->insn.mnemonic == ZYDIS_MNEMONIC_POP ? kvm_emulate_pop_sreg : kvm_emulate_push_sreg;
 }
 
-/* An immediate far pointer: offset to i->imm, selector to i->disp. */
-static isa_fn *far_transfer(const struct isa_decoded *d, struct isa_insn *i, isa_fn *fn)
+static isa_fn *pick_far(const struct isa_decoded *d, struct isa_insn *i)
 {
-	const uint8_t *p = d->bytes + d->insn.length - 2 - i->opsize;
-
-	if (d->insn.meta.branch_type != ZYDIS_BRANCH_TYPE_FAR)
+	if (!isa_far_form(d, i))
 		return NULL;
-	if (i->opcode != 0x9a && i->opcode != 0xea)
-		return i->flags & ISA_MEM ? fn : NULL;
-	i->imm = 0;
-	for (unsigned n = 0; n < i->opsize; n++)
-		i->imm |= (uint64_t)p[n] << (8 * n);
-	i->disp = p[i->opsize] | p[i->opsize + 1] << 8;
-	i->flags &= (uint8_t)~ISA_MEM;
-	return fn;
-}
-
-static isa_fn *pick_jmp(const struct isa_decoded *d, struct isa_insn *i)
-{
-	return far_transfer(d, i, kvm_emulate_jmp_far);
-}
-
-static isa_fn *pick_call(const struct isa_decoded *d, struct isa_insn *i)
-{
-	return far_transfer(d, i, kvm_emulate_call_far);
-}
-
-static isa_fn *pick_ret(const struct isa_decoded *d, struct isa_insn *i)
-{
-	return i->opcode == 0xca || i->opcode == 0xcb ? kvm_emulate_ret_far : NULL;
+	return d->insn.mnemonic == ZYDIS_MNEMONIC_JMP	 ? kvm_emulate_jmp_far
+	       : d->insn.mnemonic == ZYDIS_MNEMONIC_CALL ? kvm_emulate_call_far
+							 : kvm_emulate_ret_far;
 }
 
 /* 0F 20 to 0F 23: MOV DR asks for level 0 itself, after #UD. */
-static const struct row mov_cr = { .pick = pick_mov_control, .need = NEED_CPL0 };
-static const struct row mov_dr = { .pick = pick_mov_control };
+static const struct row mov_cr = { .pick = pick_mov, .need = NEED_CPL0 };
+static const struct row mov_dr = { .pick = pick_mov };
 
 static const struct row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	[ZYDIS_MNEMONIC_MOV] = { .pick = pick_mov, .in64 = true },
 	[ZYDIS_MNEMONIC_PUSH] = { .pick = pick_push_pop, .in64 = true },
 	[ZYDIS_MNEMONIC_POP] = { .pick = pick_push_pop, .in64 = true },
-	[ZYDIS_MNEMONIC_JMP] = { .pick = pick_jmp, .in64 = true },
-	[ZYDIS_MNEMONIC_CALL] = { .pick = pick_call, .in64 = true },
-	[ZYDIS_MNEMONIC_RET] = { .pick = pick_ret, .in64 = true },
+	[ZYDIS_MNEMONIC_JMP] = { .pick = pick_far, .in64 = true },
+	[ZYDIS_MNEMONIC_CALL] = { .pick = pick_far, .in64 = true },
+	[ZYDIS_MNEMONIC_RET] = { .pick = pick_far, .in64 = true },
 	[ZYDIS_MNEMONIC_IRET] = { .fn = kvm_emulate_iret_real },
 	[ZYDIS_MNEMONIC_IRETD] = { .fn = kvm_emulate_iret_real },
 	[ZYDIS_MNEMONIC_INT] = { .fn = kvm_emulate_int_real },
 	[ZYDIS_MNEMONIC_INT1] = { .fn = kvm_insn_int_fixed, .aux = X86_TRAP_DB },
 	[ZYDIS_MNEMONIC_INT3] = { .fn = kvm_insn_int_fixed, .aux = X86_TRAP_BP },
 	[ZYDIS_MNEMONIC_INTO] = { .fn = kvm_insn_int_fixed, .aux = X86_TRAP_OF },
-	[ZYDIS_MNEMONIC_LES] = { .fn = kvm_emulate_load_far_pointer, .aux = SREG_ES, .memory_only = true },
-	[ZYDIS_MNEMONIC_LDS] = { .fn = kvm_emulate_load_far_pointer, .aux = SREG_DS, .memory_only = true },
-	[ZYDIS_MNEMONIC_LSS] = { .fn = kvm_emulate_load_far_pointer, .aux = SREG_SS, .memory_only = true, .in64 = true },
-	[ZYDIS_MNEMONIC_LFS] = { .fn = kvm_emulate_load_far_pointer, .aux = SREG_FS, .memory_only = true, .in64 = true },
-	[ZYDIS_MNEMONIC_LGS] = { .fn = kvm_emulate_load_far_pointer, .aux = SREG_GS, .memory_only = true, .in64 = true },
-	[ZYDIS_MNEMONIC_LGDT] = { .fn = kvm_insn_load_table, .aux = 0, .need = NEED_CPL0, .memory_only = true, .in64 = true, .exits = EXIT_REASON_GDTR_IDTR },
-	[ZYDIS_MNEMONIC_LIDT] = { .fn = kvm_insn_load_table, .aux = 1, .need = NEED_CPL0, .memory_only = true, .in64 = true, .exits = EXIT_REASON_GDTR_IDTR },
-	[ZYDIS_MNEMONIC_SGDT] = { .fn = kvm_insn_store_table, .aux = 0, .need = NEED_UMIP, .memory_only = true, .in64 = true, .exits = EXIT_REASON_GDTR_IDTR },
-	[ZYDIS_MNEMONIC_SIDT] = { .fn = kvm_insn_store_table, .aux = 1, .need = NEED_UMIP, .memory_only = true, .in64 = true, .exits = EXIT_REASON_GDTR_IDTR },
+	[ZYDIS_MNEMONIC_LES] = { .fn = kvm_emulate_load_far_pointer, .aux = SREG_ES },
+	[ZYDIS_MNEMONIC_LDS] = { .fn = kvm_emulate_load_far_pointer, .aux = SREG_DS },
+	[ZYDIS_MNEMONIC_LSS] = { .fn = kvm_emulate_load_far_pointer, .aux = SREG_SS, .in64 = true },
+	[ZYDIS_MNEMONIC_LFS] = { .fn = kvm_emulate_load_far_pointer, .aux = SREG_FS, .in64 = true },
+	[ZYDIS_MNEMONIC_LGS] = { .fn = kvm_emulate_load_far_pointer, .aux = SREG_GS, .in64 = true },
+	[ZYDIS_MNEMONIC_LGDT] = { .fn = kvm_insn_load_table, .aux = 0, .need = NEED_CPL0, .in64 = true, .exits = EXIT_REASON_GDTR_IDTR },
+	[ZYDIS_MNEMONIC_LIDT] = { .fn = kvm_insn_load_table, .aux = 1, .need = NEED_CPL0, .in64 = true, .exits = EXIT_REASON_GDTR_IDTR },
+	[ZYDIS_MNEMONIC_SGDT] = { .fn = kvm_insn_store_table, .aux = 0, .need = NEED_UMIP, .in64 = true, .exits = EXIT_REASON_GDTR_IDTR },
+	[ZYDIS_MNEMONIC_SIDT] = { .fn = kvm_insn_store_table, .aux = 1, .need = NEED_UMIP, .in64 = true, .exits = EXIT_REASON_GDTR_IDTR },
 	[ZYDIS_MNEMONIC_CLI] = { .fn = kvm_insn_cli, .in64 = true },
 	[ZYDIS_MNEMONIC_STI] = { .fn = kvm_insn_sti, .in64 = true },
 	[ZYDIS_MNEMONIC_PUSHF] = { .fn = kvm_insn_pushf, .in64 = true },
@@ -146,9 +111,9 @@ static const struct row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	[ZYDIS_MNEMONIC_LFENCE] = { .fn = kvm_insn_hint, .in64 = true },
 	[ZYDIS_MNEMONIC_SFENCE] = { .fn = kvm_insn_hint, .in64 = true },
 	[ZYDIS_MNEMONIC_MFENCE] = { .fn = kvm_insn_hint, .in64 = true },
-	[ZYDIS_MNEMONIC_CLFLUSH] = { .fn = kvm_insn_flush, .memory_only = true, .in64 = true },
-	[ZYDIS_MNEMONIC_CLFLUSHOPT] = { .fn = kvm_insn_flush, .memory_only = true, .in64 = true },
-	[ZYDIS_MNEMONIC_CLWB] = { .fn = kvm_insn_flush, .memory_only = true, .in64 = true },
+	[ZYDIS_MNEMONIC_CLFLUSH] = { .fn = kvm_insn_flush, .in64 = true },
+	[ZYDIS_MNEMONIC_CLFLUSHOPT] = { .fn = kvm_insn_flush, .in64 = true },
+	[ZYDIS_MNEMONIC_CLWB] = { .fn = kvm_insn_flush, .in64 = true },
 	[ZYDIS_MNEMONIC_LLDT] = { .fn = kvm_emulate_lldt, .need = NEED_PROTECTED | NEED_CPL0, .in64 = true, .exits = EXIT_REASON_LDTR_TR },
 	[ZYDIS_MNEMONIC_LTR] = { .fn = kvm_emulate_ltr, .need = NEED_PROTECTED | NEED_CPL0, .in64 = true, .exits = EXIT_REASON_LDTR_TR },
 	[ZYDIS_MNEMONIC_SLDT] = { .fn = kvm_emulate_store_system_selector, .aux = 0, .need = NEED_PROTECTED | NEED_UMIP, .in64 = true, .exits = EXIT_REASON_LDTR_TR },
@@ -159,7 +124,7 @@ static const struct row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	[ZYDIS_MNEMONIC_VERW] = { .fn = kvm_insn_not_in_real_mode },
 	[ZYDIS_MNEMONIC_ARPL] = { .fn = kvm_insn_not_in_real_mode },
 	[ZYDIS_MNEMONIC_RSM] = { .fn = kvm_insn_rsm },
-	[ZYDIS_MNEMONIC_INVPCID] = { .fn = kvm_insn_invpcid, .need = NEED_CPL0, .memory_only = true, .in64 = true, .exits = EXIT_REASON_INVPCID },
+	[ZYDIS_MNEMONIC_INVPCID] = { .fn = kvm_insn_invpcid, .need = NEED_CPL0, .in64 = true, .exits = EXIT_REASON_INVPCID },
 	[ZYDIS_MNEMONIC_INVD] = { .fn = kvm_insn_nothing, .need = NEED_CPL0, .in64 = true, .exits = EXIT_REASON_INVD },
 	[ZYDIS_MNEMONIC_WBINVD] = { .fn = kvm_insn_nothing, .need = NEED_CPL0, .in64 = true, .exits = EXIT_REASON_WBINVD },
 	[ZYDIS_MNEMONIC_IN] = { .pick = kvm_emulator_io, .in64 = true },
@@ -182,38 +147,20 @@ static const struct row *row_of(unsigned mnemonic, const struct isa_insn *i)
 	return r->fn || r->pick ? r : NULL;
 }
 
-/* Effective operand size in bytes. */
-static uint8_t operand_size(const struct isa_decoded *d)
-{
-	bool prefix66 = (d->insn.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) != 0;
-	unsigned mnemonic = d->insn.mnemonic;
-	bool stack = mnemonic == ZYDIS_MNEMONIC_PUSH || mnemonic == ZYDIS_MNEMONIC_POP || mnemonic == ZYDIS_MNEMONIC_PUSHFQ ||
-		     mnemonic == ZYDIS_MNEMONIC_POPFQ;
-
-	if (d->mode != ISA_CODE64)
-		return (d->mode == ISA_CODE32) != prefix66 ? 4 : 2;
-	return d->insn.raw.rex.W ? 8 : prefix66 ? 2 : stack ? 8 : 4;
-}
-
 isa_fn *kvm_emulator_system(const struct isa_decoded *d, struct isa_insn *i)
 {
-	const ZydisDecodedInstruction *z = &d->insn;
-	const struct row *r = row_of(z->mnemonic, i);
+	const struct row *r = row_of(d->insn.mnemonic, i);
 
-	if (!r || (z->attributes & ZYDIS_ATTRIB_HAS_LOCK) || (d->mode == ISA_CODE64 && !r->in64))
+	if (!r || (d->mode == ISA_CODE64 && !r->in64))
 		return NULL;
-	if (z->attributes & ZYDIS_ATTRIB_HAS_MODRM) {
-		i->src = z->raw.modrm.reg; /* segment registers take no REX.R */
-		if (z->mnemonic != ZYDIS_MNEMONIC_MOV)
-			i->src |= (uint8_t)(z->raw.rex.R << 3);
-		i->dst = (uint8_t)(z->raw.modrm.rm | z->raw.rex.B << 3);
-	}
-	i->opsize = operand_size(d);
+	isa_system_operands(d, i);
+	if (!isa_system_form(d, i))
+		return NULL;
 	i->flags |= ISA_ENDS_BLOCK;
 	if (r->pick)
 		return r->pick(d, i);
 	i->aux = r->aux;
-	return r->memory_only && !(i->flags & ISA_MEM) ? NULL : r->fn;
+	return r->fn;
 }
 
 static bool may_run(const struct cpu_state *cs, unsigned need)
@@ -223,9 +170,9 @@ static bool may_run(const struct cpu_state *cs, unsigned need)
 
 	if ((need & NEED_CPL0) && !cpl0)
 		return false;
-	if ((need & NEED_UMIP) && !cpl0 && (cs->cr4 & X86_CR4_UMIP))
+	if ((need & NEED_UMIP) && isa_umip_forbids(cs))
 		return false;
-	if ((need & NEED_TSD) && !cpl0 && (cs->cr4 & X86_CR4_TSD))
+	if ((need & NEED_TSD) && isa_tsd_forbids(cs))
 		return false;
 	return !(need & NEED_CPUID) || cpl0 || arch->smm || !(arch->misc_features & MISC_FEATURES_CPUID_FAULT);
 }

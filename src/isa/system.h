@@ -48,6 +48,18 @@ void isa_enter_real(struct cpu_state *cs, uint32_t entry, uint64_t flags, uint64
 /* What delivery in real mode clears of RFLAGS. */
 #define ISA_REAL_DELIVERY_CLEARS (X86_FLAGS_IF | X86_FLAGS_TF | X86_FLAGS_AC | X86_FLAGS_RF)
 
+/* --- privilege --- */
+/* SGDT, SIDT, SLDT, STR and SMSW are #GP(0): outside level 0, under CR4.UMIP. */
+static inline bool isa_umip_forbids(const struct cpu_state *cs)
+{
+	return cs->cpl > 0 && cs->cr4 & X86_CR4_UMIP;
+}
+/* RDTSC and RDTSCP are #GP(0): outside level 0, under CR4.TSD. */
+static inline bool isa_tsd_forbids(const struct cpu_state *cs)
+{
+	return cs->cpl > 0 && cs->cr4 & X86_CR4_TSD;
+}
+
 /* --- control and debug registers --- */
 #define ISA_CR0_MSW (X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS)
 /* What MOV to CR or DR writes: register i->dst, as wide as the mode. */
