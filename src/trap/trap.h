@@ -48,6 +48,8 @@
 /* The client's file and its break lie below; all that the kernel places by itself, above, in each of its layouts. */
 #define TRAP_CLIENT_END 0x100000000000ULL
 #define TRAP_STACK_SIZE (1UL << 20)
+#define TRAP_STACK_BESIDES (256UL << 10) /* of a thread: the C library's own, thread-local data */
+#define TRAP_FPSTATE_ALIGN_BITS (64 * 8)
 
 /*
  * What an older kernel has is used in its place: "seccomp" for user dispatch (Linux 5.11),
@@ -150,7 +152,16 @@ trap_handler trap_rt_sigaction, trap_rt_sigprocmask, trap_sigaltstack, trap_rt_s
 
 /* --- thread.c --- */
 
-trap_handler trap_clone, trap_fork, trap_vfork, trap_exit, trap_set_tid_address, trap_arch_prctl;
+/* The calling thread is the client's from here on, as t, by the clone() of c. 0 or -errno. */
+int trap_become_client(struct trap_thread *t, const struct trap_call *c);
+/* The context in which the child of a clone() starts; uc is a copy. */
+void trap_child_context(ucontext_t *uc, struct trap_thread *t, uint64_t client_stack);
+void trap_write_tid(uint64_t client_p);
+trap_handler trap_new_thread, trap_exit, trap_set_tid_address, trap_arch_prctl;
+
+/* --- process.c --- */
+
+trap_handler trap_clone, trap_fork, trap_vfork;
 
 /* --- files.c, mapping.c, exec.c --- */
 
