@@ -32,8 +32,15 @@ void abi_fd_duplicated(int oldfd, int newfd);
 bool abi_fd_is_ours(int fd);
 /* One of the library's own, which the client does not know of (lib/own_fd.h). */
 bool abi_fd_is_librarys(int fd);
-/* In a child of vfork() or of clone(CLONE_VM), whose signal actions are its own. Async-signal-safe. */
+/*
+ * In a child of vfork() or of clone(CLONE_VM); whose descriptors, whose signal actions are its own, and what the library
+ * knows of them is its parent's. That a child is made with these flags of clone() has to be told before.
+ * Async-signal-safe.
+ */
 bool abi_memory_is_borrowed(void);
+bool abi_fds_are_apart(void);
+bool abi_actions_are_apart(void);
+void abi_child_may_share(uint64_t clone_flags);
 /* close(2), by the bare system call; the last descriptor of an object ends it. */
 int abi_fd_close(int fd);
 

@@ -360,7 +360,7 @@ static bool is_fd_of(int fd, int kind)
 	o = abi_object_get(fd);
 	yes = o && (kind < 0 || (int)o->kind == kind);
 	/* The number may be of another file in a child of vfork(), whose descriptors the table does not know. */
-	if (yes && unlikely(host_mm_is_borrowed()))
+	if (yes && unlikely(host_fds_are_apart()))
 		yes = abi_object_has(o, fd);
 	if (o)
 		abi_object_put(o);
@@ -381,6 +381,21 @@ USERKVM_SHARED bool abi_fd_is_librarys(int fd)
 USERKVM_SHARED bool abi_memory_is_borrowed(void)
 {
 	return host_mm_is_borrowed();
+}
+
+USERKVM_SHARED bool abi_fds_are_apart(void)
+{
+	return host_fds_are_apart();
+}
+
+USERKVM_SHARED bool abi_actions_are_apart(void)
+{
+	return host_actions_are_apart();
+}
+
+USERKVM_SHARED void abi_child_may_share(uint64_t clone_flags)
+{
+	host_mm_child_may_share(clone_flags);
 }
 
 USERKVM_SHARED bool abi_is_system_fd(int fd)

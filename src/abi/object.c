@@ -175,7 +175,7 @@ struct abi_object *abi_object_find(int fd)
 	o = abi_identify(fd, &st) ? list_find(&st) : NULL;
 	if (o && !try_ref(o))
 		o = NULL;
-	slot = o && !host_mm_is_borrowed() ? slot_of(fd, true) : NULL;
+	slot = o && !host_fds_are_apart() ? slot_of(fd, true) : NULL;
 	if (slot)
 		__atomic_store_n(slot, o, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&abi.lock);
@@ -190,7 +190,7 @@ int abi_new_file(const char *name, bool cloexec)
 int abi_object_bind(int fd, enum abi_kind kind, struct kvm *kvm, struct kvm_vcpu *vcpu)
 {
 	struct abi_object *o, **slot, *no_slot;
-	bool borrowed = host_mm_is_borrowed();
+	bool borrowed = host_fds_are_apart();
 	struct stat st;
 	int r = 0;
 
@@ -261,7 +261,7 @@ USERKVM_SHARED bool abi_fd_is_ours(int fd)
 	struct abi_object *o = read_slot(fd);
 
 	if (o)
-		return !host_mm_is_borrowed();
+		return !host_fds_are_apart();
 	host_service_begin();
 	o = abi_object_find(fd);
 	if (o)
@@ -388,7 +388,7 @@ USERKVM_SHARED void abi_fd_duplicated(int oldfd, int newfd)
 {
 	struct abi_object *o;
 
-	if (host_mm_is_borrowed())
+	if (host_fds_are_apart())
 		return;
 	host_service_begin();
 	o = abi_object_get(oldfd);

@@ -176,7 +176,7 @@ static void forget_handler(int signo, struct sigaction *slot)
 {
 	struct sigaction dfl = { .sa_handler = SIG_DFL };
 
-	if (host_mm_is_borrowed())
+	if (host_actions_are_apart())
 		real_sigaction(signo, &dfl, NULL);
 	else
 		slot->sa_handler = SIG_DFL;

@@ -90,11 +90,15 @@ bool host_page_is_awaited(hva_t hva);
 
 /* Number of this address space: changes in a forked child (DESIGN: -EIO). Never 0. */
 uint64_t host_mm_id(void);
-/*
- * True in a child of vfork(), posix_spawn() or clone(CLONE_VM): the process has descriptors and signal
- * actions of its own but its parent's memory, so that what the library keeps in memory about descriptors and
- * actions is the parent's. One system call. Async-signal-safe.
- */
+/* True in a child of vfork(), posix_spawn() or clone(CLONE_VM): another process. One system call. Async-signal-safe. */
 bool host_mm_is_borrowed(void);
+/*
+ * ... and it has descriptors, or signal actions, of its own, so that what the library keeps in memory about them is
+ * the parent's. A child may have them in common with its parent by flags of clone() that were told before (CLONE_FILES,
+ * CLONE_SIGHAND); then kcmp() is asked. Async-signal-safe.
+ */
+bool host_fds_are_apart(void);
+bool host_actions_are_apart(void);
+void host_mm_child_may_share(uint64_t clone_flags);
 
 #endif

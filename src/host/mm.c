@@ -20,7 +20,9 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -425,6 +427,31 @@ bool host_mm_is_borrowed(void)
 	pthread_once(&id_once, make_id_page);
 	__atomic_compare_exchange_n(&id_page[1], &owner, self, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 	return owner && owner != self;
+}
+
+static bool may_share; /* (a) a child with its parent's memory may have its descriptors or actions too */
+
+void host_mm_child_may_share(uint64_t clone_flags)
+{
+	if (clone_flags & (CLONE_FILES | CLONE_SIGHAND))
+		WRITE_ONCE(may_share, true);
+}
+
+/* kcmp() only where it can say yes: a client's filter may forbid it. */
+static bool has_own(int kind)
+{
+	return host_mm_is_borrowed() &&
+	       !(READ_ONCE(may_share) && syscall(SYS_kcmp, syscall(SYS_getpid), id_page[1], kind, 0UL, 0UL) == 0);
+}
+
+bool host_fds_are_apart(void)
+{
+	return has_own(KCMP_FILES);
+}
+
+bool host_actions_are_apart(void)
+{
+	return has_own(KCMP_SIGHAND);
 }
 
 /* Before any child of the process can ask. */

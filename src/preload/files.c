@@ -165,7 +165,7 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 /* The library's, and no client's: but in a child of vfork(), which does with its own as it likes. */
 static bool is_librarys(int fd, int error)
 {
-	if (!own_fd_is(fd) || abi_memory_is_borrowed())
+	if (!own_fd_is(fd) || abi_fds_are_apart())
 		return false;
 	errno = error;
 	return true;
@@ -214,7 +214,7 @@ EXPORT int close_range(unsigned int first, unsigned int last, int flags)
 	if (!(flags & (int)CLOSE_RANGE_CLOEXEC) && first <= last)
 		closing_range(first, last);
 	/* The library's are close-on-exec already. */
-	if (first > last || own_fd_next(0) < 0 || abi_memory_is_borrowed())
+	if (first > last || own_fd_next(0) < 0 || abi_fds_are_apart())
 		return REAL(close_range)(first, last, flags);
 	return close_between(first, last, flags);
 }
@@ -224,7 +224,7 @@ EXPORT void closefrom(int lowfd)
 	unsigned int first = lowfd < 0 ? 0 : (unsigned int)lowfd;
 
 	closing_range(first, ~0u);
-	if (own_fd_next(0) < 0 || abi_memory_is_borrowed() || close_between(first, ~0u, 0))
+	if (own_fd_next(0) < 0 || abi_fds_are_apart() || close_between(first, ~0u, 0))
 		REAL(closefrom)(lowfd); /* also where Linux has no close_range() */
 }
 

@@ -79,7 +79,7 @@ static void default_action(int signo, siginfo_t *info)
 
 	sigemptyset(&act.sa_mask);
 	REAL(sigaction)(signo, &act, NULL);
-	if (!abi_memory_is_borrowed())
+	if (!abi_actions_are_apart())
 		__atomic_store_n(&table.guarded[signo], false, __ATOMIC_RELEASE);
 	send_again(signo, info);
 }
@@ -100,7 +100,7 @@ static bool is_first(int signo, uint64_t h)
 		dfl.sa_handler = SIG_DFL;
 		REAL(sigaction)(signo, &dfl, NULL);
 	}
-	if (first && !abi_memory_is_borrowed()) {
+	if (first && !abi_actions_are_apart()) {
 		table.client[signo] = dfl;
 		__atomic_store_n(&table.handler[signo], 0, __ATOMIC_RELEASE);
 	}
@@ -218,7 +218,7 @@ static int client_sigaction(int signo, const struct sigaction *act, struct sigac
 
 	if (signo < 1 || signo >= SIGNALS || (act && preload_is_own_code((void *)act->sa_handler)))
 		return REAL(sigaction)(signo, act, old);
-	if (abi_memory_is_borrowed())
+	if (abi_actions_are_apart())
 		return borrowed_sigaction(signo, act, old);
 	r = abi_client_action(signo, act, old);
 	if (r == 0)

@@ -107,38 +107,10 @@ static trap_handler *const handlers[] = {
 	[SYS_execve] = trap_execve,
 };
 
-/*
- * A child of vfork has descriptors of its own but its parent's memory, where
- * the library keeps its table of descriptors: it leaves those alone.
- */
-static bool served_after_vfork(uint64_t nr)
-{
-	switch (nr) {
-	case SYS_rt_sigaction:
-	case SYS_rt_sigprocmask:
-	case SYS_rt_sigreturn:
-	case SYS_sigaltstack:
-	case SYS_clone:
-	case SYS_clone3:
-	case SYS_fork:
-	case SYS_vfork:
-	case SYS_execve:
-	case SYS_arch_prctl:
-	case SYS_prctl:
-	case SYS_seccomp:
-	case SYS_brk:
-		return true;
-	default:
-		return false;
-	}
-}
-
 static trap_handler *handler_of(const struct trap_call *c)
 {
 	trap_handler *h = c->nr < sizeof(handlers) / sizeof(handlers[0]) ? handlers[c->nr] : NULL;
 
-	if (c->thread->vforked && !served_after_vfork(c->nr))
-		return NULL;
 	if (h == trap_device_no_file || h == trap_device_lseek)
 		return abi_fd_is_device((int)c->arg[0]) ? h : NULL;
 	return h;

@@ -9,7 +9,7 @@
  *
  * Invariants
  * 1. table[] holds what the client's rt_sigaction() shows: no other way changes
- *    it, but a child of vfork changes its own dispositions only in the kernel.
+ *    it, but a child with its parent's memory changes its own dispositions only in the kernel.
  * 2. SIGSYS is never blocked in the kernel: a blocked trap would end the program.
  * 3. Faults that our work can raise are open while a call is served, and blocked on the way in and out; one
  *    that is sent meanwhile is kept by the library and pending again after it.
@@ -127,7 +127,7 @@ static int kernel_default(int signo)
 {
 	const struct kernel_action dfl = { .handler = (uint64_t)(uintptr_t)SIG_DFL };
 
-	if (!trap_self()->vforked) /* its parent's */
+	if (!trap_self()->own_actions) /* its parent's */
 		entered &= ~BIT(signo);
 	return kernel_sigaction(signo, &dfl, NULL);
 }
@@ -239,9 +239,9 @@ void trap_deliver(struct trap_thread *t, int signo, siginfo_t *si, ucontext_t *u
 		default_action(signo, si);
 	} else if (act.handler != (uint64_t)(uintptr_t)SIG_IGN) {
 		if (act.flags & (uint32_t)SA_RESETHAND) {
-			if (!t->vforked)
+			if (!t->own_actions)
 				table[signo].handler = (uint64_t)(uintptr_t)SIG_DFL;
-			if (t->vforked || !(ALWAYS_OURS & BIT(signo)))
+			if (t->own_actions || !(ALWAYS_OURS & BIT(signo)))
 				kernel_default(signo);
 		}
 		make_frame(t, &act, signo, si, uc);
@@ -293,8 +293,8 @@ void trap_guard_signals(struct trap_call *c, uint64_t kvm_mask)
 
 /* --- the client's system calls --- */
 
-/* A child of vfork: its dispositions are its own, our table is its parent's. */
-static int vforked_action(int signo, const struct kernel_action *act, struct kernel_action *old)
+/* A child with its parent's memory: its dispositions are its own, our table is its parent's. */
+static int childs_action(int signo, const struct kernel_action *act, struct kernel_action *old)
 {
 	int r = kernel_sigaction(signo, signo == SIGSYS ? NULL : act, old);
 
@@ -336,8 +336,8 @@ int64_t trap_rt_sigaction(struct trap_call *c)
 		return -EINVAL;
 	pthread_mutex_lock(&lock);
 	old = table[signo];
-	if (c->thread->vforked)
-		r = vforked_action(signo, user ? &act : NULL, &old);
+	if (c->thread->own_actions)
+		r = childs_action(signo, user ? &act : NULL, &old);
 	else if (user)
 		r = set_action(signo, &act);
 	pthread_mutex_unlock(&lock);

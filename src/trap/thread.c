@@ -91,7 +91,7 @@ struct start {
 	int error;
 };
 
-static void clear_tid(uint32_t *client_p)
+void trap_clear_tid(uint32_t *client_p)
 {
 	const uint32_t none = 0;
 
@@ -117,6 +117,8 @@ int trap_become_client(struct trap_thread *t, const struct trap_call *c)
 	t->in_service = 1;
 	t->blocks_sys = c->thread->blocks_sys;
 	t->cpuid_off = c->thread->cpuid_off;
+	if (c->thread->own_actions)
+		t->own_actions = true;
 	trap_set_self(t);
 	if (sigaltstack(&t->service_stack, NULL))
 		return -errno;
@@ -144,7 +146,7 @@ static void end_of_client(struct trap_thread *t)
 	syscall(SYS_set_robust_list, &no_locks, sizeof(no_locks));
 	trap_set_self(&library_thread);
 	abi_thread_ends();
-	clear_tid(t->clear_tid);
+	trap_clear_tid(t->clear_tid);
 }
 
 static void *thread_main(void *p)
@@ -204,7 +206,7 @@ int64_t trap_exit(struct trap_call *c)
 {
 	if (!c->thread->by_kernel)
 		longjmp(c->thread->end, 1);
-	if (!c->thread->vforked)
+	if (!c->thread->on_loan)
 		abi_thread_ends();
 	syscall(SYS_exit, (int)c->arg[0]);
 	__builtin_unreachable();
@@ -212,7 +214,7 @@ int64_t trap_exit(struct trap_call *c)
 
 int64_t trap_set_tid_address(struct trap_call *c)
 {
-	if (c->thread->by_kernel)
+	if (c->thread->by_kernel && !c->thread->keeps_tid)
 		return TRAP_PASS;
 	c->thread->clear_tid = (uint32_t *)c->arg[0];
 	return own_tid();

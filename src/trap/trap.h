@@ -68,7 +68,9 @@ struct trap_thread {
 	uint64_t thunk_return; /* where the thunk goes after its system call */
 
 	bool by_kernel;	 /* no thread of the C library's: main, or a child of fork or vfork */
-	bool vforked;	 /* shares its parent's memory until it execs: little is served */
+	bool on_loan;	 /* the C library's thread-local data is that of a thread that waits (process.c) */
+	bool keeps_tid;	 /* by_kernel, but clear_tid is ours to clear: the kernel has another word */
+	bool own_actions; /* a process with its parent's memory: the table of signal actions is its parent's */
 	bool blocks_sys; /* the client believes SIGSYS to be blocked */
 	bool cpuid_on;	 /* the instruction faults, and the preload room answers it (preload/cpuid.c) */
 	bool cpuid_off;	 /* and never again: a handler has interrupted code that blocks SIGSEGV, or there is a seccomp filter */
@@ -157,6 +159,8 @@ int trap_become_client(struct trap_thread *t, const struct trap_call *c);
 /* The context in which the child of a clone() starts; uc is a copy. */
 void trap_child_context(ucontext_t *uc, struct trap_thread *t, uint64_t client_stack);
 void trap_write_tid(uint64_t client_p);
+/* As the kernel at a thread's end; NULL: nothing. */
+void trap_clear_tid(uint32_t *client_p);
 trap_handler trap_new_thread, trap_exit, trap_set_tid_address, trap_arch_prctl;
 
 /* --- process.c --- */

@@ -5,10 +5,13 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include <dirent.h>
+#include <linux/futex.h>
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
+#include <sys/auxv.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -18,6 +21,7 @@
 #include "guest_code.h"
 
 #define LAST_FD 64
+#define SOME_FDS 1024
 
 GUEST_CODE(says_hello, 16, "mov $0x42, %al; out %al, $0x99; hlt");
 
@@ -30,6 +34,7 @@ static void count(int signo)
 }
 
 static struct client c;
+static int child_tid;
 
 static void open_client(void)
 {
@@ -207,25 +212,207 @@ static void posix_spawn_with_actions_leaves_the_parent(void **state)
 	client_goes_on();
 }
 
-static int shares_memory(void *arg)
+/* --- children that run beside their parent --- */
+
+static pid_t beside(int (*fn)(void *), int flags)
+{
+	static char stack[1 << 16] __attribute__((aligned(16)));
+
+	return clone(fn, stack + sizeof(stack), CLONE_VM | SIGCHLD | flags, NULL, &child_tid, NULL, &child_tid);
+}
+
+static int resets_everything(void *arg)
 {
 	reset_everything();
 	_exit(0);
 }
 
-/* The parent runs at the same time. (src/trap refuses such a child.) */
 static void child_of_clone_with_shared_memory_is_told_apart(void **state)
 {
-	static char stack[1 << 16] __attribute__((aligned(16)));
+	open_client();
+	assert_exit(beside(resets_everything, 0), 0);
+	client_goes_on();
+}
+
+static int runs_the_guest(void *arg)
+{
+	_exit(ioctl(c.vcpu, KVM_RUN, 0) || c.run->exit_reason != KVM_EXIT_IO || c.run->io.port != 0x99);
+}
+
+static void the_vm_is_of_the_memory_and_the_child_runs_it(void **state)
+{
+	open_client();
+	client_real_mode(&c, 0x1000, says_hello, GUEST_CODE_SIZE(says_hello));
+	assert_exit(beside(runs_the_guest, 0), 0);
+	client_goes_on();
+}
+
+GUEST_CODE(says_hello_again, 16, "1: mov $0x42, %al; out %al, $0x99; jmp 1b");
+
+#define ROUNDS 2000
+
+static int runs_again(int vcpu, const struct kvm_run *run)
+{
+	for (int n = 0; n < ROUNDS; n++)
+		if (ioctl(vcpu, KVM_RUN, 0) || run->exit_reason != KVM_EXIT_IO)
+			return 1;
+	return 0;
+}
+
+static int second_vcpu;
+static struct kvm_run *second_run;
+
+static int runs_the_second(void *arg)
+{
+	_exit(runs_again(second_vcpu, second_run));
+}
+
+static void parent_and_child_run_at_once(void **state)
+{
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+	pid_t child;
+
+	/* Elsewhere they have the C library's thread-local data in common, as without the library. */
+	if (getauxval(AT_BASE))
+		skip();
+	open_client();
+	client_real_mode(&c, 0x1000, says_hello_again, GUEST_CODE_SIZE(says_hello_again));
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_SREGS, &sregs), 0);
+	assert_int_equal(ioctl(c.vcpu, KVM_GET_REGS, &regs), 0);
+	second_vcpu = ioctl(c.vm, KVM_CREATE_VCPU, 1);
+	assert_true(second_vcpu >= 0);
+	second_run = mmap(NULL, c.run_size, PROT_READ | PROT_WRITE, MAP_SHARED, second_vcpu, 0);
+	assert_true(second_run != MAP_FAILED);
+	assert_int_equal(ioctl(second_vcpu, KVM_SET_SREGS, &sregs), 0);
+	assert_int_equal(ioctl(second_vcpu, KVM_SET_REGS, &regs), 0);
+	child = beside(runs_the_second, 0);
+	assert_int_equal(runs_again(c.vcpu, c.run), 0);
+	assert_exit(child, 0);
+	munmap(second_run, c.run_size);
+	close(second_vcpu);
+	client_goes_on();
+}
+
+static int closes_all(void *arg)
+{
+	close(c.vcpu);
+	for (int fd = 3; fd < SOME_FDS; fd++)
+		close(fd);
+	_exit(0);
+}
+
+/* What the two have in common is closed for both; of the library's own nothing is. */
+static void child_with_the_same_descriptors_closes_its_parents(void **state)
+{
+	int numbers[3];
+
+	open_client();
+	memcpy(numbers, (int[]){ c.kvm, c.vm, c.vcpu }, sizeof(numbers));
+	assert_exit(beside(closes_all, CLONE_FILES), 0);
+	for (int i = 0; i < 3; i++)
+		assert_true(fcntl(numbers[i], F_GETFD) < 0 && errno == EBADF);
+	number_is_free(c.vm);
+	open_client();
+	client_goes_on();
+}
+
+static int takes_the_signal(void *arg)
+{
+	signal(SIGUSR2, count);
+	_exit(0);
+}
+
+static void child_with_the_same_actions_changes_its_parents(void **state)
+{
+	struct sigaction act;
+
+	open_client();
+	signal(SIGUSR2, SIG_IGN);
+	assert_exit(beside(takes_the_signal, 0), 0);
+	assert_int_equal(sigaction(SIGUSR2, NULL, &act), 0);
+	assert_ptr_equal(act.sa_handler, SIG_IGN);
+	assert_exit(beside(takes_the_signal, CLONE_SIGHAND), 0);
+	assert_int_equal(sigaction(SIGUSR2, NULL, &act), 0);
+	assert_ptr_equal(act.sa_handler, count);
+	raise(SIGUSR2);
+	assert_int_equal(handled, 1);
+	signal(SIGUSR2, SIG_DFL);
+	handled = 0;
+	client_goes_on();
+}
+
+static int has_its_tid(void *arg)
+{
+	_exit(child_tid != (int)syscall(SYS_gettid));
+}
+
+static int another_word;
+
+static int names_another_word(void *arg)
+{
+	another_word = (int)syscall(SYS_gettid);
+	_exit(syscall(SYS_set_tid_address, &another_word) != another_word);
+}
+
+static void wait_until_clear(int *word)
+{
+	int tid;
+
+	while ((tid = __atomic_load_n(word, __ATOMIC_ACQUIRE)))
+		syscall(SYS_futex, word, FUTEX_WAIT, tid, NULL);
+}
+
+static void the_word_at_a_childs_end_is_cleared(void **state)
+{
 	pid_t child;
 
 	open_client();
-	child = clone(shares_memory, stack + sizeof(stack), CLONE_VM | SIGCHLD, NULL);
-	if (child < 0 && errno == EINVAL) {
-		client_close(&c);
-		skip();
-	}
+	child = beside(has_its_tid, CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID);
+	wait_until_clear(&child_tid);
 	assert_exit(child, 0);
+	another_word = 1;
+	child = beside(names_another_word, 0);
+	wait_until_clear(&another_word);
+	assert_exit(child, 0);
+	client_goes_on();
+}
+
+static int nr_threads(void)
+{
+	int n = 0;
+	DIR *d = opendir("/proc/self/task");
+
+	assert_non_null(d);
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n;
+}
+
+static int waits(void *arg)
+{
+	while (pause()) /* it is killed */
+		;
+	_exit(1);
+}
+
+static void killed_children_leave_nothing(void **state)
+{
+	int before, st;
+	pid_t child;
+
+	open_client();
+	before = nr_threads();
+	for (int n = 0; n < 20; n++) {
+		child = beside(waits, 0);
+		assert_true(child > 0);
+		assert_int_equal(kill(child, SIGKILL), 0);
+		assert_int_equal(waitpid(child, &st, __WALL), child);
+		assert_true(WIFSIGNALED(st) && WTERMSIG(st) == SIGKILL);
+	}
+	while (nr_threads() > before) /* the test's time is limited */
+		usleep(1000);
 	client_goes_on();
 }
 
@@ -258,6 +445,12 @@ int main(void)
 		cmocka_unit_test(grandchild_is_on_its_own_again),
 		cmocka_unit_test(posix_spawn_with_actions_leaves_the_parent),
 		cmocka_unit_test(child_of_clone_with_shared_memory_is_told_apart),
+		cmocka_unit_test(the_vm_is_of_the_memory_and_the_child_runs_it),
+		cmocka_unit_test(parent_and_child_run_at_once),
+		cmocka_unit_test(child_with_the_same_descriptors_closes_its_parents),
+		cmocka_unit_test(child_with_the_same_actions_changes_its_parents),
+		cmocka_unit_test(the_word_at_a_childs_end_is_cleared),
+		cmocka_unit_test(killed_children_leave_nothing),
 		cmocka_unit_test(resethand_of_the_child_is_the_childs),
 	};
 
