@@ -56,11 +56,6 @@ static uint64_t entered; /* signals that come to our entry */
 typedef void host_fn(int signo, siginfo_t *si, void *uc);
 static host_fn *host_handler[SIGNALS];
 
-uint64_t *trap_mask(ucontext_t *uc)
-{
-	return (uint64_t *)(void *)&uc->uc_sigmask;
-}
-
 bool trap_on_stack(const stack_t *s, uint64_t sp)
 {
 	return s->ss_size && sp - (uint64_t)s->ss_sp < s->ss_size;

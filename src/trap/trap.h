@@ -140,7 +140,10 @@ void trap_signals_lock(void);
 void trap_signals_unlock(void);
 /* The kernel's part of a context, without what lies behind. */
 #define TRAP_UC_SIZE (offsetof(ucontext_t, uc_sigmask) + 8)
-uint64_t *trap_mask(ucontext_t *uc);
+static inline uint64_t *trap_mask(ucontext_t *uc)
+{
+	return (uint64_t *)(void *)&uc->uc_sigmask;
+}
 size_t trap_fpstate_size(const ucontext_t *uc);
 /* A copy of a context whose floating-point state lies at fpstate, of trap_fpstate_size() bytes. */
 void trap_copy_context(void *to, const ucontext_t *uc, void *fpstate);
