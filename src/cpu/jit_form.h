@@ -21,6 +21,7 @@ struct jit_part {
 	uint8_t live_in, live_out;
 	bool head;	    /* a jump from behind leads here */
 	uint32_t label;	    /* host offset */
+	uint32_t label_cc;  /* head: where flags are in cs->cc already */
 };
 
 struct jit_forming {
@@ -30,7 +31,7 @@ struct jit_forming {
 	struct jit_unit *u;
 	struct jit_part part[JIT_MAX_BLOCKS];
 	unsigned nr_parts, nr_insns;
-	struct { uint32_t at; int to; } patch[MAX_PATCHES]; /* forward jumps within the unit */
+	struct { uint32_t at; int to; bool cc; } patch[MAX_PATCHES]; /* forward jumps within the unit; cc: to label_cc */
 	unsigned nr_patches;
 	uint32_t first_cell;
 	unsigned cls;

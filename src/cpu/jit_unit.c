@@ -87,25 +87,67 @@ static void emit_indirect(struct jit_forming *f, unsigned insn, const struct jit
 	emit_bytes(e, "\x42\xff\x64\xdd\x00", 5); /* jmp [rbp+r11*8] */
 }
 
-/* jmp or jcc (its rel32 at `rel`) to a part. */
-static void link_part(struct jit_forming *f, uint32_t rel, int to, unsigned current)
+/* jmp or jcc (its rel32 at `rel`) to a part; cc: to its label_cc. */
+static void link_part(struct jit_forming *f, uint32_t rel, int to, bool cc, unsigned current)
 {
 	if (to <= (int)current) {
-		emit_patch(&f->j->rw.e, rel, f->part[to].label);
+		emit_patch(&f->j->rw.e, rel, cc ? f->part[to].label_cc : f->part[to].label);
 		return;
 	}
 	f->patch[f->nr_patches].at = rel;
+	f->patch[f->nr_patches].cc = cc;
 	f->patch[f->nr_patches++].to = to;
+}
+
+/* The part at a page offset, which may be of another page; -1: none. */
+static int part_in_page(const struct jit_forming *f, int32_t to)
+{
+	return to >= 0 && to < (int32_t)PAGE_SIZE ? jit_part_at(f, to) : -1;
 }
 
 static void emit_way(struct jit_forming *f, int32_t to, unsigned current, int32_t from)
 {
-	int part = to >= 0 && to < (int32_t)PAGE_SIZE ? jit_part_at(f, to) : -1;
+	int part = part_in_page(f, to);
 
 	if (part < 0)
 		emit_exit(f, to, from, false);
 	else if (part != (int)current + 1)
-		link_part(f, emit_jmp(&f->j->rw.e), part, current);
+		link_part(f, emit_jmp(&f->j->rw.e), part, false, current);
+}
+
+/* Does the part begin with a poll to which the carry may come in cs->cc? */
+static bool takes_carry(const struct jit_forming *f, int part)
+{
+	return part >= 0 && f->part[part].head && f->part[part].live_in == JIT_CF && !f->j->check;
+}
+
+/* One way of a block that leaves the carry in cs->cc, by a jump. */
+static void emit_way_with_carry(struct jit_forming *f, int32_t to, unsigned current, int32_t from)
+{
+	struct jit_rewriter *r = &f->j->rw;
+	int part = part_in_page(f, to);
+	bool takes = takes_carry(f, part);
+
+	if (!takes)
+		jit_emit_carry(r, part < 0 ? JIT_FLAGS_ALL : f->part[part].live_in);
+	if (part < 0)
+		emit_exit(f, to, from, false);
+	else
+		link_part(f, emit_jmp(&r->e), part, takes, current);
+}
+
+static void emit_cond_with_carry(struct jit_forming *f, const struct jit_end *end, unsigned current, int32_t from)
+{
+	uint32_t rel = jit_emit_cond(&f->j->rw, end);
+	int part = part_in_page(f, end->target);
+
+	if (takes_carry(f, part))
+		link_part(f, rel, part, true, current);
+	emit_way_with_carry(f, end->next, current, from);
+	if (!takes_carry(f, part)) {
+		emit_patch(&f->j->rw.e, rel, f->j->rw.e.n);
+		emit_way_with_carry(f, end->target, current, from);
+	}
 }
 
 static bool emit_end(struct jit_forming *f, unsigned n, const struct jit_end *end)
@@ -127,10 +169,14 @@ static bool emit_end(struct jit_forming *f, unsigned n, const struct jit_end *en
 		emit_way(f, end->target, n, from);
 		return true;
 	case JIT_END_COND:
+		if (end->carry_in_cc) {
+			emit_cond_with_carry(f, end, n, from);
+			return true;
+		}
 		rel = jit_emit_cond(r, end);
-		part = end->target >= 0 && end->target < (int32_t)PAGE_SIZE ? jit_part_at(f, end->target) : -1;
+		part = part_in_page(f, end->target);
 		if (part >= 0)
-			link_part(f, rel, part, n);
+			link_part(f, rel, part, false, n);
 		if (part >= 0) {
 			emit_way(f, end->next, n, from);
 			return true;
@@ -206,17 +252,18 @@ static bool emit_parts(struct jit_forming *f)
 		if (unlikely(j->check))
 			jit_emit_look(r, p->first, p->live_in);
 		if (p->head)
-			jit_emit_poll(r, p->first, p->live_in);
+			p->label_cc = jit_emit_poll(r, p->first, p->live_in);
 		if (unlikely(j->count))
 			jit_count_emit(r, f->cpu, p->nr - (p->end == JIT_END_LEAVE));
 		if (jit_emit_block(r, &b, &end) || !emit_end(f, n, &end))
 			return false;
 	}
 	for (unsigned n = 0; n < f->nr_patches; n++)
-		emit_patch(&r->e, f->patch[n].at, f->part[f->patch[n].to].label);
+		emit_patch(&r->e, f->patch[n].at,
+			   f->patch[n].cc ? f->part[f->patch[n].to].label_cc : f->part[f->patch[n].to].label);
 	f->u->polled = (const uint8_t *)(uintptr_t)emit_here(&r->e);
 	if (!f->part[0].head) { /* else it polls itself */
-		jit_emit_poll(r, 0, f->part[0].live_in);
+		(void)jit_emit_poll(r, 0, f->part[0].live_in);
 		if (f->part[0].live_in)
 			jit_emit_load_flags(r, JIT_S0);
 	}

@@ -9,6 +9,8 @@
  * 1. ctx.flags says where the live flags are. At a block's beginning that is RFLAGS, or
  *    cs->cc behind a poll; at its end RFLAGS, or cs->cc before an indirect branch, whose
  *    target compares before it needs them.
+ *    Where only the carry is live before an INC or DEC and a conditional jump follows, the carry stays in cs->cc
+ *    and the others are in RFLAGS (jit_end.carry_in_cc): a loop that passes it on does not carry it about.
  * 2. A cold path finds in cs->cc all flags that are live before its first
  *    instruction, and continues where they may be in RFLAGS, in cs->cc, or both: the stub
  *    returns with both the same.
@@ -26,6 +28,7 @@
 #define RESUME_PENDING (~1u)
 #define COND_NE 5
 #define COND_NC 3
+#define CC_CARRY 0x100 /* CF in cs->cc */
 
 void jit_rewriter_init(struct jit_rewriter *r)
 {
@@ -169,7 +172,7 @@ void jit_emit_load_flags(struct jit_rewriter *r, unsigned scratch)
 static void save_carry(struct jit_rewriter *r, unsigned scratch)
 {
 	emit_op_reg(&r->e, false, 0x19, scratch, scratch); /* sbb */
-	emit_op_imm(&r->e, false, 4, scratch, 0x100); /* and */
+	emit_op_imm(&r->e, false, 4, scratch, CC_CARRY); /* and */
 	state_op(r, false, OPC_STORE, scratch, offsetof(struct cpu_state, cc));
 }
 
@@ -199,6 +202,53 @@ static void load_live(struct jit_rewriter *r, unsigned scratch, uint8_t live)
 		jit_emit_load_flags(r, scratch);
 }
 
+void jit_emit_carry(struct jit_rewriter *r, uint8_t live)
+{
+	if (!(live & JIT_CF))
+		return;
+	if (live == JIT_CF) {
+		load_carry(r);
+		return;
+	}
+	emit_op_reg(&r->e, true, OPC_STORE, JIT_S0, HOST_RAX);
+	emit_bytes(&r->e, "\x9f\x0f\x90\xc0\x0f\xb7\xc0", 7); /* lahf; seto al; movzx eax, ax */
+	state_op(r, false, OPC_LOAD, JIT_S1, offsetof(struct cpu_state, cc));
+	emit_op_imm(&r->e, false, 4, HOST_RAX, ~CC_CARRY); /* and */
+	emit_op_imm(&r->e, false, 4, JIT_S1, CC_CARRY);
+	emit_op_reg(&r->e, false, 0x09, HOST_RAX, JIT_S1); /* or */
+	emit_bytes(&r->e, "\x04\x7f\x9e", 3); /* add al, 7fh (OF); sahf */
+	emit_op_reg(&r->e, true, OPC_STORE, HOST_RAX, JIT_S0);
+}
+
+/* Is it a conditional jump that does not look at the carry? */
+static bool jumps_without_carry(const struct jit_insn *i)
+{
+	bool jcc = (i->isa->map == 0 && (i->isa->opcode & 0xf0) == 0x70) ||
+		   (i->isa->map == 1 && (i->isa->opcode & 0xf0) == 0x80);
+
+	return jcc && i->kind == JIT_EMIT && !(i->flags_read & JIT_CF);
+}
+
+/*
+ * Does instruction k write all flags but the carry, of which alone cs->cc has the live value, and may that stay
+ * there to the end of the block? Nothing behind it destroys RFLAGS, nor is there a fault, which would have to find
+ * both.
+ */
+static bool carry_stays(const struct jit_ctx *c)
+{
+	const struct jit_insn *i = &c->b->insn[c->k], *end = &c->b->insn[c->b->nr];
+
+	if (i->flags_read || i->flags_killed != (JIT_FLAGS_ALL & ~JIT_CF) || i->flags_written != i->flags_killed ||
+	    c->live[c->k] != JIT_CF || !jumps_without_carry(end - 1))
+		return false;
+	for (unsigned k = c->k + 1; k < c->b->nr - 1; k++) {
+		i = &c->b->insn[k];
+		if (i->kind != JIT_EMIT || i->access || i->flags_written || (i->flags_read & JIT_CF) || c->stack[k].check)
+			return false;
+	}
+	return c->k + 1 < c->b->nr;
+}
+
 void jit_flags_give_up(struct jit_ctx *c, unsigned scratch)
 {
 	if (c->flags != AT_HOST)
@@ -216,7 +266,7 @@ bool jit_flags_wanted(const struct jit_ctx *c)
 {
 	const struct jit_insn *i = &c->b->insn[c->k];
 
-	return c->flags == AT_CC &&
+	return c->flags == AT_CC && !carry_stays(c) &&
 	       (i->flags_read || (i->flags_written && (c->live[c->k + 1] & ~i->flags_killed)));
 }
 
@@ -233,7 +283,9 @@ void jit_flags_want(struct jit_ctx *c, unsigned scratch)
 
 void jit_flags_after(struct jit_ctx *c)
 {
-	if (c->b->insn[c->k].flags_written)
+	if (c->flags == AT_CC && carry_stays(c))
+		c->flags = AT_SPLIT;
+	else if (c->b->insn[c->k].flags_written)
 		c->flags = AT_HOST;
 	else if (c->flags == AT_CC && !c->live[c->k + 1])
 		c->flags = AT_NONE;
@@ -315,17 +367,20 @@ void jit_emit_call(struct jit_ctx *c)
 	c->flags = AT_HOST;
 }
 
-void jit_emit_poll(struct jit_rewriter *r, uint16_t insn, uint8_t live)
+uint32_t jit_emit_poll(struct jit_rewriter *r, uint16_t insn, uint8_t live)
 {
 	struct host_mem m = jit_state_operand(r, offsetof(struct cpu_state, exit_request));
 	unsigned call = new_call(r, JIT_STUB_POLL, insn, 0);
+	uint32_t saved;
 
 	if (live)
 		save_live(r, JIT_S0, live);
+	saved = r->e.n;
 	emit_byte(&r->e, 0x83); /* cmp dword [m], imm8 */
 	emit_modrm_mem(&r->e, 7, &m, 1);
 	emit_byte(&r->e, 0);
 	new_cold(r, emit_jcc(&r->e, COND_NE), call, NO_RESUME);
+	return saved;
 }
 
 void jit_emit_look(struct jit_rewriter *r, uint16_t insn, uint8_t live)
@@ -464,6 +519,8 @@ int jit_emit_block(struct jit_rewriter *r, const struct jit_block *b, struct jit
 		}
 		jit_flags_after(&c);
 	}
+	if (c.flags == AT_SPLIT)
+		end->carry_in_cc = true;
 	if (end->kind == JIT_END_INDIRECT) {
 		if (c.flags == AT_HOST)
 			jit_emit_save_flags(r, JIT_S1); /* JIT_S0 is where it goes on */

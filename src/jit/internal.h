@@ -131,6 +131,7 @@ enum jit_flags_at {
 	AT_HOST, /* RFLAGS */
 	AT_CC,	 /* cs->cc; RFLAGS are anything */
 	AT_NONE, /* dead; RFLAGS are anything, cs->cc an older value */
+	AT_SPLIT, /* the carry in cs->cc, the others in RFLAGS: to the end of the block */
 };
 
 /* What stack.c has found out about an instruction. */

@@ -212,6 +212,7 @@ struct jit_end {
 	uint8_t kind;	  /* enum jit_end_kind */
 	uint8_t cond;	  /* JIT_END_COND, for jit_emit_cond() */
 	bool narrow;	  /* of JRCXZ, LOOP: counts ECX */
+	bool carry_in_cc; /* JIT_END_COND: the carry is in cs->cc and not in RFLAGS, for jit_emit_carry() */
 	bool checked;	  /* JIT_END_INDIRECT of a CALL: the target has been found canonical */
 	uint32_t rsp_undo; /* JIT_END_INDIRECT: to take from RSP before the handler can be run
 			      again (the target is not canonical); memory is as it was */
@@ -224,7 +225,7 @@ struct jit_end {
 /*
  * The code of a block but for the jump at its end. Returns 0, or -ENOSPC:
  * emitter or a table full; the unit is to be given up. Flags that are live
- * (live_out, and what a conditional end reads) are in RFLAGS at the end, those of
+ * (live_out, and what a conditional end reads) are in RFLAGS at the end (but for jit_end.carry_in_cc), those of
  * JIT_END_INDIRECT in cs->cc.
  */
 int jit_emit_block(struct jit_rewriter *r, const struct jit_block *b, struct jit_end *end);
@@ -232,11 +233,14 @@ int jit_emit_block(struct jit_rewriter *r, const struct jit_block *b, struct jit
 /* The conditional jump of JIT_END_COND (Jcc, LOOPcc, JRCXZ): the offset of its rel32, open. */
 uint32_t jit_emit_cond(struct jit_rewriter *r, const struct jit_end *end);
 
+/* The carry from cs->cc to RFLAGS, whose other flags stay as far as they are `live`; changes JIT_S0 and JIT_S1. */
+void jit_emit_carry(struct jit_rewriter *r, uint8_t live);
+
 /*
  * if (cs->exit_request) call the miss stub (JIT_STUB_POLL before `insn`). live: flags live here,
- * which are in cs->cc behind it and no more in RFLAGS.
+ * which are in cs->cc behind it and no more in RFLAGS. Returns the host offset of where that is so already.
  */
-void jit_emit_poll(struct jit_rewriter *r, uint16_t insn, uint8_t live);
+uint32_t jit_emit_poll(struct jit_rewriter *r, uint16_t insn, uint8_t live);
 
 /* Call the miss stub (JIT_STUB_LOOK before `insn`). live: flags live here; they are in RFLAGS behind it. */
 void jit_emit_look(struct jit_rewriter *r, uint16_t insn, uint8_t live);

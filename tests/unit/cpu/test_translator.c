@@ -317,6 +317,27 @@ static void flags_live_across_a_return_survive_a_collision(void **state)
 	assert_int_equal(reg(t)[R8], 200);
 }
 
+/* A loop in a loop that pass the carry on, by DEC; behind them it is read, and all flags that the last DEC has set. */
+GUEST(g_carry, "mov r9,rax; bt eax,0; 2: mov edx,3; 1: mov r12,[rsi]; mov [rsi+8],r12; dec edx; jnz 1b\n"
+	       "mov r12,[rsi]; dec ecx; jnz 2b; lahf; adc ebx,ebx; hlt");
+
+static void a_carry_from_before_a_loop_is_there_behind_it(void **state)
+{
+	STATE;
+
+	PUT_AT(t, GPA_CODE, g_carry);
+	reg(t)[RSI] = 0x40000;
+	for (unsigned n = 0; n < 40; n++) {
+		reg(t)[RAX] = n & 1;
+		reg(t)[RBX] = n;
+		reg(t)[RCX] = 1 + n % 5;
+		W(GUEST_RIP, GPA_CODE);
+		assert_int_equal(go(t), EXIT_REASON_HLT);
+		assert_int_equal(reg(t)[RAX] >> 8 & 0xff, 0x46 | (n & 1)); /* ZF, PF, and bit 1 */
+		assert_int_equal(reg(t)[RBX], 2 * n + (n & 1));
+	}
+}
+
 /* --- caches of translations --- */
 
 GUEST(g_step, "mov eax,1; jmp .+0xffb"); /* to the same offset, one page on */
@@ -785,6 +806,7 @@ int main(void)
 		TEST_LONG(no_address_is_near_a_tag_that_allows_nothing),
 		TEST_LONG(memory_that_vanishes_under_any_access_restarts_it),
 		TEST_LONG(flags_live_across_a_return_survive_a_collision),
+		TEST_LONG(a_carry_from_before_a_loop_is_there_behind_it),
 		TEST_LONG(page_at_two_addresses_has_two_neighbours),
 		TEST_LONG(invlpg_reaches_code_whose_entry_was_replaced),
 		TEST_LONG(invvpid_of_an_address_reaches_it_too),

@@ -449,6 +449,8 @@ static void emit_end(struct jit_rewriter *r, const struct code *c, const struct 
 			rip = (uint32_t)rip;
 		if (way)
 			emit_patch(e, taken, e->n);
+		if (end->carry_in_cc)
+			jit_emit_carry(r, c->live_out);
 		if (end->kind == JIT_END_INDIRECT) {
 			jit_emit_load_flags(r, JIT_S1);
 		} else {

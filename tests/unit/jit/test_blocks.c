@@ -349,6 +349,29 @@ static void a_register_in_memory_that_meets_itself_is_read_behind_it(void **stat
 	}
 }
 
+/* The carry passes by DEC and the jump behind it where an access has put it into cc; and nothing else is lost. */
+static void a_carry_that_dec_passes_on_arrives(void **state)
+{
+	static const uint8_t load[16] = { 0x48, 0x8b, 0x06 }, dec[16] = { 0xff, 0xc9 }; /* mov rax, [rsi]; dec ecx */
+	static const uint8_t dec_there[16] = { 0xff, 0x4e, 0x10 }, lea[16] = { 0x4c, 0x8d, 0x51, 0x05 }; /* dec dword [rsi+16]; lea r10, [rcx+5] */
+	static const uint8_t jump[2][16] = { { 0x75, 0x10 }, { 0x7e, 0x10 } }; /* jne, jle */
+	static const uint8_t live[] = { JIT_CF, JIT_FLAGS_ALL, JIT_CF | JIT_SF, JIT_ZF };
+	struct start s;
+	struct code c;
+
+	for (unsigned n = 0; n < 2000; n++) {
+		new_code(&c);
+		c.live_out = live[n % ARRAY_SIZE(live)];
+		assert_true(code_add(&c, load, 16));
+		assert_true(code_add(&c, n & 4 ? dec_there : dec, 16));
+		if (n & 8)
+			assert_true(code_add(&c, lea, 16));
+		assert_true(code_add(&c, jump[n >> 4 & 1], 16));
+		random_start(&s);
+		check_code(&c, &s);
+	}
+}
+
 static int setup(void **state)
 {
 	world_create();
@@ -367,6 +390,7 @@ int main(void)
 		cmocka_unit_test(flags_are_read_and_written_as_the_table_says),
 		cmocka_unit_test(a_probe_moves_ahead_of_a_compare),
 		cmocka_unit_test(a_register_in_memory_that_meets_itself_is_read_behind_it),
+		cmocka_unit_test(a_carry_that_dec_passes_on_arrives),
 		cmocka_unit_test(random_blocks),
 		cmocka_unit_test(what_the_host_lacks_is_not_copied),
 		cmocka_unit_test(rsp_moved_by_4_gib_leaves_its_group),
