@@ -222,14 +222,14 @@ static void load_new(struct cpu_state *cs, const struct new_task *n)
 	}
 }
 
+/* On the new task's stack, as any push: #SS(0) beyond its limit. */
 static void push_error_code(struct cpu_state *cs, uint32_t error_code, bool wide)
 {
-	unsigned size = wide ? 4 : 2;
-	uint64_t mask = cs->seg[SREG_SS].ar & VMX_AR_DB ? 0xffffffff : 0xffff;
-	uint64_t sp = (cs->gpr[RSP] - size) & mask;
+	struct isa_stack st;
 
-	isa_sys_store(cs, (uint32_t)(cs->seg[SREG_SS].base + sp), size, error_code);
-	cs->gpr[RSP] = (cs->gpr[RSP] & ~mask) | sp;
+	isa_stack_current(cs, &st);
+	isa_stack_push(&st, wide ? 4 : 2, error_code);
+	isa_stack_commit(&st);
 	commit(cs);
 }
 

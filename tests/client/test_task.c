@@ -169,6 +169,32 @@ static void fault_through_a_task_gate_pushes_its_error_code_on_the_new_stack(voi
 	client_close(&t.c);
 }
 
+/* SDM Vol. 3, "Error Code": pushed as any push is, within the limit of the new task's stack; it runs at level 3 here. */
+static void an_error_code_beyond_the_new_stacks_limit_is_a_stack_fault(void **state)
+{
+	struct kvm_sregs s;
+	struct tasks t;
+
+	OPEN_TASKS(&t, absent_es, fault_b);
+	assert_int_equal(ioctl(t.c.vcpu, KVM_GET_SREGS, &s), 0);
+	s.gdt.limit = 10 * 8 - 1;
+	assert_int_equal(ioctl(t.c.vcpu, KVM_SET_SREGS, &s), 0);
+	t.gdt[4] = 0x00cf13000000ffff;
+	t.gdt[9] = 0x0040f30000006fff; /* of level 3, up to 6fffh */
+	t.b->cs = 0x1b;
+	t.b->ss = 0x4b;
+	t.b->es = t.b->ds = t.b->fs = 0;
+	t.b->esp = 0x7001; /* the last of the four bytes would be at 7000h */
+	t.b->esp0 = 0x9000;
+	t.b->ss0 = 0x10;
+	assert_int_equal(client_next_out(&t.c), 12);
+	assert_int_equal(client_regs(&t.c).rdx, 0);
+	assert_int_equal(ioctl(t.c.vcpu, KVM_GET_SREGS, &s), 0);
+	assert_int_equal(s.tr.selector, 0x30);
+	assert_int_equal(*(uint32_t *)(t.c.mem + 0x6ffd), 0);
+	client_close(&t.c);
+}
+
 GUEST_CODE(jump_16, 32, "ljmp $0x38, $0");
 GUEST_CODE(in_16, 32, "outb %al, $0x61; ljmp $0x28, $0");
 
@@ -416,6 +442,7 @@ int main(void)
 		cmocka_unit_test(jump_switches_and_jumping_back_resumes),
 		cmocka_unit_test(call_gate_and_interrupt_nest_and_iret_returns),
 		cmocka_unit_test(fault_through_a_task_gate_pushes_its_error_code_on_the_new_stack),
+		cmocka_unit_test(an_error_code_beyond_the_new_stacks_limit_is_a_stack_fault),
 		cmocka_unit_test(jump_to_a_16_bit_tss_switches),
 		cmocka_unit_test(tss_with_vm_starts_a_virtual_8086_task),
 		cmocka_unit_test(task_has_the_address_space_of_its_tss),
