@@ -75,6 +75,25 @@ static void set_busy(struct cpu_state *cs, uint16_t selector, bool busy)
 	isa_sys_store(cs, d.lin + 5, 1, busy ? type | SYS_TSS_BUSY : type & ~SYS_TSS_BUSY);
 }
 
+/* What both formats have, in fields of their own width. */
+#define SAVE_COMMON(cs, tss)                                           \
+	do {                                                           \
+		for (unsigned i = 0; i < 8; i++)                       \
+			(tss).gpr[i] = (__typeof__((tss).gpr[i]))(cs)->gpr[i]; \
+		(tss).es = (cs)->seg[SREG_ES].selector;                \
+		(tss).cs = (cs)->seg[SREG_CS].selector;                \
+		(tss).ss = (cs)->seg[SREG_SS].selector;                \
+		(tss).ds = (cs)->seg[SREG_DS].selector;                \
+	} while (0)
+#define READ_COMMON(task, tss)                              \
+	do {                                                \
+		(task)->seg[SREG_ES] = (uint16_t)(tss).es;  \
+		(task)->seg[SREG_CS] = (uint16_t)(tss).cs;  \
+		(task)->seg[SREG_SS] = (uint16_t)(tss).ss;  \
+		(task)->seg[SREG_DS] = (uint16_t)(tss).ds;  \
+		(task)->ldt = (uint16_t)(tss).ldt;          \
+	} while (0)
+
 /* From EIP to GS: the rest is not the processor's to write. */
 static void save_old(struct cpu_state *cs, bool clear_nt)
 {
@@ -86,12 +105,7 @@ static void save_old(struct cpu_state *cs, bool clear_nt)
 		read_words(cs, cs->tr.base, &t, sizeof(t));
 		t.eip = (uint32_t)cs->rip;
 		t.eflags = (uint32_t)flags;
-		for (unsigned i = 0; i < 8; i++)
-			t.gpr[i] = (uint32_t)cs->gpr[i];
-		t.es = cs->seg[SREG_ES].selector;
-		t.cs = cs->seg[SREG_CS].selector;
-		t.ss = cs->seg[SREG_SS].selector;
-		t.ds = cs->seg[SREG_DS].selector;
+		SAVE_COMMON(cs, t);
 		t.fs = cs->seg[SREG_FS].selector;
 		t.gs = cs->seg[SREG_GS].selector;
 		write_words(cs, cs->tr.base + offsetof(struct tss32, eip), &t.eip,
@@ -101,12 +115,7 @@ static void save_old(struct cpu_state *cs, bool clear_nt)
 	read_words(cs, cs->tr.base, &t16, sizeof(t16));
 	t16.ip = (uint16_t)cs->rip;
 	t16.flags = (uint16_t)flags;
-	for (unsigned i = 0; i < 8; i++)
-		t16.gpr[i] = (uint16_t)cs->gpr[i];
-	t16.es = cs->seg[SREG_ES].selector;
-	t16.cs = cs->seg[SREG_CS].selector;
-	t16.ss = cs->seg[SREG_SS].selector;
-	t16.ds = cs->seg[SREG_DS].selector;
+	SAVE_COMMON(cs, t16);
 	write_words(cs, cs->tr.base + offsetof(struct tss16, ip), &t16.ip,
 		    offsetof(struct tss16, ldt) - offsetof(struct tss16, ip));
 }
@@ -175,13 +184,9 @@ static void read_new(struct cpu_state *cs, const struct isa_descriptor *tss, str
 		n->eip = t.eip;
 		n->eflags = t.eflags;
 		memcpy(n->gpr, t.gpr, sizeof(n->gpr));
-		n->seg[SREG_ES] = (uint16_t)t.es;
-		n->seg[SREG_CS] = (uint16_t)t.cs;
-		n->seg[SREG_SS] = (uint16_t)t.ss;
-		n->seg[SREG_DS] = (uint16_t)t.ds;
+		READ_COMMON(n, t);
 		n->seg[SREG_FS] = (uint16_t)t.fs;
 		n->seg[SREG_GS] = (uint16_t)t.gs;
-		n->ldt = (uint16_t)t.ldt;
 		return;
 	}
 	read_words(cs, tss->base, &t16, sizeof(t16));
@@ -189,11 +194,7 @@ static void read_new(struct cpu_state *cs, const struct isa_descriptor *tss, str
 	n->eflags = t16.flags;
 	for (unsigned i = 0; i < 8; i++)
 		n->gpr[i] = t16.gpr[i] | 0xffff0000U;
-	n->seg[SREG_ES] = t16.es;
-	n->seg[SREG_CS] = t16.cs;
-	n->seg[SREG_SS] = t16.ss;
-	n->seg[SREG_DS] = t16.ds;
-	n->ldt = t16.ldt;
+	READ_COMMON(n, t16);
 }
 
 static void load_new(struct cpu_state *cs, const struct new_task *n)
