@@ -9,8 +9,9 @@
 #include <stddef.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
+
+#include "../child.h"
 
 /* First of a filter: what it looks at is the number of the system call. */
 #define FILTER_NUMBER BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))
@@ -38,18 +39,13 @@ static inline int filter_set(struct sock_filter *rules, size_t nr, unsigned flag
 /* f() in a child, which is to return 1. */
 static inline void in_child(int (*f)(void))
 {
-	int status;
-	pid_t pid = fork();
+	int got = child_with(NULL, NULL, f);
 
-	if (!pid)
-		_exit(f());
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	if (WEXITSTATUS(status) == NOT_HERE) {
+	if (got == NOT_HERE) {
 		print_message("skip: this kernel has no such control\n");
 		skip();
 	}
-	assert_int_equal(WEXITSTATUS(status), 1);
+	assert_int_equal(got, 1);
 }
 
 #endif

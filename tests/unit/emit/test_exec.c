@@ -8,11 +8,11 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
+#include "../../child.h"
 #include "emit/emit.h"
 #include "emit/exec.h"
 
@@ -85,19 +85,7 @@ static void the_running_view_lies_where_the_caller_wants_it(void **state)
 	munmap(r, 4 * SIZE);
 }
 
-/* In a child, so that what cannot be undone ends with it. Exit status 77: not possible here. */
-static int in_child(int (*f)(void))
-{
-	int status;
-	pid_t pid = fork();
-
-	if (!pid)
-		_exit(f());
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	return WEXITSTATUS(status);
-}
-
+/* Exit status 77: not possible here. */
 static int under_mdwe(void)
 {
 	return prctl(PR_SET_MDWE, 1, 0, 0, 0) ? 77 : make_and_run(NULL, 5);
@@ -105,7 +93,7 @@ static int under_mdwe(void)
 
 static void a_process_that_may_not_gain_exec_rights_is_served(void **state)
 {
-	int got = in_child(under_mdwe);
+	int got = child_with(NULL, NULL, under_mdwe);
 
 	if (got == 77) {
 		print_message("skip: the kernel has no PR_SET_MDWE\n");
@@ -123,7 +111,7 @@ static int under_file_size_limit(void)
 
 static void the_file_size_limit_does_not_apply(void **state)
 {
-	assert_int_equal(in_child(under_file_size_limit), 6);
+	assert_int_equal(child_with(NULL, NULL, under_file_size_limit), 6);
 }
 
 static int without_address_space(void)
@@ -136,7 +124,7 @@ static int without_address_space(void)
 
 static void without_address_space_the_answer_is_enomem(void **state)
 {
-	assert_int_equal(in_child(without_address_space), 1);
+	assert_int_equal(child_with(NULL, NULL, without_address_space), 1);
 }
 
 static struct exec_memory inherited;
@@ -153,7 +141,7 @@ static int looks_for_parents_code(void)
 static void a_forked_child_has_neither_view(void **state)
 {
 	assert_int_equal(exec_memory_create(&inherited, SIZE, NULL), 0);
-	assert_int_equal(in_child(looks_for_parents_code), 1);
+	assert_int_equal(child_with(NULL, NULL, looks_for_parents_code), 1);
 	exec_memory_destroy(&inherited);
 }
 

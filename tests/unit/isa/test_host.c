@@ -2,33 +2,15 @@
  * The table of the host's features and its mask: each case fills the table in
  * a child of its own, as it is filled once a process.
  */
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include "harness.h"
+
+#include "../../child.h"
 #include "isa/host.h"
 
 /* The child's answer to `ask` under this mask, 0..127. */
 static int in_child(const char *mask, int (*ask)(void))
 {
-	int status;
-	pid_t pid;
-
-	fflush(stdout);
-	pid = fork();
-	assert_true(pid >= 0);
-	if (!pid) {
-		if (mask)
-			setenv("USERKVM_HOST_CPUID", mask, 1);
-		else
-			unsetenv("USERKVM_HOST_CPUID");
-		_exit(ask());
-	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	return WEXITSTATUS(status);
+	return child_with("USERKVM_HOST_CPUID", mask, ask);
 }
 
 /* Bit 0: AVX; 1: AVX2; 2: FMA; 3: AVX-512F; 4: SSE4.2; 5: XSAVE; 6: SSE3. */

@@ -3,23 +3,12 @@
  */
 #include "fixture.h"
 
-#include <stdlib.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include "../../child.h"
 
 /* What body() says in a child with these params: 0 is good. */
 static int in_child(const char *params, int (*body)(void))
 {
-	pid_t child;
-	int status;
-
-	setenv("USERKVM_PARAMS", params, 1);
-	child = fork();
-	if (child == 0)
-		_exit(body());
-	assert_int_equal(waitpid(child, &status, 0), child);
-	unsetenv("USERKVM_PARAMS");
-	return status;
+	return child_with("USERKVM_PARAMS", params, body);
 }
 
 static int make_vm(void)
