@@ -6,12 +6,14 @@
  *   apic_virt.c    priorities, EOI, evaluation, delivery, posted interrupts
  *   apic_exit.c    VM exits 43, 44, 45, 56
  *   apic_access.c  accesses to the APIC-access page, x2APIC MSRs, APIC-write emulation
+ *   apic_quick.c   those of them that no exit can follow, for emitted code
  *
  * Invariants
  * 1. The processor knows the page by APIC_ACCESS_ADDR alone: never by a guest-physical
  *    address, never by IA32_APIC_BASE. No TLB entry of any kind has a tag for it.
  * 2. A load may pass by the rules through the window only (cpu_state.apic_*), which is open
- *    (apic_ok != 0) only while a read of every register in apic_ok would be virtualized.
+ *    (apic_ok != 0) only while a read of every register in apic_ok would be virtualized. It is closed
+ *    by isa_close_window(), which ends quick stores (apic_writes) too.
  * 3. A virtualized write is the last thing that its instruction, iteration or delivery is
  *    followed by: the emulation comes at the next boundary, before anything else.
  * 4. `recognised` changes at the evaluations the SDM names, and at delivery: by nothing else.
@@ -38,6 +40,11 @@ struct cpu_exit;
 #define VAPIC_ICR_HI 0x310U
 #define VAPIC_SELF_IPI 0x3f0U
 #define VAPIC_END 0x400U /* nothing beyond is ever virtualized */
+
+/* MSRs of the x2APIC that can be written without an exit. */
+#define X2APIC_TPR 0x808U
+#define X2APIC_EOI 0x80bU
+#define X2APIC_SELF_IPI 0x83fU
 
 /* Registers by offset >> 4 (SDM "Virtualizing Reads from …", "Virtualizing Writes to the APIC-Access Page"). */
 #define VAPIC_READ_MASK 0x41ff01ffffffe90cULL
@@ -123,5 +130,19 @@ void cpu_apic_emulate_write(struct vmx_cpu *cpu);
 /* x2APIC MSRs 800h-8ffh that the MSR bitmap lets through. False: #GP(0). */
 bool cpu_apic_read_msr(struct vmx_cpu *cpu, uint32_t msr, uint64_t *v);
 bool cpu_apic_write_msr(struct vmx_cpu *cpu, uint32_t msr, uint64_t v);
+
+/* --- apic_quick.c --- */
+/* What cpu_apic_quick() may do: by the instruction alone. */
+enum cpu_apic_form {
+	CPU_APIC_NONE,
+	CPU_APIC_STORE,	 /* MOV of 32 bits to memory */
+	CPU_APIC_SYSTEM, /* MOV to and from CR8, WRMSR: none goes on elsewhere than behind itself */
+};
+enum cpu_apic_form cpu_apic_form(const struct isa_insn *i);
+/*
+ * At an instruction boundary of emitted code, registers stored: the whole instruction i, but for RIP. False: nothing
+ * has changed, its handler is to run. Behind it a virtual interrupt may be due.
+ */
+bool cpu_apic_quick(struct vmx_cpu *cpu, const struct isa_insn *i);
 
 #endif

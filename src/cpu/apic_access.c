@@ -98,15 +98,21 @@ static bool be_last_of_block(struct vmx_cpu *cpu)
 
 /* --- the window --- */
 
-static void open_window(struct vmx_cpu *cpu, gva_t lin)
+/* An access that is not an implicit one has been virtualized. */
+static void open_window(struct vmx_cpu *cpu, gva_t lin, enum isa_access how)
 {
 	struct cpu_state *cs = &cpu->cs;
 
-	if (!cpu->apic.reg_virt || cs->tlb != cpu->fetch_tlb ||
+	if (!cpu->apic.reg_virt || cpu->event.active || cs->tlb != cpu->fetch_tlb ||
 	    (unlikely(cpu_debug_watches(cpu)) && cpu_debug_page(cpu, lin & PAGE_MASK)))
 		return;
+	if (cs->apic_lin != (lin & PAGE_MASK))
+		isa_close_window(cs);
 	cs->apic_lin = lin & PAGE_MASK;
-	cs->apic_ok = VAPIC_READ_MASK;
+	if (how & ISA_WRITE)
+		cs->apic_writes = true;
+	else
+		cs->apic_ok = VAPIC_READ_MASK;
 }
 
 void *cpu_apic_access(struct vmx_cpu *cpu, gva_t lin, unsigned size, enum isa_access how)
@@ -123,9 +129,9 @@ void *cpu_apic_access(struct vmx_cpu *cpu, gva_t lin, unsigned size, enum isa_ac
 		cpu_apic_written(cpu, offset, size);
 		if (!seen)
 			__atomic_fetch_or(&cpu->cs.exit_request, CPU_REQ_CHECK, __ATOMIC_RELAXED);
-	} else if (!(how & ISA_IMPLICIT)) {
-		open_window(cpu, lin);
 	}
+	if (!(how & ISA_IMPLICIT))
+		open_window(cpu, lin, how);
 	return a->page + offset;
 }
 
@@ -190,10 +196,6 @@ void cpu_apic_emulate_write(struct vmx_cpu *cpu)
 }
 
 /* --- the x2APIC's MSRs --- */
-
-#define X2APIC_TPR 0x808U
-#define X2APIC_EOI 0x80bU
-#define X2APIC_SELF_IPI 0x83fU
 
 bool cpu_apic_read_msr(struct vmx_cpu *cpu, uint32_t msr, uint64_t *v)
 {

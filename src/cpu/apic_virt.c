@@ -31,6 +31,13 @@ static uint32_t *vector_word(const struct cpu_apic *a, uint32_t bank, uint8_t ve
 
 static uint8_t highest(const struct cpu_apic *a, uint32_t bank)
 {
+	uint32_t any = 0;
+
+#pragma GCC unroll 8
+	for (unsigned word = 0; word < 8; word++)
+		any |= READ_ONCE(*reg(a, bank + word * 0x10));
+	if (!any)
+		return 0;
 	for (unsigned word = 8; word-- > 0;) {
 		uint32_t bits = READ_ONCE(*reg(a, bank + word * 0x10));
 
@@ -220,7 +227,7 @@ void cpu_apic_load(struct vmx_cpu *cpu, const struct vmcs *v)
 {
 	struct cpu_apic *a = &cpu->apic;
 
-	cpu->cs.apic_ok = 0;
+	isa_close_window(&cpu->cs);
 	a->write.pending = a->recognised = a->check_entry = false;
 	if (!a->page)
 		return;

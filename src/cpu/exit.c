@@ -203,7 +203,7 @@ static void save_apic(struct vmx_cpu *cpu, struct vmcs *v)
 {
 	struct cpu_apic *a = &cpu->apic;
 
-	cpu->cs.apic_ok = 0;
+	isa_close_window(&cpu->cs);
 	a->write.pending = false;
 	if (a->vid)
 		v->GUEST_INTR_STATUS = (uint64_t)a->svi << 8 | a->rvi;

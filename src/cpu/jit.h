@@ -71,6 +71,7 @@ struct jit_place {
 	struct cpu_block *block;
 	uint16_t block_off; /* of its block's first byte in the page */
 	bool left;	    /* the dispatcher runs it: the unit ends before it */
+	bool quick;	    /* cpu_apic_quick() may be all there is to it */
 	uint8_t live, live_out; /* under `check`: flags live before it, and behind its block */
 };
 

@@ -22,6 +22,27 @@ static struct cpu_block *block_at(struct jit_forming *f, int32_t off)
 	return b && !b->host2 && b->epoch ? b : NULL; /* the page has been compared: jit_page_fresh() */
 }
 
+/*
+ * An instruction that cpu_apic_quick() is asked for is a call in the middle of a unit: a system instruction, or a store
+ * that is known to be one to the APIC-access page and would miss its probe each time.
+ */
+static void classify_quick(const struct jit_forming *f, struct jit_insn *x)
+{
+	enum cpu_apic_form form = cpu_apic_form(x->isa);
+
+	if (form == CPU_APIC_NONE || f->j->check)
+		return;
+	if (form == CPU_APIC_STORE && (x->kind != JIT_EMIT || !cpu_apic_writer(f->cpu, f->page->page + x->page_off)))
+		return;
+	x->kind = JIT_CALL;
+	x->access = x->flags_read = x->flags_killed = x->flags_written = 0;
+}
+
+bool jit_is_quick(const struct jit_insn *x)
+{
+	return x->kind == JIT_CALL && cpu_apic_form(x->isa) != CPU_APIC_NONE;
+}
+
 /* Classified instructions of a block up to the one that the interpreter has to run. */
 static unsigned classify(const struct jit_forming *f, const struct cpu_block *b, struct jit_insn *insn,
 			 unsigned max)
@@ -34,6 +55,7 @@ static unsigned classify(const struct jit_forming *f, const struct cpu_block *b,
 		*x = (struct jit_insn){ .isa = i, .bytes = b->bytes + i->off,
 					.page_off = (uint16_t)(off + i->off), .code32 = f->code32 };
 		jit_classify(x);
+		classify_quick(f, x);
 		if (x->kind == JIT_LEAVE)
 			break;
 	}
@@ -52,7 +74,7 @@ static enum jit_end_kind end_kind(const struct jit_insn *x)
 
 	if (x->kind == JIT_LEAVE)
 		return JIT_END_LEAVE;
-	if (!(i->flags & ISA_ENDS_BLOCK))
+	if (!(i->flags & ISA_ENDS_BLOCK) || x->kind == JIT_CALL)
 		return JIT_END_NEXT;
 	if ((i->map == 0 && ((i->opcode & 0xf0) == 0x70 || (i->opcode & 0xfc) == 0xe0)) ||
 	    (i->map == 1 && (i->opcode & 0xf0) == 0x80))
@@ -200,7 +222,7 @@ bool jit_worth_it(const struct jit_forming *f)
 	unsigned emitted = 0;
 
 	for (unsigned n = 0; n < p->nr; n++)
-		emitted += p->insn[n].kind == JIT_EMIT;
+		emitted += p->insn[n].kind == JIT_EMIT || jit_is_quick(&p->insn[n]);
 	return emitted >= (p->end == JIT_END_LEAVE ? f->j->least_before_leave : 1) && p->insn[0].kind != JIT_LEAVE;
 }
 

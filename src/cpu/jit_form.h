@@ -47,6 +47,8 @@ void jit_form(struct jit_forming *f, struct cpu_block *b);
  * between two system instructions is often shorter.
  */
 bool jit_worth_it(const struct jit_forming *f);
+/* Is it one of those that cpu_apic_quick() is asked for? */
+bool jit_is_quick(const struct jit_insn *x);
 /* JIT_NEEDS_*, of all its instructions. */
 uint8_t jit_needs(const struct jit_forming *f);
 /* Which flags are wanted at the beginning and the end of each part. */

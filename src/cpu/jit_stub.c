@@ -98,6 +98,12 @@ static uint32_t run_stub(struct cpu_state *cs, uint32_t number)
 	uint64_t sp_tag = cs->sp_tag;
 	bool loaded = unload_for_c(cs), system = false;
 
+	if (n->quick && c->kind == JIT_STUB_RUN && cpu_apic_quick(cpu, n->isa)) {
+		if (likely(!cpu->apic.recognised || !cpu_need_care(cpu)))
+			goto out_resume;
+		leave_at(cs, u, n, n->isa->len);
+		return 1;
+	}
 	if (unlikely(c->kind == JIT_STUB_LOOK)) {
 		if (jit_check_look(cpu->jit, n))
 			goto out_resume;
@@ -130,6 +136,7 @@ static uint32_t run_stub(struct cpu_state *cs, uint32_t number)
 			if (unlikely(cpu->jit->check))
 				jit_check_left(cpu->jit, u, n, true);
 			cpu_at_boundary(cpu);
+			cpu_apic_boundary(cpu);
 			return 1;
 		}
 		if (unlikely(cpu->apic.write.pending)) {

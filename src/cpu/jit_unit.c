@@ -301,7 +301,8 @@ static bool keep_records(struct jit_forming *f)
 		for (unsigned i = 0; i < p->nr; i++) {
 			places[k] = (struct jit_place){ .isa = p->insn[i].isa, .block = p->block,
 							.block_off = (uint16_t)p->off,
-							.left = p->insn[i].kind == JIT_LEAVE, .live_out = p->live_out };
+							.left = p->insn[i].kind == JIT_LEAVE,
+							.quick = jit_is_quick(&p->insn[i]), .live_out = p->live_out };
 			if (unlikely(j->check))
 				places[k].live = jit_flags_live(&p->insn[i], p->nr - i, p->live_out);
 			k++;

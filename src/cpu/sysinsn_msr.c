@@ -20,7 +20,7 @@
 #define X2APIC_MSR_FIRST 0x800
 #define X2APIC_MSR_LAST 0x8ff
 
-static bool msr_exits(const struct vmx_cpu *cpu, uint32_t msr, bool write)
+bool cpu_msr_exits(const struct vmx_cpu *cpu, uint32_t msr, bool write)
 {
 	const uint8_t *bitmap = cpu->msr_bitmap;
 	uint32_t nr = msr & 0x1fff;
@@ -176,7 +176,7 @@ void sysinsn_rdmsr(struct cpu_state *cs, const struct isa_insn *i)
 	uint64_t v;
 
 	cpu_require_cpl0(cs);
-	if (msr_exits(cpu, msr, false))
+	if (cpu_msr_exits(cpu, msr, false))
 		cpu_vmexit_insn(cpu, EXIT_REASON_MSR_READ, 0);
 	if (!cpu_read_msr(cpu, msr, &v))
 		isa_raise_error(cs, X86_TRAP_GP, 0);
@@ -189,7 +189,7 @@ void sysinsn_wrmsr(struct cpu_state *cs, const struct isa_insn *i)
 	uint32_t msr = (uint32_t)cs->gpr[RCX];
 
 	cpu_require_cpl0(cs);
-	if (msr_exits(cpu, msr, true))
+	if (cpu_msr_exits(cpu, msr, true))
 		cpu_vmexit_insn(cpu, EXIT_REASON_MSR_WRITE, 0);
 	if (!cpu_write_msr(cpu, msr, cs->gpr[RDX] << 32 | (uint32_t)cs->gpr[RAX]))
 		isa_raise_error(cs, X86_TRAP_GP, 0);

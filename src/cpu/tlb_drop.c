@@ -87,7 +87,7 @@ void cpu_tlb_invlpg(struct vmx_cpu *cpu, gva_t gva)
 	struct cpu_tlb *t = cpu->tlb;
 
 	forget_code(cpu, gva);
-	cpu->cs.apic_ok = 0;
+	isa_close_window(&cpu->cs);
 	note(cpu, (struct tlb_scope){ .vpid = cpu->vpid, .pcid = cpu_pcid(&cpu->cs, cpu->cs.cr3),
 				      .globals_of_every_pcid = true, .every_ep4ta = true,
 				      .one_address = true, .every_pde = true, .gva = gva });
@@ -105,7 +105,7 @@ void cpu_tlb_invpcid(struct vmx_cpu *cpu, unsigned type, uint16_t pcid, gva_t gv
 
 	if (type == INVPCID_ADDRESS)
 		forget_code(cpu, gva);
-	cpu->cs.apic_ok = 0;
+	isa_close_window(&cpu->cs);
 	note(cpu, (struct tlb_scope){ .vpid = cpu->vpid, .pcid = pcid, .gva = gva,
 				      .every_pcid = type >= INVPCID_ALL_GLOBAL,
 				      .keeps_globals = type != INVPCID_ALL_GLOBAL, .every_ep4ta = true,
@@ -228,7 +228,7 @@ void cpu_tlb_drop_write(struct vmx_cpu *cpu, hpa_t page)
 void cpu_tlb_drop_data(struct vmx_cpu *cpu)
 {
 	tlb_drop_stack_slot(&cpu->cs);
-	cpu->cs.apic_ok = 0;
+	isa_close_window(&cpu->cs);
 	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {
 		for (int p = 0; p < NR_PRIVS; p++) {
 			struct tlb_sub *s = &cpu->tlb->ctx[n].sub[p];
@@ -265,7 +265,7 @@ void cpu_tlb_pkru_changed(struct vmx_cpu *cpu, uint32_t changed)
 		if (!(c->keys & keys))
 			continue;
 		tlb_drop_stack_slot(&cpu->cs);
-		cpu->cs.apic_ok = 0;
+		isa_close_window(&cpu->cs);
 		for (int p = 0; p < NR_PRIVS; p++)
 			drop_keyed(&c->sub[p], keys);
 	}
@@ -296,7 +296,7 @@ void cpu_tlb_drop_asked(struct vmx_cpu *cpu, const struct ghost_drop *d, unsigne
 	for (unsigned n = 0; all && n < TLB_NR_CONTEXTS; n++)
 		if (cpu->tlb->ctx[n].used)
 			tlb_flush_context(&cpu->tlb->ctx[n]);
-	cpu->cs.apic_ok = 0;
+	isa_close_window(&cpu->cs);
 }
 
 /* --- what faults invalidate --- */
@@ -326,7 +326,7 @@ void cpu_tlb_page_fault(struct vmx_cpu *cpu, gva_t gva)
 	struct cpu_tlb *t = cpu->tlb;
 
 	forget_code(cpu, gva);
-	cpu->cs.apic_ok = 0;
+	isa_close_window(&cpu->cs);
 	note(cpu, (struct tlb_scope){ .vpid = cpu->vpid, .pcid = cpu_pcid(&cpu->cs, cpu->cs.cr3),
 				      .every_ep4ta = true, .one_address = true, .gva = gva });
 	for (unsigned n = 0; n < TLB_NR_CONTEXTS; n++) {

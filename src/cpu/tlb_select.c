@@ -102,7 +102,7 @@ void cpu_mode_changed(struct vmx_cpu *cpu)
 	struct cpu_state *cs = &cpu->cs;
 	enum cpu_priv priv;
 
-	cs->apic_ok = 0;
+	isa_close_window(cs);
 	tlb_drop_stack_slot(cs); /* the current context may be flushed, or another be chosen */
 	select_context(cpu);
 	select_code(cpu);

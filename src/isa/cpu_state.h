@@ -107,10 +107,12 @@ struct cpu_state {
 	uint8_t fpu_loaded;
 	/*
 	 * The window: registers at apic_lin of the linear address space that loads take from vapic, by
-	 * bits of apic_ok (offset >> 4). The embedding opens it; it is closed while apic_ok is 0.
+	 * bits of apic_ok (offset >> 4). The embedding opens it; it is closed while apic_ok is 0. apic_writes: stores
+	 * there have been found possible too, and the embedding may make them by itself.
 	 */
 	uint64_t apic_lin, apic_ok;
 	const uint8_t *vapic;
+	bool apic_writes;
 
 	/* --- segments and tables --- */
 	struct cpu_segment seg[NR_SREGS];
@@ -153,6 +155,12 @@ struct cpu_state {
 static_assert(offsetof(struct cpu_state, fpu_loaded) < 256, "hot state within 256 bytes");
 static_assert(offsetof(struct cpu_state, gpr) == 0, "register offsets of isa_insn start at gpr[0]");
 static_assert(offsetof(struct cpu_state, zero) == NR_GPRS * 8, "zero follows the registers");
+
+static inline void isa_close_window(struct cpu_state *cs)
+{
+	cs->apic_ok = 0;
+	cs->apic_writes = false;
+}
 
 /* LAHF/SETO form of the arithmetic flags. */
 #define CC_OF BIT_ULL(0)

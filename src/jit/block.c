@@ -361,6 +361,8 @@ void jit_emit_call(struct jit_ctx *c)
 {
 	unsigned call = new_call(c->r, JIT_STUB_RUN, c->b->first + c->k, 1);
 
+	if (!c->live[c->k] && c->flags == AT_HOST)
+		c->flags = AT_NONE;
 	jit_note_recover(c);
 	call_stub(c->r, call, c->flags == AT_HOST ? c->r->call : c->r->miss);
 	c->s1_addend = false;
