@@ -15,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -97,8 +96,6 @@ static void spool(struct collector *k, const void *p, size_t n)
 	}
 }
 
-static bool believable(const struct trace_record_head *h, uint64_t rest);
-
 /* The name of the thread; the client's process can write to the file. */
 static void thread_comm(const struct collector *k, int32_t tid, char comm[17])
 {
@@ -126,7 +123,7 @@ static void tell_live(struct collector *k, const uint8_t *p, uint64_t n)
 		const struct trace_record_head *h = (const void *)at;
 		struct capture_record r = { h, (const void *)(h + 1) };
 
-		if (h->cpu == TRACE_FILLER || !believable(h, n))
+		if (h->cpu == TRACE_FILLER || !capture_believable(h, n))
 			break;
 		thread_comm(k, r.ent->common_pid, comm);
 		k->enough = !k->live->record(k->live->arg, &r, comm);
@@ -222,101 +219,15 @@ static int collect(struct collector *k, pid_t child)
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-/* --- afterwards --- */
-
-static bool believable(const struct trace_record_head *h, uint64_t rest)
-{
-	const struct trace_entry *ent = (const void *)(h + 1);
-	unsigned event;
-
-	if (rest < sizeof(*h) + sizeof(*ent) || h->size < sizeof(*h) + sizeof(*ent) ||
-	    h->size > rest || h->size % 8 || h->cpu > 0xffff || ent->common_type < TRACE_ID_BASE)
-		return false;
-	event = (unsigned)(ent->common_type - TRACE_ID_BASE);
-	return event < TRACE_NR_EVENTS && h->size >= sizeof(*h) + trace_events[event].size;
-}
-
-/* Records of one piece; with c->records NULL they are counted only. */
-static void take_piece(struct capture *c, const uint8_t *p, uint64_t n)
-{
-	while (n >= 8) {
-		const struct trace_record_head *h = (const void *)p;
-
-		if (h->cpu == TRACE_FILLER)
-			return; /* to the end of the ring, where pieces end */
-		if (!believable(h, n)) {
-			c->nr_bad += c->records != NULL;
-			return;
-		}
-		if (c->records)
-			c->records[c->nr_records] =
-			    (struct capture_record){h, (const void *)(h + 1)};
-		c->nr_records++;
-		p += h->size;
-		n -= h->size;
-	}
-}
-
-static void take_pieces(struct capture *c)
-{
-	const uint8_t *p = c->spool, *end = p + c->spool_bytes;
-	uint64_t n;
-
-	c->nr_records = 0;
-	while ((size_t)(end - p) > sizeof(n)) {
-		memcpy(&n, p, sizeof(n));
-		p += sizeof(n);
-		if (n > (uint64_t)(end - p))
-			return;
-		take_piece(c, p, n);
-		p += n;
-	}
-}
-
-static int by_time(const void *a, const void *b)
-{
-	const struct capture_record *x = a, *y = b;
-
-	if (x->head->ts != y->head->ts)
-		return x->head->ts < y->head->ts ? -1 : 1;
-	return x->head < y->head ? -1 : x->head > y->head;
-}
-
+/* What the collector has: its spool and the rings' own counts. */
 static int load(struct capture *c, struct collector *k)
 {
-	struct stat st;
-
-	if (fstat(k->spool, &st))
-		return -1;
-	c->spool_bytes = (size_t)st.st_size;
-	if (c->spool_bytes) {
-		c->spool = mmap(NULL, c->spool_bytes, PROT_READ, MAP_PRIVATE, k->spool, 0);
-		if (c->spool == MAP_FAILED) {
-			c->spool = NULL;
-			return -1;
-		}
-	}
-	take_pieces(c);
-	c->records = calloc(c->nr_records + 1, sizeof(*c->records));
-	if (!c->records)
-		return -1;
-	take_pieces(c);
-	qsort(c->records, c->nr_records, sizeof(*c->records), by_time);
-
 	c->attached = k->file->nr_attached != 0;
 	c->nr_bad += k->nr_bad;
 	c->nr_lost = k->file->lost;
 	for (unsigned i = 0; i < NR_RINGS; i++)
 		c->nr_lost += ring_at(k, i)->lost;
-	c->nr_threads =
-	    k->file->nr_threads < TRACE_MAX_THREADS ? k->file->nr_threads : TRACE_MAX_THREADS;
-	c->threads = calloc(c->nr_threads + 1, sizeof(*c->threads));
-	if (!c->threads)
-		return -1;
-	memcpy(c->threads, k->file->threads, c->nr_threads * sizeof(*c->threads));
-	for (uint32_t i = 0; i < c->nr_threads; i++)
-		c->threads[i].comm[sizeof(c->threads[i].comm) - 1] = '\0';
-	return 0;
+	return capture_load(c, k->spool, k->file);
 }
 
 static int open_spool(void)
@@ -483,34 +394,4 @@ int capture_attach(struct capture *c, const struct event_set *set, const char *w
 bool capture_never_ran(const struct capture *c)
 {
 	return c->status == CANNOT_RUN || c->status == NOT_FOUND;
-}
-
-void capture_free(struct capture *c)
-{
-	if (c->spool)
-		munmap(c->spool, c->spool_bytes);
-	free(c->records);
-	free(c->threads);
-}
-
-static const struct trace_thread *find_thread(const struct capture *c, int32_t tid)
-{
-	for (uint32_t i = c->nr_threads; i-- > 0;)
-		if (c->threads[i].tid == tid)
-			return &c->threads[i];
-	return NULL;
-}
-
-const char *capture_comm(const struct capture *c, int32_t tid)
-{
-	const struct trace_thread *t = find_thread(c, tid);
-
-	return t ? t->comm : "<...>";
-}
-
-int32_t capture_pid(const struct capture *c, int32_t tid)
-{
-	const struct trace_thread *t = find_thread(c, tid);
-
-	return t ? t->pid : tid;
 }

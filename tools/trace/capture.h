@@ -65,6 +65,12 @@ int capture_take_pid(const char *who, const char *value, pid_t *pid);
 int capture_take_seconds(const char *who, const char *value, double *seconds);
 /* The program could not be started; `run` has said why. */
 bool capture_never_ran(const struct capture *c);
+
+/* --- records.c --- */
+/* A record at h, `rest` bytes before the end of what has been read, may be one. */
+bool capture_believable(const struct trace_record_head *h, uint64_t rest);
+/* The records of the spool and the threads of the rings' file. -1: errno says why. */
+int capture_load(struct capture *c, int spool, const struct trace_ring_file *file);
 void capture_free(struct capture *c);
 
 static inline unsigned capture_event(const struct capture_record *r)
