@@ -18,7 +18,8 @@ import tap
 
 USERKVM, BUILD = sys.argv[1:3]
 MAN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../man")
-COMMANDS = ([], ["boot"], ["run"], ["check"], ["walkthrough"], ["lab"], ["trace"], ["ept"], ["explain"], ["gdb"], ["stat"], ["doctor"], ["completion"])
+COMMANDS = ([], ["boot"], ["run"], ["check"], ["walkthrough"], ["lab"], ["trace"], ["ept"], ["vmcs"], ["explain"], ["gdb"], ["stat"], ["doctor"],
+            ["completion"])
 tmp = tempfile.TemporaryDirectory()
 
 

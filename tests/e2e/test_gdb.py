@@ -325,6 +325,37 @@ def a_breakpoint_that_both_have_reached_is_none_of_the_guests():
         c.all_run_on()
 
 
+def the_vmcs_of_a_stopped_guest_is_what_the_debugger_has_made():
+    """userkvm vmcs beside gdb: where the guest stopped, after a step, with registers that gdb has written; and it stays stopped."""
+    def rip(vcpu):
+        out, status = tap.run(USERKVM, "vmcs", "--json", "--vcpu", str(vcpu), c.pid)
+        assert status == 0, out
+        v = {f["name"]: f["value"] for f in json.loads(out)["fields"]}
+        return v["GUEST_RIP"], v["GUEST_CR3"], v["GUEST_FS_BASE"]
+
+    with Client() as c, Stub(c.pid) as s:
+        assert s.ask("?") and s.ask("Z0,700b,1") == "OK"
+        s.send("vCont;c")
+        assert re.match(r"T05thread:1;", s.receive())
+        counts = c.counts()
+        assert rip(0) == (0x700B, 0x8000, 0), rip(0)
+        assert 0x7100 <= rip(1)[0] < 0x711B, rip(1)
+        assert s.ask("z0,700b,1") == "OK"
+        s.send("vCont;s:1")
+        assert re.match(r"T05thread:1;", s.receive())
+        assert rip(0)[0] == 0x700D
+        assert s.ask("Hg1") == "OK"
+        xml = s.ask("qXfer:features:read:target.xml:0,3f00")
+        number = re.findall(r'<reg name="(\w+)"', xml).index("fs_base")
+        assert s.ask(f"P{number:x}=" + (0x1234).to_bytes(8, "little").hex()) == "OK"
+        assert s.ask("P10=" + (0x7003).to_bytes(8, "little").hex()) == "OK"
+        assert rip(0) == (0x7003, 0x8000, 0x1234), rip(0)
+        assert tap.run(USERKVM, "vmcs", "check", "--01", c.pid)[0].endswith("every check of VM entry passes\n")
+        assert c.counts() == counts, "a look has let the guest run"
+        assert s.ask("D") == "OK"
+        c.all_run_on()
+
+
 def signals_of_the_clients_end_kvm_run_while_it_is_stopped():
     with Client() as c, Stub(c.pid) as s:
         assert s.ask("?")
@@ -409,6 +440,7 @@ CASES = (gdb_breaks_steps_and_watches, gdb_breaks_steps_and_watches_interpreted,
          gdb_changes_registers_and_memory, gdb_has_the_vector_registers, gdb_has_the_vector_registers_interpreted, gdb_starts_a_client_before_its_first_instruction,
          gdb_breaks_in_debians_kernel_on_two_processors, a_guests_own_breakpoints_are_its_own,
          an_interrupt_stops_all_and_continue_runs_all, death_of_the_stub_leaves_the_guest_running, a_breakpoint_that_both_have_reached_is_none_of_the_guests,
+         the_vmcs_of_a_stopped_guest_is_what_the_debugger_has_made,
          signals_of_the_clients_end_kvm_run_while_it_is_stopped, client_and_debugger_are_not_both, packets_that_make_no_sense_are_answered,
          the_end_of_the_client_is_told, wrong_use_is_one_line)
 tap.select(CASES, (), sys.argv[3:])

@@ -208,7 +208,6 @@ def json_says_what_the_text_says():
         assert j["accessed"] == 0 and sum(x["end"] - x["start"] for x in j["idle"]) == j["mapped"] > 0, j
         assert {x["slot"] for x in j["idle"]} >= {0, 1}, j
         assert "draws a picture" in ask("ept", "map", "--json", c.pid, status=2)
-        assert "without --l2" in ask("ept", "walk", "--json", "--l2", c.pid, "0", status=2)
 
 
 def explain_names_write_protection_of_the_dirty_log():
@@ -365,6 +364,24 @@ def stat_counts_what_the_guest_does():
         for _ in range(5):
             c.run()
         assert io_exits() == before + 5
+
+
+def stat_takes_a_process_behind_its_options_too():
+    with Client() as c:
+        named = [ask("stat", "-1", *words).split("\n")[0] for words in (("-p", c.pid), (c.pid,))]
+        assert named[0] == named[1] != "", named
+        ask("stat", "-1", "-p", c.pid, c.pid, status=2)
+        ask("stat", "-1", c.pid, c.pid, status=2)
+        ask("stat", "-1", "x", status=2)
+
+
+def a_stopped_process_is_said_to_be_stopped():
+    with Client() as c:
+        os.kill(int(c.pid), signal.SIGSTOP)
+        try:
+            assert "does not answer: it is stopped" in refused("ept", "dump", c.pid)
+        finally:
+            os.kill(int(c.pid), signal.SIGCONT)
 
 
 def stat_log_is_a_header_and_lines():
@@ -810,7 +827,8 @@ cases = (json_says_what_the_text_says, dump_json_agrees_with_slots_and_counters,
          shadow_paging_has_no_ept_to_look_at, explain_notices_what_the_client_unmapped,
          diff_shows_what_a_round_of_the_guest_changed, idle_memory_by_accessed_bits,
          idle_memory_without_accessed_bits, dump_file_says_the_same_as_the_live_vm,
-         map_is_well_formed_and_shows_every_slot, core_file_says_the_same_as_the_live_vm, stat_counts_what_the_guest_does, stat_log_is_a_header_and_lines,
+         map_is_well_formed_and_shows_every_slot, core_file_says_the_same_as_the_live_vm, stat_counts_what_the_guest_does, stat_log_is_a_header_and_lines, stat_takes_a_process_behind_its_options_too,
+         a_stopped_process_is_said_to_be_stopped,
          stat_exits_tells_host_time_from_client_time,
          stat_names_what_inhibits_apic_virtualization, stat_of_all_processes_finds_the_client,
          stat_counts_what_the_translator_does, translator_tells_its_counters_when_a_client_ends,

@@ -328,6 +328,34 @@ def explain_says_who_hears_of_the_fault():
         assert got["EXIT_QUALIFICATION"]["value"] & 0x3F == 0x2A, got["EXIT_QUALIFICATION"]
 
 
+def json_of_l2_says_what_the_text_says():
+    with L1("vmxon", "ept", f"store {pte(0x61)} {0x61035}", f"store {pte(0x63)} {0x63032}", "code " + READ_60 + CPUID) as c:
+        assert c.tell("launch") == "exit 10"
+        for address, *options in ((0x60123,), (0x61000,), (0x63000,), (0x70000,), (0x200000,), (0x40000, "--gva"), (0x40000000, "--gva"),
+                                  (0x800000000000, "--gva")):
+            said = ask("ept", "walk", "--l2", *options, c.pid, hex(address))
+            j = json.loads(ask("ept", "walk", "--l2", "--json", *options, c.pid, hex(address)))
+            for table in ("ept12", "ept02"):
+                for e in j.get(table, ()):
+                    assert re.search(rf"{e['name']} .*0x0*{e['at']:x} = 0x{e['entry']:016x}", said), (e, said)
+            for e in j.get("guest", {}).get("entries", ()):
+                assert j["result"] == "refused" or f"at L2 {e['gpa']:#x} (L1 {e['l1']:#x}) = 0x{e['entry']:016x}" in said, (e, said)
+            want = {0x63000: "not mapped by L1", 0x200000: "not mapped by L1", 0x40000000: "guest page fault", 0x800000000000: "refused"}
+            assert j["result"] == want.get(address, "mapped"), j
+            if "verdict" in j:
+                assert f"EPT02, against EPT12: {j['verdict']} ({j['verdict_why']})" in said, (j, said)
+            if j["result"] == "mapped":
+                assert f"is L1 guest-physical {j['l1']:#x} is host-virtual {j['hva']:#x} of" in said and j["mapping"] in said, (j, said)
+            for kind in "rwx":
+                said = ask("ept", "explain", "--l2", *options, c.pid, hex(address), kind).split("\n")[0]
+                j = json.loads(ask("ept", "explain", "--l2", "--json", *options, c.pid, hex(address), kind))
+                outcome = next(o for w, o in (("exit reason 49", "L1's misconfiguration"), ("makes L1 an EPT violation", "L1's violation"),
+                                              ("without a VM exit", "no exit"), ("has no entry yet", "faulted in"),
+                                              ("the guest takes #PF", "guest page fault"), ("#GP", "not canonical")) if w in said)
+                assert j["explanation"] == said and j["outcome"] == outcome and j["access"] == kind, (j, said)
+        assert {e["kind"] for e in json.loads(ask("ept", "walk", "--l2", "--json", c.pid, "0x63000"))["ept12"]} == {"table", "misconfigured"}
+
+
 def a_vmx_abort_names_the_msr():
     with L1("vmxon", "code " + CPUID, "poke 0x45000 0xdeadbeef", "write 0x2008 0x45000", "write 0x4010 1") as c:
         c.tell("launch")  # L1 is no more
@@ -371,7 +399,7 @@ def wrong_words_are_wrong_usage():
 
 
 tap.select((without_an_l2_one_line_says_so, three_tables_stand_side_by_side, the_verdict_says_why_ept02_is_narrower,
-            ept02_lags_behind_what_no_processor_has_told, explain_says_who_hears_of_the_fault,
+            ept02_lags_behind_what_no_processor_has_told, explain_says_who_hears_of_the_fault, json_of_l2_says_what_the_text_says,
             each_vmcs_is_told_where_there_is_one, control_fields_are_told_bit_by_bit, a_vmcs_is_copied_while_l2_runs,
             a_waiting_vcpu_is_copied_too, check_tells_each_failing_check_and_what_would_pass,
             each_check_is_told_and_what_is_said_to_pass_does, a_vcpu_that_waits_for_sipi_is_copied_and_goes_on_waiting,

@@ -29,8 +29,8 @@ const struct cli cli_ept = {
 	.name = "userkvm ept",
 	.what = "look at the extended page tables of a running VM",
 	.synopsis = "userkvm ept dump    [--l2 [--vcpu N]] [--json] [-o FILE] PID\n"
-		    "       userkvm ept walk    [--l2 | --json] [--gva [--vcpu N] [--grid [-o FILE.svg]]] [--as N] PID ADDRESS\n"
-		    "       userkvm ept explain [--l2 | --json] [--gva [--vcpu N] [--user]] [--as N] PID ADDRESS [r|w|x]\n"
+		    "       userkvm ept walk    [--l2] [--json] [--gva [--vcpu N] [--grid [-o FILE.svg]]] [--as N] PID ADDRESS\n"
+		    "       userkvm ept explain [--l2] [--json] [--gva [--vcpu N] [--user]] [--as N] PID ADDRESS [r|w|x]\n"
 		    "       userkvm ept diff    [--interval SECONDS] [--json] PID | FILE FILE\n"
 		    "       userkvm ept idle    [--interval SECONDS] [--json] PID\n"
 		    "       userkvm ept map     [--l2 [--vcpu N]] [-o FILE.svg] PID | FILE",

@@ -432,8 +432,6 @@ int see_explain(struct see_options *o)
 			s.a = &accesses[i];
 	if (!s.a)
 		return !see_fail("'%s' is no access: r, w or x", kind);
-	if (o->json && o->l2)
-		return wrong_usage(see_command, "explain: --json goes without --l2");
 	if (!see_number(o->arg[0], &addr) || !see_choose_vm(o->pid, &o->vm))
 		return 1;
 	s.say = open_memstream(&s.text, &s.size);

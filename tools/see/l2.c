@@ -95,6 +95,16 @@ const struct l2_step02 *l2_leaf02(const struct l2_walk *w)
 	return last && last->entry & EPT_RWX && (last->level == 1 || last->entry & EPT_PAGE_SIZE) ? last : NULL;
 }
 
+const char *l2_verdict_name(enum l2_verdict v)
+{
+	static const char *const name[] = {
+		[L2_EQUAL] = "equal", [L2_NOT_YET] = "not yet made", [L2_NARROWER] = "narrower", [L2_LAGS] = "lags",
+		[L2_DEVICE] = "none, a device",
+	};
+
+	return name[v];
+}
+
 const char *l2_rights(uint64_t e, char buf[6])
 {
 	snprintf(buf, 6, "%c %c %c", e & EPT_READ ? 'R' : '-', e & EPT_WRITE ? 'W' : '-', e & EPT_EXEC ? 'X' : '-');

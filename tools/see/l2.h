@@ -63,6 +63,8 @@ const struct l2_step12 *l2_leaf12(const struct l2_walk *w);
 const struct l2_step02 *l2_leaf02(const struct l2_walk *w);
 /* How EPT02 stands to EPT12 there, in words as well. */
 enum l2_verdict l2_verdict(const struct l2_walk *w, char *why, size_t size);
+/* "equal", "not yet made", ... */
+const char *l2_verdict_name(enum l2_verdict v);
 /* "R W X", "R - -". */
 const char *l2_rights(uint64_t entry, char buf[6]);
 /* Of an entry that no processor takes: why. */
@@ -70,6 +72,12 @@ const char *l2_misconfigured(const struct l2_walk *w, const struct l2_step12 *s)
 /* An entry of EPT12's behind its address: rights and where it leads. */
 void l2_print12(const struct l2_walk *w, const struct l2_step12 *s);
 void l2_print02(const struct l2_walk *w, const struct l2_step02 *s);
+
+/* --- l2_json.c: members of the object that is open --- */
+struct json;
+void l2_json_place(struct json *j, const struct see_options *o);
+/* The three tables, the verdict, and the client's memory. */
+void l2_json_walk(struct json *j, const struct l2_walk *w);
 
 /* --- the sub-commands with --l2 --- */
 int see_l2_walk(struct see_options *o, gpa_t address);

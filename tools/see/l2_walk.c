@@ -7,11 +7,7 @@
 #include "mmu/spte.h"
 #include "sdm/paging.h"
 #include "tools/see/l2.h"
-
-static const char *const verdicts[] = {
-	[L2_EQUAL] = "equal", [L2_NOT_YET] = "not yet made", [L2_NARROWER] = "narrower", [L2_LAGS] = "lags",
-	[L2_DEVICE] = "none, a device",
-};
+#include "tools/see/parts.h"
 
 /* --- side by side --- */
 
@@ -52,7 +48,7 @@ static void print_verdict(const struct l2_walk *w)
 	char why[320];
 	enum l2_verdict v = l2_verdict(w, why, sizeof(why));
 
-	printf("=> EPT02, against EPT12: %s (%s)\n", verdicts[v], why);
+	printf("=> EPT02, against EPT12: %s (%s)\n", l2_verdict_name(v), why);
 }
 
 static void print_end(const struct l2_walk *w)
@@ -123,17 +119,31 @@ static void print_guest_tables(const struct see_guest_walk *g)
 	}
 }
 
-/* False: it ends before EPT12 is asked for a page, or failed; *status says which. */
-static bool through_guest(struct see_options *o, gva_t gva, gpa_t *gpa, int *status)
+/* False: it ends before EPT12 is asked for a page, or failed; *status says which. j NULL: as text. */
+static bool through_guest(struct see_options *o, struct json *j, gva_t gva, gpa_t *gpa, int *status)
 {
 	struct see_guest_walk g;
 	char why[256];
+	bool refused;
 
 	*status = 1;
 	if (!see_ask_guest_walk(o, gva, &g))
 		return false;
 	*status = 0;
-	if (!see_guest_address(&g, gva, "An access of L2 to", why, sizeof(why))) {
+	refused = !see_guest_address(&g, gva, "An access of L2 to", why, sizeof(why));
+	if (j) {
+		json_u64(j, "gva", gva);
+		json_guest(j, &g);
+		*gpa = g.gpa;
+		if (refused)
+			json_string(j, "why", why);
+		if (refused || g.end == SEE_NOT_PRESENT)
+			json_string(j, "result", refused ? "refused" : "guest page fault");
+		else
+			json_bool(j, "unreadable_table", g.end == SEE_UNREADABLE);
+		return !refused && g.end != SEE_NOT_PRESENT;
+	}
+	if (refused) {
 		puts(why);
 		return false;
 	}
@@ -150,12 +160,42 @@ static bool through_guest(struct see_options *o, gva_t gva, gpa_t *gpa, int *sta
 	return true;
 }
 
+static int walk_json(struct see_options *o, gpa_t address)
+{
+	struct l2_walk w;
+	char *text = NULL;
+	size_t size;
+	struct json j = { .f = open_memstream(&text, &size) }; /* a refusal leaves no half of an object */
+	int status = 0;
+
+	if (!j.f)
+		return !see_fail("no memory");
+	json_object(&j, NULL, true);
+	l2_json_place(&j, o);
+	if (!o->gva || through_guest(o, &j, address, &address, &status)) {
+		status = !l2_take(o, address, &w);
+		if (!status) {
+			l2_json_walk(&j, &w);
+			l2_free(&w);
+		}
+	}
+	if (!status)
+		json_end(&j);
+	fclose(j.f);
+	if (!status)
+		fputs(text, stdout);
+	free(text);
+	return status;
+}
+
 int see_l2_walk(struct see_options *o, gpa_t address)
 {
 	struct l2_walk w;
 	int status;
 
-	if (o->gva && !through_guest(o, address, &address, &status))
+	if (o->json)
+		return walk_json(o, address);
+	if (o->gva && !through_guest(o, NULL, address, &address, &status))
 		return status;
 	if (!l2_take(o, address, &w))
 		return 1;
@@ -186,52 +226,66 @@ static const struct l2_step12 *refuses(const struct l2_walk *w, uint64_t bit)
 	return NULL;
 }
 
-static void say_l1(const struct l2_walk *w, const struct access *a, const char *what)
+/* What L1 hears of; the outcome in a word. */
+static const char *say_l1(FILE *f, const struct l2_walk *w, const struct access *a, const char *what)
 {
 	const struct l2_step12 *last = w->nr12 ? &w->step12[w->nr12 - 1] : NULL, *no = refuses(w, a->bit);
 	unsigned q = (unsigned)(a->bit | (w->mapped ? l2_rights12(w) << 3 : 0));
 
-	if (last && last->kind == EPT_ENTRY_BAD && !last->nowhere)
-		printf("%s makes L1 an EPT misconfiguration (exit reason 49): EPT12's %s has %s.\n", what, see_level(last->level),
-		       l2_misconfigured(w, last));
-	else if (!last)
-		printf("%s makes L1 an EPT violation (exit reason 48, exit qualification bits 5:0 %#x): it is beyond EPT12's reach.\n",
-		       what, q);
+	if (last && last->kind == EPT_ENTRY_BAD && !last->nowhere) {
+		fprintf(f, "%s makes L1 an EPT misconfiguration (exit reason 49): EPT12's %s has %s.\n", what, see_level(last->level),
+			l2_misconfigured(w, last));
+		return "L1's misconfiguration";
+	}
+	fprintf(f, "%s makes L1 an EPT violation (exit reason 48, exit qualification bits 5:0 %#x): ", what, q);
+	if (!last)
+		fputs("it is beyond EPT12's reach.\n", f);
 	else if (last->nowhere)
-		printf("%s makes L1 an EPT violation (exit reason 48, exit qualification bits 5:0 %#x): EPT12's %s would be at L1 "
-		       "guest-physical 0x%llx, where there is no memory.\n", what, q, see_level(last->level), (ull)last->at);
+		fprintf(f, "EPT12's %s would be at L1 guest-physical 0x%llx, where there is no memory.\n", see_level(last->level),
+			(ull)last->at);
 	else if (last->kind == EPT_ENTRY_ABSENT)
-		printf("%s makes L1 an EPT violation (exit reason 48, exit qualification bits 5:0 %#x): EPT12's %s is not present.\n",
-		       what, q, see_level(last->level));
+		fprintf(f, "EPT12's %s is not present.\n", see_level(last->level));
 	else
-		printf("%s makes L1 an EPT violation (exit reason 48, exit qualification bits 5:0 %#x): EPT12's %s lacks bit %s.\n", what, q,
-		       see_level(no->level), a->name);
+		fprintf(f, "EPT12's %s lacks bit %s.\n", see_level(no->level), a->name);
+	return "L1's violation";
 }
 
-/* EPT12 allows it. */
-static void say_l0(const struct l2_walk *w, const struct access *a, const char *what)
+/* EPT12 allows it; the outcome in a word. */
+static const char *say_l0(FILE *f, const struct l2_walk *w, const struct access *a, const char *what)
 {
 	const struct l2_step02 *e02 = l2_leaf02(w);
 	char why[320];
 	enum l2_verdict v = l2_verdict(w, why, sizeof(why));
 
-	if (v == L2_DEVICE)
-		printf("%s is emulated: EPT12 leads to L1 guest-physical 0x%llx, which no memslot holds; an in-process device answers, or "
-		       "KVM_RUN returns KVM_EXIT_MMIO with L1's address.\n", what, (ull)w->gpa1);
-	else if (!*w->mapping)
-		printf("%s makes KVM_RUN fail with EFAULT: the client has nothing mapped at host-virtual 0x%llx.\n", what, (ull)w->hva);
-	else if (e02 && e02->entry & a->bit)
-		printf("%s succeeds without a VM exit: EPT02's %s maps a %s page and its bit %s is set.\n", what, see_level(e02->level),
-		       see_page_size(e02->level), a->name);
-	else if (!e02)
-		printf("%s causes an EPT violation that userkvm settles alone, L1 does not hear of it: EPT12 allows it, EPT02 has no entry "
-		       "yet; ept_page_fault walks EPT12, faults the client's page in, installs the entry and L2 tries again.\n", what);
-	else if (a->kind == 'w' && w->tracked)
-		printf("%s causes an EPT violation that userkvm settles alone: the write is emulated, since %s.\n", what,
-		       "L1's page is a table of EPT12's");
-	else
-		printf("%s causes an EPT violation that userkvm settles alone, L1 does not hear of it: EPT12 allows it, EPT02 lacks bit %s "
-		       "(%s).\n", what, a->name, why);
+	if (v == L2_DEVICE) {
+		fprintf(f, "%s is emulated: EPT12 leads to L1 guest-physical 0x%llx, which no memslot holds; an in-process device answers, "
+			   "or KVM_RUN returns KVM_EXIT_MMIO with L1's address.\n", what, (ull)w->gpa1);
+		return "mmio";
+	}
+	if (!*w->mapping) {
+		fprintf(f, "%s makes KVM_RUN fail with EFAULT: the client has nothing mapped at host-virtual 0x%llx.\n", what,
+			(ull)w->hva);
+		return "EFAULT";
+	}
+	if (e02 && e02->entry & a->bit) {
+		fprintf(f, "%s succeeds without a VM exit: EPT02's %s maps a %s page and its bit %s is set.\n", what,
+			see_level(e02->level), see_page_size(e02->level), a->name);
+		return "no exit";
+	}
+	if (!e02) {
+		fprintf(f, "%s causes an EPT violation that userkvm settles alone, L1 does not hear of it: EPT12 allows it, EPT02 has no "
+			   "entry yet; ept_page_fault walks EPT12, faults the client's page in, installs the entry and L2 tries again.\n",
+			what);
+		return "faulted in";
+	}
+	if (a->kind == 'w' && w->tracked) {
+		fprintf(f, "%s causes an EPT violation that userkvm settles alone: the write is emulated, since L1's page is a table of "
+			   "EPT12's.\n", what);
+		return "emulated";
+	}
+	fprintf(f, "%s causes an EPT violation that userkvm settles alone, L1 does not hear of it: EPT12 allows it, EPT02 lacks bit %s "
+		   "(%s).\n", what, a->name, why);
+	return "right given back";
 }
 
 static void slot_fact(const struct l2_walk *w)
@@ -249,24 +303,62 @@ static void slot_fact(const struct l2_walk *w)
 	printf("  client's mapping of host-virtual 0x%llx: %s\n", (ull)w->hva, *w->mapping ? w->mapping : "none");
 }
 
+static void explain_text(const struct l2_walk *w, const char *sentence)
+{
+	fputs(sentence, stdout);
+	print_ept12(w);
+	if (w->nr02)
+		puts("EPT02, the processor's");
+	for (int n = 0; n < w->nr02; n++)
+		l2_print02(w, &w->step02[n]);
+	slot_fact(w);
+	print_verdict(w);
+}
+
+static void explain_json(const struct see_options *o, const struct l2_walk *w, const struct access *a, char *sentence, const char *outcome)
+{
+	char access[] = { a->kind, '\0' };
+	struct json j = { .f = stdout };
+
+	sentence[strcspn(sentence, "\n")] = '\0';
+	json_object(&j, NULL, true);
+	l2_json_place(&j, o);
+	json_string(&j, "access", access);
+	if (o->gva) {
+		uint64_t gva = 0;
+
+		(void)see_number(o->arg[0], &gva); /* it has been read before */
+		json_u64(&j, "gva", gva);
+	}
+	json_string(&j, "explanation", sentence);
+	json_string(&j, "outcome", outcome);
+	l2_json_walk(&j, w);
+	json_end(&j);
+}
+
 int see_l2_explain(struct see_options *o, gpa_t gpa, char kind, const char *what)
 {
 	const struct access *a = &accesses[kind == 'r' ? 0 : kind == 'w' ? 1 : 2];
+	char *sentence = NULL;
+	const char *outcome;
 	struct l2_walk w;
+	size_t size;
+	FILE *f;
 
 	if (!l2_take(o, gpa, &w))
 		return 1;
-	if (!w.mapped || refuses(&w, a->bit))
-		say_l1(&w, a, what);
+	f = open_memstream(&sentence, &size);
+	if (!f) {
+		l2_free(&w);
+		return !see_fail("no memory");
+	}
+	outcome = !w.mapped || refuses(&w, a->bit) ? say_l1(f, &w, a, what) : say_l0(f, &w, a, what);
+	fclose(f);
+	if (o->json)
+		explain_json(o, &w, a, sentence, outcome);
 	else
-		say_l0(&w, a, what);
-	print_ept12(&w);
-	if (w.nr02)
-		puts("EPT02, the processor's");
-	for (int n = 0; n < w.nr02; n++)
-		l2_print02(&w, &w.step02[n]);
-	slot_fact(&w);
-	print_verdict(&w);
+		explain_text(&w, sentence);
+	free(sentence);
 	l2_free(&w);
 	return 0;
 }

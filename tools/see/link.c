@@ -257,6 +257,23 @@ static char *receive(int fd)
 	return NULL;
 }
 
+/* Why there is no answer, as far as it is seen from here (proc_pid_stat(5): the state behind the name). */
+static const char *silence(pid_t pid)
+{
+	char path[64], line[512], *state = NULL;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	f = fopen(path, "re");
+	if (!f)
+		return "ended meanwhile";
+	if (fgets(line, sizeof(line), f))
+		state = strrchr(line, ')');
+	fclose(f);
+	return state && (state[2] == 'T' || state[2] == 't') ? "does not answer: it is stopped, by a signal or a debugger"
+							      : "does not answer";
+}
+
 /* As send(); passed: a descriptor that goes along, or -1. */
 static bool send_request(int fd, const char *request, int passed)
 {
@@ -288,8 +305,7 @@ static char *ask(pid_t pid, const char *request, int passed, char *why, size_t s
 		text = receive(fd);
 	close(fd);
 	if (!text) {
-		snprintf(why, size, "process %d %s", (int)pid,
-			 owner_of(pid) < 0 ? "ended meanwhile" : "does not answer");
+		snprintf(why, size, "process %d %s", (int)pid, silence(pid));
 	} else if (strncmp(text, "ok\n", 3) == 0) {
 		body = strdup(text + 3);
 	} else if (strncmp(text, "error ", 6) == 0) {
@@ -356,7 +372,7 @@ int see_session(pid_t pid, const char *fmt, ...)
 	if (strncmp(line, "error ", 6) == 0)
 		see_fail("process %d: %s", (int)pid, line + 6);
 	else
-		see_fail("process %d does not answer", (int)pid);
+		see_fail("process %d %s", (int)pid, silence(pid));
 	return -1;
 }
 

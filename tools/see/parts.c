@@ -2,6 +2,7 @@
  * Parts that the JSON of several commands has in common: see parts.h.
  */
 #include "mmu/spte.h"
+#include "sdm/paging.h"
 #include "tools/see/parts.h"
 
 void json_leaf(struct json *j, uint64_t entry, int level)
@@ -69,6 +70,33 @@ void json_steps(struct json *j, const struct see_steps *s)
 	json_array(j, "ept", true);
 	for (int i = 0; i < s->nr; i++)
 		json_step(j, &s->step[i]);
+	json_end(j);
+}
+
+void json_guest(struct json *j, const struct see_guest_walk *w)
+{
+	json_object(j, "guest", false);
+	json_i64(j, "levels", w->mode);
+	json_u64(j, "cr0", w->cr0);
+	json_u64(j, "cr3", w->cr3);
+	json_u64(j, "cr4", w->cr4);
+	json_u64(j, "efer", w->efer);
+	json_array(j, "entries", true);
+	for (int i = 0; i < w->nr; i++) {
+		const struct see_guest_step *s = &w->step[i];
+
+		json_object(j, NULL, false);
+		json_string(j, "name", s->level ? see_level(s->level) : "PDPTE register");
+		json_u64(j, s->level ? "gpa" : "register", s->at);
+		json_u64(j, "entry", s->entry);
+		json_bool(j, "present", s->entry & PTE_P);
+		if (s->ept.has_by)
+			json_u64(j, "l1", s->ept.by);
+		else if (s->level)
+			json_steps(j, &s->ept);
+		json_end(j);
+	}
+	json_end(j);
 	json_end(j);
 }
 

@@ -19,7 +19,7 @@ static const struct cli_option option_rows[] = {
 	[CSV] = { "csv", 'c', NULL, "the same with commas, and seconds of the clock first" },
 	[JSON] = { "json", 'j', NULL, "print once, as JSON" },
 	[APART] = { "by-vcpu", 'b', NULL, "each VM and vCPU by itself" },
-	[PID] = { "pid", 'p', "PID", "the VMs of this process only" },
+	[PID] = { "pid", 'p', "PID", "the VMs of this process only, like PID behind the options" },
 	[DELAY] = { "set-delay", 's', "N", "seconds between looks (default 3; 1 with -1, -l, -c and -j)" },
 	[FIELDS] = { "fields", 'f', "TEXT", "only counters whose name contains TEXT" },
 	[EXITS] = { "exits", 'e', NULL, "VM exits by vCPU and reason, with the time in the host and in the client" },
@@ -30,7 +30,7 @@ static int cmd_stat(int argc, char **argv);
 const struct cli cli_stat = {
 	.name = "userkvm stat",
 	.what = "show the counters of running VMs",
-	.synopsis = "userkvm stat [OPTIONS]",
+	.synopsis = "userkvm stat [OPTIONS] [PID]",
 	.about = "The counters of the VMs of process PID, or of every process that can be looked at.",
 	.more = "At the terminal: q ends, h tells the other keys. Where standard output is none, -1 is meant.",
 	.options = option_rows,
@@ -208,8 +208,10 @@ static int cmd_stat(int argc, char **argv)
 	status = cli_parse(&cli_stat, argc, argv, take_option, &o);
 	if (status >= 0)
 		return status;
-	if (optind < argc)
-		return wrong_usage(see_command, "it takes no '%s'", argv[optind]);
+	if (optind < argc && (optind + 1 < argc || o.choice.pid || argv[optind][strspn(argv[optind], "0123456789")]))
+		return wrong_usage(see_command, "it takes no '%s'", argv[argc - 1]);
+	if (optind < argc && !see_pid(argv[optind], &o.choice.pid))
+		return 1;
 	if (o.log && o.once)
 		return wrong_usage(see_command, "-1 and -j print once, -l and -c do not");
 	stat_catch_signals();

@@ -196,31 +196,6 @@ static void json_gpa(struct json *j, const struct see_options *o, const struct s
 	json_mapping(j, see_mapping(o->pid, hva, line, sizeof(line)) ? line : "");
 }
 
-static void json_guest(struct json *j, const struct see_guest_walk *w)
-{
-	json_object(j, "guest", false);
-	json_i64(j, "levels", w->mode);
-	json_u64(j, "cr0", w->cr0);
-	json_u64(j, "cr3", w->cr3);
-	json_u64(j, "cr4", w->cr4);
-	json_u64(j, "efer", w->efer);
-	json_array(j, "entries", true);
-	for (int i = 0; i < w->nr; i++) {
-		const struct see_guest_step *s = &w->step[i];
-
-		json_object(j, NULL, false);
-		json_string(j, "name", s->level ? see_level(s->level) : "PDPTE register");
-		json_u64(j, s->level ? "gpa" : "register", s->at);
-		json_u64(j, "entry", s->entry);
-		json_bool(j, "present", s->entry & PTE_P);
-		if (s->level)
-			json_steps(j, &s->ept);
-		json_end(j);
-	}
-	json_end(j);
-	json_end(j);
-}
-
 static void walk_gva_json(const struct see_options *o, gva_t gva, const struct see_guest_walk *w, const char *refused)
 {
 	struct json j = { .f = stdout };
@@ -312,8 +287,6 @@ int see_walk(struct see_options *o)
 		return wrong_usage(see_command, "--grid goes without --l2");
 	if (o->output && !o->grid)
 		return wrong_usage(see_command, "walk: -o is for --grid");
-	if (o->json && o->l2)
-		return wrong_usage(see_command, "walk: --json goes without --l2");
 	if (!see_number(o->arg[0], &addr) || !see_choose_vm(o->pid, &o->vm))
 		return 1;
 	if (o->l2)
