@@ -196,12 +196,27 @@ static int issue_writes(struct kvm_vcpu *vcpu)
 /* The trap of a single-stepped instruction, the end of an interrupt shadow. */
 static int retire(struct kvm_vcpu *vcpu, uint64_t old_rflags)
 {
+	uint64_t traps = kvm_emulator_traps(vcpu->arch->emulator, vcpu);
+
 	vmx_set_interrupt_shadow(vcpu, 0);
 	if (unlikely(is_guest_mode(vcpu)))
 		nested_vmx_update_mtf(vcpu, vcpu->arch->exception.pending);
 	if (old_rflags & X86_FLAGS_TF && !(vcpu->arch->guest_debug & KVM_GUESTDBG_SINGLESTEP))
-		kvm_queue_exception_p(vcpu, X86_TRAP_DB, DR6_BS);
+		traps |= DR6_BS;
+	if (unlikely(traps))
+		kvm_queue_exception_p(vcpu, X86_TRAP_DB, traps);
 	return 1;
+}
+
+/* Between two iterations of a string instruction: its own breakpoint has been met (SDM Vol. 1, "EFLAGS": RF). */
+static void pause_string(struct kvm_emulator *e, struct kvm_vcpu *vcpu)
+{
+	uint64_t traps = kvm_emulator_traps(e, vcpu);
+
+	if (unlikely(e->dr7))
+		vmx_set_rflags(vcpu, vmx_get_rflags(vcpu) | X86_FLAGS_RF);
+	if (unlikely(traps))
+		kvm_queue_exception_p(vcpu, X86_TRAP_DB, traps);
 }
 
 static int complete_read(struct kvm_vcpu *vcpu);
@@ -234,7 +249,7 @@ static int inject(struct kvm_vcpu *vcpu, const struct isa_exception *x)
 static int emulate(struct kvm_vcpu *vcpu)
 {
 	struct kvm_emulator *e = vcpu->arch->emulator;
-	uint64_t old_rflags = vmx_get_rflags(vcpu);
+	uint64_t old_rflags = vmx_get_rflags(vcpu), rf = e->cs.rflags & X86_FLAGS_RF;
 	enum outcome o;
 	int r;
 
@@ -243,7 +258,11 @@ static int emulate(struct kvm_vcpu *vcpu)
 		e->cs.rip = e->rip;
 		e->next_read = 0;
 		e->pio_exit = false;
+		e->hits = 0;
+		e->cs.rflags &= ~X86_FLAGS_RF; /* unless it loads one, an instruction that completes leaves it clear */
 		o = run_instruction(e);
+		if (o != OUT_DONE && o != OUT_WRITES)
+			e->cs.rflags |= rf;
 		switch (o) {
 		case OUT_EXCEPTION:
 			/* iterations done so far stay done; RIP is the instruction's */
@@ -291,6 +310,8 @@ static int emulate(struct kvm_vcpu *vcpu)
 			retire(vcpu, old_rflags);
 			if (e->sys.shadow)
 				vmx_set_interrupt_shadow(vcpu, e->sys.shadow);
+		} else if (unlikely(e->dr7)) {
+			pause_string(e, vcpu);
 		}
 		if (e->pio_exit) {
 			vcpu->arch->complete_userspace_io = NULL;
@@ -298,7 +319,7 @@ static int emulate(struct kvm_vcpu *vcpu)
 		}
 		if (!issue_writes(vcpu))
 			return 0;
-		if (e->cs.rip != e->rip)
+		if (e->cs.rip != e->rip || unlikely(e->hits))
 			return 1;
 	}
 	return 1; /* a long string instruction: look at interrupts, then go on */
@@ -443,6 +464,9 @@ static int emulate_at_rip(struct kvm_vcpu *vcpu, bool has_gpa, gpa_t gpa, bool f
 	e->nr_reads = e->nr_writes = e->next_write = 0;
 	e->pio_next = e->pio_avail = 0;
 	e->pio_wait = false;
+	kvm_emulator_arm(e, vcpu, from_exit);
+	if (kvm_emulator_code_breakpoint(e, vcpu, &r))
+		return r;
 	e->has_assist = from_exit && vmx_exit_insn(vmx_processor(vcpu), &e->assist);
 	if (unlikely(is_guest_mode(vcpu)))
 		e->assist.gpa = ~0ULL; /* L2's, of which EPT12 has to be asked */
@@ -523,6 +547,8 @@ int kvm_emulate_invalid_guest_state(struct kvm_vcpu *vcpu)
 		r = emulate_at_rip(vcpu, false, ~0ULL, false);
 		if (r == 1 && e->sys.halt)
 			return halt_if_hlt(vcpu, r);
+		if (r == 1 && kvm_emulator_watched(e, vcpu))
+			return 0;
 		if (r == 1 && vmx_get_rip(vcpu) != rip && kvm_singlestep_exit(vcpu))
 			return 0;
 	}

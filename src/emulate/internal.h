@@ -1,6 +1,6 @@
 /*
  * What emulate.c (the loop), fetch.c (bytes at RIP), mem.c (guest memory and devices), io.c (ports),
- * state.c (registers in and out), sys.c (system instructions), seg.c (segments),
+ * state.c (registers in and out), debug.c (breakpoints), sys.c (system instructions), seg.c (segments),
  * far.c (far transfers) and task.c (task switches) share.
  *
  * Context: the vCPU's owner thread, while an instruction is being emulated.
@@ -96,6 +96,8 @@ struct kvm_emulator {
 	unsigned locked_len;	/* 0: it has read nothing, or what cannot be exchanged as one */
 	struct emulator_sys sys;
 	struct emulator_task task;
+	uint64_t dr7;	/* in force for the instruction; 0: no breakpoint is (debug.c) */
+	uint64_t hits;	/* DR6's bits of the data breakpoints that it has met */
 	struct kvm_page_fault_info nested_fault; /* of cs.exception, where EPT12 is behind it */
 	gpa_t fault_gpa; /* ~0: none. As fault_gva, with EPT */
 	gva_t fault_gva; /* ~0: none. The write that brought us here, perhaps to a page table */
@@ -162,6 +164,19 @@ void kvm_emulator_unsupported(struct cpu_state *cs) __attribute__((noreturn));
 
 /* The instruction has put another state into the vCPU, which stays: unwinds. */
 void kvm_emulator_replaced(struct cpu_state *cs) __attribute__((noreturn));
+
+/* --- debug.c --- */
+
+/* Before an instruction: which breakpoints are in force for it. */
+void kvm_emulator_arm(struct kvm_emulator *e, struct kvm_vcpu *vcpu, bool from_exit);
+/* One on the instruction at RIP: it is not to run, and *r is KVM_RUN's loop's: 0 KVM_EXIT_DEBUG, 1 #DB is queued. */
+must_check bool kvm_emulator_code_breakpoint(struct kvm_emulator *e, struct kvm_vcpu *vcpu, int *r);
+/* An access of the instruction's, while e->dr7. */
+void kvm_emulator_watch(struct kvm_emulator *e, uint64_t lin, unsigned size, enum isa_access how);
+/* What the instruction, or iteration, that has completed has met, for the guest's #DB: DR6's bits. */
+uint64_t kvm_emulator_traps(struct kvm_emulator *e, struct kvm_vcpu *vcpu);
+/* The same for the client: true, run is filled with KVM_EXIT_DEBUG. */
+must_check bool kvm_emulator_watched(struct kvm_emulator *e, struct kvm_vcpu *vcpu);
 
 /* --- table.c --- */
 

@@ -171,6 +171,8 @@ void *kvm_emulator_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum i
 	gpa[0] = translate(e, lin, how);
 	if (first < size)
 		gpa[1] = translate(e, following(cs, lin + first, how), how);
+	if (unlikely(e->dr7))
+		kvm_emulator_watch(e, lin, size, how);
 	if (how & ISA_READ) {
 		read_part(e, gpa[0], bounce, first, kvm_emulator_is_ram(vcpu, gpa[0], false));
 		if (first < size)

@@ -185,6 +185,67 @@ static void guests_own_breakpoints_reach_its_handler(void **state)
 	client_close(&c);
 }
 
+/* Real mode: emulated where the processor has no unrestricted guest. */
+static void resume_flag_passes_a_breakpoint_once_in_real_mode(void **state)
+{
+	/* mov ax,1; inc ax; (1004) nop; jmp 1004 */
+	static const uint8_t code[] = {0xb8, 1, 0, 0x40, 0x90, 0xeb, 0xfd};
+	struct client c;
+	struct kvm_regs r;
+
+	client_open_vm(&c, 1 << 20);
+	client_add_vcpu(&c);
+	client_real_mode(&c, 0x1000, code, sizeof(code));
+	set_debug(&c, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, 2, 0x1004, DR7_LOCAL(2));
+	for (unsigned n = 0; n < 4; n++) {
+		assert_run_exits(&c, KVM_EXIT_DEBUG);
+		assert_int_equal(c.run->debug.arch.exception, 1);
+		assert_int_equal(c.run->debug.arch.pc, 0x1004);
+		assert_int_equal(c.run->debug.arch.dr6 & 0xf, 4);
+		r = client_regs(&c);
+		assert_int_equal(r.rip, 0x1004);
+		assert_int_equal(r.rax, 2);
+		if (n == 1)
+			continue; /* without RF it is met again at once */
+		r.rflags |= 1 << 16;
+		assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &r), 0);
+	}
+	client_close(&c);
+}
+
+static void watchpoints_stop_repeated_and_single_stores_in_real_mode(void **state)
+{
+	/* mov di,3000; mov cx,8; (1006) rep stosb; (1008) mov ax,[3003]; (100b) nop; mov word [3002],ax; (100f) hlt */
+	static const uint8_t code[] = {0xbf, 0, 0x30, 0xb9, 8, 0, 0xf3, 0xaa, 0xa1, 3, 0x30, 0x90, 0xa3, 2, 0x30, 0xf4};
+	struct client c;
+
+	client_open_vm(&c, 1 << 20);
+	client_add_vcpu(&c);
+	client_real_mode(&c, 0x1000, code, sizeof(code));
+	memset(c.mem + 0x3000, 0x55, 8);
+	set_debug(&c, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, 1, 0x3003, DR7_LOCAL(1) | DR7_WRITE(1));
+	assert_run_exits(&c, KVM_EXIT_DEBUG);
+	assert_int_equal(c.run->debug.arch.dr6 & 0xf, 2);
+	assert_int_equal(client_regs(&c).rip, 0x1006);
+	assert_int_equal(client_regs(&c).rcx, 4); /* the element that is watched is the last one stored */
+	assert_int_equal(c.mem[0x3003], 0);
+	assert_int_equal(c.mem[0x3004], 0x55);
+	assert_run_exits(&c, KVM_EXIT_DEBUG); /* not the read */
+	assert_int_equal(client_regs(&c).rip, 0x100f);
+	set_debug(&c, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, 1, 0x3003, DR7_LOCAL(1) | DR7_ACCESS(1));
+	{
+		struct kvm_regs r = client_regs(&c);
+
+		r.rip = 0x1008;
+		assert_int_equal(ioctl(c.vcpu, KVM_SET_REGS, &r), 0);
+	}
+	assert_run_exits(&c, KVM_EXIT_DEBUG);
+	assert_int_equal(client_regs(&c).rip, 0x100b);
+	assert_run_exits(&c, KVM_EXIT_DEBUG);
+	assert_run_exits(&c, KVM_EXIT_HLT);
+	client_close(&c);
+}
+
 static void unknown_control_bits_are_einval(void **state)
 {
 	struct kvm_guest_debug d = {.control = 1u << 30};
@@ -208,6 +269,8 @@ int main(void)
 		cmocka_unit_test(repeated_store_stops_at_the_watched_element),
 		cmocka_unit_test(software_breakpoint_stops_at_int3),
 		cmocka_unit_test(guests_own_breakpoints_reach_its_handler),
+		cmocka_unit_test(resume_flag_passes_a_breakpoint_once_in_real_mode),
+		cmocka_unit_test(watchpoints_stop_repeated_and_single_stores_in_real_mode),
 		cmocka_unit_test(unknown_control_bits_are_einval),
 	};
 
