@@ -24,7 +24,7 @@
 #define HV_DEBUG_INTERFACE 0x31235356u /* VS#1 */
 
 #define HV_SPIN_RETRIES 0xfff	 /* before HVCALL_NOTIFY_LONG_SPIN_WAIT */
-#define HV_NESTED_MSR_BITMAP (1u << 19) /* a promise to VMX or SVM guests: there are none */
+#define HV_NESTED_MSR_BITMAP (1u << 19) /* of an enlightened VMCS */
 
 /* Could two vCPUs share a core of this machine behind the guest's back? */
 static bool smt_possible(void)
@@ -58,15 +58,15 @@ static void fill_features(struct kvm_cpuid_entry2 *e, bool apic)
 		 (apic ? HV_STIMER_DIRECT : 0);
 }
 
-static void fill_recommendations(struct kvm_cpuid_entry2 *e, bool apic)
+static void fill_recommendations(struct kvm_cpuid_entry2 *e, bool apic, uint16_t evmcs)
 {
 	e->eax = HV_REMOTE_TLB_FLUSH | HV_APIC_MSRS | HV_RELAXED_TIMING | HV_DEPRECATING_AEOI |
-		 HV_EX_PROCESSOR_MASKS | (apic ? HV_CLUSTER_IPI : 0) |
+		 HV_EX_PROCESSOR_MASKS | (apic ? HV_CLUSTER_IPI : 0) | (evmcs ? HV_ENLIGHTENED_VMCS : 0) |
 		 (smt_possible() ? 0 : HV_NO_CORE_SHARING);
 	e->ebx = HV_SPIN_RETRIES;
 }
 
-static void fill_leaf(struct kvm_cpuid_entry2 *e, bool apic)
+static void fill_leaf(struct kvm_cpuid_entry2 *e, bool apic, uint16_t evmcs)
 {
 	switch (e->function) {
 	case HV_CPUID_VENDOR:
@@ -87,14 +87,14 @@ static void fill_leaf(struct kvm_cpuid_entry2 *e, bool apic)
 		fill_features(e, apic);
 		break;
 	case HV_CPUID_RECOMMENDATIONS:
-		fill_recommendations(e, apic);
+		fill_recommendations(e, apic, evmcs);
 		break;
 	case HV_CPUID_LIMITS:
 		e->eax = KVM_MAX_VCPUS;
 		e->ebx = 64;
 		break;
 	case HV_CPUID_NESTED:
-		e->eax = HV_NESTED_MSR_BITMAP;
+		e->eax = evmcs | HV_NESTED_MSR_BITMAP;
 		break;
 	case HV_CPUID_DEBUG_INTERFACE:
 		e->eax = HV_DEBUG_INTERFACE;
@@ -117,7 +117,7 @@ int kvm_get_hv_cpuid(struct kvm_vcpu *vcpu, struct kvm_cpuid_entry2 *entries, ui
 		return err_born(E2BIG, "room for %u Hyper-V CPUID entries", *nent);
 	for (unsigned i = 0; i < KVM_HV_CPUID_ENTRIES; i++) {
 		entries[i] = (struct kvm_cpuid_entry2){ .function = leaves[i] };
-		fill_leaf(&entries[i], !vcpu || vcpu->apic);
+		fill_leaf(&entries[i], !vcpu || vcpu->apic, vmx_evmcs_version(vcpu));
 	}
 	*nent = KVM_HV_CPUID_ENTRIES;
 	return 0;

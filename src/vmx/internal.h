@@ -244,6 +244,45 @@ bool vmx_is_identity_mapped(const struct kvm_vcpu *vcpu);
 #define NESTED_EXIT_NONE 0xffffffffU   /* out of L2 without an exit that L1 sees */
 enum nvmx_vmentry_status { NVMX_VMENTRY_SUCCESS, NVMX_VMENTRY_VMFAIL, NVMX_VMENTRY_VMEXIT, NVMX_VMENTRY_KVM_INTERNAL_ERROR };
 
+/* nested_evmcs_caps.c */
+bool nested_evmcs_offered(struct kvm_vcpu *vcpu); /* the client has enabled it, and L1's CPUID names Hyper-V */
+/* A capability MSR without what an enlightened VMCS has no fields for. */
+uint64_t nested_evmcs_filter(uint32_t msr, uint64_t v);
+
+/* nested_evmcs.c */
+/* Restored, and not looked for yet: the client may set the assist page's MSR later than the nested state. */
+#define EVMPTR_PENDING (~(gpa_t)1)
+static inline bool nested_evmcs_is_active(const struct nested_vmx *n)
+{
+	return n->evmcs.vmptr != INVALID_VMPTR && n->evmcs.vmptr != EVMPTR_PENDING;
+}
+static inline void nested_evmcs_release(struct kvm_vcpu *vcpu) /* none is active any more */
+{
+	vcpu->vmx->nested.evmcs.vmptr = INVALID_VMPTR;
+	vcpu->vmx->nested.evmcs.bitmap_merged = false;
+}
+enum nested_evmptrld { EVMPTRLD_DISABLED, EVMPTRLD_SUCCEEDED, EVMPTRLD_VMFAIL, EVMPTRLD_ERROR };
+/* L1's assist page says that it enters with an enlightened VMCS, at *vmptr. */
+bool nested_evmcs_entry_is_enlightened(struct kvm_vcpu *vcpu, gpa_t *vmptr);
+/* VMLAUNCH, VMRESUME: the one that the assist page names is active. VMFAIL: of no known version; ERROR: no memory. */
+must_check enum nested_evmptrld nested_evmcs_load(struct kvm_vcpu *vcpu, bool launch);
+/* Of the active one what L1 has changed goes into cached_vmcs12. False: its memory is gone. */
+must_check bool nested_evmcs_from_l1(struct kvm_vcpu *vcpu, bool launch);
+void nested_evmcs_entered(struct kvm_vcpu *vcpu); /* L2 is entered with it: all is clean */
+void nested_evmcs_to_l1(struct kvm_vcpu *vcpu);	  /* before L1 runs, while shadow_stale is set */
+/* cached_vmcs12 as L1 sees it, for those that save or look. Nothing happens unless L1 runs with an active one. */
+void nested_evmcs_sync(struct kvm_vcpu *vcpu);
+/* VMREAD. False: it has no such field. */
+must_check bool nested_evmcs_read_field(struct kvm_vcpu *vcpu, uint64_t encoding, uint64_t *value);
+void nested_evmcs_restore(struct kvm_vcpu *vcpu); /* KVM_SET_NESTED_STATE: one was active */
+/* Before L1 or L2 goes on: the restored one is looked for. False: it cannot be. */
+bool nested_evmcs_get_page(struct kvm_vcpu *vcpu);
+/* Where the vmcs12 is that counts: INVALID_VMPTR, there is none. */
+static inline gpa_t nested_vmptr12(const struct nested_vmx *n)
+{
+	return unlikely(nested_evmcs_is_active(n)) ? n->evmcs.vmptr : n->current_vmptr;
+}
+
 static inline struct vmcs12 *get_vmcs12(struct kvm_vcpu *vcpu)
 {
 	return vcpu->vmx->nested.cached_vmcs12;
@@ -253,7 +292,8 @@ static inline void nested_set_guest_mode(struct kvm_vcpu *vcpu, bool on)
 {
 	vcpu->vmx->head.guest_mode = on;
 	if (!on) /* L1 finds what the exit has left in vmcs12 */
-		vcpu->vmx->nested.shadow_stale = vcpu->vmx->vmcs01.secondary & SECONDARY_EXEC_SHADOW_VMCS;
+		vcpu->vmx->nested.shadow_stale =
+			vcpu->vmx->vmcs01.secondary & SECONDARY_EXEC_SHADOW_VMCS || nested_evmcs_is_active(&vcpu->vmx->nested);
 	vcpu->stat.guest_mode = on;
 }
 static inline bool nested_cpu_has(const struct vmcs12 *v, uint64_t bits)
@@ -298,8 +338,6 @@ bool get_vmx_mem_address(struct kvm_vcpu *vcpu, unsigned len, bool write, gva_t 
 /* -ENOMEM; -EAGAIN: no thread for the preemption timer. Nothing is done then. */
 must_check int enter_vmx_operation(struct kvm_vcpu *vcpu);
 void free_nested(struct kvm_vcpu *vcpu);
-/* The current vmcs12 goes back to L1's memory and is current no more. */
-void nested_release_vmcs12(struct kvm_vcpu *vcpu);
 
 /* nested_check.c */
 struct nested_checks;
@@ -333,6 +371,8 @@ void nested_shadowing_from_l1(struct kvm_vcpu *vcpu);
 /* An exit of L1's has changed a field of cached_vmcs12, which it may read without one. */
 void nested_shadowing_changed(struct kvm_vcpu *vcpu, uint32_t field);
 void nested_shadowing_to_l1(struct kvm_vcpu *vcpu); /* before L1 runs, while shadow_stale is set */
+/* The current vmcs12 goes back to L1's memory and is current no more. */
+void nested_release_vmcs12(struct kvm_vcpu *vcpu);
 
 /* nested_tpr.c */
 bool nested_tpr_read(struct kvm_vcpu *vcpu, const struct vmcs12 *v, uint32_t *vtpr); /* false: no memory of L1's there */
@@ -356,7 +396,7 @@ bool nested_vmx_prepare_msr_bitmap(struct kvm_vcpu *vcpu, const struct vmcs12 *v
 uint16_t nested_get_vpid02(struct kvm_vcpu *vcpu);
 int nested_vmx_enter_non_root_mode(struct kvm_vcpu *vcpu, bool from_vmentry);
 /* Before the next entry of L2: what of L1's memory was not read when L2 was restored. */
-void nested_get_vmcs12_pages(struct kvm_vcpu *vcpu);
+must_check bool nested_get_vmcs12_pages(struct kvm_vcpu *vcpu); /* false: to the client, as run->exit_reason says */
 
 /* nested_exit.c */
 void sync_vmcs02_to_vmcs12(struct kvm_vcpu *vcpu, struct vmcs12 *v);

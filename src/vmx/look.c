@@ -27,7 +27,7 @@ void vmx_look_state(struct kvm_vcpu *vcpu, struct vmx_look_state *s)
 		.guest_mode = vmx->head.guest_mode,
 		.run_pending = vmx->nested.run_pending,
 		.vmxon_ptr = vmx->head.vmxon ? vmx->nested.vmxon_ptr : INVALID_VMPTR,
-		.vmptr12 = vmx->head.vmxon ? vmx->nested.current_vmptr : INVALID_VMPTR,
+		.vmptr12 = vmx->head.vmxon ? nested_vmptr12(&vmx->nested) : INVALID_VMPTR,
 	};
 }
 
@@ -71,9 +71,10 @@ void vmx_look_vmcs(struct kvm_vcpu *vcpu, enum vmx_look which, struct vmx_vmcs_c
 		copy_loaded(vcpu, &vmx->vmcs01, copy);
 	if (which == VMX_LOOK_02 && vmx->head.vmxon && vmx->nested.vmcs02_constant)
 		copy_loaded(vcpu, &vmx->nested.vmcs02, copy);
-	if (which != VMX_LOOK_12 || !vmx->head.vmxon || vmx->nested.current_vmptr == INVALID_VMPTR)
+	if (which != VMX_LOOK_12 || !vmx->head.vmxon || nested_vmptr12(&vmx->nested) == INVALID_VMPTR)
 		return;
 	nested_shadowing_from_l1(vcpu);
+	nested_evmcs_sync(vcpu);
 	copy->there = true;
 	copy->launched = get_vmcs12(vcpu)->launch_state;
 	for (unsigned n = 0; n < NR_VMCS_FIELDS; n++)
@@ -148,6 +149,7 @@ static void check_vmcs12(struct kvm_vcpu *vcpu, struct vmentry_failures *f)
 	const struct vmcs12 *v = get_vmcs12(vcpu);
 
 	nested_shadowing_from_l1(vcpu);
+	nested_evmcs_sync(vcpu);
 	nested_vmx_check_controls(vcpu, v, &c);
 	/* in L2 EFER is L2's: nobody knows L1's but its own entry, which has been */
 	if (!is_guest_mode(vcpu))
@@ -162,7 +164,7 @@ void vmx_look_checks(struct kvm_vcpu *vcpu, enum vmx_look which, struct vmentry_
 	f->nr = 0;
 	if (which == VMX_LOOK_12) {
 		nested_vmx_limits(vcpu, l);
-		if (vcpu->vmx->head.vmxon && vcpu->vmx->nested.current_vmptr != INVALID_VMPTR)
+		if (vcpu->vmx->head.vmxon && nested_vmptr12(&vcpu->vmx->nested) != INVALID_VMPTR)
 			check_vmcs12(vcpu, f);
 		return;
 	}

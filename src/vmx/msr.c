@@ -40,6 +40,7 @@ void vmx_set_msr_intercept(struct kvm_vcpu *vcpu, uint32_t msr, bool read, bool 
 	/* outside the two ranges every access exits */
 	if ((msr & ~0xc0001fffU) || (!high && msr > 0x1fff))
 		return;
+	vcpu->vmx->nested.evmcs.bitmap_merged = false;
 	if (read)
 		set_bit(b + (high ? BITMAP_READ_HIGH : BITMAP_READ_LOW), nr, intercept);
 	if (write)

@@ -61,6 +61,14 @@ struct nested_timer {
 	uint64_t expires_ns; /* the same moment, for the host; 0: at once */
 };
 
+/* The enlightened VMCS that L1 enters with (nested_evmcs.c). */
+struct nested_evmcs {
+	bool enabled;	      /* KVM_CAP_HYPERV_ENLIGHTENED_VMCS: for the vCPU's life */
+	bool bitmap_is_clean; /* by this entry L1 says that its MSR bitmap is what it was */
+	bool bitmap_merged;   /* VMCS02's MSR bitmap is made of it and of VMCS01's */
+	gpa_t vmptr;	      /* ~0: none is active; ~1: one was restored */
+};
+
 struct nested_vmx {
 	bool run_pending;
 	bool pages_stale;      /* the MSR bitmap, and PDPTEs without EPT12, are to be read from L1's memory */
@@ -75,7 +83,8 @@ struct nested_vmx {
 	struct vmcs12 *cached_vmcs12, *cached_shadow_vmcs12; /* NULL outside VMX operation */
 	struct loaded_vmcs vmcs02;
 	struct loaded_vmcs shadow; /* with enable_shadow_vmcs: what L1's VMREAD and VMWRITE are about (nested_shadowing.c) */
-	bool shadow_stale;	   /* cached_vmcs12 is newer; L1 does not run so */
+	bool shadow_stale;	   /* cached_vmcs12 is newer than that, or than the enlightened VMCS; L1 does not run so */
+	struct nested_evmcs evmcs;
 	uint16_t vpid02;       /* 0: none was left, L2 shares vpid01 */
 	uint16_t last_vpid;    /* vpid12 of the last entry */
 	struct nested_timer timer;

@@ -154,17 +154,19 @@ int vmx_get_nested_msr_feature(uint32_t msr, uint64_t *data)
 	return 0;
 }
 
-int vmx_get_nested_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data)
+int vmx_get_nested_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data, bool host)
 {
 	if (!vmx_params()->nested || !is_capability_msr(msr))
 		return 1;
-	*data = read_msr(&vcpu->vmx->nested.msrs, msr);
+	*data = host ? read_msr(&vcpu->vmx->nested.msrs, msr) : nested_vmx_cap(vcpu, msr);
 	return 0;
 }
 
 uint64_t nested_vmx_cap(struct kvm_vcpu *vcpu, uint32_t msr)
 {
-	return read_msr(&vcpu->vmx->nested.msrs, msr);
+	uint64_t v = read_msr(&vcpu->vmx->nested.msrs, msr);
+
+	return nested_evmcs_offered(vcpu) ? nested_evmcs_filter(msr, v) : v;
 }
 
 static bool subset(uint64_t superset, uint64_t set, uint64_t mask)

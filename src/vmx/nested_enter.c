@@ -77,21 +77,36 @@ static bool prepare_virtual_apic(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
 		return true;
 	}
 	log_told("vCPU %u: VM entry of L1's VMCS %#llx failed (error 7): VIRTUAL_APIC_PAGE_ADDR (%xh) = %#llx: there is no memory",
-		 vcpu->vcpu_id, (unsigned long long)vcpu->vmx->nested.current_vmptr, VIRTUAL_APIC_PAGE_ADDR,
+		 vcpu->vcpu_id, (unsigned long long)nested_vmptr12(&vcpu->vmx->nested), VIRTUAL_APIC_PAGE_ADDR,
 		 (unsigned long long)v->virtual_apic_page_addr);
 	return false;
 }
 
-void nested_get_vmcs12_pages(struct kvm_vcpu *vcpu)
+static int tell_internal_error(struct kvm_vcpu *vcpu)
+{
+	vcpu->run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+	vcpu->run->internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
+	vcpu->run->internal.ndata = 0;
+	return 0;
+}
+
+bool nested_get_vmcs12_pages(struct kvm_vcpu *vcpu)
 {
 	const struct vmcs12 *v = get_vmcs12(vcpu);
 
+	if (!nested_evmcs_get_page(vcpu)) {
+		(void)tell_internal_error(vcpu);
+		return false;
+	}
 	vcpu->vmx->nested.pages_stale = false;
+	if (!is_guest_mode(vcpu))
+		return true;
 	(void)prepare_apic_access(vcpu, v);
 	(void)nested_tpr_load(vcpu, v);
 	prepare_msr_bitmap(vcpu, v);
 	if (!nested_cpu_has_ept(v) && pae_paging(vcpu) && !vmx_services->load_pdptrs(vcpu, vmx_get_cr3(vcpu)))
 		kvm_make_request(KVM_REQ_TRIPLE_FAULT, vcpu);
+	return true;
 }
 
 int nested_vmx_enter_non_root_mode(struct kvm_vcpu *vcpu, bool from_vmentry)
@@ -135,6 +150,7 @@ int nested_vmx_enter_non_root_mode(struct kvm_vcpu *vcpu, bool from_vmentry)
 	if (from_vmentry)
 		nested_load_shadow_vmcs12(vcpu, v);
 	nested_timer_start(vcpu, v);
+	nested_evmcs_entered(vcpu);
 	/* what waits for L1 may have to leave L2 at once */
 	kvm_make_request(KVM_REQ_EVENT, vcpu);
 	return NVMX_VMENTRY_SUCCESS;
@@ -151,7 +167,7 @@ static bool begins_halted(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
 
 static void trace_vmenter(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
 {
-	TRACE(kvm, kvm_nested_vmenter, vmx_get_rip(vcpu), vcpu->vmx->nested.current_vmptr, v->guest_rip, 0,
+	TRACE(kvm, kvm_nested_vmenter, vmx_get_rip(vcpu), nested_vmptr12(&vcpu->vmx->nested), v->guest_rip, 0,
 	      v->vm_entry_intr_info_field, nested_cpu_has_ept(v), nested_cpu_has_ept(v) ? v->ept_pointer : v->guest_cr3,
 	      1);
 }
@@ -189,10 +205,7 @@ static int enter_l2(struct kvm_vcpu *vcpu)
 	case NVMX_VMENTRY_KVM_INTERNAL_ERROR:
 		/* as Linux: memory that vmcs12 names and the client has not given */
 		n->run_pending = false;
-		vcpu->run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
-		vcpu->run->internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
-		vcpu->run->internal.ndata = 0;
-		return 0;
+		return tell_internal_error(vcpu);
 	}
 	if (n->cached_vmcs12->guest_activity_state == GUEST_ACTIVITY_WAIT_SIPI) {
 		n->run_pending = false;
@@ -206,17 +219,36 @@ static int enter_l2(struct kvm_vcpu *vcpu)
 	return 1;
 }
 
+/* L1 may enter with an enlightened VMCS. False: *r is the exit handler's answer. */
+static bool load_enlightened(struct kvm_vcpu *vcpu, bool launch, int *r)
+{
+	enum nested_evmptrld how = nested_evmcs_load(vcpu, launch);
+
+	if (how == EVMPTRLD_DISABLED || (how == EVMPTRLD_SUCCEEDED && nested_evmcs_from_l1(vcpu, launch)))
+		return true;
+	if (how == EVMPTRLD_VMFAIL) {
+		*r = nested_vmx_fail_invalid(vcpu);
+	} else { /* there is no memory: as Linux */
+		vmx_services->queue_exception(vcpu, X86_TRAP_UD, false, 0, false, 0);
+		*r = 1;
+	}
+	return false;
+}
+
 static int nested_vmx_run(struct kvm_vcpu *vcpu, bool launch)
 {
 	struct nested_vmx *n = &vcpu->vmx->nested;
 	struct vmcs12 *v = n->cached_vmcs12;
 	struct nested_checks f = { 0 };
+	int r;
 
 	TRACE_CALL(nested_vmx_run, n->current_vmptr);
 	if (!nested_vmx_check_permission(vcpu))
 		return 1;
+	if (unlikely(n->evmcs.enabled) && !load_enlightened(vcpu, launch, &r))
+		return r;
 	nested_shadowing_from_l1(vcpu);
-	if (n->current_vmptr == INVALID_VMPTR || (v->revision_id & VMCS12_SHADOW))
+	if (nested_vmptr12(n) == INVALID_VMPTR || (v->revision_id & VMCS12_SHADOW))
 		return nested_vmx_fail_invalid(vcpu);
 	if (vmx_get_interrupt_shadow(vcpu) & KVM_X86_SHADOW_INT_MOV_SS)
 		return nested_vmx_fail(vcpu, VMXERR_ENTRY_EVENTS_BLOCKED_BY_MOV_SS);

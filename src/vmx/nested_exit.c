@@ -18,7 +18,8 @@ static void nested_vmx_abort(struct kvm_vcpu *vcpu, uint32_t indicator)
 	struct nested_vmx *n = &vcpu->vmx->nested;
 
 	n->cached_vmcs12->abort = indicator;
-	nested_write_guest(vcpu, n->current_vmptr + offsetof(struct vmcs12, abort), &indicator,
+	/* an enlightened one has it at the same place */
+	nested_write_guest(vcpu, nested_vmptr12(n) + offsetof(struct vmcs12, abort), &indicator,
 				   sizeof(indicator));
 	kvm_make_request(KVM_REQ_TRIPLE_FAULT, vcpu);
 }
@@ -173,7 +174,7 @@ void load_vmcs12_host_state(struct kvm_vcpu *vcpu, struct vmcs12 *v)
 	nested_ept_uninit_mmu_context(vcpu);
 	if (!nested_vmx_load_cr3(vcpu, v->host_cr3, false, &f)) {
 		log_told("vCPU %u: L1's VMCS %#llx: VMX abort %u, L1 shuts down: HOST_CR3 (%xh) = %#llx leads to PDPTEs with reserved "
-			 "bits [SDM \"VMX Aborts\"]", vcpu->vcpu_id, (unsigned long long)vcpu->vmx->nested.current_vmptr,
+			 "bits [SDM \"VMX Aborts\"]", vcpu->vcpu_id, (unsigned long long)nested_vmptr12(&vcpu->vmx->nested),
 			 ABORT_LOAD_HOST_PDPTE, HOST_CR3, (unsigned long long)v->host_cr3);
 		nested_vmx_abort(vcpu, ABORT_LOAD_HOST_PDPTE);
 	}
@@ -208,6 +209,9 @@ void nested_vmx_vmexit(struct kvm_vcpu *vcpu, uint32_t reason, uint32_t intr_inf
 	TRACE_CALL(nested_vmx_vmexit, vcpu->vcpu_id, reason, qualification);
 	if (kvm_check_request(KVM_REQ_TLB_FLUSH_GUEST, vcpu))
 		vmx_flush_tlb_guest(vcpu);
+	/* where it cannot be found, L1's next VM entry says so */
+	if (unlikely(vmx->nested.pages_stale))
+		nested_evmcs_get_page(vcpu);
 	vmx->nested.mtf_pending = vmx->nested.pages_stale = false;
 	if (failed_entry) {
 		/* the processor refused L2's state: vmcs12's guest state stays as L1 made it */

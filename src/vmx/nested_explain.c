@@ -15,7 +15,7 @@
 void nested_vmx_limits(struct kvm_vcpu *vcpu, struct vmentry_limits *l)
 {
 	for (unsigned n = 0; n < NESTED_VMX_NR_MSRS; n++)
-		l->cap[n] = vcpu->vmx->nested.msrs.v[n];
+		l->cap[n] = nested_vmx_cap(vcpu, NESTED_VMX_FIRST_MSR + n);
 	l->width = vmx_services->maxphyaddr(vcpu);
 }
 
@@ -37,7 +37,7 @@ void nested_vmx_explain(struct kvm_vcpu *vcpu, const struct nested_checks *f, un
 	nested_vmx_limits(vcpu, &limits);
 	vmentry_failure_text(&first, value, &limits, text, sizeof(text));
 	log_always("vCPU %u: VM entry of L1's VMCS %#llx failed (%s %u): %s%s%s", vcpu->vcpu_id,
-		   (unsigned long long)n->current_vmptr, error ? "error" : "exit",
+		   (unsigned long long)nested_vmptr12(n), error ? "error" : "exit",
 		   error ? error : EXIT_REASON_INVALID_STATE, text, others,
 		   n->nr_explained == MAX_EXPLAINED ? "; later ones are not told" : "");
 }
@@ -53,7 +53,7 @@ void nested_vmx_explain_msr(struct kvm_vcpu *vcpu, unsigned abort, const char *a
 	if (abort)
 		snprintf(what, sizeof(what), "VMX abort %u, L1 shuts down", abort);
 	log_always("vCPU %u: L1's VMCS %#llx: %s: entry %u of the %s area at %#llx, MSR %#x, value %#llx: %s [SDM \"%s\"]%s",
-		   vcpu->vcpu_id, (unsigned long long)v->current_vmptr, what, n + 1, area, (unsigned long long)gpa, index,
+		   vcpu->vcpu_id, (unsigned long long)nested_vmptr12(v), what, n + 1, area, (unsigned long long)gpa, index,
 		   (unsigned long long)value, why, abort ? "VMX Aborts" : "Loading MSRs",
 		   v->nr_explained == MAX_EXPLAINED ? "; later ones are not told" : "");
 }

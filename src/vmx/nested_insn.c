@@ -74,7 +74,7 @@ int handle_vmclear(struct kvm_vcpu *vcpu)
 {
 	struct nested_vmx *n = &vcpu->vmx->nested;
 	uint32_t clear = 0;
-	gpa_t vmptr;
+	gpa_t vmptr, evmptr;
 	int r;
 
 	if (!nested_vmx_check_permission(vcpu))
@@ -85,6 +85,12 @@ int handle_vmclear(struct kvm_vcpu *vcpu)
 		return nested_vmx_fail(vcpu, VMXERR_VMCLEAR_INVALID_ADDRESS);
 	if (vmptr == n->vmxon_ptr)
 		return nested_vmx_fail(vcpu, VMXERR_VMCLEAR_VMXON_POINTER);
+	if (unlikely(nested_evmcs_offered(vcpu)) && nested_evmcs_entry_is_enlightened(vcpu, &evmptr)) {
+		/* it may be an enlightened one, of which no byte is a launch state */
+		if (vmptr == n->evmcs.vmptr)
+			nested_evmcs_release(vcpu);
+		return nested_vmx_succeed(vcpu);
+	}
 	if (vmptr == n->current_vmptr)
 		nested_release_vmcs12(vcpu);
 	/* memory that is not there takes the write as any bus does */
@@ -107,6 +113,9 @@ int handle_vmptrld(struct kvm_vcpu *vcpu)
 		return nested_vmx_fail(vcpu, VMXERR_VMPTRLD_INVALID_ADDRESS);
 	if (vmptr == n->vmxon_ptr)
 		return nested_vmx_fail(vcpu, VMXERR_VMPTRLD_VMXON_POINTER);
+	/* while an enlightened one is active, the instruction is not supported (TLFS "Enlightened VMCS") */
+	if (unlikely(nested_evmcs_is_active(n)))
+		return nested_vmx_fail_invalid(vcpu);
 	if (vmptr == n->current_vmptr)
 		return nested_vmx_succeed(vcpu);
 	if (kvm_vcpu_read_guest(vcpu, vmptr, &revision, sizeof(revision)) ||
@@ -128,6 +137,8 @@ int handle_vmptrst(struct kvm_vcpu *vcpu)
 
 	if (!nested_vmx_check_permission(vcpu))
 		return 1;
+	if (unlikely(nested_evmcs_is_active(&vcpu->vmx->nested)))
+		return nested_vmx_fail_invalid(vcpu);
 	if (!nested_vmx_write_operand(vcpu, &vcpu->vmx->nested.current_vmptr, sizeof(gpa_t), &r))
 		return r;
 	return nested_vmx_succeed(vcpu);
@@ -135,7 +146,7 @@ int handle_vmptrst(struct kvm_vcpu *vcpu)
 
 /* --- fields --- */
 
-/* The vmcs12 that VMREAD and VMWRITE are about; in L2 it is the one that L1 has linked. NULL: none. */
+/* The vmcs12 that VMREAD and VMWRITE are about; in L2 it is the one that L1 has linked. NULL: none, or an enlightened VMCS. */
 static struct vmcs12 *operand_vmcs12(struct kvm_vcpu *vcpu)
 {
 	struct nested_vmx *n = &vcpu->vmx->nested;
@@ -147,8 +158,15 @@ static struct vmcs12 *operand_vmcs12(struct kvm_vcpu *vcpu)
 	return n->cached_vmcs12->vmcs_link_pointer == INVALID_VMPTR ? NULL : n->cached_shadow_vmcs12;
 }
 
+/* Windows 11 reads fields of an enlightened VMCS so, which the TLFS does not support; as Linux does, it is served. */
+static bool read_field(struct kvm_vcpu *vcpu, const struct vmcs12 *v, uint64_t field, uint64_t *value)
+{
+	return v ? vmcs12_read_field(v, field, value) : nested_evmcs_read_field(vcpu, field, value);
+}
+
 int handle_vmread(struct kvm_vcpu *vcpu)
 {
+	bool enlightened = nested_evmcs_is_active(&vcpu->vmx->nested) && !is_guest_mode(vcpu);
 	uint32_t info = vmcs_read32(vcpu, VMX_INSTRUCTION_INFO);
 	const struct vmcs12 *v;
 	uint64_t field, value;
@@ -157,10 +175,10 @@ int handle_vmread(struct kvm_vcpu *vcpu)
 	if (!nested_vmx_check_permission(vcpu))
 		return 1;
 	v = operand_vmcs12(vcpu);
-	if (!v)
+	if (!v && likely(!enlightened))
 		return nested_vmx_fail_invalid(vcpu);
 	field = nested_vmx_read_reg(vcpu, (unsigned)FIELD_GET(INFO_REG2_MASK, info));
-	if (!vmcs12_read_field(v, field, &value))
+	if (!read_field(vcpu, v, field, &value))
 		return nested_vmx_fail(vcpu, VMXERR_UNSUPPORTED_VMCS_COMPONENT);
 	if (info & VMX_INSN_INFO_REGISTER) {
 		unsigned reg = (unsigned)FIELD_GET(INFO_REG1_MASK, info);

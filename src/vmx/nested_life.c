@@ -1,6 +1,5 @@
 /*
- * VMX operation of L1's processor: what it needs from VMXON to VMXOFF, and the current VMCS's way back to
- * L1's memory.
+ * VMX operation of L1's processor: what it needs from VMXON to VMXOFF.
  *
  * Locks: none; runs on the vCPU's thread.
  */
@@ -58,22 +57,10 @@ int enter_vmx_operation(struct kvm_vcpu *vcpu)
 	n->vpid02 = vcpu->vmx->vpid ? allocate_vpid() : 0;
 	n->last_vpid = 0;
 	n->current_vmptr = INVALID_VMPTR;
+	nested_evmcs_release(vcpu);
 	n->vmcs02_constant = false;
 	vcpu->vmx->head.vmxon = true;
 	return 0;
-}
-
-void nested_release_vmcs12(struct kvm_vcpu *vcpu)
-{
-	struct nested_vmx *n = &vcpu->vmx->nested;
-
-	if (n->current_vmptr == INVALID_VMPTR)
-		return;
-	nested_shadowing_from_l1(vcpu);
-	nested_shadowing_switch(vcpu, false);
-	/* where the page is gone, so is what L1 had in it */
-	nested_write_guest(vcpu, n->current_vmptr, n->cached_vmcs12, VMCS12_SIZE);
-	n->current_vmptr = INVALID_VMPTR;
 }
 
 void free_nested(struct kvm_vcpu *vcpu)
@@ -84,8 +71,9 @@ void free_nested(struct kvm_vcpu *vcpu)
 		return;
 	nested_shadowing_switch(vcpu, false);
 	vcpu->vmx->head.vmxon = n->run_pending = n->mtf_pending = false;
-	n->smm.vmxon = n->smm.guest_mode = n->pages_stale = false;
+	n->smm.vmxon = n->smm.guest_mode = n->pages_stale = n->shadow_stale = false;
 	n->current_vmptr = INVALID_VMPTR;
+	nested_evmcs_release(vcpu);
 	nested_free_guest_roots(vcpu);
 	if (n->vmcs02.vmcs && vmclear(vcpu->vmx->cpu, __pa(n->vmcs02.vmcs)) != VMX_SUCCEED)
 		kvm_vm_bugged(vcpu->kvm, "VMCLEAR of VMCS02 failed");

@@ -102,10 +102,16 @@ bool nested_vmx_store_msr(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t count)
 /* An access is without exit only if both L0 and L1 let it be. x2APIC: L1's bitmap is asked at the exit. */
 bool nested_vmx_prepare_msr_bitmap(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
 {
+	struct nested_evmcs *e = &vcpu->vmx->nested.evmcs;
 	uint8_t *b = vcpu->vmx->nested.vmcs02.msr_bitmap;
 	const uint8_t *b01 = vcpu->vmx->vmcs01.msr_bitmap;
 
-	if (!nested_cpu_has(v, CPU_BASED_USE_MSR_BITMAPS) || kvm_vcpu_read_guest(vcpu, v->msr_bitmap, b, PAGE_SIZE))
+	if (!nested_cpu_has(v, CPU_BASED_USE_MSR_BITMAPS))
+		return false;
+	if (e->bitmap_merged && e->bitmap_is_clean)
+		return true;
+	e->bitmap_merged = false;
+	if (kvm_vcpu_read_guest(vcpu, v->msr_bitmap, b, PAGE_SIZE))
 		return false;
 	for (unsigned i = 0; i < PAGE_SIZE; i += sizeof(uint64_t)) {
 		uint64_t a, c;
@@ -117,5 +123,6 @@ bool nested_vmx_prepare_msr_bitmap(struct kvm_vcpu *vcpu, const struct vmcs12 *v
 	}
 	memset(b + 0x800 / 8, 0xff, 0x100 / 8);
 	memset(b + 2048 + 0x800 / 8, 0xff, 0x100 / 8);
+	e->bitmap_merged = nested_evmcs_is_active(&vcpu->vmx->nested);
 	return true;
 }

@@ -48,9 +48,11 @@ int nested_vmx_fail(struct kvm_vcpu *vcpu, enum vm_instruction_error error)
 {
 	struct nested_vmx *n = &vcpu->vmx->nested;
 
-	if (n->current_vmptr == INVALID_VMPTR)
+	if (nested_vmptr12(n) == INVALID_VMPTR)
 		return nested_vmx_fail_invalid(vcpu);
 	n->cached_vmcs12->vm_instruction_error = error;
+	if (unlikely(nested_evmcs_is_active(n)))
+		n->shadow_stale = true;
 	return end(vcpu, X86_FLAGS_ZF);
 }
 

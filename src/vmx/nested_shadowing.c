@@ -162,3 +162,16 @@ void nested_shadowing_to_l1(struct kvm_vcpu *vcpu)
 #undef GIVE
 	vmx_switch_vmcs(vcpu, &vmx->vmcs01);
 }
+
+void nested_release_vmcs12(struct kvm_vcpu *vcpu)
+{
+	struct nested_vmx *n = &vcpu->vmx->nested;
+
+	if (n->current_vmptr == INVALID_VMPTR)
+		return;
+	nested_shadowing_from_l1(vcpu);
+	nested_shadowing_switch(vcpu, false);
+	/* where the page is gone, so is what L1 had in it */
+	nested_write_guest(vcpu, n->current_vmptr, n->cached_vmcs12, VMCS12_SIZE);
+	n->current_vmptr = INVALID_VMPTR;
+}

@@ -2,7 +2,8 @@
  * KVM_GET_NESTED_STATE and KVM_SET_NESTED_STATE: an L1's VMX operation, with L2 if it runs,
  * in the form of Linux's KVM (KVM API: "KVM_GET_NESTED_STATE").
  *
- *	struct kvm_nested_state, 128 bytes | vmcs12, 4096, if one is current | the VMCS that
+ *	struct kvm_nested_state, 128 bytes | vmcs12, 4096, if one is current (of an enlightened
+ *	VMCS what has been copied of it) | the VMCS that
  *	it links for VMCS shadowing, 4096, in guest mode
  *
  * What of L2 is not in vmcs12 (registers, events, MSRs) is the client's to save and restore as
@@ -42,11 +43,14 @@ uint32_t vmx_get_nested_state(struct kvm_vcpu *vcpu, struct vmx_nested_state *ou
 	s->hdr.vmx.vmcs12_pa = n->current_vmptr;
 	s->hdr.vmx.smm.flags = (uint16_t)((n->smm.vmxon ? KVM_STATE_NESTED_SMM_VMXON : 0) |
 					  (n->smm.guest_mode ? KVM_STATE_NESTED_SMM_GUEST_MODE : 0));
-	if (n->current_vmptr == INVALID_VMPTR)
+	if (n->current_vmptr == INVALID_VMPTR && n->evmcs.vmptr == INVALID_VMPTR)
 		return s->size;
 	s->size += VMCS12_SIZE;
+	/* active, or restored and not looked for yet */
+	if (n->evmcs.vmptr != INVALID_VMPTR)
+		s->flags = KVM_STATE_NESTED_EVMCS;
 	if (vcpu->vmx->head.guest_mode) {
-		s->flags = (uint16_t)(KVM_STATE_NESTED_GUEST_MODE |
+		s->flags = (uint16_t)(s->flags | KVM_STATE_NESTED_GUEST_MODE |
 				      (n->run_pending ? KVM_STATE_NESTED_RUN_PENDING : 0) |
 				      (n->mtf_pending ? KVM_STATE_NESTED_MTF_PENDING : 0));
 		if (n->timer.has_deadline && nested_cpu_has_preemption_timer(n->cached_vmcs12)) {
@@ -60,6 +64,7 @@ uint32_t vmx_get_nested_state(struct kvm_vcpu *vcpu, struct vmx_nested_state *ou
 		}
 	}
 	nested_shadowing_from_l1(vcpu);
+	nested_evmcs_sync(vcpu);
 	memcpy(&out->vmcs12, n->cached_vmcs12, VMCS12_SIZE);
 	return s->size;
 }
@@ -86,8 +91,8 @@ static int check_head(struct kvm_vcpu *vcpu, const struct kvm_nested_state *s)
 		return err_born(EINVAL, "nested state: SMM flags %#x, VMX flags %#x", h->smm.flags, h->flags);
 	if (smm ? s->flags & (KVM_STATE_NESTED_GUEST_MODE | KVM_STATE_NESTED_RUN_PENDING) : h->smm.flags)
 		return err_born(EINVAL, "nested state: an L2, or SMM flags, where none can be");
-	if (s->flags & KVM_STATE_NESTED_EVMCS)
-		return err_born(EINVAL, "nested state: no enlightened VMCS is offered");
+	if (s->flags & KVM_STATE_NESTED_EVMCS && (!vmx_services->has_vmx(vcpu) || !vcpu->vmx->nested.evmcs.enabled))
+		return err_born(EINVAL, "nested state: no enlightened VMCS is enabled");
 	return 0;
 }
 
@@ -134,11 +139,14 @@ int vmx_set_nested_state(struct kvm_vcpu *vcpu, const struct vmx_nested_state *i
 	if (r)
 		return r;
 	if (s->size < sizeof(*s) + VMCS12_SIZE) {
-		if (s->flags & KVM_STATE_NESTED_GUEST_MODE || h->vmcs12_pa != INVALID_VMPTR)
+		if (s->flags & (KVM_STATE_NESTED_GUEST_MODE | KVM_STATE_NESTED_EVMCS) || h->vmcs12_pa != INVALID_VMPTR)
 			return err_born(EINVAL, "nested state without a VMCS");
 		return 0;
 	}
-	if (h->vmcs12_pa == h->vmxon_pa || h->vmcs12_pa == INVALID_VMPTR || !nested_vmx_page_valid(vcpu, h->vmcs12_pa))
+	/* where the enlightened VMCS is L1's assist page says, whose MSR the client may set later */
+	if (h->vmcs12_pa == INVALID_VMPTR && s->flags & KVM_STATE_NESTED_EVMCS)
+		nested_evmcs_restore(vcpu);
+	else if (h->vmcs12_pa == h->vmxon_pa || !nested_vmx_page_valid(vcpu, h->vmcs12_pa))
 		return err_born(EINVAL, "nested state: VMCS pointer %#llx", h->vmcs12_pa);
 	n->current_vmptr = h->vmcs12_pa;
 	if (h->smm.flags & KVM_STATE_NESTED_SMM_VMXON) {
@@ -149,7 +157,8 @@ int vmx_set_nested_state(struct kvm_vcpu *vcpu, const struct vmx_nested_state *i
 	memcpy(n->cached_vmcs12, &in->vmcs12, VMCS12_SIZE);
 	/* whether L2 runs or L1 is about to enter it: VMCS02 has nothing of this vmcs12 yet */
 	n->dirty_vmcs12 = true;
-	nested_shadowing_switch(vcpu, vcpu->vmx->head.vmxon);
+	n->pages_stale = n->evmcs.vmptr != INVALID_VMPTR;
+	nested_shadowing_switch(vcpu, vcpu->vmx->head.vmxon && n->current_vmptr != INVALID_VMPTR);
 	if ((n->cached_vmcs12->revision_id & ~VMCS12_SHADOW) != VMCS12_REVISION)
 		return err_born(EINVAL, "nested state: revision %#x", n->cached_vmcs12->revision_id);
 	return s->flags & KVM_STATE_NESTED_GUEST_MODE ? enter(vcpu, in) : 0;

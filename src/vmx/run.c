@@ -7,12 +7,16 @@ int vmx_vcpu_run(struct kvm_vcpu *vcpu)
 {
 	struct vcpu_vmx *vmx = vcpu->vmx;
 
-	if (unlikely(vmx->nested.pages_stale))
-		nested_get_vmcs12_pages(vcpu);
+	if (unlikely(vmx->nested.pages_stale) && !nested_get_vmcs12_pages(vcpu))
+		return 1;
 	if (unlikely(vmx->stuck.nr))
 		vmx_stuck_entry(vcpu);
-	if (unlikely(vmx->nested.shadow_stale) && !vmx->head.guest_mode)
-		nested_shadowing_to_l1(vcpu);
+	if (unlikely(vmx->nested.shadow_stale) && !vmx->head.guest_mode) {
+		if (unlikely(nested_evmcs_is_active(&vmx->nested)))
+			nested_evmcs_to_l1(vcpu);
+		else
+			nested_shadowing_to_l1(vcpu);
+	}
 	vmx_flush_dirty_translation(vcpu);
 	vmx->result = vmx->loaded_vmcs->launched ? vmresume(vmx->cpu) : vmlaunch(vmx->cpu);
 	vcpu->stat.exits++;

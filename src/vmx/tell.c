@@ -107,7 +107,7 @@ void vmx_tell_failed_entry(struct kvm_vcpu *vcpu)
 	vmx_processor_limits(&limits);
 	vmentry_failure_text(&f.at[0], vmcs_read64(vcpu, f.at[0].field), &limits, text, sizeof(text));
 	if (is_guest_mode(vcpu))
-		snprintf(whose, sizeof(whose), " of L1's VMCS %#llx", (ull)vmx->nested.current_vmptr);
+		snprintf(whose, sizeof(whose), " of L1's VMCS %#llx", (ull)nested_vmptr12(&vmx->nested));
 	if (f.nr > 1)
 		snprintf(others, sizeof(others), ", and %u more", f.nr - 1);
 	log_told("vCPU %u: VM entry%s failed (%s %u): %s%s", vcpu->vcpu_id, whose, exit ? "exit" : "error",

@@ -33,7 +33,7 @@ int vmx_create_vcpu(struct kvm_vcpu *vcpu, struct vmx_machine *machine)
 		return err_born(ENOMEM, "vcpu_vmx");
 	vmx->loaded_vmcs = &vmx->vmcs01;
 	vmx->l1_tsc_multiplier = 1ULL << 48;
-	vmx->nested.current_vmptr = vmx->nested.vmxon_ptr = INVALID_VMPTR;
+	vmx->nested.current_vmptr = vmx->nested.vmxon_ptr = vmx->nested.evmcs.vmptr = INVALID_VMPTR;
 	vmx->vmcs01.vmcs = host_frame_alloc();
 	vmx->vmcs01.msr_bitmap = host_frame_alloc();
 	if (vmx_params()->pml)

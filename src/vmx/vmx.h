@@ -110,8 +110,17 @@ struct vmx_services {
 	uint32_t (*activity)(struct kvm_vcpu *vcpu); /* SDM "Activity state": active, HLT or wait-for-SIPI */
 	void (*wait_for_sipi)(struct kvm_vcpu *vcpu);
 	void (*wake)(struct kvm_vcpu *vcpu); /* it runs, whatever it has waited for */
+	bool (*hyperv_enabled)(struct kvm_vcpu *vcpu); /* the guest's CPUID names Hyper-V's interface */
+	bool (*hv_assist_page)(struct kvm_vcpu *vcpu, gpa_t *page); /* false: it has none */
 };
 void vmx_register_services(const struct vmx_services *s);
+
+/*
+ * KVM API: KVM_CAP_HYPERV_ENLIGHTENED_VMCS. enable: -EINVAL with nested=0. version: what CPUID leaf 4000000AH says in
+ * its low half, 0 where there are none; of a vCPU that has it enabled, or of any (NULL).
+ */
+must_check int vmx_enable_evmcs(struct kvm_vcpu *vcpu);
+uint16_t vmx_evmcs_version(struct kvm_vcpu *vcpu);
 
 /* vmx_create_vcpu: VPID, VMCS, controls, logical processor. -ENOMEM. */
 must_check int vmx_create_vcpu(struct kvm_vcpu *vcpu, struct vmx_machine *machine);
@@ -159,7 +168,7 @@ void vmx_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event);
 struct vmx_cpu *vmx_processor(struct kvm_vcpu *vcpu);
 
 /*
- * vmx_vcpu_run: flush dirty registers, enter, save exit state.
+ * vmx_vcpu_run: flush dirty registers, enter, save exit state. 1: nothing was entered, and run->exit_reason says why.
  * 0, or -errno for a failed VMLAUNCH/VMRESUME (run->exit_reason then says
  * KVM_EXIT_FAIL_ENTRY and the function returns 0 through vmx_handle_exit).
  */
@@ -337,7 +346,7 @@ uint32_t vmx_get_nested_state(struct kvm_vcpu *vcpu, struct vmx_nested_state *ou
 must_check int vmx_set_nested_state(struct kvm_vcpu *vcpu, const struct vmx_nested_state *in);
 /* Capability MSRs: 0, or 1 where there is no such MSR, or the value is refused. */
 must_check int vmx_get_nested_msr_feature(uint32_t msr, uint64_t *data);
-must_check int vmx_get_nested_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data);
+must_check int vmx_get_nested_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *data, bool host); /* host: by the client's ioctl */
 must_check int vmx_set_nested_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t data);
 /* May CR0, CR4 be so, in VMX operation? True outside of it. */
 bool vmx_is_valid_cr0(struct kvm_vcpu *vcpu, uint64_t v);

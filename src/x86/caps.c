@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "host/fault.h"
 #include "lib/error.h"
 #include "virt/dirty_ring.h"
 #include "virt/kvm_newer.h"
@@ -168,6 +169,8 @@ int kvm_check_extension(struct kvm *kvm, long ext)
 		return vmx_has_bus_lock_detection() ? KVM_BUS_LOCK_DETECTION_VALID_MODE : 0;
 	if (ext == KVM_CAP_TSC_CONTROL || ext == KVM_CAP_VM_TSC_CONTROL)
 		return kvm_has_tsc_control();
+	if (ext == KVM_CAP_HYPERV_ENLIGHTENED_VMCS)
+		return vmx_evmcs_version(NULL) != 0;
 	if (ext == KVM_CAP_NESTED_STATE)
 		return kvm_mmu_params()->nested ? (int)sizeof(struct vmx_nested_state) : 0;
 	for (size_t i = 0; i < ARRAY_SIZE(capabilities); i++)
@@ -337,6 +340,18 @@ int kvm_vm_ioctl_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 	}
 }
 
+/* The client's two bytes at `version` say which versions the vCPU has. */
+static int enable_evmcs(struct kvm_vcpu *vcpu, uint64_t version)
+{
+	uint16_t v;
+	int r = vmx_enable_evmcs(vcpu);
+
+	if (r)
+		return r;
+	v = vmx_evmcs_version(vcpu);
+	return host_copy_to((void *)(uintptr_t)version, &v, sizeof(v));
+}
+
 int kvm_vcpu_ioctl_enable_cap(struct kvm_vcpu *vcpu, const struct kvm_enable_cap *cap)
 {
 	if (cap->flags)
@@ -348,6 +363,8 @@ int kvm_vcpu_ioctl_enable_cap(struct kvm_vcpu *vcpu, const struct kvm_enable_cap
 	case KVM_CAP_HYPERV_ENFORCE_CPUID:
 		vcpu->arch->hv.enforce_cpuid = cap->args[0];
 		return 0;
+	case KVM_CAP_HYPERV_ENLIGHTENED_VMCS:
+		return enable_evmcs(vcpu, cap->args[0]);
 	case KVM_CAP_HYPERV_SYNIC:
 		return kvm_hyperv_ops->activate_synic(vcpu, true);
 	case KVM_CAP_HYPERV_SYNIC2:

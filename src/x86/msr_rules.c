@@ -152,7 +152,7 @@ int msr_get_vmx_cap(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t m
 {
 	if (!host && !guest_has_vmx(vcpu))
 		return KVM_MSR_UNKNOWN;
-	return vmx_get_nested_msr(vcpu, msr, data) ? KVM_MSR_UNKNOWN : 0;
+	return vmx_get_nested_msr(vcpu, msr, data, host) ? KVM_MSR_UNKNOWN : 0;
 }
 
 int msr_set_vmx_cap(struct kvm_vcpu *vcpu, const struct msr_row *row, uint32_t msr, uint64_t data, bool host)

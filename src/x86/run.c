@@ -189,8 +189,10 @@ static int vcpu_enter_guest(struct kvm_vcpu *vcpu)
 	r = vmx_vcpu_run(vcpu);
 	kvm_exit_stats_exit(vcpu, (uint16_t)vmx_exit_reason(vcpu), is_guest_mode(vcpu));
 	kvm_vcpu_leave_guest_mode(vcpu);
-	if (unlikely(r))
-		return r;
+	if (unlikely(r)) {
+		cancel_injection(vcpu);
+		return 0;
+	}
 
 	vcpu->arch->dr6 = vmx_get_dr(vmx_processor(vcpu), 6);
 	if (unlikely(vmx_entry_failed(vcpu))) {

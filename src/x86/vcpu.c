@@ -142,6 +142,17 @@ static void service_wake(struct kvm_vcpu *vcpu)
 	__atomic_store_n(&vcpu->arch->mp_state, KVM_MP_STATE_RUNNABLE, __ATOMIC_SEQ_CST);
 }
 
+static bool service_hyperv_enabled(struct kvm_vcpu *vcpu)
+{
+	return vcpu->arch->hv.cpuid.enabled;
+}
+
+static bool service_hv_assist_page(struct kvm_vcpu *vcpu, gpa_t *page)
+{
+	*page = vcpu->arch->hv.assist_page & PAGE_MASK;
+	return vcpu->arch->hv.assist_page & 1; /* enabled (TLFS "Virtual Processor Assist Page") */
+}
+
 static const struct vmx_services services = {
 	.emulate_cpuid = kvm_emulate_cpuid,
 	.mwait_faults = mwait_faults,
@@ -187,6 +198,8 @@ static const struct vmx_services services = {
 	.activity = service_activity,
 	.wait_for_sipi = service_wait_for_sipi,
 	.wake = service_wake,
+	.hyperv_enabled = service_hyperv_enabled,
+	.hv_assist_page = service_hv_assist_page,
 };
 
 /* --- for the MMU --- */

@@ -89,6 +89,16 @@ static void nested_state(struct client *c, int value)
 	assert_int_equal(s.size, sizeof(s));
 }
 
+static void enlightened_vmcs(struct client *c, int value)
+{
+	uint16_t version = 0;
+	struct kvm_enable_cap e = {.cap = KVM_CAP_HYPERV_ENLIGHTENED_VMCS, .args = {(uintptr_t)&version}};
+
+	assert_int_equal(value, 1);
+	assert_int_equal(ioctl(c->vcpu, KVM_ENABLE_CAP, &e), 0);
+	assert_int_equal(version, 0x101);
+}
+
 static void sregs2(struct client *c, int value)
 {
 	struct kvm_sregs2 s;
@@ -453,6 +463,7 @@ static const struct {
 	ROW(KVM_CAP_HYPERV_CPUID, positive),
 	ROW(KVM_CAP_SYS_HYPERV_CPUID, positive),
 	ROW(KVM_CAP_HYPERV_ENFORCE_CPUID, positive),
+	ROW(KVM_CAP_HYPERV_ENLIGHTENED_VMCS, enlightened_vmcs), /* the rest: test_nested_evmcs.c */
 	ROW(KVM_CAP_HYPERV_VAPIC, positive),
 	ROW(KVM_CAP_HYPERV_SYNIC, positive), /* test_hyperv_synic.c */
 	ROW(KVM_CAP_HYPERV_SYNIC2, positive),

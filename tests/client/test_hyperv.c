@@ -17,6 +17,7 @@ static void supported_cpuid_names_what_works(void **state)
 {
 	static struct cpuid sys, vcpu;
 	struct client c;
+	uint32_t evmcs;
 
 	client_open_vm(&c, 2 << 20);
 	client_add_vcpu(&c);
@@ -36,13 +37,17 @@ static void supported_cpuid_names_what_works(void **state)
 	assert_int_equal(leaf(&sys, HV_FEATURES)->eax, 0x2aff);
 	assert_int_equal(leaf(&sys, HV_FEATURES)->ebx, 0x830);
 	assert_int_equal(leaf(&sys, HV_FEATURES)->edx, 0x80d12);
-	assert_int_equal(leaf(&sys, HV_HINTS)->eax & ~(1u << 18), 0xe2c);
+	/* an enlightened VMCS, where there is nested VMX; of the vCPU once it is enabled (test_nested_evmcs.c) */
+	evmcs = ioctl(c.kvm, KVM_CHECK_EXTENSION, KVM_CAP_HYPERV_ENLIGHTENED_VMCS) > 0;
+	assert_int_equal(leaf(&sys, HV_HINTS)->eax & ~(1u << 18), 0xe2c | evmcs << 14);
+	assert_int_equal(leaf(&sys, 0x4000000a)->eax, 1u << 19 | evmcs * 0x101);
 	assert_int_equal(leaf(&sys, HV_DEBUG)->eax, 2);
 	/* direct timers and IPIs need the APIC that this vCPU has not got */
 	assert_int_equal(leaf(&vcpu, HV_FEATURES)->edx, 0xd12);
 	assert_int_equal(leaf(&vcpu, HV_HINTS)->eax & ~(1u << 18), 0xa2c);
 	leaf(&vcpu, HV_FEATURES)->edx |= 1u << 19;
-	leaf(&vcpu, HV_HINTS)->eax |= 1u << 10;
+	leaf(&vcpu, HV_HINTS)->eax |= 1u << 10 | evmcs << 14;
+	leaf(&vcpu, 0x4000000a)->eax |= evmcs * 0x101;
 	assert_memory_equal(&sys, &vcpu, sizeof(sys));
 	client_close(&c);
 }
