@@ -8,7 +8,8 @@
  *     |   after another     |
  *     +------+--------------+
  * Exceptions and VM exits leave from any depth by one non-local jump to
- * cpu_interp() (unwind.c).
+ * cpu_interp() (unwind.c); system instructions that end their block also by
+ * returning (cpu_leave_insn()).
  *
  * Locks: none; runs on the vCPU's thread.
  */
@@ -35,5 +36,7 @@ __attribute__((noinline)) void cpu_run(struct vmx_cpu *cpu)
 			cpu_jit_run_blocks(cpu);
 		else
 			cpu_run_blocks(cpu);
+		if (cpu->left)
+			return;
 	}
 }

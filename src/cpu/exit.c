@@ -265,14 +265,28 @@ void cpu_vmexit(struct vmx_cpu *cpu, const struct cpu_exit *e)
 	__builtin_longjmp(cpu->cs.unwind, 1);
 }
 
-void cpu_vmexit_insn(struct vmx_cpu *cpu, uint32_t reason, uint64_t qualification)
+static struct cpu_exit exit_of_insn(const struct vmx_cpu *cpu, uint32_t reason, uint64_t qualification)
 {
-	struct cpu_exit e = {
+	return (struct cpu_exit){
 		.reason = reason,
 		.qualification = qualification,
 		.insn_len = cpu->cs.cur->len,
 		.rip = isa_rip(&cpu->cs),
 	};
+}
+
+void cpu_vmexit_insn(struct vmx_cpu *cpu, uint32_t reason, uint64_t qualification)
+{
+	struct cpu_exit e = exit_of_insn(cpu, reason, qualification);
 
 	cpu_vmexit(cpu, &e);
+}
+
+void cpu_leave_insn(struct vmx_cpu *cpu, uint32_t reason, uint64_t qualification)
+{
+	struct cpu_exit e = exit_of_insn(cpu, reason, qualification);
+
+	cpu_bug_on(cpu, !(cpu->cs.cur->flags & ISA_ENDS_BLOCK));
+	cpu_save_exit(cpu, &e);
+	cpu->left = true;
 }

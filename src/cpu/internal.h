@@ -119,6 +119,7 @@ struct vmx_cpu { /* (o), where no letter says otherwise */
 
 	/* --- the engine's own (interp.c, mem.c) --- */
 	uint32_t unwind_reason;	   /* enum cpu_unwind_reason */
+	bool left;		   /* the exit of the instruction that has just run is in the VMCS: cpu_leave_insn() */
 	uint32_t shadow;	   /* STI/MOV_SS blocking of the running instruction */
 	uint64_t resume_flag;	   /* RFLAGS.RF as the running instruction found it */
 	struct cpu_debug debug;
@@ -257,10 +258,18 @@ void cpu_vmexit(struct vmx_cpu *cpu, const struct cpu_exit *e) __attribute__((no
 /* The common case: an instruction that exits before it does anything. */
 void cpu_vmexit_insn(struct vmx_cpu *cpu, uint32_t reason, uint64_t qualification)
 	__attribute__((noreturn));
+/*
+ * The same for a system instruction that ends its block (ISA_ENDS_BLOCK), whose handler returns at once: whatever
+ * runs handlers finds cpu->left and returns, too. A jump past returns would leave the host's return predictor with
+ * wrong guesses for each function up to the client.
+ */
+void cpu_leave_insn(struct vmx_cpu *cpu, uint32_t reason, uint64_t qualification);
 /* An access of the running instruction's is about to make an exit (exit_insn.c). */
 void cpu_note_exit_access(struct vmx_cpu *cpu, uint32_t access, gva_t gla, gpa_t gpa);
 /* Unwind to the interpreter loop, state canonical (cs->rip is where to go on). */
 void cpu_unwind(struct vmx_cpu *cpu) __attribute__((noreturn));
+/* After cpu_leave_insn(), from where nothing can return. */
+void cpu_unwind_left(struct vmx_cpu *cpu) __attribute__((noreturn));
 
 /* --- event.c: delivery --- */
 /*
@@ -369,11 +378,11 @@ static inline void cpu_at_boundary(struct vmx_cpu *cpu)
 }
 /* Run until a VM exit (true) or a bus error (false). */
 bool cpu_interp(struct vmx_cpu *cpu);
-/* Run until something unwinds. */
-void cpu_run(struct vmx_cpu *cpu) __attribute__((noreturn));
-/* One instruction, and what is due after it. */
+/* Run until something unwinds, or returns by cpu_leave_insn(). */
+void cpu_run(struct vmx_cpu *cpu);
+/* One instruction, and what is due after it, unless it has left. */
 void cpu_run_one(struct vmx_cpu *cpu);
-/* Block after block, until something else has to be looked at. */
+/* Block after block, until something else has to be looked at, or one has left. */
 void cpu_run_blocks(struct vmx_cpu *cpu);
 /*
  * Everything that can happen between two instructions, in the order of SDM

@@ -58,6 +58,8 @@ void cpu_run_one(struct vmx_cpu *cpu)
 	if (cpu->primary & CPU_BASED_MONITOR_TRAP_FLAG)
 		__atomic_fetch_or(&cs->exit_request, CPU_REQ_CHECK, __ATOMIC_RELAXED);
 	i->fn(cs, i);
+	if (cpu->left)
+		return;
 	if (!(i->flags & ISA_ENDS_BLOCK))
 		next_rip(cs, i);
 	cpu->debug.alone = false;
@@ -103,6 +105,8 @@ void cpu_run_blocks(struct vmx_cpu *cpu)
 			cs->cur = i;
 			i->fn(cs, i);
 		} while (++i != end);
+		if (unlikely(b->sys) && cpu->left)
+			return;
 		if (!b->jumps)
 			next_rip(cs, i - 1);
 		cpu->counters.instructions += b->nr;

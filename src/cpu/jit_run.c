@@ -150,7 +150,8 @@ static void roll_back(struct vmx_cpu *cpu)
 	cpu->counters.retired -= cpu->jit->count; /* the branch, which is run again */
 }
 
-static void interpret(struct vmx_cpu *cpu, const struct cpu_block *b)
+/* False: its system instruction has left. */
+static bool interpret(struct vmx_cpu *cpu, const struct cpu_block *b)
 {
 	struct cpu_state *cs = &cpu->cs;
 	const struct isa_insn *i = b->insns, *end = b->end;
@@ -162,6 +163,8 @@ static void interpret(struct vmx_cpu *cpu, const struct cpu_block *b)
 		cs->cur = i;
 		i->fn(cs, i);
 	} while (++i != end);
+	if (unlikely(b->sys) && cpu->left)
+		return false;
 	if (!b->jumps) {
 		cs->rip = isa_next_rip(cs, i - 1);
 		if (cs->code_mode != ISA_CODE64)
@@ -173,6 +176,7 @@ static void interpret(struct vmx_cpu *cpu, const struct cpu_block *b)
 	}
 	cpu->counters.instructions += b->nr;
 	cpu->counters.blocks_run++;
+	return true;
 }
 
 void cpu_jit_run_blocks(struct vmx_cpu *cpu)
@@ -220,6 +224,8 @@ void cpu_jit_run_blocks(struct vmx_cpu *cpu)
 				jit_bind_indirect(cpu, u);
 			drops = j->drops;
 			why = enter(cpu, u, cls, b);
+			if (unlikely(cpu->left))
+				return;
 			b = NULL;
 			cell = NULL;
 			indirect = false;
@@ -257,7 +263,8 @@ void cpu_jit_run_blocks(struct vmx_cpu *cpu)
 		cell = NULL;
 		indirect = false;
 		drops = j->drops;
-		interpret(cpu, b);
+		if (!interpret(cpu, b))
+			return;
 		if (unlikely(b->sys)) {
 			b = NULL;
 			if (cpu_after_system(cpu))

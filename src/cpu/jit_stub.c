@@ -130,6 +130,11 @@ static uint32_t run_stub(struct cpu_state *cs, uint32_t number)
 		cs->block_rip = cs->page_lin + n->block_off;
 		cs->cur = i;
 		fn(cs, i);
+		if (unlikely(cpu->left)) {
+			if (unlikely(cpu->jit->check)) /* which compares what returns */
+				cpu_unwind_left(cpu);
+			return 1;
+		}
 		cpu->jit->not_run -= cpu->jit->count;
 		system |= i->system;
 		if (i->flags & ISA_ENDS_BLOCK) {

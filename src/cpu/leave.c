@@ -19,6 +19,13 @@ void cpu_unwind(struct vmx_cpu *cpu)
 	__builtin_longjmp(cpu->cs.unwind, 1);
 }
 
+void cpu_unwind_left(struct vmx_cpu *cpu)
+{
+	cpu->left = false;
+	cpu->unwind_reason = CPU_UNWIND_EXIT;
+	__builtin_longjmp(cpu->cs.unwind, 1);
+}
+
 void cpu_broken(struct vmx_cpu *cpu, const char *what, const char *file, int line)
 {
 	cpu->broken = what;

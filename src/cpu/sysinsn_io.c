@@ -82,8 +82,7 @@ void sysinsn_in(struct cpu_state *cs, const struct isa_insn *i)
 	io_operands(cs, i, &port, &size, &imm);
 	check_io_permission(cpu, port, size);
 	if (io_exits(cpu, port, size))
-		cpu_vmexit_insn(cpu, EXIT_REASON_IO_INSTRUCTION,
-				io_qualification(port, size, IO_QUAL_IN | imm));
+		return cpu_leave_insn(cpu, EXIT_REASON_IO_INSTRUCTION, io_qualification(port, size, IO_QUAL_IN | imm));
 	cpu_debug_io(cpu, port, size);
 	isa_set_gpr(cs, RAX, size, all_ones(size));
 	cpu_next(cs, i);
@@ -99,8 +98,7 @@ void sysinsn_out(struct cpu_state *cs, const struct isa_insn *i)
 	io_operands(cs, i, &port, &size, &imm);
 	check_io_permission(cpu, port, size);
 	if (io_exits(cpu, port, size))
-		cpu_vmexit_insn(cpu, EXIT_REASON_IO_INSTRUCTION,
-				io_qualification(port, size, imm));
+		return cpu_leave_insn(cpu, EXIT_REASON_IO_INSTRUCTION, io_qualification(port, size, imm));
 	cpu_debug_io(cpu, port, size);
 	cpu_next(cs, i);
 }

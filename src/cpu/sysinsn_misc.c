@@ -12,7 +12,7 @@ void sysinsn_hlt(struct cpu_state *cs, const struct isa_insn *i)
 
 	cpu_require_cpl0(cs);
 	if (cpu->primary & CPU_BASED_HLT_EXITING)
-		cpu_vmexit_insn(cpu, EXIT_REASON_HLT, 0);
+		return cpu_leave_insn(cpu, EXIT_REASON_HLT, 0);
 	cpu->activity = GUEST_ACTIVITY_HLT;
 	cpu_next(cs, i);
 }
@@ -50,7 +50,7 @@ void sysinsn_pause(struct cpu_state *cs, const struct isa_insn *i)
 
 void sysinsn_cpuid(struct cpu_state *cs, const struct isa_insn *i)
 {
-	cpu_vmexit_insn(cpu_of(cs), EXIT_REASON_CPUID, 0); /* always */
+	cpu_leave_insn(cpu_of(cs), EXIT_REASON_CPUID, 0); /* always */
 }
 
 /* INVLPG looks at no limit: an address that is none invalidates nothing. */

@@ -190,7 +190,7 @@ void sysinsn_wrmsr(struct cpu_state *cs, const struct isa_insn *i)
 
 	cpu_require_cpl0(cs);
 	if (cpu_msr_exits(cpu, msr, true))
-		cpu_vmexit_insn(cpu, EXIT_REASON_MSR_WRITE, 0);
+		return cpu_leave_insn(cpu, EXIT_REASON_MSR_WRITE, 0);
 	if (!cpu_write_msr(cpu, msr, cs->gpr[RDX] << 32 | (uint32_t)cs->gpr[RAX]))
 		isa_raise_error(cs, X86_TRAP_GP, 0);
 	cpu_next(cs, i);

@@ -21,17 +21,17 @@ static void require_vmx_mode(struct cpu_state *cs)
 
 void sysinsn_vmcall(struct cpu_state *cs, const struct isa_insn *i)
 {
-	cpu_vmexit_insn(cpu_of(cs), EXIT_REASON_VMCALL, 0);
+	cpu_leave_insn(cpu_of(cs), EXIT_REASON_VMCALL, 0);
 }
 
 void sysinsn_vmx_plain(struct cpu_state *cs, const struct isa_insn *i)
 {
 	require_vmx_mode(cs);
-	cpu_vmexit_insn(cpu_of(cs),
-			i->mnemonic == ZYDIS_MNEMONIC_VMLAUNCH	 ? EXIT_REASON_VMLAUNCH
-			: i->mnemonic == ZYDIS_MNEMONIC_VMRESUME ? EXIT_REASON_VMRESUME
-								 : EXIT_REASON_VMOFF,
-			0);
+	cpu_leave_insn(cpu_of(cs),
+		       i->mnemonic == ZYDIS_MNEMONIC_VMLAUNCH	? EXIT_REASON_VMLAUNCH
+		       : i->mnemonic == ZYDIS_MNEMONIC_VMRESUME ? EXIT_REASON_VMRESUME
+								: EXIT_REASON_VMOFF,
+		       0);
 }
 
 void sysinsn_vmx_mem(struct cpu_state *cs, const struct isa_insn *i)

@@ -97,15 +97,15 @@ uint32_t cpu_insn_info_mem(const struct isa_insn *i);
 	F(syscall, SYSCALL, 1) F(sysret, SYSRET, 1)                        \
 	F(sysenter, SYSENTER, 1) F(sysexit, SYSEXIT, 1)                    \
 	/* sysinsn_misc.c */                                               \
-	F(hlt, HLT, 1) F(pause, PAUSE, 0) F(cpuid, CPUID, 0)               \
+	F(hlt, HLT, 1) F(pause, PAUSE, 0) F(cpuid, CPUID, 1)               \
 	F(invlpg, INVLPG, 1) F(invpcid, INVPCID, 1) F(wbinvd, WBINVD, 0)   \
 	F(invd, INVD, 0) F(clflush, CLFLUSH, 0) F(clflush, CLFLUSHOPT, 0)  \
 	F(clflush, CLWB, 0) F(rdrand, RDRAND, 0) F(rdseed, RDSEED, 0)      \
 	F(monitor, MONITOR, 0) F(mwait, MWAIT, 0)                          \
 	F(fence, LFENCE, 0) F(fence, SFENCE, 0) F(fence, MFENCE, 0)        \
 	/* sysinsn_vmx.c */                                                \
-	F(vmcall, VMCALL, 0) F(vmx_plain, VMLAUNCH, 0)                     \
-	F(vmx_plain, VMRESUME, 0) F(vmx_plain, VMXOFF, 0)                  \
+	F(vmcall, VMCALL, 1) F(vmx_plain, VMLAUNCH, 1)                     \
+	F(vmx_plain, VMRESUME, 1) F(vmx_plain, VMXOFF, 1)                  \
 	F(vmx_mem, VMCLEAR, 0) F(vmx_mem, VMPTRLD, 0)                      \
 	F(vmx_mem, VMPTRST, 0) F(vmx_mem, VMXON, 0)                        \
 	F(vmx_mem, INVEPT, 0) F(vmx_mem, INVVPID, 0)                       \

@@ -31,6 +31,8 @@ static __attribute__((noinline)) uint32_t run_until_unwound(struct vmx_cpu *cpu,
 	if (exception)
 		take_exception(cpu);
 	cpu_run(cpu);
+	cpu->left = false;
+	return CPU_UNWIND_EXIT;
 }
 
 bool cpu_interp(struct vmx_cpu *cpu)

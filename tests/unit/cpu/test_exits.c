@@ -236,11 +236,14 @@ static void check_field(const struct exit_case *c, struct machine *t, const char
 
 static void check_case(const struct exit_case *c)
 {
+	static const uint8_t behind[] = { 0xff, 0x07 }; /* inc dword [rdi] */
 	struct machine *t;
 	uint64_t rsp;
 
 	machine_setup_long((void **)&t);
 	memcpy(t->ram + GPA_CODE, c->code, sizeof(c->code));
+	if (c->f.insn_len && !c->code[c->f.insn_len])
+		memcpy(t->ram + GPA_CODE + c->f.insn_len, behind, sizeof(behind));
 	/* information of an exit before, to be seen gone */
 	t->vmcs->IDT_VECTORING_INFO_FIELD = t->vmcs->VM_EXIT_INTR_INFO = 0x80000301;
 	t->vmcs->EXIT_QUALIFICATION = t->vmcs->VM_EXIT_INSTRUCTION_LEN = 0x55;
@@ -269,6 +272,8 @@ static void check_case(const struct exit_case *c)
 	for (unsigned n = 0; n < NR_GPRS; n++)
 		if (n != RSP && n != RAX && vmx_gprs(t->cpu)[n] != REG(n))
 			fail_msg("%s: register %u has changed", c->name, n);
+	if (guest64(t, REG(RDI))[0])
+		fail_msg("%s: the instruction behind it has run", c->name);
 	machine_teardown((void **)&t);
 }
 

@@ -129,6 +129,13 @@ void cpu_vmexit_insn(struct vmx_cpu *c, uint32_t reason, uint64_t qualification)
 	cpu_vmexit(c, &e);
 }
 
+/* The real one returns. */
+void cpu_leave_insn(struct vmx_cpu *c, uint32_t reason, uint64_t qualification)
+{
+	assert_true(c->cs.cur->flags & ISA_ENDS_BLOCK);
+	cpu_vmexit_insn(c, reason, qualification);
+}
+
 void cpu_unwind(struct vmx_cpu *c)
 {
 	longjmp(back, UNWOUND);
