@@ -4,59 +4,18 @@
  *	by_entry[hash(leaf entry's gpa)] ─► hold ─► …
  *	by_page[hash(vCPU, L2's page)]    ─► hold ─► …
  *	upper[]: a bit for each hash of an entry above the leaf: a write there looks at all holds
+ *
+ * Locks: l1ept->lock, taken by the hooks.
  */
-#include "mmu/l1ept.h"
+#include "mmu/l1ept_internal.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <x86intrin.h>
 
-#include "lib/check_log.h"
 #include "lib/log.h"
 #include "lib/own.h"
 #include "lib/params.h"
-#include "mmu/internal.h"
 #include "sdm/ept.h"
-
-#define HOLDS 32768U
-#define BUCKETS 16384U
-#define LEVELS 5
-#define MAX_LINES 16
-
-typedef unsigned long long ull;
-
-/* A guest-physical mapping that a vCPU may have cached. */
-struct hold {
-	struct kvm_vcpu *vcpu; /* NULL: free */
-	uint64_t eptp;	       /* bits 51:12 */
-	gpa_t gpa, page;       /* of L2's and of L1's, of 4 KiB */
-	unsigned rights;       /* EPT_RWX of all levels */
-	unsigned nr, levels;
-	gpa_t entry[LEVELS]; /* the leaf's first */
-	uint32_t next_entry, next_page;
-	/* its record */
-	bool open, settled, said, hidden, counted; /* counted: among records_hidden */
-	bool dormant; /* an INVEPT has covered it; L2 may have cached it again where it has run since */
-	bool dirty, lost_dirty; /* used with its D flag set; that flag, and nothing else, was cleared */
-	struct kvm_vcpu *writer;
-	uint64_t writer_cr3, writer_fs, writer_rip, when, new;
-	gpa_t written;
-};
-
-struct l1ept {
-	pthread_mutex_t lock;
-	struct hold *hold; /* from 1 */
-	uint32_t used, hand;
-	uint32_t by_entry[BUCKETS], by_page[BUCKETS];
-	uint8_t upper[BUCKETS / 8];
-	uint32_t unsettled[1024], nr_unsettled; /* holds whose record is open; what has no room never settles */
-	struct { struct kvm_vcpu *vcpu; uint64_t eptp; bool hidden; } entered[64]; /* since the last INVEPT there */
-	unsigned nr_entered;
-	unsigned deaf, deaf_count;
-	int log_fd;
-	struct check_ranges suppress;
-	uint64_t records, closed, in_window, reports, of_hidden, hidden, records_hidden, forgotten;
-};
 
 static uint32_t hash(uint64_t key)
 {
@@ -68,38 +27,16 @@ static uint32_t page_hash(const struct kvm_vcpu *vcpu, gpa_t gpa)
 	return hash((gpa >> PAGE_SHIFT) * 64 + vcpu->vcpu_idx);
 }
 
-static void tell_end(struct l1ept *k)
-{
-	log_always("USERKVM_CHECK=l1ept: %llu reports; %llu of hidden INVEPTs (hidden: %llu, which kept %llu records open); %llu mappings narrowed, %llu used in the "
-		   "legal window, %llu forgotten for room", (ull)k->reports, (ull)k->of_hidden, (ull)k->hidden, (ull)k->records_hidden,
-		   (ull)k->records,
-		   (ull)k->in_window, (ull)k->forgotten);
-	check_ranges_tell(&k->suppress);
-	check_log_line(k->log_fd, "{\"class\":\"end\",\"check\":\"l1ept\",\"records\":%llu,\"hidden\":%llu,\"records_hidden\":%llu,\"reports_of_hidden\":%llu,\"told\":%llu}",
-		       (ull)k->records, (ull)k->hidden, (ull)k->records_hidden, (ull)k->of_hidden, (ull)k->reports);
-}
-
-/* Most programs end without closing their VMs: the first VM's counts are told at their exit. */
-static struct l1ept *at_exit;
-
-__attribute__((destructor)) static void tell_at_exit(void)
-{
-	struct l1ept *k = __atomic_exchange_n(&at_exit, NULL, __ATOMIC_ACQ_REL);
-
-	if (k)
-		tell_end(k);
-}
-
 struct l1ept *l1ept_create(void)
 {
 	const char *deaf = getenv("USERKVM_GHOST_DEAF");
-	struct l1ept *k, *none = NULL;
+	struct l1ept *k;
 
 	if (!params_has_word("USERKVM_CHECK", "l1ept"))
 		return NULL;
 	k = own_calloc(1, sizeof(*k));
 	if (k)
-		k->hold = own_pages((HOLDS + 1) * sizeof(*k->hold));
+		k->hold = own_pages((L1EPT_HOLDS + 1) * sizeof(*k->hold));
 	if (!k || !k->hold) {
 		log_always("USERKVM_CHECK=l1ept is off: no memory for it");
 		own_free(k);
@@ -107,21 +44,15 @@ struct l1ept *l1ept_create(void)
 	}
 	pthread_mutex_init(&k->lock, NULL);
 	k->deaf = deaf ? (unsigned)strtoul(deaf, NULL, 0) : 0;
-	k->log_fd = check_log_open();
-	check_ranges_read(&k->suppress);
-	__atomic_compare_exchange_n(&at_exit, &none, k, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+	l1ept_report_open(k);
 	return k;
 }
 
 void l1ept_destroy(struct l1ept *k)
 {
-	struct l1ept *first = k;
-
 	if (!k)
 		return;
-	__atomic_compare_exchange_n(&at_exit, &first, NULL, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
-	tell_end(k);
-	check_log_close(k->log_fd);
+	l1ept_report_end(k);
 	own_pages_free(k->hold);
 	pthread_mutex_destroy(&k->lock);
 	own_free(k);
@@ -139,7 +70,7 @@ static void unlink_from(struct l1ept *k, uint32_t *link, uint32_t n, bool entry)
 
 static void hold_free(struct l1ept *k, uint32_t n)
 {
-	struct hold *h = &k->hold[n];
+	struct l1ept_hold *h = &k->hold[n];
 
 	unlink_from(k, &k->by_entry[hash(h->entry[0])], n, true);
 	unlink_from(k, &k->by_page[page_hash(h->vcpu, h->gpa)], n, false);
@@ -149,19 +80,14 @@ static void hold_free(struct l1ept *k, uint32_t n)
 
 static uint32_t hold_alloc(struct l1ept *k)
 {
-	if (k->used < HOLDS)
+	if (k->used < L1EPT_HOLDS)
 		return ++k->used;
-	k->hand = k->hand % HOLDS + 1;
+	k->hand = k->hand % L1EPT_HOLDS + 1;
 	if (k->hold[k->hand].vcpu) {
 		k->forgotten++;
 		hold_free(k, k->hand);
 	}
 	return k->hand;
-}
-
-static uint64_t rip_of(struct kvm_vcpu *vcpu)
-{
-	return mmu_guest_ops()->get_rip ? mmu_guest_ops()->get_rip(vcpu) : 0;
 }
 
 static uint64_t current_eptp(struct kvm_vcpu *vcpu)
@@ -212,7 +138,7 @@ static bool passes(struct kvm_vcpu *vcpu, uint64_t root, gpa_t gpa, unsigned lev
 }
 
 /* An INVEPT that would have closed its record, or kept it from being one, was hidden. */
-static void count_hidden(struct l1ept *k, struct hold *h)
+static void count_hidden(struct l1ept *k, struct l1ept_hold *h)
 {
 	if (!h->open || !h->hidden || h->counted)
 		return;
@@ -222,7 +148,7 @@ static void count_hidden(struct l1ept *k, struct hold *h)
 
 static void link_hold(struct l1ept *k, uint32_t n)
 {
-	struct hold *h = &k->hold[n];
+	struct l1ept_hold *h = &k->hold[n];
 	uint32_t *b = &k->by_entry[hash(h->entry[0])];
 
 	h->next_entry = *b;
@@ -236,7 +162,7 @@ static void add(struct l1ept *k, struct kvm_vcpu *vcpu, gpa_t gpa, const struct 
 {
 	uint64_t eptp = current_eptp(vcpu);
 	uint32_t n = k->by_page[page_hash(vcpu, gpa)];
-	struct hold *h;
+	struct l1ept_hold *h;
 	bool dirty = false;
 	gpa_t page = 0;
 	unsigned rights = look(vcpu, eptp, gpa, (unsigned)gw->max_level, &page, &dirty);
@@ -254,9 +180,9 @@ static void add(struct l1ept *k, struct kvm_vcpu *vcpu, gpa_t gpa, const struct 
 	}
 	n = hold_alloc(k);
 	h = &k->hold[n];
-	*h = (struct hold){ .vcpu = vcpu, .eptp = eptp, .gpa = gpa, .page = page, .rights = rights,
+	*h = (struct l1ept_hold){ .vcpu = vcpu, .eptp = eptp, .gpa = gpa, .page = page, .rights = rights,
 			   .levels = (unsigned)gw->max_level, .dirty = dirty };
-	for (int level = gw->level; level <= gw->max_level && h->nr < LEVELS; level++) {
+	for (int level = gw->level; level <= gw->max_level && h->nr < L1EPT_LEVELS; level++) {
 		h->entry[h->nr++] = gw->pte_gpa[level];
 		if (level > gw->level)
 			k->upper[hash(gw->pte_gpa[level]) / 8] |= (uint8_t)(1 << hash(gw->pte_gpa[level]) % 8);
@@ -267,7 +193,7 @@ static void add(struct l1ept *k, struct kvm_vcpu *vcpu, gpa_t gpa, const struct 
 /* --- writes --- */
 
 /* The writer: a thread of L1's, as its address space and FS base tell it. */
-static void note_writer(struct l1ept *k, struct kvm_vcpu *vcpu, struct hold *h)
+static void note_writer(struct l1ept *k, struct kvm_vcpu *vcpu, struct l1ept_hold *h)
 {
 	h->settled = false;
 	h->writer = vcpu;
@@ -275,7 +201,7 @@ static void note_writer(struct l1ept *k, struct kvm_vcpu *vcpu, struct hold *h)
 	h->writer_cr3 = h->writer_fs = 0;
 	if (mmu_guest_ops()->get_thread)
 		mmu_guest_ops()->get_thread(vcpu, &h->writer_cr3, &h->writer_fs);
-	h->writer_rip = rip_of(vcpu);
+	h->writer_rip = l1ept_rip(vcpu);
 	if (k->nr_unsettled < sizeof(k->unsettled) / sizeof(k->unsettled[0]))
 		k->unsettled[k->nr_unsettled++] = (uint32_t)(h - k->hold);
 }
@@ -298,7 +224,7 @@ static void compare(struct l1ept *k, struct kvm_vcpu *vcpu, uint32_t n, gpa_t wr
  */
 static void hold_elsewhere(struct l1ept *k, struct kvm_vcpu *vcpu, uint32_t n, gpa_t written)
 {
-	struct hold like = k->hold[n];
+	struct l1ept_hold like = k->hold[n];
 
 	for (unsigned m = 0; m < k->nr_entered; m++) {
 		uint32_t o = k->by_page[page_hash(k->entered[m].vcpu, like.gpa)];
@@ -320,7 +246,7 @@ static void hold_elsewhere(struct l1ept *k, struct kvm_vcpu *vcpu, uint32_t n, g
 
 static void compare(struct l1ept *k, struct kvm_vcpu *vcpu, uint32_t n, gpa_t written)
 {
-	struct hold *h = &k->hold[n];
+	struct l1ept_hold *h = &k->hold[n];
 	gpa_t page = 0;
 	bool dirty = false;
 	unsigned rights = look(vcpu, h->eptp, h->gpa, h->levels, &page, &dirty);
@@ -371,7 +297,7 @@ void l1ept_enters_l2(struct kvm_vcpu *vcpu, uint64_t eptp)
 		mmu_guest_ops()->get_thread(vcpu, &cr3, &fs);
 	pthread_mutex_lock(&k->lock);
 	for (uint32_t n = 0; n < k->nr_unsettled; n++) {
-		struct hold *h = &k->hold[k->unsettled[n]];
+		struct l1ept_hold *h = &k->hold[k->unsettled[n]];
 
 		if (!h->vcpu || !h->open || h->settled)
 			continue;
@@ -436,7 +362,7 @@ void l1ept_invept(struct kvm_vcpu *vcpu, bool all, uint64_t eptp)
 			k->entered[m--] = k->entered[--k->nr_entered];
 	}
 	for (uint32_t n = 1; n <= k->used; n++) {
-		struct hold *h = &k->hold[n];
+		struct l1ept_hold *h = &k->hold[n];
 
 		if (h->vcpu != vcpu || (!all && h->eptp != (eptp & EPTP_ROOT_MASK)))
 			continue;
@@ -454,40 +380,14 @@ void l1ept_invept(struct kvm_vcpu *vcpu, bool all, uint64_t eptp)
 
 /* --- uses --- */
 
-static void report(struct l1ept *k, struct kvm_vcpu *vcpu, struct hold *h, unsigned access, const char *how)
-{
-	const char *verb = access & EPT_EXEC ? "fetch" : access & EPT_WRITE ? "write" : "read";
-	const char *hidden = k->deaf ? h->hidden ? " [hidden]" : " [not hidden]" : "";
-	bool quiet = check_ranges_hit(&k->suppress, h->writer_rip) || check_ranges_hit(&k->suppress, rip_of(vcpu));
-
-	h->said = true;
-	if (!quiet) {
-		k->reports++;
-		k->of_hidden += h->hidden;
-	}
-	if (!quiet && (k->reports <= MAX_LINES || (k->deaf && !h->hidden))) {
-		log_always("USERKVM_CHECK=l1ept: L2's %s of gpa %#llx (rip %#llx) on vCPU %u could reach L1's page %#llx%s%s", verb, (ull)h->gpa,
-			   (ull)rip_of(vcpu), vcpu->vcpu_id, (ull)h->page, how, hidden);
-		log_always("  EPT12 entry at %#llx, now %#llx, was written by vCPU %u at L1's rip %#llx", (ull)h->written, (ull)h->new,
-			   h->writer->vcpu_id, (ull)h->writer_rip);
-		log_always("  vCPU %u has executed no INVEPT of EP4TA %#llx since its L2 used the mapping [SDM \"Guidelines for Use of the INVEPT "
-			   "Instruction\"]", vcpu->vcpu_id, (ull)h->eptp);
-	}
-	check_log_line(k->log_fd, "{\"class\":\"l1ept\",\"address\":\"%#llx\",\"access\":\"%s\",\"cpu\":%u,\"rip\":\"%#llx\",\"eptp\":\"%#llx\","
-		       "\"frame\":\"%#llx\",\"entry\":\"%#llx\",\"new\":\"%#llx\",\"writer\":{\"cpu\":%u,\"rip\":\"%#llx\"},\"lost_dirty\":%s,"
-		       "\"hidden\":%s,\"suppressed\":%s}", (ull)h->gpa, verb, vcpu->vcpu_id, (ull)rip_of(vcpu), (ull)h->eptp, (ull)h->page,
-		       (ull)h->written, (ull)h->new, h->writer->vcpu_id, (ull)h->writer_rip, h->lost_dirty ? "true" : "false",
-		       h->hidden ? "true" : "false", quiet ? "true" : "false");
-}
-
 /* Is the operation that wrote over? Its thread has entered a guest, or its processor has gone on to something else. */
-static bool is_settled(const struct hold *h)
+static bool is_settled(const struct l1ept_hold *h)
 {
 	return h->settled || (mmu_guest_ops()->calm_since && mmu_guest_ops()->calm_since(h->writer, h->when));
 }
 
 /* Could L2 do it by what was cached, and would it make a difference? */
-static bool differs(const struct hold *h, unsigned want, const struct guest_walker *gw)
+static bool differs(const struct l1ept_hold *h, unsigned want, const struct guest_walker *gw)
 {
 	if (!(h->rights & want))
 		return false;
@@ -506,14 +406,14 @@ void l1ept_used(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t access, const struct 
 
 	pthread_mutex_lock(&k->lock);
 	for (n = k->by_page[page_hash(vcpu, page)]; n; n = next) {
-		struct hold *h = &k->hold[n];
+		struct l1ept_hold *h = &k->hold[n];
 
 		next = h->next_page;
 		if (h->vcpu != vcpu || h->gpa != page || h->eptp != eptp)
 			continue;
 		if (h->open && !h->said && differs(h, want, gw)) {
 			if (is_settled(h))
-				report(k, vcpu, h, want, h->lost_dirty ? ", whose dirty flag in EPT12 was cleared and would stay so" :
+				l1ept_report(k, vcpu, h, want, h->lost_dirty ? ", whose dirty flag in EPT12 was cleared and would stay so" :
 				       gw ? ", and now goes to another" : ", which EPT12 no longer allows");
 			else
 				k->in_window++;
