@@ -66,8 +66,9 @@ int ghost_create(struct ghost **out, const struct ghost_ops *ops)
 	g->record = own_pages((RECORDS + 1) * sizeof(*g->record));
 	g->table = own_pages((TABLES + 1) * sizeof(*g->table));
 	g->watch = own_pages((WATCHES + 1) * sizeof(*g->watch));
+	g->hidden = own_pages(GHOST_HIDDEN);
 	g->by_page = own_pages(5 * BUCKETS * sizeof(*g->by_page));
-	if (!g->hold || !g->record || !g->table || !g->watch || !g->by_page) {
+	if (!g->hold || !g->record || !g->table || !g->watch || !g->by_page || !g->hidden) {
 		ghost_destroy(g);
 		return err_born(ENOMEM, "no memory for what processors may hold");
 	}
@@ -97,6 +98,7 @@ void ghost_destroy(struct ghost *g)
 	pages_free(g->table);
 	pages_free(g->watch);
 	pages_free(g->by_page);
+	pages_free(g->hidden);
 	own_free(g);
 }
 
@@ -374,7 +376,7 @@ void ghost_scope(struct vmx_cpu *cpu, const struct tlb_scope *s)
 		ghost_compare(c);
 	ghost_lock(g);
 	if (unlikely(g->deaf) && !is_page_fault(s) && ++g->deaf_count % g->deaf == 0) {
-		g->count.hidden++;
+		ghost_hidden(c, s);
 		hide = true;
 	}
 	if (s->one_address)
@@ -452,6 +454,8 @@ void ghost_mode_changed(struct vmx_cpu *cpu)
 	if (!READ_ONCE(g->nr_open) && !READ_ONCE(c->nr_settled))
 		return;
 	ghost_lock(g);
+	if (unlikely(g->deaf))
+		ghost_in_reach(c);
 	records_returned(c);
 	if (unlikely(g->strict))
 		records_quiet(c);

@@ -105,6 +105,9 @@ struct record {
 	uint8_t settled; /* enum settled */
 	uint8_t level;
 	bool said_use, said_reachable, said_table;
+	/* USERKVM_GHOST_DEAF, ghost_recall.c: of which hidden invalidation; could the processor use it after that? */
+	uint32_t owed_to;
+	bool in_reach;
 };
 
 /* A frame that was taken away while it was held: has it got a new owner? */
@@ -172,13 +175,16 @@ struct ghost_cpu {
 
 #define GHOST_COUNTERS(F)                                                             \
 	F(holds) F(speculative) F(records) F(closed) F(settled) F(uses_in_window) F(uses_settled) F(reports) \
-	F(reports_of_hidden) F(records_hidden) F(records_hidden_told) F(forgotten) F(forgotten_unreadable) F(forgotten_unseen) F(forgotten_mode) F(forgotten_room) F(hidden) F(compared) F(watches) F(recycled)
+	F(reports_of_hidden) F(hidden_owed) F(hidden_in_reach) F(hidden_told) \
+	F(records_owed) F(records_in_reach) F(records_told) F(records_in_time) F(forgotten) F(forgotten_unreadable) F(forgotten_unseen) F(forgotten_mode) F(forgotten_room) F(hidden) F(compared) F(watches) F(recycled)
 
 struct ghost {
 	const struct ghost_ops *ops;
 	uint32_t lock;
 	bool strict, spec;
 	unsigned deaf, deaf_count; /* USERKVM_GHOST_DEAF */
+#define GHOST_HIDDEN 65536U
+	uint8_t *hidden; /* by the number of the hidden invalidation: what is counted of it */
 	struct ghost_cpu *cpus;
 	unsigned nr_cpus;
 	struct hold *hold;     /* from 1 */
@@ -227,6 +233,22 @@ static inline uint64_t ghost_walk_mode(const struct cpu_state *cs)
 	uint64_t cr4 = cs->cr4 & X86_CR4_PAE ? X86_CR4_PAE | X86_CR4_LA57 : X86_CR4_PSE;
 
 	return (cs->cr4 & cr4) | (cs->cr0 & X86_CR0_PG) | (cs->efer & EFER_LMA) << 32;
+}
+
+/* A page of programs. */
+static inline bool hold_is_users(const struct hold *h)
+{
+	bool lower = !(h->c->cpu->cs.efer & EFER_LMA) || !(h->base >> 47);
+
+	return h->kind == HOLD_LEAF && (h->rights & PTE_US) && lower;
+}
+
+/* The processor that may use it is in user mode, in its address space, and allowed to. */
+static inline bool hold_reachable(const struct hold *h)
+{
+	const struct ghost_cpu *v = h->c;
+
+	return hold_is_users(h) && v->in_guest && v->user && (h->global || h->pcid == v->pcid);
 }
 
 /* --- ghost_set.c, all with the lock --- */
@@ -282,7 +304,13 @@ uint32_t *record_settled_chain(const struct hold *h);
 /* Out of its chain, and out of the number that has it. */
 void record_unlink(struct ghost *g, uint32_t n);
 void record_free(struct ghost *g, uint32_t n);
-/* It ends: was an invalidation of it hidden, and has it been told? */
+
+/* --- ghost_recall.c, all with the lock, with USERKVM_GHOST_DEAF --- */
+/* An invalidation of this scope is hidden from the checker. */
+void ghost_hidden(struct ghost_cpu *c, const struct tlb_scope *s);
+/* The processor is in user mode. */
+void ghost_in_reach(struct ghost_cpu *c);
+/* It ends: was an invalidation of it hidden, was it in reach, and has it been told? */
 void record_count_hidden(struct ghost *g, const struct record *r);
 
 /* --- ghost_record.c, all with the lock --- */

@@ -45,14 +45,6 @@ void record_unlink(struct ghost *g, uint32_t n)
 		h->c->nr_settled--;
 }
 
-void record_count_hidden(struct ghost *g, const struct record *r)
-{
-	if (!g->deaf || !hold_hidden(&g->hold[r->hold]))
-		return;
-	g->count.records_hidden++;
-	g->count.records_hidden_told += r->said_use || r->said_reachable || r->said_table;
-}
-
 void record_free(struct ghost *g, uint32_t n)
 {
 	struct record *r = &g->record[n];

@@ -45,7 +45,8 @@ void record_new(struct ghost_cpu *c, const struct batch_item *b, const struct pe
 	r->level = (uint8_t)(h->nr - b->level);
 	r->lost = (uint8_t)lost;
 	r->settled = OPEN;
-	r->said_use = r->said_reachable = r->said_table = false;
+	r->said_use = r->said_reachable = r->said_table = r->in_reach = false;
+	r->owed_to = 0;
 	r->next = *bucket;
 	*bucket = n;
 	h->record = n;
@@ -72,26 +73,10 @@ void record_settle(struct ghost *g, struct record *r, enum settled how)
 	g->count.settled++;
 }
 
-/* A page of programs. */
-static bool is_users(const struct hold *h)
-{
-	bool lower = !(h->c->cpu->cs.efer & EFER_LMA) || !(h->base >> 47);
-
-	return h->kind == HOLD_LEAF && (h->rights & PTE_US) && lower;
-}
-
-/* The processor that may use it is in user mode, in its address space, and allowed to. */
-static bool reachable(const struct hold *h)
-{
-	const struct ghost_cpu *v = h->c;
-
-	return is_users(h) && v->in_guest && v->user && (h->global || h->pcid == v->pcid);
-}
-
 /* What =strict tells besides, though it may be no bug: a processor elsewhere holds it; it is the kernel's. */
 static bool worth_telling(const struct record *r, const struct hold *h)
 {
-	return h->kind == HOLD_LEAF && (is_users(h) || r->lost == LOST_TYPE || r->settled == SETTLED_RECYCLED);
+	return h->kind == HOLD_LEAF && (hold_is_users(h) || r->lost == LOST_TYPE || r->settled == SETTLED_RECYCLED);
 }
 
 void record_try_reachable(struct ghost_cpu *by, struct record *r)
@@ -100,7 +85,7 @@ void record_try_reachable(struct ghost_cpu *by, struct record *r)
 
 	if (others_compare(by)) /* records_reachable() comes back to it */
 		return;
-	if (r->said_reachable || r->lost == LOST_DIRTY || !hold_live(h) || !(by->g->strict ? worth_telling(r, h) : reachable(h)))
+	if (r->said_reachable || r->lost == LOST_DIRTY || !hold_live(h) || !(by->g->strict ? worth_telling(r, h) : hold_reachable(h)))
 		return;
 	r->said_reachable = true;
 	ghost_report(by, GHOST_REACHABLE, r, h, h->base, 0, NULL);

@@ -192,7 +192,7 @@ void ghost_report_root(struct ghost_cpu *by, struct ghost_cpu *v)
 static void tell_end(struct ghost *g)
 {
 	uint64_t told = 0;
-	char line[768], hidden[160] = "";
+	char line[1024], hidden[320] = "";
 
 	for (unsigned n = 0; n < GHOST_CLASSES; n++)
 		told += g->told[n];
@@ -200,9 +200,11 @@ static void tell_end(struct ghost *g)
 		if (g->record[n].hold)
 			record_count_hidden(g, &g->record[n]);
 	if (g->deaf)
-		snprintf(hidden, sizeof(hidden), "; of hidden invalidations %" PRIu64 " (hidden: %" PRIu64 "), which kept %" PRIu64
-			 " records open, %" PRIu64 " of them told", g->count.reports_of_hidden, g->count.hidden, g->count.records_hidden,
-			 g->count.records_hidden_told);
+		snprintf(hidden, sizeof(hidden), "; of hidden invalidations %" PRIu64 " (hidden: %" PRIu64 "), of which %" PRIu64
+			 " took something away, %" PRIu64 " left it in reach, %" PRIu64 " were told (records: %" PRIu64 ", %" PRIu64
+			 " in reach, %" PRIu64 " of them covered in time, %" PRIu64 " told)", g->count.reports_of_hidden, g->count.hidden, g->count.hidden_owed,
+			 g->count.hidden_in_reach, g->count.hidden_told, g->count.records_owed, g->count.records_in_reach,
+			 g->count.records_in_time, g->count.records_told);
 	log_always("USERKVM_CHECK=guesttlb: %" PRIu64 " reports (use %u, reachable %u, table %u, root %u, lost-dirty %u)%s; "
 		   "%" PRIu64 " translations narrowed, %" PRIu64 " used in the legal window, %" PRIu64 " forgotten (no room, or in doubt)",
 		   told, g->told[0], g->told[1], g->told[2], g->told[3], g->told[4], hidden, g->count.records,

@@ -29,6 +29,7 @@ static void used(struct ghost_cpu *c, struct hold *h, gva_t gva, uint32_t access
 		return; /* the processor walks again to set D */
 	if (now && now->gpa == page && !(r->lost == LOST_DIRTY && (access & CPU_WRITE)))
 		return; /* allowed now, and at the same page: nobody could tell */
+	r->in_reach |= !!r->owed_to;
 	if (r->settled == OPEN && own_order(c, r, gva)) {
 		/* only for this use: the thread has not come back */
 		g->count.uses_settled++;
