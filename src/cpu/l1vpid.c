@@ -218,6 +218,11 @@ bool vmx_check_calm_since(const struct vmx_cpu *cpu, uint64_t when)
 	return cpu->tlb->l1vpid && calm_since(cpu->tlb->l1vpid, when);
 }
 
+uint64_t vmx_check_l1_lstar(const struct vmx_cpu *cpu)
+{
+	return cpu->tlb->l1vpid ? __atomic_load_n(&cpu->tlb->l1vpid->m->lstar, __ATOMIC_RELAXED) : 0;
+}
+
 /* Every other processor's L1 has gone on to something else since. */
 static bool others_calm(struct vmx_cpu *cpu, uint64_t when)
 {
@@ -451,6 +456,8 @@ void l1vpid_mode_changed(struct vmx_cpu *cpu)
 	if (l->active)
 		watch_registers(cpu);
 	set_calm(l, l->last_l2 == ~0ULL || cpu->cs.cpl == 3);
+	if (l->last_l2 != ~0ULL && cpu->cs.cpl == 3 && l->m->lstar != cpu->msr.lstar)
+		__atomic_store_n(&l->m->lstar, cpu->msr.lstar, __ATOMIC_RELAXED);
 }
 
 void l1vpid_left(struct vmx_cpu *cpu, bool halted)

@@ -39,6 +39,7 @@ struct l1vpid_machine {
 	bool vpids; /* USERKVM_CHECK=l1vpid; with l1ept alone only `calm` is kept */
 	struct check_ranges suppress;
 	unsigned deaf, deaf_count;
+	uint64_t lstar; /* (a) IA32_LSTAR while L1 was in user mode last */
 	uint64_t records, in_window, reports, of_hidden, hidden, forgotten; /* by all threads: may lose one */
 };
 

@@ -84,9 +84,9 @@ void l1vpid_report(struct vmx_cpu *cpu, struct l1vpid_hold *h, gva_t gva, uint32
 	}
 	check_log_line(m->log_fd, "{\"class\":\"l1vpid\",\"address\":\"%#lx\",\"access\":\"%s\",\"cpu\":%u,\"rip\":\"%#lx\",\"vpid\":%u,"
 		       "\"pcid\":%u,\"global\":%s,\"eptp\":\"%#lx\",\"frame\":\"%#lx\",\"now\":\"%#lx\",\"entry\":\"%#lx\",\"old\":\"%#lx\","
-		       "\"new\":\"%#lx\",\"writer\":{\"cpu\":%u,\"rip\":\"%#lx\"},\"hidden\":%s,\"suppressed\":%s}", gva, verb, l->now.vcpu,
+		       "\"new\":\"%#lx\",\"writer\":{\"cpu\":%u,\"rip\":\"%#lx\"},\"lstar\":\"%#lx\",\"hidden\":%s,\"suppressed\":%s}", gva, verb, l->now.vcpu,
 		       rip, h->vpid, h->pcid, h->global ? "true" : "false", h->eptp, h->gpa, now ? now->gpa : 0, entry, old, h->new,
-		       l->now.vcpu, h->l1_rip, h->hidden ? "true" : "false", quiet ? "true" : "false");
+		       l->now.vcpu, h->l1_rip, m->lstar, h->hidden ? "true" : "false", quiet ? "true" : "false");
 	if (loaded)
 		isa_fpu_load(&cpu->cs);
 }

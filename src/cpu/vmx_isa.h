@@ -93,6 +93,8 @@ struct vmx_check_l2 {
 bool vmx_checks_l1vpid(const struct vmx_cpu *cpu); /* L2's translations are to be dropped at its VM entries then */
 /* For USERKVM_CHECK=l1ept, any thread: since then (TSC) L1 has been in user mode or an L2 there, or halted: an operation of its kernel's is over. */
 bool vmx_check_calm_since(const struct vmx_cpu *cpu, uint64_t when);
+/* IA32_LSTAR as programs of L1's had it last, for a hypervisor may have its guest's loaded; 0: none has run. */
+uint64_t vmx_check_l1_lstar(const struct vmx_cpu *cpu);
 void vmx_check_l2_enters(struct vmx_cpu *cpu, const struct vmx_check_l2 *with);
 /* L1 is about to run: with what CR3 and CR4 L2 has left; whether by an EPT violation, which linear address it was for. */
 void vmx_check_l2_left(struct vmx_cpu *cpu, uint64_t cr3, uint64_t cr4, bool violation, gva_t gva);

@@ -68,13 +68,53 @@ static void unlink_from(struct l1ept *k, uint32_t *link, uint32_t n, bool entry)
 		*link = entry ? k->hold[n].next_entry : k->hold[n].next_page;
 }
 
+/* Counts a hidden INVEPT once for each of what its records were. */
+static uint64_t first_of(struct l1ept *k, uint32_t event, uint8_t what)
+{
+	uint8_t *e = &k->events[event % L1EPT_EVENTS];
+
+	if (*e & what)
+		return 0;
+	*e |= what;
+	return 1;
+}
+
+void l1ept_count_owed(struct l1ept *k, const struct l1ept_hold *h)
+{
+	bool in_reach = h->in_reach && h->settled;
+
+	if (!h->owed_to)
+		return;
+	k->records_owed++;
+	k->records_in_reach += in_reach;
+	k->records_told += h->said;
+	if (in_reach)
+		k->hidden_in_reach += first_of(k, h->owed_to, 1);
+	if (h->said)
+		k->hidden_told += first_of(k, h->owed_to, 2);
+}
+
+static void record_close(struct l1ept *k, uint32_t n)
+{
+	struct l1ept_hold *h = &k->hold[n];
+
+	if (!h->open)
+		return;
+	l1ept_count_owed(k, h);
+	*(h->prev_open ? &k->hold[h->prev_open].next_open : &k->open) = h->next_open;
+	if (h->next_open)
+		k->hold[h->next_open].prev_open = h->prev_open;
+	h->open = false;
+	k->closed++;
+}
+
 static void hold_free(struct l1ept *k, uint32_t n)
 {
 	struct l1ept_hold *h = &k->hold[n];
 
 	unlink_from(k, &k->by_entry[hash(h->entry[0])], n, true);
 	unlink_from(k, &k->by_page[page_hash(h->vcpu, h->gpa)], n, false);
-	k->closed += h->open;
+	record_close(k, n);
 	h->vcpu = NULL;
 }
 
@@ -137,15 +177,6 @@ static bool passes(struct kvm_vcpu *vcpu, uint64_t root, gpa_t gpa, unsigned lev
 	return false;
 }
 
-/* An INVEPT that would have closed its record, or kept it from being one, was hidden. */
-static void count_hidden(struct l1ept *k, struct l1ept_hold *h)
-{
-	if (!h->open || !h->hidden || h->counted)
-		return;
-	h->counted = true;
-	k->records_hidden++;
-}
-
 static void link_hold(struct l1ept *k, uint32_t n)
 {
 	struct l1ept_hold *h = &k->hold[n];
@@ -193,7 +224,7 @@ static void add(struct l1ept *k, struct kvm_vcpu *vcpu, gpa_t gpa, const struct 
 /* --- writes --- */
 
 /* The writer: a thread of L1's, as its address space and FS base tell it. */
-static void note_writer(struct l1ept *k, struct kvm_vcpu *vcpu, struct l1ept_hold *h)
+static void note_writer(struct kvm_vcpu *vcpu, struct l1ept_hold *h)
 {
 	h->settled = false;
 	h->writer = vcpu;
@@ -202,8 +233,6 @@ static void note_writer(struct l1ept *k, struct kvm_vcpu *vcpu, struct l1ept_hol
 	if (mmu_guest_ops()->get_thread)
 		mmu_guest_ops()->get_thread(vcpu, &h->writer_cr3, &h->writer_fs);
 	h->writer_rip = l1ept_rip(vcpu);
-	if (k->nr_unsettled < sizeof(k->unsettled) / sizeof(k->unsettled[0]))
-		k->unsettled[k->nr_unsettled++] = (uint32_t)(h - k->hold);
 }
 
 /* Its index in entered[], or nr_entered. */
@@ -253,8 +282,7 @@ static void compare(struct l1ept *k, struct kvm_vcpu *vcpu, uint32_t n, gpa_t wr
 	bool gone = page != h->page || (h->rights & ~rights), lost_dirty = !gone && h->dirty && !dirty && (rights & EPT_WRITE);
 
 	if (!gone && !lost_dirty) {
-		k->closed += h->open;
-		h->open = false;
+		record_close(k, n);
 		return;
 	}
 	if (h->dormant) {
@@ -271,14 +299,39 @@ static void compare(struct l1ept *k, struct kvm_vcpu *vcpu, uint32_t n, gpa_t wr
 	if (h->open)
 		return;
 	h->open = true;
-	h->said = h->counted = false;
-	count_hidden(k, h);
-	note_writer(k, vcpu, h);
+	h->said = h->reached = h->in_reach = false;
+	h->owed_to = 0;
+	h->prev_open = 0;
+	h->next_open = k->open;
+	if (k->open)
+		k->hold[k->open].prev_open = n;
+	k->open = n;
+	note_writer(vcpu, h);
 	h->written = written;
 	if (kvm_vcpu_read_guest(vcpu, written, &h->new, sizeof(h->new)))
 		h->new = 0;
 	k->records++;
 	hold_elsewhere(k, vcpu, n, written);
+}
+
+/* Is the operation that wrote over? Its thread has entered a guest, or its processor has gone on to something else. */
+static bool is_settled(const struct l1ept_hold *h)
+{
+	return h->settled || (mmu_guest_ops()->calm_since && mmu_guest_ops()->calm_since(h->writer, h->when));
+}
+
+/* L2 is about to run where it may use the mapping. Unless it does, that is told where L1 invalidates or enters next. */
+static void in_reach(struct l1ept *k, struct l1ept_hold *h)
+{
+	h->in_reach |= !!h->owed_to;
+	if (!h->settled || h->said)
+		return;
+	if (h->reached) {
+		l1ept_report_reachable(k, h);
+		return;
+	}
+	h->reached = true;
+	h->entered_rip = l1ept_rip(h->vcpu);
 }
 
 /*
@@ -289,25 +342,21 @@ void l1ept_enters_l2(struct kvm_vcpu *vcpu, uint64_t eptp)
 {
 	struct l1ept *k = vcpu->kvm->mmu_vm->l1ept;
 	uint64_t cr3 = 0, fs = 0;
-	uint32_t left = 0;
 
 	if (likely(!k))
 		return;
 	if (mmu_guest_ops()->get_thread)
 		mmu_guest_ops()->get_thread(vcpu, &cr3, &fs);
 	pthread_mutex_lock(&k->lock);
-	for (uint32_t n = 0; n < k->nr_unsettled; n++) {
-		struct l1ept_hold *h = &k->hold[k->unsettled[n]];
-
-		if (!h->vcpu || !h->open || h->settled)
-			continue;
-		if (h->writer == vcpu && (!h->writer_fs || (h->writer_cr3 == cr3 && h->writer_fs == fs)))
-			h->settled = true;
-		else
-			k->unsettled[left++] = k->unsettled[n];
-	}
-	k->nr_unsettled = left;
 	eptp &= EPTP_ROOT_MASK;
+	for (uint32_t n = k->open; n; n = k->hold[n].next_open) {
+		struct l1ept_hold *h = &k->hold[n];
+
+		if (!h->settled)
+			h->settled = (h->writer == vcpu && (!h->writer_fs || (h->writer_cr3 == cr3 && h->writer_fs == fs))) || is_settled(h);
+		if (h->vcpu == vcpu && h->eptp == eptp && eptp && !h->lost_dirty)
+			in_reach(k, h);
+	}
 	if (eptp && find_entered(k, vcpu, eptp) == k->nr_entered && k->nr_entered < sizeof(k->entered) / sizeof(k->entered[0])) {
 		k->entered[k->nr_entered].vcpu = vcpu;
 		k->entered[k->nr_entered].hidden = false;
@@ -346,7 +395,7 @@ void l1ept_written(struct kvm_vcpu *vcpu, gpa_t gpa, size_t len)
 void l1ept_invept(struct kvm_vcpu *vcpu, bool all, uint64_t eptp)
 {
 	struct l1ept *k = vcpu->kvm->mmu_vm->l1ept;
-	bool hide;
+	bool hide, owed = false;
 
 	if (likely(!k))
 		return;
@@ -368,23 +417,22 @@ void l1ept_invept(struct kvm_vcpu *vcpu, bool all, uint64_t eptp)
 			continue;
 		if (hide) {
 			h->hidden = true;
-			count_hidden(k, h);
+			owed |= h->open && !h->owed_to;
+			if (h->open && !h->owed_to)
+				h->owed_to = (uint32_t)k->hidden;
 		} else if (h->open) {
+			if (h->reached && !h->said)
+				l1ept_report_reachable(k, h);
 			hold_free(k, n); /* its mapping is gone */
 		} else {
 			h->dormant = true;
 		}
 	}
+	k->hidden_owed += owed;
 	pthread_mutex_unlock(&k->lock);
 }
 
 /* --- uses --- */
-
-/* Is the operation that wrote over? Its thread has entered a guest, or its processor has gone on to something else. */
-static bool is_settled(const struct l1ept_hold *h)
-{
-	return h->settled || (mmu_guest_ops()->calm_since && mmu_guest_ops()->calm_since(h->writer, h->when));
-}
 
 /* Could L2 do it by what was cached, and would it make a difference? */
 static bool differs(const struct l1ept_hold *h, unsigned want, const struct guest_walker *gw)

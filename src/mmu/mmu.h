@@ -98,6 +98,7 @@ struct kvm_mmu_guest_ops {
 	/* Since then (TSC) the vCPU has been in user mode, halted or in an L2, for checkers; any thread; NULL: unknown. */
 	bool (*calm_since)(const struct kvm_vcpu *vcpu, uint64_t when);
 	void (*get_thread)(struct kvm_vcpu *vcpu, uint64_t *cr3, uint64_t *fs_base); /* who runs, for checkers; NULL: unknown */
+	uint64_t (*l1_lstar)(const struct kvm_vcpu *vcpu); /* L1's own, not its L2's, for checkers; 0: unknown yet; NULL: unknown */
 };
 
 /* What the MMU asks of the vendor room (vmx), so that it knows no VMCS. */

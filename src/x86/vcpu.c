@@ -241,6 +241,11 @@ static bool guest_calm_since(const struct kvm_vcpu *vcpu, uint64_t when)
 	return vmx_check_calm_since(vmx_processor((struct kvm_vcpu *)(uintptr_t)vcpu), when);
 }
 
+static uint64_t guest_l1_lstar(const struct kvm_vcpu *vcpu)
+{
+	return vmx_check_l1_lstar(vmx_processor((struct kvm_vcpu *)(uintptr_t)vcpu));
+}
+
 static const struct kvm_mmu_guest_ops guest_ops = {
 	.get_cr0 = vmx_get_cr0,
 	.get_cr3 = vmx_get_cr3,
@@ -250,6 +255,7 @@ static const struct kvm_mmu_guest_ops guest_ops = {
 	.get_rip = vmx_get_rip,
 	.get_thread = guest_thread,
 	.calm_since = guest_calm_since,
+	.l1_lstar = guest_l1_lstar,
 	.get_pkru = guest_pkru,
 	.get_pdptr = guest_pdptr,
 	.get_maxphyaddr = guest_maxphyaddr,

@@ -14,7 +14,7 @@ static inline unsigned l1_reports(const char *text, const char *check)
 	char line[64];
 	unsigned n = 0;
 
-	snprintf(line, sizeof(line), "USERKVM_CHECK=%s: L2's", check);
+	snprintf(line, sizeof(line), "USERKVM_CHECK=%s: L2", check);
 	while ((text = strstr(text, line))) {
 		n++;
 		text++;

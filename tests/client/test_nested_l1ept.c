@@ -225,6 +225,50 @@ static void one(void (*body)(struct client *), bool flushed, unsigned want)
 	client_close(&c);
 }
 
+#define AT_IDLE (AT_L2 + 0x800)
+
+static void run_idle(struct client *c)
+{
+	memcpy(c->mem + AT_IDLE, "\x0f\xa2", 2); /* CPUID */
+	nested_vmwrite(c, GUEST_RIP, AT_IDLE);
+	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_CPUID);
+}
+
+/* L2 runs with a page in reach that it does not use again. */
+static void only_in_reach(struct client *c)
+{
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_CPUID);
+	ept_store(c, 0x60, 0);
+	if (right)
+		invept(c, 1, AT_EPT | EPTP_BITS);
+	for (int n = 0; n < 3; n++)
+		run_idle(c);
+}
+
+/* The INVEPT comes when L2 has run. */
+static void invept_too_late(struct client *c)
+{
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_CPUID);
+	ept_store(c, 0x60, 0);
+	if (!right)
+		run_idle(c);
+	invept(c, 1, AT_EPT | EPTP_BITS);
+	run_idle(c);
+}
+
+/* Another vCPU has written, whose INVEPT by interrupt may be on its way. */
+static void in_reach_meanwhile(struct client *c)
+{
+	struct client o = nested_second_vcpu(c);
+
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_CPUID);
+	ept_store(&o, 0x60, 0);
+	for (int n = 0; n < 3; n++)
+		run_idle(c);
+	munmap(o.run, o.run_size);
+	close(o.vcpu);
+}
+
 #define BUG_OF(name, body)                                                      \
 	static void name(void **state) { one(body, false, 1); }                 \
 	static void name##_flushed(void **state) { one(body, true, 0); }
@@ -232,6 +276,13 @@ static void one(void (*body)(struct client *), bool flushed, unsigned want)
 BUG_OF(invept_of_one_root_where_two_share_tables, two_roots)
 BUG_OF(invept_before_the_write, invept_first)
 BUG_OF(cleared_dirty_flag_is_lost, clear_dirty)
+BUG_OF(a_page_in_reach_is_told_unused, only_in_reach)
+BUG_OF(an_invept_behind_the_entry_is_too_late, invept_too_late)
+
+static void in_reach_in_the_legal_window_is_silent(void **state)
+{
+	one(in_reach_meanwhile, false, 0);
+}
 
 static void invept_on_the_wrong_vcpu(void **state)
 {
@@ -294,6 +345,9 @@ int main(void)
 		BOTH(invept_of_one_root_where_two_share_tables),
 		BOTH(invept_before_the_write),
 		BOTH(cleared_dirty_flag_is_lost),
+		BOTH(a_page_in_reach_is_told_unused),
+		BOTH(an_invept_behind_the_entry_is_too_late),
+		cmocka_unit_test(in_reach_in_the_legal_window_is_silent),
 		BOTH(invept_on_the_wrong_vcpu),
 		cmocka_unit_test(invept_on_the_wrong_vcpu_by_a_thread_without_a_guest),
 		cmocka_unit_test(a_use_in_the_legal_window_is_silent),

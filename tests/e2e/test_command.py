@@ -498,6 +498,9 @@ def reports_are_counted_named_and_told_by_the_status():
             # L2's own address has no name in L1's kernel
             (wide, [REPORT % ("l1ept", 0xffffffff91000020, '"eptp":"0x1000",', 0xffffffff91000024, moved, "false")],
              "l1ept: address 0x5000, L2 of cpu1 at 0xffffffff91000020; entry 0 by cpu0 at unmap+0x24"),
+            # but that of L1's VM entry has
+            (wide, [REPORT % ("l1ept", 0xffffffff91000020, '"access":"reachable","eptp":"0x1000",', 0xffffffff91000024, moved, "false")],
+             "l1ept: address 0x5000, L2 entered by cpu1 at unmap+0x20; entry 0 by cpu0 at unmap+0x24"),
             (low, [REPORT % ("use", 0x1000, old, 0x80100008, "", "false")], "cpu1 at 0x1000; entry 0x1067 -> 0 by cpu0 at unmap32+0x8"),
             (low, [REPORT % ("use", 0x1000, old, 0x80100008, "", "false")] * 3 + ['{"class":"end","told":7}'], "userkvm check: 7 reports"),
             (low, [REPORT % ("use", 0x1000, old, 0x80100008, "", "true"), '{"class":"end","told":0}'], "userkvm check: 0 reports")):

@@ -69,16 +69,16 @@ static uint64_t number(const char *from, const char *key)
 static void print_report(const char *line, const struct symbols *t)
 {
 	const char *writer = strstr(line, "\"writer\":"), *class = line + strlen("{\"class\":\"");
-	bool nested = strstr(line, "\"eptp\":");
+	bool nested = strstr(line, "\"eptp\":"), entry = strstr(line, "\"access\":\"reachable\"");
 	uint64_t lstar = number(line, "lstar");
 	char user[80], by[80], old[40] = "";
 
-	/* the RIP is of L2, whose kernel is another one */
-	symbols_name(nested ? &(struct symbols){ 0 } : t, number(line, "rip"), lstar, user, sizeof(user));
+	/* the RIP is of L2, whose kernel is another one, unless it is that of L1's VM entry */
+	symbols_name(nested && !entry ? &(struct symbols){ 0 } : t, number(line, "rip"), lstar, user, sizeof(user));
 	if (strstr(line, "\"old\":"))
 		snprintf(old, sizeof(old), "%#llx -> ", (unsigned long long)number(line, "old"));
 	fprintf(stderr, "userkvm check: %.*s: address %#llx, %s%llu at %s; entry %s%#llx by cpu%llu at %s\n",
-		(int)strcspn(class, "\""), class, (unsigned long long)number(line, "address"), nested ? "L2 of cpu" : "cpu",
+		(int)strcspn(class, "\""), class, (unsigned long long)number(line, "address"), nested && entry ? "L2 entered by cpu" : nested ? "L2 of cpu" : "cpu",
 		(unsigned long long)number(line, "cpu"), user, old, (unsigned long long)number(line, "new"),
 		(unsigned long long)(writer ? number(writer, "cpu") : 0),
 		symbols_name(t, writer ? number(writer, "rip") : 0, lstar, by, sizeof(by)));
