@@ -6,7 +6,7 @@
  * what it may have cached: each translation that L2 has used, with the entries that the walk read.
  *
  *	L2's walk succeeds       ─► l1vpid_filled()     it is held, under L1's VPID
- *	L2 leaves to L1          ─► vmx_check_l2_left()   what has changed by now L2 itself has changed: held no longer
+ *	L2 leaves to L1          ─► vmx_check_l2_left()   what L2 may have changed itself and has changed by now: held no longer
  *	L1's VM entry            ─► vmx_check_l2_enters() what has changed by now, and GUEST_CR3, L1 has changed: open
  *	INVVPID of L1's; L2's own MOV CR3, INVLPG, …  ─► what it covers is held no longer
  *	L2's next use            ─► l1vpid_filled(), l1vpid_fault()   of an open, settled one: a report
@@ -17,7 +17,8 @@
  *
  * Invariants
  * 1. What is held only shrinks by the scopes that the SDM gives; what L0 drops besides plays no part.
- * 2. A change while another processor ran an L2 may be that one's: it is forgotten, which is a miss and no report.
+ * 2. A change of tables that an L2 may have stored to, made while an L2 ran, here or on another processor, may be that
+ *    one's: it is forgotten, which is a miss and no report. Shadow page tables are no such tables.
  * 3. Memory is read by host_copy_from(), outside the guest.
  *
  * Locks: a processor's part is its thread's; `calm` and `times` are atomic; the machine's lock to look at the others.

@@ -57,9 +57,10 @@ void l1vpid_report(struct vmx_cpu *cpu, struct l1vpid_hold *h, gva_t gva, uint32
 	const struct l1vpid *l = cpu->tlb->l1vpid;
 	struct l1vpid_machine *m = l->m;
 	const char *verb = access & CPU_EXEC ? "fetch" : access & CPU_WRITE ? "write" : "read";
-	bool loaded = cpu->cs.fpu_loaded, root = h->changed == h->nr, quiet;
-	uint64_t rip = isa_rip(&cpu->cs), old = root ? h->cr3 : h->e[h->changed].val;
-	gpa_t entry = root ? 0 : h->e[h->changed].gpa;
+	const struct l1vpid_dir *d = &l->dir[h->dir];
+	bool loaded = cpu->cs.fpu_loaded, root = h->changed > d->nr, last = h->changed == d->nr, quiet;
+	uint64_t rip = isa_rip(&cpu->cs), old = root ? h->cr3 : last ? h->val : d->e[h->changed].val;
+	gpa_t entry = root ? 0 : last ? d->table + h->offset : d->e[h->changed].gpa;
 	char where[64];
 
 	isa_fpu_sync(&cpu->cs);
@@ -79,13 +80,13 @@ void l1vpid_report(struct vmx_cpu *cpu, struct l1vpid_hold *h, gva_t gva, uint32
 			   m->deaf ? h->hidden ? " [hidden]" : " [not hidden]" : "");
 		log_always("  L1 has changed %s, %#lx -> %#lx, before its VM entry at rip %#lx", where, old, h->new, h->l1_rip);
 		log_always("  vCPU %u has executed no INVVPID of VPID %u that covers it since its L2 used the translation (PCID %u%s) "
-			   "[SDM \"Guidelines for Use of the INVVPID Instruction\"]", l->now.vcpu, h->vpid, h->pcid,
+			   "[SDM \"Guidelines for Use of the INVVPID Instruction\"]", l->now.vcpu, d->vpid, h->pcid,
 			   h->global ? ", global" : "");
 	}
 	check_log_line(m->log_fd, "{\"class\":\"l1vpid\",\"address\":\"%#lx\",\"access\":\"%s\",\"cpu\":%u,\"rip\":\"%#lx\",\"vpid\":%u,"
 		       "\"pcid\":%u,\"global\":%s,\"eptp\":\"%#lx\",\"frame\":\"%#lx\",\"now\":\"%#lx\",\"entry\":\"%#lx\",\"old\":\"%#lx\","
 		       "\"new\":\"%#lx\",\"writer\":{\"cpu\":%u,\"rip\":\"%#lx\"},\"lstar\":\"%#lx\",\"hidden\":%s,\"suppressed\":%s}", gva, verb, l->now.vcpu,
-		       rip, h->vpid, h->pcid, h->global ? "true" : "false", h->eptp, h->gpa, now ? now->gpa : 0, entry, old, h->new,
+		       rip, d->vpid, h->pcid, h->global ? "true" : "false", d->eptp, h->gpa, now ? now->gpa : 0, entry, old, h->new,
 		       l->now.vcpu, h->l1_rip, m->lstar, h->hidden ? "true" : "false", quiet ? "true" : "false");
 	if (loaded)
 		isa_fpu_load(&cpu->cs);

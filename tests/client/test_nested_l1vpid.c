@@ -265,6 +265,42 @@ static void a_use_in_the_legal_window_is_silent(void **state)
 	one(two_vcpus, NONE, 0);
 }
 
+/* The same where the other vCPU has run its own L2 meanwhile: no L2 stores to these tables, so that L1 has changed them. */
+static void two_vcpus_with_an_l2_each(struct client *c)
+{
+	struct client o = nested_second_vcpu(c);
+
+	again(c, VMLAUNCH, false);
+	use_vpid(&o, VPID);
+	again(&o, VMLAUNCH, false);
+	nested_do(c, STORE, AT_PML4 + 0x3300, 0x70000 | PTE);
+	l1_halts(&o);
+	flush(c);
+	again(c, VMRESUME, false);
+	munmap(o.run, o.run_size);
+	close(o.vcpu);
+}
+
+BUG_OF(an_l2_on_each_vcpu, two_vcpus_with_an_l2_each)
+
+/* L2 uses 5,120 other pages before L1 changes the one. */
+static void many_pages(struct client *c)
+{
+	uint64_t *pd = (uint64_t *)(c->mem + AT_PML4 + 0x2000);
+
+	for (unsigned n = 1; n <= 10; n++)
+		pd[n] = (AT_OTHER + 0x3000) | PTE;
+	/* mov rbx, [60000h]; mov ecx, 5120; mov eax, 200000h; 1: mov rdx, [rax]; add rax, 1000h; loop 1b; cpuid */
+	nested_l2_code(c, "\x48\x8b\x1c\x25\x00\x00\x06\x00\xb9\x00\x14\x00\x00\xb8\x00\x00\x20\x00"
+			  "\x48\x8b\x10\x48\x05\x00\x10\x00\x00\xe2\xf5\x0f\xa2", 31);
+	again(c, VMLAUNCH, false);
+	nested_do(c, STORE, AT_PML4 + 0x3300, 0x70000 | PTE);
+	flush(c);
+	again(c, VMRESUME, false);
+}
+
+BUG_OF(one_page_of_many, many_pages)
+
 /* Without a VPID each VM entry invalidates. */
 static void no_vpid(struct client *c)
 {
@@ -332,6 +368,8 @@ int main(void)
 		BOTH(vpid_has_a_new_guest),
 		BOTH(one_vpid_of_two_is_forgotten),
 		BOTH(invvpid_on_the_wrong_vcpu),
+		BOTH(an_l2_on_each_vcpu),
+		BOTH(one_page_of_many),
 		cmocka_unit_test(a_use_in_the_legal_window_is_silent),
 		cmocka_unit_test(what_is_no_bug_of_l1s_is_silent),
 		cmocka_unit_test(suppressed_reports_are_not_told),
