@@ -29,6 +29,7 @@ struct words {
 	const char *what; /* why the processor left */
 	const char *qualification; /* what it holds as a whole, where it has no fields */
 	const struct field *fields; /* the last has no name */
+	const char *name; /* of what KVM has no name for, or NULL */
 };
 
 #define GPRS "RAX|RCX|RDX|RBX|RSP|RBP|RSI|RDI|R8|R9|R10|R11|R12|R13|R14|R15"
@@ -128,6 +129,12 @@ static const struct field notify[] = {
 	{ 0 },
 };
 
+static const struct field spp[] = {
+	{ 11, 11, "the sub-page permission tables", "are misconfigured|have no entry" },
+	{ 12, 12, "blocking by NMI ended by an IRET", "no|yes" },
+	{ 0 },
+};
+
 static const struct words table[] = {
 	{ EXIT_REASON_EXCEPTION_NMI, "an exception that the exception bitmap selects, or an NMI (see the exit-interruption information)",
 	  "#PF: the linear address; #DB: its bits below", debug },
@@ -192,7 +199,26 @@ static const struct words table[] = {
 	{ EXIT_REASON_TPAUSE, "the guest executed TPAUSE, and RDTSC exiting is 1", NULL, NULL },
 	{ EXIT_REASON_BUS_LOCK, "an instruction acquired a bus lock, and VMM bus-lock detection is 1", NULL, NULL },
 	{ EXIT_REASON_NOTIFY, "no interrupt window opened within the notify window", NULL, notify },
+	/* by the manual alone: KVM meets none of them */
+	{ 5, "an SMI right behind an I/O instruction, with the dual-monitor treatment of SMM", NULL, io, "IO_SMI" },
+	{ 6, "another SMI, with the dual-monitor treatment of SMM", NULL, NULL, "OTHER_SMI" },
+	{ 11, "the guest executed GETSEC", NULL, NULL, "GETSEC" },
+	{ 17, "the guest executed RSM in SMM", NULL, NULL, "RSM" },
+	{ 66, "a write whose sub-page permission could not be found", NULL, spp, "SPP" },
+	{ 69, "the guest executed LOADIWKEY, and LOADIWKEY exiting is 1", NULL, NULL, "LOADIWKEY" },
+	{ 70, "the guest executed ENCLV, and the ENCLV-exiting bitmap selects its leaf", NULL, NULL, "ENCLV" },
+	{ 72, "ENQCMD whose PASID could not be translated", NULL, NULL, "ENQCMD" },
+	{ 73, "ENQCMDS whose PASID could not be translated", NULL, NULL, "ENQCMDS" },
+	{ 76, "the guest executed SEAMCALL", NULL, NULL, "SEAMCALL" },
+	{ 77, "the guest executed TDCALL", NULL, NULL, "TDCALL" },
+	{ 78, "RDMSRLIST of an MSR that the MSR bitmaps select", "the number of the MSR; 0 without MSR bitmaps", NULL, "RDMSRLIST" },
+	{ 79, "WRMSRLIST of an MSR that the MSR bitmaps select", "the number of the MSR; 0 without MSR bitmaps", NULL, "WRMSRLIST" },
 };
+
+static const char *name_of(const struct words *w)
+{
+	return w->name ? w->name : exit_reason_name(w->reason);
+}
 
 static const struct words *find(uint32_t reason)
 {
@@ -215,7 +241,7 @@ static bool parse_reason(const char *text, uint32_t *reason)
 	if (strncasecmp(text, "EXIT_REASON_", 12) == 0)
 		text += 12;
 	for (size_t i = 0; i < ARRAY_SIZE(table); i++)
-		if (strcasecmp(text, exit_reason_name(table[i].reason)) == 0) {
+		if (strcasecmp(text, name_of(&table[i])) == 0) {
 			*reason = table[i].reason;
 			return true;
 		}
@@ -329,7 +355,7 @@ static void print_json(const struct words *w, uint32_t reason, uint64_t q)
 
 	json_object(&j, NULL, true);
 	json_u64(&j, "reason", w->reason);
-	json_string(&j, "name", exit_reason_name(w->reason));
+	json_string(&j, "name", name_of(w));
 	json_string(&j, "what", w->what);
 	json_bool(&j, "entry_failed", reason & VMX_EXIT_REASONS_FAILED_VMENTRY);
 	json_bool(&j, "bus_lock", reason & VMX_EXIT_REASONS_BUS_LOCK);
@@ -398,7 +424,7 @@ static int cmd_explain(int argc, char **argv)
 		print_json(w, reason, q);
 		return 0;
 	}
-	printf("exit reason   %u %s\n              %s\n", w->reason, exit_reason_name(w->reason), w->what);
+	printf("exit reason   %u %s\n              %s\n", w->reason, name_of(w), w->what);
 	if (reason & VMX_EXIT_REASONS_FAILED_VMENTRY)
 		printf("  31     1        VM entry failed: the guest did not run\n");
 	if (reason & VMX_EXIT_REASONS_BUS_LOCK)
