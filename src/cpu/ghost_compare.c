@@ -197,6 +197,16 @@ static bool type_changed(const struct hold *h, const struct batch_item *b)
 	return b->level == h->nr - 1U && b->shift == h->shift && ((b->leaf ^ old) & type || (h->global && !(b->leaf & PTE_G)));
 }
 
+/*
+ * The page has another size now, and another frame or other rights, with no invalidation between: a processor may have
+ * both, and use either for any access (SDM "Details of TLB Use").
+ */
+static bool size_changed(const struct hold *h, const struct batch_item *b)
+{
+	return h->kind == HOLD_LEAF && b->present && b->shift != h->shift &&
+	       (b->gpa != h->gpa || (b->rights ^ h->rights) & (PTE_RW | PTE_US | PTE_XD));
+}
+
 static bool lost_by(const struct ghost *g, const struct hold *h, const struct batch_item *b, enum lost *lost)
 {
 	bool same = b->present && b->gpa == h->gpa;
@@ -239,6 +249,8 @@ static void apply(struct ghost_cpu *c, const struct batch_item *b, const struct 
 	} else if (h->record) {
 		record_free(g, h->record);
 	}
+	if (unlikely(g->strict) && any && h->record && size_changed(h, b))
+		record_say_size(c, &g->record[h->record], b);
 }
 
 /* Where gather() goes on: at a hold of entry `entry`, if it is still there. */

@@ -88,7 +88,7 @@ struct pending {
 	struct writer by;
 };
 
-enum ghost_class { GHOST_USE, GHOST_REACHABLE, GHOST_TABLE, GHOST_ROOT, GHOST_LOST_DIRTY, GHOST_CLASSES };
+enum ghost_class { GHOST_USE, GHOST_REACHABLE, GHOST_TABLE, GHOST_ROOT, GHOST_LOST_DIRTY, GHOST_SIZE, GHOST_CLASSES };
 enum settled { OPEN, SETTLED_RETURNED, SETTLED_OWN, SETTLED_RECYCLED, SETTLED_QUIET };
 /* What the tables do not grant any more. type: memory type or G, which only =strict records. */
 enum lost { LOST_RIGHTS, LOST_DIRTY, LOST_TYPE };
@@ -104,7 +104,7 @@ struct record {
 	uint8_t lost;	 /* enum lost: the most of it */
 	uint8_t settled; /* enum settled */
 	uint8_t level;
-	bool said_use, said_reachable, said_table;
+	bool said_use, said_reachable, said_table, said_size;
 	/* USERKVM_GHOST_DEAF, ghost_recall.c: of which hidden invalidation; could the processor use it after that? */
 	uint32_t owed_to;
 	bool in_reach;
@@ -319,6 +319,8 @@ void record_settle(struct ghost *g, struct record *r, enum settled how);
 /* Settled: tells it if it is reachable, once. */
 void record_try_reachable(struct ghost_cpu *by, struct record *r);
 void records_returned(struct ghost_cpu *c);
+/* =strict: size and more has changed at once; told once. */
+void record_say_size(struct ghost_cpu *c, struct record *r, const struct batch_item *b);
 void records_reachable(struct ghost_cpu *c);
 void records_quiet(struct ghost_cpu *c); /* =strict */
 

@@ -45,7 +45,7 @@ void record_new(struct ghost_cpu *c, const struct batch_item *b, const struct pe
 	r->level = (uint8_t)(h->nr - b->level);
 	r->lost = (uint8_t)lost;
 	r->settled = OPEN;
-	r->said_use = r->said_reachable = r->said_table = r->in_reach = false;
+	r->said_use = r->said_reachable = r->said_table = r->said_size = r->in_reach = false;
 	r->owed_to = 0;
 	r->next = *bucket;
 	*bucket = n;
@@ -89,6 +89,17 @@ void record_try_reachable(struct ghost_cpu *by, struct record *r)
 		return;
 	r->said_reachable = true;
 	ghost_report(by, GHOST_REACHABLE, r, h, h->base, 0, NULL);
+}
+
+void record_say_size(struct ghost_cpu *c, struct record *r, const struct batch_item *b)
+{
+	struct hold *h = &c->g->hold[r->hold];
+	struct cpu_walk_result now = { .gpa = b->gpa, .page_shift = (uint8_t)b->shift };
+
+	if (r->said_size || !hold_live(h) || others_compare(c))
+		return;
+	r->said_size = true;
+	ghost_report(c, GHOST_SIZE, r, h, h->base, 0, &now);
 }
 
 /* Each processor has been in user mode since, or is halted: the operation is over, whoever it was. */

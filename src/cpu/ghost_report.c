@@ -19,7 +19,7 @@
 
 #define MAX_LINES 16 /* of a class */
 
-static const char *const class_name[] = { "use", "reachable", "table", "root", "lost-dirty" };
+static const char *const class_name[] = { "use", "reachable", "table", "root", "lost-dirty", "size" };
 
 /*
  * Most programs end without closing their VMs: what there is to tell is told at their exit. The
@@ -99,6 +99,9 @@ static void tell(struct ghost_cpu *by, enum ghost_class class, const struct reco
 	if (class == GHOST_TABLE)
 		snprintf(what, sizeof(what), "page table %#lx is stored to by cpu%u (rip %#lx), and cpu%u may still walk it for %#lx",
 			 h->gpa, by->nr, rip, v->nr, gva);
+	else if (class == GHOST_SIZE)
+		snprintf(what, sizeof(what), "page %#lx of cpu%u's goes from %lu KiB at frame %#lx to %lu KiB at %#lx in one step", gva, v->nr,
+			 1UL << h->shift >> 10, frame, 1UL << now->page_shift >> 10, now->gpa);
 	else if (class == GHOST_REACHABLE)
 		snprintf(what, sizeof(what), "cpu%u%s (rip %#lx) may still access %#lx at frame %#lx", v->nr,
 			 v->in_guest && v->user && (h->global || h->pcid == v->pcid) ? " in user mode" : ", elsewhere now,", rip, gva, frame);
@@ -118,7 +121,7 @@ static void tell(struct ghost_cpu *by, enum ghost_class class, const struct reco
 		 v->last.address, v->last.rip);
 	log_always("  cpu%u has executed nothing since %s that invalidates it in PCID %u (its last: %s) [SDM \"%s\"]", v->nr,
 		   h->spec ? "it could have cached it, by accessed flags," : "its last use", h->pcid, v->last.what ? what : "none",
-		   h->spec ? "Details of TLB Use" : "Recommended Invalidation");
+		   h->spec || class == GHOST_SIZE ? "Details of TLB Use" : "Recommended Invalidation");
 }
 
 static void tell_json(struct ghost_cpu *by, enum ghost_class class, const struct record *r, const struct hold *h,
@@ -205,9 +208,9 @@ static void tell_end(struct ghost *g)
 			 " in reach, %" PRIu64 " of them covered in time, %" PRIu64 " told)", g->count.reports_of_hidden, g->count.hidden, g->count.hidden_owed,
 			 g->count.hidden_in_reach, g->count.hidden_told, g->count.records_owed, g->count.records_in_reach,
 			 g->count.records_in_time, g->count.records_told);
-	log_always("USERKVM_CHECK=guesttlb: %" PRIu64 " reports (use %u, reachable %u, table %u, root %u, lost-dirty %u)%s; "
+	log_always("USERKVM_CHECK=guesttlb: %" PRIu64 " reports (use %u, reachable %u, table %u, root %u, lost-dirty %u, size %u)%s; "
 		   "%" PRIu64 " translations narrowed, %" PRIu64 " used in the legal window, %" PRIu64 " forgotten (no room, or in doubt)",
-		   told, g->told[0], g->told[1], g->told[2], g->told[3], g->told[4], hidden, g->count.records,
+		   told, g->told[0], g->told[1], g->told[2], g->told[3], g->told[4], g->told[5], hidden, g->count.records,
 		   g->count.uses_in_window, g->count.forgotten);
 	check_ranges_tell(&g->suppress);
 #define COUNTER(n) "\"" #n "\":%" PRIu64 ","

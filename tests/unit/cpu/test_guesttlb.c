@@ -854,6 +854,50 @@ static void table_is_freed_while_it_may_be_walked_flushed(void **state)
 	table(state, true);
 }
 
+/* A table gives way to a large page elsewhere: at once, or by way of nothing. Even the INVLPG behind it comes too late. */
+static void grow(void **state, bool strict, bool by_nothing, uint64_t frame)
+{
+	STATE;
+	struct code k = kernel_code(t);
+
+	t->m->ghost->strict = strict;
+	for (unsigned n = 0; n < 512; n++)
+		guest64(t, GPA_PT2)[n] = (n * 0x1000UL) | PTE_P | PTE_RW;
+	*guest64(t, GPA_PD + 8) = GPA_PT2 | PTE_P | PTE_RW;
+	load(&k, REGION + 0x3000);
+	if (by_nothing) {
+		store(&k, KERNEL + GPA_PD + 8, 0);
+		invlpg(&k, REGION + 0x3000);
+	}
+	store(&k, KERNEL + GPA_PD + 8, frame | PTE_P | PTE_RW | PTE_PS);
+	invlpg(&k, REGION + 0x3000);
+	load(&k, REGION + 0x3000);
+	B(&k, 0xf4);
+	assert_int_equal(run_kernel(t), EXIT_REASON_HLT);
+	assert_int_equal(told(t, GHOST_SIZE), strict && !by_nothing && frame ? 1 : 0);
+	assert_int_equal(told(t, GHOST_USE) + told(t, GHOST_REACHABLE), 0);
+}
+
+static void strict_tells_size_and_frame_that_change_at_once(void **state)
+{
+	grow(state, true, false, 0x200000);
+}
+
+static void strict_tells_size_and_frame_that_change_at_once_flushed(void **state)
+{
+	grow(state, true, true, 0x200000);
+}
+
+static void a_size_that_changes_alone_is_silent(void **state)
+{
+	grow(state, true, false, 0);
+}
+
+static void size_and_frame_are_silent_without_strict(void **state)
+{
+	grow(state, false, false, 0x200000);
+}
+
 /* 12a: a PDPTE of PAE paging is in a register until CR3 is loaded. */
 static void pae(void **state, bool right)
 {
@@ -1036,6 +1080,9 @@ int main(void)
 		BOTH(root_gets_an_owner_while_it_is_loaded),
 		BOTH(strict_tells_a_changed_memory_type),
 		T(a_changed_memory_type_is_silent_without_strict),
+		BOTH(strict_tells_size_and_frame_that_change_at_once),
+		T(a_size_that_changes_alone_is_silent),
+		T(size_and_frame_are_silent_without_strict),
 		T(strict_ends_an_operation_when_all_is_quiet),
 		T(nothing_is_quiet_too_early),
 		T(quiet_alone_ends_nothing_without_strict),
