@@ -432,7 +432,7 @@ def completion_offers_what_help_has():
 
 def installed_tree_works_by_itself():
     root = os.path.join(tmp.name, "root")
-    out, status = tap.run("meson", "install", "-C", BUILD, "--no-rebuild", "--destdir", root)
+    out, status = tap.run("meson", "install", "-C", BUILD, "--no-rebuild", "--tags", "runtime,devel", "--destdir", root)
     assert status == 0, out
     bindir = glob.glob(root + "/**/bin/userkvm", recursive=True)[0]
     lib = os.path.dirname(glob.glob(root + "/**/libuserkvm.so", recursive=True)[0])
