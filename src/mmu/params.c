@@ -28,7 +28,7 @@ static bool read_nx_huge_pages(void)
 static void read_params(void)
 {
 	params = (struct kvm_mmu_params){
-		.nested = params_get_bool("nested") && params_get_bool("ept") && params_get_bool("unrestricted_guest"),
+		.nested = params_get_bool("nested") && params_get_bool("ept"),
 		.ept = params_get_bool("ept"),
 		.eptad = params_get_bool("eptad"),
 		.tdp_mmu = params_get_bool("tdp_mmu"),

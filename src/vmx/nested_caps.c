@@ -87,8 +87,10 @@ static uint64_t has(uint32_t msr, uint64_t offered)
 
 static void setup(void)
 {
-	uint64_t *v = supported.v;
+	uint64_t *v = supported.v, secondary = SECONDARY_OFFERED;
 
+	if (!vmx_params()->unrestricted_guest)
+		secondary &= ~(uint64_t)SECONDARY_EXEC_UNRESTRICTED_GUEST;
 	v[INDEX(MSR_IA32_VMX_BASIC)] =
 		VMCS12_REVISION | FIELD_PREP(BASIC_SIZE_MASK, VMCS12_SIZE) | BASIC_TRUE_CTLS |
 		(uint64_t)MT_WRBACK << 50 | (vmx_capability_msr(MSR_IA32_VMX_BASIC) & BASIC_INOUT);
@@ -99,7 +101,7 @@ static void setup(void)
 		control(CPU_BASED_ALWAYSON_WITHOUT_TRUE_MSR & ~PRIMARY_MAY_CLEAR,
 			has(MSR_IA32_VMX_TRUE_PROCBASED_CTLS, PRIMARY_OFFERED));
 	v[INDEX(MSR_IA32_VMX_PROCBASED_CTLS2)] =
-		control(0, has(MSR_IA32_VMX_PROCBASED_CTLS2, SECONDARY_OFFERED) | SECONDARY_EMULATED);
+		control(0, has(MSR_IA32_VMX_PROCBASED_CTLS2, secondary) | SECONDARY_EMULATED);
 	v[INDEX(MSR_IA32_VMX_TRUE_EXIT_CTLS)] =
 		control(VM_EXIT_ALWAYSON_WITHOUT_TRUE_MSR & ~VM_EXIT_SAVE_DEBUG_CONTROLS,
 			has(MSR_IA32_VMX_TRUE_EXIT_CTLS, EXIT_OFFERED) | VM_EXIT_SAVE_DEBUG_CONTROLS |

@@ -25,6 +25,14 @@ def a_hypervisor_without_ept_answers_its_guest():
     assert status == 0 and "hello: the guest says 0x10e1" in lines and "hello: exits 0x2" in lines, lines
 
 
+def hypervisors_run_without_unrestricted_guest():
+    """L1's way to protected mode is emulated then, and no control of that name is offered to it."""
+    for name, want, *more in (("hello", "hello: the guest says 0x10e1"), ("ept", "ept: behind the moved page 0x5"),
+                              ("smp", "smp: stale reads 0x0", "--smp", "2")):
+        lines, status = boot(name, "unrestricted_guest=0", *more)
+        assert status == 0 and want in lines, lines
+
+
 def a_hypervisor_with_ept_moves_logs_and_emulates_memory():
     lines, status = boot("ept")
     want = ["ept: device access at 0x800000", "ept: qualification 0x181", "ept: the guest says 0x1234",
@@ -58,7 +66,7 @@ CLIENTS = ("first", "nested_insn", "nested_checks", "nested_exits", "nested_stat
 MODULES = ("irqbypass", "kvm", "kvm-intel")
 
 
-def in_kvm_intel(script, files, timeout):
+def in_kvm_intel(script, files, timeout, params="nested=1"):
     """What the script prints in Debian with its kvm-intel, which is L1. files: {name in /bin: path}."""
     demo = os.path.join(BUILD, "demo")
     if not os.path.exists(demo + "/modules/kvm-intel.ko"):
@@ -70,7 +78,7 @@ def in_kvm_intel(script, files, timeout):
     with tempfile.TemporaryDirectory() as tmp:
         initramfs.write(tmp + "/l1.img", init, {**{m + ".ko": f"{demo}/modules/{m}.ko" for m in MODULES}, **files})
         out, _ = tap.run(USERKVM, "boot", demo + "/vmlinuz", "--initrd", tmp + "/l1.img", "--mem", "512M", "--no-reboot",
-                         "--append", "quiet panic=-1", env=dict(os.environ, USERKVM_PARAMS="nested=1"), timeout=timeout)
+                         "--append", "quiet panic=-1", env=dict(os.environ, USERKVM_PARAMS=params), timeout=timeout)
     out = out.replace("\r", "")
     assert "guest: done" in out, out
     return out
@@ -85,6 +93,14 @@ def kvm_intel_in_the_guest_runs_clients():
     script = "".join(f"echo client: {c}; CMOCKA_MESSAGE_OUTPUT=TAP /bin/{c}; echo status: $?\n" for c in CLIENTS)
     out = in_kvm_intel(script, {c: static_client(c) for c in CLIENTS}, timeout=400)
     assert out.count("status: 0") == len(CLIENTS) and "not ok" not in out, out
+
+
+def kvm_intel_runs_clients_without_unrestricted_guest():
+    """L1's real mode is emulated on its way up, and so is that of its guests, by it."""
+    clients = ("first", "nested_insn", "nested_exits")
+    script = "".join(f"echo client: {c}; CMOCKA_MESSAGE_OUTPUT=TAP /bin/{c}; echo status: $?\n" for c in clients)
+    out = in_kvm_intel(script, {c: static_client(c) for c in clients}, 400, "unrestricted_guest=0")
+    assert out.count("status: 0") == len(clients) and "not ok" not in out, out
 
 
 def an_l2_moves_to_linux_and_back():
@@ -103,7 +119,7 @@ def an_l2_moves_to_linux_and_back():
         assert status == 0, out
 
 
-tap.select((a_hypervisor_without_ept_answers_its_guest, a_hypervisor_with_ept_moves_logs_and_emulates_memory,
+tap.select((a_hypervisor_without_ept_answers_its_guest, hypervisors_run_without_unrestricted_guest, a_hypervisor_with_ept_moves_logs_and_emulates_memory,
             a_hypervisor_on_two_processors_shoots_down_what_a_tlb_holds,
             the_tables_stay_in_order, without_nested_there_is_no_vmx, an_l2_moves_to_linux_and_back),
-           (kvm_intel_in_the_guest_runs_clients,), sys.argv[3:])
+           (kvm_intel_in_the_guest_runs_clients, kvm_intel_runs_clients_without_unrestricted_guest), sys.argv[3:])
