@@ -82,19 +82,23 @@ int abi_client_write(void *client_dst, const void *src, size_t n);
 
 /*
  * fn sees SEGV, BUS, FPE and ILL of any thread before the library itself does: true, it has dealt with
- * the signal. blocked() hears in threads whose signal mask src/trap keeps whether SIGSEGV is blocked. Installs the
+ * the signal. blocked() hears in threads whose signal mask src/trap keeps whether SIGSEGV is blocked; all_confined(), in
+ * a thread where it is, that a filter is about to be set for all threads. Installs the
  * library's handlers; once, before the program has threads. -errno of sigaction().
  */
-int abi_first_at_faults(bool (*fn)(int signo, siginfo_t *si, void *ucontext), void (*blocked)(bool));
-/* For src/trap: what came to its handlers, and was fn's; and the telling of blocked(). */
+int abi_first_at_faults(bool (*fn)(int signo, siginfo_t *si, void *ucontext), void (*blocked)(bool),
+			void (*all_confined)(void));
+/* For src/trap: what came to its handlers, and was fn's; and the telling of the others. */
 bool abi_first_sees(int signo, siginfo_t *si, void *ucontext);
 void abi_first_blocked(bool is);
+void abi_first_confined(void);
 /*
- * For who puts the client's handlers behind its own: are they to run with SIGSEGV open, whatever their actions say? And one
- * that would block it begins or ends (host/fault.h, host_fault_hold_segv()).
+ * For who stands before the client's signal masks and handlers: is SIGSEGV to stay open, whatever they say? And: does the
+ * client believe it to be blocked in this thread (host/fault.h, host_fault_hold_segv())?
  */
 bool abi_keeps_segv_open(void);
 bool abi_hold_segv(bool held);
+bool abi_segv_is_held(void);
 /* Every sigaction() of the program goes through abi_client_action() from now on. */
 void abi_owns_sigaction(void);
 /*
@@ -113,6 +117,8 @@ void abi_mask_changed(void);
 uint16_t abi_faults_open(void);
 void abi_faults_shut(uint16_t opened);
 bool abi_fault_keep(int signo, const siginfo_t *si);
+/* Pending again as it came: to the thread if it was sent to one. */
+void abi_fault_send_again(int signo, siginfo_t *si);
 /*
  * And the others: pending again, blocked in the context that goes on; clients_next: its handler is the next
  * to see it, at whose call abi_signal_comes() has to stand. Of those with one number each is handled in its turn.

@@ -478,9 +478,10 @@ USERKVM_SHARED const char *abi_confine_fault(void)
 	return host_confine_fault();
 }
 
-USERKVM_SHARED int abi_first_at_faults(bool (*fn)(int signo, siginfo_t *si, void *ucontext), void (*blocked)(bool))
+USERKVM_SHARED int abi_first_at_faults(bool (*fn)(int signo, siginfo_t *si, void *ucontext), void (*blocked)(bool),
+					  void (*all_confined)(void))
 {
-	host_fault_set_first(fn, blocked);
+	host_fault_set_first(fn, blocked, all_confined);
 	return host_fault_init();
 }
 
@@ -494,6 +495,11 @@ USERKVM_SHARED void abi_first_blocked(bool is)
 	host_fault_first_blocked(is);
 }
 
+USERKVM_SHARED void abi_first_confined(void)
+{
+	host_fault_first_confined();
+}
+
 USERKVM_SHARED bool abi_keeps_segv_open(void)
 {
 	return host_fault_keeps_segv_open();
@@ -502,6 +508,11 @@ USERKVM_SHARED bool abi_keeps_segv_open(void)
 USERKVM_SHARED bool abi_hold_segv(bool held)
 {
 	return host_fault_hold_segv(held);
+}
+
+USERKVM_SHARED bool abi_segv_is_held(void)
+{
+	return host_fault_segv_is_held();
 }
 
 USERKVM_SHARED void abi_owns_sigaction(void)
@@ -533,6 +544,11 @@ USERKVM_SHARED void abi_faults_shut(uint16_t opened)
 USERKVM_SHARED bool abi_fault_keep(int signo, const siginfo_t *si)
 {
 	return host_fault_keep(signo, si, false);
+}
+
+USERKVM_SHARED void abi_fault_send_again(int signo, siginfo_t *si)
+{
+	host_fault_send_again(signo, si);
 }
 
 USERKVM_SHARED void abi_signal_leave_pending(int signo, siginfo_t *si, ucontext_t *uc, bool clients_next)

@@ -45,6 +45,7 @@ static struct {
 	bool interposed; /* the program's sigaction() is host_client_action() */
 	bool (*first)(int signo, siginfo_t *si, void *ucontext); /* (c) once set */
 	void (*first_blocked)(bool);
+	void (*first_confined)(void);
 	struct sigaction client[_NSIG];
 	struct sigaction before[_NSIG]; /* what client[] replaced, without interposition */
 } fault = { .lock = PTHREAD_MUTEX_INITIALIZER };
@@ -203,7 +204,7 @@ static void chain(int signo, siginfo_t *si, void *ucontext, const char *frame)
 	if (!(act.sa_flags & SA_NODEFER))
 		sigaddset(&mask, signo);
 	host_fault_client_handler();
-	holds = host_fault_keeps_segv_open() && sigismember(&mask, SIGSEGV) == 1;
+	holds = host_fault_segv_is_held() || (host_fault_keeps_segv_open() && sigismember(&mask, SIGSEGV) == 1);
 	if (holds)
 		sigdelset(&mask, SIGSEGV);
 	pthread_sigmask(SIG_BLOCK, &mask, NULL); /* sigreturn restores */
@@ -242,9 +243,31 @@ void host_fault_first_blocked(bool is)
 		fault.first_blocked(is);
 }
 
+void host_fault_first_confined(void)
+{
+	if (fault.first_confined)
+		fault.first_confined();
+}
+
 bool host_fault_keeps_segv_open(void)
 {
 	return fault.first;
+}
+
+/* The client believes that it blocks SIGSEGV: it waits, when our work is over blocked by the kernel. */
+static void hold_back(int signo, siginfo_t *si, ucontext_t *uc)
+{
+	sigset_t set;
+
+	if (host_fault_keep(signo, si, host_in_service()))
+		return;
+	host_fault_mask_changed(); /* it holds it no more */
+	host_fault_first_blocked(true);
+	sigaddset(&uc->uc_sigmask, signo);
+	sigemptyset(&set);
+	sigaddset(&set, signo);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	host_fault_send_again(signo, si);
 }
 
 static void on_fault(int signo, siginfo_t *si, void *ucontext)
@@ -257,6 +280,11 @@ static void on_fault(int signo, siginfo_t *si, void *ucontext)
 	}
 	if ((signo == SIGSEGV || signo == SIGBUS) && si->si_code > 0 && fix_up(ucontext))
 		return;
+	if (si->si_code <= 0 && signo == SIGSEGV && host_fault_segv_is_held()) {
+		hold_back(signo, si, ucontext);
+		errno = saved;
+		return;
+	}
 	if (si->si_code <= 0 && host_fault_keep(signo, si, host_in_service() && has_handler(signo)))
 		return;
 	if (hook.fn && si->si_code > 0 && hook.fn(hook.owner, signo, si, ucontext))
@@ -275,10 +303,12 @@ static int install(int signo, struct sigaction *old)
 						: 0;
 }
 
-void host_fault_set_first(bool (*fn)(int signo, siginfo_t *si, void *ucontext), void (*blocked)(bool))
+void host_fault_set_first(bool (*fn)(int signo, siginfo_t *si, void *ucontext), void (*blocked)(bool),
+			  void (*all_confined)(void))
 {
 	fault.first = fn;
 	fault.first_blocked = blocked;
+	fault.first_confined = all_confined;
 }
 
 int host_fault_init(void)

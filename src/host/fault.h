@@ -34,17 +34,22 @@ void host_fault_reclaim(void);
 /*
  * fn is asked first at every one of the signals, in any thread: true, it was dealt with. Set before other
  * threads exist; needs SIGSEGV open. Async-signal context.
- * blocked, for threads whose mask src/trap keeps: SIGSEGV is (true), or is no more, blocked in the calling thread.
+ * blocked: SIGSEGV is (true), or is no more, blocked in the calling thread; told by src/trap, and where a sent one came
+ * to a thread that holds it. all_confined: src/trap is about to let a filter be set for all threads.
  */
-void host_fault_set_first(bool (*fn)(int signo, siginfo_t *si, void *ucontext), void (*blocked)(bool));
+void host_fault_set_first(bool (*fn)(int signo, siginfo_t *si, void *ucontext), void (*blocked)(bool),
+			  void (*all_confined)(void));
 bool host_fault_first(int signo, siginfo_t *si, void *ucontext);
 void host_fault_first_blocked(bool is);
+void host_fault_first_confined(void);
 /*
- * Where there is such a function, the client's handlers run with SIGSEGV open even if their actions block it. `held`:
- * such a handler runs in this thread; a fault of its own ends the program, as the kernel would have it.
- * Returns what was told before. host_fault_mask_changed() tells false.
+ * Where there is such a function, SIGSEGV is open in the client's threads and handlers even if they block it. `held`:
+ * the client believes it to be blocked in this thread; a fault of its own ends the program, as the kernel would have it,
+ * and one that is sent is pending, and blocked indeed, from then on. Returns what was told before.
+ * host_fault_mask_changed() tells false.
  */
 bool host_fault_hold_segv(bool held);
+bool host_fault_segv_is_held(void);
 bool host_fault_keeps_segv_open(void);
 
 /*

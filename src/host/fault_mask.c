@@ -7,7 +7,8 @@
  *
  * Invariants
  * 1. Outside the two the thread's mask is the client's own: what it reads back,
- *    sigsuspend() and ppoll(), threads it starts and programs it executes need nothing.
+ *    sigsuspend() and ppoll(), threads it starts and programs it executes need nothing. But for SIGSEGV, where CPUID is
+ *    answered by faults: open at all times, and `segv_held` is the client's (preload/sigmask.c, inherit.c).
  * 2. What somebody sends to the client in between, and the client blocks or has
  *    a handler for, is kept, and pending again afterwards.
  * 3. `known_open` is true only while nothing can have changed the mask unseen;
@@ -33,7 +34,7 @@ static bool told; /* of every change of a mask */
 
 static __thread struct {
 	bool known_open;
-	bool segv_held; /* a handler of the client's runs that blocks SIGSEGV, and it is open */
+	bool segv_held; /* the client believes SIGSEGV to be blocked, and it is open */
 	uint8_t shut; /* bit n: the client blocks owned[n], and it is open now */
 	uint8_t kept; /* bit n: sent[n] is to be pending again */
 	uint8_t sent[HOST_NR_FAULTS][SENT_BYTES];
@@ -48,6 +49,11 @@ void host_fault_mask_changed(void)
 {
 	mask.known_open = false;
 	mask.segv_held = false;
+}
+
+bool host_fault_segv_is_held(void)
+{
+	return mask.segv_held;
 }
 
 bool host_fault_hold_segv(bool held)
@@ -83,12 +89,11 @@ static uint8_t open_all(void)
 	return were;
 }
 
-/* As it came: to the thread if it was sent to one. */
-static void queue_again(int signo, siginfo_t *si)
+void host_fault_send_again(int signo, siginfo_t *si)
 {
 	pid_t pid = getpid();
 
-	if (si->si_code == SI_TKILL)
+	if (si->si_code == SI_TKILL || si->si_code == SI_QUEUE) /* of pthread_sigqueue(), or it came to this thread */
 		syscall(SYS_rt_tgsigqueueinfo, pid, (pid_t)syscall(SYS_gettid), signo, si);
 	else
 		syscall(SYS_rt_sigqueueinfo, pid, signo, si);
@@ -105,7 +110,7 @@ static void release(uint8_t bits)
 		if (!(bits >> n & 1))
 			continue;
 		memcpy(&si, mask.sent[n], SENT_BYTES);
-		queue_again(owned[n], &si);
+		host_fault_send_again(owned[n], &si);
 	}
 	errno = saved;
 }

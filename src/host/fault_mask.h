@@ -33,6 +33,8 @@ void host_fault_client_handler(void);
  * blocks is; with open_too, in service only, every other.
  */
 bool host_fault_keep(int signo, const siginfo_t *si, bool open_too);
+/* Pending again as it came: to the thread if it was sent to one. */
+void host_fault_send_again(int signo, siginfo_t *si);
 /* For service.c: the service is over, those that the client does not block are pending again. */
 void host_fault_release(void);
 

@@ -10,13 +10,16 @@
  *
  * Invariants
  * 1. Faulting is on in a thread only while SIGSEGV is open there: blocked, the kernel would end the
- *    program. preload_cpuid_mask() hears of every change that comes by libc; handlers run with SIGSEGV open
- *    (host/fault.h, host_fault_hold_segv()).
+ *    program. It is kept open where the program blocks it by libc's sigprocmask() or pthread_sigmask(), or by a handler's
+ *    mask (host/fault.h, host_fault_hold_segv()). preload_cpuid_mask() hears of every change that comes by libc: one that
+ *    blocks it all the same turns faulting off.
  *    A thread that puts a seccomp filter on executes the instruction from then on, and arch_prctl() no more,
- *    which the filter may forbid; so do threads that have come to be since, as it may be one of those that made them.
+ *    which the filter may forbid; of threads that have come to be since it is not known, as it may be one of those that
+ *    made them: they stay as they were made.
  * 2. Leaves that libraries look at late (a program may have confined itself by then) are read before
  *    faulting is turned on; another leaf is read by turning it off for one instruction, and kept. Leaves
- *    that hold the number of the processor are read each time.
+ *    that hold the number of the processor are read each time. Before a filter for all threads, which may forbid
+ *    arch_prctl() to those where CPUID faults, all leaves are read.
  *
  * Locks: none. `known` grows by one at a time; a reader sees entries below nr_known only.
  */
@@ -27,6 +30,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -40,8 +44,9 @@
 #define ARCH_SET_CPUID 0x1012
 #define LEAF1_ECX_VMX (1u << 5)
 #define TRAP_GP 13
-#define NR_KNOWN 128
+#define NR_KNOWN 512
 #define LONGEST 15
+#define NR_IN_RANGE 40
 
 struct leaf {
 	uint32_t leaf, subleaf, r[4]; /* EAX EBX ECX EDX */
@@ -78,7 +83,7 @@ static void keep(const struct leaf *l)
 	uint32_t n = __atomic_load_n(&nr_known, __ATOMIC_ACQUIRE);
 	static uint32_t writing;
 
-	if (is_the_processors(l->leaf) || n == NR_KNOWN || __atomic_exchange_n(&writing, 1, __ATOMIC_ACQUIRE))
+	if (n == NR_KNOWN || __atomic_exchange_n(&writing, 1, __ATOMIC_ACQUIRE))
 		return; /* another thread writes: this leaf is kept next time */
 	n = __atomic_load_n(&nr_known, __ATOMIC_RELAXED);
 	if (n < NR_KNOWN) {
@@ -88,19 +93,59 @@ static void keep(const struct leaf *l)
 	__atomic_store_n(&writing, 0, __ATOMIC_RELEASE);
 }
 
-static void find(struct leaf *l)
+static bool is_known(struct leaf *l)
 {
 	uint32_t n = __atomic_load_n(&nr_known, __ATOMIC_ACQUIRE);
 
 	for (uint32_t i = 0; i < n; i++)
 		if (known[i].leaf == l->leaf && known[i].subleaf == l->subleaf) {
 			*l = known[i];
-			return;
+			return true;
 		}
+	return false;
+}
+
+static void find(struct leaf *l)
+{
+	bool all_are_known = READ_ONCE(confined_all), of_processor = is_the_processors(l->leaf);
+
+	if ((all_are_known || !of_processor) && is_known(l))
+		return;
+	if (all_are_known) { /* no leaf of this machine's */
+		memset(l->r, 0, sizeof(l->r));
+		return;
+	}
 	set_cpuid(true);
 	execute(l);
 	set_cpuid(false);
-	keep(l);
+	if (!of_processor)
+		keep(l);
+}
+
+static void read_leaf(uint32_t leaf, uint32_t nr_subleaves)
+{
+	for (uint32_t n = 0; n < nr_subleaves; n++) {
+		struct leaf l = { .leaf = leaf, .subleaf = n };
+
+		if (is_known(&l))
+			continue;
+		execute(&l);
+		keep(&l);
+	}
+}
+
+/* Where it executes. Past the last subleaf that a leaf can have today Intel's processors answer zeros. */
+static void read_all(void)
+{
+	static const uint32_t first[] = { 0, 0x40000000, 0x80000000 };
+
+	for (size_t i = 0; i < sizeof(first) / sizeof(first[0]); i++) {
+		struct leaf l = { .leaf = first[i] };
+
+		execute(&l);
+		for (uint32_t n = first[i]; n <= l.r[0] && n - first[i] < NR_IN_RANGE; n++)
+			read_leaf(n, n == 0xd ? 64 : n < first[1] ? 8 : 4);
+	}
 }
 
 /* Length of the CPUID at p, prefixes included; 0: it is another instruction. */
@@ -134,33 +179,67 @@ static bool answer(int signo, siginfo_t *si, void *ucontext)
 	return true;
 }
 
+bool preload_segv_stays_open(void)
+{
+	return on && here != CONFINED;
+}
+
+/* May it make arch_prctl() calls, and is it known whether CPUID faults in it? */
+static bool may_change(void)
+{
+	return on && here != CONFINED && !READ_ONCE(confined_all) && !(here == UNKNOWN && READ_ONCE(confined_any));
+}
+
+void preload_segv_block(void)
+{
+	sigset_t segv;
+
+	if (may_change())
+		set_cpuid(true);
+	sigemptyset(&segv);
+	sigaddset(&segv, SIGSEGV);
+	REAL(pthread_sigmask)(SIG_BLOCK, &segv, NULL);
+	if (abi_memory_is_borrowed())
+		return; /* what is thread-local is its parent's */
+	if (may_change())
+		here = EXECUTES;
+	abi_mask_changed();
+}
+
 void preload_cpuid_mask(void)
 {
 	sigset_t now;
 	bool blocked;
 
-	if (here == UNKNOWN && READ_ONCE(confined_any))
-		here = CONFINED;
-	if (!on || here == CONFINED || READ_ONCE(confined_all) || REAL(pthread_sigmask)(SIG_BLOCK, NULL, &now))
+	if (!may_change() || REAL(pthread_sigmask)(SIG_BLOCK, NULL, &now))
 		return;
 	blocked = sigismember(&now, SIGSEGV) == 1;
 	if (abi_memory_is_borrowed()) /* `here` is its parent's in a child of vfork() */
 		set_cpuid(blocked);
-	else if (blocked == (here == EXECUTES) || set_cpuid(blocked) == 0)
+	else if ((here != UNKNOWN && blocked == (here == EXECUTES)) || set_cpuid(blocked) == 0)
 		here = blocked ? EXECUTES : FAULTS;
+}
+
+/* In a thread where it executes. */
+static void all_confined(void)
+{
+	read_all();
+	WRITE_ONCE(confined_all, true);
 }
 
 void preload_cpuid_confined(bool all_threads)
 {
 	if (!on || here == CONFINED)
 		return;
+	if (abi_segv_is_held())
+		preload_segv_block();
 	set_cpuid(true);
 	if (abi_memory_is_borrowed())
 		return;
 	here = CONFINED;
 	WRITE_ONCE(confined_any, true);
 	if (all_threads)
-		WRITE_ONCE(confined_all, true);
+		all_confined();
 }
 
 EXPORT int prctl(int option, ...);
@@ -178,10 +257,14 @@ EXPORT int prctl(int option, ...)
 	return ((int (*)(int, unsigned long, unsigned long, unsigned long, unsigned long))REAL(prctl))(option, a[0], a[1], a[2], a[3]);
 }
 
-/* Of a thread of the program that src/trap serves. */
+/* A thread of the program that src/trap serves; or a sent SIGSEGV is about to wait for this thread. */
 static void executes(bool blocked)
 {
+	if (READ_ONCE(confined_all))
+		return;
 	set_cpuid(blocked);
+	if (!abi_memory_is_borrowed())
+		here = blocked ? EXECUTES : FAULTS;
 }
 
 static void read_early(void)
@@ -218,6 +301,6 @@ __attribute__((constructor)) static void show_vmx(void)
 		return;
 	set_cpuid(true);
 	read_early();
-	if (abi_first_at_faults(answer, executes) == 0 && !program_is_trapping_host() && set_cpuid(false) == 0)
+	if (abi_first_at_faults(answer, executes, all_confined) == 0 && !program_is_trapping_host() && set_cpuid(false) == 0)
 		on = true;
 }

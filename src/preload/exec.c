@@ -23,6 +23,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "abi/abi.h"
 #include "lib/program.h"
 #include "preload/real.h"
 
@@ -116,6 +117,8 @@ static void exec_by_host(const char *path, char *const argv[], char *const envp[
 {
 	char entry[ENTRY_SIZE], **env;
 
+	if (abi_segv_is_held()) /* a program inherits the mask */
+		preload_segv_block();
 	if (!needs_host(path, envp)) {
 		tell_unserved(path, envp);
 		return;
@@ -234,15 +237,22 @@ static int spawn(spawn_fn *real, pid_t *pid, const char *name, const char *path,
 		 char *const argv[], char *const envp[])
 {
 	char entry[ENTRY_SIZE], **env;
+	bool held = preload_inherit_begin();
+	int r;
 
 	if (!needs_host(path, envp)) {
 		tell_unserved(path, envp);
 	} else {
 		env = alloca((count(envp) + 2) * sizeof(*env));
-		if (host_environment(path, envp, entry, env))
-			return REAL(posix_spawn)(pid, host, actions, attr, argv, env);
+		if (host_environment(path, envp, entry, env)) {
+			real = REAL(posix_spawn);
+			name = host;
+			envp = env;
+		}
 	}
-	return real(pid, name, actions, attr, argv, envp);
+	r = real(pid, name, actions, attr, argv, envp);
+	preload_inherit_end(held);
+	return r;
 }
 
 EXPORT int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,

@@ -33,6 +33,13 @@ bool preload_is_dev_kvm(const char *path);
 bool preload_shows_vmx(void);
 /* The calling thread's signal mask may have changed. (cpuid.c) */
 void preload_cpuid_mask(void);
+/* Does SIGSEGV stay open in the calling thread, whatever it blocks? (cpuid.c) */
+bool preload_segv_stays_open(void);
+/* It believes SIGSEGV to be blocked (abi_segv_is_held()): the kernel blocks it, and CPUID executes. (cpuid.c) */
+void preload_segv_block(void);
+/* Around a call whose child inherits the mask as the client believes it to be: begin's result goes to end. (inherit.c) */
+bool preload_inherit_begin(void);
+void preload_inherit_end(bool held);
 /* It is about to put a seccomp filter on, on itself or on all threads. */
 void preload_cpuid_confined(bool all_threads);
 /*

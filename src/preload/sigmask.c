@@ -1,7 +1,7 @@
 /*
  * Who changes a thread's signal mask: the library's work needs four signals open
  * (host room), and asks the kernel again after a change that it has heard of here.
- * The masks themselves stay what the client makes them.
+ * The masks themselves stay what the client makes them, but for SIGSEGV's bit (change_mask()).
  */
 #undef _FILE_OFFSET_BITS
 #undef _FORTIFY_SOURCE
@@ -12,44 +12,75 @@
 #include "abi/abi.h"
 #include "preload/real.h"
 
+/* Not in libuserkvm, where CPUID is left alone. */
 #pragma weak preload_cpuid_mask
+#pragma weak preload_segv_stays_open
 
 static void mask_changed(void)
 {
 	abi_mask_changed();
-	if (preload_cpuid_mask) /* not in libuserkvm */
+	if (preload_cpuid_mask)
 		preload_cpuid_mask();
 }
 
-/*
- * A handler of the client's that blocks SIGSEGV may run with it open (host/fault.h): it is shown blocked, up to
- * a change that opens it.
- */
-#define CALL_AND_TELL(name)                                                                    \
-	({                                                                                     \
-		bool opens_ = set && (how == SIG_SETMASK ||                                    \
-				      (how == SIG_UNBLOCK && sigismember(set, SIGSEGV) == 1)); \
-		bool changes_ = set, held_;                                                    \
-		int r_ = REAL(name)(how, set, old);                                            \
-		if (!preload_is_own_code(__builtin_return_address(0))) {                       \
-			held_ = abi_hold_segv(false);                                          \
-			if (held_ && old && r_ == 0)                                           \
-				sigaddset(old, SIGSEGV);                                       \
-			if (changes_)                                                          \
-				mask_changed();                                                \
-			abi_hold_segv(held_ && !opens_);                                       \
-		} /* ours puts back what it found */                                           \
-		r_;                                                                            \
-	})
+typedef int change_fn(int how, const sigset_t *set, sigset_t *old);
+
+/* What the client makes of SIGSEGV by that. */
+static bool blocks_segv_then(bool before, int how, const sigset_t *set)
+{
+	bool in_set = sigismember(set, SIGSEGV) == 1;
+
+	return how == SIG_SETMASK ? in_set : how == SIG_BLOCK ? before || in_set : before && !in_set;
+}
+
+/* Where CPUID is answered by faults, SIGSEGV stays open, and is shown as the client has made it (host/fault.h). */
+static int change_mask(change_fn *real, int how, const sigset_t *set, sigset_t *old)
+{
+	/* What is thread-local is its parent's in a child of vfork(). */
+	bool stays_open = preload_segv_stays_open && preload_segv_stays_open() && !abi_memory_is_borrowed();
+	bool before = abi_segv_is_held(), after = set && stays_open ? blocks_segv_then(before, how, set) : before;
+	sigset_t kernels;
+	int r;
+
+	if (set && stays_open && how != SIG_UNBLOCK) {
+		kernels = *set;
+		sigdelset(&kernels, SIGSEGV);
+		set = &kernels;
+	}
+	abi_hold_segv(after); /* before a pending one comes */
+	r = real(how, set, old);
+	if (r) {
+		abi_hold_segv(before);
+		return r;
+	}
+	if (old && before)
+		sigaddset(old, SIGSEGV);
+	if (set) {
+		after = abi_segv_is_held(); /* not if one came */
+		mask_changed();
+		abi_hold_segv(after);
+	}
+	return 0;
+}
+
+/* By the library, or for it (liburcu): it puts back what it found. */
+static bool is_ours(const void *caller)
+{
+	return preload_is_own_code(caller) || abi_in_service();
+}
 
 EXPORT int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
 {
-	return CALL_AND_TELL(pthread_sigmask);
+	if (is_ours(__builtin_return_address(0)))
+		return REAL(pthread_sigmask)(how, set, old);
+	return change_mask(REAL(pthread_sigmask), how, set, old);
 }
 
 EXPORT int sigprocmask(int how, const sigset_t *set, sigset_t *old)
 {
-	return CALL_AND_TELL(sigprocmask);
+	if (is_ours(__builtin_return_address(0)))
+		return REAL(sigprocmask)(how, set, old);
+	return change_mask(REAL(sigprocmask), how, set, old);
 }
 
 /* The older ones, which call none of the two above. */
@@ -85,12 +116,57 @@ EXPORT int setcontext(const ucontext_t *to)
 	return REAL(setcontext)(to);
 }
 
+/*
+ * sigsetjmp() saves the kernel's mask, of 64 signals in a sigset_t of 1024: what the client believes of SIGSEGV stands in
+ * the last word, which no mask has. Without a mask to be saved env may end before it.
+ */
+#define HELD 0x75736572766b6d01UL
+
+static uint64_t *last_word(struct __jmp_buf_tag *env)
+{
+	return (uint64_t *)(void *)(&env->__saved_mask + 1) - 1;
+}
+
+typedef int sigsetjmp_fn(struct __jmp_buf_tag env[1], int savemask);
+sigsetjmp_fn *preload_before_sigsetjmp(struct __jmp_buf_tag env[1], int savemask);
+
+__attribute__((visibility("hidden"))) sigsetjmp_fn *preload_before_sigsetjmp(struct __jmp_buf_tag env[1], int savemask)
+{
+	if (savemask)
+		*last_word(env) = abi_segv_is_held() ? HELD : 0;
+	return (sigsetjmp_fn *)REAL(__sigsetjmp);
+}
+
+/* It returns twice, to its caller: libc's goes on from here as if it had been called. */
+__asm__(".pushsection .text\n"
+	".globl __sigsetjmp\n"
+	".type __sigsetjmp, @function\n"
+	"__sigsetjmp:\n"
+	"	push %rdi\n"
+	"	push %rsi\n"
+	"	sub $8, %rsp\n"
+	"	call preload_before_sigsetjmp\n"
+	"	add $8, %rsp\n"
+	"	pop %rsi\n"
+	"	pop %rdi\n"
+	"	jmp *%rax\n"
+	".size __sigsetjmp, . - __sigsetjmp\n"
+	".popsection\n");
+
 /* Back to where sigsetjmp() may have saved a mask. */
+static void before_jump(struct __jmp_buf_tag *env)
+{
+	bool held = env->__mask_was_saved ? *last_word(env) == HELD : abi_segv_is_held();
+
+	abi_mask_changed();
+	abi_hold_segv(held);
+}
+
 #define JUMPS(name)                                                             \
 	EXPORT void name(struct __jmp_buf_tag env[1], int value) __attribute__((noreturn)); \
 	EXPORT void name(struct __jmp_buf_tag env[1], int value)                  \
 	{                                                                       \
-		abi_mask_changed();                                             \
+		before_jump(env);                                               \
 		REAL(name)(env, value);                                         \
 		__builtin_unreachable();                                        \
 	}

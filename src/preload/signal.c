@@ -131,7 +131,7 @@ static void trampoline(int signo, siginfo_t *info, void *context)
 	}
 	held = abi_hold_segv(false);
 	abi_mask_changed();
-	abi_hold_segv(abi_keeps_segv_open() && sigismember(&table.client[signo].sa_mask, SIGSEGV) == 1);
+	abi_hold_segv(held || (abi_keeps_segv_open() && sigismember(&table.client[signo].sa_mask, SIGSEGV) == 1));
 	if (h & TAKES_SIGINFO)
 		((void (*)(int, siginfo_t *, void *))(uintptr_t)(h & ADDRESS))(signo, info, context);
 	else

@@ -60,6 +60,7 @@ int64_t trap_execve(struct trap_call *c)
 	size_t n;
 	int64_t r;
 
+	trap_block_segv(c->thread, c->uc); /* it is inherited */
 	if (!copy_string(path, c->arg[0], sizeof(path)))
 		return TRAP_PASS;
 	if (strcmp(path, "/proc/self/exe") == 0)

@@ -32,9 +32,11 @@ static int64_t trap_set_robust_list(struct trap_call *c)
 /* About to confine itself: CPUID stays the machine's. The thread hears of it before its call is made; all others keep what they have. */
 static int64_t confine(struct trap_call *c, bool all_threads)
 {
+	trap_block_segv(c->thread, c->uc);
 	c->thread->cpuid_off = true;
 	if (all_threads) {
 		trap_follow_mask(c->thread, c->uc);
+		abi_first_confined();
 		__atomic_store_n(&trap.confined, true, __ATOMIC_RELAXED);
 	}
 	return TRAP_PASS;
@@ -131,9 +133,11 @@ static void serve(struct trap_thread *t, ucontext_t *uc)
 
 	if (handler) {
 		uint16_t opened = abi_faults_open();
+		uint64_t clients_mask = trap_clients_mask(t, uc);
 
-		t->clients_mask = trap_mask(uc);
+		t->clients_mask = &clients_mask;
 		r = handler(&c);
+		t->clients_mask = NULL;
 		if (opened)
 			abi_faults_shut(opened);
 	}

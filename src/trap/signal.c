@@ -11,7 +11,8 @@
  * 1. table[] holds what the client's rt_sigaction() shows: no other way changes
  *    it, but a child with its parent's memory changes its own dispositions only in the kernel.
  * 2. SIGSYS is never blocked in the kernel: a blocked trap would end the program.
- * 3. Faults that our work can raise are open while a call is served, and blocked on the way in and out; one
+ * 3. Where CPUID faults SIGSEGV is open, too: what the client believes is blocks_segv. A sent one ends that, and waits.
+ * 4. Faults that our work can raise are open while a call is served, and blocked on the way in and out; one
  *    that is sent meanwhile is kept by the library and pending again after it.
  *
  * Lock: lock guards table[]; taken in service only, where signals are blocked.
@@ -59,6 +60,21 @@ static host_fn *host_handler[SIGNALS];
 bool trap_on_stack(const stack_t *s, uint64_t sp)
 {
 	return s->ss_size && sp - (uint64_t)s->ss_sp < s->ss_size;
+}
+
+/* --- the client's mask --- */
+
+/* CPUID faults: SIGSEGV is open for the kernel, and the client is shown what it has made of it. */
+static bool keeps_segv_open(const struct trap_thread *t)
+{
+	/* Confined, a thread stays as it is. */
+	return abi_keeps_segv_open() && !t->cpuid_off && (t->cpuid_on || !__atomic_load_n(&trap.confined, __ATOMIC_RELAXED));
+}
+
+static void set_clients_mask(struct trap_thread *t, ucontext_t *uc, uint64_t set)
+{
+	t->blocks_segv = (set & BIT(SIGSEGV)) && keeps_segv_open(t);
+	*trap_mask(uc) = set & ~(BIT(SIGSYS) | BIT(SIGKILL) | BIT(SIGSTOP) | (t->blocks_segv ? BIT(SIGSEGV) : 0));
 }
 
 /* --- contexts --- */
@@ -192,8 +208,9 @@ static void make_frame(struct trap_thread *t, const struct kernel_action *act, i
 	void *fpstate = (void *)((sp - trap_fpstate_size(uc)) & ~63ULL);
 	struct frame *f = (void *)((((uint64_t)fpstate - sizeof(*f)) & ~15ULL) - 8);
 
-	f->restorer = (uint64_t)(uintptr_t)trap_sigreturn;
+	f->restorer = keeps_segv_open(t) && (act->flags & SA_RESTORER) ? act->restorer : (uint64_t)(uintptr_t)trap_sigreturn;
 	trap_copy_context(f->uc, uc, fpstate);
+	*trap_mask((ucontext_t *)(void *)f->uc) = trap_clients_mask(t, uc);
 	f->info = *si;
 	reg[REG_RSP] = (greg_t)(uintptr_t)f;
 	reg[REG_RIP] = (greg_t)act->handler;
@@ -203,12 +220,9 @@ static void make_frame(struct trap_thread *t, const struct kernel_action *act, i
 	reg[REG_RAX] = 0;
 	reg[REG_EFL] &= ~0x10500; /* TF DF RF, as Linux */
 	uc->uc_mcontext.fpregs = NULL; /* a handler starts with fresh ones */
-	t->cpuid_off |= *trap_mask(uc) & BIT(SIGSEGV);
-	*trap_mask(uc) |= act->mask | (act->flags & SA_NODEFER ? 0 : BIT(signo));
-	*trap_mask(uc) &= ~BIT(SIGSYS);
+	set_clients_mask(t, uc, trap_clients_mask(t, uc) | act->mask | (act->flags & SA_NODEFER ? 0 : BIT(signo)));
 }
 
-/* The kernel puts the old mask back when a handler returns, and does not tell us: SIGSEGV may be blocked again then. */
 void trap_follow_mask(struct trap_thread *t, ucontext_t *uc)
 {
 	bool on = !t->cpuid_off && !(*trap_mask(uc) & BIT(SIGSEGV));
@@ -225,6 +239,13 @@ void trap_deliver(struct trap_thread *t, int signo, siginfo_t *si, ucontext_t *u
 
 	if (abi_first_sees(signo, si, uc))
 		return;
+	if (signo == SIGSEGV && t->blocks_segv) {
+		/* As the kernel does with a blocked one: it waits, or the instruction ends the program when it runs again. */
+		trap_block_segv(t, uc);
+		if (!raised_by_instruction(signo, si))
+			abi_fault_send_again(signo, si);
+		return;
+	}
 	leave_thunk(t, &uc->uc_mcontext.gregs[REG_RIP]);
 	abi_signal_comes(signo, si);
 	pthread_mutex_lock(&lock);
@@ -343,7 +364,7 @@ int64_t trap_rt_sigaction(struct trap_call *c)
 
 int64_t trap_rt_sigprocmask(struct trap_call *c)
 {
-	uint64_t *mask = trap_mask(c->uc), set, old = *mask;
+	uint64_t set, old = trap_clients_mask(c->thread, c->uc);
 
 	if (c->thread->blocks_sys)
 		old |= BIT(SIGSYS);
@@ -365,7 +386,7 @@ int64_t trap_rt_sigprocmask(struct trap_call *c)
 			return -EINVAL;
 		}
 		c->thread->blocks_sys = set & BIT(SIGSYS);
-		*mask = set & ~(BIT(SIGSYS) | BIT(SIGKILL) | BIT(SIGSTOP));
+		set_clients_mask(c->thread, c->uc, set);
 	}
 	return c->arg[2] ? abi_client_write((void *)c->arg[2], &old, sizeof(old)) : 0;
 }
@@ -392,9 +413,22 @@ int64_t trap_sigaltstack(struct trap_call *c)
 	return c->arg[1] ? abi_client_write((void *)c->arg[1], &old, sizeof(old)) : 0;
 }
 
-/* A restorer of the client's own: from here, where it does not trap. */
+/*
+ * A restorer of the client's own: from here, where it does not trap. The frame's mask is the client's; the kernel gets it
+ * with SIGSEGV open.
+ */
 int64_t trap_rt_sigreturn(struct trap_call *c)
 {
+	uint64_t mask, *frames = (uint64_t *)(c->uc->uc_mcontext.gregs[REG_RSP] + offsetof(ucontext_t, uc_sigmask));
+	uint64_t *now = trap_mask(c->uc);
+
 	c->uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)trap_sigreturn;
+	if (!keeps_segv_open(c->thread) || abi_client_read(&mask, frames, sizeof(mask)))
+		return 0;
+	c->thread->blocks_segv = mask & BIT(SIGSEGV);
+	mask &= ~BIT(SIGSEGV);
+	*now &= ~BIT(SIGSEGV);
+	if (c->thread->blocks_segv)
+		(void)!abi_client_write(frames, &mask, sizeof(mask));
 	return 0;
 }

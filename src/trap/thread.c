@@ -28,9 +28,16 @@
 /* Threads of the library: whatever happens on them happens in service. */
 static struct trap_thread library_thread = { .in_service = 1 };
 
+/* Its CPUID faults or not, as its creator's, for good: a filter may forbid to change that. */
+static bool cpuid_is_settled(const struct trap_thread *t)
+{
+	return t->cpuid_off || __atomic_load_n(&trap.confined, __ATOMIC_RELAXED);
+}
+
 struct plain_start {
 	void *(*fn)(void *);
 	void *arg;
+	bool cpuid_is_settled;
 };
 
 static void *plain_main(void *p)
@@ -39,7 +46,8 @@ static void *plain_main(void *p)
 
 	free(p);
 	trap_set_self(&library_thread);
-	abi_first_blocked(true); /* as its creator, or not: it has its signals blocked */
+	if (!s.cpuid_is_settled)
+		abi_first_blocked(true); /* as its creator, or not: it has its signals blocked */
 	return s.fn(s.arg);
 }
 
@@ -53,7 +61,7 @@ __attribute__((visibility("default"))) int pthread_create(pthread_t *t, const pt
 	int r = s ? 0 : ENOMEM;
 
 	if (!r) {
-		*s = (struct plain_start){ fn, arg };
+		*s = (struct plain_start){ fn, arg, cpuid_is_settled(trap_self()) };
 		r = real(t, attr, plain_main, s);
 	}
 	if (r)
@@ -116,7 +124,10 @@ int trap_become_client(struct trap_thread *t, const struct trap_call *c)
 	t->client_fs = flags & CLONE_SETTLS ? c->arg[4] : c->thread->client_fs;
 	t->in_service = 1;
 	t->blocks_sys = c->thread->blocks_sys;
+	if (cpuid_is_settled(c->thread))
+		t->cpuid_on = c->thread->cpuid_on;
 	t->cpuid_off = c->thread->cpuid_off;
+	t->blocks_segv = c->thread->blocks_segv;
 	if (c->thread->own_actions)
 		t->own_actions = true;
 	trap_set_self(t);

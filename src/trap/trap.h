@@ -73,7 +73,8 @@ struct trap_thread {
 	bool own_actions; /* a process with its parent's memory: the table of signal actions is its parent's */
 	bool blocks_sys; /* the client believes SIGSYS to be blocked */
 	bool cpuid_on;	 /* the instruction faults, and the preload room answers it (preload/cpuid.c) */
-	bool cpuid_off;	 /* and never again: a handler has interrupted code that blocks SIGSEGV, or there is a seccomp filter */
+	bool cpuid_off;	 /* and never again: there is a seccomp filter */
+	bool blocks_segv; /* the client believes SIGSEGV to be blocked, and it is open: CPUID faults */
 	const uint64_t *clients_mask; /* in service: what the client blocks */
 	stack_t altstack; /* the client's */
 	stack_t service_stack; /* the kernel's idea of it: ours */
@@ -143,6 +144,17 @@ void trap_signals_unlock(void);
 static inline uint64_t *trap_mask(ucontext_t *uc)
 {
 	return (uint64_t *)(void *)&uc->uc_sigmask;
+}
+/* What the client believes that it blocks, but for SIGSYS. */
+static inline uint64_t trap_clients_mask(const struct trap_thread *t, ucontext_t *uc)
+{
+	return *trap_mask(uc) | (t->blocks_segv ? 1ULL << (SIGSEGV - 1) : 0);
+}
+/* SIGSEGV is blocked by the kernel if the client believes so. */
+static inline void trap_block_segv(struct trap_thread *t, ucontext_t *uc)
+{
+	*trap_mask(uc) = trap_clients_mask(t, uc);
+	t->blocks_segv = false;
 }
 size_t trap_fpstate_size(const ucontext_t *uc);
 /* A copy of a context whose floating-point state lies at fpstate, of trap_fpstate_size() bytes. */
