@@ -38,8 +38,6 @@ struct lapic_timer {
 	uint64_t tscdeadline; /* IA32_TSC_DEADLINE */
 	uint32_t mode;	      /* APIC_LVT_TIMER_* */
 	uint32_t divide;
-	/* --- */
-	uint32_t ticks;	      /* (a) that have come */
 };
 
 /* SDM "Posted-Interrupt Descriptor". */
@@ -61,6 +59,7 @@ struct kvm_lapic {
 	uint32_t pending_events; /* (a) LAPIC_INIT, LAPIC_SIPI */
 	uint8_t sipi_vector;	 /* (a) before LAPIC_SIPI */
 	uint32_t arb_prio;	 /* (a) for lowest-priority arbitration */
+	uint32_t silent;	 /* (a) timer's ticks and IPIs that have come */
 	uint32_t esr_pending;	 /* (a) errors since the last write of ESR */
 	uint8_t pending_ioapic_eoi;
 	const struct kvm_apic_synic *synic; /* NULL: none; owner */
@@ -186,9 +185,11 @@ void lapic_state_replaced(struct kvm_lapic *apic);
 void lapic_forget_posted(struct kvm_lapic *apic);
 /* In ISR, IRR or PIR? */
 bool lapic_has_vector(struct kvm_lapic *apic, uint8_t vector);
-/* 1 accepted, 0 not. Any thread. */
+/* 1 accepted, 0 not. Any thread. What devices have written to memory is announced by it. */
 int lapic_accept(struct kvm_lapic *apic, uint32_t delivery_mode, uint8_t vector, bool level,
 		 bool level_triggered);
+/* The same of what a vCPU sends: a fixed IPI says nothing of devices. */
+int lapic_accept_ipi(struct kvm_lapic *apic, const struct kvm_lapic_irq *irq);
 /* Every LVT entry that there is gets these bits; `keep`: besides those it has. */
 void lapic_set_lvts(struct kvm_lapic *apic, uint32_t bits, bool keep);
 /* What an LVT entry does when its source fires. Any thread. */

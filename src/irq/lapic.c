@@ -273,13 +273,20 @@ int lapic_accept(struct kvm_lapic *apic, uint32_t delivery_mode, uint8_t vector,
 }
 
 /*
- * A tick of the local timer announces no device's writes. A guest that polls its devices may hear of nothing else,
- * so one of many does.
+ * A tick of the local timer, or an IPI, announces no device's writes. A guest that polls its devices may hear of nothing
+ * else, so one of many does.
  */
-#define TICKS_THAT_ANNOUNCE 64
-static bool announces(struct kvm_lapic *apic, uint32_t lvt)
+#define ONE_THAT_ANNOUNCES 64
+static bool announces(struct kvm_lapic *apic)
 {
-	return lvt != APIC_LVTT || !(__atomic_add_fetch(&apic->timer.ticks, 1, __ATOMIC_RELAXED) % TICKS_THAT_ANNOUNCE);
+	return !(__atomic_add_fetch(&apic->silent, 1, __ATOMIC_RELAXED) % ONE_THAT_ANNOUNCES);
+}
+
+int lapic_accept_ipi(struct kvm_lapic *apic, const struct kvm_lapic_irq *irq)
+{
+	if (irq->delivery_mode > APIC_DM_LOWEST || announces(apic))
+		return lapic_accept(apic, irq->delivery_mode, irq->vector, irq->level, irq->level_triggered);
+	return accept(apic, irq->delivery_mode, irq->vector, irq->level, irq->level_triggered);
 }
 
 int lapic_local_deliver(struct kvm_lapic *apic, uint32_t lvt)
@@ -290,8 +297,8 @@ int lapic_local_deliver(struct kvm_lapic *apic, uint32_t lvt)
 
 	if (!lapic_hw_enabled(apic) || (reg & APIC_LVT_MASKED))
 		return 0;
-	ret = (announces(apic, lvt) ? lapic_accept : accept)(apic, reg & APIC_MODE_MASK, (uint8_t)reg, true,
-							     reg & APIC_LVT_LEVEL_TRIGGER);
+	ret = (lvt != APIC_LVTT || announces(apic) ? lapic_accept : accept)(apic, reg & APIC_MODE_MASK, (uint8_t)reg, true,
+									    reg & APIC_LVT_LEVEL_TRIGGER);
 	if (ret && lvt == APIC_LVTPC)
 		lapic_set(apic, lvt, reg | APIC_LVT_MASKED);
 	return ret;

@@ -75,8 +75,11 @@ bool lapic_match_dest(struct kvm_lapic *target, struct kvm_lapic *source, uint32
 	}
 }
 
-static int accept(struct kvm_lapic *apic, const struct kvm_lapic_irq *irq)
+/* ipi: a vCPU has sent it. */
+static int accept(struct kvm_lapic *apic, const struct kvm_lapic_irq *irq, bool ipi)
 {
+	if (ipi)
+		return lapic_accept_ipi(apic, irq);
 	return lapic_accept(apic, irq->delivery_mode, irq->vector, irq->level,
 			    irq->level_triggered);
 }
@@ -123,7 +126,7 @@ int kvm_irq_delivery_to_apic(struct kvm *kvm, struct kvm_lapic *source,
 	int ret = when_nobody_takes_it(kvm, irq);
 
 	if (apic && lapic_hw_enabled(apic))
-		return accept(apic, irq);
+		return accept(apic, irq, source);
 	/* "Lowest priority" to all by physical broadcast goes to all. */
 	if (arbitrate && !irq->logical && irq->dest_id == XAPIC_BROADCAST)
 		arbitrate = false;
@@ -133,12 +136,12 @@ int kvm_irq_delivery_to_apic(struct kvm *kvm, struct kvm_lapic *source,
 		    !lapic_match_dest(apic, source, irq->shorthand, irq->dest_id, irq->logical))
 			continue;
 		if (!arbitrate)
-			ret = (ret < 0 ? 0 : ret) + accept(apic, irq);
+			ret = (ret < 0 ? 0 : ret) + accept(apic, irq, source);
 		else if (lapic_sw_enabled(apic) &&
 			 (!lowest || READ_ONCE(apic->arb_prio) < READ_ONCE(lowest->arb_prio)))
 			lowest = apic;
 	}
-	return lowest ? accept(lowest, irq) : ret;
+	return lowest ? accept(lowest, irq, source) : ret;
 }
 
 /* The vCPUs of one word of the bitmap; how many took it. */
@@ -150,7 +153,7 @@ static int deliver_bitmap(struct kvm *kvm, struct kvm_lapic_irq irq, uint64_t bi
 		struct kvm_vcpu *target = kvm_get_vcpu_by_id(kvm, min + (uint32_t)__builtin_ctzll(bitmap));
 
 		if (target && target->apic && lapic_hw_enabled(target->apic))
-			count += accept(target->apic, &irq) > 0;
+			count += accept(target->apic, &irq, true) > 0;
 	}
 	return count;
 }
