@@ -20,6 +20,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 
+#include "processor.h"
 #include "report.h"
 
 #define ROUNDS 2001
@@ -208,6 +209,7 @@ static void open_vm(void)
 
 static void *spin(void *arg)
 {
+	own_processor(1);
 	while (ioctl(vcpu[1], KVM_RUN, 0) == 0)
 		;
 	return NULL;
@@ -245,11 +247,13 @@ static void stop_spinning(pthread_t t)
 	run[1]->immediate_exit = 1;
 	pthread_kill(t, SIGUSR1);
 	pthread_join(t, NULL);
+	any_processor();
 	run[1]->immediate_exit = 0;
 }
 
 static void start_spinning(pthread_t *t)
 {
+	own_processor(0);
 	if (pthread_create(t, NULL, spin, NULL))
 		errx(1, "no thread");
 }
@@ -286,6 +290,7 @@ static void answer(int signo)
 
 static void *spin_natively(void *arg)
 {
+	own_processor(1);
 	while (!__atomic_load_n(&stop, __ATOMIC_RELAXED))
 		;
 	return NULL;
@@ -297,6 +302,7 @@ static void signals(void)
 	pthread_t t;
 
 	signal(SIGUSR2, answer);
+	own_processor(0);
 	if (pthread_create(&t, NULL, spin_natively, NULL))
 		errx(1, "no thread");
 	for (int i = 0; i < ROUNDS; i++) {
@@ -310,6 +316,7 @@ static void signals(void)
 	}
 	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
 	pthread_join(t, NULL);
+	any_processor();
 	report("signal", v, ROUNDS);
 }
 
