@@ -18,7 +18,7 @@
  *    followed by: the emulation comes at the next boundary, before anything else.
  * 4. `recognised` changes at the evaluations the SDM names, and at delivery: by nothing else.
  *
- * Locks: the processor's thread, except `notified` and the posted-interrupt descriptor.
+ * Locks: the processor's thread, except the posted-interrupt descriptor.
  */
 #ifndef USERKVM_CPU_APIC_H
 #define USERKVM_CPU_APIC_H
@@ -74,7 +74,6 @@ struct cpu_apic {
 		uint16_t offset;
 		uint8_t size;
 	} write;
-	uint64_t notified[4]; /* (a) vectors of interrupts for the processor, not taken yet */
 	hpa_t writers[APIC_WRITERS]; /* host addresses of instructions that end their blocks */
 };
 

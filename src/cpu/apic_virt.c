@@ -153,23 +153,23 @@ static void process_posted(struct vmx_cpu *cpu)
 
 void vmx_notify(struct vmx_cpu *cpu, uint8_t vector)
 {
-	__atomic_fetch_or(&cpu->apic.notified[vector >> 6], BIT_ULL(vector & 63), __ATOMIC_SEQ_CST);
+	__atomic_fetch_or(&cpu->mail.notified[vector >> 6], BIT_ULL(vector & 63), __ATOMIC_SEQ_CST);
 	__atomic_fetch_or(&cpu->cs.exit_request, CPU_REQ_POSTED, __ATOMIC_SEQ_CST);
-	if (__atomic_load_n(&cpu->asleep, __ATOMIC_SEQ_CST))
+	if (__atomic_load_n(&cpu->mail.asleep, __ATOMIC_SEQ_CST))
 		syscall(SYS_futex, &cpu->cs.exit_request, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
 /* The highest vector that waits, taken; -1: none. */
-static int take_vector(struct cpu_apic *a)
+static int take_vector(struct vmx_cpu *cpu)
 {
-	for (unsigned n = ARRAY_SIZE(a->notified); n-- > 0;) {
-		uint64_t bits = READ_ONCE(a->notified[n]);
+	for (unsigned n = ARRAY_SIZE(cpu->mail.notified); n-- > 0;) {
+		uint64_t bits = READ_ONCE(cpu->mail.notified[n]);
 		unsigned bit;
 
 		if (!bits)
 			continue;
 		bit = 63 - (unsigned)__builtin_clzll(bits);
-		__atomic_fetch_and(&a->notified[n], ~BIT_ULL(bit), __ATOMIC_SEQ_CST);
+		__atomic_fetch_and(&cpu->mail.notified[n], ~BIT_ULL(bit), __ATOMIC_SEQ_CST);
 		return (int)(n * 64 + bit);
 	}
 	return -1;
@@ -183,7 +183,7 @@ void cpu_apic_take_notification(struct vmx_cpu *cpu)
 
 	/* the request first: a vector that comes after the look makes another one */
 	__atomic_fetch_and(&cpu->cs.exit_request, ~CPU_REQ_POSTED, __ATOMIC_SEQ_CST);
-	while ((vector = take_vector(a)) >= 0) {
+	while ((vector = take_vector(cpu)) >= 0) {
 		if (a->pid && vector == a->posted_vector) {
 			process_posted(cpu);
 			continue;

@@ -28,7 +28,6 @@ static void exit_external(struct vmx_cpu *cpu)
 	struct cpu_exit e = { .reason = EXIT_REASON_EXTERNAL_INTERRUPT, .rip = cpu->cs.rip };
 
 	__atomic_fetch_and(&cpu->cs.exit_request, ~CPU_REQ_KICK, __ATOMIC_SEQ_CST);
-	__atomic_store_n(&cpu->kick, 0, __ATOMIC_SEQ_CST);
 	if (cpu->exit_controls & VM_EXIT_ACK_INTR_ON_EXIT)
 		e.intr_info = (uint32_t)INTR_INFO_VALID_MASK | CPU_KICK_VECTOR;
 	cpu_vmexit(cpu, &e);
@@ -115,12 +114,12 @@ static void wait_inactive(struct vmx_cpu *cpu)
 	struct timespec ts = { 0, 1000000 }, *timeout = NULL;
 
 	isa_fpu_sync(&cpu->cs);
-	__atomic_store_n(&cpu->asleep, 1, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&cpu->mail.asleep, 1, __ATOMIC_SEQ_CST);
 	if (cpu->preemption_deadline != ~0ULL)
 		timeout = &ts; /* the TSC's rate is not ours to know: look again */
 	if (!READ_ONCE(cpu->cs.exit_request))
 		syscall(SYS_futex, &cpu->cs.exit_request, FUTEX_WAIT_PRIVATE, 0, timeout, NULL, 0);
-	__atomic_store_n(&cpu->asleep, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&cpu->mail.asleep, 0, __ATOMIC_SEQ_CST);
 }
 
 /* What other threads have asked for. */

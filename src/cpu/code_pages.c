@@ -63,7 +63,7 @@ void cpu_blocks_drop_wtags(struct vmx_cpu *cpu)
 static bool may_write_untold(struct vmx_cpu *o, uint32_t gen)
 {
 	if (!__atomic_load_n(&o->in_guest, __ATOMIC_SEQ_CST) ||
-	    __atomic_load_n(&o->asleep, __ATOMIC_SEQ_CST))
+	    __atomic_load_n(&o->mail.asleep, __ATOMIC_SEQ_CST))
 		return false; /* it looks at its requests before it goes on */
 	return (int32_t)(__atomic_load_n(&o->wtags_seen, __ATOMIC_SEQ_CST) - gen) < 0;
 }

@@ -100,7 +100,6 @@ struct vmx_cpu { /* (o), where no letter says otherwise */
 	uint64_t preemption_deadline; /* host TSC; ~0 none */
 
 	struct cpu_event event; /* in delivery */
-	uint32_t kick;		/* (a) vmx_kick() */
 	void *unwind_buf[5];	/* of the interpreter loop */
 	struct cpu_tlb *tlb;	   /* (c) tlb.c */
 	struct cpu_blocks *blocks; /* (c) blocks.c */
@@ -124,7 +123,6 @@ struct vmx_cpu { /* (o), where no letter says otherwise */
 	uint64_t resume_flag;	   /* RFLAGS.RF as the running instruction found it */
 	struct cpu_debug debug;
 	bool iret_unblocked;	   /* an IRET that has ended blocking by NMI is running */
-	uint32_t asleep;	   /* (a) in the futex of an inactive state */
 	bool in_guest;		   /* (a) between entry and exit */
 	bool inject;		   /* cpu->event waits for delivery after entry */
 	bool mtf_pending;	   /* injected, or due after this instruction */
@@ -166,6 +164,11 @@ struct vmx_cpu { /* (o), where no letter says otherwise */
 		gva_t gla;
 		gpa_t gpa;
 	} exit_access;
+	/* What other threads write, on a line that the processor's own work does not write. */
+	struct {
+		uint64_t notified[4]; /* (a) vectors of interrupts for the processor, not taken yet (vmx_notify()) */
+		uint32_t asleep;      /* (a) in the futex of an inactive state */
+	} mail __attribute__((aligned(64)));
 };
 
 /* The VMX-preemption timer counts the TSC shifted right by this. */

@@ -196,6 +196,8 @@ void *cpu_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum isa_access
 	lin = check_linear(cpu, lin, size, how);
 	if (unlikely((lin & ~PAGE_MASK) + size > PAGE_SIZE)) {
 		p = mem_crossing(cpu, lin, size, access, priv, how, bounce);
+	} else if (cs->apic_writes && how == ISA_WRITE && (lin & PAGE_MASK) == cs->apic_lin) {
+		p = cpu_apic_access(cpu, lin, size, how); /* it has passed paging and EPT before */
 	} else {
 		p = translate(cpu, lin, size, access, priv);
 		watch(cpu, lin, size, how);

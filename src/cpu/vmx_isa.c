@@ -159,15 +159,13 @@ enum vmx_result invvpid(struct vmx_cpu *cpu, uint64_t type, uint16_t vpid, gva_t
 
 void vmx_kick(struct vmx_cpu *cpu)
 {
-	__atomic_store_n(&cpu->kick, 1, __ATOMIC_SEQ_CST);
 	__atomic_fetch_or(&cpu->cs.exit_request, CPU_REQ_KICK, __ATOMIC_SEQ_CST);
-	if (__atomic_load_n(&cpu->asleep, __ATOMIC_SEQ_CST))
+	if (__atomic_load_n(&cpu->mail.asleep, __ATOMIC_SEQ_CST))
 		syscall(SYS_futex, &cpu->cs.exit_request, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
 void vmx_kick_clear(struct vmx_cpu *cpu)
 {
-	__atomic_store_n(&cpu->kick, 0, __ATOMIC_SEQ_CST);
 	__atomic_fetch_and(&cpu->cs.exit_request, ~CPU_REQ_KICK, __ATOMIC_SEQ_CST);
 }
 
