@@ -28,12 +28,12 @@ static const char *insn_text(struct kvm_vcpu *vcpu, char *buf)
 
 static const char *exception_name(int vector, char *buf, size_t size)
 {
-	static const char names[][4] = {
-		"#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "",    "#TS", "#NP",
-		"#SS", "#GP", "#PF", "",    "#MF", "#AC", "#MC", "#XM", "#VE", "#CP",
+	static const char names[][10] = {
+		"#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "vector 9",  "#TS", "#NP",
+		"#SS", "#GP", "#PF", "vector 15", "#MF", "#AC", "#MC", "#XM", "#VE", "#CP",
 	};
 
-	if (vector >= 0 && vector < (int)ARRAY_SIZE(names) && *names[vector])
+	if (vector >= 0 && vector < (int)ARRAY_SIZE(names))
 		snprintf(buf, size, "%s", names[vector]);
 	else
 		snprintf(buf, size, "vector %d", vector);
