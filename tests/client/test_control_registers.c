@@ -121,6 +121,25 @@ static void control_registers_read_as_written_in_64_bit_mode(void **state)
 	client_close(&c);
 }
 
+GUEST_CODE(tpr64, 64,
+	   "mov $9, %eax; mov %rax, %cr8; mov %rax, %cr8; mov $3, %eax; mov %rax, %cr8; mov %rax, %cr8; out %al, $0x99");
+
+/* KVM API: KVM_EXIT_SET_TPR, where the client has the APIC: it hears of a TPR that falls, of no other. */
+static void a_client_with_the_apic_hears_of_a_tpr_that_falls(void **state)
+{
+	struct client c;
+
+	client_open_vm(&c, 2 << 20);
+	client_add_vcpu(&c);
+	memcpy(c.mem + AT_CODE, tpr64, GUEST_CODE_SIZE(tpr64));
+	paging_start(&c, PAGING_LONG, 0, 0, 0, 0);
+	assert_int_equal(ioctl(c.vcpu, KVM_RUN, 0), 0);
+	assert_int_equal(c.run->exit_reason, KVM_EXIT_SET_TPR);
+	assert_int_equal(c.run->cr8, 3);
+	assert_int_equal(client_next_out(&c), PORT_DONE);
+	client_close(&c);
+}
+
 /* LMSW writes the low four bits, but PE it can only set. */
 GUEST_CODE(lmsw16, 16,
 	   "mov $0xe, %ax; lmsw %ax; smsw %ebx; mov %cr0, %edx; mov $0, %ax; lmsw %ax; smsw %ecx; out %al, $0x99");
@@ -352,6 +371,7 @@ int main(void)
 		cmocka_unit_test(control_registers_read_as_written_in_real_mode),
 		cmocka_unit_test(control_registers_read_as_written_in_protected_mode),
 		cmocka_unit_test(control_registers_read_as_written_in_64_bit_mode),
+		cmocka_unit_test(a_client_with_the_apic_hears_of_a_tpr_that_falls),
 		cmocka_unit_test(lmsw_cannot_clear_pe),
 		cmocka_unit_test(debug_registers_4_and_5_are_6_and_7_without_de),
 		cmocka_unit_test(debug_registers_4_and_5_are_undefined_with_de),

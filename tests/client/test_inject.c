@@ -5,7 +5,11 @@
 #include "client.h"
 
 #define RULES "KVM_CREATE_VCPU=ENOMEM@2,KVM_RUN=EINTR%3,KVM_SET_TSS_ADDR=EFAULT@2+,KVM_GET_VCPU_EVENTS=EBUSY," \
-	      "KVM_GET_CLOCK=EINVAL@99"
+	      "KVM_GET_CLOCK=EINVAL@99,"
+/* 27 more are all that there is room for; the name of no request takes none. */
+#define FILL3 "KVM_GET_CLOCK=EINVAL@99,KVM_GET_CLOCK=EINVAL@99,KVM_GET_CLOCK=EINVAL@99,"
+#define FILL9 FILL3 FILL3 FILL3
+#define TOO_MANY RULES "KVM_NO_SUCH=EIO," FILL9 FILL9 FILL9 "KVM_GET_API_VERSION=EIO"
 
 static struct client c;
 
@@ -55,6 +59,11 @@ static void each_nth_run_is_interrupted_before_it_began(void **state)
 	assert_int_equal(outs, 20);
 }
 
+static void a_rule_beyond_the_last_is_none(void **state)
+{
+	assert_int_equal(ioctl(c.kvm, KVM_GET_API_VERSION, 0), 12);
+}
+
 static void without_a_number_each_call_fails(void **state)
 {
 	struct kvm_vcpu_events events;
@@ -80,11 +89,12 @@ int main(void)
 		cmocka_unit_test(from_the_nth_call_on_all_fail),
 		cmocka_unit_test(each_nth_run_is_interrupted_before_it_began),
 		cmocka_unit_test(without_a_number_each_call_fails),
+		cmocka_unit_test(a_rule_beyond_the_last_is_none),
 		cmocka_unit_test(what_no_rule_names_works),
 	};
 
 	if (!getenv("LD_PRELOAD"))
 		return 77; /* a kernel's KVM knows of no rules */
-	setenv("USERKVM_INJECT", RULES, 1);
+	setenv("USERKVM_INJECT", TOO_MANY, 1);
 	return cmocka_run_group_tests(tests, setup, NULL);
 }

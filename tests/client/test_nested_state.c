@@ -25,6 +25,19 @@ NESTED_TEST(too_little_room_is_e2big_with_the_size, nested_open_vmcs)
 	assert_int_equal(s.head.size, 128 + 4096);
 }
 
+/* Linux: a client that writes 0 resets the vCPU, which leaves VMX operation; every other value leaves it in it. */
+NESTED_TEST(feature_control_of_0_ends_vmx_operation, nested_open_vmcs)
+{
+	struct nested_image s;
+
+	client_set_msr(c, MSR_FEATURE_CONTROL, 5);
+	nested_get_state(c, &s);
+	assert_int_equal(s.head.hdr.vmx.vmxon_pa, AT_VMXON);
+	client_set_msr(c, MSR_FEATURE_CONTROL, 0);
+	nested_get_state(c, &s);
+	assert_int_equal(s.head.hdr.vmx.vmxon_pa, ~0ULL);
+}
+
 static void wrong_size(struct nested_image *s) { s->head.size = 127; }
 static void unknown_flag(struct nested_image *s) { s->head.flags = 1u << 9; }
 static void run_pending_without_l2(struct nested_image *s) { s->head.flags = KVM_STATE_NESTED_RUN_PENDING; }
@@ -169,6 +182,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(outside_vmx_operation_the_state_is_a_header),
 		cmocka_unit_test(too_little_room_is_e2big_with_the_size),
+		cmocka_unit_test(feature_control_of_0_ends_vmx_operation),
 		cmocka_unit_test(each_rule_of_the_header_is_einval),
 		cmocka_unit_test(an_l2_goes_on_in_another_vm),
 		cmocka_unit_test(an_l1_goes_on_in_another_vm_and_enters_its_l2),

@@ -157,6 +157,17 @@ static void pae_paging_loads_pdptrs_and_faults_if_they_are_bad(void **state)
 	assert_int_equal(nr_pdptr_loads, 3);
 }
 
+static void paging_of_32_bit_entries_has_no_pdptrs(void **state)
+{
+	reset_protected();
+	pdptrs_valid = false;
+	cpu->cs.gpr[RAX] = cpu->cs.cr0 | X86_CR0_PG;
+	assert_int_equal(RUN(0x0f, 0x22, 0xc0), DONE);
+	cpu->cs.gpr[RAX] = 0x6000;
+	assert_int_equal(RUN(0x0f, 0x22, 0xd8), DONE);
+	assert_int_equal(nr_pdptr_loads, 0);
+}
+
 static void cr3_load_exits_unless_the_value_is_a_target(void **state)
 {
 	reset_long();
@@ -545,6 +556,16 @@ static void sysenter_and_sysexit_in_protected_mode(void **state)
 	assert_int_equal(cpu->cs.rip, 0x2000);
 }
 
+static void sysenter_and_sysexit_fault_in_real_mode(void **state)
+{
+	reset_real();
+	cpu->sysenter_cs = SEL_CODE0;
+	assert_int_equal(RUN(0x0f, 0x34), FAULT);
+	assert_fault(X86_TRAP_GP, 0);
+	assert_int_equal(RUN(0x0f, 0x35), FAULT);
+	assert_fault(X86_TRAP_GP, 0);
+}
+
 static void swapgs_and_base_instructions(void **state)
 {
 	reset_long();
@@ -694,6 +715,7 @@ int main(void)
 		cmocka_unit_test(cr0_write_checks_values),
 		cmocka_unit_test(enabling_paging_with_lme_sets_lma),
 		cmocka_unit_test(pae_paging_loads_pdptrs_and_faults_if_they_are_bad),
+		cmocka_unit_test(paging_of_32_bit_entries_has_no_pdptrs),
 		cmocka_unit_test(cr3_load_exits_unless_the_value_is_a_target),
 		cmocka_unit_test(cr3_reserved_bits_fault_and_bit_63_needs_pcide),
 		cmocka_unit_test(cr4_write_checks_values),
@@ -716,6 +738,7 @@ int main(void)
 		cmocka_unit_test(syscall_and_sysret_round_trip),
 		cmocka_unit_test(syscall_is_undefined_without_sce_and_in_compatibility_mode),
 		cmocka_unit_test(sysenter_and_sysexit_in_protected_mode),
+		cmocka_unit_test(sysenter_and_sysexit_fault_in_real_mode),
 		cmocka_unit_test(swapgs_and_base_instructions),
 		cmocka_unit_test(lgdt_loads_24_bits_with_16_bit_operands),
 		cmocka_unit_test(descriptor_table_exit_describes_its_operand),

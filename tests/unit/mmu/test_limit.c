@@ -79,6 +79,27 @@ static void huge_leaves_are_split_as_far_as_the_limit_goes(void **state)
 	assert_true(vm->stat.mmu_recycled > 0);
 }
 
+/* A vCPU's first root is a table too: the limit is reached, so one is taken back for it. */
+static void a_root_takes_a_table_back(void **state)
+{
+	char *m = get_memory(2 * GIB + 4096, CHUNK, PROT_READ | PROT_WRITE) + 4096;
+	struct kvm_vcpu *second;
+
+	madvise(m, 2 * GIB, MADV_NOHUGEPAGE);
+	assert_int_equal(set_slot(0, 0, 0, 2 * GIB, m), 0);
+	kvm_mmu_unload(vcpu);
+	assert_int_equal(kvm_mmu_reload(vcpu), 0);
+	for (gpa_t gpa = 0; tables() < LIMIT; gpa += CHUNK)
+		fault_in(gpa);
+	fake.maxphyaddr = 52; /* five levels: another root than the first one's */
+	assert_int_equal(kvm_create_vcpu(vm, 1, &second), 0);
+	assert_int_equal(kvm_mmu_reload(second), 0);
+	assert_non_null(second->mmu->root);
+	assert_true(second->mmu->root != vcpu->mmu->root);
+	assert_true(tables() <= LIMIT);
+	assert_int_equal(mmu_check(vm), 0);
+}
+
 static void limits_below_the_least_are_the_least(void **state)
 {
 	assert_int_equal(kvm_mmu_params()->max_table_pages, LIMIT);
@@ -90,6 +111,7 @@ int main(void)
 		TEST(tables_of_4k_leaves_are_taken_back),
 		TEST(upper_tables_are_taken_back_when_none_is_below),
 		TEST(huge_leaves_are_split_as_far_as_the_limit_goes),
+		TEST(a_root_takes_a_table_back),
 		TEST(limits_below_the_least_are_the_least),
 	};
 

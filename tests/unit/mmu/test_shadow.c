@@ -488,6 +488,19 @@ static void dirty_log_of_a_slot_sees_each_page_again(void **state)
 	}
 }
 
+static void a_read_leaves_its_page_clean(void **state)
+{
+	uint64_t bitmap[RAM_PAGES / 64], host;
+	struct kvm_dirty_log log = { .slot = 0, .dirty_bitmap = bitmap };
+	gva_t gva = WINDOW_4LEVEL + ((FIRST_DATA + 1) << 12);
+
+	simple();
+	assert_int_equal(set_slot(0, KVM_MEM_LOG_DIRTY_PAGES, 0, RAM_PAGES << PAGE_SHIFT, ram), 0);
+	assert_int_equal(access_guest(gva, 0, &host), ACCESS_OK);
+	assert_int_equal(kvm_vm_ioctl_get_dirty_log(vm, &log), 0);
+	assert_false(bitmap[(FIRST_DATA + 1) / 64] & BIT_ULL((FIRST_DATA + 1) % 64));
+}
+
 /* --- large leaves --- */
 
 /* Page `n` of the third 2 MiB, by the window's large page. */
@@ -685,6 +698,7 @@ int main(void)
 		SHADOW(pae_tables_at_random_translate_as_the_guest_walk),
 		SHADOW(tables_of_32_bit_entries_translate_as_the_guest_walk),
 		SHADOW(tables_of_32_bit_entries_without_wp),
+		SHADOW(a_read_leaves_its_page_clean),
 	};
 
 	setenv("USERKVM_PARAMS", "ept=0", 1);

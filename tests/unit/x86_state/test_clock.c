@@ -145,6 +145,25 @@ static void tsc_khz_within_tolerance_is_accepted_and_told(void **state)
 	assert_int_equal(userkvm_ioctl(vcpu_fd, KVM_SET_TSC_KHZ, 0), 0);
 }
 
+/* A TSC whose rate is 1 GHz times a power of two is where the factor of 32 bits would be 2^32. */
+static void clocks_of_round_rates_run(void **state)
+{
+	/* the scaled rate is rounded down: one of each pair is the round one */
+	static const uint32_t khz[] = { 500000, 500001, 1000000, 1000001, 2000000, 2000001 };
+
+	if (!kvm_has_tsc_control())
+		skip();
+	for (size_t n = 0; n < ARRAY_SIZE(khz); n++) {
+		const struct pvclock_vcpu_time_info *p = (void *)(memory + CLOCK_PAGE);
+
+		assert_int_equal(userkvm_ioctl(vcpu_fd, KVM_SET_TSC_KHZ, khz[n]), 0);
+		enable();
+		assert_true(p->tsc_to_system_mul >= BIT_ULL(31));
+		guest_and_client_read_the_same_clock(state);
+	}
+	assert_int_equal(userkvm_ioctl(vcpu_fd, KVM_SET_TSC_KHZ, 0), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -157,6 +176,7 @@ int main(void)
 		cmocka_unit_test(guest_tsc_write_moves_tsc_adjust_along),
 		cmocka_unit_test(second_vcpu_gets_the_first_ones_tsc),
 		cmocka_unit_test(tsc_khz_within_tolerance_is_accepted_and_told),
+		cmocka_unit_test(clocks_of_round_rates_run),
 	};
 
 	return cmocka_run_group_tests(tests, make_vcpu, end_vcpu);

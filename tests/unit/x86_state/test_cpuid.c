@@ -181,6 +181,29 @@ static void intel_answers_a_leaf_out_of_range_with_the_highest_and_amd_with_zero
 	set_supported_cpuid();
 }
 
+/* SDM Vol. 2, CPUID, leaves 0Bh and 1Fh: a level that is not there has the input's number and the x2APIC ID. */
+static void topology_beyond_the_last_level_has_the_level_and_the_id(void **state)
+{
+	static const struct kvm_cpuid_entry2 e[] = {
+		{ .function = 0, .eax = 0x1f, .ebx = 0x756e6547, .ecx = 0x6c65746e, .edx = 0x49656e69 },
+		{ .function = 0xb, .index = 0, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .ecx = 0x100, .edx = 5 },
+		{ .function = 0xb, .index = 1, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .ecx = 0x201, .edx = 5 },
+		{ .function = 0x1f, .index = 0, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .ecx = 0x100, .edx = 6 },
+		{ .function = 0x1f, .index = 1, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .ecx = 0x201, .edx = 6 },
+	};
+
+	assert_int_equal(set(e, ARRAY_SIZE(e)), 0);
+	for (uint32_t function = 0xb; function <= 0x1f; function += 0x14) {
+		uint32_t a = function, b = 1, c = 0x1234, d = 0;
+
+		kvm_cpuid(vcpu, &a, &b, &c, &d);
+		assert_int_equal(a | b, 0);
+		assert_int_equal(c, 0x34);
+		assert_int_equal(d, function == 0xb ? 5 : 6);
+	}
+	set_supported_cpuid();
+}
+
 static void linear_address_width_that_is_neither_48_nor_57_gives_einval(void **state)
 {
 	struct kvm_cpuid_entry2 e = { .function = 0x80000008, .eax = 40 << 8 | 40 };
@@ -239,6 +262,7 @@ int main(void)
 		cmocka_unit_test(osxsave_follows_cr4),
 		cmocka_unit_test(xsave_size_follows_xcr0),
 		cmocka_unit_test(intel_answers_a_leaf_out_of_range_with_the_highest_and_amd_with_zero),
+		cmocka_unit_test(topology_beyond_the_last_level_has_the_level_and_the_id),
 		cmocka_unit_test(linear_address_width_that_is_neither_48_nor_57_gives_einval),
 		cmocka_unit_test(maxphyaddr_is_36_without_leaf_80000008),
 		cmocka_unit_test(after_kvm_run_only_the_same_cpuid_is_accepted),
