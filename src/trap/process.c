@@ -56,9 +56,9 @@ static _Noreturn void start_child(struct child *child, sem_t *posted)
 		_exit(127);
 	trap_copy_context(&uc, child->c->uc, fpstate);
 	trap_child_context(&uc, &child->thread, child->c->arg[1]);
+	trap_follow_mask(&child->thread, &uc);
 	if (posted)
 		sem_post(posted);
-	trap_follow_mask(&child->thread, &uc);
 	trap_resume(&uc);
 }
 

@@ -181,8 +181,8 @@ static void *thread_main(void *p)
 		trap_copy_context(&uc, s->c->uc, fpstate);
 		trap_child_context(&uc, &t, s->c->arg[1]);
 		s->tid = own_tid();
+		trap_follow_mask(&t, &uc); /* before its creator can set a filter for all threads */
 		sem_post(&s->ready); /* from here on s is gone */
-		trap_follow_mask(&t, &uc);
 		trap_resume(&uc);
 	}
 	end_of_client(&t);
