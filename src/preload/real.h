@@ -8,6 +8,7 @@
 #define USERKVM_PRELOAD_REAL_H
 
 #include <dlfcn.h>
+#include <setjmp.h>
 #include <stdbool.h>
 
 #define EXPORT __attribute__((visibility("default")))
@@ -37,6 +38,8 @@ void preload_cpuid_mask(void);
 bool preload_segv_stays_open(void);
 /* It believes SIGSEGV to be blocked (abi_segv_is_held()): the kernel blocks it, and CPUID executes. (cpuid.c) */
 void preload_segv_block(void);
+/* Does it, where longjmp() to env goes on? (sigsetjmp.c) */
+bool preload_jump_holds(struct __jmp_buf_tag *env);
 /* Around a call whose child inherits the mask as the client believes it to be: begin's result goes to end. (inherit.c) */
 bool preload_inherit_begin(void);
 void preload_inherit_end(bool held);

@@ -15,6 +15,7 @@
 /* Not in libuserkvm, where CPUID is left alone. */
 #pragma weak preload_cpuid_mask
 #pragma weak preload_segv_stays_open
+#pragma weak preload_jump_holds
 
 static void mask_changed(void)
 {
@@ -116,47 +117,10 @@ EXPORT int setcontext(const ucontext_t *to)
 	return REAL(setcontext)(to);
 }
 
-/*
- * sigsetjmp() saves the kernel's mask, of 64 signals in a sigset_t of 1024: what the client believes of SIGSEGV stands in
- * the last word, which no mask has. Without a mask to be saved env may end before it.
- */
-#define HELD 0x75736572766b6d01UL
-
-static uint64_t *last_word(struct __jmp_buf_tag *env)
-{
-	return (uint64_t *)(void *)(&env->__saved_mask + 1) - 1;
-}
-
-typedef int sigsetjmp_fn(struct __jmp_buf_tag env[1], int savemask);
-sigsetjmp_fn *preload_before_sigsetjmp(struct __jmp_buf_tag env[1], int savemask);
-
-__attribute__((visibility("hidden"))) sigsetjmp_fn *preload_before_sigsetjmp(struct __jmp_buf_tag env[1], int savemask)
-{
-	if (savemask)
-		*last_word(env) = abi_segv_is_held() ? HELD : 0;
-	return (sigsetjmp_fn *)REAL(__sigsetjmp);
-}
-
-/* It returns twice, to its caller: libc's goes on from here as if it had been called. */
-__asm__(".pushsection .text\n"
-	".globl __sigsetjmp\n"
-	".type __sigsetjmp, @function\n"
-	"__sigsetjmp:\n"
-	"	push %rdi\n"
-	"	push %rsi\n"
-	"	sub $8, %rsp\n"
-	"	call preload_before_sigsetjmp\n"
-	"	add $8, %rsp\n"
-	"	pop %rsi\n"
-	"	pop %rdi\n"
-	"	jmp *%rax\n"
-	".size __sigsetjmp, . - __sigsetjmp\n"
-	".popsection\n");
-
 /* Back to where sigsetjmp() may have saved a mask. */
 static void before_jump(struct __jmp_buf_tag *env)
 {
-	bool held = env->__mask_was_saved ? *last_word(env) == HELD : abi_segv_is_held();
+	bool held = preload_jump_holds && preload_jump_holds(env);
 
 	abi_mask_changed();
 	abi_hold_segv(held);
