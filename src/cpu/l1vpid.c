@@ -24,6 +24,7 @@ int l1vpid_create(struct l1vpid_machine **out)
 		return err_born(ENOMEM, "no memory for the sanitizer of INVVPIDs");
 	(*out)->deaf = deaf ? (unsigned)strtoul(deaf, NULL, 0) : 0;
 	(*out)->vpids = vpids;
+	(*out)->strict = params_has_word("USERKVM_CHECK", "strict");
 	(*out)->stored = vpids ? own_pages(L1VPID_STORED_BYTES) : NULL;
 	if (vpids && !(*out)->stored) {
 		own_free(*out);
@@ -151,7 +152,9 @@ void vmx_check_l1_invvpid(struct vmx_cpu *cpu, uint64_t type, uint16_t vpid, gva
 			continue;
 		if (hide)
 			h->hidden = true;
-		else
+		else if (h->open && h->reached)
+			l1vpid_report_reachable(cpu, h);
+		if (!hide)
 			l1vpid_free(l, n);
 	}
 }

@@ -123,7 +123,8 @@ static uint64_t last_entry(const struct l1vpid *l, const struct l1vpid_dir *d, c
 static void open_record(struct l1vpid *l, struct l1vpid_hold *h, unsigned entry, uint64_t now, uint64_t when)
 {
 	h->open = true;
-	h->settled = h->said = false;
+	h->settled = h->reached = false;
+	h->lost = false;
 	h->when = when;
 	h->changed = (uint8_t)entry;
 	h->new = now;
@@ -159,6 +160,32 @@ static void compare_root(struct l1vpid *l, uint64_t now)
 		}
 }
 
+/* Is the entry's page another now, or are there fewer rights? Of an entry above the last: is it gone? */
+static bool grants_less(const struct l1vpid_dir *d, const struct l1vpid_hold *h, unsigned above, uint64_t now)
+{
+	uint64_t frame = d->entry_size == 8 ? PTE_ADDR_MASK : 0xfffff000;
+
+	if (!(now & PTE_P) || above < d->nr)
+		return !(now & PTE_P);
+	return (now ^ h->val) & frame || (h->val & ~now) & (PTE_RW | PTE_US) || (now & ~h->val) & PTE_XD;
+}
+
+/* L2 is about to run with it in reach. Where it did so before, that is told, and it is held no longer. */
+static void in_reach(struct vmx_cpu *cpu, uint32_t n)
+{
+	struct l1vpid *l = cpu->tlb->l1vpid;
+	struct l1vpid_hold *h = &l->hold[n];
+
+	if (!l->m->strict || !h->settled || !h->lost)
+		return;
+	if (h->reached) {
+		l1vpid_report_reachable(cpu, h);
+		l1vpid_free(l, n);
+		return;
+	}
+	h->reached = true;
+}
+
 /* At L2's entry, now: at its exit 0. l2s: L2 itself may have made the change, on this processor or on another. */
 static void compare(struct vmx_cpu *cpu, uint32_t dir, bool l2s, uint64_t now)
 {
@@ -176,6 +203,8 @@ static void compare(struct vmx_cpu *cpu, uint32_t dir, bool l2s, uint64_t now)
 		next = h->dnext;
 		if (h->open) {
 			h->settled |= now && others_calm(cpu, h->when);
+			if (now)
+				in_reach(cpu, n);
 			continue;
 		}
 		if (above == d->nr) {
@@ -189,7 +218,9 @@ static void compare(struct vmx_cpu *cpu, uint32_t dir, bool l2s, uint64_t now)
 			continue;
 		}
 		open_record(l, h, above, value, now);
+		h->lost = grants_less(d, h, above, value);
 		h->settled = others_calm(cpu, now);
+		in_reach(cpu, n);
 	}
 }
 

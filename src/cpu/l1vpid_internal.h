@@ -32,7 +32,9 @@ struct l1vpid_dir {
 /* A translation that a processor may have cached under L1's VPID. */
 struct l1vpid_hold {
 	bool live, global;
-	bool open, settled, said, hidden; /* hidden: an INVVPID of it was (USERKVM_GHOST_DEAF) */
+	bool open, settled, hidden; /* hidden: an INVVPID of it was (USERKVM_GHOST_DEAF) */
+	bool lost;    /* open: the entry grants less, or another page; not known of GUEST_CR3 */
+	bool reached; /* =strict: L2 has run with it open, settled and lost */
 	uint8_t shift, changed; /* changed: the entry, from the top; 1 past the last: GUEST_CR3 */
 	uint16_t pcid, offset;	/* of the entry in the table */
 	uint32_t dir, dnext, dprev;
@@ -54,6 +56,7 @@ struct l1vpid_root {
 struct l1vpid_machine {
 	int log_fd;
 	uint32_t *stored; /* (a) a bit for each frame, by its number: an L2 may have stored to it */
+	bool strict; /* what L2 could reach is told, though it does not use it */
 	bool vpids; /* USERKVM_CHECK=l1vpid; with l1ept alone only `calm` is kept */
 	struct check_ranges suppress;
 	unsigned deaf, deaf_count;
@@ -122,5 +125,7 @@ void l1vpid_report_open(struct l1vpid_machine *m);
 void l1vpid_report_end(struct l1vpid_machine *m);
 /* now: where the access goes; NULL: nowhere. */
 void l1vpid_report(struct vmx_cpu *cpu, struct l1vpid_hold *h, gva_t gva, uint32_t access, const struct cpu_walk_result *now);
+/* Outside the guest: L2 has run with it in reach, and has not used it. */
+void l1vpid_report_reachable(struct vmx_cpu *cpu, const struct l1vpid_hold *h);
 
 #endif

@@ -145,7 +145,7 @@ struct l1vpid_hold *l1vpid_add(struct l1vpid *l, gva_t gva, const struct ghost_w
 	struct l1vpid_hold *h = &l->hold[n];
 
 	h->live = true;
-	h->open = h->settled = h->said = h->hidden = false;
+	h->open = h->settled = h->lost = h->reached = h->hidden = false;
 	h->global = r->global;
 	h->gva = gva & PAGE_MASK;
 	h->gpa = r->gpa & PAGE_MASK;

@@ -301,6 +301,67 @@ static void many_pages(struct client *c)
 
 BUG_OF(one_page_of_many, many_pages)
 
+static void run_idle(struct client *c)
+{
+	memcpy(c->mem + AT_L2 + 0x800, "\x0f\xa2", 2); /* CPUID */
+	nested_vmwrite(c, GUEST_RIP, AT_L2 + 0x800);
+	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_CPUID);
+}
+
+/* L2 runs with a page in reach that it does not use again. */
+static void only_in_reach(struct client *c)
+{
+	again(c, VMLAUNCH, false);
+	nested_do(c, STORE, AT_PML4 + 0x3300, 0);
+	flush(c);
+	for (int n = 0; n < 3; n++)
+		run_idle(c);
+}
+
+/* The INVVPID comes when L2 has run. */
+static void invvpid_too_late(struct client *c)
+{
+	again(c, VMLAUNCH, false);
+	nested_do(c, STORE, AT_PML4 + 0x3300, 0);
+	flush(c);
+	run_idle(c);
+	invvpid(c, 1, VPID, 0);
+	run_idle(c);
+}
+
+/* More rights, or none other, are no loss: nobody could tell. */
+static void rights_are_added(struct client *c)
+{
+	nested_do(c, STORE, AT_PML4 + 0x3300, 0x60000 | (PTE & ~2ull));
+	again(c, VMLAUNCH, false);
+	nested_do(c, STORE, AT_PML4 + 0x3300, 0x60000 | PTE);
+	for (int n = 0; n < 3; n++)
+		run_idle(c);
+}
+
+/* =strict */
+static void strictly(void (*body)(struct client *), enum flush with, unsigned want)
+{
+	setenv("USERKVM_CHECK", "l1vpid,strict", 1);
+	one(body, with, want);
+	setenv("USERKVM_CHECK", "l1vpid", 1);
+}
+
+static void strict_tells_a_page_in_reach(void **state)
+{
+	strictly(only_in_reach, NONE, 1);
+	strictly(only_in_reach, RIGHT, 0);
+	strictly(rights_are_added, NONE, 0);
+	one(only_in_reach, NONE, 0);
+}
+
+static void strict_tells_an_invvpid_behind_the_entry(void **state)
+{
+	strictly(invvpid_too_late, NONE, 1);
+	strictly(invvpid_too_late, RIGHT, 0);
+	one(invvpid_too_late, NONE, 0);
+}
+
 /* Without a VPID each VM entry invalidates. */
 static void no_vpid(struct client *c)
 {
@@ -370,6 +431,8 @@ int main(void)
 		BOTH(invvpid_on_the_wrong_vcpu),
 		BOTH(an_l2_on_each_vcpu),
 		BOTH(one_page_of_many),
+		cmocka_unit_test(strict_tells_a_page_in_reach),
+		cmocka_unit_test(strict_tells_an_invvpid_behind_the_entry),
 		cmocka_unit_test(a_use_in_the_legal_window_is_silent),
 		cmocka_unit_test(what_is_no_bug_of_l1s_is_silent),
 		cmocka_unit_test(suppressed_reports_are_not_told),
