@@ -254,6 +254,21 @@ def doctor_json_says_what_doctor_says():
     assert status == 4 == d["status"] and d["failed"] == "vm" and d["why"], out
 
 
+def run_needs_no_proc():
+    """A bare chroot has none mounted."""
+    def without_proc(*argv):
+        # nor does the loader know $ORIGIN there: as installed, where none is needed
+        return tap.run("unshare", "--mount", "sh", "-c", 'umount -l /proc || exit 99; exec "$0" "$@"', *argv,
+                       env=dict(os.environ, LD_LIBRARY_PATH=os.path.join(BUILD, "src/preload")))
+
+    if without_proc("true")[1]:
+        raise tap.Skip("/proc cannot be unmounted here")
+    out, status = without_proc(USERKVM, "run", "--", "ls", "-l", "/dev/kvm")
+    assert status == 0 and "10, 232" in out, out
+    out, status = without_proc(USERKVM, "doctor", "--preflight")
+    assert status == 0 and "guests run here" in out, out
+
+
 def doctor_asks_the_device_whether_it_is_kvm():
     if os.geteuid() != 0 or not os.path.exists("/dev/kvm"):
         raise tap.Skip("needs root and a /dev/kvm to hide")
@@ -540,4 +555,4 @@ tap.main(a_signal_is_the_checked_commands_and_reports_are_counted, reports_are_c
          nonsense_memory_size_is_status_2, run_passes_the_exit_status_on, doctor_tells_what_a_client_will_see,
          doctor_says_what_the_local_apic_is_left_to, doctor_says_when_no_vm_can_be_made, preflight_says_in_a_line_and_a_status_what_does_not_work,
          doctor_json_says_what_doctor_says, a_directory_that_ld_preload_cannot_name_is_told, outputs_that_fail_are_one_line,
-         twenty_five_wrong_command_lines)
+         twenty_five_wrong_command_lines, run_needs_no_proc)

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -54,16 +55,26 @@ const struct cli cli_run = {
 	.run = cmd_run,
 };
 
+/* This program's file. Where /proc is not mounted (a bare chroot) it is found by the name it was executed by. */
+static bool own_path(char self[static PATH_MAX])
+{
+	ssize_t n = readlink("/proc/self/exe", self, PATH_MAX - 1);
+	const char *name = (const char *)(uintptr_t)getauxval(AT_EXECFN);
+
+	if (n <= 0)
+		return name && realpath(name, self);
+	self[n] = '\0';
+	return true;
+}
+
 /* A file of ours, in one of its places beside this program. */
 static int find_beside(const char *const *places, char *buf, size_t size)
 {
 	char self[PATH_MAX], path[PATH_MAX + 64];
-	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	char *slash;
 
-	if (n <= 0)
+	if (!own_path(self))
 		return -1;
-	self[n] = '\0';
 	slash = strrchr(self, '/');
 	*slash = '\0';
 	for (; *places; places++) {
