@@ -30,8 +30,11 @@ static __thread struct kvm_vcpu *running_vcpu;
 
 void kvm_vcpu_load(struct kvm_vcpu *vcpu)
 {
-	__atomic_store_n(&vcpu->signal_seen, 0, __ATOMIC_SEQ_CST);
-	__atomic_store_n(&running_vcpu, vcpu, __ATOMIC_SEQ_CST);
+	/* this thread's own handlers look; abi_interrupt_run() of another thread is repeated until the run is over */
+	__atomic_store_n(&vcpu->signal_seen, 0, __ATOMIC_RELAXED);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	__atomic_store_n(&running_vcpu, vcpu, __ATOMIC_RELAXED);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	/* one that came on the way here waits for the end of this run, and so ends it */
 	if (unlikely(host_service.held))
 		__atomic_store_n(&vcpu->signal_seen, 1, __ATOMIC_SEQ_CST);
@@ -39,7 +42,9 @@ void kvm_vcpu_load(struct kvm_vcpu *vcpu)
 
 void kvm_vcpu_put(struct kvm_vcpu *vcpu)
 {
-	__atomic_store_n(&running_vcpu, NULL, __ATOMIC_SEQ_CST);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	__atomic_store_n(&running_vcpu, NULL, __ATOMIC_RELAXED);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
 struct kvm_vcpu *kvm_get_running_vcpu(void)
