@@ -8,8 +8,8 @@
  *     |   after another     |
  *     +------+--------------+
  * Exceptions and VM exits leave from any depth by one non-local jump to
- * cpu_interp() (unwind.c); system instructions that end their block also by
- * returning (cpu_leave_insn()).
+ * cpu_interp() (unwind.c); system instructions that end their block, and MOV
+ * where EPT refuses its access, exit by returning (cpu->left).
  *
  * Locks: none; runs on the vCPU's thread.
  */

@@ -6,7 +6,8 @@
  * Invariants
  * 1. Nothing is changed before the access is known to be allowed: accessed and
  *    dirty flags are set last, by compare-exchange; a lost race walks again.
- * 2. Failing functions do not return: they leave by VM exit.
+ * 2. Failing functions leave by VM exit. They do not return, but for the final access where cpu->may_leave
+ *    says that its handler returns at once: then cpu->left is set, and what they give is not looked at.
  *
  * Locks: none; the tables belong to the hypervisor, who changes them under our
  * feet with single stores.
@@ -19,6 +20,15 @@
 
 static_assert(CPU_READ == EPT_READ && CPU_WRITE == EPT_WRITE && CPU_EXEC == EPT_EXEC,
 	      "access bits are EPT's");
+
+/* By a jump, or where the way up is one of returns, by returning. */
+static void leave(struct vmx_cpu *cpu, const struct cpu_exit *e, bool final)
+{
+	if (!final || !cpu->may_leave)
+		cpu_vmexit(cpu, e);
+	cpu_save_exit(cpu, e);
+	cpu->left = true;
+}
 
 static void ept_violation(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, uint32_t rights,
 			  gva_t gla, bool final)
@@ -41,7 +51,7 @@ static void ept_violation(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, uint3
 	if (final)
 		cpu_note_exit_access(cpu, access, gla, gpa);
 	cpu_tlb_ept_violation(cpu, gpa, final ? gla : CPU_NO_GLA);
-	cpu_vmexit(cpu, &e);
+	leave(cpu, &e, final);
 }
 
 static void ept_misconfig(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla, bool final)
@@ -54,7 +64,7 @@ static void ept_misconfig(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t
 
 	if (final)
 		cpu_note_exit_access(cpu, access, gla, gpa);
-	cpu_vmexit(cpu, &e);
+	leave(cpu, &e, final);
 }
 
 /* --- page-modification logging (SDM "Page-Modification Logging") --- */
@@ -110,7 +120,7 @@ static bool set_ept_flags(struct vmx_cpu *cpu, const struct ept_path *w, gpa_t g
 
 /*
  * One walk of the EPT tables. False: an accessed or dirty flag changed while
- * it was being set; walk again.
+ * it was being set; walk again. True, and cpu->left: there is no translation.
  */
 static bool ept_walk(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla, bool final,
 		     struct cpu_ept_result *out)
@@ -123,8 +133,11 @@ static bool ept_walk(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla,
 	unsigned shift = 12 + 9 * (unsigned)(level - 1);
 
 	w.top = level;
-	if (gpa >> shift >> 9)
+	*out = (struct cpu_ept_result){ 0 };
+	if (gpa >> shift >> 9) {
 		ept_violation(cpu, gpa, access, 0, gla, final);
+		return true;
+	}
 	for (;; level--, shift -= 9) {
 		uint64_t *p = &table[(gpa >> shift) & 511];
 
@@ -135,16 +148,22 @@ static bool ept_walk(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla,
 		table = __va(e & EPT_ADDR_MASK);
 		if (likely(level > 1 && (e & EPT_TABLE_BITS) == EPT_RWX))
 			continue; /* what most entries are that refer to a table */
-		if (!(e & EPT_RWX))
+		if (!(e & EPT_RWX)) {
 			ept_violation(cpu, gpa, access, 0, gla, final);
-		if (unlikely(cpu_ept_entry_bad(e, level)))
+			return true;
+		}
+		if (unlikely(cpu_ept_entry_bad(e, level))) {
 			ept_misconfig(cpu, gpa, access, gla, final);
+			return true;
+		}
 		if (cpu_ept_is_leaf(e, level))
 			break;
 	}
 	w.leaf = level;
-	if (access & ~(uint32_t)all)
+	if (access & ~(uint32_t)all) {
 		ept_violation(cpu, gpa, access, all & EPT_RWX, gla, final);
+		return true;
+	}
 	out->rights = all & EPT_RWX;
 	if (ad) {
 		if ((!(all & EPT_ACCESSED) || (dirty && !(e & EPT_DIRTY))) && !set_ept_flags(cpu, &w, gpa, dirty))
@@ -181,6 +200,8 @@ ept_fill(struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, gva_t gla, bool final,
 	c->tag = 0; /* gone whatever comes of the walk */
 	while (!ept_walk(cpu, gpa, access, gla, final, &r))
 		;
+	if (unlikely(cpu->left))
+		return r;
 	c->tag = (gpa & PAGE_MASK) | cpu->tlb->ept_gen;
 	c->host = r.host | r.rights | (r.write_back ? EPT_CACHED_WRITE_BACK : 0) |
 		  (r.ignore_pat ? EPT_CACHED_IGNORE_PAT : 0);

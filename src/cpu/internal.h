@@ -119,6 +119,7 @@ struct vmx_cpu { /* (o), where no letter says otherwise */
 	/* --- the engine's own (interp.c, mem.c) --- */
 	uint32_t unwind_reason;	   /* enum cpu_unwind_reason */
 	bool left;		   /* the exit of the instruction that has just run is in the VMCS: cpu_leave_insn() */
+	bool may_leave;		   /* the access that is being translated is its instruction's last: ISA_LAST */
 	uint32_t shadow;	   /* STI/MOV_SS blocking of the running instruction */
 	uint64_t resume_flag;	   /* RFLAGS.RF as the running instruction found it */
 	struct cpu_debug debug;
@@ -385,7 +386,7 @@ bool cpu_interp(struct vmx_cpu *cpu);
 void cpu_run(struct vmx_cpu *cpu);
 /* One instruction, and what is due after it, unless it has left. */
 void cpu_run_one(struct vmx_cpu *cpu);
-/* Block after block, until something else has to be looked at, or one has left. */
+/* Block after block, until something else has to be looked at, or an instruction has left. */
 void cpu_run_blocks(struct vmx_cpu *cpu);
 /*
  * Everything that can happen between two instructions, in the order of SDM

@@ -104,8 +104,8 @@ void cpu_run_blocks(struct vmx_cpu *cpu)
 		do {
 			cs->cur = i;
 			i->fn(cs, i);
-		} while (++i != end);
-		if (unlikely(b->sys) && cpu->left)
+		} while (++i != end && likely(!cpu->left));
+		if (unlikely(cpu->left))
 			return;
 		if (!b->jumps)
 			next_rip(cs, i - 1);

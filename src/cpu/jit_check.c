@@ -171,6 +171,15 @@ static const struct jit_place *places_of(struct turn *t, const struct cpu_block 
 	return places_in(t->u, b, nr);
 }
 
+/* A turn that leaves unwinds. */
+static void run_handler(struct cpu_state *cs, const struct isa_insn *i)
+{
+	cs->cur = i;
+	i->fn(cs, i);
+	if (unlikely(cpu_of(cs)->left))
+		cpu_unwind_left(cpu_of(cs));
+}
+
 /* The block at cs->rip; true: its end was reached. */
 static bool interpret_block(struct vmx_cpu *cpu, const struct jit_place *p, unsigned nr)
 {
@@ -186,8 +195,7 @@ static bool interpret_block(struct vmx_cpu *cpu, const struct jit_place *p, unsi
 			return false;
 		}
 		i = p[n].isa;
-		cs->cur = i;
-		i->fn(cs, i);
+		run_handler(cs, i);
 		if (unlikely(cpu->apic.write.pending)) /* what it does would be done twice */
 			check.journal.full = true;
 	}
@@ -369,8 +377,7 @@ static void second_turn(struct vmx_cpu *cpu, struct turn *t, struct cpu_block *b
 		t->last = b;
 		cs->block_rip = cs->rip;
 		do {
-			cs->cur = i;
-			i->fn(cs, i);
+			run_handler(cs, i);
 			cs->rip = i->flags & ISA_ENDS_BLOCK ? cs->rip : isa_next_rip(cs, i) & cpu->code_mask;
 		} while (++i != b->end && !(t->blocks == blocks && cs->rip == stop));
 		if (t->blocks == blocks)

@@ -150,7 +150,7 @@ static void roll_back(struct vmx_cpu *cpu)
 	cpu->counters.retired -= cpu->jit->count; /* the branch, which is run again */
 }
 
-/* False: its system instruction has left. */
+/* False: one of its instructions has left. */
 static bool interpret(struct vmx_cpu *cpu, const struct cpu_block *b)
 {
 	struct cpu_state *cs = &cpu->cs;
@@ -162,8 +162,8 @@ static bool interpret(struct vmx_cpu *cpu, const struct cpu_block *b)
 	do {
 		cs->cur = i;
 		i->fn(cs, i);
-	} while (++i != end);
-	if (unlikely(b->sys) && cpu->left)
+	} while (++i != end && likely(!cpu->left));
+	if (unlikely(cpu->left))
 		return false;
 	if (!b->jumps) {
 		cs->rip = isa_next_rip(cs, i - 1);

@@ -115,12 +115,22 @@ static void written(struct vmx_cpu *cpu, uint8_t *host, unsigned size, uint64_t 
 		ghost_stored(cpu, (hpa_t)host, size, lin);
 }
 
-static uint8_t *translate(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint32_t access,
-			  enum cpu_priv priv)
+/* Do the sanitizers look at translations, which therefore do not end by returning nothing? */
+static bool watched(const struct cpu_tlb *t)
 {
-	uint8_t *host = cpu_translate(cpu, lin, access, priv);
+	return unlikely(t->check || t->path || t->ghost || t->l1vpid);
+}
 
-	if (access & CPU_WRITE)
+/* NULL: ISA_LAST, and the instruction has left. */
+static uint8_t *translate(struct vmx_cpu *cpu, uint64_t lin, unsigned size, uint32_t access,
+			  enum cpu_priv priv, enum isa_access how)
+{
+	uint8_t *host;
+
+	cpu->may_leave = (how & ISA_LAST) && !watched(cpu->tlb);
+	host = cpu_translate(cpu, lin, access, priv);
+	cpu->may_leave = false;
+	if (host && (access & CPU_WRITE))
 		written(cpu, host, size, lin);
 	return host;
 }
@@ -199,7 +209,9 @@ void *cpu_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum isa_access
 	} else if (cs->apic_writes && how == ISA_WRITE && (lin & PAGE_MASK) == cs->apic_lin) {
 		p = cpu_apic_access(cpu, lin, size, how); /* it has passed paging and EPT before */
 	} else {
-		p = translate(cpu, lin, size, access, priv);
+		p = translate(cpu, lin, size, access, priv, how);
+		if (unlikely(!p))
+			return NULL;
 		watch(cpu, lin, size, how);
 		if (unlikely(is_apic(cpu, p)))
 			p = cpu_apic_access(cpu, lin, size, how);

@@ -177,6 +177,8 @@ uint8_t *cpu_translate(struct vmx_cpu *cpu, gva_t gva, uint32_t access, enum cpu
 		return (uint8_t *)(cpu->apic.access + (gva & ~PAGE_MASK));
 
 	cpu_walk(cpu, gva, access, priv, &r);
+	if (unlikely(cpu->left))
+		return NULL;
 	if (unlikely(r.host == cpu->apic.access))
 		return apic_mapping(cpu, s, index, gva, access, &r);
 	if (access & CPU_EXEC) /* a page that was mapped for execution may have come by DMA */

@@ -42,6 +42,7 @@ bool cpu_interp(struct vmx_cpu *cpu)
 	for (;;) {
 		why = run_until_unwound(cpu, why == CPU_UNWIND_EXCEPTION);
 		cpu->debug.alone = false;
+		cpu->may_leave = false;
 		cpu_bus_unwound(cpu);
 		cpu_bus_lock_unwound(cpu);
 		cpu_jit_unwound(cpu);

@@ -19,6 +19,7 @@ enum isa_access {
 	ISA_IMPLICIT = 4,   /* or-ed: implicit supervisor access (GDT, IDT, TSS, …) */
 	ISA_UNALIGNED = 8,  /* or-ed: never #AC (gathers, masked moves) */
 	ISA_PROBE = 16,	    /* or-ed: the checks are wanted, not the bytes (CLFLUSH) */
+	ISA_LAST = 32,	    /* or-ed: the handler returns at once where mem() gives NULL */
 };
 
 struct isa_decoded; /* the decoder's own result, isa/decoder.h */
@@ -32,7 +33,9 @@ struct isa_ops {
 	 * a write needs are made here. Where it returned bounce for a write,
 	 * the caller finishes with mem_commit(), which cannot fault; a LOCKed
 	 * instruction may begin again there (unwinding, cs->cc as before it).
-	 * Leaves by unwinding on a fault or VM exit. size <= 64.
+	 * Leaves by unwinding on a fault or VM exit; with ISA_LAST a VM exit may
+	 * return NULL instead, and what has called the handler then leaves.
+	 * size <= 64.
 	 */
 	void *(*mem)(struct cpu_state *cs, uint64_t lin, unsigned size,
 		     enum isa_access how, void *bounce);

@@ -77,19 +77,47 @@ uint64_t isa_operand_slow(struct cpu_state *cs, const struct isa_insn *i, unsign
 	return isa_linear(cs, i->seg, isa_ea(cs, i), size, how);
 }
 
-uint64_t isa_load_slow(struct cpu_state *cs, uint64_t lin, unsigned size)
+/* Where the register of the APIC's window is that may be read without more ado; else NULL. */
+static const void *window_register(const struct cpu_state *cs, uint64_t lin, unsigned size)
 {
 	uint64_t offset = lin - cs->apic_lin;
 
-	if (offset < 0x400 && (offset & 15) + size <= 4 && (cs->apic_ok >> (offset >> 4) & 1))
-		return isa_host_load(cs->vapic + offset, size);
-	return isa_host_load(cs->ops->mem(cs, lin, size, ISA_READ, cs->bounce), size);
+	return offset < 0x400 && (offset & 15) + size <= 4 && (cs->apic_ok >> (offset >> 4) & 1) ? cs->vapic + offset : NULL;
+}
+
+uint64_t isa_load_slow(struct cpu_state *cs, uint64_t lin, unsigned size)
+{
+	const void *p = window_register(cs, lin, size);
+
+	return isa_host_load(p ? p : cs->ops->mem(cs, lin, size, ISA_READ, cs->bounce), size);
+}
+
+bool isa_load_last_slow(struct cpu_state *cs, uint64_t lin, unsigned size, uint64_t *v)
+{
+	const void *p = window_register(cs, lin, size);
+
+	if (!p)
+		p = cs->ops->mem(cs, lin, size, ISA_READ | ISA_LAST, cs->bounce);
+	if (unlikely(!p))
+		return false;
+	*v = isa_host_load(p, size);
+	return true;
 }
 
 void isa_store_slow(struct cpu_state *cs, uint64_t lin, unsigned size, uint64_t v)
 {
 	void *p = cs->ops->mem(cs, lin, size, ISA_WRITE, cs->bounce);
 
+	isa_host_store(p, size, v);
+	isa_rmw_end(cs, lin, size, p);
+}
+
+void isa_store_last_slow(struct cpu_state *cs, uint64_t lin, unsigned size, uint64_t v)
+{
+	void *p = cs->ops->mem(cs, lin, size, ISA_WRITE | ISA_LAST, cs->bounce);
+
+	if (unlikely(!p))
+		return;
 	isa_host_store(p, size, v);
 	isa_rmw_end(cs, lin, size, p);
 }

@@ -132,6 +132,33 @@ ISA_INLINE void isa_store(struct cpu_state *cs, uint64_t lin, unsigned size, uin
 }
 
 /*
+ * The same for handlers that have changed nothing yet, and change nothing after isa_load_last() is false or after
+ * isa_store_last(): the access may make a VM exit for which nothing unwinds (ISA_LAST).
+ */
+bool isa_load_last_slow(struct cpu_state *cs, uint64_t lin, unsigned size, uint64_t *v);
+void isa_store_last_slow(struct cpu_state *cs, uint64_t lin, unsigned size, uint64_t v);
+
+ISA_INLINE bool isa_load_last(struct cpu_state *cs, uint64_t lin, unsigned size, uint64_t *v)
+{
+	void *p = isa_tlb_read(cs, lin, size);
+
+	if (unlikely(!p))
+		return isa_load_last_slow(cs, lin, size, v);
+	*v = isa_host_load(p, size);
+	return true;
+}
+
+ISA_INLINE void isa_store_last(struct cpu_state *cs, uint64_t lin, unsigned size, uint64_t v)
+{
+	void *p = isa_tlb_write(cs, lin, size);
+
+	if (likely(p))
+		isa_host_store(p, size, v);
+	else
+		isa_store_last_slow(cs, lin, size, v);
+}
+
+/*
  * Pointer through which `size` (<= 64) bytes may be read and written, every
  * check done; isa_rmw_end() when it has been used. Nothing may fault between.
  */

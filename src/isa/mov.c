@@ -8,7 +8,9 @@
 #include "isa/internal.h"
 
 #define LOAD(T) ((T)isa_load(cs, isa_operand(cs, i, sizeof(T), ISA_READ), sizeof(T)))
+#define LOAD_LAST(T, v) likely(isa_load_last(cs, isa_operand(cs, i, sizeof(T), ISA_READ), sizeof(T), (v)))
 #define STORE(T, v) isa_store(cs, isa_operand(cs, i, sizeof(T), ISA_WRITE), sizeof(T), (v))
+#define STORE_LAST(T, v) isa_store_last(cs, isa_operand(cs, i, sizeof(T), ISA_WRITE), sizeof(T), (v))
 
 /* --- MOV --- */
 #define MOV_SIZE(bits, T, S, sfx)                                                      \
@@ -22,16 +24,18 @@
 	}                                                                              \
 	HANDLER(mov_rm##bits)                                                          \
 	{                                                                              \
-		T v = LOAD(T);                                                         \
-		SET_REG(cs, i->reg_off, T, v);                                         \
+		uint64_t v;                                                            \
+                                                                                       \
+		if (LOAD_LAST(T, &v))                                                  \
+			SET_REG(cs, i->reg_off, T, v);                                 \
 	}                                                                              \
 	HANDLER(mov_mr##bits)                                                          \
 	{                                                                              \
-		STORE(T, ISA_REG(cs, i->reg_off, T));                                  \
+		STORE_LAST(T, ISA_REG(cs, i->reg_off, T));                             \
 	}                                                                              \
 	HANDLER(mov_mi##bits)                                                          \
 	{                                                                              \
-		STORE(T, (T)i->imm);                                                   \
+		STORE_LAST(T, (T)i->imm);                                              \
 	}
 ISA_SIZES(MOV_SIZE)
 
@@ -84,8 +88,10 @@ isa_fn *isa_pick_mov_moffs(const struct isa_decoded *d, struct isa_insn *i)
 	}                                                                              \
 	HANDLER(name##_m)                                                              \
 	{                                                                              \
-		T v = (T)(C)LOAD(F);                                                   \
-		SET_REG(cs, i->reg_off, T, v);                                         \
+		uint64_t v;                                                            \
+                                                                                       \
+		if (LOAD_LAST(F, &v))                                                  \
+			SET_REG(cs, i->reg_off, T, (T)(C)v);                           \
 	}
 
 #define MOVX_SIZE(bits, T, S, sfx)                                                     \

@@ -184,6 +184,10 @@ static const struct exit_case cases[] = {
 	  { .qualification = 0x181, .gla = 0x60234, .gpa = 0x60234 } },
 	{ "EPT misconfiguration", { 0x8b, 0x0c, 0x25, 0x34, 0x12, 0x06, 0 }, 0, 0, EXIT_REASON_EPT_MISCONFIG,
 	  { .gpa = 0x61234 } },
+	{ "EPT misconfiguration, written to", { 0x89, 0x0c, 0x25, 0x34, 0x12, 0x06, 0 }, 0, 0, EXIT_REASON_EPT_MISCONFIG,
+	  { .gpa = 0x61234 } },
+	{ "EPT misconfiguration, MOVZX", { 0x0f, 0xb6, 0x0c, 0x25, 0x34, 0x12, 0x06, 0 }, 0, 0, EXIT_REASON_EPT_MISCONFIG,
+	  { .gpa = 0x61234 } },
 	{ "page-modification log full", { 0x89, 0x0c, 0x25, 0, 0, 0x10, 0 }, SECONDARY, SECONDARY_EXEC_ENABLE_PML,
 	  EXIT_REASON_PML_FULL, { 0 }, EPT_POINTER, EPTP_AD_ENABLE },
 };
@@ -238,12 +242,14 @@ static void check_case(const struct exit_case *c)
 {
 	static const uint8_t behind[] = { 0xff, 0x07 }; /* inc dword [rdi] */
 	struct machine *t;
+	unsigned length;
 	uint64_t rsp;
 
 	machine_setup_long((void **)&t);
 	memcpy(t->ram + GPA_CODE, c->code, sizeof(c->code));
-	if (c->f.insn_len && !c->code[c->f.insn_len])
-		memcpy(t->ram + GPA_CODE + c->f.insn_len, behind, sizeof(behind));
+	length = c->reason == EXIT_REASON_EPT_VIOLATION || c->reason == EXIT_REASON_EPT_MISCONFIG ? (c->code[0] == 0x0f ? 8 : 7) : c->f.insn_len;
+	if (length && !c->code[length])
+		memcpy(t->ram + GPA_CODE + length, behind, sizeof(behind));
 	/* information of an exit before, to be seen gone */
 	t->vmcs->IDT_VECTORING_INFO_FIELD = t->vmcs->VM_EXIT_INTR_INFO = 0x80000301;
 	t->vmcs->EXIT_QUALIFICATION = t->vmcs->VM_EXIT_INSTRUCTION_LEN = 0x55;
