@@ -9,7 +9,8 @@
  * Invariants
  * 1. Registers go back to the vCPU when an instruction, or one iteration of a
  *    string instruction, is complete; never in between.
- * 2. A read that only the client can serve unwinds with KVM_EXIT_MMIO. When
+ * 2. A read that only the client can serve unwinds with KVM_EXIT_MMIO (its handler returns, where the
+ *    access is its last: ISA_LAST). When
  *    the client is back the instruction runs again from its start and finds
  *    the data in reads[], as it finds those of devices of ours that it has
  *    already read: no device is read twice.

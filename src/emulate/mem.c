@@ -99,7 +99,8 @@ bool kvm_emulator_is_ram(struct kvm_vcpu *vcpu, gpa_t gpa, bool write)
 	return ram;
 }
 
-static void read_device(struct kvm_emulator *e, gpa_t gpa, void *buf, unsigned len)
+/* False: the client is asked, and the handler returns (ISA_LAST). */
+static bool read_device(struct kvm_emulator *e, gpa_t gpa, void *buf, unsigned len)
 {
 	struct kvm_vcpu *vcpu = kvm_emulator_vcpu(&e->cs);
 	struct fragment *f;
@@ -109,7 +110,7 @@ static void read_device(struct kvm_emulator *e, gpa_t gpa, void *buf, unsigned l
 		if (f->gpa == gpa && f->len == len) {
 			e->next_read++;
 			memcpy(buf, f->data, len);
-			return;
+			return true;
 		}
 		/* the guest's mapping changed under the instruction: what was read is lost */
 		e->nr_reads = e->next_read;
@@ -123,25 +124,30 @@ static void read_device(struct kvm_emulator *e, gpa_t gpa, void *buf, unsigned l
 		e->nr_reads++;
 		e->next_read++;
 		memcpy(buf, f->data, len);
-		return;
+		return true;
 	}
 	kvm_mmio_exit(vcpu, gpa, len, false, NULL);
-	kvm_emulator_leave(e, OUT_EXIT);
+	if (!(e->access & ISA_LAST))
+		kvm_emulator_leave(e, OUT_EXIT);
+	e->outcome = OUT_EXIT;
+	return false;
 }
 
-static void read_part(struct kvm_emulator *e, gpa_t gpa, uint8_t *buf, unsigned len, bool ram)
+static bool read_part(struct kvm_emulator *e, gpa_t gpa, uint8_t *buf, unsigned len, bool ram)
 {
 	if (ram) {
 		int r = kvm_vcpu_read_guest(kvm_emulator_vcpu(&e->cs), gpa, buf, len);
 
 		if (r)
 			leave_error(e, r);
-		return;
+		return true;
 	}
 	for (unsigned n; len; gpa += n, buf += n, len -= n) {
 		n = len < 8 ? len : 8;
-		read_device(e, gpa, buf, n);
+		if (!read_device(e, gpa, buf, n))
+			return false;
 	}
+	return true;
 }
 
 /* The next page's first byte: outside 64-bit mode linear addresses wrap at 4 GiB; tables' do not in IA-32e mode. */
@@ -174,10 +180,11 @@ void *kvm_emulator_mem(struct cpu_state *cs, uint64_t lin, unsigned size, enum i
 	if (unlikely(e->dr7))
 		kvm_emulator_watch(e, lin, size, how);
 	if (how & ISA_READ) {
-		read_part(e, gpa[0], bounce, first, kvm_emulator_is_ram(vcpu, gpa[0], false));
-		if (first < size)
-			read_part(e, gpa[1], (uint8_t *)bounce + first, size - first,
-				  kvm_emulator_is_ram(vcpu, gpa[1], false));
+		if (!read_part(e, gpa[0], bounce, first, kvm_emulator_is_ram(vcpu, gpa[0], false)))
+			return NULL;
+		if (first < size && !read_part(e, gpa[1], (uint8_t *)bounce + first, size - first,
+					       kvm_emulator_is_ram(vcpu, gpa[1], false)))
+			return NULL;
 	}
 	e->locked_len = 0;
 	if ((e->insn.flags & ISA_LOCK) && (how & ISA_READ) && (how & ISA_WRITE) && size <= sizeof(e->locked_old) &&
