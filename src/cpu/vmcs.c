@@ -24,6 +24,8 @@
 	 (enc) == ENCLS_EXITING_BITMAP || (enc) == GUEST_BNDCFGS ||                            \
 	 (enc) == GUEST_IA32_PERF_GLOBAL_CTRL || (enc) == HOST_IA32_PERF_GLOBAL_CTRL)
 
+#define RFLAGS_OF_RESULTS (X86_FLAGS_ARITH | X86_FLAGS_DF | X86_FLAGS_RF)
+
 /* Looked at by each VM entry, so that a write makes nothing stale. */
 #define CHECKED_ALWAYS(enc)                                                                    \
 	((enc) == VM_ENTRY_INTR_INFO_FIELD || (enc) == VM_ENTRY_EXCEPTION_ERROR_CODE ||        \
@@ -147,9 +149,12 @@ bool cpu_vmcs_write(struct vmcs *v, uint32_t field, uint64_t value)
 		*cell = value;
 	if (*cell == old)
 		return true;
-	/* of RFLAGS, VM alone decides what other fields may hold; the rest is looked at by each entry */
+	/*
+	 * Of RFLAGS, VM alone decides what other fields may hold; the rest is looked at by each entry. What entry loads
+	 * and leaves out depends on none of those that an emulated instruction changes, RF among them.
+	 */
 	if (field == GUEST_RFLAGS && !((*cell ^ old) & X86_FLAGS_VM))
-		v->stale |= VMCS_LOAD_REST;
+		v->stale |= (*cell ^ old) & ~RFLAGS_OF_RESULTS ? VMCS_LOAD_REST : 0;
 	else
 		v->stale |= stale_by_write[VMX_FIELD_SLOT(field)];
 	return true;

@@ -119,6 +119,9 @@ static void only_another_value_makes_checks_due(void **state)
 		due += t->vmcs->stale != 0;
 		if (field == GUEST_RFLAGS) {
 			assert_int_equal(t->vmcs->stale, VMCS_LOAD_REST);
+			t->vmcs->stale = 0;
+			W(field, v ^ 2 ^ (X86_FLAGS_RF | X86_FLAGS_ZF));
+			assert_int_equal(t->vmcs->stale, 0);
 			W(field, v ^ X86_FLAGS_VM);
 			assert_int_equal(t->vmcs->stale, VMCS_CHECK_GUEST | VMCS_LOAD_GUEST | VMCS_LOAD_REST);
 		}
