@@ -91,19 +91,48 @@ int handle_ept_violation(struct kvm_vcpu *vcpu)
 	return r;
 }
 
+#define OPCODE_MOV_STORE 0x88	  /* and 89h: MOV r/m, r */
+#define OPCODE_MOV_STORE_IMM 0xc6 /* and c7h: MOV r/m, imm */
+
+/* Nothing but a store: operand size and REX prefixes, and the opcode of MOV to memory. */
+static bool is_plain_store(const struct vmx_exit_insn *i)
+{
+	unsigned n = 0;
+
+	if (!i->write || i->read)
+		return false;
+	if (i->bytes[n] == 0x66)
+		n++;
+	if ((i->bytes[n] & 0xf0) == 0x40) /* outside 64-bit mode no prefix, and no access to memory either */
+		n++;
+	return (i->bytes[n] | 1) == (OPCODE_MOV_STORE | 1) || (i->bytes[n] | 1) == (OPCODE_MOV_STORE_IMM | 1);
+}
+
+/*
+ * An ioeventfd that matches every write to its address, whatever the value (Linux: KVM_FAST_MMIO_BUS): the store is
+ * done when it is signalled, and skipped. The exit tells no length (SDM: undefined), the processor's decode assist does.
+ */
+static bool fast_mmio(struct kvm_vcpu *vcpu, gpa_t gpa)
+{
+	struct vmx_exit_insn insn;
+
+	if (is_guest_mode(vcpu) || !READ_ONCE(vcpu->kvm->buses[KVM_FAST_MMIO_BUS]) ||
+	    !vmx_exit_insn(vmx_processor(vcpu), &insn) || !is_plain_store(&insn) ||
+	    kvm_io_bus_write(vcpu, KVM_FAST_MMIO_BUS, gpa, 0, NULL))
+		return false;
+	TRACE(kvm, kvm_fast_mmio, gpa);
+	vmx_skip_bytes(vcpu, insn.len);
+	return true;
+}
+
 int handle_ept_misconfig(struct kvm_vcpu *vcpu)
 {
 	struct kvm_page_fault f = { .addr = vmcs_read64(vcpu, GUEST_PHYSICAL_ADDRESS), .error_code = PFERR_RSVD_MASK };
 	gpa_t gpa = f.addr;
-	uint32_t len = vmcs_read32(vcpu, VM_EXIT_INSTRUCTION_LEN);
 
 	TRACE_CALL(handle_ept_misconfig, vcpu->vcpu_id, gpa);
-	/* an ioeventfd that matches every write needs no look at the instruction */
-	if (len && !is_guest_mode(vcpu) && kvm_io_bus_write(vcpu, KVM_FAST_MMIO_BUS, gpa, 0, NULL) == 0) {
-		TRACE(kvm, kvm_fast_mmio, gpa);
-		vmx_skip_emulated_instruction(vcpu);
+	if (fast_mmio(vcpu, gpa))
 		return 1;
-	}
 	switch (handle_mmio_page_fault(vcpu, &f)) {
 	case RET_PF_EMULATE:
 		return vmx_services->emulate_instruction(vcpu, true, gpa);

@@ -107,6 +107,10 @@ struct vmcs_config {
 };
 const struct vmcs_config *vmcs_config(void);
 
+/* --- regs.c --- */
+/* vmx_skip_emulated_instruction() where the exit tells no length. */
+void vmx_skip_bytes(struct kvm_vcpu *vcpu, uint32_t len);
+
 /* --- vpid.c --- */
 /* A VPID nobody has; 0 (not tagged) with vpid=0 or when none is left. Any thread. */
 uint16_t allocate_vpid(void);

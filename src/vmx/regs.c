@@ -306,8 +306,12 @@ void vmx_set_pdptrs(struct kvm_vcpu *vcpu, const uint64_t pdptrs[4])
 
 void vmx_skip_emulated_instruction(struct kvm_vcpu *vcpu)
 {
-	uint64_t old = vmx_get_rip(vcpu);
-	uint64_t rip = old + vmcs_read32(vcpu, VM_EXIT_INSTRUCTION_LEN);
+	vmx_skip_bytes(vcpu, vmcs_read32(vcpu, VM_EXIT_INSTRUCTION_LEN));
+}
+
+void vmx_skip_bytes(struct kvm_vcpu *vcpu, uint32_t len)
+{
+	uint64_t old = vmx_get_rip(vcpu), rip = old + len;
 
 	/* EIP wraps at 4 GiB; an RIP is left alone */
 	if (((old ^ rip) >> 31) == 3 && !vmx_is_64bit_code(vcpu))

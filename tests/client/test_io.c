@@ -8,6 +8,7 @@
 
 #include "guest_code.h"
 #include "paging.h"
+#include "stats.h"
 
 #define DEVICE 0xd0000000u
 
@@ -65,7 +66,9 @@ static void ioeventfd_on_mmio_takes_what_matches(void **state)
 static void ioeventfd_of_no_length_takes_every_write_to_its_address(void **state)
 {
 	struct kvm_ioeventfd ioe = {.addr = DEVICE};
+	const char *params = getenv("USERKVM_PARAMS");
 	struct client c;
+	struct stats s;
 
 	open_flat(&c, mmio_writes, GUEST_CODE_SIZE(mmio_writes));
 	ioe.fd = new_eventfd();
@@ -74,6 +77,10 @@ static void ioeventfd_of_no_length_takes_every_write_to_its_address(void **state
 	assert_int_equal(c.run->mmio.phys_addr, DEVICE + 4);
 	assert_int_equal(count_of(ioe.fd), 3);
 	assert_int_equal(client_next_out(&c), 0x40);
+	/* with EPT the first write finds out that there is no memory, and the two others are not emulated */
+	open_stats(&s, c.vcpu);
+	assert_int_equal(value(&s, "insn_emulation"), params && strstr(params, "ept=0") ? 4 : 2);
+	close_stats(&s);
 	close(ioe.fd);
 	client_close(&c);
 }
