@@ -276,6 +276,18 @@ static void in_reach_meanwhile(struct client *c)
 BUG_OF(invept_of_one_root_where_two_share_tables, two_roots)
 BUG_OF(invept_before_the_write, invept_first)
 BUG_OF(cleared_dirty_flag_is_lost, clear_dirty)
+/* A string instruction writes the entry. */
+static void write_by_string(struct client *c)
+{
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_CPUID);
+	nested_do(c, STORE_STRING, AT_EPT + 0x3000 + 0x60 * 8, 0);
+	if (right)
+		invept(c, 1, AT_EPT | EPTP_BITS);
+	nested_vmwrite(c, GUEST_RIP, AT_L2);
+	assert_int_equal(nested_enter(c, VMRESUME), EXIT_REASON_EPT_VIOLATION);
+}
+
+BUG_OF(a_string_instruction_writes, write_by_string)
 BUG_OF(a_page_in_reach_is_told_unused, only_in_reach)
 BUG_OF(an_invept_behind_the_entry_is_too_late, invept_too_late)
 
@@ -345,6 +357,7 @@ int main(void)
 		BOTH(invept_of_one_root_where_two_share_tables),
 		BOTH(invept_before_the_write),
 		BOTH(cleared_dirty_flag_is_lost),
+		BOTH(a_string_instruction_writes),
 		BOTH(a_page_in_reach_is_told_unused),
 		BOTH(an_invept_behind_the_entry_is_too_late),
 		cmocka_unit_test(in_reach_in_the_legal_window_is_silent),
