@@ -422,6 +422,18 @@ def the_end_of_the_client_is_told():
         assert c.p.wait(10) == -signal.SIGKILL
 
 
+def a_signal_leaves_no_client_behind():
+    for signo in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL):
+        p = subprocess.Popen([USERKVM, "gdb", "--listen", ":0", "--", *CLIENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True)
+        assert p.stdout.readline() == "ready\n" and "target remote" in p.stderr.readline()
+        p.send_signal(signo)
+        assert p.wait(10) == -signo
+        assert select.select([p.stdout], [], [], 10 * tap.PATIENCE)[0] and not p.stdout.read(), "the client runs on"
+        for f in (p.stdin, p.stdout, p.stderr):
+            f.close()
+
+
 def wrong_use_is_one_line():
     with Client() as c:
         for argv, status in ((("gdb",), 2), (("gdb", "--stdio"), 2), (("gdb", "--listen", "1.2.3.4:5", c.pid), 2),
@@ -442,5 +454,5 @@ CASES = (gdb_breaks_steps_and_watches, gdb_breaks_steps_and_watches_interpreted,
          an_interrupt_stops_all_and_continue_runs_all, death_of_the_stub_leaves_the_guest_running, a_breakpoint_that_both_have_reached_is_none_of_the_guests,
          the_vmcs_of_a_stopped_guest_is_what_the_debugger_has_made,
          signals_of_the_clients_end_kvm_run_while_it_is_stopped, client_and_debugger_are_not_both, packets_that_make_no_sense_are_answered,
-         the_end_of_the_client_is_told, wrong_use_is_one_line)
+         the_end_of_the_client_is_told, a_signal_leaves_no_client_behind, wrong_use_is_one_line)
 tap.select(CASES, (), sys.argv[3:])

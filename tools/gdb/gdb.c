@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -270,9 +271,22 @@ static bool has_vcpu(pid_t pid)
 	return yes;
 }
 
+/* A child that goes when this process does, whatever ends it: SIGTERM. */
+static pid_t fork_with_me(void)
+{
+	pid_t me = getpid(), pid = fork();
+
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGTERM);
+		if (getppid() != me)
+			_exit(CANNOT_RUN);
+	}
+	return pid;
+}
+
 static pid_t start_client(char **args, bool terminal)
 {
-	pid_t pid = fork();
+	pid_t pid = fork_with_me();
 
 	if (pid)
 		return pid;
@@ -359,7 +373,7 @@ static int debug_client(struct choice *c, char **words, int nr)
 				;
 		return status_of(status);
 	}
-	gdb = fork();
+	gdb = fork_with_me();
 	if (gdb == 0)
 		_exit(become_gdb(client, c, NULL, 0));
 	signal(SIGINT, SIG_IGN); /* gdb's */
