@@ -54,6 +54,14 @@ static uint64_t effective_address(struct kvm_vcpu *vcpu, uint32_t info, uint64_t
 	return size == 1 ? (uint32_t)off : off;
 }
 
+/* An expand-down segment begins behind its limit and ends with the addresses (SDM Vol. 3, "Limit Checking"). */
+static bool beyond_limit(const struct kvm_segment *s, uint64_t off, unsigned len)
+{
+	if ((s->type & 0xc) != 4)
+		return off + len - 1 > s->limit;
+	return off <= s->limit || off + len - 1 > (s->db ? 0xffffffffULL : 0xffffULL);
+}
+
 /* Outside 64-bit mode: type, usability and limit of the segment. 0, or the vector to raise. */
 static uint8_t segment_fault(const struct kvm_segment *s, enum sreg nr, uint64_t off, unsigned len, bool write)
 {
@@ -61,7 +69,7 @@ static uint8_t segment_fault(const struct kvm_segment *s, enum sreg nr, uint64_t
 
 	if (write ? (s->type & 0xa) == 0 || (s->type & 8) : (s->type & 0xa) == 8)
 		return X86_TRAP_GP;
-	if (s->unusable || (!flat && off + len - 1 > s->limit))
+	if (s->unusable || (!flat && beyond_limit(s, off, len)))
 		return nr == SREG_SS ? X86_TRAP_SS : X86_TRAP_GP;
 	return 0;
 }
