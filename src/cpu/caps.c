@@ -33,7 +33,8 @@
 	 SECONDARY_EXEC_ENABLE_PML |                                          \
 	 SECONDARY_EXEC_RDRAND_EXITING | SECONDARY_EXEC_RDSEED_EXITING |      \
 	 SECONDARY_EXEC_TSC_SCALING | SECONDARY_EXEC_PAUSE_LOOP_EXITING |     \
-	 SECONDARY_EXEC_BUS_LOCK_DETECTION | SECONDARY_EXEC_SHADOW_VMCS)
+	 SECONDARY_EXEC_BUS_LOCK_DETECTION | SECONDARY_EXEC_SHADOW_VMCS |     \
+	 SECONDARY_EXEC_ENABLE_VMFUNC)
 #define EXIT_ALLOWED                                                          \
 	(VM_EXIT_SAVE_DEBUG_CONTROLS | VM_EXIT_HOST_ADDR_SPACE_SIZE |         \
 	 VM_EXIT_ACK_INTR_ON_EXIT | VM_EXIT_SAVE_IA32_PAT | VM_EXIT_LOAD_IA32_PAT | \
@@ -136,6 +137,7 @@ uint64_t vmx_capability_msr(uint32_t msr)
 		return highest_field_index();
 	case MSR_IA32_VMX_EPT_VPID_CAP:
 		return CAP_EPT | CAP_VPID;
+	case MSR_IA32_VMX_VMFUNC: /* no function is ours: whichever it is, VMFUNC exits */
 	default:
 		return 0;
 	}

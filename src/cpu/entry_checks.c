@@ -104,6 +104,8 @@ static void check_execution_controls(const struct vmcs *v, struct vmentry_failur
 		REQUIRE(page_ok(v->VMREAD_BITMAP), CTL_VMREAD_BITMAP);
 		REQUIRE(page_ok(v->VMWRITE_BITMAP), CTL_VMWRITE_BITMAP);
 	}
+	if (secondary & SECONDARY_EXEC_ENABLE_VMFUNC)
+		REQUIRE(!(v->VM_FUNCTION_CONTROL & ~vmx_capability_msr(MSR_IA32_VMX_VMFUNC)), CTL_VMFUNC);
 }
 
 static void check_msr_area(uint64_t addr, uint64_t count, enum vmentry_check id, struct vmentry_failures *f)

@@ -24,6 +24,14 @@ void sysinsn_vmcall(struct cpu_state *cs, const struct isa_insn *i)
 	cpu_leave_insn(cpu_of(cs), EXIT_REASON_VMCALL, 0);
 }
 
+/* SDM "VM Functions": in every mode and at every privilege level; of 0 to 63 none is enabled. */
+void sysinsn_vmfunc(struct cpu_state *cs, const struct isa_insn *i)
+{
+	if (!(cpu_of(cs)->secondary & SECONDARY_EXEC_ENABLE_VMFUNC) || (uint32_t)cs->gpr[RAX] > 63)
+		isa_raise(cs, X86_TRAP_UD);
+	cpu_leave_insn(cpu_of(cs), EXIT_REASON_VMFUNC, 0);
+}
+
 void sysinsn_vmx_plain(struct cpu_state *cs, const struct isa_insn *i)
 {
 	require_vmx_mode(cs);

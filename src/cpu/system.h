@@ -104,7 +104,8 @@ uint32_t cpu_insn_info_mem(const struct isa_insn *i);
 	F(monitor, MONITOR, 0) F(mwait, MWAIT, 0)                          \
 	F(fence, LFENCE, 0) F(fence, SFENCE, 0) F(fence, MFENCE, 0)        \
 	/* sysinsn_vmx.c */                                                \
-	F(vmcall, VMCALL, 1) F(vmx_plain, VMLAUNCH, 1)                     \
+	F(vmcall, VMCALL, 1) F(vmfunc, VMFUNC, 1)                          \
+	F(vmx_plain, VMLAUNCH, 1)                                          \
 	F(vmx_plain, VMRESUME, 1) F(vmx_plain, VMXOFF, 1)                  \
 	F(vmx_mem, VMCLEAR, 0) F(vmx_mem, VMPTRLD, 0)                      \
 	F(vmx_mem, VMPTRST, 0) F(vmx_mem, VMXON, 0)                        \

@@ -20,7 +20,7 @@
 
 /* Fields of features the capability MSRs do not announce. */
 #define UNSUPPORTED(enc)                                                                       \
-	((enc) == VM_FUNCTION_CONTROL || (enc) == EPTP_LIST_ADDRESS ||                         \
+	((enc) == EPTP_LIST_ADDRESS ||                                                         \
 	 (enc) == ENCLS_EXITING_BITMAP || (enc) == GUEST_BNDCFGS ||                            \
 	 (enc) == GUEST_IA32_PERF_GLOBAL_CTRL || (enc) == HOST_IA32_PERF_GLOBAL_CTRL)
 

@@ -77,6 +77,9 @@ enum vmentry_passes {
 	  "4-KByte aligned and within the physical-address width") \
 	F(CTL_VMWRITE_BITMAP, CONTROLS, VMWRITE_BITMAP, PAGE, 0, \
 	  "4-KByte aligned and within the physical-address width") \
+	F(CTL_VMFUNC, CONTROLS, VM_FUNCTION_CONTROL, VALUE, 0, "allowed by IA32_VMX_VMFUNC") \
+	F(CTL_EPTP_LIST, CONTROLS, EPTP_LIST_ADDRESS, PAGE, 0, \
+	  "with EPT, 4-KByte aligned and within the physical-address width") \
 	F(CTL_EXIT_ALLOWED, CONTROLS, VM_EXIT_CONTROLS, CAP, 0x48f, "allowed by IA32_VMX_TRUE_EXIT_CTLS") \
 	F(CTL_SAVE_TIMER, CONTROLS, VM_EXIT_CONTROLS, CLEAR, BIT_ULL(22), \
 	  "saving the VMX-preemption timer needs the timer") \

@@ -54,7 +54,7 @@ static vmx_exit_handler *const kvm_vmx_exit_handlers[EXIT_REASON_COUNT] = {
 	[EXIT_REASON_INVPCID] = handle_invpcid,
 	[EXIT_REASON_RDRAND] = handle_insn_not_offered,
 	[EXIT_REASON_RDSEED] = handle_insn_not_offered,
-	[EXIT_REASON_VMFUNC] = handle_vmx_instruction,
+	[EXIT_REASON_VMFUNC] = handle_vmfunc,
 	[EXIT_REASON_ENCLS] = handle_vmx_instruction,
 	[EXIT_REASON_BUS_LOCK] = handle_bus_lock,
 };

@@ -397,6 +397,7 @@ bool nested_vmx_store_msr(struct kvm_vcpu *vcpu, gpa_t gpa, uint32_t count);
 bool nested_vmx_prepare_msr_bitmap(struct kvm_vcpu *vcpu, const struct vmcs12 *v); /* false: every access exits */
 
 /* nested_enter.c */
+void nested_tell_checkers(struct kvm_vcpu *vcpu, const struct vmcs12 *v); /* USERKVM_CHECK: L2 runs with this vmcs12 from now on */
 uint16_t nested_get_vpid02(struct kvm_vcpu *vcpu);
 int nested_vmx_enter_non_root_mode(struct kvm_vcpu *vcpu, bool from_vmentry);
 /* Before the next entry of L2: what of L1's memory was not read when L2 was restored. */
@@ -452,6 +453,6 @@ vmx_exit_handler handle_ept_violation, handle_ept_misconfig, handle_cr, handle_d
 	handle_preemption_timer, handle_bus_lock, handle_tpr_below_threshold,
 	handle_apic_access, handle_apic_eoi_induced, handle_apic_write,
 	handle_vmxon, handle_vmxoff, handle_vmclear, handle_vmptrld, handle_vmptrst, handle_vmread,
-	handle_vmwrite, handle_vmlaunch, handle_vmresume, handle_invept, handle_invvpid;
+	handle_vmwrite, handle_vmlaunch, handle_vmresume, handle_invept, handle_invvpid, handle_vmfunc;
 
 #endif

@@ -37,7 +37,7 @@
 /* Bits of it that need no processor feature: they are emulated. */
 #define SECONDARY_EMULATED (SECONDARY_EXEC_SHADOW_VMCS | SECONDARY_EXEC_ENABLE_PML)
 #define SECONDARY_OFFERED                                            \
-	(SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES |                   \
+	(SECONDARY_EXEC_VIRTUALIZE_APIC_ACCESSES | SECONDARY_EXEC_ENABLE_VMFUNC | \
 	 SECONDARY_EXEC_DESC | SECONDARY_EXEC_ENABLE_RDTSCP |        \
 	 SECONDARY_EXEC_ENABLE_EPT | SECONDARY_EXEC_ENABLE_VPID | SECONDARY_EXEC_UNRESTRICTED_GUEST | \
 	 SECONDARY_EXEC_WBINVD_EXITING | SECONDARY_EXEC_ENABLE_INVPCID | \
@@ -118,6 +118,9 @@ static void setup(void)
 	v[INDEX(MSR_IA32_VMX_VMCS_ENUM)] = vmcs12_enum();
 	v[INDEX(MSR_IA32_VMX_EPT_VPID_CAP)] =
 		vmx_capability_msr(MSR_IA32_VMX_EPT_VPID_CAP) & (EPT_OFFERED | VPID_OFFERED);
+	/* the processor exits by each function; this one is emulated */
+	if (v[INDEX(MSR_IA32_VMX_PROCBASED_CTLS2)] >> 32 & SECONDARY_EXEC_ENABLE_VMFUNC)
+		v[INDEX(MSR_IA32_VMX_VMFUNC)] = VMFUNC_EPTP_SWITCHING;
 }
 
 static const struct nested_vmx_msrs *supported_msrs(void)

@@ -141,6 +141,11 @@ static void check_secondary(struct kvm_vcpu *vcpu, const struct vmcs12 *v, struc
 		CHECK(f, CTL_VMREAD_BITMAP, nested_vmx_page_valid(vcpu, v->vmread_bitmap));
 		CHECK(f, CTL_VMWRITE_BITMAP, nested_vmx_page_valid(vcpu, v->vmwrite_bitmap));
 	}
+	if (nested_cpu_has2(v, SECONDARY_EXEC_ENABLE_VMFUNC)) {
+		CHECK(f, CTL_VMFUNC, !(v->vm_function_control & ~nested_vmx_cap(vcpu, MSR_IA32_VMX_VMFUNC)));
+		if (v->vm_function_control & VMFUNC_EPTP_SWITCHING)
+			CHECK(f, CTL_EPTP_LIST, nested_cpu_has_ept(v) && nested_vmx_page_valid(vcpu, v->eptp_list_address));
+	}
 }
 
 /* Of memory that is not there the threshold cannot be above: nested_enter.c says what becomes of such an entry. */

@@ -172,8 +172,7 @@ static void trace_vmenter(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
 	      1);
 }
 
-/* USERKVM_CHECK=l1vpid */
-static void tell_checker(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
+void nested_tell_checkers(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
 {
 	const struct vmx_check_l2 with = {
 		.vcpu = vcpu->vcpu_id, .vpid = nested_cpu_has2(v, SECONDARY_EXEC_ENABLE_VPID) ? v->virtual_processor_id : 0,
@@ -181,6 +180,7 @@ static void tell_checker(struct kvm_vcpu *vcpu, const struct vmcs12 *v)
 	};
 
 	vmx_check_l2_enters(vcpu->vmx->cpu, &with);
+	kvm_mmu_l1_enters_l2(vcpu, with.eptp);
 }
 
 static int enter_l2(struct kvm_vcpu *vcpu)
@@ -191,8 +191,7 @@ static int enter_l2(struct kvm_vcpu *vcpu)
 	n->run_pending = true;
 	n->timer.has_deadline = false;
 	vcpu->stat.nested_run++;
-	tell_checker(vcpu, n->cached_vmcs12);
-	kvm_mmu_l1_enters_l2(vcpu, nested_cpu_has_ept(n->cached_vmcs12) ? n->cached_vmcs12->ept_pointer : 0);
+	nested_tell_checkers(vcpu, n->cached_vmcs12);
 	switch ((enum nvmx_vmentry_status)nested_vmx_enter_non_root_mode(vcpu, true)) {
 	case NVMX_VMENTRY_SUCCESS:
 		break;

@@ -47,7 +47,7 @@ uint64_t nested_evmcs_filter(uint32_t msr, uint64_t v)
 	case MSR_IA32_VMX_TRUE_EXIT_CTLS:
 		return v & ~((uint64_t)EVMCS_NO_EXIT << 32);
 	case MSR_IA32_VMX_VMFUNC:
-		return v & ~1ULL; /* EPTP switching: there is no list's address */
+		return v & ~(uint64_t)VMFUNC_EPTP_SWITCHING; /* there is no list's address */
 	default:
 		return v;
 	}

@@ -50,6 +50,8 @@ static void prepare_constant(struct kvm_vcpu *vcpu)
 		vmcs_write32(vcpu, PLE_GAP, VMX_PLE_GAP);
 		vmcs_write32(vcpu, PLE_WINDOW, VMX_PLE_WINDOW);
 	}
+	if (vmx_capability_msr(MSR_IA32_VMX_PROCBASED_CTLS2) >> 32 & SECONDARY_EXEC_ENABLE_VMFUNC)
+		vmcs_write64(vcpu, VM_FUNCTION_CONTROL, 0);
 	vmx->nested.vmcs02.eptp = 0;
 	vmx->nested.vmcs02_constant = true;
 }

@@ -14,7 +14,7 @@
 #define HINT_EVMCS (1u << 14)
 
 #define PIN_TIMER (1u << 6)
-#define SECONDARY_NOT_THERE (1u << 0 | 1u << 14 | 1u << 17 | 1u << 25) /* APIC accesses, shadow VMCS, PML, TSC scaling */
+#define SECONDARY_NOT_THERE (1u << 0 | 1u << 13 | 1u << 14 | 1u << 17 | 1u << 25) /* APIC accesses, VM functions, shadow VMCS, PML, TSC scaling */
 
 struct state {
 	struct kvm_nested_state head;
@@ -183,6 +183,7 @@ NESTED_TEST(controls_without_fields_are_not_in_the_capability_msrs_that_l1_reads
 		uint32_t gone;
 	} rows[] = {{1, PIN_TIMER}, {13, PIN_TIMER}, {11, SECONDARY_NOT_THERE}, {3, 1u << 22}, {15, 1u << 22}, {4, 0}, {16, 0}, {14, 0}};
 
+	assert_int_equal(rdmsr_of_l1(c, MSR_VMX(17)), 0); /* EPTP switching */
 	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
 		uint64_t of_client = client_msr(c, MSR_VMX(rows[i].msr));
 

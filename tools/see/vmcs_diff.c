@@ -36,6 +36,8 @@ static const struct rule rules[] = {
 	{ VMCS_LINK_POINTER, "L0's own", "none: L0 emulates VMCS shadowing" },
 	{ VMREAD_BITMAP, "L0's own", "none: L0 emulates VMCS shadowing" },
 	{ VMWRITE_BITMAP, "L0's own", "none: L0 emulates VMCS shadowing" },
+	{ VM_FUNCTION_CONTROL, "L0's own", "0: each VMFUNC exits, and L0 switches EPTPs itself" },
+	{ EPTP_LIST_ADDRESS, "L0's own", "none: L0 reads L1's list" },
 	{ IO_BITMAP_A, "L0's own", "none: all port I/O exits, L0 asks L1's bitmap" },
 	{ IO_BITMAP_B, "L0's own", "none: all port I/O exits, L0 asks L1's bitmap" },
 	{ VM_EXIT_MSR_STORE_ADDR, "L0's own", "none: L0 walks L1's list" },

@@ -92,7 +92,7 @@ static const struct entry_case cases[] = {
 
 	/* "Checks on VMX Controls" */
 	{ "primary must-be-1", CPU_BASED_VM_EXEC_CONTROL, 2, 0, FAIL_7, 0, REAL },
-	{ "secondary not offered", SECONDARY_VM_EXEC_CONTROL, 0, BIT_ULL(13), FAIL_7, 0, REAL },
+	{ "secondary not offered", SECONDARY_VM_EXEC_CONTROL, 0, BIT_ULL(15), FAIL_7, 0, REAL },
 	{ "I/O bitmap A unaligned", IO_BITMAP_A, 0, 8, FAIL_7, 0, REAL, CPU_BASED_VM_EXEC_CONTROL,
 	  CPU_BASED_USE_IO_BITMAPS },
 	{ "I/O bitmap B too high", IO_BITMAP_B, 0, BIT_ULL(52), FAIL_7, 0, REAL,
@@ -335,6 +335,7 @@ static const struct entry_case cases[] = {
 	{ "posted interrupts: descriptor unaligned", POSTED_INTR_DESC_ADDR, 0, 32, FAIL_7, 0, POSTED },
 	{ "VMREAD bitmap unaligned", VMREAD_BITMAP, 0, 8, FAIL_7, 0, LINKED },
 	{ "VMWRITE bitmap unaligned", VMWRITE_BITMAP, 0, 8, FAIL_7, 0, LINKED },
+	{ "a VM function", VM_FUNCTION_CONTROL, 0, 1, FAIL_7, 0, REAL, SECONDARY_VM_EXEC_CONTROL, SECONDARY_EXEC_ENABLE_VMFUNC },
 	{ "shadow VMCS unaligned", VMCS_LINK_POINTER, 0, 8, REASON_33, 4, LINKED },
 	{ "shadow VMCS of no revision", VMCS_LINK_POINTER, 0, 0x1000, REASON_33, 4, LINKED },
 };
@@ -448,7 +449,7 @@ static void broken_after_an_entry_that_passed_it_fails_the_same_way(void **state
 
 /* Of a 32-bit host, of what this processor has, and of rules that a hypervisor adds: tests/unit/vmx breaks these. */
 static const enum vmentry_check not_the_processors[] = {
-	VMENTRY_CHECK_CTL_EPTP_AD, VMENTRY_CHECK_HOST_SIZE_32, VMENTRY_CHECK_HOST_PCIDE, VMENTRY_CHECK_HOST_SS_ZERO,
+	VMENTRY_CHECK_CTL_EPTP_AD, VMENTRY_CHECK_CTL_EPTP_LIST, VMENTRY_CHECK_HOST_SIZE_32, VMENTRY_CHECK_HOST_PCIDE, VMENTRY_CHECK_HOST_SS_ZERO,
 	VMENTRY_CHECK_GUEST_SEGMENTS,
 };
 

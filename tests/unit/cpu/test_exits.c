@@ -75,6 +75,7 @@ static const struct exit_case cases[] = {
 	{ "XSETBV", { 0x0f, 0x01, 0xd1 }, GUEST_CR4, X86_CR4_OSXSAVE, EXIT_REASON_XSETBV, { .insn_len = 3 } },
 
 	/* by instruction, conditionally */
+	{ "VMFUNC", { 0x0f, 0x01, 0xd4 }, SECONDARY, SECONDARY_EXEC_ENABLE_VMFUNC, EXIT_REASON_VMFUNC, { .insn_len = 3 } },
 	{ "HLT", { 0xf4 }, PRIMARY, CPU_BASED_HLT_EXITING, EXIT_REASON_HLT, { .insn_len = 1 } },
 	{ "INVLPG [rax]", { 0x0f, 0x01, 0x38 }, PRIMARY, CPU_BASED_INVLPG_EXITING, EXIT_REASON_INVLPG,
 	  { .insn_len = 3, .qualification = REG(RAX) } },
@@ -206,6 +207,9 @@ static void prepare(struct machine *t, const struct exit_case *c)
 	case EXIT_REASON_TRIPLE_FAULT:
 		W(GUEST_IDTR_LIMIT, 0);
 		break;
+	case EXIT_REASON_VMFUNC:
+		vmx_gprs(t->cpu)[RAX] = 63; /* the last number there is */
+		break;
 	case EXIT_REASON_PML_FULL:
 		W(GUEST_PML_INDEX, 0xffff);
 		W(PML_ADDRESS, (hpa_t)t->ram + 0x70000);
@@ -330,6 +334,24 @@ static void without_its_control_the_instruction_runs(void **state)
 		memcpy(t->ram + GPA_CODE, code[n], sizeof(code[n]));
 		vmx_gprs(t->cpu)[RAX] = DATA;
 		assert_int_equal(go(t), EXIT_REASON_HLT);
+		machine_teardown((void **)&t);
+	}
+}
+
+/* VMFUNC of a number that no control has a bit for, and without its control. */
+static void a_vm_function_that_cannot_be_is_ud(void **state)
+{
+	struct machine *t;
+
+	for (int with = 0; with < 2; with++) {
+		machine_setup_long((void **)&t);
+		W(EXCEPTION_BITMAP, 1 << X86_TRAP_UD);
+		if (with)
+			W(SECONDARY_VM_EXEC_CONTROL, R(t, SECONDARY_VM_EXEC_CONTROL) | SECONDARY_EXEC_ENABLE_VMFUNC);
+		memcpy(t->ram + GPA_CODE, (uint8_t[]){ 0x0f, 0x01, 0xd4 }, 3);
+		vmx_gprs(t->cpu)[RAX] = with ? 64 : 0;
+		assert_int_equal(go(t), EXIT_REASON_EXCEPTION_NMI);
+		assert_int_equal(R(t, VM_EXIT_INTR_INFO) & INTR_INFO_VECTOR_MASK, X86_TRAP_UD);
 		machine_teardown((void **)&t);
 	}
 }
@@ -488,6 +510,7 @@ int main(void)
 		cmocka_unit_test(each_reason_has_its_fields),
 		cmocka_unit_test(no_reason_is_without_its_case),
 		cmocka_unit_test(without_its_control_the_instruction_runs),
+		cmocka_unit_test(a_vm_function_that_cannot_be_is_ud),
 		TEST_LONG(exit_stores_and_loads_its_msr_areas),
 		TEST_LONG(msr_that_cannot_be_stored_or_loaded_sets_the_abort_indicator),
 		TEST_LONG(io_bitmaps_choose_the_ports),
