@@ -96,7 +96,6 @@ static void __attribute__((noinline, noreturn)) simd_fault(struct cpu_state *cs,
 {
 	enum exception_vector v = (enum exception_vector)(status - 1);
 
-	isa_fpu_leave(cs);
 	if (v == X86_TRAP_XM && !(cs->cr4 & X86_CR4_OSXMMEXCPT))
 		v = X86_TRAP_UD;
 	if (v == X86_TRAP_GP)
@@ -111,8 +110,10 @@ ISA_INLINE void run(struct cpu_state *cs, silicon_fn *fn, void *mem)
 	if (unlikely(!cs->fpu_loaded))
 		isa_fpu_load(cs);
 	status = fn(mem, cs);
-	if (unlikely(status))
+	if (unlikely(status)) {
+		isa_fpu_leave(cs); /* here: a sanitizer's code runs before a call that does not return */
 		simd_fault(cs, status);
+	}
 }
 
 void simd_run(struct cpu_state *cs, silicon_fn *fn, void *mem)
