@@ -32,8 +32,10 @@ struct cpu_block {
 	uint8_t in_units;   /* by class, bits: part of some unit of this page */
 	uint8_t crosses;    /* times that a stack access of a unit was not within the stack slot's page */
 	uint8_t window;	    /* times that a load of a unit was of the APIC's window (isa/cpu_state.h) */
+	bool apart;	    /* accesses by one address are often in two pages: checked one by one (jit_slot.c) */
 	bool jumps;	    /* the last instruction sets cs->rip */
 	bool sys;	    /* one is a system instruction, or writes to the APIC: look around after the last */
+	uint32_t scattered; /* bits, by instruction: its accesses change pages too often for a slot (jit_slot.c) */
 	struct isa_insn insns[];
 };
 must_check int cpu_blocks_create(struct vmx_cpu *cpu); /* -ENOMEM */

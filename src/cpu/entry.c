@@ -21,6 +21,7 @@
 #include "cpu/ghost.h"
 #include "cpu/internal.h"
 #include "cpu/tlb_check.h"
+#include "cpu/tlb_context.h"
 #include "host/fault.h"
 #include "host/memory.h"
 
@@ -252,7 +253,7 @@ void cpu_load_guest(struct vmx_cpu *cpu)
 		cpu_tlb_entry_flush(cpu);
 	if (unlikely(cpu->tlb->ghost))
 		ghost_entered(cpu);
-	cs->sp_tag = TLB_NO_ACCESS;
+	tlb_drop_stack_slot(cs);
 	if (whole)
 		cpu_mode_changed(cpu);
 	else if (unlikely(cpu->check_entry))

@@ -104,6 +104,8 @@ struct vmx_cpu { /* (o), where no letter says otherwise */
 	struct cpu_tlb *tlb;	   /* (c) tlb.c */
 	struct cpu_blocks *blocks; /* (c) blocks.c */
 	struct cpu_jit *jit;	   /* (c) jit_code.c; NULL: everything is interpreted */
+	struct jit_slot *slots;	   /* that have a tag (jit_slot.c) */
+	uint32_t slot_drops;	   /* counts cpu_jit_drop_slots() */
 	int jit_pid;		   /* of the process that reserved code memory beside us, or 0 */
 	struct cpu_journal *journal; /* of writes, while the lock-step needs it (jit_check.c) */
 	hpa_t bus_error;
@@ -424,6 +426,8 @@ bool cpu_jit_refill_fault(struct vmx_cpu *cpu, void *ucontext);
 void cpu_jit_interpret_next(struct vmx_cpu *cpu);
 /* One instruction was interpreted outside of cpu_jit_run_blocks(). */
 void cpu_jit_ran_one(struct vmx_cpu *cpu);
+/* The slots of emitted code, which are translations, have no page any more (jit_slot.c). */
+void cpu_jit_drop_slots(struct vmx_cpu *cpu);
 /* After every unwinding. */
 void cpu_jit_unwound(struct vmx_cpu *cpu);
 /* A write through p is about to happen: for the lock-step. */

@@ -50,6 +50,8 @@
 #define JIT_KILL_BUCKETS 4096u
 #define JIT_PAGE_KILLS 8 /* a page whose units died so often is interpreted */
 #define JIT_CROSSINGS 16 /* of a block, until its stack accesses are probed one by one */
+#define JIT_MAX_SLOTS 65536u
+#define JIT_UNIT_SLOTS 48u
 #define JIT_WINDOW_LOADS 64 /* of a block, until its loads look into the APIC's window first */
 #define JIT_MAX_BLOCKS 16 /* of a unit */
 #define JIT_POOR 64
@@ -111,6 +113,7 @@ struct jit_call {
 	uint16_t first, nr;
 	uint8_t kind; /* enum jit_stub_kind */
 	bool rbp;	   /* of a stack group, as in struct jit_stub_call */
+	bool together;	   /* the same */
 	uint16_t extent;
 	int32_t lo;
 	uint32_t rsp_undo; /* of an indirect branch that is run again */
@@ -159,8 +162,8 @@ struct cpu_jit {
 	struct emitter e;	 /* over all of mem */
 	uint32_t stubs_end;	 /* units begin here */
 	/* emitted code calls through these */
-	void *miss, *call, *slot, *c_stub, *refill[2], *c_refill;
-	uint64_t refill_sp; /* while c_refill runs: where its stub's return address is; else 0 */
+	void *miss, *call, *slot, *c_stub, *refill[2], *c_refill, *fill, *c_fill;
+	uint64_t refill_sp; /* while c_refill or c_fill runs: where its stub's return address is; else 0 */
 	const uint8_t *refill_failed; /* the stub goes on here, if memory has vanished */
 	uint32_t (*enter)(struct cpu_state *cs, const uint8_t *code);
 	const uint8_t *ind_miss;
@@ -191,6 +194,9 @@ struct cpu_jit {
 	uint64_t clock;
 	uint32_t cur_world;
 	uint8_t kills[JIT_KILL_BUCKETS];
+	/* jit_slot.c: the block of which a check of several accesses failed last, how often, since when */
+	struct { const struct cpu_block *block; uint64_t since; uint32_t n; } apart;
+	uint32_t nr_slots, nr_tagged;
 	uint32_t nr_interpreted;
 
 	uint32_t nr_units, nr_cells, nr_calls, nr_branches, bulk_used;
@@ -203,6 +209,7 @@ struct cpu_jit {
 	struct jit_call branches[JIT_MAX_UNITS]; /* indirect ones, by cs->spill[3] */
 	uint8_t bulk[JIT_BULK_BYTES] __attribute__((aligned(64)));
 	const uint8_t *ind[4][JIT_IND_ENTRIES];
+	struct jit_slot slots[JIT_MAX_SLOTS];
 };
 
 /* --- jit_code.c --- */
@@ -261,6 +268,14 @@ uint32_t jit_stub(struct cpu_state *cs, uint32_t number);
 uint32_t jit_refill(struct cpu_state *cs, gva_t page, const struct isa_tlb_entry *slot, uint32_t access);
 /* Fill cs->sp_tag from a write tag of the stack's page, if there is one. */
 void jit_fill_stack_slot(struct cpu_state *cs);
+
+/* --- jit_slot.c --- */
+/* Of a slot whose check has failed for this address: as jit_refill(). */
+uint32_t jit_slot_fill(struct cpu_state *cs, gva_t lin, struct jit_slot *s);
+/* The slots of a unit that has been made: the first is j->slots[j->nr_slots]. */
+void jit_slots_keep(struct cpu_jit *j, const struct jit_unit *u, uint32_t nr);
+/* A check of several accesses of the block has failed. Where they are often in two pages each is to have its own. */
+void jit_note_apart(struct vmx_cpu *cpu, struct cpu_block *b);
 
 /* How often units of the page (or of one that shares the count) were killed by writes. */
 static inline uint8_t *jit_kills_of(struct cpu_jit *j, hpa_t page)

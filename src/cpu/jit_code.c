@@ -154,6 +154,14 @@ static void refill_is_over(struct cpu_jit *j)
 	emit_u32(&j->e, 0);
 }
 
+/* Behind C, which has kept the others; no flags. */
+static void load_for_refill(struct emitter *e, struct cpu_state *cs)
+{
+	for (unsigned r = 0; r < NR_GPRS; r++)
+		if (jit_host_reg[r] != HOST_NONE && jit_host_reg[r] != HOST_RBX && jit_host_reg[r] < HOST_R12)
+			load(e, true, jit_host_reg[r], &cs->gpr[r]);
+}
+
 /* jit_rewriter.refill: jit_refill() with the page in rbp, the entry's address in r11. */
 static void emit_refill_stubs(struct cpu_jit *j)
 {
@@ -178,15 +186,35 @@ static void emit_refill_stubs(struct cpu_jit *j)
 	emit_call_via(e, (uint64_t)(uintptr_t)&j->c_refill);
 	emit_bytes(e, "\x41\x5b\x83\xf8\x01", 5); /* pop r11; cmp eax,1 */
 	refill_is_over(j);
-	for (unsigned r = 0; r < NR_GPRS; r++) /* C has kept the others */
-		if (jit_host_reg[r] != HOST_NONE && jit_host_reg[r] != HOST_RBX && jit_host_reg[r] < HOST_R12)
-			load(e, true, jit_host_reg[r], &cs->gpr[r]);
+	load_for_refill(e, cs);
 	emit_byte(e, 0xc3);
 	j->refill_failed = runs_at(e);
 	refill_is_over(j);
 	load_all(e, cs);
 	emit_bytes(e, "\xf9\xc3", 2); /* stc; ret */
 	j->c_refill = (void *)(uintptr_t)jit_refill;
+}
+
+/* jit_rewriter.fill: jit_slot_fill() with the address in r11, the slot in rbp. */
+static void emit_fill_stub(struct cpu_jit *j)
+{
+	struct emitter *e = &j->e;
+	struct cpu_state *cs = &j->cpu->cs;
+	struct host_mem state = at(cs);
+
+	j->fill = runs_at(e);
+	store_gprs(e, cs);
+	store(e, true, HOST_SP, &j->refill_sp);
+	emit_bytes(e, "\x48\x83\xec\x08", 4); /* sub rsp,8 */
+	emit_op_mem(e, true, 0x8d, HOST_RDI, &state);
+	emit_op_reg(e, true, 0x89, HOST_RSI, JIT_S1);
+	emit_op_reg(e, true, 0x89, HOST_RDX, JIT_S0);
+	emit_call_via(e, (uint64_t)(uintptr_t)&j->c_fill);
+	emit_bytes(e, "\x48\x83\xc4\x08\x83\xf8\x01", 7); /* add rsp,8; cmp eax,1 */
+	refill_is_over(j);
+	load_for_refill(e, cs);
+	emit_byte(e, 0xc3);
+	j->c_fill = (void *)(uintptr_t)jit_slot_fill;
 }
 
 /*
@@ -296,8 +324,10 @@ static void emit_stubs(struct cpu_jit *j)
 	emit_bytes(e, "\x48\x83\xc4\x08\x31\xc0", 6); /* add rsp,8 (return address); xor eax,eax */
 	emit_bytes(e, pop_saved, sizeof(pop_saved) - 1);
 	emit_byte(e, 0xc3);
-	if (C_KEEPS_VECTORS)
+	if (C_KEEPS_VECTORS) {
 		emit_refill_stubs(j);
+		emit_fill_stub(j);
+	}
 	emit_slot_stub(j);
 	j->stubs_end = e->n;
 	j->c_stub = (void *)(uintptr_t)jit_stub;

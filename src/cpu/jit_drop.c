@@ -30,6 +30,8 @@ void jit_drop_all(struct cpu_jit *j)
 	}
 	j->e.n = j->stubs_end;
 	j->e.full = false;
+	cpu_jit_drop_slots(j->cpu);
+	j->nr_slots = 0;
 	j->nr_units = j->nr_cells = j->nr_calls = j->nr_branches = j->bulk_used = 0;
 	j->drops++;
 }

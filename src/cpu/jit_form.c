@@ -194,6 +194,14 @@ static bool wanted_part(const struct jit_forming *f, const struct cpu_block *s)
 	return !(s->in_units & 1u << f->cls) || f->nr_parts < FEW_PARTS;
 }
 
+/* The parts between the page offsets are in a loop. */
+static void note_loop(struct jit_forming *f, int32_t first, int32_t last)
+{
+	for (unsigned n = 0; n < f->nr_parts; n++)
+		if (f->part[n].off >= first && f->part[n].off <= last)
+			f->part[n].in_loop = true;
+}
+
 void jit_form(struct jit_forming *f, struct cpu_block *b)
 {
 	add_part(f, b);
@@ -213,6 +221,8 @@ void jit_form(struct jit_forming *f, struct cpu_block *b)
 
 			if (to >= 0 && (to <= (int)n || f->part[to].off <= branch_off(&f->part[n])))
 				f->part[to].head = true;
+			if (to >= 0 && f->part[to].off <= branch_off(&f->part[n]))
+				note_loop(f, f->part[to].off, branch_off(&f->part[n]));
 		}
 }
 

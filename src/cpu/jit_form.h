@@ -20,6 +20,7 @@ struct jit_part {
 	enum jit_end_kind end;
 	uint8_t live_in, live_out;
 	bool head;	    /* a jump from behind leads here */
+	bool in_loop;	    /* between such a jump and where it leads */
 	uint32_t label;	    /* host offset */
 	uint32_t label_cc;  /* head: where flags are in cs->cc already */
 };

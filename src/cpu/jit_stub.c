@@ -96,9 +96,10 @@ static uint32_t run_stub(struct cpu_state *cs, uint32_t number)
 	const struct jit_unit *u = c->unit;
 	const struct jit_place *n = &u->places[c->first];
 	uint64_t sp_tag = cs->sp_tag;
+	uint32_t slot_drops = cpu->slot_drops;
 	bool loaded = unload_for_c(cs), system = false;
 
-	if (n->quick && c->kind == JIT_STUB_RUN && cpu_apic_quick(cpu, n->isa)) {
+	if (n->quick && c->kind == JIT_STUB_RUN && c->nr == 1 && cpu_apic_quick(cpu, n->isa)) {
 		if (likely(!cpu->apic.recognised || !cpu_need_care(cpu)))
 			goto out_resume;
 		leave_at(cs, u, n, n->isa->len);
@@ -119,6 +120,8 @@ static uint32_t run_stub(struct cpu_state *cs, uint32_t number)
 	cpu->counters.jit_stubs++;
 	if (c->kind == JIT_STUB_GROUP && group_found(cs, c, n->block))
 		goto out_resume;
+	if (c->together)
+		jit_note_apart(cpu, n->block);
 	if (cs->apic_ok)
 		note_window(cs, n, u);
 	if (unlikely(cpu->jit->count))
@@ -159,7 +162,8 @@ static uint32_t run_stub(struct cpu_state *cs, uint32_t number)
 		}
 	}
 	if (unlikely(c->kind != JIT_STUB_RUN || u->dead || READ_ONCE(cs->exit_request) ||
-		     (system ? cpu_need_care(cpu) || mode_changed(cpu, u) : cs->sp_tag != sp_tag))) {
+		     (system ? cpu_need_care(cpu) || mode_changed(cpu, u) :
+			       cs->sp_tag != sp_tag || cpu->slot_drops != slot_drops))) {
 		leave_at(cs, u, n, n->isa->len);
 		return 1;
 	}

@@ -245,6 +245,8 @@ static bool emit_parts(struct jit_forming *f)
 				       .live_out = p->live_out,
 				       .flags_in_cc = p->head && p->live_in,
 				       .no_group = p->block->crosses >= JIT_CROSSINGS,
+				       .apart = p->block->apart,
+				       .slots = p->in_loop ? ~p->block->scattered : 0,
 				       .reads_window = p->block->window >= JIT_WINDOW_LOADS };
 		struct jit_end end;
 
@@ -313,7 +315,8 @@ static bool keep_records(struct jit_forming *f)
 	for (uint32_t n = 0; n < r->nr_calls; n++)
 		j->calls[r->first_call + n] = (struct jit_call){ .unit = u, .first = r->calls[n].first,
 								 .nr = r->calls[n].nr, .kind = r->calls[n].kind,
-								 .rbp = r->calls[n].rbp, .lo = r->calls[n].lo,
+								 .rbp = r->calls[n].rbp,
+								 .together = r->calls[n].together, .lo = r->calls[n].lo,
 								 .extent = r->calls[n].extent };
 	u->places = places;
 	u->nr_places = (uint16_t)f->nr_insns;
@@ -384,6 +387,9 @@ struct jit_unit *jit_translate(struct vmx_cpu *cpu, struct cpu_block *b, struct 
 	r->call = (uint64_t)(uintptr_t)&j->call;
 	for (unsigned n = 0; n < ARRAY_SIZE(r->refill); n++)
 		r->refill[n] = j->refill[n] ? (uint64_t)(uintptr_t)&j->refill[n] : 0;
+	r->fill = j->fill ? (uint64_t)(uintptr_t)&j->fill : 0;
+	r->slots = &j->slots[j->nr_slots];
+	r->max_slots = (uint32_t)min_u64(JIT_UNIT_SLOTS, JIT_MAX_SLOTS - j->nr_slots);
 	r->first_call = first_call;
 	jit_rewriter_init(r);
 	if (!emit_parts(&f)) {
@@ -397,6 +403,7 @@ struct jit_unit *jit_translate(struct vmx_cpu *cpu, struct cpu_block *b, struct 
 	}
 	j->e.n = r->e.n;
 	j->nr_calls += r->nr_calls;
+	jit_slots_keep(j, u, r->nr_slots);
 	u->end = j->e.n;
 	u->page_next = p->units;
 	p->units = u;

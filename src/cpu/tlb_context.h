@@ -11,12 +11,14 @@
 extern const struct isa_tlb_entry tlb_no_entry;
 
 /*
- * The stack slot of emitted code is a translation of its own: the entry that it came
- * from may have been replaced. So every invalidation drops it.
+ * The stack slot and the other slots of emitted code are translations of their own: the entry that one
+ * came from may have been replaced. So every invalidation drops them.
  */
 static inline void tlb_drop_stack_slot(struct cpu_state *cs)
 {
 	cs->sp_tag = TLB_NO_ACCESS;
+	if (unlikely(cpu_of(cs)->slots))
+		cpu_jit_drop_slots(cpu_of(cs));
 }
 
 static inline void tlb_clear_entry(struct tlb_sub *s, unsigned index)

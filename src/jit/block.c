@@ -26,13 +26,14 @@
 #define OPC_STORE 0x89
 #define NO_RESUME (~0u)
 #define RESUME_PENDING (~1u)
+#define RESUME_GROUP (~2u)
 #define COND_NE 5
 #define COND_NC 3
 #define CC_CARRY 0x100 /* CF in cs->cc */
 
 void jit_rewriter_init(struct jit_rewriter *r)
 {
-	r->nr_calls = r->nr_recover = r->nr_cold = 0;
+	r->nr_calls = r->nr_recover = r->nr_cold = r->nr_slots = 0;
 	r->failed = false;
 }
 
@@ -276,7 +277,7 @@ void jit_flags_want(struct jit_ctx *c, unsigned scratch)
 		return;
 	load_live(c->r, scratch, c->live[c->k]);
 	if (scratch == JIT_S1)
-		c->s1_addend = false;
+		c->s1 = S1_ANY;
 	c->flags = AT_HOST;
 	jit_note_recover(c);
 }
@@ -324,6 +325,51 @@ void jit_cold(struct jit_ctx *c, unsigned cond, enum jit_stub_kind kind, unsigne
 		 kind == JIT_STUB_RUN ? RESUME_PENDING : NO_RESUME);
 }
 
+/*
+ * The handlers of all from the check to the last member, and on behind it; or, where other checks are among them,
+ * the rest of the block.
+ */
+void jit_cold_together(struct jit_ctx *c, unsigned cond, unsigned group)
+{
+	const struct jit_group *g = &c->group[group - 1];
+	unsigned nr = g->alone ? g->last - c->k + 1u : c->b->nr - c->k;
+	unsigned call = new_call(c->r, g->alone ? JIT_STUB_RUN : JIT_STUB_REST, c->b->first + c->k, nr);
+
+	c->r->calls[call].together = g->nr > 1;
+	new_cold(c->r, emit_jcc(c->e, cond), call, g->alone ? RESUME_GROUP : NO_RESUME);
+	if (!c->r->failed)
+		c->r->cold[c->r->nr_cold - 1].group = (uint8_t)group;
+}
+
+void jit_cold_slot(struct jit_ctx *c, struct jit_slot *slot, const struct host_mem *low, uint32_t again)
+{
+	struct jit_cold *cold = &c->r->cold[c->r->nr_cold - 1];
+
+	if (c->r->failed)
+		return;
+	cold->slot = slot;
+	cold->low = *low;
+	cold->again = again;
+}
+
+static void resume_here(struct jit_ctx *c, struct jit_cold *cold)
+{
+	cold->resume = c->e->n;
+	for (unsigned n = 0; n < ARRAY_SIZE(c->held); n++)
+		cold->held[n] = c->held_at == c->e->n ? c->held[n] : 0;
+	c->s1 = S1_ANY; /* a stub has been here: what JIT_S1 holds depends on the way */
+}
+
+void jit_groups_resume(struct jit_ctx *c)
+{
+	for (uint32_t n = c->first_cold; n < c->r->nr_cold; n++) {
+		struct jit_cold *cold = &c->r->cold[n];
+
+		if (cold->resume == RESUME_GROUP && c->group[cold->group - 1].last == c->k)
+			resume_here(c, cold);
+	}
+}
+
 void jit_cold_refill(struct jit_ctx *c, bool write)
 {
 	if (c->r->nr_cold)
@@ -343,12 +389,8 @@ void jit_cold_group(struct jit_ctx *c, unsigned cond, const struct jit_stack *s,
 void jit_cold_resume(struct jit_ctx *c, uint32_t from)
 {
 	for (; from < c->r->nr_cold; from++)
-		if (c->r->cold[from].resume == RESUME_PENDING) {
-			c->r->cold[from].resume = c->e->n;
-			for (unsigned n = 0; n < ARRAY_SIZE(c->held); n++)
-				c->r->cold[from].held[n] = c->held_at == c->e->n ? c->held[n] : 0;
-			c->s1_addend = false; /* a stub has been here: what JIT_S1 holds depends on the way */
-		}
+		if (c->r->cold[from].resume == RESUME_PENDING)
+			resume_here(c, &c->r->cold[from]);
 }
 
 static void call_stub(struct jit_rewriter *r, unsigned call, uint64_t stub)
@@ -365,7 +407,7 @@ void jit_emit_call(struct jit_ctx *c)
 		c->flags = AT_NONE;
 	jit_note_recover(c);
 	call_stub(c->r, call, c->flags == AT_HOST ? c->r->call : c->r->miss);
-	c->s1_addend = false;
+	c->s1 = S1_ANY;
 	c->flags = AT_HOST;
 }
 
@@ -412,6 +454,17 @@ static void emit_refill(struct jit_rewriter *r, const struct jit_cold *cold)
 	emit_patch(&r->e, emit_jcc(&r->e, COND_NC), cold->at + 4);
 }
 
+/* A slot's check has failed: mostly since it held another page. */
+static void emit_fill(struct jit_rewriter *r, const struct jit_cold *cold)
+{
+	struct host_mem slot = { .absolute = true, .address = (uint64_t)(uintptr_t)cold->slot };
+
+	emit_op_mem(&r->e, true, 0x8d, JIT_S1, &cold->low);
+	emit_op_mem(&r->e, true, 0x8d, JIT_S0, &slot);
+	emit_call_via(&r->e, r->fill);
+	emit_patch(&r->e, emit_jcc(&r->e, COND_NC), cold->again);
+}
+
 int jit_emit_cold(struct jit_rewriter *r)
 {
 	for (uint32_t n = 0; n < r->nr_cold; n++) {
@@ -420,6 +473,8 @@ int jit_emit_cold(struct jit_rewriter *r)
 		emit_patch(&r->e, cold->at, r->e.n);
 		if (r->slot && r->calls[cold->call].kind == JIT_STUB_GROUP)
 			emit_slot(r, &r->calls[cold->call], cold->resume);
+		if (cold->slot)
+			emit_fill(r, cold);
 		if (cold->refill && r->refill[cold->refill - 1])
 			emit_refill(r, cold);
 		call_stub(r, cold->call, r->miss);
@@ -493,6 +548,8 @@ int jit_emit_block(struct jit_rewriter *r, const struct jit_block *b, struct jit
 	for (unsigned k = b->nr; k--;)
 		c.live[k] = jit_flags_live(&b->insn[k], 1, c.live[k + 1]);
 	jit_plan_stack(&c);
+	jit_plan_groups(&c);
+	c.first_cold = r->nr_cold;
 	for (c.k = 0; c.k < b->nr && !r->failed; c.k++) {
 		const struct jit_insn *i = &b->insn[c.k];
 		uint32_t from = c.hoisted ? hoisted_from : r->nr_cold;
@@ -519,6 +576,8 @@ int jit_emit_block(struct jit_rewriter *r, const struct jit_block *b, struct jit
 			jit_cold_resume(&c, from);
 			c.hoisted = 0;
 		}
+		if (c.nr_groups)
+			jit_groups_resume(&c);
 		jit_flags_after(&c);
 	}
 	if (c.flags == AT_SPLIT)

@@ -253,8 +253,8 @@ void jit_copy(struct jit_ctx *c, const struct jit_bytes *p, const struct jit_for
 	      const struct host_mem *m, uint8_t spare)
 {
 	const uint8_t *bytes = c->b->insn[c->k].bytes;
-	const uint8_t pool[2] = { m ? spare : c->s1_addend ? JIT_S0 : JIT_S1,
-				  m ? HOST_NONE : c->s1_addend ? JIT_S1 : JIT_S0 };
+	const uint8_t pool[2] = { m ? spare : c->s1 ? JIT_S0 : JIT_S1,
+				  m ? HOST_NONE : c->s1 ? JIT_S1 : JIT_S0 };
 	struct operands o = { .has_mem = m };
 	struct emitter *e = c->e;
 	uint32_t from = e->n;
@@ -272,7 +272,7 @@ void jit_copy(struct jit_ctx *c, const struct jit_bytes *p, const struct jit_for
 	}
 	for (unsigned n = 0; n < o.nr; n++) {
 		if (o.by[n].host == JIT_S1)
-			c->s1_addend = false;
+			c->s1 = S1_ANY;
 		if (!o.by[n].load || o.held[o.by[n].host == JIT_S1] == o.by[n].guest)
 			continue;
 		if (in_memory(o.by[n].guest))
@@ -324,7 +324,7 @@ static uint8_t part(struct jit_ctx *c, uint8_t guest, uint8_t scratch)
 		return held;
 	jit_load_gpr(c, scratch, guest);
 	if (scratch == JIT_S1)
-		c->s1_addend = false;
+		c->s1 = S1_ANY;
 	return scratch;
 }
 

@@ -8,6 +8,7 @@
  *   operand.c  addresses of guest memory, and the probe of the software TLB
  *   copy.c     one instruction with its registers and its operand exchanged
  *   stack.c    groups of stack accesses, and push, pop, call, ret, leave
+ *   group.c    groups of other accesses by one address
  *   block.c    a block: flags kept, instruction after instruction, cold paths
  */
 #ifndef USERKVM_JIT_INTERNAL_H
@@ -49,6 +50,8 @@ struct jit_bytes {
 bool jit_parse(struct jit_bytes *p, const struct jit_insn *i);
 /* ModRM, SIB and displacement at b[n]; the offset behind them. */
 unsigned jit_parse_modrm(struct jit_bytes *p, const uint8_t *b, unsigned n, uint8_t rex);
+/* Is the linear address base + (index << shift) + disp of host registers, in 64 bits? */
+bool jit_direct(const struct jit_bytes *p);
 
 /* --- code32.c --- */
 /* jit_parse() of 32-bit code: as an instruction of 64-bit mode that does the same. */
@@ -145,6 +148,22 @@ struct jit_stack {
 
 #define JIT_BLOCK_INSNS 64
 
+/* Accesses of a block by one address (group.c); base and index are guest registers or HOST_NONE. */
+struct jit_group {
+	uint8_t base, index, shift;
+	uint8_t access;	 /* enum isa_access, of all together */
+	uint8_t nr, last; /* how many; the last one's instruction */
+	uint8_t first;
+	bool alone;	 /* nothing else between them accesses memory, or checks */
+	bool checked;
+	uint16_t extent; /* bytes, */
+	int32_t lo;	 /* and the lowest displacement */
+	struct jit_slot *slot; /* NULL: the TLB is probed */
+};
+
+/* What JIT_S1 holds: from S1_GROUP + 1 on that by which the accesses of the group of this number, from 1, go. */
+enum { S1_ANY, S1_STACK /* cs->sp_addend of the open stack group */, S1_GROUP };
+
 struct jit_ctx {
 	struct jit_rewriter *r;
 	struct emitter *e;
@@ -152,7 +171,7 @@ struct jit_ctx {
 	unsigned k;	 /* the instruction being emitted */
 	bool code32;
 	enum jit_flags_at flags;
-	bool s1_addend;	 /* JIT_S1 holds cs->sp_addend of the open group */
+	uint8_t s1;
 	/*
 	 * Of the guest's registers in memory, those whose value is also in JIT_S0 and in JIT_S1, where nothing was
 	 * emitted since the host offset held_at. 0 (RAX, which is not in memory): none.
@@ -163,6 +182,10 @@ struct jit_ctx {
 			     emitted ahead of it; 0: none */
 	uint8_t live[JIT_BLOCK_INSNS + 1]; /* before instruction k */
 	struct jit_stack stack[JIT_BLOCK_INSNS];
+	uint8_t member[JIT_BLOCK_INSNS]; /* number of its operand's group, from 1; 0: it has none */
+	struct jit_group group[JIT_BLOCK_INSNS];
+	unsigned nr_groups;
+	uint32_t first_cold; /* of the block */
 };
 
 /* A 64-bit word of cpu_state as an operand. */
@@ -195,7 +218,13 @@ void jit_note_recover(struct jit_ctx *c);
 void jit_cold(struct jit_ctx *c, unsigned cond, enum jit_stub_kind kind, unsigned first, unsigned nr);
 /* The jump that was emitted last goes to its cold path from a probe, for reading or for writing (jit_rewriter.refill). */
 void jit_cold_refill(struct jit_ctx *c, bool write);
-/* The same of a group's check, which begins at the host offset `again`. */
+/* The same from the check of a group (group.c), by its number. */
+void jit_cold_together(struct jit_ctx *c, unsigned cond, unsigned group);
+/* That jump is of the check of a slot for what begins at *low; it is made again at the host offset `again`. */
+void jit_cold_slot(struct jit_ctx *c, struct jit_slot *slot, const struct host_mem *low, uint32_t again);
+/* Instruction k has been emitted: handlers of groups that end with it come back here. */
+void jit_groups_resume(struct jit_ctx *c);
+/* The same of a stack group's check, which begins at the host offset `again`. */
 void jit_cold_group(struct jit_ctx *c, unsigned cond, const struct jit_stack *s, uint32_t again);
 /* Execution goes on here after the cold paths opened since `from`. */
 void jit_cold_resume(struct jit_ctx *c, uint32_t from);
@@ -209,6 +238,8 @@ void jit_cold_resume(struct jit_ctx *c, uint32_t from);
  */
 void jit_probe(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsigned access,
 	       bool no_rex, struct host_mem *m, uint8_t *spare);
+/* The host operand of a member of a group (group.c), as jit_probe(). */
+void jit_member_operand(struct jit_ctx *c, const struct jit_bytes *p, bool no_rex, struct host_mem *m, uint8_t *spare);
 /*
  * The part of a probe that a group's check leaves out: if instruction k is LOCKed and the operand, `at` in linear
  * addresses, is not aligned to its size, its handler runs. Changes JIT_S0 and flags where k is LOCKed.
@@ -229,6 +260,10 @@ void jit_hoist(struct jit_ctx *c);
 bool jit_address_ok(const struct jit_insn *i, const struct jit_bytes *p);
 /* lea-like: JIT_S0 or JIT_S1 = effective address (not linear: no segment base); may destroy flags. */
 void jit_effective(struct jit_ctx *c, const struct jit_bytes *p, unsigned scratch);
+
+/* --- group.c --- */
+/* Which instructions' operands have a check together; behind jit_plan_stack(). */
+void jit_plan_groups(struct jit_ctx *c);
 
 /* --- copy.c --- */
 

@@ -36,13 +36,6 @@
 #define EXT_CMP 7
 #define COND_A 7
 
-const uint8_t jit_host_reg[NR_GPRS] = {
-	[RAX] = HOST_RAX, [RCX] = HOST_RCX, [RDX] = HOST_RDX, [RBX] = HOST_RBX,
-	[RSP] = HOST_R10, [RBP] = HOST_R9,  [RSI] = HOST_RSI, [RDI] = HOST_RDI,
-	[R8] = HOST_R8,	  [R9] = HOST_NONE, [R10] = HOST_NONE, [R11] = HOST_NONE,
-	[R12] = HOST_R12, [R13] = HOST_R13, [R14] = HOST_R14, [R15] = HOST_R15,
-};
-
 static uint8_t host_of(uint8_t guest)
 {
 	return guest == HOST_NONE ? HOST_NONE : jit_host_reg[guest];
@@ -180,13 +173,6 @@ static void linear(struct jit_ctx *c, const struct jit_bytes *p, unsigned scratc
 	add_base(c, p, scratch);
 }
 
-/* Is the linear address base + (index << shift) + disp of host registers, in 64 bits? */
-static bool direct(const struct jit_bytes *p)
-{
-	return !p->rip_relative && !p->p67 && p->seg < SREG_FS && !in_memory(p->base) &&
-	       !in_memory(p->index);
-}
-
 static void shr_imm(struct emitter *e, unsigned reg, unsigned n)
 {
 	emit_byte(e, reg & 8 ? 0x49 : 0x48);
@@ -256,20 +242,14 @@ static bool look_up_constant(struct jit_ctx *c, const struct jit_bytes *p, unsig
 	return true;
 }
 
-/* JIT_S1 := addend of the page that the access lies in, or off to the cold path. */
-static void look_up(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsigned access, bool locked)
+/* The probe for `size` bytes at the linear address in JIT_S1, of a group where that is not 0: JIT_S1 := addend. */
+static void look_up_linear(struct jit_ctx *c, unsigned size, unsigned access, bool locked, unsigned group)
 {
 	struct emitter *e = c->e;
 	struct host_mem last = { .base = JIT_S1, .index = HOST_NONE, .disp = (int32_t)size - 1 };
 	struct host_mem tlb = STATE(c->r, tlb), entry = { .base = JIT_S1, .index = HOST_NONE };
 
 	static_assert(sizeof(struct isa_tlb_entry) == 32, "the shift below");
-	if (look_up_constant(c, p, size, access, locked))
-		return;
-	jit_effective(c, p, JIT_S1);
-	if (p->code32 && p->seg >= SREG_FS)
-		check_segment32(c, p, size);
-	add_base(c, p, JIT_S1);
 	if (size > 1 && !locked)
 		emit_op_mem(e, true, OPC_LEA, JIT_S0, &last);
 	else
@@ -281,10 +261,25 @@ static void look_up(struct jit_ctx *c, const struct jit_bytes *p, unsigned size,
 	entry.disp = access & ISA_WRITE ? offsetof(struct isa_tlb_entry, write_tag)
 					   : offsetof(struct isa_tlb_entry, read_tag);
 	emit_op_mem(e, true, OPC_CMP_LOAD, JIT_S0, &entry);
-	probe_cold(c, COND_NE);
+	if (group)
+		jit_cold_together(c, COND_NE, group);
+	else
+		probe_cold(c, COND_NE);
 	jit_cold_refill(c, access & ISA_WRITE);
 	entry.disp = offsetof(struct isa_tlb_entry, addend);
 	emit_op_mem(e, true, OPC_LOAD, JIT_S1, &entry);
+}
+
+/* JIT_S1 := addend of the page that the access lies in, or off to the cold path. */
+static void look_up(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsigned access, bool locked)
+{
+	if (look_up_constant(c, p, size, access, locked))
+		return;
+	jit_effective(c, p, JIT_S1);
+	if (p->code32 && p->seg >= SREG_FS)
+		check_segment32(c, p, size);
+	add_base(c, p, JIT_S1);
+	look_up_linear(c, size, access, locked, 0);
 }
 
 /*
@@ -329,7 +324,7 @@ void jit_probe(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsi
 
 	if (!ahead) {
 		jit_flags_give_up(c, JIT_S0);
-		c->s1_addend = false;
+		c->s1 = S1_ANY;
 		look_up(c, p, size, access, is_locked(&c->b->insn[c->k]));
 	}
 	if (p->code32) {
@@ -339,7 +334,7 @@ void jit_probe(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsi
 	*m = (struct host_mem){ .base = JIT_S1, .index = host_of(p->index), .shift = p->shift,
 				.disp = p->disp };
 	*spare = JIT_S0;
-	if (!direct(p) || no_rex) {
+	if (!jit_direct(p) || no_rex) {
 		struct host_mem sum = { .base = JIT_S0, .index = JIT_S1 };
 
 		linear(c, p, JIT_S0);
@@ -353,6 +348,75 @@ void jit_probe(struct jit_ctx *c, const struct jit_bytes *p, unsigned size, unsi
 		struct host_mem sum = { .base = JIT_S1, .index = host_of(p->base) };
 
 		emit_op_mem(c->e, true, OPC_LEA, JIT_S1, &sum);
+	}
+}
+
+/* --- members of groups (group.c) --- */
+
+static struct host_mem slot_operand(const struct jit_slot *s, size_t offset)
+{
+	return (struct host_mem){ .absolute = true, .address = (uint64_t)(uintptr_t)s + offset };
+}
+
+/* JIT_S1 := the group's addend, checked; or, with an index, the addend and the base. */
+static void check_group(struct jit_ctx *c, unsigned number)
+{
+	const struct jit_group *g = &c->group[number - 1];
+	struct host_mem low = { .base = host_of(g->base), .index = host_of(g->index), .shift = g->shift,
+				.disp = g->lo };
+	struct emitter *e = c->e;
+
+	jit_flags_give_up(c, JIT_S0);
+	if (g->slot) {
+		struct host_mem tag = slot_operand(g->slot, offsetof(struct jit_slot, tag));
+		struct host_mem addend = slot_operand(g->slot, offsetof(struct jit_slot, addend));
+		uint32_t again = e->n;
+
+		emit_op_mem(e, true, OPC_LEA, JIT_S1, &low);
+		emit_op_mem(e, true, OPC_SUB_LOAD, JIT_S1, &tag);
+		emit_op_imm(e, true, EXT_CMP, JIT_S1, (int32_t)PAGE_SIZE - g->extent);
+		jit_cold_together(c, COND_A, number);
+		jit_cold_slot(c, g->slot, &low, again);
+		emit_op_mem(e, true, OPC_LOAD, JIT_S1, &addend);
+		return;
+	}
+	emit_op_mem(e, true, OPC_LEA, JIT_S1, &low);
+	look_up_linear(c, g->extent, g->access, false, number);
+}
+
+static void add_host_base(struct jit_ctx *c, const struct jit_group *g)
+{
+	struct host_mem sum = { .base = JIT_S1, .index = host_of(g->base) };
+
+	if (g->base != HOST_NONE && g->index != HOST_NONE)
+		emit_op_mem(c->e, true, OPC_LEA, JIT_S1, &sum);
+}
+
+void jit_member_operand(struct jit_ctx *c, const struct jit_bytes *p, bool no_rex, struct host_mem *m, uint8_t *spare)
+{
+	unsigned number = c->member[c->k];
+	struct jit_group *g = &c->group[number - 1];
+
+	if (c->s1 != S1_GROUP + number) {
+		if (g->slot && g->checked) {
+			struct host_mem addend = slot_operand(g->slot, offsetof(struct jit_slot, addend));
+
+			emit_op_mem(c->e, true, OPC_LOAD, JIT_S1, &addend);
+		} else {
+			check_group(c, number);
+		}
+		g->checked = true;
+		add_host_base(c, g);
+		c->s1 = (uint8_t)(S1_GROUP + number);
+	}
+	*m = (struct host_mem){ .base = JIT_S1, .index = host_of(g->index), .shift = g->shift, .disp = p->disp };
+	if (g->index == HOST_NONE)
+		m->index = host_of(g->base);
+	*spare = JIT_S0;
+	if (no_rex) {
+		emit_op_mem(c->e, true, OPC_LEA, JIT_S0, m);
+		*m = (struct host_mem){ .base = JIT_S0, .index = HOST_NONE };
+		*spare = JIT_S1;
 	}
 }
 
@@ -375,7 +439,7 @@ uint32_t jit_window_load(struct jit_ctx *c, const struct jit_bytes *p)
 	    (c->hoisted && c->hoisted == c->k) || c->stack[c->k].member)
 		return 0;
 	jit_flags_give_up(c, JIT_S0);
-	c->s1_addend = false;
+	c->s1 = S1_ANY;
 	linear(c, p, JIT_S0);
 	emit_op_mem(e, true, OPC_SUB_LOAD, JIT_S0, &base);
 	emit_bytes(e, "\x48\xf7\xc5\x0f\xfc\xff\xff", 7); /* test rbp, ~3f0h */
@@ -439,9 +503,9 @@ void jit_hoist(struct jit_ctx *c)
 	while (k <= last && parts(c, k, &p, &f) && passes(&p, &f) && !(k > c->k && c->stack[k].check))
 		k++;
 	i = &c->b->insn[k];
-	if (k == c->k || k > last || !c->live[k] || c->stack[k].check || c->stack[k].member ||
+	if (k == c->k || k > last || !c->live[k] || c->stack[k].check || c->stack[k].member || c->member[k] ||
 	    !parts(c, k, &p, &f) || (f.how != HOW_COPY && f.how != HOW_X87) || !p.mem ||
-	    !(p.code32 ? p.seg < SREG_FS : direct(&p)) || jit_no_rex(&p, &f) || (i->isa->flags & ISA_ENDS_BLOCK))
+	    !(p.code32 ? p.seg < SREG_FS : jit_direct(&p)) || jit_no_rex(&p, &f) || (i->isa->flags & ISA_ENDS_BLOCK))
 		return;
 	for (unsigned n = c->k; n < k; n++)
 		if (parts(c, n, &q, &g) && ((p.base != HOST_NONE && jit_writes(&q, &g, p.base)) ||
@@ -449,7 +513,7 @@ void jit_hoist(struct jit_ctx *c)
 			return;
 	c->hoisted = k;
 	c->flags = AT_NONE;
-	c->s1_addend = false;
+	c->s1 = S1_ANY;
 	jit_note_recover(c);
 	look_up(c, &p, i->size, i->access, is_locked(i));
 }

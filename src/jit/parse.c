@@ -1,5 +1,5 @@
 /*
- * An instruction's bytes taken apart. Source: SDM Vol. 2, "Instruction Format".
+ * An instruction's bytes taken apart, and where the host has its registers. Source: SDM Vol. 2, "Instruction Format".
  *
  * The decoder has found the bytes to be a valid instruction, so
  * nothing is checked here but what the rewriter could not represent.
@@ -7,6 +7,13 @@
  * Locks: none.
  */
 #include "jit/internal.h"
+
+const uint8_t jit_host_reg[NR_GPRS] = {
+	[RAX] = HOST_RAX, [RCX] = HOST_RCX, [RDX] = HOST_RDX, [RBX] = HOST_RBX,
+	[RSP] = HOST_R10, [RBP] = HOST_R9,  [RSI] = HOST_RSI, [RDI] = HOST_RDI,
+	[R8] = HOST_R8,	  [R9] = HOST_NONE, [R10] = HOST_NONE, [R11] = HOST_NONE,
+	[R12] = HOST_R12, [R13] = HOST_R13, [R14] = HOST_R14, [R15] = HOST_R15,
+};
 
 static int32_t signed_bytes(const uint8_t *b, unsigned n)
 {
@@ -167,4 +174,15 @@ bool jit_parse(struct jit_bytes *p, const struct jit_insn *i)
 	p->imm = (uint8_t)n;
 	p->nr_imm = (uint8_t)(nr - n);
 	return true;
+}
+
+static bool in_memory(uint8_t guest)
+{
+	return guest != HOST_NONE && jit_host_reg[guest] == HOST_NONE;
+}
+
+bool jit_direct(const struct jit_bytes *p)
+{
+	return !p->rip_relative && !p->p67 && p->seg < SREG_FS && !in_memory(p->base) &&
+	       !in_memory(p->index);
 }

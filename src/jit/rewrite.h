@@ -141,8 +141,26 @@ struct jit_stub_call {
 	uint16_t nr;
 	uint8_t kind;	/* enum jit_stub_kind */
 	bool rbp;	/* JIT_STUB_GROUP: relative to RBP, else to RSP: */
+	bool together;	/* a check of several accesses (group.c) has failed */
 	uint16_t extent; /* bytes, */
 	int32_t lo;	/* the lowest of them */
+};
+
+/*
+ * A page that the accesses of one group in a loop may be made in: a translation of its own, as cs->sp_tag, and
+ * dropped with it. Emitted code reads tag and addend; it is filled by jit_rewriter.fill.
+ */
+struct jit_slot {
+	uint64_t tag, addend;
+	uint16_t room;	 /* 4096 less the group's extent: its lowest byte may be so far behind the page's first */
+	uint16_t insn;	 /* number of the group's first instruction, in the numbering of jit_block.first */
+	bool write;	 /* a write tag is needed */
+	/* the embedding's */
+	bool listed;
+	uint8_t fills;
+	uint64_t since;	 /* when they began */
+	struct jit_slot *next; /* of those that may have a tag */
+	void *block;
 };
 
 /*
@@ -177,6 +195,14 @@ struct jit_rewriter {
 	 * registers are as before. 0: there is none.
 	 */
 	uint64_t refill[2];
+	/*
+	 * Address of a pointer to code that fills the slot at JIT_S0 for the linear address in JIT_S1, where a TLB entry
+	 * allows it or can be made to without effect (CF: it does not, and the stub is to be called; other registers are
+	 * as before). 0: no slots.
+	 */
+	uint64_t fill;
+	struct jit_slot *slots; /* max_slots of them; nr_slots (a result) are used */
+	uint32_t nr_slots, max_slots;
 	uint32_t first_call;	  /* number of call[0] as the stubs get it in JIT_S1 */
 	/* results */
 	struct jit_stub_call calls[JIT_UNIT_CALLS];
@@ -190,6 +216,10 @@ struct jit_rewriter {
 		uint16_t call;
 		uint8_t refill; /* 1 + its index; 0: none */
 		uint8_t held[2]; /* as jit_ctx.held: JIT_S0 and JIT_S1 where it resumes; 0: nothing */
+		uint8_t group;	 /* it resumes behind the last member of this one; 0: none */
+		uint32_t again;	 /* slot: the check's host offset */
+		struct jit_slot *slot;
+		struct host_mem low; /* slot: the address it is wanted for */
 	} cold[JIT_UNIT_CALLS];
 	uint32_t nr_cold;
 	bool failed; /* a table is full */
@@ -205,6 +235,8 @@ struct jit_block {
 	uint8_t live_out;	/* flags live where the block goes on (not counting its own last jump) */
 	bool flags_in_cc;	/* behind jit_emit_poll() with live flags */
 	bool no_group;		/* probe each stack access for itself (frame across a page) */
+	bool apart;		/* no groups of several accesses: they lie in two pages too often */
+	uint32_t slots;		/* bits, by instruction: its group is to have a slot */
 	bool reads_window;	/* its loads of 32 bits look into cs->vapic first */
 };
 

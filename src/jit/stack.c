@@ -241,16 +241,16 @@ void jit_group_check(struct jit_ctx *c)
 	emit_op_imm(e, true, EXT_CMP, JIT_S1, (int32_t)PAGE_SIZE - s->extent);
 	jit_cold_group(c, COND_A, s, again);
 	emit_op_mem(e, true, OPC_LOAD, JIT_S1, &addend);
-	c->s1_addend = true;
+	c->s1 = S1_STACK;
 }
 
 static void member_operand(struct jit_ctx *c, uint8_t base, int32_t off, struct host_mem *m)
 {
-	if (!c->s1_addend) {
+	if (c->s1 != S1_STACK) {
 		struct host_mem addend = STATE(c->r, sp_addend);
 
 		emit_op_mem(c->e, true, OPC_LOAD, JIT_S1, &addend);
-		c->s1_addend = true;
+		c->s1 = S1_STACK;
 	}
 	*m = (struct host_mem){ .base = JIT_S1, .index = jit_host_reg[base], .disp = off };
 }
@@ -284,6 +284,10 @@ void jit_operand(struct jit_ctx *c, const struct jit_bytes *p, bool no_rex, stru
 {
 	const struct host_mem linear = { .base = HOST_R10, .index = HOST_NONE, .disp = p->disp };
 
+	if (c->member[c->k]) {
+		jit_member_operand(c, p, no_rex, m, spare);
+		return;
+	}
 	if (!c->stack[c->k].member || !rsp_based(p)) {
 		const struct jit_insn *i = &c->b->insn[c->k];
 
@@ -415,7 +419,7 @@ static void pushf(struct jit_ctx *c)
 	jit_flags_give_up(c, JIT_S0);
 	emit_op_mem(e, false, OPC_LOAD, JIT_S0, &cc);
 	emit_op_mem(e, false, OPC_LOAD, JIT_S1, &rflags);
-	c->s1_addend = false;
+	c->s1 = S1_ANY;
 	emit_op_imm(e, false, EXT_AND, JIT_S1, (int32_t)~(X86_FLAGS_ARITH | X86_FLAGS_RF | X86_FLAGS_VM));
 	emit_op_imm(e, false, EXT_OR, JIT_S1, (int32_t)X86_FLAGS_FIXED);
 	/* OF: bit 0 to 11; the others: bits 15:8 to 7:0 */
@@ -460,7 +464,7 @@ static void check_canonical(struct jit_ctx *c)
 	struct emitter *e = c->e;
 
 	jit_flags_give_up(c, JIT_S1);
-	c->s1_addend = false;
+	c->s1 = S1_ANY;
 	emit_op_reg(e, true, OPC_STORE, JIT_S1, JIT_S0);
 	emit_bytes(e, "\x49\xc1\xfb\x2f", 4);	  /* sar r11, 47 */
 	emit_op_imm(e, true, 0, JIT_S1, 1);	  /* add */

@@ -179,6 +179,8 @@ static void emit_stubs(void)
 	emit_bytes(&e, "\x41\x5b", 2); /* pop r11 */
 	state_op(&e, 0x89, JIT_S1, &world->resume);
 	emit_patch(&e, emit_jmp(&e), (uint32_t)(leave_at - (uintptr_t)exec.run));
+	world->fill = emit_here(&e); /* no slot is ever filled from here */
+	emit_bytes(&e, "\xf9\xc3", 2); /* stc; ret */
 	world->miss = emit_here(&e);
 	state_op(&e, 0x89, JIT_S1, &world->call_number);
 	emit_bytes(&e, "\x41\x5b", 2);
@@ -415,6 +417,19 @@ static void fill_group_slot(uint64_t lin)
 	}
 }
 
+/* As after an earlier round of a loop. */
+static void fill_slot(struct jit_slot *slot, uint64_t lin)
+{
+	uint64_t page = lin & PAGE_MASK;
+	struct isa_tlb_entry *e = &world->tlb[page >> PAGE_SHIFT & (ISA_TLB_ENTRIES - 1)];
+
+	slot->tag = TLB_NO_ACCESS;
+	if ((slot->write ? e->write_tag : e->read_tag) == page) {
+		slot->tag = page;
+		slot->addend = e->addend;
+	}
+}
+
 static void do_stub(struct code *c, unsigned base)
 {
 	const struct jit_stub_call *call = &rewriter->calls[world->call_number - base];
@@ -466,7 +481,7 @@ static bool emit_code(struct code *c, unsigned base, struct jit_end *end)
 {
 	struct jit_block b = { .insn = c->insn, .nr = c->nr, .live_out = c->live_out,
 			       .flags_in_cc = c->flags_in_cc,
-			       .no_group = c->no_group };
+			       .no_group = c->no_group, .apart = c->apart, .slots = c->slots };
 	struct jit_rewriter *r = rewriter;
 
 	r->e = (struct emitter){ .b = exec.rw + stub_bytes, .size = CODE_BYTES - (uint32_t)stub_bytes,
@@ -474,6 +489,9 @@ static bool emit_code(struct code *c, unsigned base, struct jit_end *end)
 	r->cs = &world->cs;
 	r->miss = (uintptr_t)&world->miss;
 	r->call = (uintptr_t)&world->call;
+	r->fill = (uintptr_t)&world->fill;
+	r->slots = world->slots;
+	r->max_slots = NR_SLOTS;
 	r->first_call = base;
 	jit_rewriter_init(r);
 	if (c->flags_in_cc)
@@ -521,6 +539,8 @@ bool run_emitted(struct code *c, const struct start *s, struct outcome *o)
 	start(s, c);
 	if (random64() & 1) /* as after an earlier group of the same page */
 		fill_group_slot(world->cs.gpr[random64() & 1 ? RSP : RBP]);
+	for (unsigned n = 0; n < rewriter->nr_slots; n++)
+		fill_slot(&world->slots[n], random64() % 2 ? s->gpr[random64() % NR_GPRS] : random64());
 	world->leave_now = false;
 	at = rewriter->e.run;
 	o->raised = setjmp(world->raised);

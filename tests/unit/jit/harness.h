@@ -26,6 +26,7 @@
 
 #define NR_PAGES 8
 #define MAX_INSNS 24
+#define NR_SLOTS 16
 #define MAX_IMAGE 4096 /* bytes of an XSAVE image */
 
 struct page {
@@ -37,10 +38,11 @@ struct page {
 
 struct world {
 	struct cpu_state cs; /* first: cs.owner == this */
-	uint64_t miss, call, back, host_sp, resume, call_number, why;
+	uint64_t miss, call, fill, back, host_sp, resume, call_number, why;
 	struct isa_tlb_entry tlb[ISA_TLB_ENTRIES];
 	struct page page[NR_PAGES];
 	unsigned nr_pages;
+	struct jit_slot slots[NR_SLOTS];
 	uint8_t saved[NR_PAGES][4096];
 	jmp_buf raised;
 	unsigned misses, calls; /* stub calls that the emitted code made */
@@ -58,6 +60,8 @@ struct code {
 	uint8_t live_out;
 	bool flags_in_cc; /* where the block begins */
 	bool no_group;
+	bool apart;
+	uint32_t slots; /* as of jit_block */
 	bool code32; /* of 32-bit code, flat but for FS and GS */
 };
 

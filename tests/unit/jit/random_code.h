@@ -22,6 +22,8 @@ static inline void empty_code(struct code *c, bool code32, uint64_t rip)
 	if (random64() % 3 == 0)
 		c->live_out = random64() % 2 ? JIT_FLAGS_ALL : 0;
 	c->no_group = random64() % 4 == 0;
+	c->apart = random64() % 8 == 0;
+	c->slots = random64() % 2 ? (uint32_t)random64() | (uint32_t)random64() : 0;
 	c->flags_in_cc = random64() % 4 == 0;
 }
 
