@@ -220,9 +220,8 @@ static void emit_indirect_entry(struct jit_forming *f)
 	op_state(e, true, 0x8b, JIT_S0, &r->cs->rip);
 	op_state(e, true, 0x3b, JIT_S0, &f->u->expect);
 	emit_patch(e, emit_jcc(e, 5), j->ind_miss_at);
-	emit_byte(e, 0x83); /* cmp dword [exit_request],0 */
-	emit_modrm_mem(e, 7, &request, 1);
-	emit_byte(e, 0);
+	emit_op_mem(e, false, 0x8b, JIT_S1, &request);
+	emit_bytes(e, "\x45\x85\xdb", 3); /* test r11d, r11d */
 	emit_patch(e, emit_jcc(e, 5), j->ind_miss_at);
 	emit_op_mem(e, true, 0x8d, JIT_S0, &back);
 	op_state(e, true, 0x89, JIT_S0, &r->cs->page_lin);

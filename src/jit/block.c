@@ -413,16 +413,15 @@ void jit_emit_call(struct jit_ctx *c)
 
 uint32_t jit_emit_poll(struct jit_rewriter *r, uint16_t insn, uint8_t live)
 {
-	struct host_mem m = jit_state_operand(r, offsetof(struct cpu_state, exit_request));
 	unsigned call = new_call(r, JIT_STUB_POLL, insn, 0);
 	uint32_t saved;
 
 	if (live)
 		save_live(r, JIT_S0, live);
 	saved = r->e.n;
-	emit_byte(&r->e, 0x83); /* cmp dword [m], imm8 */
-	emit_modrm_mem(&r->e, 7, &m, 1);
-	emit_byte(&r->e, 0);
+	/* CMP of memory with an immediate is three operations of the host, as it fuses with no jump; these are two */
+	state_op(r, false, OPC_LOAD, JIT_S0, offsetof(struct cpu_state, exit_request));
+	emit_bytes(&r->e, "\x85\xed", 2); /* test ebp, ebp */
 	new_cold(r, emit_jcc(&r->e, COND_NE), call, NO_RESUME);
 	return saved;
 }

@@ -269,7 +269,7 @@ uint32_t jit_emit_cond(struct jit_rewriter *r, const struct jit_end *end);
 void jit_emit_carry(struct jit_rewriter *r, uint8_t live);
 
 /*
- * if (cs->exit_request) call the miss stub (JIT_STUB_POLL before `insn`). live: flags live here,
+ * if (cs->exit_request) call the miss stub (JIT_STUB_POLL before `insn`); changes JIT_S0. live: flags live here,
  * which are in cs->cc behind it and no more in RFLAGS. Returns the host offset of where that is so already.
  */
 uint32_t jit_emit_poll(struct jit_rewriter *r, uint16_t insn, uint8_t live);
