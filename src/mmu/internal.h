@@ -236,7 +236,7 @@ bool kvm_tdp_mmu_zap_nx_splits(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root,
 void kvm_tdp_mmu_free_tables(struct kvm_mmu_vm *vm, struct kvm_mmu_page *root);
 
 /* --- reserve.c --- */
-/* mmu_lock for reading, or none: n tables more, if max_table_pages allows it. */
+/* mmu_lock for reading, or none: n tables more. False, and nothing reserved: max_table_pages does not allow them. */
 must_check bool mmu_reserve_tables(struct kvm_mmu_vm *vm, unsigned n);
 void mmu_unreserve_tables(struct kvm_mmu_vm *vm, unsigned n);
 

@@ -203,7 +203,7 @@ static inline unsigned shadow_hash(gfn_t gfn)
 bool shadow_gfn_is_tracked(struct kvm_mmu_vm *vm, gfn_t gfn);
 /* The leaves of `level` that map gfn; NULL where slot (which may be NULL) has no such page. */
 struct shadow_node **shadow_rmap(const struct kvm_memory_slot *slot, gfn_t gfn, int level);
-/* Has the page of `level` around gfn no guest table in it, so that a leaf of that size may map it? */
+/* Has the page of `level` around gfn no guest table in it, so that a leaf of that size may map it? Always of level 1. */
 bool shadow_allows_level(struct kvm_mmu_vm *vm, gfn_t gfn, int level);
 /* Heads of rmaps of one level that a slot needs, wherever it is moved to. */
 uint64_t shadow_nr_rmaps(const struct kvm_memory_slot *slot, int level);

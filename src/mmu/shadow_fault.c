@@ -123,7 +123,7 @@ static int leaf_level(struct kvm_mmu_vm *vm, const struct shadow_page *sp,
 		return 1;
 	if (level > sp_level(sp))
 		level = sp_level(sp);
-	while (level > 1 && !shadow_allows_level(vm, f->gfn, level))
+	while (!shadow_allows_level(vm, f->gfn, level))
 		level--;
 	return level;
 }

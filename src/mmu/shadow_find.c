@@ -28,8 +28,11 @@ struct shadow_page **shadow_region(struct shadow_vm *s, gfn_t gfn, int level)
 
 bool shadow_allows_level(struct kvm_mmu_vm *vm, gfn_t gfn, int level)
 {
-	struct shadow_page *sp = *shadow_region(vm->shadow, gfn, level);
+	struct shadow_page *sp;
 
+	if (level == 1)
+		return true;
+	sp = *shadow_region(vm->shadow, gfn, level);
 	while (sp && region_of(sp->gfn, level) != region_of(gfn, level))
 		sp = sp->region[level - 2].next;
 	return !sp;

@@ -290,7 +290,7 @@ static bool adjust_for_tables(struct kvm_mmu_vm *vm, struct kvm_page_fault *f)
 	f->tracked = shadow_gfn_is_tracked(vm, f->gfn);
 	if (f->tracked && fault_is_write(f))
 		return false;
-	while (level > 1 && !shadow_allows_level(vm, f->gfn, level))
+	while (!shadow_allows_level(vm, f->gfn, level))
 		level--;
 	f->req_level = f->req_level > level ? level : f->req_level;
 	f->goal_level = level;

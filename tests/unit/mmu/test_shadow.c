@@ -3,6 +3,8 @@
  * its own mappings, against the hypervisor's walk of them as the model. The
  * processor is a walk of the shadow tables as the SDM has it, without a TLB.
  */
+#include "mmu/shadow.h"
+
 #include "fixture.h"
 
 #include <stdlib.h>
@@ -570,6 +572,8 @@ static void table_inside_a_large_page_makes_it_small(void **state)
 	assert_int_equal(leaves(2), 1);
 	put(table, 0, 0x2000 | PTE_P | PTE_RW); /* now the window's PD is below it */
 	assert_int_equal(access_guest(3ULL << 39, 0, &host), ACCESS_OK);
+	assert_false(shadow_allows_level(vm->mmu_vm, table >> PAGE_SHIFT, 2));
+	assert_true(shadow_allows_level(vm->mmu_vm, table >> PAGE_SHIFT, 1));
 	assert_int_equal(hardware_walk(third(5), 0, &host), 0);
 	assert_int_not_equal(hardware_walk(third(5), PFERR_WRITE_MASK, &host), 0);
 	assert_int_equal(mmu_check(vm), 0);
