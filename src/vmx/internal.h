@@ -360,6 +360,7 @@ must_check bool prepare_vmcs02(struct kvm_vcpu *vcpu, const struct vmcs12 *v, ui
 			       struct nested_checks *f);
 void nested_sync_rare(struct kvm_vcpu *vcpu, struct vmcs12 *v);
 void nested_vmx_transition_tlb_flush(struct kvm_vcpu *vcpu, const struct vmcs12 *v, bool entry);
+/* CR3 of the context that is entered, L2's or L1's. False: f says why. */
 must_check bool nested_vmx_load_cr3(struct kvm_vcpu *vcpu, uint64_t cr3, bool keep_pdptrs, struct nested_checks *f);
 /* What L2 sees of CR0 and CR4. */
 uint64_t nested_read_cr0(const struct vmcs12 *v);
@@ -384,7 +385,7 @@ bool nested_tpr_load(struct kvm_vcpu *vcpu, const struct vmcs12 *v);				     /* 
 void nested_tpr_save(struct kvm_vcpu *vcpu); /* after each run of L2 with a TPR shadow */
 
 /* nested_timer.c */
-must_check int nested_timer_create(struct kvm_vcpu *vcpu);
+must_check int nested_timer_create(struct kvm_vcpu *vcpu); /* at VMXON; -ENOMEM, -EAGAIN (no thread) */
 void nested_timer_destroy(struct kvm_vcpu *vcpu);
 bool nested_cpu_has_preemption_timer(const struct vmcs12 *v);
 void nested_timer_start(struct kvm_vcpu *vcpu, const struct vmcs12 *v); /* L2 is entered */

@@ -202,7 +202,6 @@ void nested_vmx_transition_tlb_flush(struct kvm_vcpu *vcpu, const struct vmcs12 
 	}
 }
 
-/* L2's or L1's CR3 for the context that is being entered. False: *failure says why. */
 bool nested_vmx_load_cr3(struct kvm_vcpu *vcpu, uint64_t cr3, bool keep_pdptrs, struct nested_checks *f)
 {
 	bool pae = (vmx_get_cr0(vcpu) & X86_CR0_PG) && (vmx_get_cr4(vcpu) & X86_CR4_PAE) &&
