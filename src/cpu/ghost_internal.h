@@ -278,7 +278,7 @@ void ghost_forget_entries(struct ghost *g, const struct table *t, unsigned first
 /* --- ghost_compare.c --- */
 /* Without the lock: what was stored is compared with what is held. */
 void ghost_compare(struct ghost_cpu *c);
-/* The others with the lock. */
+/* --- the others with the lock --- */
 /* NULL: something of another writer's, or too much, is to be compared first. */
 struct pending *pending_for(struct ghost_cpu *c, const struct table *t, bool hypervisor, bool insist);
 /* An empty slot at the end; NULL: no room. The writer is to be filled in. */

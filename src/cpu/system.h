@@ -35,9 +35,9 @@ void cpu_write_cr4(struct vmx_cpu *cpu, uint64_t v);
 /* --- sysinsn_msr.c --- false: #GP(0). */
 bool cpu_read_msr(struct vmx_cpu *cpu, uint32_t msr, uint64_t *v);
 bool cpu_write_msr(struct vmx_cpu *cpu, uint32_t msr, uint64_t v);
-/* The guest's time-stamp counter: offset and multiplier applied. */
 /* Does the MSR bitmap make the access a VM exit? */
 bool cpu_msr_exits(const struct vmx_cpu *cpu, uint32_t msr, bool write);
+/* The guest's time-stamp counter: offset and multiplier applied. */
 uint64_t cpu_guest_tsc(const struct vmx_cpu *cpu);
 
 /* --- sysinsn.c --- helpers of the handlers */

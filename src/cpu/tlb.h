@@ -43,7 +43,7 @@ struct cpu_ept_result cpu_ept_translate(struct vmx_cpu *cpu, gpa_t gpa, uint32_t
  * false, it is not known.
  */
 bool cpu_ept_known(const struct vmx_cpu *cpu, gpa_t gpa, uint32_t access, struct cpu_ept_result *out);
-/* How single entries are read. Levels as in the SDM's tables: 1 is the PTE's. */
+/* --- single entries; levels as in the SDM's tables, 1 is the PTE's --- */
 /* Set bits in an entry that still is `old`; false: it has changed. */
 static inline bool cpu_entry_or(uint64_t *p, uint64_t old, uint64_t bits)
 {

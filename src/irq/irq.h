@@ -208,8 +208,8 @@ void kvm_apic_after_set_cpuid(struct kvm_vcpu *vcpu);
 
 /* MSI: KVM API: KVM_SIGNAL_MSI. > 0 delivered, 0 blocked by the guest, < 0 error. */
 int kvm_send_userspace_msi(struct kvm *kvm, const struct kvm_msi *msi);
-/* KVM API: KVM_IRQ_LINE(_STATUS). */
-/* irq->status: as struct kvm_kernel_irq_routing_entry's set. -ENXIO without irqchip. */
+/* KVM API: KVM_IRQ_LINE(_STATUS). irq->status: as struct kvm_kernel_irq_routing_entry's set.
+ * -ENXIO without irqchip. */
 int kvm_vm_ioctl_irq_line(struct kvm *kvm, struct kvm_irq_level *irq);
 
 #endif

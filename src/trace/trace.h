@@ -98,9 +98,9 @@ union trace_key {
 /* Cuts what does not fit. */
 void trace_name(char *to, size_t size, const char *name) __attribute__((cold));
 void trace_emit(enum trace_event event, void *record, size_t size) __attribute__((cold, noinline));
-/* The depth of the call that begins; trace_depth: of what happens in it. */
 /* ns, CLOCK_MONOTONIC. */
 uint64_t trace_clock(void);
+/* The depth of the call that begins; trace_depth: of what happens in it. */
 uint32_t trace_enter(void) __attribute__((cold, noinline));
 uint32_t trace_depth(void) __attribute__((cold, noinline));
 void trace_left(void) __attribute__((cold, noinline));
