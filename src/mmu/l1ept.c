@@ -335,6 +335,28 @@ static void in_reach(struct l1ept *k, struct l1ept_hold *h)
 }
 
 /*
+ * The first entry behind an INVEPT: L2 may cache again what the tables say now. What they say no more has been changed by
+ * stores that were not seen (an instruction that unprotects a table), before the INVEPT, and is not held.
+ */
+static void keep_what_is_there(struct l1ept *k, struct kvm_vcpu *vcpu, uint64_t eptp)
+{
+	for (uint32_t n = 1; n <= k->used; n++) {
+		struct l1ept_hold *h = &k->hold[n];
+		bool dirty = false;
+		gpa_t page = 0;
+		unsigned rights;
+
+		if (h->vcpu != vcpu || h->eptp != eptp || !h->dormant)
+			continue;
+		rights = look(vcpu, eptp, h->gpa, h->levels, &page, &dirty);
+		if (page != h->page || h->rights & ~rights)
+			hold_free(k, n);
+		else
+			h->dirty &= dirty;
+	}
+}
+
+/*
  * The writer's operation is over where its thread enters a guest; without an FS base (a hypervisor without
  * threads of its own, a thread of a kernel's) where its processor does.
  */
@@ -358,6 +380,7 @@ void l1ept_enters_l2(struct kvm_vcpu *vcpu, uint64_t eptp)
 			in_reach(k, h);
 	}
 	if (eptp && find_entered(k, vcpu, eptp) == k->nr_entered && k->nr_entered < sizeof(k->entered) / sizeof(k->entered[0])) {
+		keep_what_is_there(k, vcpu, eptp);
 		k->entered[k->nr_entered].vcpu = vcpu;
 		k->entered[k->nr_entered].hidden = false;
 		k->entered[k->nr_entered++].eptp = eptp;

@@ -256,6 +256,18 @@ static void invept_too_late(struct client *c)
 	run_idle(c);
 }
 
+/* A store that is not seen (the host's here), invalidated, and one later that is: L2 has run between them by neither. */
+static void unseen_store(struct client *c)
+{
+	assert_int_equal(nested_enter(c, VMLAUNCH), EXIT_REASON_CPUID);
+	ept_level1(c)[0x60] = 0;
+	invept(c, 1, AT_EPT | EPTP_BITS);
+	run_idle(c);
+	ept_store(c, 0x60, 0);
+	for (int n = 0; n < 3; n++)
+		run_idle(c);
+}
+
 /* Another vCPU has written, whose INVEPT by interrupt may be on its way. */
 static void in_reach_meanwhile(struct client *c)
 {
@@ -290,6 +302,11 @@ static void write_by_string(struct client *c)
 BUG_OF(a_string_instruction_writes, write_by_string)
 BUG_OF(a_page_in_reach_is_told_unused, only_in_reach)
 BUG_OF(an_invept_behind_the_entry_is_too_late, invept_too_late)
+
+static void a_store_that_is_not_seen_and_is_invalidated_is_silent(void **state)
+{
+	one(unseen_store, false, 0);
+}
 
 static void in_reach_in_the_legal_window_is_silent(void **state)
 {
@@ -361,6 +378,7 @@ int main(void)
 		BOTH(a_page_in_reach_is_told_unused),
 		BOTH(an_invept_behind_the_entry_is_too_late),
 		cmocka_unit_test(in_reach_in_the_legal_window_is_silent),
+		cmocka_unit_test(a_store_that_is_not_seen_and_is_invalidated_is_silent),
 		BOTH(invept_on_the_wrong_vcpu),
 		cmocka_unit_test(invept_on_the_wrong_vcpu_by_a_thread_without_a_guest),
 		cmocka_unit_test(a_use_in_the_legal_window_is_silent),
