@@ -6,6 +6,9 @@
  * inside, whatever the client's thread has chosen; and a thread that has chosen
  * asynchronous cancellation is made to leave KVM_RUN when somebody cancels it.
  *
+ * A thread has the deferred type unless it has called pthread_setcanceltype(), which is taken over: as long as no
+ * thread has asked for the asynchronous type, nobody's type is looked at.
+ *
  * Lock: lock guards the list of such runs; nothing is called with it held but
  * abi_interrupt_run().
  */
@@ -28,6 +31,8 @@ struct async_run {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct async_run *runs;
+static bool told;	  /* the program calls the pthread_setcanceltype() below */
+static bool asynchronous; /* (a) some thread has asked for it */
 
 /* Whoever forks is not in KVM_RUN. */
 static void forget_in_child(void)
@@ -55,17 +60,31 @@ static int run_cancellable(int fd, unsigned long request, unsigned long arg)
 	return r;
 }
 
+EXPORT int pthread_setcanceltype(int type, int *old)
+{
+	if (type == PTHREAD_CANCEL_ASYNCHRONOUS)
+		__atomic_store_n(&asynchronous, true, __ATOMIC_RELAXED); /* this thread's own calls look */
+	return REAL(pthread_setcanceltype)(type, old);
+}
+
+__attribute__((constructor)) static void tell(void)
+{
+	told = preload_is_own_code(dlsym(RTLD_DEFAULT, "pthread_setcanceltype"));
+}
+
 int preload_ioctl(int fd, unsigned long request, unsigned long arg)
 {
 	int type, r;
 
-	pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &type);
+	if (told && !__atomic_load_n(&asynchronous, __ATOMIC_RELAXED))
+		return userkvm_ioctl(fd, request, arg);
+	REAL(pthread_setcanceltype)(PTHREAD_CANCEL_DEFERRED, &type);
 	if (type == PTHREAD_CANCEL_ASYNCHRONOUS && (unsigned int)request == KVM_RUN)
 		r = run_cancellable(fd, request, arg);
 	else
 		r = userkvm_ioctl(fd, request, arg);
 	/* A thread that has been cancelled meanwhile ends here. */
-	pthread_setcanceltype(type, NULL);
+	REAL(pthread_setcanceltype)(type, NULL);
 	return r;
 }
 
