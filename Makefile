@@ -94,6 +94,7 @@ clients: deps-clients
 	@scripts/microsandbox $(BUILD)/microsandbox
 	@python3 tests/e2e/test_managers.py $(BUILD)/tools/userkvm $(BUILD) all
 	@python3 tests/e2e/test_fixture.py $(BUILD)/tools/userkvm $(BUILD)
+	@scripts/kernel-files $(BUILD)/kernels 8
 	@python3 tests/e2e/test_fleet.py $(BUILD)/tools/userkvm $(BUILD)
 	@scripts/tarball $(BUILD)-tarball
 	@python3 tests/e2e/test_packaging.py $(BUILD)-tarball
