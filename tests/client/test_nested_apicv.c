@@ -280,17 +280,17 @@ NESTED_TEST(an_l2_that_waits_for_a_sipi_exits_by_it_alone, open_with_apic)
 	assert_int_equal(ioctl(c->vcpu, KVM_SET_REGS, &r), 0);
 	sleeps(c);
 	assert_int_equal(mp_state(c), KVM_MP_STATE_INIT_RECEIVED);
-	/* an NMI and an interrupt do not end it, though L1 would take them as exits */
-	assert_int_equal(ioctl(c->vcpu, KVM_NMI), 0);
-	{
+	/* an NMI and an interrupt do not end it, though L1 would take them as exits, and with Linux 6.1 does */
+	if (on_userkvm()) {
 		struct kvm_msi msi = {.address_lo = APIC, .data = 0x51};
 
+		assert_int_equal(ioctl(c->vcpu, KVM_NMI), 0);
 		assert_true(ioctl(c->vm, KVM_SIGNAL_MSI, &msi) >= 0);
+		sleeps(c);
+		assert_int_equal(mp_state(c), KVM_MP_STATE_INIT_RECEIVED);
 	}
-	sleeps(c);
-	assert_int_equal(mp_state(c), KVM_MP_STATE_INIT_RECEIVED);
 	assert_int_equal(ioctl(c->vcpu, KVM_GET_VCPU_EVENTS, &e), 0);
-	assert_int_equal(e.nmi.pending, 1); /* it waits, as L1's */
+	assert_int_equal(e.nmi.pending, on_userkvm()); /* it waits, as L1's */
 	e.flags = KVM_VCPUEVENT_VALID_SIPI_VECTOR | KVM_VCPUEVENT_VALID_NMI_PENDING;
 	e.sipi_vector = 0x33;
 	e.nmi.pending = 0;
