@@ -7,8 +7,8 @@
 #include <unistd.h>
 
 #include "control/internal.h"
-#include "mmu/internal.h"
 #include "mmu/look.h"
+#include "mmu/shadow.h"
 
 static struct control_beacon beacon;
 
@@ -23,6 +23,9 @@ void control_light_beacon(void)
 		.size_root = sizeof(struct kvm_mmu_page),
 		.size_slots = sizeof(struct kvm_memslots),
 		.size_slot = sizeof(struct kvm_memory_slot),
+		.size_vcpu = sizeof(struct kvm_vcpu),
+		.size_mmu_vcpu = sizeof(struct kvm_mmu_vcpu),
+		.size_shadow_page = sizeof(struct shadow_page),
 		.pid = (int32_t)getpid(),
 		.vms = kvm_mmu_look_vms(),
 	};

@@ -13,7 +13,7 @@
 
 struct control_beacon {
 	char magic[16]; /* put together at run time: no file of ours holds it whole */
-	uint32_t size_kvm, size_mmu_vm, size_root, size_slots, size_slot;
+	uint32_t size_kvm, size_mmu_vm, size_root, size_slots, size_slot, size_vcpu, size_mmu_vcpu, size_shadow_page;
 	int32_t pid;
 	const void *vms; /* &list of struct kvm_mmu_vm */
 };

@@ -73,6 +73,7 @@ struct kvm_mmu_vcpu {
 	struct kvm_mmu guest_mmu, nested_mmu; /* (o) while L2 runs on EPT02: nested_mmu.h */
 	struct kvm_mmu_memory_cache cache; /* (o) */
 	struct mmu_reader *reader; /* (c) lock.c */
+	int l1_maxphyaddr; /* (o) for EPT12, as a reader of core files needs it */
 	struct shadow_vcpu *shadow;	   /* (c) of root_mmu with ept=0, of guest_mmu with nested=1 */
 };
 

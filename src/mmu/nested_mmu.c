@@ -86,6 +86,7 @@ void kvm_init_shadow_ept_mmu(struct kvm_vcpu *vcpu, uint64_t eptp12, bool execon
 	context->unload = shadow_unload;
 	context->direct_map = false;
 	context->eptp12 = eptp12;
+	vcpu->mmu_vcpu->l1_maxphyaddr = mmu_guest_ops()->get_maxphyaddr(vcpu);
 	context->ept12_execonly = execonly;
 	context->eptp_ad = eptp12 & EPTP_AD_ENABLE;
 	context->root_level = (int)FIELD_GET(EPTP_WALK_MASK, eptp12) + 1;

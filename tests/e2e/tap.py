@@ -1,6 +1,8 @@
 """A little TAP: cases are functions, a case fails by raising."""
 import ctypes
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,6 +89,22 @@ class Client:
         self.p.stdin.write(line + "\n")
         self.p.stdin.flush()
         return self.p.stdout.readline().strip()
+
+
+def core_file(c, where):
+    """The core of a client that runs in the folder, by the kernel or by gcore; the client may be gone after it."""
+    resource.prlimit(c.p.pid, resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    if open("/proc/sys/kernel/core_pattern").read().strip() == "core":
+        c.p.send_signal(6)
+        c.p.wait(30)
+        for name in (os.path.join(where, "core"), os.path.join(where, f"core.{c.pid}")):
+            if os.path.exists(name):
+                return name
+    elif shutil.which("gcore"):
+        run("gcore", "-o", os.path.join(where, "core"), c.pid)
+        if os.path.exists(os.path.join(where, f"core.{c.pid}")):
+            return os.path.join(where, f"core.{c.pid}")
+    raise Skip("this machine writes no core file into the working directory, and there is no gcore")
 
 
 def asker(userkvm):

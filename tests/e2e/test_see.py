@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import re
-import resource
 import select
 import shutil
 import signal
@@ -313,29 +312,13 @@ def map_is_well_formed_and_shows_every_slot():
         assert ask("ept", "map", path("smm.txt")).split("in ")[1].startswith("3 memslots")
 
 
-def core_file(c):
-    """The client's core, by the kernel or by gcore; the client may be gone after it."""
-    resource.prlimit(c.p.pid, resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    if open("/proc/sys/kernel/core_pattern").read().strip() == "core":
-        c.p.send_signal(6)
-        c.p.wait(30)
-        for name in (path("core"), path(f"core.{c.pid}")):
-            if os.path.exists(name):
-                return name
-    elif shutil.which("gcore"):
-        tap.run("gcore", "-o", path("core"), c.pid)
-        if os.path.exists(path(f"core.{c.pid}")):
-            return path(f"core.{c.pid}")
-    raise tap.Skip("this machine writes no core file into the working directory, and there is no gcore")
-
-
 def core_file_says_the_same_as_the_live_vm():
     with Client(cwd=tmp.name) as c:
         c.run()
         live = ask("ept", "dump", c.pid)
         live_json = json.loads(ask("ept", "dump", "--json", c.pid))
         walk = ask("ept", "walk", c.pid, "0x5000")
-        core = core_file(c)
+        core = tap.core_file(c, tmp.name)
     assert ask("ept", "dump", "--core", core) == live
     assert json.loads(ask("ept", "dump", "--json", "--core", core)) == live_json
     assert ask("ept", "walk", "--core", core, "0x5000").splitlines()[:-1] == walk.splitlines()[:-1]

@@ -20,8 +20,8 @@ class L1(tap.Client):
     """l1_on_command.c under userkvm run."""
     argv = (USERKVM, "run", "--", os.path.join(BUILD, "tests/client/l1_on_command"))
 
-    def __init__(self, *words):
-        super().__init__(USERKVM_PARAMS="nested=1")
+    def __init__(self, *words, **how):
+        super().__init__(USERKVM_PARAMS="nested=1", **how)
         for word in words:
             assert self.tell(word) == "done"
 
@@ -391,6 +391,24 @@ def kvms_nested_tracepoints_are_recorded():
         assert any(re.search(want, line) for line in got.get(event, ())), (event, want, got.get(event, ())[:5])
 
 
+def a_core_file_says_the_same_of_l2():
+    with tempfile.TemporaryDirectory() as tmp:
+        with L1("vmxon", "ept", "code " + CPUID, cwd=tmp) as c:
+            assert c.tell("launch") == "exit 10"
+            asked = [("dump",), ("dump", "--json"), ("walk", "0x40000"), ("walk", "0x60000"), ("walk", "0x40000000"),
+                     ("explain", "0x40000", "x"), ("explain", "0x61000", "w")]
+            live = [ask("ept", a[0], "--l2", c.pid, *a[1:]) for a in asked]
+            core = tap.core_file(c, tmp)
+        for a, was in zip(asked, live):
+            now = ask("ept", a[0], "--l2", "--core", core, *a[1:])
+            # of a mapping's name a core knows less
+            now, was = ([line for line in text.splitlines() if not re.search(r"[0-9a-f]+-[0-9a-f]+ [r-][w-][x-]", line)] for text in (now, was))
+            assert now == was, (a, was, now)
+        assert "svg" in ask("ept", "map", "--l2", "--core", core, "-o", "/dev/stdout")
+        assert "does not tell how the guest pages" in refused("ept", "walk", "--l2", "--gva", "--core", core, "0")
+        assert "no vCPU 5" in refused("ept", "dump", "--l2", "--vcpu", "5", "--core", core)
+
+
 def wrong_words_are_wrong_usage():
     for argv in (("ept", "idle", "--l2", "1"), ("ept", "map", "--l2", "file"), ("ept", "walk", "--l2", "--gva", "--grid", "1", "0"),
                  ("vmcs",), ("vmcs", "--01", "--12", "1"), ("vmcs", "--diff", "12", "1"), ("vmcs", "--diff", "1", "12", "12"),
@@ -403,4 +421,5 @@ tap.select((without_an_l2_one_line_says_so, three_tables_stand_side_by_side, the
             each_vmcs_is_told_where_there_is_one, control_fields_are_told_bit_by_bit, a_vmcs_is_copied_while_l2_runs,
             a_waiting_vcpu_is_copied_too, check_tells_each_failing_check_and_what_would_pass,
             each_check_is_told_and_what_is_said_to_pass_does, a_vcpu_that_waits_for_sipi_is_copied_and_goes_on_waiting,
-            a_look_touches_no_memory_that_may_be_gone, the_clients_own_failed_entry_explains_itself, a_vmx_abort_names_the_msr, kvms_nested_tracepoints_are_recorded, wrong_words_are_wrong_usage), (), sys.argv[3:])
+            a_look_touches_no_memory_that_may_be_gone, the_clients_own_failed_entry_explains_itself, a_vmx_abort_names_the_msr, kvms_nested_tracepoints_are_recorded, a_core_file_says_the_same_of_l2,
+            wrong_words_are_wrong_usage), (), sys.argv[3:])

@@ -16,11 +16,10 @@
 #include <unistd.h>
 
 #include "control/beacon.h"
-#include "mmu/internal.h"
-#include "tools/see/see.h"
+#include "mmu/shadow.h"
+#include "tools/see/core.h"
 
 #define MAX_VMS 256
-#define MAX_SLOTS 65534
 
 static struct {
 	const uint8_t *file;
@@ -30,8 +29,7 @@ static struct {
 	struct control_beacon beacon;
 } core;
 
-/* The bytes at an address of the process; NULL: not in the file. */
-static const void *at(uint64_t addr, size_t n)
+const void *core_at(uint64_t addr, size_t n)
 {
 	for (unsigned i = 0; i < core.nr_ph; i++) {
 		const Elf64_Phdr *p = &core.ph[i];
@@ -43,9 +41,9 @@ static const void *at(uint64_t addr, size_t n)
 	return NULL;
 }
 
-static bool copy(uint64_t addr, void *to, size_t n)
+bool core_copy(uint64_t addr, void *to, size_t n)
 {
-	const void *from = at(addr, n);
+	const void *from = core_at(addr, n);
 
 	return from ? memcpy(to, from, n) != NULL : false;
 }
@@ -113,7 +111,8 @@ bool see_open_core(const char *path)
 		return see_fail("%s: the process had no VM of userkvm, or its memory is not in the core", path);
 	if (b->size_kvm != sizeof(struct kvm) || b->size_mmu_vm != sizeof(struct kvm_mmu_vm) ||
 	    b->size_root != sizeof(struct kvm_mmu_page) || b->size_slots != sizeof(struct kvm_memslots) ||
-	    b->size_slot != sizeof(struct kvm_memory_slot))
+	    b->size_slot != sizeof(struct kvm_memory_slot) || b->size_vcpu != sizeof(struct kvm_vcpu) ||
+	    b->size_mmu_vcpu != sizeof(struct kvm_mmu_vcpu) || b->size_shadow_page != sizeof(struct shadow_page))
 		return see_fail("%s: of another version of userkvm", path);
 	return true;
 }
@@ -140,21 +139,16 @@ bool see_core_mapping(uint64_t addr, char *line, size_t size)
 
 /* --- the requests --- */
 
-struct vm {
-	struct kvm_mmu_vm mmu;
-	struct kvm kvm;
-};
-
 /* The VM of that serial, or the index-th; false: none. */
-static bool get_vm(uint64_t serial, unsigned index, struct vm *v)
+static bool get_vm(uint64_t serial, unsigned index, struct core_vm *v)
 {
 	uint64_t link = 0;
 	unsigned i = 0;
 
-	if (!copy((uintptr_t)core.beacon.vms, &link, sizeof(link)))
+	if (!core_copy((uintptr_t)core.beacon.vms, &link, sizeof(link)))
 		return false;
 	for (; link && i < MAX_VMS; i++) {
-		if (!copy(link, &v->mmu, sizeof(v->mmu)) || !copy((uintptr_t)v->mmu.kvm, &v->kvm, sizeof(v->kvm)))
+		if (!core_copy(link, &v->mmu, sizeof(v->mmu)) || !core_copy((uintptr_t)v->mmu.kvm, &v->kvm, sizeof(v->kvm)))
 			return false;
 		if (serial ? v->kvm.serial == serial : i == index)
 			return true;
@@ -165,33 +159,43 @@ static bool get_vm(uint64_t serial, unsigned index, struct vm *v)
 
 static void vms(FILE *f)
 {
-	struct vm v;
+	struct core_vm v;
 
 	for (unsigned i = MAX_VMS; i-- > 0;) /* the list begins with the youngest */
 		if (get_vm(0, i, &v))
 			fprintf(f, "vm %llu %u 0 %d\n", (ull)v.kvm.serial, v.kvm.nr_vcpus, v.kvm.dead);
 }
 
-static void slots(FILE *f, const struct vm *v)
+bool core_next_slot(const struct core_vm *v, int as, uint32_t *i, struct kvm_memory_slot *s)
 {
-	for (int as = 0; as < KVM_ADDRESS_SPACE_NUM; as++) {
-		uint64_t where = (uintptr_t)v->kvm.memslots[as], p;
-		struct kvm_memslots set;
-		struct kvm_memory_slot s;
+	uint64_t where = (uintptr_t)v->kvm.memslots[as], p;
+	struct kvm_memslots set;
 
-		if (!copy(where, &set, sizeof(set)) || set.used_slots > MAX_SLOTS)
-			continue;
-		for (uint32_t i = 0; i < set.used_slots; i++)
-			if (copy(where + sizeof(set) + i * sizeof(p), &p, sizeof(p)) && copy(p, &s, sizeof(s)))
-				fprintf(f, "slot %d %u %llx %llx %llx %x\n", as, s.id, (ull)s.base_gfn << PAGE_SHIFT,
-					(ull)s.npages << PAGE_SHIFT, (ull)s.userspace_addr, s.flags);
+	if (!core_copy(where, &set, sizeof(set)) || set.used_slots > CORE_MAX_SLOTS)
+		return false;
+	while (*i < set.used_slots) {
+		uint64_t at = where + sizeof(set) + (*i)++ * sizeof(p);
+
+		if (core_copy(at, &p, sizeof(p)) && core_copy(p, s, sizeof(*s)))
+			return true;
 	}
+	return false;
 }
 
-static bool get_root(const struct vm *v, unsigned i, struct kvm_mmu_page *root)
+static void slots(FILE *f, const struct core_vm *v)
+{
+	struct kvm_memory_slot s;
+
+	for (int as = 0; as < KVM_ADDRESS_SPACE_NUM; as++)
+		for (uint32_t i = 0; core_next_slot(v, as, &i, &s);)
+			fprintf(f, "slot %d %u %llx %llx %llx %x\n", as, s.id, (ull)s.base_gfn << PAGE_SHIFT,
+				(ull)s.npages << PAGE_SHIFT, (ull)s.userspace_addr, s.flags);
+}
+
+static bool get_root(const struct core_vm *v, unsigned i, struct kvm_mmu_page *root)
 {
 	return i < v->mmu.nr_roots && i < KVM_MMU_MAX_ROOTS &&
-	       copy((uintptr_t)v->mmu.roots[i], root, sizeof(*root)) && root_level(root) >= 1 &&
+	       core_copy((uintptr_t)v->mmu.roots[i], root, sizeof(*root)) && root_level(root) >= 1 &&
 	       root_level(root) <= 5;
 }
 
@@ -204,7 +208,7 @@ static void root_line(FILE *f, const struct kvm_mmu_page *root)
 /* A line for each leaf: whoever reads them can put neighbours together. */
 static void leaves(FILE *f, uint64_t table, int level, gfn_t base, size_t *budget)
 {
-	const uint64_t *e = *budget ? at(table, PAGE_SIZE) : NULL;
+	const uint64_t *e = *budget ? core_at(table, PAGE_SIZE) : NULL;
 
 	*budget -= e != NULL;
 	for (unsigned i = 0; e && i < SPTE_ENTRIES; i++) {
@@ -220,7 +224,7 @@ static void leaves(FILE *f, uint64_t table, int level, gfn_t base, size_t *budge
 	}
 }
 
-static void ept(FILE *f, const struct vm *v)
+static void ept(FILE *f, const struct core_vm *v)
 {
 	size_t budget = core.size / PAGE_SIZE; /* each table once: tables that go round do not go on for ever */
 	struct kvm_mmu_page root;
@@ -234,7 +238,7 @@ static void ept(FILE *f, const struct vm *v)
 }
 
 /* The deepest root of the address space: it reaches all that the others do. */
-static bool find_root(const struct vm *v, int as, struct kvm_mmu_page *root)
+static bool find_root(const struct core_vm *v, int as, struct kvm_mmu_page *root)
 {
 	struct kvm_mmu_page each;
 	bool found = false;
@@ -248,7 +252,7 @@ static bool find_root(const struct vm *v, int as, struct kvm_mmu_page *root)
 	return found;
 }
 
-static void walk(FILE *f, const struct vm *v, int as, gpa_t gpa)
+void core_walk(FILE *f, const struct core_vm *v, int as, gpa_t gpa)
 {
 	struct kvm_mmu_page root;
 	uint64_t table;
@@ -263,7 +267,7 @@ static void walk(FILE *f, const struct vm *v, int as, gpa_t gpa)
 		unsigned n = spte_index(gpa >> PAGE_SHIFT, level);
 		uint64_t e;
 
-		if (!copy(table + n * 8ull, &e, sizeof(e)))
+		if (!core_copy(table + n * 8ull, &e, sizeof(e)))
 			return;
 		fprintf(f, "step %d %u %llx %llx\n", level, n, (ull)table, (ull)e);
 		if (!spte_is_table(e, level))
@@ -279,15 +283,15 @@ char *see_ask_core(const char *request)
 	FILE *f = open_memstream(&text, &size);
 	char name[16] = "";
 	ull serial = 0, gpa = 0;
-	struct vm v;
-	int as = 0;
+	struct core_vm v;
+	int as = 0; /* or the vCPU */
 
 	if (!f)
 		return NULL;
 	sscanf(request, "%15s %llu %d %llx", name, &serial, &as, &gpa);
 	if (strcmp(name, "vms") == 0) {
 		vms(f);
-	} else if (strcmp(name, "guest") == 0) {
+	} else if (strcmp(name, "guest") == 0 || strcmp(name, "guest2") == 0) {
 		fputs("error a core file does not tell how the guest pages; give a guest-physical address\n", f);
 	} else if (!get_vm(serial, 0, &v)) {
 		fprintf(f, "error there was no VM %llu\n", serial);
@@ -296,7 +300,11 @@ char *see_ask_core(const char *request)
 	} else if (strcmp(name, "ept") == 0) {
 		ept(f, &v);
 	} else if (strcmp(name, "walk") == 0) {
-		walk(f, &v, as, gpa);
+		core_walk(f, &v, as, gpa);
+	} else if (strcmp(name, "walk2") == 0) {
+		core_walk2(f, &v, (uint32_t)as, gpa);
+	} else if (strcmp(name, "ept2") == 0) {
+		core_ept2(f, &v, (uint32_t)as);
 	}
 	fclose(f);
 	return text;

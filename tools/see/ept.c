@@ -102,8 +102,8 @@ static int run(size_t which, struct see_options *o, char **word, int nr)
 	o->nr_args = nr;
 	if (o->json && commands[which].fn == see_map)
 		return wrong_usage(see_command, "map draws a picture: --json is for the others");
-	if (o->l2 && (!l2 || see_core_pid() || (commands[which].files && nr && !is_number(word[0]))))
-		return wrong_usage(see_command, "--l2 is for dump, walk, explain and map, of a live process");
+	if (o->l2 && (!l2 || (!see_core_pid() && commands[which].files && nr && !is_number(word[0]))))
+		return wrong_usage(see_command, "--l2 is for dump, walk, explain and map, of a process or a core file");
 	if (commands[which].files && !see_core_pid() && nr == files && !is_number(word[0]))
 		return commands[which].fn(o);
 	if (see_core_pid()) {

@@ -23,10 +23,21 @@ struct l2_picture {
 	struct see_picture slots; /* only the memslots are used */
 };
 
+/* A core's leaves come one by one. */
+static bool continues(const struct l2_run *a, const struct l2_run *b)
+{
+	return a->end == b->start && a->level == b->level && ((a->entry ^ b->entry) & ~EPT_ADDR_MASK) == 0 &&
+	       (a->entry & EPT_ADDR_MASK) + (b->start - a->start) == (b->entry & EPT_ADDR_MASK);
+}
+
 static bool grow(struct l2_run **run, unsigned *nr, const struct l2_run *r)
 {
 	struct l2_run *more = *run;
 
+	if (*nr && continues(&more[*nr - 1], r)) {
+		more[*nr - 1].end = r->end;
+		return true;
+	}
 	if ((*nr & (*nr - 1)) == 0) { /* full at each power of two */
 		more = realloc(*run, (*nr ? *nr * 2ul : 1) * sizeof(*more));
 		if (!more)
